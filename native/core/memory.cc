@@ -1,0 +1,115 @@
+#include "memory.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+
+#ifdef _WIN32
+#include <malloc.h>
+#endif
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace auxgrad {
+namespace {
+
+std::atomic<int64_t> fault_in{0};  // allocations left until the failing one; 0: none armed
+std::atomic<bool> fault_persistent{false};
+
+bool fault_now() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    const char* text = std::getenv("AUXGRAD_FAULTS");
+    if (!text || std::strncmp(text, "alloc:", 6) != 0) return;
+    char* end = nullptr;
+    const long long k = std::strtoll(text + 6, &end, 10);
+    if (k > 0) set_allocation_fault(k, end && *end == '+');
+  });
+  int64_t left = fault_in.load();
+  while (left > 0) {
+    if (left == 1 && fault_persistent.load()) return true;
+    if (fault_in.compare_exchange_weak(left, left - 1)) return left == 1;
+  }
+  return false;
+}
+
+// Large blocks come straight from the system: they return to it when freed, so the resident set falls with them.
+constexpr int64_t kMapFrom = 1 << 20;
+
+uint8_t* system_allocate(int64_t bytes) {
+#ifdef __linux__
+  if (bytes >= kMapFrom) {
+    void* p = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? nullptr : static_cast<uint8_t*>(p);
+  }
+#endif
+#ifdef _WIN32
+  return static_cast<uint8_t*>(_aligned_malloc(static_cast<size_t>(bytes), kAlignment));
+#else
+  void* p = nullptr;
+  return posix_memalign(&p, kAlignment, static_cast<size_t>(bytes)) == 0 ? static_cast<uint8_t*>(p) : nullptr;
+#endif
+}
+
+void system_free(uint8_t* p, int64_t bytes) {
+#ifdef __linux__
+  if (bytes >= kMapFrom) {
+    munmap(p, static_cast<size_t>(bytes));
+    return;
+  }
+#endif
+#ifdef _WIN32
+  _aligned_free(p);
+#else
+  std::free(p);
+#endif
+  (void)bytes;
+}
+
+int64_t rounded(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+void set_allocation_fault(int64_t k, bool persistent) {
+  fault_persistent.store(persistent);
+  fault_in.store(k);
+}
+
+void Ledger::add(int64_t bytes) {
+  const int64_t live = live_.fetch_add(bytes) + bytes;
+  blocks_.fetch_add(1);
+  allocations_.fetch_add(1);
+  int64_t peak = peak_.load();
+  while (live > peak && !peak_.compare_exchange_weak(peak, live)) {
+  }
+}
+
+void Ledger::remove(int64_t bytes) {
+  live_.fetch_sub(bytes);
+  blocks_.fetch_sub(1);
+}
+
+std::shared_ptr<Storage> Storage::create(std::shared_ptr<Ledger> ledger, int64_t bytes, bool zero) {
+  if (bytes < 0 || fault_now()) return nullptr;
+  // At least one line, so that an empty tensor still has an address of its own.
+  const int64_t held = bytes == 0 ? kAlignment : rounded(bytes);
+  uint8_t* data = system_allocate(held);
+  if (!data) return nullptr;
+  const bool fresh_map =
+#ifdef __linux__
+      held >= kMapFrom;  // anonymous pages are zero already
+#else
+      false;
+#endif
+  if (zero && !fresh_map) std::memset(data, 0, static_cast<size_t>(held));
+  ledger->add(held);
+  return std::shared_ptr<Storage>(new Storage(std::move(ledger), data, held));
+}
+
+Storage::~Storage() {
+  system_free(data_, bytes_);
+  ledger_->remove(bytes_);
+}
+
+}  // namespace auxgrad

@@ -1,0 +1,51 @@
+// Every byte auxgrad holds passes through here: counted live and at its peak, 64-byte aligned, and able to fail on
+// purpose (AUXGRAD_FAULTS=alloc:k fails the k-th allocation, alloc:k+ that one and all later ones).
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+namespace auxgrad {
+
+constexpr int64_t kAlignment = 64;
+
+// Counters of one environment (a Node main thread or worker, or a native program).
+class Ledger {
+ public:
+  int64_t live() const { return live_.load(); }
+  int64_t peak() const { return peak_.load(); }
+  int64_t blocks() const { return blocks_.load(); }
+  int64_t allocations() const { return allocations_.load(); }
+  void reset_peak() { peak_.store(live_.load()); }
+
+  void add(int64_t bytes);
+  void remove(int64_t bytes);
+
+ private:
+  std::atomic<int64_t> live_{0}, peak_{0}, blocks_{0}, allocations_{0};
+};
+
+// A block of memory, freed with its last owner. The bytes are uninitialised unless asked for.
+class Storage {
+ public:
+  // Null if the system has no memory (or a fault was injected).
+  static std::shared_ptr<Storage> create(std::shared_ptr<Ledger> ledger, int64_t bytes, bool zero);
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  uint8_t* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  Storage(std::shared_ptr<Ledger> ledger, uint8_t* data, int64_t bytes)
+      : ledger_(std::move(ledger)), data_(data), bytes_(bytes) {}
+  std::shared_ptr<Ledger> ledger_;
+  uint8_t* data_;
+  int64_t bytes_;
+};
+
+// Arms the fault of AUXGRAD_FAULTS again: k-th allocation from now (0 disarms).
+void set_allocation_fault(int64_t k, bool persistent);
+
+}  // namespace auxgrad

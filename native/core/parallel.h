@@ -1,0 +1,29 @@
+// A pool of worker threads that runs numbered tasks.
+//
+// Results must not depend on the number of threads: a kernel cuts its work into tasks by shape alone, each task
+// writes its own outputs, and which thread runs which task is free.
+#pragma once
+#include <cstdint>
+
+namespace auxgrad {
+
+class Parallel {
+ public:
+  using Task = void (*)(void* context, int64_t task, int thread);
+
+  virtual ~Parallel() = default;
+  // Threads that may run tasks, the caller included. Constant during a kernel call.
+  virtual int threads() const = 0;
+  // Runs task(context, i, thread) for i in [0, tasks), thread in [0, threads()); returns when all are done.
+  virtual void run(int64_t tasks, Task task, void* context) = 0;
+};
+
+// The pool of this process. Callers from several threads take turns; one that finds it busy runs its tasks itself.
+Parallel& process_pool();
+// Threads used from the next call on, 1..256. Fewer are used if the system refuses to start more.
+void set_threads(int threads);
+int default_threads();
+// One thread, the caller: for tests and small calls.
+Parallel& serial_pool();
+
+}  // namespace auxgrad

@@ -1,0 +1,121 @@
+#include "isa.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+// Written by the build: AUXGRAD_FAMILY_ROW(name) for each source in kernels/.
+#define AUXGRAD_TABLE(family, isa) kernels_##family##_##isa
+
+namespace auxgrad {
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define AUXGRAD_FAMILY_ROW(family)                   \
+  extern const KernelTable AUXGRAD_TABLE(family, scalar); \
+  extern const KernelTable AUXGRAD_TABLE(family, avx2);   \
+  extern const KernelTable AUXGRAD_TABLE(family, avx512);
+#elif defined(__aarch64__)
+#define AUXGRAD_FAMILY_ROW(family)                   \
+  extern const KernelTable AUXGRAD_TABLE(family, scalar); \
+  extern const KernelTable AUXGRAD_TABLE(family, neon);
+#else
+#define AUXGRAD_FAMILY_ROW(family) extern const KernelTable AUXGRAD_TABLE(family, scalar);
+#endif
+#include "kernel_families.inc"
+#undef AUXGRAD_FAMILY_ROW
+
+namespace {
+
+struct Family {
+  const char* name;
+  const KernelTable* tables[kIsaCount];
+};
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define AUXGRAD_FAMILY_ROW(family) \
+  {#family, {&AUXGRAD_TABLE(family, scalar), nullptr, &AUXGRAD_TABLE(family, avx2), &AUXGRAD_TABLE(family, avx512)}},
+#elif defined(__aarch64__)
+#define AUXGRAD_FAMILY_ROW(family) \
+  {#family, {&AUXGRAD_TABLE(family, scalar), &AUXGRAD_TABLE(family, neon), nullptr, nullptr}},
+#else
+#define AUXGRAD_FAMILY_ROW(family) {#family, {&AUXGRAD_TABLE(family, scalar), nullptr, nullptr, nullptr}},
+#endif
+const Family families[] = {
+#include "kernel_families.inc"
+};
+constexpr int kFamilies = sizeof(families) / sizeof(families[0]);
+
+bool machine_has(Isa isa) {
+  switch (isa) {
+    case Isa::scalar: return true;
+#if defined(__x86_64__) || defined(_M_X64)
+    // These builtins ask the operating system (XGETBV) too.
+    case Isa::avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case Isa::avx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+#if defined(__aarch64__)
+    case Isa::neon: return true;
+#endif
+    default: return false;
+  }
+}
+
+Isa best_isa() {
+  for (int i = kIsaCount - 1; i > 0; i--)
+    if (isa_available(static_cast<Isa>(i))) return static_cast<Isa>(i);
+  return Isa::scalar;
+}
+
+// A name in AUXGRAD_ISA that this machine cannot honour is ignored here and reported by info().
+Isa first_isa() {
+  const char* wanted = std::getenv("AUXGRAD_ISA");
+  if (wanted)
+    for (int i = 0; i < kIsaCount; i++)
+      if (std::strcmp(isa_name(static_cast<Isa>(i)), wanted) == 0 && isa_available(static_cast<Isa>(i)))
+        return static_cast<Isa>(i);
+  return best_isa();
+}
+
+std::atomic<int>& chosen() {
+  static std::atomic<int> isa{static_cast<int>(first_isa())};
+  return isa;
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  static const char* const names[kIsaCount] = {"scalar", "neon", "avx2", "avx512"};
+  return names[static_cast<int>(isa)];
+}
+
+bool isa_available(Isa isa) { return families[0].tables[static_cast<int>(isa)] != nullptr && machine_has(isa); }
+
+Isa current_isa() { return static_cast<Isa>(chosen().load()); }
+
+bool set_isa(const char* name) {
+  for (int i = 0; i < kIsaCount; i++)
+    if (std::strcmp(isa_name(static_cast<Isa>(i)), name) == 0) {
+      if (!isa_available(static_cast<Isa>(i))) return false;
+      chosen().store(i);
+      return true;
+    }
+  return false;
+}
+
+int family_count() { return kFamilies; }
+const KernelTable& family(Isa isa, int index) { return *families[index].tables[static_cast<int>(isa)]; }
+const char* family_name(int index) { return families[index].name; }
+
+const Kernel* find_kernel(const char* name) {
+  const Isa isa = current_isa();
+  for (int f = 0; f < kFamilies; f++) {
+    const KernelTable& table = family(isa, f);
+    for (int i = 0; i < table.count; i++)
+      if (std::strcmp(table.rows[i].name, name) == 0) return &table.rows[i];
+  }
+  return nullptr;
+}
+
+}  // namespace auxgrad

@@ -1,0 +1,22 @@
+// Which instruction sets this machine has, and which one kernels are taken from.
+#pragma once
+#include "../core/kernel.h"
+
+namespace auxgrad {
+
+enum class Isa : int { scalar = 0, neon = 1, avx2 = 2, avx512 = 3 };
+constexpr int kIsaCount = 4;
+
+const char* isa_name(Isa isa);
+// True if this build contains kernels for it and CPU and operating system can run them.
+bool isa_available(Isa isa);
+Isa current_isa();
+// False if unknown or unavailable. AUXGRAD_ISA sets it for a whole process.
+bool set_isa(const char* name);
+
+// All kernels, for listings: every family of the table of one instruction set.
+int family_count();
+const KernelTable& family(Isa isa, int index);
+const char* family_name(int index);
+
+}  // namespace auxgrad

@@ -1,0 +1,76 @@
+// Moving elements: contiguous copies of strided views, fills.
+#include "../unit.h"
+
+namespace auxgrad {
+namespace {
+
+// Copies an n-d strided view into a contiguous output, element size E bytes, rows of the last axis in parallel.
+template <class E>
+void copy_strided(const Call& call) {
+  const View &x = call.in[0], &y = call.out[0];
+  const E* source = static_cast<const E*>(x.data);
+  E* target = static_cast<E*>(y.data);
+  const int rank = x.rank;
+  const int64_t inner = rank ? x.shape[rank - 1] : 1;
+  const int64_t inner_stride = rank ? x.stride[rank - 1] : 1;
+  const int64_t rows = rank ? x.count(0, rank - 1) : 1;
+  if (inner == 0) return;
+  const int64_t grain = max64(1, 16384 / inner);
+  parallel_ranges(call, rows, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      int64_t offset = 0, rest = row;
+      for (int axis = rank - 2; axis >= 0; axis--) {
+        offset += rest % x.shape[axis] * x.stride[axis];
+        rest /= x.shape[axis];
+      }
+      const E* from = source + offset;
+      E* to = target + row * inner;
+      if (inner_stride == 1) memcpy(to, from, static_cast<size_t>(inner) * sizeof(E));
+      else
+        for (int64_t i = 0; i < inner; i++) to[i] = from[i * inner_stride];
+    }
+  });
+}
+
+// contiguous: x (any strides, any dtype) -> y (contiguous, same dtype and shape)
+bool contiguous(const Call& call) {
+  switch (dtype_size(call.in[0].dtype)) {
+    case 1: copy_strided<uint8_t>(call); break;
+    case 2: copy_strided<uint16_t>(call); break;
+    default: copy_strided<uint32_t>(call); break;
+  }
+  return true;
+}
+
+// fill: -> y, every element number[0]
+bool fill(const Call& call) {
+  const View& y = call.out[0];
+  const int64_t n = y.count();
+  const double value = call.number[0];
+  parallel_ranges(call, n, 65536, [&](int64_t begin, int64_t end) {
+    switch (y.dtype) {
+      case DType::f32:
+        for (int64_t i = begin; i < end; i++) y.f32()[i] = static_cast<float>(value);
+        break;
+      case DType::bf16: {
+        const uint16_t bits = f32_to_bf16(static_cast<float>(value));
+        for (int64_t i = begin; i < end; i++) y.bf16()[i] = bits;
+        break;
+      }
+      case DType::i32:
+        for (int64_t i = begin; i < end; i++) y.i32()[i] = static_cast<int32_t>(value);
+        break;
+      case DType::u32:
+        for (int64_t i = begin; i < end; i++) y.u32()[i] = static_cast<uint32_t>(value);
+        break;
+      default:
+        for (int64_t i = begin; i < end; i++) y.u8()[i] = static_cast<uint8_t>(value);
+    }
+  });
+  return true;
+}
+
+}  // namespace
+}  // namespace auxgrad
+
+AUXGRAD_KERNELS({"contiguous", contiguous}, {"fill", fill})

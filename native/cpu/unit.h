@@ -1,0 +1,71 @@
+// First include of every kernel source. The build compiles each file of kernels/ once per instruction set, with
+// AUXGRAD_ISA naming it (scalar, avx2, avx512, neon) and AUXGRAD_FAMILY naming the file.
+//
+// All code of a unit sits in an anonymous namespace: an inline function shared between a baseline and an AVX-512
+// object could be taken by the linker from the wrong one and crash older machines. So no std:: in kernels, and only
+// headers whose functions are internal (a test reads the symbols of the objects).
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+#include "../core/kernel.h"
+#include "../core/rng.h"
+
+#define AUXGRAD_JOIN_(a, b, c) a##b##_##c
+#define AUXGRAD_JOIN(a, b, c) AUXGRAD_JOIN_(a, b, c)
+
+// Ends a kernel source: AUXGRAD_KERNELS({"name", run}, {"name", run, scratch}, ...).
+#define AUXGRAD_KERNELS(...)                                                                       \
+  namespace auxgrad {                                                                              \
+  namespace {                                                                                      \
+  constexpr Kernel kRows[] = {__VA_ARGS__};                                                        \
+  }                                                                                                \
+  extern const KernelTable AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_ISA);                    \
+  const KernelTable AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_ISA) = {kRows,                  \
+                                                                  sizeof(kRows) / sizeof(Kernel)}; \
+  }
+
+namespace auxgrad {
+namespace {
+
+// Runs f(task, thread) for task in [0, tasks) on the pool of the call.
+template <class F>
+inline void parallel_tasks(const Call& call, int64_t tasks, const F& f) {
+  call.pool->run(
+      tasks, [](void* context, int64_t task, int thread) { (*static_cast<const F*>(context))(task, thread); },
+      const_cast<void*>(static_cast<const void*>(&f)));
+}
+
+// Runs f(begin, end) over [0, n) in pieces of `grain`; small n runs on the caller. The cut depends on n and grain only.
+template <class F>
+inline void parallel_ranges(const Call& call, int64_t n, int64_t grain, const F& f) {
+  if (n <= grain) {
+    if (n > 0) f(int64_t{0}, n);
+    return;
+  }
+  parallel_tasks(call, (n + grain - 1) / grain, [&](int64_t task, int) {
+    const int64_t begin = task * grain;
+    f(begin, begin + grain < n ? begin + grain : n);
+  });
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+inline float bf16_to_f32(uint16_t h) {
+  const uint32_t bits = static_cast<uint32_t>(h) << 16;
+  float f;
+  memcpy(&f, &bits, 4);
+  return f;
+}
+// Round to nearest, ties to even; NaN stays NaN.
+inline uint16_t f32_to_bf16(float f) {
+  uint32_t bits;
+  memcpy(&bits, &f, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+}  // namespace
+}  // namespace auxgrad

@@ -1,0 +1,164 @@
+#include "harness.h"
+
+#include <cstdlib>
+#include <limits>
+
+namespace test {
+namespace {
+
+int failures = 0;      // of the running test
+constexpr int kShown = 5;
+
+uint8_t* aligned(int64_t bytes) {
+  void* p = nullptr;
+#ifdef _WIN32
+  p = _aligned_malloc(static_cast<size_t>(bytes), 64);
+#else
+  if (posix_memalign(&p, 64, static_cast<size_t>(bytes)) != 0) p = nullptr;
+#endif
+  if (!p) {
+    std::fprintf(stderr, "out of memory\n");
+    std::exit(1);
+  }
+  return static_cast<uint8_t*>(p);
+}
+
+void poison(uint8_t* p, int64_t bytes) { std::memset(p, 0xff, static_cast<size_t>(bytes)); }  // NaN as f32
+
+}  // namespace
+
+std::vector<Case>& cases() {
+  static std::vector<Case> all;
+  return all;
+}
+
+void failed(const char* file, int line, const std::string& text) {
+  if (failures++ < kShown)
+    std::printf("  %s:%d [%s] %s\n", file, line, auxgrad::isa_name(auxgrad::current_isa()), text.c_str());
+}
+
+void Array::Free::operator()(uint8_t* p) const {
+#ifdef _WIN32
+  _aligned_free(p);
+#else
+  std::free(p);
+#endif
+}
+
+Array::Array(auxgrad::DType dtype, std::vector<int64_t> shape) : shape_(std::move(shape)), dtype_(dtype) {
+  count_ = 1;
+  for (int64_t n : shape_) count_ *= n;
+  bytes_ = count_ * auxgrad::dtype_size(dtype);
+  block_.reset(aligned(bytes_ + 2 * kGuard));
+  std::memset(block_.get(), 0xa5, static_cast<size_t>(bytes_ + 2 * kGuard));
+  poison(data(), bytes_);
+}
+
+Array Array::normal(std::vector<int64_t> shape, uint32_t seed, float scale) {
+  Array a = f32(std::move(shape));
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, scale);
+  for (int64_t i = 0; i < a.count_; i++) a[i] = normal(random);
+  return a;
+}
+
+Array Array::integers(std::vector<int64_t> shape, uint32_t seed) {
+  Array a = f32(std::move(shape));
+  std::mt19937 random(seed);
+  for (int64_t i = 0; i < a.count_; i++) a[i] = static_cast<float>(static_cast<int>(random() % 9) - 4);
+  return a;
+}
+
+auxgrad::View Array::view() {
+  auxgrad::View v;
+  v.data = data();
+  v.dtype = dtype_;
+  v.rank = static_cast<int32_t>(shape_.size());
+  int64_t stride = 1;
+  for (int i = v.rank - 1; i >= 0; i--) {
+    v.shape[i] = shape_[static_cast<size_t>(i)];
+    v.stride[i] = stride;
+    stride *= v.shape[i];
+  }
+  return v;
+}
+
+bool Array::guards_intact() const {
+  for (int64_t i = 0; i < kGuard; i++)
+    if (block_.get()[i] != 0xa5 || block_.get()[kGuard + bytes_ + i] != 0xa5) return false;
+  return true;
+}
+
+auxgrad::View absent() { return auxgrad::View(); }
+
+auxgrad::View permuted(const auxgrad::View& view, std::vector<int> order) {
+  auxgrad::View result = view;
+  for (int i = 0; i < view.rank; i++) {
+    result.shape[i] = view.shape[order[static_cast<size_t>(i)]];
+    result.stride[i] = view.stride[order[static_cast<size_t>(i)]];
+  }
+  return result;
+}
+
+bool call(const char* name, std::vector<auxgrad::View> in, std::vector<auxgrad::View> out, std::vector<double> numbers,
+          auxgrad::Failure* failure) {
+  const auxgrad::Kernel* kernel = auxgrad::find_kernel(name);
+  if (!kernel) {
+    failed(__FILE__, __LINE__, std::string("no kernel ") + name);
+    return false;
+  }
+  auxgrad::Failure own;
+  auxgrad::Call c;
+  c.in = in.data();
+  c.out = out.data();
+  c.n_in = static_cast<int>(in.size());
+  c.n_out = static_cast<int>(out.size());
+  c.number = numbers.data();
+  c.n_number = static_cast<int>(numbers.size());
+  c.pool = &auxgrad::process_pool();
+  c.failure = failure ? failure : &own;
+  const int64_t bytes = kernel->scratch ? kernel->scratch(c, c.pool->threads()) : 0;
+  Array scratch(auxgrad::DType::u8, {bytes});
+  c.scratch = scratch.data();
+  const bool ok = kernel->run(c);
+  if (!ok && !failure) failed(__FILE__, __LINE__, std::string(name) + ": " + own.message);
+  if (!scratch.guards_intact()) failed(__FILE__, __LINE__, std::string(name) + " wrote outside its scratch");
+  return ok;
+}
+
+void each_isa(void (*body)()) {
+  const auxgrad::Isa before = auxgrad::current_isa();
+  for (int i = 0; i < auxgrad::kIsaCount; i++)
+    if (auxgrad::isa_available(static_cast<auxgrad::Isa>(i))) {
+      auxgrad::set_isa(auxgrad::isa_name(static_cast<auxgrad::Isa>(i)));
+      body();
+    }
+  auxgrad::set_isa(auxgrad::isa_name(before));
+}
+
+double relative_error(const float* a, const double* b, int64_t n) {
+  double worst = 0, scale = 1e-30;
+  for (int64_t i = 0; i < n; i++) {
+    const double difference = std::fabs(a[i] - b[i]);
+    if (!(difference <= std::numeric_limits<double>::max())) return std::numeric_limits<double>::infinity();
+    if (difference > worst) worst = difference;
+    if (std::fabs(b[i]) > scale) scale = std::fabs(b[i]);
+  }
+  return worst / scale;
+}
+
+}  // namespace test
+
+// Runs the tests whose name contains the first argument (all without one); the last line counts them.
+int main(int argc, char** argv) {
+  int passed = 0, broken = 0;
+  for (const test::Case& c : test::cases()) {
+    if (argc > 1 && !std::strstr(c.name, argv[1])) continue;
+    test::failures = 0;
+    c.run();
+    if (test::failures) std::printf("FAIL %s (%d checks)\n", c.name, test::failures);
+    (test::failures ? broken : passed)++;
+  }
+  std::printf("%d passed, %d failed\n", passed, broken);
+  return broken ? 1 : 0;
+}

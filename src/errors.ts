@@ -1,0 +1,46 @@
+/** Stable names of what can go wrong; messages may be reworded in any release, codes may not. */
+export type ErrorCode =
+  | 'AUX_INVALID_ARGUMENT'
+  | 'AUX_SHAPE_MISMATCH'
+  | 'AUX_DTYPE_MISMATCH'
+  | 'AUX_INDEX_OUT_OF_RANGE'
+  | 'AUX_OUT_OF_MEMORY'
+  | 'AUX_BUDGET_TOO_SMALL'
+  | 'AUX_ABORTED'
+  | 'AUX_DISPOSED'
+  | 'AUX_TRACED_VALUE'
+  | 'AUX_NO_GRADIENT'
+  | 'AUX_NO_KERNEL'
+  | 'AUX_BAD_PLAN'
+  | 'AUX_BAD_FILE'
+  | 'AUX_NO_NATIVE'
+
+/** Every error that auxgrad raises on purpose. `code` is for programs, `message` for people. */
+export class AuxgradError extends Error {
+  readonly code: ErrorCode
+
+  constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'AuxgradError'
+    this.code = code
+  }
+}
+
+export function fail(code: ErrorCode, message: string): never {
+  throw new AuxgradError(code, message)
+}
+
+/** Codes by number, as native code reports them (native/core/kernel.h). */
+const nativeCodes: ErrorCode[] = [
+  'AUX_INVALID_ARGUMENT', // 0 is success and never raised
+  'AUX_INVALID_ARGUMENT',
+  'AUX_INDEX_OUT_OF_RANGE',
+  'AUX_OUT_OF_MEMORY',
+  'AUX_ABORTED',
+  'AUX_BAD_PLAN',
+  'AUX_NO_KERNEL',
+]
+
+export function nativeError(code: number, message: string): AuxgradError {
+  return new AuxgradError(nativeCodes[code] ?? 'AUX_INVALID_ARGUMENT', message)
+}

@@ -1,0 +1,163 @@
+import { fail } from '../errors'
+import { check, native } from '../native'
+import type { Shape } from '../tensor/shape'
+import { showShape } from '../tensor/shape'
+import { Tensor, type Layout, type Spec } from '../tensor/tensor'
+import { encodeOperands } from './encode'
+import type { Graph } from './graph'
+
+/** A call of a native kernel: its name and its numbers, in the order that the kernel's comment states. */
+export interface KernelCall {
+  readonly name: string
+  readonly numbers?: readonly number[]
+}
+
+/**
+ * What a derivative rule sees. Read a forward value only through `input` or `output`, and only if the rule needs its
+ * values: reading it is what makes backward keep it. `spec` costs nothing.
+ */
+export interface Derivation<A> {
+  readonly attrs: A
+  /** Gradient of the loss with respect to output i; undefined if the loss does not depend on it. */
+  grad(i?: number): Tensor | undefined
+  /** Shape and dtype of input i. */
+  spec(i: number): Spec
+  /** True if input i is there. */
+  has(i: number): boolean
+  /** True if a gradient of input i is wanted. */
+  needs(i: number): boolean
+  /** Forward value of input i, kept for backward (as the memory policy in force keeps it). */
+  input(i: number): Tensor
+  /** Forward value of output i, likewise. */
+  output(i?: number): Tensor
+}
+
+/**
+ * One op: its shape rule, its kernel and its derivative. An op is a plain object in a file of `ops/`; nothing else
+ * lists it. `A` is the type of its attributes (constants such as axes or strides).
+ */
+// eslint-disable-next-line @typescript-eslint/no-explicit-any
+export interface Op<A = any> {
+  readonly name: string
+  /** Shapes and dtypes of the outputs; throws AuxgradError naming the op, what was expected and what came. */
+  infer(inputs: readonly (Spec | undefined)[], attrs: A): Spec[]
+  /**
+   * The kernel that computes it. Its `in` operands are the inputs (absent ones as absent operands) without the mutated
+   * ones; its `out` operands are the mutated inputs, then the outputs. Ops without a kernel are views or leaves.
+   */
+  kernel?(inputs: readonly (Spec | undefined)[], outputs: readonly Spec[], attrs: A): KernelCall
+  /** Zero-copy op: the layout of the output on the memory of input 0. `infer` is not called. */
+  view?(input: Layout & Spec, attrs: A): Layout
+  /**
+   * Gradients of the inputs (undefined where there is none or none is wanted), made with ordinary ops. Without this
+   * function the op has no gradient and differentiating through it is an error.
+   */
+  derive?(d: Derivation<A>): (Tensor | undefined)[]
+  /** True if a gradient is zero everywhere by nature (comparisons, argmax, sign): it just stops there. */
+  readonly constant?: boolean
+  /** Inputs that the kernel takes with any strides; the others are made contiguous first. */
+  readonly strided?: readonly number[] | 'all'
+  /** Inputs whose memory output 0 may take over if they die here and have the same bytes (elementwise kernels). */
+  readonly inplace?: readonly number[]
+  /** Inputs that the kernel changes in place (parameters, optimizer state, running statistics). */
+  readonly mutates?: readonly number[]
+  /** Input that is a weight whose gradient reads input 0: memory policies apply to such ops. */
+  readonly weight?: number
+}
+
+/** Checks and freezes nothing; exists so that attributes are typed where an op is written. */
+export const defineOp = <A>(op: Op<A>): Op<A> => op
+
+const contiguousOp = defineOp<undefined>({
+  name: 'contiguous',
+  infer: ([x]) => [x!],
+  kernel: () => ({ name: 'contiguous' }),
+  derive: (d) => [d.grad()],
+  strided: 'all',
+})
+
+/** The same values in row-major order: the tensor itself where it already is. */
+export const contiguous = (x: Tensor): Tensor => (x.contiguous ? x : apply(contiguousOp, [x], undefined)[0])
+
+/** The graph that traced inputs belong to; undefined if all are eager. */
+export function graphOf(inputs: readonly (Tensor | undefined)[]): Graph | undefined {
+  for (const t of inputs) if (t?.node) return t.node.graph
+  return undefined
+}
+
+/**
+ * Applies an op: computes at once on eager tensors, adds a node if any input is traced.
+ * Eager results are new tensors (views share memory with their input).
+ */
+export function apply<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], attrs: A): Tensor[] {
+  const graph = graphOf(inputs)
+  const ready = inputs.map((t, i) => {
+    if (!t) return undefined
+    if (!t.node) t.liveStorage()
+    const strided = op.view || op.strided === 'all' || op.strided?.includes(i) || op.mutates?.includes(i)
+    return strided ? t : contiguous(t)
+  })
+  if (graph) {
+    if (op.weight !== undefined && graph.onWeightedOp && graph.phase === 'forward')
+      return graph.onWeightedOp(op, ready, attrs)
+    return graph.add(op, ready, attrs).outputs
+  }
+  const results = op.view ? [eagerView(op, ready[0]!, attrs)] : eagerCall(op, ready, attrs)
+  // Copies made above are temporaries of this call.
+  ready.forEach((t, i) => t && t !== inputs[i] && t.dispose())
+  return results
+}
+
+function eagerView<A>(op: Op<A>, x: Tensor, attrs: A): Tensor {
+  const layout = op.view!(x, attrs)
+  return new Tensor({ dtype: x.dtype, layout, storage: x.liveStorage().retain() })
+}
+
+function eagerCall<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], attrs: A): Tensor[] {
+  const specs = op.infer(inputs, attrs)
+  const outputs: Tensor[] = []
+  try {
+    for (const s of specs) outputs.push(Tensor.allocate(s.shape, s.dtype, { what: op.name }))
+    const call = kernelCall(op, inputs, outputs, attrs)
+    const { ins, outs } = kernelOperands(op, inputs, outputs)
+    const operands = [...ins, ...outs]
+    const handles = operands.map((t) => t?.liveStorage().handle).filter((h) => h !== undefined)
+    let next = 0
+    const words = encodeOperands(operands.map((t) => t && { layout: t, dtype: t.dtype, buffer: next++, byteOffset: 0 }))
+    check(native().call(call.name, words, handles, ins.length, Float64Array.from(call.numbers ?? [])))
+    return outputs
+  } catch (error) {
+    for (const t of outputs) t.dispose()
+    throw error
+  }
+}
+
+/** @internal */
+export function kernelCall<A>(op: Op<A>, inputs: readonly (Spec | undefined)[], outputs: readonly Spec[], attrs: A): KernelCall {
+  if (!op.kernel) fail('AUX_NO_KERNEL', `${op.name}: no kernel for shapes ${inputs.map((t) => (t ? showShape(t.shape) : '-')).join(', ')}`)
+  return op.kernel(inputs, outputs, attrs)
+}
+
+/** @internal Inputs and outputs of an op in the order its kernel takes them. */
+export function kernelOperands<T>(op: Op, inputs: readonly T[], outputs: readonly T[]): { ins: T[]; outs: T[] } {
+  const mutates = op.mutates ?? []
+  return { ins: inputs.filter((_, i) => !mutates.includes(i)), outs: [...mutates.map((i) => inputs[i]), ...outputs] }
+}
+
+/** Throws unless the input has the dtype; for shape rules. */
+export function expectDType(op: string, name: string, spec: Spec, ...expected: Spec['dtype'][]): void {
+  if (!expected.includes(spec.dtype))
+    fail('AUX_DTYPE_MISMATCH', `${op}: expected ${name} of dtype ${expected.join(' or ')}, got ${spec.dtype}`)
+}
+
+/** Throws unless the input has the rank; for shape rules. */
+export function expectRank(op: string, name: string, spec: Spec, rank: number): void {
+  if (spec.shape.length !== rank)
+    fail('AUX_SHAPE_MISMATCH', `${op}: expected ${name} with ${rank} axes, got shape ${showShape(spec.shape)}`)
+}
+
+/** Throws unless the input has the shape; for shape rules. */
+export function expectShape(op: string, name: string, spec: Spec, shape: Shape): void {
+  if (spec.shape.length !== shape.length || spec.shape.some((d, i) => d !== shape[i]))
+    fail('AUX_SHAPE_MISMATCH', `${op}: expected ${name} of shape ${showShape(shape)}, got ${showShape(spec.shape)}`)
+}

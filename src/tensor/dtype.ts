@@ -1,0 +1,27 @@
+/**
+ * Element types. `bf16` is for storage; `u32` holds bit-packed data, 32 rows a word.
+ * The order is that of native/core/dtype.h.
+ */
+export const dtypes = ['f32', 'bf16', 'i32', 'u8', 'bool', 'u32'] as const
+export type DType = (typeof dtypes)[number]
+
+export type TypedArray = Float32Array | Uint16Array | Int32Array | Uint8Array | Uint32Array
+
+const size: Record<DType, number> = { f32: 4, bf16: 2, i32: 4, u8: 1, bool: 1, u32: 4 }
+
+/** Bytes of one element. */
+export const bytesPerElement = (dtype: DType): number => size[dtype]
+
+export const dtypeCode = (dtype: DType): number => dtypes.indexOf(dtype)
+
+const arrays = {
+  f32: Float32Array,
+  bf16: Uint16Array,
+  i32: Int32Array,
+  u8: Uint8Array,
+  bool: Uint8Array,
+  u32: Uint32Array,
+}
+
+/** A typed array of the kind that holds a dtype (bf16 as raw 16-bit patterns, bool as 0 and 1). */
+export const typedArray = (dtype: DType, length: number): TypedArray => new arrays[dtype](length)

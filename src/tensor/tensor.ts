@@ -1,0 +1,179 @@
+import type { Node } from '../graph/graph'
+import { AuxgradError, fail } from '../errors'
+import { native } from '../native'
+import { bytesPerElement, typedArray, type DType, type TypedArray } from './dtype'
+import { contiguousStrides, isContiguous, showShape, sizeOf, type Shape } from './shape'
+import { Storage } from './storage'
+import { registerInScope } from './tidy'
+
+/** What an op needs to know of a tensor before it has values. */
+export interface Spec {
+  readonly shape: Shape
+  readonly dtype: DType
+}
+
+/** How a tensor lies in its memory, in elements. */
+export interface Layout {
+  readonly shape: Shape
+  readonly strides: readonly number[]
+  readonly offset: number
+}
+
+/**
+ * An n-dimensional array. It is either **eager** (it has memory and values now) or **traced** (it stands for a value
+ * of a step that is being compiled: shape and dtype are known, values are not). Methods work on both alike and are
+ * attached by the files of `ops/`.
+ */
+export class Tensor {
+  readonly shape: Shape
+  readonly dtype: DType
+  /** Elements between neighbours along each axis. */
+  readonly strides: readonly number[]
+  /** First element, counted in elements from the start of the storage (or of the base, when traced). */
+  readonly offset: number
+  /** @internal Memory of an eager tensor. */
+  readonly storage: Storage | null
+  /** @internal Node that makes a traced tensor, and which of its outputs this is. */
+  node: Node | null
+  /** @internal */
+  index: number
+  /** @internal The traced tensor whose memory this one is a view of. */
+  readonly base: Tensor | null
+  #disposed = false
+
+  /** @internal Use `tensor()`, `zeros()` and the like. */
+  constructor(init: {
+    dtype: DType
+    layout: Layout
+    storage?: Storage | null
+    node?: Node | null
+    index?: number
+    base?: Tensor | null
+  }) {
+    this.dtype = init.dtype
+    this.shape = init.layout.shape
+    this.strides = init.layout.strides
+    this.offset = init.layout.offset
+    this.storage = init.storage ?? null
+    this.node = init.node ?? null
+    this.index = init.index ?? 0
+    this.base = init.base ?? null
+    if (this.storage) registerInScope(this)
+  }
+
+  /** @internal A new eager tensor, uninitialised unless `zero`. */
+  static allocate(shape: Shape, dtype: DType, options: { zero?: boolean; what?: string } = {}): Tensor {
+    const storage = new Storage(sizeOf(shape) * bytesPerElement(dtype), options)
+    return new Tensor({ dtype, layout: { shape, strides: contiguousStrides(shape), offset: 0 }, storage })
+  }
+
+  /** @internal An eager tensor with a copy of the values of a typed array. */
+  static from(values: TypedArray, shape: Shape, dtype: DType): Tensor {
+    const t = Tensor.allocate(shape, dtype)
+    native().write(t.storage!.handle, 0, values)
+    return t
+  }
+
+  get rank(): number {
+    return this.shape.length
+  }
+
+  /** Number of elements. */
+  get size(): number {
+    return sizeOf(this.shape)
+  }
+
+  /** True if this tensor stands for a value of a step being compiled. */
+  get traced(): boolean {
+    return this.node !== null
+  }
+
+  get disposed(): boolean {
+    return this.#disposed
+  }
+
+  /** @internal */
+  get contiguous(): boolean {
+    return isContiguous(this.shape, this.strides)
+  }
+
+  /**
+   * The values, in row-major order, as a typed array of their own.
+   * @throws AUX_TRACED_VALUE on a traced tensor, AUX_DISPOSED after `dispose()`.
+   */
+  dataSync(): TypedArray {
+    if (this.node)
+      fail(
+        'AUX_TRACED_VALUE',
+        `a traced tensor of shape ${showShape(this.shape)} has no values while a step is compiled; return it from the ` +
+          `function to read it after a run${this.node.scope ? ` (in ${this.node.scope})` : ''}`,
+      )
+    const storage = this.liveStorage()
+    const out = typedArray(this.dtype, this.size)
+    if (this.contiguous) {
+      native().read(storage.handle, this.offset * bytesPerElement(this.dtype), out)
+      return out
+    }
+    const span = this.size === 0 ? 0 : 1 + this.shape.reduce((n, d, i) => n + (d - 1) * this.strides[i], 0)
+    const raw = typedArray(this.dtype, span)
+    native().read(storage.handle, this.offset * bytesPerElement(this.dtype), raw)
+    const index = new Array<number>(this.rank).fill(0)
+    for (let i = 0, at = 0; i < out.length; i++) {
+      out[i] = raw[at]
+      for (let axis = this.rank - 1; axis >= 0; axis--) {
+        at += this.strides[axis]
+        if (++index[axis] < this.shape[axis]) break
+        at -= this.strides[axis] * this.shape[axis]
+        index[axis] = 0
+      }
+    }
+    return out
+  }
+
+  /** Like `dataSync()`, as a promise. */
+  async data(): Promise<TypedArray> {
+    return this.dataSync()
+  }
+
+  /** The only value of a tensor with one element. */
+  item(): number {
+    if (this.size !== 1) fail('AUX_SHAPE_MISMATCH', `item: expected one element, got shape ${showShape(this.shape)}`)
+    return this.dataSync()[0]
+  }
+
+  /**
+   * Overwrites the values of an eager tensor in place (parameters, buffers).
+   * @throws AUX_SHAPE_MISMATCH if the number of values differs.
+   */
+  assign(values: Tensor | TypedArray | readonly number[]): this {
+    const storage = this.liveStorage()
+    if (!this.contiguous) fail('AUX_INVALID_ARGUMENT', 'assign: expected a contiguous tensor, got a strided view')
+    const source = values instanceof Tensor ? values.dataSync() : values
+    if (source.length !== this.size)
+      fail('AUX_SHAPE_MISMATCH', `assign: expected ${this.size} values for shape ${showShape(this.shape)}, got ${source.length}`)
+    if (values instanceof Tensor && values.dtype !== this.dtype)
+      fail('AUX_DTYPE_MISMATCH', `assign: expected ${this.dtype}, got ${values.dtype}`)
+    const data = typedArray(this.dtype, this.size)
+    data.set(source as ArrayLike<number>)
+    native().write(storage.handle, this.offset * bytesPerElement(this.dtype), data)
+    return this
+  }
+
+  /** @internal The storage, or a clear error. */
+  liveStorage(): Storage {
+    if (!this.storage) throw new AuxgradError('AUX_TRACED_VALUE', 'expected an eager tensor, got a traced one')
+    if (this.#disposed) throw new AuxgradError('AUX_DISPOSED', `this tensor of shape ${showShape(this.shape)} was disposed`)
+    return this.storage
+  }
+
+  /** Frees the memory now if no other tensor shares it. Safe to call twice; nothing to do on a traced tensor. */
+  dispose(): void {
+    if (this.#disposed || !this.storage) return
+    this.#disposed = true
+    this.storage.release()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}

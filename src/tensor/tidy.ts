@@ -1,0 +1,44 @@
+import type { Tensor } from './tensor'
+
+const scopes: Set<Tensor>[] = []
+
+/** @internal Called for each new eager tensor. */
+export function registerInScope(tensor: Tensor): void {
+  scopes[scopes.length - 1]?.add(tensor)
+}
+
+function tensorsIn(value: unknown, found: Set<unknown>): Set<unknown> {
+  if (typeof value !== 'object' || value === null || found.has(value)) return found
+  found.add(value)
+  if (Array.isArray(value)) for (const item of value) tensorsIn(item, found)
+  else if (Object.getPrototypeOf(value) === Object.prototype)
+    for (const item of Object.values(value)) tensorsIn(item, found)
+  return found
+}
+
+/**
+ * Runs `body` and disposes every eager tensor made inside, except those it returns (alone, or in arrays and plain
+ * objects) and those passed to `keep`. `body` must be synchronous.
+ */
+export function tidy<T>(body: () => T): T {
+  const scope = new Set<Tensor>()
+  scopes.push(scope)
+  let result: T | undefined
+  try {
+    result = body()
+    return result
+  } finally {
+    scopes.pop()
+    const returned = tensorsIn(result, new Set())
+    for (const tensor of scope) {
+      if (!returned.has(tensor)) tensor.dispose()
+      else registerInScope(tensor)
+    }
+  }
+}
+
+/** Takes a tensor out of every surrounding `tidy`, so that it lives until it is disposed. */
+export function keep<T extends Tensor>(tensor: T): T {
+  for (const scope of scopes) scope.delete(tensor)
+  return tensor
+}

@@ -7,8 +7,11 @@ export type Handle = { readonly __storage: unique symbol }
 /** A decoded plan, ready to run (an opaque handle). */
 export type PlanHandle = { readonly __plan: unique symbol }
 
+/** A submitted run (an opaque handle). */
+export type JobHandle = { readonly __job: unique symbol }
+
 /** What native code returns where it can fail: the error's code (0 is success) and text. */
-type Status = { code: number; message: string }
+export type Status = { code: number; message: string }
 
 /** Counters of this environment's memory, in bytes. */
 export interface MemoryCounters {
@@ -50,10 +53,11 @@ export interface Native {
 
   plan(words: Float64Array, kernels: string[], handles: Handle[]): PlanHandle | Status
   planRelease(plan: PlanHandle): void
-  /** Runs on the executor thread; `done` is called on the JavaScript thread with the result. */
-  run(plan: PlanHandle, arena: Handle, abort: Int32Array | undefined, done: (status: Status, stats: RunStats) => void): void
+  /** Runs on the executor thread; `done` is called on the JavaScript thread when it has ended. */
+  run(plan: PlanHandle, arena: Handle, done: (status: Status, stats: RunStats) => void): JobHandle | Status
+  /** Stops a run if it has not changed anything yet; otherwise it finishes its step. */
+  abort(job: JobHandle): void
   runSync(plan: PlanHandle, arena: Handle): { status: Status; stats: RunStats }
-  savePlan(plan: PlanHandle): ArrayBuffer
 }
 
 export interface RunStats {

@@ -1,4 +1,371 @@
+// The add-on: argument checking and handing over. One Environment per Node environment (main thread or worker); no
+// static mutable state.
 #include <napi.h>
-#include "../core/kernel.h"
-static Napi::Object Init(Napi::Env env, Napi::Object exports) { (void)env; return exports; }
-NODE_API_MODULE(auxgrad, Init)
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../core/executor.h"
+#include "../core/memory.h"
+#include "../core/plan.h"
+#include "../cpu/isa.h"
+
+namespace auxgrad {
+namespace {
+
+using StorageBox = std::shared_ptr<Storage>;
+using PlanBox = std::shared_ptr<const Plan>;
+
+struct Environment {
+  std::shared_ptr<Ledger> ledger = std::make_shared<Ledger>();
+  std::unique_ptr<Executor> executor = std::make_unique<Executor>();
+  Napi::ThreadSafeFunction finished;
+  int active = 0;  // runs in flight; the event loop stays alive while there are any
+};
+
+// A run in flight: the job and the JavaScript function that learns of its end.
+struct Run {
+  std::shared_ptr<Executor::Job> job;
+  Napi::FunctionReference done;
+};
+
+Environment& environment(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
+
+Napi::Object status_object(Napi::Env env, const Failure& failure) {
+  Napi::Object status = Napi::Object::New(env);
+  status.Set("code", static_cast<int>(failure.code));
+  status.Set("message", failure.message);
+  return status;
+}
+
+Napi::Object stats_object(Napi::Env env, const RunStats& stats) {
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("arenaPeak", static_cast<double>(stats.arena_peak));
+  object.Set("seconds", stats.seconds);
+  return object;
+}
+
+template <class Box>
+Box& unbox(const Napi::Value& value, const char* what) {
+  if (!value.IsExternal()) throw Napi::TypeError::New(value.Env(), std::string("expected a ") + what + " handle");
+  return *value.As<Napi::External<Box>>().Data();
+}
+
+Storage& live_storage(const Napi::Value& value) {
+  StorageBox& box = unbox<StorageBox>(value, "storage");
+  if (!box) throw Napi::Error::New(value.Env(), "this storage was released");
+  return *box;
+}
+
+std::vector<double> numbers_of(const Napi::Value& value) {
+  const auto array = value.As<Napi::Float64Array>();
+  return std::vector<double>(array.Data(), array.Data() + array.ElementLength());
+}
+
+// --- settings and counters ---
+
+Napi::Value info(const Napi::CallbackInfo& call) {
+  Napi::Env env = call.Env();
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("isa", isa_name(current_isa()));
+  Napi::Array available = Napi::Array::New(env);
+  for (int i = 0; i < kIsaCount; i++)
+    if (isa_available(static_cast<Isa>(i))) available.Set(available.Length(), isa_name(static_cast<Isa>(i)));
+  object.Set("isaAvailable", available);
+  object.Set("threads", process_pool().threads());
+#ifdef __clang__
+  object.Set("compiler", "clang " __clang_version__);
+#else
+  object.Set("compiler", "gcc " __VERSION__);
+#endif
+  return object;
+}
+
+Napi::Value set_isa_js(const Napi::CallbackInfo& call) {
+  return Napi::Boolean::New(call.Env(), set_isa(call[0].As<Napi::String>().Utf8Value().c_str()));
+}
+
+void set_threads_js(const Napi::CallbackInfo& call) { set_threads(call[0].As<Napi::Number>().Int32Value()); }
+
+Napi::Value kernels(const Napi::CallbackInfo& call) {
+  Napi::Array names = Napi::Array::New(call.Env());
+  for (int f = 0; f < family_count(); f++) {
+    const KernelTable& table = family(current_isa(), f);
+    for (int i = 0; i < table.count; i++) names.Set(names.Length(), table.rows[i].name);
+  }
+  return names;
+}
+
+Napi::Value memory(const Napi::CallbackInfo& call) {
+  const Ledger& ledger = *environment(call.Env()).ledger;
+  Napi::Object object = Napi::Object::New(call.Env());
+  object.Set("live", static_cast<double>(ledger.live()));
+  object.Set("peak", static_cast<double>(ledger.peak()));
+  object.Set("blocks", static_cast<double>(ledger.blocks()));
+  object.Set("allocations", static_cast<double>(ledger.allocations()));
+  return object;
+}
+
+void reset_peak(const Napi::CallbackInfo& call) { environment(call.Env()).ledger->reset_peak(); }
+
+void set_fault(const Napi::CallbackInfo& call) {
+  set_allocation_fault(call[0].As<Napi::Number>().Int64Value(), call[1].As<Napi::Boolean>().Value());
+}
+
+// --- storage ---
+
+// Bytes are reported to V8 so that its garbage collector knows what a wrapper really holds.
+void drop_storage(Napi::Env env, StorageBox& box) {
+  if (!box) return;
+  const int64_t bytes = box->bytes();
+  box.reset();
+  Napi::MemoryManagement::AdjustExternalMemory(env, -bytes);
+}
+
+Napi::Value create(const Napi::CallbackInfo& call) {
+  Napi::Env env = call.Env();
+  auto storage = Storage::create(environment(env).ledger, call[0].As<Napi::Number>().Int64Value(),
+                                 call[1].As<Napi::Boolean>().Value());
+  if (!storage) return env.Null();
+  Napi::MemoryManagement::AdjustExternalMemory(env, storage->bytes());
+  return Napi::External<StorageBox>::New(env, new StorageBox(std::move(storage)), [](Napi::Env e, StorageBox* box) {
+    drop_storage(e, *box);
+    delete box;
+  });
+}
+
+void release(const Napi::CallbackInfo& call) { drop_storage(call.Env(), unbox<StorageBox>(call[0], "storage")); }
+
+// The bytes of the typed array in `call[2]` and the storage bytes at offset `call[1]` that they go to or come from.
+struct Transfer {
+  uint8_t* native;
+  uint8_t* script;
+  size_t bytes;
+};
+
+Transfer transfer(const Napi::CallbackInfo& call) {
+  Storage& storage = live_storage(call[0]);
+  const int64_t offset = call[1].As<Napi::Number>().Int64Value();
+  const auto array = call[2].As<Napi::TypedArray>();
+  const int64_t bytes = static_cast<int64_t>(array.ByteLength());
+  if (offset < 0 || offset + bytes > storage.bytes())
+    throw Napi::RangeError::New(call.Env(), "transfer of " + std::to_string(bytes) + " bytes at " +
+                                                std::to_string(offset) + " outside a storage of " +
+                                                std::to_string(storage.bytes()));
+  return {storage.data() + offset, static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset(),
+          static_cast<size_t>(bytes)};
+}
+
+void write(const Napi::CallbackInfo& call) {
+  const Transfer t = transfer(call);
+  if (t.bytes) std::memcpy(t.native, t.script, t.bytes);
+}
+
+void read(const Napi::CallbackInfo& call) {
+  const Transfer t = transfer(call);
+  if (t.bytes) std::memcpy(t.script, t.native, t.bytes);
+}
+
+// --- eager calls ---
+
+// The operands of one call on live storages.
+struct EagerCall {
+  std::string name;
+  const Kernel* kernel = nullptr;
+  std::vector<View> views;
+  std::vector<double> numbers;
+  Call call;
+  Failure failure;
+};
+
+// Decodes (name, operand words, inputs, numbers); `data(buffer)` gives a buffer's address and size.
+template <class Data>
+bool decode_call(EagerCall& eager, const Napi::Value& name, const Napi::Value& words, const Napi::Value& inputs,
+                 const Napi::Value& numbers, const Data& data) {
+  eager.name = name.As<Napi::String>().Utf8Value();
+  eager.kernel = find_kernel(eager.name.c_str());
+  if (!eager.kernel)
+    return eager.failure.set(ErrorCode::no_kernel, "no CPU kernel named \"%s\"", eager.name.c_str());
+  const auto array = words.As<Napi::Float64Array>();
+  const int64_t count = static_cast<int64_t>(array.ElementLength());
+  int64_t at = 0;
+  while (at < count) {
+    Operand o;
+    if (!decode_operand(array.Data(), count, &at, &o) || eager.views.size() >= 2 * kMaxOperands)
+      return eager.failure.set(ErrorCode::bad_plan, "%s: malformed operands", eager.name.c_str());
+    if (o.buffer >= 0 && !data(o))
+      return eager.failure.set(ErrorCode::bad_plan, "%s: operand outside its memory", eager.name.c_str());
+    eager.views.push_back(o.view);
+  }
+  eager.numbers = numbers_of(numbers);
+  const int64_t n_in = inputs.As<Napi::Number>().Int64Value();
+  if (n_in < 0 || n_in > static_cast<int64_t>(eager.views.size()))
+    return eager.failure.set(ErrorCode::bad_plan, "%s: more inputs than operands", eager.name.c_str());
+  eager.call.in = eager.views.data();
+  eager.call.n_in = static_cast<int>(n_in);
+  eager.call.out = eager.views.data() + n_in;
+  eager.call.n_out = static_cast<int>(eager.views.size()) - eager.call.n_in;
+  eager.call.number = eager.numbers.data();
+  eager.call.n_number = static_cast<int>(eager.numbers.size());
+  eager.call.pool = &process_pool();
+  eager.call.failure = &eager.failure;
+  return true;
+}
+
+// (kernel, operand words, handles, inputs, numbers) -> status object, or undefined when all is well
+Napi::Value call_kernel(const Napi::CallbackInfo& call) {
+  Napi::Env env = call.Env();
+  const auto handles = call[2].As<Napi::Array>();
+  EagerCall eager;
+  const bool decoded = decode_call(eager, call[0], call[1], call[3], call[4], [&](Operand& o) {
+    if (o.buffer >= static_cast<int32_t>(handles.Length())) return false;
+    Storage& storage = live_storage(handles.Get(static_cast<uint32_t>(o.buffer)));
+    o.view.data = storage.data() + o.byte_offset;
+    return o.end_byte() <= storage.bytes();
+  });
+  if (!decoded) return status_object(env, eager.failure);
+  std::shared_ptr<Storage> scratch;
+  const int64_t bytes = eager.kernel->scratch ? eager.kernel->scratch(eager.call, eager.call.pool->threads()) : 0;
+  if (bytes > 0) {
+    scratch = Storage::create(environment(env).ledger, bytes, false);
+    if (!scratch) {
+      eager.failure.set(ErrorCode::out_of_memory, "%s: the system has no %lld bytes of scratch to give",
+                        eager.name.c_str(), static_cast<long long>(bytes));
+      return status_object(env, eager.failure);
+    }
+    eager.call.scratch = scratch->data();
+  }
+  if (eager.kernel->run(eager.call)) return env.Undefined();
+  if (!eager.failure.failed()) eager.failure.set(ErrorCode::invalid_argument, "%s failed", eager.name.c_str());
+  return status_object(env, eager.failure);
+}
+
+// (kernel, operand words, inputs, numbers) -> bytes of scratch that the call would need
+Napi::Value scratch_bytes(const Napi::CallbackInfo& call) {
+  EagerCall eager;
+  const bool decoded = decode_call(eager, call[0], call[1], call[2], call[3], [](Operand& o) {
+    o.view.data = reinterpret_cast<void*>(kAlignment);  // present; never read
+    return true;
+  });
+  if (!decoded) throw Napi::Error::New(call.Env(), eager.failure.message);
+  const int64_t bytes = eager.kernel->scratch ? eager.kernel->scratch(eager.call, eager.call.pool->threads()) : 0;
+  return Napi::Number::New(call.Env(), static_cast<double>(bytes));
+}
+
+// --- plans ---
+
+// (words, kernel names, handles of buffers 1...) -> plan handle, or a status object
+Napi::Value make_plan(const Napi::CallbackInfo& call) {
+  Napi::Env env = call.Env();
+  const auto words = call[0].As<Napi::Float64Array>();
+  const auto names = call[1].As<Napi::Array>();
+  const auto handles = call[2].As<Napi::Array>();
+  std::vector<std::string> kernels;
+  for (uint32_t i = 0; i < names.Length(); i++) kernels.push_back(names.Get(i).As<Napi::String>().Utf8Value());
+  std::vector<StorageBox> buffers(1);
+  for (uint32_t i = 0; i < handles.Length(); i++) {
+    live_storage(handles.Get(i));
+    buffers.push_back(unbox<StorageBox>(handles.Get(i), "storage"));
+  }
+  Failure failure;
+  auto plan = Plan::decode(words.Data(), static_cast<int64_t>(words.ElementLength()), kernels, std::move(buffers),
+                           &failure);
+  if (!plan) return status_object(env, failure);
+  return Napi::External<PlanBox>::New(env, new PlanBox(std::move(plan)), [](Napi::Env, PlanBox* box) { delete box; });
+}
+
+void release_plan(const Napi::CallbackInfo& call) { unbox<PlanBox>(call[0], "plan").reset(); }
+
+const PlanBox& live_plan(const Napi::Value& value) {
+  PlanBox& box = unbox<PlanBox>(value, "plan");
+  if (!box) throw Napi::Error::New(value.Env(), "this plan was released");
+  return box;
+}
+
+// On the JavaScript thread; env is null if the environment is going away.
+void run_finished(Napi::Env env, Napi::Function, Run* run) {
+  if (static_cast<napi_env>(env) == nullptr) {
+    run->done.SuppressDestruct();
+    delete run;
+    return;
+  }
+  Napi::HandleScope scope(env);
+  Environment& e = environment(env);
+  if (--e.active == 0) e.finished.Unref(env);
+  const std::unique_ptr<Run> owned(run);
+  owned->done.Call({status_object(env, owned->job->failure), stats_object(env, owned->job->stats)});
+}
+
+// (plan, arena, done(status, stats)) -> job handle, or a status object if it could not start
+Napi::Value run(const Napi::CallbackInfo& call) {
+  Napi::Env env = call.Env();
+  Environment& e = environment(env);
+  auto job = std::make_shared<Executor::Job>();
+  job->plan = live_plan(call[0]);
+  live_storage(call[1]);
+  job->arena = unbox<StorageBox>(call[1], "storage");
+  Run* record = new Run{job, Napi::Persistent(call[2].As<Napi::Function>())};
+  // The job must not own the record: each would keep the other alive.
+  job->done = [record, finished = e.finished]() mutable { finished.NonBlockingCall(record, run_finished); };
+  if (!e.executor->submit(job)) {
+    const Napi::Object status = status_object(env, job->failure);
+    delete record;
+    return status;
+  }
+  if (e.active++ == 0) e.finished.Ref(env);
+  using JobBox = std::shared_ptr<Executor::Job>;
+  return Napi::External<JobBox>::New(env, new JobBox(job), [](Napi::Env, JobBox* box) { delete box; });
+}
+
+void abort_run(const Napi::CallbackInfo& call) {
+  unbox<std::shared_ptr<Executor::Job>>(call[0], "job")->abort.store(kStopUnchanged);
+}
+
+Napi::Value run_sync(const Napi::CallbackInfo& call) {
+  const PlanBox plan = live_plan(call[0]);
+  Failure failure;
+  RunStats stats;
+  plan->run(live_storage(call[1]), process_pool(), nullptr, &failure, &stats);
+  Napi::Object result = Napi::Object::New(call.Env());
+  result.Set("status", status_object(call.Env(), failure));
+  result.Set("stats", stats_object(call.Env(), stats));
+  return result;
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  auto* e = new Environment();
+  env.SetInstanceData(e);
+  e->finished = Napi::ThreadSafeFunction::New(env, Napi::Function(), "auxgrad", 0, 1);
+  e->finished.Unref(env);
+  // Runs before the thread-safe function's own hook (last added, first run): after it no thread of ours can call in.
+  env.AddCleanupHook([](Environment* gone) { gone->executor.reset(); }, e);
+
+  const auto add = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
+  add("info", info);
+  add("setIsa", set_isa_js);
+  add("setThreads", set_threads_js);
+  add("kernels", kernels);
+  add("memory", memory);
+  add("resetPeak", reset_peak);
+  add("setFault", set_fault);
+  add("create", create);
+  add("release", release);
+  add("write", write);
+  add("read", read);
+  add("call", call_kernel);
+  add("scratch", scratch_bytes);
+  add("plan", make_plan);
+  add("planRelease", release_plan);
+  add("run", run);
+  add("abort", abort_run);
+  add("runSync", run_sync);
+  return exports;
+}
+
+}  // namespace
+}  // namespace auxgrad
+
+static Napi::Object init_addon(Napi::Env env, Napi::Object exports) { return auxgrad::init(env, exports); }
+NODE_API_MODULE(auxgrad, init_addon)

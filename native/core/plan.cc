@@ -1,0 +1,167 @@
+#include "plan.h"
+
+#include <chrono>
+#include <cmath>
+
+namespace auxgrad {
+namespace {
+
+constexpr double kLimit = 4503599627370496.0;  // 2^52: sizes beyond it are nonsense
+
+// Reads integers off the words, remembering whether all was well.
+class Reader {
+ public:
+  Reader(const double* words, int64_t count, int64_t at) : words_(words), count_(count), at_(at) {}
+  int64_t integer(int64_t low, int64_t high) {
+    const double w = number();
+    if (!(w >= static_cast<double>(low) && w <= static_cast<double>(high)) || w != std::floor(w)) {
+      ok_ = false;
+      return low;
+    }
+    return static_cast<int64_t>(w);
+  }
+  double number() {
+    if (at_ >= count_) {
+      ok_ = false;
+      return 0;
+    }
+    return words_[at_++];
+  }
+  bool ok() const { return ok_; }
+  int64_t at() const { return at_; }
+  int64_t left() const { return count_ - at_; }
+
+ private:
+  const double* words_;
+  int64_t count_, at_;
+  bool ok_ = true;
+};
+
+Operand read_operand(Reader& r) {
+  const int64_t limit = static_cast<int64_t>(kLimit);
+  Operand o;
+  o.buffer = static_cast<int32_t>(r.integer(-1, INT32_MAX));
+  if (o.buffer < 0) return o;
+  o.byte_offset = r.integer(0, limit);
+  const int64_t element = r.integer(0, limit);
+  o.view.dtype = static_cast<DType>(r.integer(0, kDTypeCount - 1));
+  o.view.rank = static_cast<int32_t>(r.integer(0, kMaxRank));
+  for (int i = 0; i < o.view.rank; i++) o.view.shape[i] = r.integer(0, limit);
+  for (int i = 0; i < o.view.rank; i++) o.view.stride[i] = r.integer(0, limit);
+  o.byte_offset += element * dtype_size(o.view.dtype);
+  return o;
+}
+
+}  // namespace
+
+int64_t Operand::end_byte() const {
+  double last = 0;  // in double: no overflow, whatever came
+  for (int i = 0; i < view.rank; i++) {
+    if (view.shape[i] == 0) return byte_offset;
+    last += static_cast<double>(view.shape[i] - 1) * static_cast<double>(view.stride[i]);
+  }
+  const double end = static_cast<double>(byte_offset) + (last + 1) * static_cast<double>(dtype_size(view.dtype));
+  return end < kLimit ? static_cast<int64_t>(end) : INT64_MAX;
+}
+
+bool decode_operand(const double* words, int64_t count, int64_t* at, Operand* operand) {
+  Reader r(words, count, *at);
+  *operand = read_operand(r);
+  *at = r.at();
+  return r.ok();
+}
+
+std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std::vector<std::string>& kernels,
+                                   std::vector<std::shared_ptr<Storage>> buffers, Failure* failure) {
+  const auto bad = [&](const char* what, int64_t call) {
+    failure->set(ErrorCode::bad_plan, "plan: %s (call %lld)", what, static_cast<long long>(call));
+    return nullptr;
+  };
+  std::vector<const Kernel*> found;
+  for (const std::string& name : kernels) {
+    found.push_back(find_kernel(name.c_str()));
+    if (!found.back()) {
+      failure->set(ErrorCode::no_kernel, "no CPU kernel named \"%s\"", name.c_str());
+      return nullptr;
+    }
+  }
+  Reader r(words, count, 0);
+  if (r.number() != kPlanMagic || r.number() != kPlanVersion) return bad("expected a plan of version 1", -1);
+  const int64_t limit = static_cast<int64_t>(kLimit);
+  auto plan = std::make_unique<Plan>();
+  plan->arena_bytes_ = r.integer(0, limit);
+  const int64_t calls = r.integer(0, INT32_MAX);
+  plan->first_update_ = r.integer(0, INT32_MAX);
+  plan->buffers_ = std::move(buffers);
+  for (int64_t i = 0; i < calls; i++) {
+    PlannedCall call;
+    const int64_t kernel = r.integer(0, INT32_MAX);
+    const int64_t n_in = r.integer(0, kMaxOperands), n_out = r.integer(0, kMaxOperands);
+    call.scratch_offset = r.integer(0, limit);
+    call.scratch_bytes = r.integer(0, limit);
+    const int64_t numbers = r.integer(0, INT32_MAX);
+    if (!r.ok() || numbers > r.left()) return bad("malformed call", i);
+    if (kernel >= static_cast<int64_t>(found.size())) return bad("unknown kernel", i);
+    if (call.scratch_offset + call.scratch_bytes > plan->arena_bytes_) return bad("scratch outside the arena", i);
+    call.kernel = found[static_cast<size_t>(kernel)];
+    call.n_in = static_cast<int>(n_in);
+    for (int64_t k = 0; k < numbers; k++) call.numbers.push_back(r.number());
+    for (int64_t k = 0; k < n_in + n_out; k++) {
+      call.operands.push_back(read_operand(r));
+      const Operand& o = call.operands.back();
+      if (!r.ok() || o.buffer >= static_cast<int64_t>(plan->buffers_.size())) return bad("malformed operand", i);
+      if (o.buffer < 0) continue;
+      const int64_t size =
+          o.buffer == 0 ? plan->arena_bytes_ : plan->buffers_[static_cast<size_t>(o.buffer)]->bytes();
+      if (o.end_byte() > size) return bad("operand outside its buffer", i);
+    }
+    plan->calls_.push_back(std::move(call));
+  }
+  if (!r.ok() || r.left() != 0) return bad("length does not fit its calls", calls);
+  return plan;
+}
+
+bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure,
+               RunStats* stats) const {
+  const auto start = std::chrono::steady_clock::now();
+  if (arena.bytes() < arena_bytes_)
+    return failure->set(ErrorCode::bad_plan, "plan: expected an arena of %lld bytes, got %lld",
+                        static_cast<long long>(arena_bytes_), static_cast<long long>(arena.bytes()));
+  int64_t peak = 0;
+  View views[2 * kMaxOperands];
+  for (size_t i = 0; i < calls_.size(); i++) {
+    const int32_t stop = abort ? abort->load(std::memory_order_relaxed) : kRun;
+    if (stop == kStopNow || (stop == kStopUnchanged && static_cast<int64_t>(i) <= first_update_))
+      return failure->set(ErrorCode::aborted, "the step was aborted before it changed anything");
+    const PlannedCall& planned = calls_[i];
+    for (size_t k = 0; k < planned.operands.size(); k++) {
+      const Operand& o = planned.operands[k];
+      views[k] = o.view;
+      if (o.buffer < 0) continue;
+      uint8_t* base = o.buffer == 0 ? arena.data() : buffers_[static_cast<size_t>(o.buffer)]->data();
+      views[k].data = base + o.byte_offset;
+      if (o.buffer == 0 && o.end_byte() > peak) peak = o.end_byte();
+    }
+    if (planned.scratch_bytes && planned.scratch_offset + planned.scratch_bytes > peak)
+      peak = planned.scratch_offset + planned.scratch_bytes;
+    Call call;
+    call.in = views;
+    call.n_in = planned.n_in;
+    call.out = views + planned.n_in;
+    call.n_out = static_cast<int>(planned.operands.size()) - planned.n_in;
+    call.number = planned.numbers.data();
+    call.n_number = static_cast<int>(planned.numbers.size());
+    call.scratch = arena.data() + planned.scratch_offset;
+    call.pool = &pool;
+    call.failure = failure;
+    if (!planned.kernel->run(call)) {
+      if (!failure->failed()) failure->set(ErrorCode::invalid_argument, "%s failed", planned.kernel->name);
+      return false;
+    }
+  }
+  stats->arena_peak = peak;
+  stats->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return true;
+}
+
+}  // namespace auxgrad

@@ -1,0 +1,75 @@
+// A plan: kernel calls on numbered buffers, decided in advance. Buffer 0 is the arena, the others are storages that
+// outlive a run (parameters, optimizer state, captured tensors).
+//
+// Encoding (a flat list of numbers, all integers exact in a double):
+//   magic, version, arena bytes, calls, first update (index of the first call that changes state; = calls if none),
+//   then for each call: kernel index, inputs, outputs, scratch byte offset in the arena, scratch bytes,
+//   count of numbers, numbers..., and the operands, inputs first, each
+//   buffer, byte offset, element offset, dtype, rank, shape..., strides...   or -1 for an absent one.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernel.h"
+#include "memory.h"
+
+namespace auxgrad {
+
+constexpr double kPlanMagic = 0x41585031;  // "AXP1"
+constexpr double kPlanVersion = 1;
+
+struct Operand {
+  int32_t buffer = -1;  // -1: absent
+  int64_t byte_offset = 0;
+  View view;  // data is filled in when it runs
+
+  int64_t first_byte() const { return byte_offset; }
+  // One past the last byte that the view reaches.
+  int64_t end_byte() const;
+};
+
+// Reads one operand at words[at], advancing it. False if the words run out or make no sense.
+bool decode_operand(const double* words, int64_t count, int64_t* at, Operand* operand);
+
+struct PlannedCall {
+  const Kernel* kernel = nullptr;
+  std::vector<Operand> operands;  // inputs, then outputs
+  int n_in = 0;
+  std::vector<double> numbers;
+  int64_t scratch_offset = 0, scratch_bytes = 0;
+};
+
+struct RunStats {
+  int64_t arena_peak = 0;  // one past the highest arena byte that a kernel was given
+  double seconds = 0;
+};
+
+// What a running plan is asked to do.
+enum Stop : int32_t {
+  kRun = 0,
+  kStopUnchanged = 1,  // stop if nothing has changed yet, else finish the step
+  kStopNow = 2,  // stop between any two kernels: the environment is going away and its state with it
+};
+
+class Plan {
+ public:
+  // Null, with failure set, unless every operand lies inside its buffer and every kernel exists.
+  static std::unique_ptr<Plan> decode(const double* words, int64_t count, const std::vector<std::string>& kernels,
+                                      std::vector<std::shared_ptr<Storage>> buffers, Failure* failure);
+
+  int64_t arena_bytes() const { return arena_bytes_; }
+
+  // Runs every call in order. `abort`, if given, holds a Stop and is looked at between kernels.
+  bool run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats) const;
+
+ private:
+  int64_t arena_bytes_ = 0;
+  int64_t first_update_ = 0;
+  std::vector<PlannedCall> calls_;
+  std::vector<std::shared_ptr<Storage>> buffers_;  // [0] is empty: the arena comes with each run
+};
+
+}  // namespace auxgrad

@@ -1,0 +1,99 @@
+/** A block of the arena: bytes, and the first and last step (inclusive) at which it must exist. */
+export interface Block {
+  readonly bytes: number
+  readonly from: number
+  readonly to: number
+  offset: number
+}
+
+export const alignment = 64
+export const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment
+
+/** The largest sum of bytes alive at one step: no arena can be smaller. */
+export function largestLiveSum(blocks: readonly Block[]): number {
+  const change = new Map<number, number>()
+  for (const b of blocks) {
+    change.set(b.from, (change.get(b.from) ?? 0) + b.bytes)
+    change.set(b.to + 1, (change.get(b.to + 1) ?? 0) - b.bytes)
+  }
+  let live = 0
+  let most = 0
+  for (const step of [...change.keys()].sort((a, b) => a - b)) {
+    live += change.get(step)!
+    most = Math.max(most, live)
+  }
+  return most
+}
+
+/**
+ * Gives every block an offset so that blocks alive at the same step never overlap; returns the arena's bytes.
+ *
+ * Best fit in several orders; the orders are refined by moving up the blocks that stick out, until the arena is within
+ * `slack` of the largest live sum or the tries are used up.
+ */
+export function allocate(blocks: readonly Block[], slack = 1.0, tries = 24): number {
+  const bound = largestLiveSum(blocks)
+  const length = (b: Block): number => b.to - b.from
+  const orders: ((a: Block, b: Block) => number)[] = [
+    (a, b) => length(b) - length(a) || b.bytes - a.bytes,
+    (a, b) => b.bytes - a.bytes || length(b) - length(a),
+    (a, b) => b.bytes * length(b) - a.bytes * length(a),
+    (a, b) => a.from - b.from || b.bytes - a.bytes,
+    (a, b) => b.to - a.to || b.bytes - a.bytes,
+  ]
+  let best = Infinity
+  let offsets: number[] = []
+  const attempt = (sorted: Block[]): number => {
+    const size = place(sorted)
+    if (size < best) {
+      best = size
+      offsets = blocks.map((b) => b.offset)
+    }
+    return size
+  }
+  for (const order of orders) {
+    let sorted = [...blocks].sort(order)
+    for (let i = 0; i < tries / orders.length; i++) {
+      const size = attempt(sorted)
+      if (best <= bound * slack) break
+      const top = sorted.filter((b) => b.offset + b.bytes > bound)
+      if (!top.length || size <= bound) break
+      const up = new Set(top)
+      sorted = [...top, ...sorted.filter((b) => !up.has(b))]
+    }
+    if (best <= bound * slack) break
+  }
+  blocks.forEach((b, i) => (b.offset = offsets[i]))
+  return blocks.length ? best : 0
+}
+
+/** Places blocks one after the other, each in the smallest gap that holds it; returns the bytes used. */
+function place(sorted: readonly Block[]): number {
+  const placed: Block[] = [] // by offset
+  let size = 0
+  for (const block of sorted) {
+    let offset = 0
+    let bestOffset = -1
+    let bestGap = Infinity
+    for (const other of placed) {
+      if (other.to < block.from || other.from > block.to) continue
+      const gap = other.offset - offset
+      if (gap >= block.bytes && gap < bestGap) {
+        bestGap = gap
+        bestOffset = offset
+      }
+      offset = Math.max(offset, other.offset + other.bytes)
+    }
+    block.offset = bestOffset >= 0 ? bestOffset : offset
+    let low = 0
+    let high = placed.length
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if (placed[middle].offset < block.offset) low = middle + 1
+      else high = middle
+    }
+    placed.splice(low, 0, block)
+    size = Math.max(size, block.offset + block.bytes)
+  }
+  return size
+}

@@ -1,0 +1,86 @@
+import { fail } from '../errors'
+import { showShape } from '../tensor/shape'
+import type { Spec, Tensor } from '../tensor/tensor'
+import type { Node } from './graph'
+import type { Derivation } from './op'
+
+/** How a policy lets backward read a forward value: the value itself unless it says otherwise. */
+export type Keep = (value: Tensor, reader: Node) => Tensor
+
+export interface DeriveOptions {
+  /** Adds two gradients of one tensor. */
+  add: (a: Tensor, b: Tensor) => Tensor
+  keep?: Keep
+}
+
+/**
+ * Reverse mode: adds the backward part of `loss` (one element) to its graph.
+ *
+ * `seed` is the gradient of the loss with respect to itself. Returns the gradient of each of `wanted` (traced tensors),
+ * or undefined where the loss does not depend on it.
+ * @throws AUX_NO_GRADIENT at an op that has no derivative.
+ */
+export function derive(loss: Tensor, seed: Tensor, wanted: readonly Tensor[], options: DeriveOptions): (Tensor | undefined)[] {
+  const graph = loss.node!.graph
+  const forward = graph.nodes.slice(0, loss.node!.id + 1)
+  const reached = dependsOn(forward, wanted)
+  const gradients = new Map<Tensor, Tensor>()
+  const accumulate = (of: Tensor, gradient: Tensor): void => {
+    if (gradient.shape.length !== of.shape.length || gradient.shape.some((d, i) => d !== of.shape[i]))
+      fail('AUX_SHAPE_MISMATCH', `gradient of shape ${showShape(gradient.shape)} for a value of shape ${showShape(of.shape)}`)
+    const before = gradients.get(of)
+    gradients.set(of, before ? options.add(before, gradient) : gradient)
+  }
+  graph.withPhase('backward', () => {
+    gradients.set(loss, seed)
+    for (let i = forward.length - 1; i >= 0; i--) {
+      const node = forward[i]
+      if (!reached.has(node) || node.op.mutates || !node.outputs.some((t) => gradients.has(t))) continue
+      if (node.reference || node.inputName !== null || node.op.constant) continue
+      graph.withScope(node.scope, () => {
+        const grads = inputGradients(node, gradients, (t) => reached.has(t.node!), options.keep)
+        node.inputs.forEach((t, k) => t && grads[k] && reached.has(t.node!) && accumulate(t, grads[k]))
+      })
+      if (!wanted.some((t) => t.node === node)) for (const t of node.outputs) gradients.delete(t)
+    }
+  })
+  return wanted.map((t) => gradients.get(t))
+}
+
+/** Nodes on a path from one of `sources`. */
+function dependsOn(nodes: readonly Node[], sources: readonly Tensor[]): Set<Node> {
+  const reached = new Set<Node>(sources.map((t) => t.node!))
+  for (const node of nodes)
+    if (!node.op.constant && node.inputs.some((t) => t && reached.has(t.node!))) reached.add(node)
+  return reached
+}
+
+function inputGradients(
+  node: Node,
+  gradients: ReadonlyMap<Tensor, Tensor>,
+  wants: (t: Tensor) => boolean,
+  keep: Keep = (value) => value,
+): (Tensor | undefined)[] {
+  const { op } = node
+  if (!op.derive)
+    fail('AUX_NO_GRADIENT', `${op.name}${node.scope ? ` in ${node.scope}` : ''}: this op has no gradient; wrap its input in detach() if none is meant`)
+  const required = (t: Tensor | undefined, what: string): Tensor => t ?? fail('AUX_NO_GRADIENT', `${op.name}: ${what} is absent`)
+  const d: Derivation<unknown> = {
+    attrs: node.attrs,
+    grad: (i = 0) => gradients.get(node.outputs[i]),
+    spec: (i): Spec => required(node.inputs[i], `input ${i}`),
+    has: (i) => node.inputs[i] !== undefined,
+    needs: (i) => {
+      const t = node.inputs[i]
+      return t !== undefined && wants(t) && !(i === op.weight && node.weightGradient)
+    },
+    input: (i) => keep(required(node.inputs[i], `input ${i}`), node),
+    output: (i = 0) => keep(node.outputs[i], node),
+  }
+  const result = op.derive(d)
+  const delta = gradients.get(node.outputs[0])
+  const weight = op.weight === undefined ? undefined : node.inputs[op.weight]
+  if (node.weightGradient && weight && wants(weight) && delta) result[op.weight!] = node.weightGradient(delta)
+  return result
+}
+

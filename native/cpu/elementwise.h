@@ -1,0 +1,138 @@
+// Loops over broadcast operands, and elementary functions that the compiler can vectorise.
+#pragma once
+#include "unit.h"
+
+namespace auxgrad {
+namespace {
+
+// exp(x) within 2 ULP on [-87.3, 88.7]; below it flushes to 0, above it is inf. NaN stays NaN.
+inline float exp_f32(float x) {
+  const float clamped = x > 88.8f ? 88.8f : (x < -88.0f ? -88.0f : x);
+  const float n = __builtin_floorf(clamped * 1.44269504f + 0.5f);
+  float r = clamped - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  // Two factors: 2^n itself would overflow for n = 128.
+  const int32_t e = static_cast<int32_t>(n == n ? n : 0.0f), half = e >> 1;
+  const int32_t b1 = (half + 127) << 23, b2 = (e - half + 127) << 23;
+  float s1, s2;
+  memcpy(&s1, &b1, 4);
+  memcpy(&s2, &b2, 4);
+  const float y = p * s1 * s2;
+  return x != x ? x : (x < -87.33f ? 0.0f : y);
+}
+
+// log(x) within 2 ULP for normal x; log(0) = -inf, log(<0) = NaN, log(inf) = inf. Subnormals are scaled first.
+inline float log_f32(float x) {
+  const float scaled = x < 1.17549435e-38f ? x * 8388608.0f : x;
+  int32_t bits;
+  memcpy(&bits, &scaled, 4);
+  const int32_t e = ((bits - 0x3f3504f3) >> 23);
+  const int32_t mantissa = bits - (e << 23);
+  float m;
+  memcpy(&m, &mantissa, 4);
+  const float f = m - 1.0f, z = f * f;
+  float p = 7.0376836292e-2f;
+  p = p * f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  const float n = static_cast<float>(e) - (x < 1.17549435e-38f ? 23.0f : 0.0f);
+  const float y = f + (p * f * z - n * 2.12194440e-4f - 0.5f * z) + n * 0.693359375f;
+  return x == 0 ? -__builtin_inff() : (!(x >= 0) ? __builtin_nanf("") : (x == __builtin_inff() ? x : y));
+}
+
+inline float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
+
+// tanh(x) within 4 ULP: a polynomial near zero, where 1 - 2/(e^2x + 1) would cancel.
+inline float tanh_f32(float x) {
+  const float z = x * x;
+  const float near =
+      x + x * z * (-3.33332819422e-1f + z * (1.33314422036e-1f + z * (-5.37397155531e-2f + z * (2.06390887954e-2f - z * 5.70498872745e-3f))));
+  const float a = __builtin_fabsf(x);
+  const float far = 1.0f - 2.0f / (exp_f32(2.0f * a) + 1.0f);
+  return a < 0.625f ? near : (x < 0 ? -far : far);
+}
+
+// erf(x), absolute error below 2e-7 (Abramowitz & Stegun 7.1.28 has 3e-7; this is 7.1.26's form with a series near 0).
+inline float erf_f32(float x) {
+  const float a = __builtin_fabsf(x), z = x * x;
+  const float near = x * (1.1283791671f + z * (-0.3761263890f + z * (0.1128379167f + z * (-0.0268661706f +
+                     z * (0.0052239776f + z * (-0.0008548327f + z * 0.0001205533f))))));
+  const float t = 1.0f / (1.0f + 0.3275911f * a);
+  const float p = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+  const float far = 1.0f - p * exp_f32(-z);
+  return a < 1.0f ? near : (x < 0 ? -far : far);
+}
+
+// Calls row(offsets of each operand at its inner row, row number) for every row of the last axis of `out`.
+template <int N, class Row>
+inline void for_rows(const Call& call, const View& out, const View* const (&operands)[N], const Row& row) {
+  const int rank = out.rank;
+  const int64_t inner = rank ? out.shape[rank - 1] : 1;
+  if (inner == 0) return;
+  parallel_ranges(call, out.count() / inner, max64(1, 32768 / inner), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      int64_t offset[N] = {}, rest = r;
+      for (int axis = rank - 2; axis >= 0; axis--) {
+        const int64_t i = rest % out.shape[axis];
+        rest /= out.shape[axis];
+        for (int o = 0; o < N; o++) offset[o] += i * operands[o]->stride[axis];
+      }
+      row(offset, r * inner, inner);
+    }
+  });
+}
+
+// y = f(x) elementwise; x of any strides, y contiguous.
+template <class T, class R, class F>
+inline void map1(const Call& call, const View& x, const View& y, const F& f) {
+  const T* in = static_cast<const T*>(x.data);
+  R* out = static_cast<R*>(y.data);
+  if (x.contiguous()) {
+    parallel_ranges(call, y.count(), 32768, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) out[i] = f(in[i]);
+    });
+    return;
+  }
+  const View* const operands[1] = {&x};
+  for_rows(call, y, operands, [&](const int64_t (&offset)[1], int64_t at, int64_t n) {
+    const int64_t s = x.stride[x.rank - 1];
+    for (int64_t i = 0; i < n; i++) out[at + i] = f(in[offset[0] + i * s]);
+  });
+}
+
+// y = f(a, b) elementwise; a and b of y's shape with any strides (0 repeats).
+template <class T, class R, class F>
+inline void map2(const Call& call, const View& a, const View& b, const View& y, const F& f) {
+  const T *p = static_cast<const T*>(a.data), *q = static_cast<const T*>(b.data);
+  R* out = static_cast<R*>(y.data);
+  if (a.contiguous() && b.contiguous()) {
+    parallel_ranges(call, y.count(), 32768, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) out[i] = f(p[i], q[i]);
+    });
+    return;
+  }
+  const View* const operands[2] = {&a, &b};
+  for_rows(call, y, operands, [&](const int64_t (&offset)[2], int64_t at, int64_t n) {
+    const int64_t s = y.rank ? a.stride[y.rank - 1] : 0, t = y.rank ? b.stride[y.rank - 1] : 0;
+    const T *u = p + offset[0], *v = q + offset[1];
+    R* w = out + at;
+    if (s == 1 && t == 1) for (int64_t i = 0; i < n; i++) w[i] = f(u[i], v[i]);
+    else if (s == 1 && t == 0) for (int64_t i = 0; i < n; i++) w[i] = f(u[i], v[0]);
+    else for (int64_t i = 0; i < n; i++) w[i] = f(u[i * s], v[i * t]);
+  });
+}
+
+}  // namespace
+}  // namespace auxgrad

@@ -1,0 +1,79 @@
+// Elementwise functions of two tensors: operands come broadcast to the output's shape by strides.
+#include "../elementwise.h"
+
+namespace auxgrad {
+namespace {
+
+#define ARITHMETIC(name, expression)                                                                              \
+  bool name(const Call& call) {                                                                                   \
+    if (call.in[0].dtype == DType::i32)                                                                           \
+      map2<int32_t, int32_t>(call, call.in[0], call.in[1], call.out[0], [](int32_t a, int32_t b) -> int32_t { return expression; }); \
+    else                                                                                                          \
+      map2<float, float>(call, call.in[0], call.in[1], call.out[0], [](float a, float b) { return expression; }); \
+    return true;                                                                                                  \
+  }
+ARITHMETIC(add, a + b)
+ARITHMETIC(sub, a - b)
+ARITHMETIC(mul, a * b)
+ARITHMETIC(maximum, a != a ? a : (a < b || b != b ? b : a))
+ARITHMETIC(minimum, a != a ? a : (b < a || b != b ? b : a))
+#undef ARITHMETIC
+
+bool divide(const Call& call) {
+  map2<float, float>(call, call.in[0], call.in[1], call.out[0], [](float a, float b) { return a / b; });
+  return true;
+}
+
+// pow(a, b) = exp(b log |a|) with the sign rules for whole b; exact for b = 0, 1, 2, 3.
+bool power(const Call& call) {
+  map2<float, float>(call, call.in[0], call.in[1], call.out[0], [](float a, float b) {
+    if (b == 0.0f) return 1.0f;
+    if (b == 1.0f) return a;
+    if (b == 2.0f) return a * a;
+    if (b == 3.0f) return a * a * a;
+    const float magnitude = exp_f32(b * log_f32(__builtin_fabsf(a)));
+    if (a >= 0) return magnitude;
+    const float whole = __builtin_floorf(b);
+    if (whole != b) return __builtin_nanf("");
+    return whole - 2.0f * __builtin_floorf(whole * 0.5f) != 0 ? -magnitude : magnitude;
+  });
+  return true;
+}
+
+#define COMPARISON(name, expression)                                                                                                                     \
+  bool name(const Call& call) {                                                                                                                          \
+    const View &x = call.in[0], &y = call.in[1], &out = call.out[0];                                                                                     \
+    if (x.dtype == DType::f32) map2<float, uint8_t>(call, x, y, out, [](float a, float b) -> uint8_t { return expression; });                            \
+    else if (x.dtype == DType::i32) map2<int32_t, uint8_t>(call, x, y, out, [](int32_t a, int32_t b) -> uint8_t { return expression; });                 \
+    else map2<uint8_t, uint8_t>(call, x, y, out, [](uint8_t a, uint8_t b) -> uint8_t { return expression; });                                            \
+    return true;                                                                                                                                         \
+  }
+COMPARISON(equal, a == b)
+COMPARISON(not_equal, a != b)
+COMPARISON(less, a < b)
+COMPARISON(less_equal, a <= b)
+COMPARISON(greater, a > b)
+COMPARISON(greater_equal, a >= b)
+#undef COMPARISON
+
+// where: condition bool, a, b (4-byte elements), all broadcast to the output
+bool where(const Call& call) {
+  const View &c = call.in[0], &a = call.in[1], &b = call.in[2], &y = call.out[0];
+  const View* const operands[3] = {&c, &a, &b};
+  for_rows(call, y, operands, [&](const int64_t (&offset)[3], int64_t at, int64_t n) {
+    const int last = y.rank - 1;
+    for (int64_t i = 0; i < n; i++) {
+      const bool yes = c.u8()[offset[0] + (last < 0 ? 0 : i * c.stride[last])];
+      y.u32()[at + i] = yes ? a.u32()[offset[1] + (last < 0 ? 0 : i * a.stride[last])]
+                            : b.u32()[offset[2] + (last < 0 ? 0 : i * b.stride[last])];
+    }
+  });
+  return true;
+}
+
+}  // namespace
+}  // namespace auxgrad
+
+AUXGRAD_KERNELS({"add", add}, {"sub", sub}, {"mul", mul}, {"div", divide}, {"maximum", maximum}, {"minimum", minimum},
+                {"pow", power}, {"eq", equal}, {"ne", not_equal}, {"lt", less}, {"le", less_equal}, {"gt", greater},
+                {"ge", greater_equal}, {"where", where})

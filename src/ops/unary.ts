@@ -1,31 +1,117 @@
-import { apply, defineOp, expectDType, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
+import type { DType } from '../tensor/dtype'
 import { Tensor } from '../tensor/tensor'
 
-// Example of an op family: elementwise functions of one tensor. Each row: shape rule, kernel, derivative.
+// Elementwise functions of one tensor. A row: name, derivative.
 
-const unary = (name: string, derive: Op<undefined>['derive']): Op<undefined> =>
-  defineOp({
+const unary = <A = undefined>(name: string, derive?: (d: Derivation<A>) => Tensor, numbers?: (attrs: A) => number[]): Op<A> =>
+  defineOp<A>({
     name,
     infer: ([x]) => {
       expectDType(name, 'input', x!, 'f32')
-      return [x!]
+      return [{ shape: x!.shape, dtype: 'f32' }]
     },
-    kernel: () => ({ name }),
-    derive,
+    kernel: (_, __, attrs) => ({ name, numbers: numbers?.(attrs) }),
+    derive: derive && ((d) => [derive(d)]),
     strided: 'all',
     inplace: [0],
   })
 
-const reluGrad = unary('relu_grad', undefined)
-const relu = unary('relu', (d) => [apply(reluGrad, [d.grad(), d.output()], undefined)[0]])
+/** dx from dy and the kept x or y. */
+const gradient = <A = undefined>(name: string, numbers?: (attrs: A) => number[]): Op<A> =>
+  defineOp<A>({
+    name,
+    infer: ([dy]) => [{ shape: dy!.shape, dtype: 'f32' }],
+    kernel: (_, __, attrs) => ({ name, numbers: numbers?.(attrs) }),
+    strided: 'all',
+    inplace: [0],
+  })
+
+const one = <A>(op: Op<A>, inputs: Tensor[], attrs: A): Tensor => apply(op, inputs, attrs)[0]
+
+export const reluGrad = gradient('relu_grad')
+const sigmoidGrad = gradient('sigmoid_grad')
+const tanhGrad = gradient('tanh_grad')
+const geluGrad = gradient('gelu_grad')
+const siluGrad = gradient('silu_grad')
+type Range = { low: number; high: number }
+const range = (a: Range): number[] => [a.low, a.high]
+const clampGrad = gradient<Range>('clamp_grad', range)
+
+const neg = unary('neg', (d) => d.grad()!.neg())
+const abs = unary('abs', (d) => d.grad()!.mul(d.input(0).sign()))
+const exp = unary('exp', (d) => d.grad()!.mul(d.output()))
+const log = unary('log', (d) => d.grad()!.div(d.input(0)))
+const sqrt = unary('sqrt', (d) => d.grad()!.div(d.output()).mul(0.5))
+const rsqrt = unary('rsqrt', (d) => { const y = d.output(); return d.grad()!.mul(y.mul(y).mul(y)).mul(-0.5) })
+const square = unary('square', (d) => d.grad()!.mul(d.input(0)).mul(2))
+const reciprocal = unary('reciprocal', (d) => { const y = d.output(); return d.grad()!.mul(y.mul(y)).neg() })
+const tanh = unary('tanh', (d) => one(tanhGrad, [d.grad()!, d.output()], undefined))
+const sigmoid = unary('sigmoid', (d) => one(sigmoidGrad, [d.grad()!, d.output()], undefined))
+const erf = unary('erf', (d) => d.grad()!.mul(d.input(0).square().neg().exp()).mul(2 / Math.sqrt(Math.PI)))
+const gelu = unary('gelu', (d) => one(geluGrad, [d.grad()!, d.input(0)], undefined))
+const silu = unary('silu', (d) => one(siluGrad, [d.grad()!, d.input(0)], undefined))
+/** @internal */
+export const relu = unary('relu', (d) => one(reluGrad, [d.grad()!, d.output()], undefined))
+const sign = { ...unary('sign'), constant: true }
+const floor = { ...unary('floor'), constant: true }
+const ceil = { ...unary('ceil'), constant: true }
+const clamp = unary<Range>('clamp', (d) => one(clampGrad, [d.grad()!, d.input(0)], d.attrs), range)
+const addScalar = unary<{ value: number }>('add_scalar', (d) => d.grad()!, (a) => [a.value])
+const mulScalar = unary<{ value: number }>('mul_scalar', (d) => d.grad()!.mul(d.attrs.value), (a) => [a.value])
+
+/** @internal Elementwise with a JavaScript number. */
+export const scalarAdd = (x: Tensor, value: number): Tensor => one(addScalar, [x], { value })
+/** @internal */
+export const scalarMul = (x: Tensor, value: number): Tensor => one(mulScalar, [x], { value })
+
+const castOp = defineOp<{ dtype: DType }>({
+  name: 'cast',
+  infer: ([x], { dtype }) => [{ shape: x!.shape, dtype }],
+  kernel: () => ({ name: 'cast' }),
+  derive: (d) => [d.spec(0).dtype === 'f32' || d.spec(0).dtype === 'bf16' ? d.grad()!.cast(d.spec(0).dtype) : undefined],
+  strided: 'all',
+})
 
 declare module '../tensor/tensor' {
   interface Tensor {
+    /** −x. */
+    neg(): Tensor
+    abs(): Tensor
+    exp(): Tensor
+    /** Natural logarithm. */
+    log(): Tensor
+    sqrt(): Tensor
+    /** 1/√x. */
+    rsqrt(): Tensor
+    square(): Tensor
+    reciprocal(): Tensor
+    tanh(): Tensor
+    sigmoid(): Tensor
+    erf(): Tensor
+    /** x Φ(x), with the error function (Hendrycks & Gimpel 2016). */
+    gelu(): Tensor
+    /** x sigmoid(x). */
+    silu(): Tensor
     /** max(x, 0), elementwise; NaN stays NaN. */
     relu(): Tensor
+    /** −1, 0 or 1; its gradient is zero. */
+    sign(): Tensor
+    floor(): Tensor
+    ceil(): Tensor
+    /** Values below `low` or above `high` become these. */
+    clamp(low: number, high: number): Tensor
+    /** The same values as another dtype. */
+    cast(dtype: DType): Tensor
   }
 }
 
-Tensor.prototype.relu = function () {
-  return apply(relu, [this], undefined)[0]
+const methods = { neg, abs, exp, log, sqrt, rsqrt, square, reciprocal, tanh, sigmoid, erf, gelu, silu, relu, sign, floor, ceil }
+for (const [name, op] of Object.entries(methods))
+  Object.defineProperty(Tensor.prototype, name, { value: function (this: Tensor) { return one(op, [this], undefined) }, writable: true })
+Tensor.prototype.clamp = function (low, high) {
+  return one(clamp, [this], { low, high })
+}
+Tensor.prototype.cast = function (dtype) {
+  return dtype === this.dtype ? this : one(castOp, [this], { dtype })
 }

@@ -1,0 +1,95 @@
+// One vector of floats of the instruction set at hand, in the compilers' vector extensions: +, *, <, ?: work on it.
+#pragma once
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+#include "../unit.h"
+
+#if defined(__clang__)
+#define AUXGRAD_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define AUXGRAD_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace auxgrad {
+namespace {
+
+// kTileRows x 2 accumulators, two right operands and a broadcast fill the register file.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kTileRows = 14;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8, kTileRows = 6;
+#elif defined(__ARM_NEON)
+constexpr int kLanes = 4, kTileRows = 12;
+#else
+constexpr int kLanes = 4, kTileRows = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
+
+inline Vec load(const float* p) {
+  Vec v;
+  memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline void store(float* p, Vec v) { memcpy(p, &v, sizeof(v)); }
+
+inline Vec broadcast(float x) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_set1_ps(x);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_set1_ps(x);
+#else
+  return Vec{x, x, x, x};
+#endif
+}
+
+// a * b + c, rounded once where the machine can.
+inline Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON)
+  return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+inline void set_zero(float* target, int64_t n) {
+  if (n > 0) memset(target, 0, static_cast<size_t>(n) * 4);
+}
+
+// The first n lanes (n < kLanes) from memory, zeros behind them.
+inline Vec load_part(const float* p, int64_t n) {
+  Vec v = {};
+  memcpy(&v, p, static_cast<size_t>(n) * 4);
+  return v;
+}
+inline void store_part(float* p, Vec v, int64_t n) { memcpy(p, &v, static_cast<size_t>(n) * 4); }
+
+// Access to a whole vector, and to the ragged end of a row: code over channels is written once for both.
+struct WholeLanes {
+  Vec load(const float* p) const { return auxgrad::load(p); }
+  void store(float* p, Vec v) const { auxgrad::store(p, v); }
+  static constexpr int64_t count() { return kLanes; }
+};
+struct PartLanes {
+  int64_t n;
+  Vec load(const float* p) const { return load_part(p, n); }
+  void store(float* p, Vec v) const { store_part(p, v, n); }
+  int64_t count() const { return n; }
+};
+template <class F>
+inline void each_vector(int64_t begin, int64_t end, const F& f) {
+  int64_t c = begin;
+  for (; c + kLanes <= end; c += kLanes) f(c, WholeLanes());
+  if (c < end) f(c, PartLanes{end - c});
+}
+
+}  // namespace
+}  // namespace auxgrad

@@ -1,0 +1,194 @@
+// Weight gradient: dw[o][tap][c] = sum over output positions of dy[.][o] * x[position under tap][c].
+//
+// A task owns a part of dw (some output channels x some input channels, all taps) and a chunk of the positions. It
+// walks the blocks of its chunk: packs the stripe of x and the rows of dy, and adds their product, transposed, to its
+// partial sums. Where dw is small, several chunks of positions give several partial sums, added in a fixed order.
+#pragma once
+#include "stripe.h"
+#include "tile.h"
+
+namespace auxgrad {
+namespace {
+
+constexpr int64_t kGradTokens = 192;        // positions of a block
+constexpr int64_t kGradWidth = 64;          // output channels of a part, at least
+constexpr int64_t kGradDepth = 64;          // input channels of a part
+constexpr int64_t kGradPart = 48 * 1024;    // floats of a part, about
+constexpr int64_t kGradTasks = 16;          // wanted
+constexpr int64_t kGradPartials = 320 * 1024;  // floats of all partial sums, if there are several chunks
+
+struct WeightGradient {
+  Image image;
+  int64_t images;
+  Axis vertical, horizontal;
+  const float* dy;
+  int64_t out_rows, out_columns, out_channels;
+  int64_t groups, depth, width;
+  float* dw;
+};
+
+struct WeightGradientPlan {
+  Blocks blocks;
+  int64_t slices;    // of the input channels
+  int64_t part;      // output channels of a task
+  int64_t parts;     // in a group
+  int64_t chunks;    // of the blocks
+  int64_t sum;       // floats of the partial sums of one part
+  int64_t workspace; // floats of one thread
+};
+
+inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
+  WeightGradientPlan plan;
+  const int64_t taps = p.vertical.taps * p.horizontal.taps;
+  plan.blocks = cut_blocks(p.images, p.vertical, p.horizontal, p.depth, kGradDepth, kGradTokens, kStripe);
+  plan.slices = ceil_div(p.depth, plan.blocks.depth);
+  const int64_t reach = taps * plan.blocks.depth, panels = ceil_div(p.width, kPanel);
+  int64_t part = max64(kGradWidth, kGradPart / max64(1, reach)) / kPanel;
+  // Narrower parts rather than too few tasks, but not so narrow that packing x again costs more than it saves.
+  const int64_t narrow = max64(1, min64(kGradWidth, ceil_div(4 * kGradWidth, max64(1, taps))) / kPanel);
+  while (part > narrow && p.groups * plan.slices * ceil_div(panels, part) < kGradTasks) part = max64(narrow, part / 2);
+  plan.part = even_size(panels, min64(part, max64(1, panels))) * kPanel;
+  plan.parts = ceil_div(p.width, plan.part);
+  plan.sum = reach * min64(plan.part, p.width <= kLanes ? kLanes : plan.part);
+  const int64_t tasks = max64(1, p.groups * plan.slices * plan.parts);
+  plan.chunks = max64(1, min64(min64(kGradTasks / tasks, kGradPartials / max64(1, tasks * plan.sum)), plan.blocks.count()));
+  plan.workspace = (plan.blocks.stripe + 16) / 16 * 16 +
+                   plan.blocks.images * plan.blocks.rows * plan.blocks.columns * plan.part +
+                   (plan.chunks == 1 ? plan.sum : 0);
+  return plan;
+}
+
+inline int64_t weight_gradient_scratch(const WeightGradient& p, int threads) {
+  const WeightGradientPlan plan = plan_weight_gradient(p);
+  const int64_t tasks = p.groups * plan.slices * plan.parts;
+  return (plan.workspace * threads + (plan.chunks > 1 ? plan.chunks * tasks * plan.sum : 0)) * 4;
+}
+
+// Rows of dy of a block as panels of columns, [panel][token][width].
+inline void pack_gradient(float* target, const WeightGradient& p, const Block& k, int64_t channel, int64_t columns) {
+  for (int64_t c = 0; c < columns; c += kPanel) {
+    const int64_t width = panel_width(columns, c), n = min64(width, columns - c);
+    for (int64_t image = 0; image < k.images; image++)
+      for (int64_t i = 0; i < k.rows; i++) {
+        const float* row =
+            p.dy + (((k.n0 + image) * p.out_rows + k.i0 + i) * p.out_columns + k.j0) * p.out_channels + channel + c;
+        for (int64_t j = 0; j < k.columns; j++, row += p.out_channels, target += width) {
+          int64_t v = 0;
+          for (; v + kLanes <= n; v += kLanes) store(target + v, load(row + v));
+          if (v < width) store(target + v, load_part(row + v, n - v));
+        }
+      }
+  }
+}
+
+// Adds the product of one block to the sums of a part, [panel][tap][channel][width]; the first block overwrites them.
+inline void add_block(const WeightGradient& p, const Block& k, const float* stripe, int64_t depth, const float* panels,
+                      int64_t columns, float* sum, bool first) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const Pitch pitch = stripe_pitch(k, v, h, depth);
+  // Taps side by side in the stripe make one run of rows.
+  const bool merged = h.taps <= 1 || h.tap_step == 1;
+  const int64_t runs = merged ? 1 : h.taps, length = (merged ? h.taps : 1) * depth;
+  const int64_t tiles = ceil_div(length, kTileRows), tokens = k.tokens();
+  Tile t;
+  t.runs = {k.images, pitch.image, k.rows, pitch.row, k.columns};
+  t.step = pitch.column;
+  t.accumulate = !first;
+  t.bias = nullptr;
+  t.relu = false;
+  t.panel = panels;
+  for (int64_t c = 0; c < columns; c += kPanel) {
+    const int64_t width = panel_width(columns, c);
+    t.columns = width;
+    for (int64_t i = 0; i < v.taps; i++)
+      for (int64_t j = 0; j < runs; j++) {
+        const float* left = stripe + i * v.tap_step * k.stripe_columns * depth + j * h.tap_step * depth;
+        for (int64_t tile = 0; tile < tiles; tile++) {
+          const int64_t m0 = even_start(length, tiles, tile), m1 = even_start(length, tiles, tile + 1);
+          t.row[0] = left + m0;
+          for (int64_t m = m0; m < m1; m++) t.out[m - m0] = sum + m * width;
+          run_tile<true>(t, static_cast<int>(m1 - m0));
+        }
+        sum += length * width;
+      }
+    t.panel += tokens * width;
+  }
+}
+
+// dw of a part = its partial sums, added in the order of the chunks and transposed.
+inline void write_part(const WeightGradient& p, float* const* sums, int64_t chunks, int64_t out_channel,
+                       int64_t columns, int64_t channel, int64_t depth) {
+  const int64_t taps = p.vertical.taps * p.horizontal.taps;
+  int64_t offset = 0;
+  for (int64_t c = 0; c < columns; c += kPanel) {
+    const int64_t width = panel_width(columns, c), n = min64(width, columns - c);
+    for (int64_t tap = 0; tap < taps; tap++)
+      for (int64_t d = 0; d < depth; d += 8) {
+        // Eight channels at a time: as many rows of sums, and short runs of dw.
+        const int64_t rows = min64(8, depth - d);
+        float block[8 * kPanel];
+        for (int64_t r = 0; r < rows; r++)
+          for (int64_t v = 0; v < width; v += kLanes) {
+            const int64_t at = offset + (tap * depth + d + r) * width + v;
+            Vec total = load(sums[0] + at);
+            for (int64_t s = 1; s < chunks; s++) total += load(sums[s] + at);
+            store(block + r * kPanel + v, total);
+          }
+        for (int64_t o = 0; o < n; o++) {
+          float* to = p.dw + ((out_channel + c + o) * taps + tap) * p.depth + channel + d;
+          for (int64_t r = 0; r < rows; r++) to[r] = block[r * kPanel + o];
+        }
+      }
+    offset += taps * depth * width;
+  }
+}
+
+inline void run_weight_gradient(const Call& call, const WeightGradient& p) {
+  const int64_t taps = p.vertical.taps * p.horizontal.taps;
+  const int64_t total = p.groups * p.width * taps * p.depth;
+  if (total == 0) return;
+  if (p.images * p.vertical.count * p.horizontal.count == 0) return set_zero(p.dw, total);
+  const WeightGradientPlan plan = plan_weight_gradient(p);
+  const Blocks& b = plan.blocks;
+  float* workspace = static_cast<float*>(call.scratch);
+  float* partial = workspace + plan.workspace * call.pool->threads();
+  const int64_t tasks = p.groups * plan.slices * plan.parts;
+
+  struct Part {
+    int64_t group, from, columns, channel, depth;
+  };
+  const auto part_at = [&](int64_t task) {
+    Part a;
+    a.channel = task % plan.slices * b.depth;
+    a.from = task / plan.slices % plan.parts * plan.part;
+    a.group = task / plan.slices / plan.parts;
+    a.columns = min64(plan.part, p.width - a.from);
+    a.depth = min64(b.depth, p.depth - a.channel);
+    return a;
+  };
+  parallel_tasks(call, tasks * plan.chunks, [&](int64_t task, int thread) {
+    const int64_t chunk = task / tasks;
+    const Part a = part_at(task % tasks);
+    float* stripe = workspace + thread * plan.workspace;
+    float* panels = stripe + (b.stripe + 16) / 16 * 16;
+    float* sum = plan.chunks == 1 ? panels + b.images * b.rows * b.columns * plan.part : partial + task * plan.sum;
+    const int64_t begin = even_start(b.count(), plan.chunks, chunk), end = even_start(b.count(), plan.chunks, chunk + 1);
+    for (int64_t i = begin; i < end; i++) {
+      const Block k = block_at(b, p.images, p.vertical, p.horizontal, i);
+      pack_block(stripe, p.image, k, p.vertical, p.horizontal, a.group * p.depth + a.channel, a.depth);
+      pack_gradient(panels, p, k, a.group * p.width + a.from, a.columns);
+      add_block(p, k, stripe, a.depth, panels, a.columns, sum, i == begin);
+    }
+    if (plan.chunks == 1) write_part(p, &sum, 1, a.group * p.width + a.from, a.columns, a.channel, a.depth);
+  });
+  if (plan.chunks == 1) return;
+  parallel_tasks(call, tasks, [&](int64_t task, int) {
+    const Part a = part_at(task);
+    float* sums[kGradTasks];
+    for (int64_t s = 0; s < plan.chunks; s++) sums[s] = partial + (s * tasks + task) * plan.sum;
+    write_part(p, sums, plan.chunks, a.group * p.width + a.from, a.columns, a.channel, a.depth);
+  });
+}
+
+}  // namespace
+}  // namespace auxgrad

@@ -1,0 +1,238 @@
+// Windowed products, forward and input gradient alike: every output position is a sum over taps and channels of a
+// neighbourhood of the source image times packed weights.
+//
+// For each slice of channels: pack its weights for all outputs, then let tasks (a block of outputs x a part of the
+// output channels) pack the stripe of the image they read and run register tiles over it. Nothing is unfolded: taps
+// are offsets into the stripe.
+#pragma once
+#include "bits.h"
+#include "stripe.h"
+#include "tile.h"
+
+namespace auxgrad {
+namespace {
+
+constexpr int64_t kReduction = 576;      // taps x channels of one slice: partial sums in registers for that long
+constexpr int64_t kTokens = 256;         // outputs of a block
+constexpr int64_t kPacked = 384 * 1024;  // floats of packed weights of a slice, unless one panel is more
+constexpr int64_t kTasks = 32;           // wanted, to keep many threads busy
+
+struct Product {
+  Image image;
+  int64_t images;
+  Axis vertical, horizontal;  // of one phase of the output
+  float* out;
+  int64_t out_rows, out_columns, out_channels;
+  int64_t groups, depth, width;  // channels read and written per group
+  // Weights: element (tap, k, c) of group g at data[g * group + tap * tap_step + k * k_step + c * c_step].
+  const float* weight;
+  int64_t weight_group, tap_step, k_step, c_step, kernel_columns;
+  const float* bias;
+  bool relu;
+  uint32_t* mask;  // bits of out > 0, or null; only for a single phase
+};
+
+struct ProductPlan {
+  Blocks blocks;
+  int64_t slices;  // of the channels read
+  int64_t wave;    // output channels whose weights are packed at a time
+  int64_t packed;  // floats of packed weights, all groups
+  int64_t part;    // output channels of a task
+};
+
+inline int64_t taps_of(const Product& p) { return p.vertical.taps * p.horizontal.taps; }
+
+inline ProductPlan plan_product(const Product& p) {
+  ProductPlan plan;
+  const int64_t taps = max64(1, taps_of(p));
+  plan.blocks = cut_blocks(p.images, p.vertical, p.horizontal, p.depth, max64(16, kReduction / taps), kTokens, kStripe);
+  const int64_t reduction = taps * plan.blocks.depth;
+  plan.slices = max64(1, ceil_div(p.depth, plan.blocks.depth));
+  const int64_t panels = ceil_div(p.width, kPanel);
+  const int64_t wave = max64(1, min64(panels, kPacked / (reduction * kPanel * p.groups)));
+  plan.wave = even_size(panels, wave) * kPanel;
+  plan.packed = p.groups * reduction * (p.width <= kLanes ? kLanes : plan.wave);
+  const int64_t blocks = max64(1, plan.blocks.count() * p.groups);
+  const int64_t wanted = max64(1, min64(ceil_div(kTasks, blocks), plan.wave / 64));
+  plan.part = even_size(plan.wave / kPanel, ceil_div(plan.wave / kPanel, wanted)) * kPanel;
+  return plan;
+}
+
+inline int64_t product_scratch(const Product& p, int threads) {
+  const ProductPlan plan = plan_product(p);
+  return (plan.packed + (plan.blocks.stripe + 16) / 16 * 16 * threads) * 4;
+}
+
+// target[k][width] = source[k * k_step + c * c_step], zeros from column `columns` on.
+inline void pack_panel(float* target, const float* source, int64_t depth, int64_t k_step, int64_t columns,
+                       int64_t c_step, int64_t width) {
+  if (c_step == 1) {
+    for (int64_t k = 0; k < depth; k++, target += width, source += k_step) {
+      memcpy(target, source, static_cast<size_t>(columns) * 4);
+      set_zero(target + columns, width - columns);
+    }
+    return;
+  }
+  typedef float Four __attribute__((vector_size(16)));
+  const auto four = [](const float* p) {
+    Four v;
+    memcpy(&v, p, 16);
+    return v;
+  };
+  const int64_t whole = k_step == 1 ? depth / 4 * 4 : 0;
+  int64_t c = 0;
+  for (; c + 4 <= columns; c += 4) {
+    const float* s = source + c * c_step;
+    float* t = target + c;
+    for (int64_t k = 0; k < whole; k += 4, t += 4 * width) {
+      const Four a = four(s + k), b = four(s + c_step + k), d = four(s + 2 * c_step + k), e = four(s + 3 * c_step + k);
+      const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), de = __builtin_shufflevector(d, e, 0, 4, 1, 5);
+      const Four ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7), de2 = __builtin_shufflevector(d, e, 2, 6, 3, 7);
+      const Four rows[4] = {
+          __builtin_shufflevector(ab, de, 0, 1, 4, 5), __builtin_shufflevector(ab, de, 2, 3, 6, 7),
+          __builtin_shufflevector(ab2, de2, 0, 1, 4, 5), __builtin_shufflevector(ab2, de2, 2, 3, 6, 7)};
+      for (int i = 0; i < 4; i++) memcpy(t + i * width, &rows[i], 16);
+    }
+    for (int64_t k = whole; k < depth; k++)
+      for (int64_t i = 0; i < 4; i++) target[k * width + c + i] = s[k * k_step + i * c_step];
+  }
+  for (int64_t k = 0; k < depth; k++) {
+    for (int64_t i = c; i < columns; i++) target[k * width + i] = source[k * k_step + i * c_step];
+    set_zero(target + k * width + columns, width - columns);
+  }
+}
+
+// Weights of channels [channel, channel + depth) and output channels [from, from + columns) of every group.
+inline void pack_weights(const Call& call, const Product& p, float* target, int64_t channel, int64_t depth,
+                         int64_t from, int64_t columns) {
+  const int64_t taps = taps_of(p), reduction = taps * depth;
+  const int64_t panels = ceil_div(columns, kPanel);
+  const int64_t group_floats = reduction * (p.width <= kLanes ? kLanes : panels * kPanel);
+  parallel_tasks(call, p.groups * panels, [&](int64_t task, int) {
+    const int64_t g = task / panels, c = task % panels * kPanel, width = panel_width(columns, c);
+    float* to = target + g * group_floats + c * reduction;
+    const float* source = p.weight + g * p.weight_group + channel * p.k_step + (from + c) * p.c_step;
+    for (int64_t i = 0; i < p.vertical.taps; i++)
+      for (int64_t j = 0; j < p.horizontal.taps; j++, to += depth * width) {
+        const int64_t tap = (p.vertical.kernel_start + i * p.vertical.kernel_step) * p.kernel_columns +
+                            p.horizontal.kernel_start + j * p.horizontal.kernel_step;
+        pack_panel(to, source + tap * p.tap_step, depth, p.k_step, min64(width, columns - c), p.c_step, width);
+      }
+  });
+}
+
+// Outputs [t0, t0 + tokens) of a block lie in a row only if it spans whole image rows: then the words of the mask
+// inside of it are packed while it is in cache.
+inline bool rows_are_whole(const Product& p, const Blocks& b) { return b.columns >= p.horizontal.count; }
+
+struct Span {
+  int64_t begin, end;
+};
+// Tokens of the block that holds token t.
+inline Span block_tokens(const Product& p, const Blocks& b, int64_t t) {
+  const int64_t image = p.vertical.count * p.horizontal.count, n = t / image;
+  if (b.rows >= p.vertical.count) {
+    const int64_t n0 = n / b.images * b.images;
+    return {n0 * image, min64(p.images, n0 + b.images) * image};
+  }
+  const int64_t i0 = (t % image) / p.horizontal.count / b.rows * b.rows;
+  return {n * image + i0 * p.horizontal.count,
+          n * image + min64(p.vertical.count, i0 + b.rows) * p.horizontal.count};
+}
+
+// Words of the mask that no block holds alone.
+inline void finish_mask(const Call& call, const Product& p, const Blocks& b) {
+  const int64_t tokens = p.images * p.out_rows * p.out_columns;
+  parallel_ranges(call, ceil_div(tokens, 32), max64(1, 4096 / p.out_channels), [&](int64_t begin, int64_t end) {
+    for (int64_t w = begin; w < end; w++)
+      if (!rows_are_whole(p, b) || block_tokens(p, b, w * 32).end < min64(tokens, w * 32 + 32))
+        pack_positive(p.out, tokens, p.out_channels, p.mask, w, w + 1, 0, p.out_channels);
+  });
+}
+
+// Addresses of the tokens of a block, in its stripe and in the output.
+struct Addresses {
+  int32_t source[kTokens];
+  int64_t out[kTokens];
+};
+
+inline void find_addresses(const Product& p, const Block& k, const Pitch& pitch, Addresses& a) {
+  int64_t t = 0;
+  for (int64_t n = 0; n < k.images; n++)
+    for (int64_t i = 0; i < k.rows; i++) {
+      const int64_t row = p.vertical.out_start + (k.i0 + i) * p.vertical.out_step;
+      const int64_t line = ((k.n0 + n) * p.out_rows + row) * p.out_columns;
+      for (int64_t j = 0; j < k.columns; j++, t++) {
+        a.source[t] = static_cast<int32_t>(n * pitch.image + i * pitch.row + j * pitch.column);
+        const int64_t column = p.horizontal.out_start + (k.j0 + j) * p.horizontal.out_step;
+        a.out[t] = (line + column) * p.out_channels;
+      }
+    }
+}
+
+// Taps side by side in the stripe make one run.
+inline Runs tap_runs(const Product& p, const Block& k, int64_t depth) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const int64_t line = k.stripe_columns * depth;
+  if (h.taps <= 1 || h.tap_step == 1) return {v.taps, v.tap_step * line, 1, 0, h.taps * depth};
+  return {v.taps, v.tap_step * line, h.taps, h.tap_step * depth, depth};
+}
+
+inline void run_product(const Call& call, const Product& p) {
+  const ProductPlan plan = plan_product(p);
+  const Blocks& b = plan.blocks;
+  if (p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0) return;
+  float* packed = static_cast<float*>(call.scratch);
+  float* stripes = packed + plan.packed;
+  const int64_t stripe_floats = (b.stripe + 16) / 16 * 16;
+
+  for (int64_t from = 0; from < p.width; from += plan.wave)
+    for (int64_t slice = 0; slice < plan.slices; slice++) {
+      const int64_t channel = slice * b.depth, depth = min64(b.depth, p.depth - channel);
+      const int64_t columns = min64(plan.wave, p.width - from), reduction = taps_of(p) * depth;
+      const int64_t group_floats = reduction * (p.width <= kLanes ? kLanes : ceil_div(columns, kPanel) * kPanel);
+      const bool last = slice == plan.slices - 1;
+      pack_weights(call, p, packed, channel, depth, from, columns);
+
+      const int64_t parts = ceil_div(columns, plan.part), count = b.count();
+      parallel_tasks(call, p.groups * parts * count, [&](int64_t task, int thread) {
+        const Block k = block_at(b, p.images, p.vertical, p.horizontal, task % count);
+        const int64_t g = task / count / parts, part = task / count % parts * plan.part;
+        float* stripe = stripes + thread * stripe_floats;
+        Addresses at;
+        find_addresses(p, k, stripe_pitch(k, p.vertical, p.horizontal, depth), at);
+        if (reduction > 0) pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth);
+
+        Tile t;
+        t.runs = tap_runs(p, k, depth);
+        t.step = 1;
+        t.accumulate = slice > 0;
+        t.relu = last && p.relu;
+        const int64_t tokens = k.tokens(), tiles = ceil_div(tokens, kTileRows), end = min64(columns, part + plan.part);
+        for (int64_t c = part; c < end; c += kPanel) {
+          t.panel = packed + g * group_floats + c * reduction;
+          t.columns = min64(kPanel, columns - c);
+          const int64_t out_channel = g * p.width + from + c;
+          t.bias = last && p.bias ? p.bias + out_channel : nullptr;
+          for (int64_t i = 0; i < tiles; i++) {
+            const int64_t t0 = even_start(tokens, tiles, i), t1 = even_start(tokens, tiles, i + 1);
+            for (int64_t m = t0; m < t1; m++) {
+              t.row[m - t0] = stripe + at.source[m];
+              t.out[m - t0] = p.out + at.out[m] + out_channel;
+            }
+            run_tile<false>(t, static_cast<int>(t1 - t0));
+          }
+        }
+        if (last && p.mask && rows_are_whole(p, b)) {
+          const int64_t all = p.images * p.out_rows * p.out_columns, t0 = at.out[0] / p.out_channels, t1 = t0 + tokens;
+          const int64_t channels = g * p.width + from;
+          pack_positive(p.out, all, p.out_channels, p.mask, ceil_div(t0, 32), t1 == all ? ceil_div(t1, 32) : t1 / 32,
+                        channels + part, channels + end);
+        }
+      });
+    }
+  if (p.mask) finish_mask(call, p, b);
+}
+
+}  // namespace
+}  // namespace auxgrad

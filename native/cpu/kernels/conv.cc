@@ -1,0 +1,248 @@
+// Convolutions of channels-last images: x [N, H, W, C], w [O, KH, KW, C / groups], y [N, P, Q, O].
+// Numbers of all: strideH, strideW, padTop, padLeft, dilationH, dilationW, groups; the output's shape implies the
+// padding at the other ends.
+#include "../conv/depthwise.h"
+#include "../conv/weight_grad.h"
+#include "../conv/window.h"
+
+namespace auxgrad {
+namespace {
+
+struct Attributes {
+  int64_t stride[2], pad[2], dilation[2], groups;
+};
+
+inline Attributes attributes(const Call& call) {
+  return {{call.integer(0), call.integer(1)}, {call.integer(2), call.integer(3)},
+          {call.integer(4), call.integer(5)}, call.integer(6)};
+}
+
+inline Image image_of(const View& v) { return {v.f32(), v.shape[1], v.shape[2], v.shape[3]}; }
+
+inline bool is_depthwise(const View& w, const Attributes& a) { return w.shape[3] == 1 && w.shape[0] == a.groups && a.groups > 1; }
+
+// A 1x1 kernel at stride 1 without padding sees no neighbours: all positions make one row.
+inline bool is_pointwise(const View& w, const Attributes& a, const View& x, const View& y) {
+  return w.shape[1] == 1 && w.shape[2] == 1 && a.stride[0] == 1 && a.stride[1] == 1 && a.pad[0] == 0 &&
+         a.pad[1] == 0 && x.shape[1] == y.shape[1] && x.shape[2] == y.shape[2];
+}
+
+// Whether the views of a call make a convolution: what keeps reads and writes inside of them.
+inline bool check(const Call& call, const View& x, const View& w, const View& y) {
+  const Attributes a = attributes(call);
+  const bool fits = x.rank == 4 && w.rank == 4 && y.rank == 4 && a.groups >= 1 && a.stride[0] >= 1 &&
+                    a.stride[1] >= 1 && a.dilation[0] >= 1 && a.dilation[1] >= 1 && x.shape[0] == y.shape[0] &&
+                    w.shape[3] * a.groups == x.shape[3] && w.shape[0] == y.shape[3] && w.shape[0] % a.groups == 0;
+  if (fits && x.contiguous() && w.contiguous() && y.contiguous()) return true;
+  return call.failure->set(ErrorCode::invalid_argument,
+                           "conv2d: expected contiguous x [N,H,W,C], w [O,KH,KW,C/groups] and y [N,P,Q,O] that fit, got "
+                           "C = %lld, w of %lld inputs, O = %lld, groups = %lld",
+                           static_cast<long long>(x.shape[3]), static_cast<long long>(w.shape[3]),
+                           static_cast<long long>(y.shape[3]), static_cast<long long>(a.groups));
+}
+
+inline Product forward_product(const Call& call) {
+  const View &x = call.in[0], &w = call.in[1], &y = call.out[0];
+  const Attributes a = attributes(call);
+  Product p = {};
+  p.image = image_of(x);
+  p.images = x.shape[0];
+  p.out = y.f32();
+  p.out_rows = y.shape[1];
+  p.out_columns = y.shape[2];
+  p.out_channels = y.shape[3];
+  p.vertical = forward_axis(y.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0]);
+  p.horizontal = forward_axis(y.shape[2], w.shape[2], a.stride[1], a.pad[1], a.dilation[1]);
+  if (is_pointwise(w, a, x, y)) {
+    p.image.columns = p.out_columns = p.horizontal.count = x.count(0, 3);
+    p.images = p.image.rows = p.out_rows = p.vertical.count = 1;
+  }
+  p.groups = a.groups;
+  p.depth = w.shape[3];
+  p.width = w.shape[0] / a.groups;
+  p.weight = w.f32();
+  p.kernel_columns = w.shape[2];
+  p.tap_step = p.depth;
+  p.k_step = 1;
+  p.c_step = w.shape[1] * w.shape[2] * p.depth;
+  p.weight_group = p.width * p.c_step;
+  return p;
+}
+
+// Positive and negative values of the auxiliary epsilon * s(x).
+inline void set_auxiliary(const Call& call, Image& image) {
+  const float epsilon = call.real(7);
+  image.positive = epsilon;
+  image.negative = call.integer(8) == 0 ? -epsilon : 0.0f;
+}
+
+// conv2d: x, w, bias [O] or absent -> y, signs u32 [ceil(N*H*W/32), C] or absent, mask u32 [ceil(N*P*Q/32), O] or
+// absent. Further numbers: epsilon, alphabet (0: -1/+1, 1: 0/1), activation (0: none, 1: relu).
+// The operand is x + epsilon * s(x), zero in the padding; signs are the bits of x > 0, mask those of y > 0.
+bool conv2d(const Call& call) {
+  const View &x = call.in[0], &w = call.in[1], &bias = call.in[2], &y = call.out[0];
+  if (!check(call, x, w, y)) return false;
+  const Attributes a = attributes(call);
+  const int64_t inputs = x.count(0, 3), outputs = y.count(0, 3);
+  if (call.n_out > 1 && call.out[1]) {
+    parallel_ranges(call, ceil_div(inputs, 32), max64(1, 4096 / max64(1, x.shape[3])), [&](int64_t begin, int64_t end) {
+      pack_positive(x.f32(), inputs, x.shape[3], call.out[1].u32(), begin, end, 0, x.shape[3]);
+    });
+  }
+  const bool relu = call.integer(9) == 1;
+  if (!is_depthwise(w, a)) {
+    Product p = forward_product(call);
+    set_auxiliary(call, p.image);
+    p.bias = bias.f32();
+    p.relu = relu;
+    p.mask = call.n_out > 2 ? call.out[2].u32() : nullptr;
+    run_product(call, p);
+    return true;
+  }
+  Depthwise d = {image_of(x), x.shape[0], {}, {}, y.f32(), y.shape[1], y.shape[2], w.f32(), w.shape[1], w.shape[2],
+                 bias.f32(), relu};
+  d.vertical = forward_axis(y.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0]);
+  d.horizontal = forward_axis(y.shape[2], w.shape[2], a.stride[1], a.pad[1], a.dilation[1]);
+  set_auxiliary(call, d.image);
+  run_depthwise(call, d);
+  if (call.n_out > 2 && call.out[2]) {
+    parallel_ranges(call, ceil_div(outputs, 32), max64(1, 4096 / max64(1, y.shape[3])), [&](int64_t begin, int64_t end) {
+      pack_positive(y.f32(), outputs, y.shape[3], call.out[2].u32(), begin, end, 0, y.shape[3]);
+    });
+  }
+  return true;
+}
+
+int64_t conv2d_scratch(const Call& call, int threads) {
+  const View& w = call.in[1];
+  if (is_depthwise(w, attributes(call))) return w.count() * 4;
+  return product_scratch(forward_product(call), threads);
+}
+
+// Runs f(vertical, horizontal) for every phase of the input gradient: the positions of dx that share their taps.
+template <class F>
+inline void each_phase(const View& dx, const View& w, const Attributes& a, const F& f) {
+  for (int64_t i = 0; i < a.stride[0]; i++)
+    for (int64_t j = 0; j < a.stride[1]; j++)
+      f(gradient_axis(dx.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0], i),
+        gradient_axis(dx.shape[2], w.shape[2], a.stride[1], a.pad[1], a.dilation[1], j));
+}
+
+inline Product gradient_product(const Call& call) {
+  const View &dy = call.in[0], &w = call.in[1], &dx = call.out[0];
+  const Attributes a = attributes(call);
+  Product p = {};
+  p.image = image_of(dy);
+  p.images = dy.shape[0];
+  p.out = dx.f32();
+  p.out_rows = dx.shape[1];
+  p.out_columns = dx.shape[2];
+  p.out_channels = dx.shape[3];
+  if (is_pointwise(w, a, dx, dy)) {
+    p.image.columns = p.out_columns = dy.count(0, 3);
+    p.images = p.image.rows = p.out_rows = 1;
+  }
+  p.groups = a.groups;
+  p.depth = w.shape[0] / a.groups;
+  p.width = w.shape[3];
+  p.weight = w.f32();
+  p.kernel_columns = w.shape[2];
+  p.tap_step = p.width;
+  p.k_step = w.shape[1] * w.shape[2] * p.width;
+  p.c_step = 1;
+  p.weight_group = p.depth * p.k_step;
+  return p;
+}
+
+// Runs f(product) for every phase.
+template <class F>
+inline void each_gradient_product(const Call& call, const F& f) {
+  const View &w = call.in[1], &dx = call.out[0];
+  Product p = gradient_product(call);
+  View flat = dx;
+  flat.shape[1] = p.out_rows;
+  flat.shape[2] = p.out_columns;
+  each_phase(flat, w, attributes(call), [&](const Axis& vertical, const Axis& horizontal) {
+    p.vertical = vertical;
+    p.horizontal = horizontal;
+    f(p);
+  });
+}
+
+// conv2d_input_grad: dy, w -> dx
+bool conv2d_input_grad(const Call& call) {
+  const View &dy = call.in[0], &w = call.in[1], &dx = call.out[0];
+  if (!check(call, dx, w, dy)) return false;
+  const Attributes a = attributes(call);
+  if (!is_depthwise(w, a)) {
+    each_gradient_product(call, [&](const Product& p) { run_product(call, p); });
+    return true;
+  }
+  Depthwise d = {image_of(dy), dy.shape[0], {}, {}, dx.f32(), dx.shape[1], dx.shape[2], w.f32(), w.shape[1], w.shape[2],
+                 nullptr, false};
+  each_phase(dx, w, a, [&](const Axis& vertical, const Axis& horizontal) {
+    d.vertical = vertical;
+    d.horizontal = horizontal;
+    run_depthwise(call, d);
+  });
+  return true;
+}
+
+int64_t conv2d_input_grad_scratch(const Call& call, int threads) {
+  const View& w = call.in[1];
+  if (is_depthwise(w, attributes(call))) return w.count() * 4;
+  int64_t bytes = 0;
+  each_gradient_product(call, [&](const Product& p) { bytes = max64(bytes, product_scratch(p, threads)); });
+  return bytes;
+}
+
+inline WeightGradient weight_gradient(const Call& call) {
+  const View &dy = call.in[0], &x = call.in[1], &dw = call.out[0];
+  const Attributes a = attributes(call);
+  WeightGradient p = {};
+  p.image = image_of(x);
+  p.images = x.shape[0];
+  p.vertical = forward_axis(dy.shape[1], dw.shape[1], a.stride[0], a.pad[0], a.dilation[0]);
+  p.horizontal = forward_axis(dy.shape[2], dw.shape[2], a.stride[1], a.pad[1], a.dilation[1]);
+  p.dy = dy.f32();
+  p.out_rows = dy.shape[1];
+  p.out_columns = dy.shape[2];
+  p.out_channels = dy.shape[3];
+  if (is_pointwise(dw, a, x, dy)) {
+    p.image.columns = p.out_columns = p.horizontal.count = x.count(0, 3);
+    p.images = p.image.rows = p.out_rows = p.vertical.count = 1;
+  }
+  p.groups = a.groups;
+  p.depth = dw.shape[3];
+  p.width = dw.shape[0] / a.groups;
+  p.dw = dw.f32();
+  return p;
+}
+
+inline DepthwiseGradient depthwise_gradient(const Call& call) {
+  const View &dy = call.in[0], &x = call.in[1], &dw = call.out[0];
+  const Attributes a = attributes(call);
+  return {image_of(x), x.shape[0],
+          forward_axis(dy.shape[1], dw.shape[1], a.stride[0], a.pad[0], a.dilation[0]),
+          forward_axis(dy.shape[2], dw.shape[2], a.stride[1], a.pad[1], a.dilation[1]), dy.f32(), dw.f32()};
+}
+
+// conv2d_weight_grad: dy, x -> dw
+bool conv2d_weight_grad(const Call& call) {
+  if (!check(call, call.in[1], call.out[0], call.in[0])) return false;
+  if (is_depthwise(call.out[0], attributes(call))) run_depthwise_gradient(call, depthwise_gradient(call));
+  else run_weight_gradient(call, weight_gradient(call));
+  return true;
+}
+
+int64_t conv2d_weight_grad_scratch(const Call& call, int threads) {
+  if (is_depthwise(call.out[0], attributes(call))) return depthwise_gradient_scratch(depthwise_gradient(call));
+  return weight_gradient_scratch(weight_gradient(call), threads);
+}
+
+}  // namespace
+}  // namespace auxgrad
+
+AUXGRAD_KERNELS({"conv2d", conv2d, conv2d_scratch},
+                {"conv2d_input_grad", conv2d_input_grad, conv2d_input_grad_scratch},
+                {"conv2d_weight_grad", conv2d_weight_grad, conv2d_weight_grad_scratch})

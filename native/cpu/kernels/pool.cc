@@ -1,0 +1,265 @@
+// Pooling of channels-last images: x [N, H, W, C], y [N, P, Q, C]. Gradients gather: every input sums the outputs
+// whose window holds it, in a fixed order.
+#include "../conv/vec.h"
+
+namespace auxgrad {
+namespace {
+
+struct Range {
+  int64_t begin, end;
+};
+
+// One axis of the windows: output p reads inputs p * stride - pad + k * dilation for k in [0, kernel); adaptive
+// windows are [floor(p * inputs / outputs), ceil((p + 1) * inputs / outputs)).
+struct Windows {
+  int64_t inputs, outputs;
+  int64_t kernel, stride, pad, dilation;
+  bool adaptive;
+
+  // Kernel positions of output p that are inside.
+  Range taps(int64_t p) const {
+    if (adaptive) return {0, ceil_div((p + 1) * inputs, outputs) - start(p)};
+    const int64_t first = start(p);
+    const int64_t begin = first < 0 ? min64(kernel, ceil_div(-first, dilation)) : 0;
+    return {begin, max64(begin, first < inputs ? min64(kernel, ceil_div(inputs - first, dilation)) : 0)};
+  }
+  int64_t start(int64_t p) const { return adaptive ? p * inputs / outputs : p * stride - pad; }
+
+  // Outputs whose window may hold input h.
+  Range readers(int64_t h) const {
+    if (adaptive) return {h * outputs / inputs, ceil_div((h + 1) * outputs, inputs)};
+    const int64_t lowest = h + pad - (kernel - 1) * dilation;
+    return {lowest <= 0 ? 0 : ceil_div(lowest, stride), min64(outputs, (h + pad) / stride + 1)};
+  }
+  // Kernel position of input h in the window of output p, a reader; -1 if the dilation skips it.
+  int64_t tap(int64_t p, int64_t h) const {
+    const int64_t distance = h - start(p);
+    return dilation == 1 ? distance : distance % dilation == 0 ? distance / dilation : -1;
+  }
+};
+
+// Runs f(n, row) for the rows of all images, as many at a time as make a task worth it.
+template <class F>
+inline void each_row(const Call& call, int64_t images, int64_t rows, int64_t work, const F& f) {
+  parallel_ranges(call, images * rows, max64(1, 32768 / max64(1, work)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) f(i / rows, i % rows);
+  });
+}
+
+typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
+
+template <class Lanes>
+inline IntVec load_bytes(const uint8_t* p, Lanes lanes) {
+  Bytes b = {};
+  memcpy(&b, p, static_cast<size_t>(lanes.count()));
+  return __builtin_convertvector(b, IntVec);
+}
+template <class Lanes>
+inline void store_bytes(uint8_t* p, IntVec v, Lanes lanes) {
+  const Bytes b = __builtin_convertvector(v, Bytes);
+  memcpy(p, &b, static_cast<size_t>(lanes.count()));
+}
+
+inline Windows max_windows(const Call& call, int axis, int64_t inputs, int64_t outputs) {
+  return {inputs, outputs, call.integer(axis), call.integer(2 + axis), call.integer(4 + axis), call.integer(6 + axis),
+          false};
+}
+
+// What keeps reads and writes inside the operands.
+inline bool check_pool(const Call& call, const View& x, const View& y) {
+  const bool fits = x.rank == 4 && y.rank == 4 && x.shape[0] == y.shape[0] && x.shape[3] == y.shape[3] &&
+                    x.contiguous() && y.contiguous();
+  if (fits) return true;
+  return call.failure->set(ErrorCode::invalid_argument,
+                           "pooling: expected contiguous x [N,H,W,C] and y [N,P,Q,C], got ranks %d and %d, N = %lld "
+                           "and %lld, C = %lld and %lld",
+                           x.rank, y.rank, static_cast<long long>(x.shape[0]), static_cast<long long>(y.shape[0]),
+                           static_cast<long long>(x.shape[3]), static_cast<long long>(y.shape[3]));
+}
+
+inline bool check_max_pool(const Call& call, const View& x, const View& y) {
+  if (!check_pool(call, x, y)) return false;
+  const int64_t kernel = call.integer(0) * call.integer(1);
+  bool positive = kernel >= 1;
+  for (int i = 0; i < 4; i++) positive = positive && call.integer(i) >= 1;
+  positive = positive && call.integer(6) >= 1 && call.integer(7) >= 1;
+  if (positive && kernel <= 256) return true;
+  return call.failure->set(ErrorCode::invalid_argument,
+                           "max_pool2d: expected positive strides and dilations and a window of 1..256 positions, got "
+                           "%lld x %lld",
+                           static_cast<long long>(call.integer(0)), static_cast<long long>(call.integer(1)));
+}
+
+// max_pool2d: x -> y, index u8 [N, P, Q, C]: the position kh * KW + kw of the first maximum; NaN counts as larger.
+// Numbers: KH, KW, strideH, strideW, padTop, padLeft, dilationH, dilationW. A window outside the image gives -inf, 0.
+bool max_pool2d(const Call& call) {
+  const View &x = call.in[0], &y = call.out[0], &index = call.out[1];
+  if (!check_max_pool(call, x, y)) return false;
+  const int64_t rows = x.shape[1], columns = x.shape[2], channels = x.shape[3];
+  const Windows v = max_windows(call, 0, rows, y.shape[1]), h = max_windows(call, 1, columns, y.shape[2]);
+  each_row(call, y.shape[0], v.outputs, h.outputs * channels * v.kernel * h.kernel, [&](int64_t n, int64_t p) {
+    const Range a = v.taps(p);
+    const float* image = x.f32() + n * rows * columns * channels;
+    for (int64_t q = 0; q < h.outputs; q++) {
+      const Range b = h.taps(q);
+      const int64_t out = ((n * v.outputs + p) * h.outputs + q) * channels;
+      const bool empty = a.begin >= a.end || b.begin >= b.end;
+      const float* corner = image + ((v.start(p) + a.begin * v.dilation) * columns + h.start(q)) * channels;
+      each_vector(0, channels, [&](int64_t c, auto lanes) {
+        Vec best = broadcast(-__builtin_inff());
+        IntVec at = {};
+        if (!empty) {
+          best = lanes.load(corner + b.begin * h.dilation * channels + c);
+          at += static_cast<int32_t>(a.begin * h.kernel + b.begin);
+        }
+        const float* line = corner + c;
+        for (int64_t i = a.begin; i < a.end; i++, line += v.dilation * columns * channels)
+          for (int64_t j = b.begin; j < b.end; j++) {
+            const Vec value = lanes.load(line + j * h.dilation * channels);
+            const IntVec better = (value > best) | ((value != value) & (best == best));
+            best = better ? value : best;
+            at = better ? IntVec{} + static_cast<int32_t>(i * h.kernel + j) : at;
+          }
+        lanes.store(y.f32() + out + c, best);
+        store_bytes(index.u8() + out + c, at, lanes);
+      });
+    }
+  });
+  return true;
+}
+
+// max_pool2d_grad: dy, index -> dx; numbers as max_pool2d
+bool max_pool2d_grad(const Call& call) {
+  const View &dy = call.in[0], &index = call.in[1], &dx = call.out[0];
+  if (!check_max_pool(call, dx, dy)) return false;
+  const int64_t rows = dx.shape[1], columns = dx.shape[2], channels = dx.shape[3];
+  const Windows v = max_windows(call, 0, rows, dy.shape[1]), h = max_windows(call, 1, columns, dy.shape[2]);
+  each_row(call, dx.shape[0], rows, columns * channels * 4, [&](int64_t n, int64_t i) {
+    const Range a = v.readers(i);
+    for (int64_t j = 0; j < columns; j++) {
+      const Range b = h.readers(j);
+      float* out = dx.f32() + ((n * rows + i) * columns + j) * channels;
+      each_vector(0, channels, [&](int64_t c, auto lanes) {
+        Vec sum = {};
+        for (int64_t p = a.begin; p < a.end; p++) {
+          const int64_t kh = v.tap(p, i);
+          if (kh < 0) continue;
+          for (int64_t q = b.begin; q < b.end; q++) {
+            const int64_t kw = h.tap(q, j), from = ((n * v.outputs + p) * h.outputs + q) * channels + c;
+            if (kw < 0) continue;
+            const IntVec mine = load_bytes(index.u8() + from, lanes) == static_cast<int32_t>(kh * h.kernel + kw);
+            sum += mine ? lanes.load(dy.f32() + from) : Vec{};
+          }
+        }
+        lanes.store(out + c, sum);
+      });
+    }
+  });
+  return true;
+}
+
+// The divisor of an output: its inputs, or the whole window where padding counts.
+inline float share(const Windows& v, const Windows& h, Range a, Range b, bool padding_counts) {
+  const int64_t n = padding_counts ? v.kernel * h.kernel : (a.end - a.begin) * (b.end - b.begin);
+  return n > 0 ? 1.0f / static_cast<float>(n) : 0.0f;
+}
+
+void average(const Call& call, const Windows& v, const Windows& h, bool padding_counts) {
+  const View &x = call.in[0], &y = call.out[0];
+  const int64_t channels = x.shape[3];
+  // Few outputs with large windows (global pooling): cut the channels too.
+  const int64_t cut = 256, cuts = ceil_div(channels, cut);
+  const int64_t window = max64(1, v.inputs / max64(1, v.outputs)) * max64(1, h.inputs / max64(1, h.outputs));
+  each_row(call, y.shape[0] * v.outputs, cuts, h.outputs * min64(channels, cut) * window, [&](int64_t row, int64_t part) {
+    const int64_t n = row / v.outputs, p = row % v.outputs;
+    const Range a = v.taps(p);
+    for (int64_t q = 0; q < h.outputs; q++) {
+      const Range b = h.taps(q);
+      const Vec scale = broadcast(share(v, h, a, b, padding_counts));
+      const float* corner = x.f32() + ((n * v.inputs + v.start(p)) * h.inputs + h.start(q)) * channels;
+      float* out = y.f32() + (row * h.outputs + q) * channels;
+      each_vector(part * cut, min64(channels, part * cut + cut), [&](int64_t c, auto lanes) {
+        Vec sum = {};
+        for (int64_t i = a.begin; i < a.end; i++)
+          for (int64_t j = b.begin; j < b.end; j++) sum += lanes.load(corner + (i * h.inputs + j) * channels + c);
+        lanes.store(out + c, sum * scale);
+      });
+    }
+  });
+}
+
+void average_grad(const Call& call, const Windows& v, const Windows& h, bool padding_counts) {
+  const View &dy = call.in[0], &dx = call.out[0];
+  const int64_t channels = dx.shape[3];
+  each_row(call, dx.shape[0], v.inputs, h.inputs * channels * 4, [&](int64_t n, int64_t i) {
+    const Range a = v.readers(i);
+    for (int64_t j = 0; j < h.inputs; j++) {
+      const Range b = h.readers(j);
+      float* out = dx.f32() + ((n * v.inputs + i) * h.inputs + j) * channels;
+      set_zero(out, channels);
+      for (int64_t p = a.begin; p < a.end; p++)
+        for (int64_t q = b.begin; q < b.end; q++) {
+          const Vec scale = broadcast(share(v, h, v.taps(p), h.taps(q), padding_counts));
+          const float* from = dy.f32() + ((n * v.outputs + p) * h.outputs + q) * channels;
+          each_vector(0, channels, [&](int64_t c, auto lanes) {
+            lanes.store(out + c, lanes.load(out + c) + lanes.load(from + c) * scale);
+          });
+        }
+    }
+  });
+}
+
+inline Windows average_windows(const Call& call, int axis, int64_t inputs, int64_t outputs) {
+  return {inputs, outputs, call.integer(axis), call.integer(2 + axis), call.integer(4 + axis), 1, false};
+}
+inline Windows adaptive_windows(int64_t inputs, int64_t outputs) { return {inputs, outputs, 0, 1, 0, 1, true}; }
+
+inline bool check_average(const Call& call, const View& x, const View& y) {
+  if (!check_pool(call, x, y)) return false;
+  for (int i = 0; i < 4; i++)
+    if (call.integer(i) < 1)
+      return call.failure->set(ErrorCode::invalid_argument, "avg_pool2d: expected a positive window and stride, got %lld",
+                               static_cast<long long>(call.integer(i)));
+  return true;
+}
+
+// avg_pool2d: x -> y. Numbers: KH, KW, strideH, strideW, padTop, padLeft, countIncludePad.
+bool avg_pool2d(const Call& call) {
+  const View &x = call.in[0], &y = call.out[0];
+  if (!check_average(call, x, y)) return false;
+  average(call, average_windows(call, 0, x.shape[1], y.shape[1]), average_windows(call, 1, x.shape[2], y.shape[2]),
+          call.integer(6) != 0);
+  return true;
+}
+
+// avg_pool2d_grad: dy -> dx; numbers as avg_pool2d
+bool avg_pool2d_grad(const Call& call) {
+  const View &dy = call.in[0], &dx = call.out[0];
+  if (!check_average(call, dx, dy)) return false;
+  average_grad(call, average_windows(call, 0, dx.shape[1], dy.shape[1]),
+               average_windows(call, 1, dx.shape[2], dy.shape[2]), call.integer(6) != 0);
+  return true;
+}
+
+// adaptive_avg_pool2d: x -> y
+bool adaptive_avg_pool2d(const Call& call) {
+  const View &x = call.in[0], &y = call.out[0];
+  if (!check_pool(call, x, y)) return false;
+  average(call, adaptive_windows(x.shape[1], y.shape[1]), adaptive_windows(x.shape[2], y.shape[2]), false);
+  return true;
+}
+
+// adaptive_avg_pool2d_grad: dy -> dx
+bool adaptive_avg_pool2d_grad(const Call& call) {
+  const View &dy = call.in[0], &dx = call.out[0];
+  if (!check_pool(call, dx, dy)) return false;
+  average_grad(call, adaptive_windows(dx.shape[1], dy.shape[1]), adaptive_windows(dx.shape[2], dy.shape[2]), false);
+  return true;
+}
+
+}  // namespace
+}  // namespace auxgrad
+
+AUXGRAD_KERNELS({"max_pool2d", max_pool2d}, {"max_pool2d_grad", max_pool2d_grad}, {"avg_pool2d", avg_pool2d},
+                {"avg_pool2d_grad", avg_pool2d_grad}, {"adaptive_avg_pool2d", adaptive_avg_pool2d},
+                {"adaptive_avg_pool2d_grad", adaptive_avg_pool2d_grad})

@@ -1,0 +1,231 @@
+// Convolution against a float64 reference that knows nothing of blocks, stripes or tiles.
+#include "core/parallel.h"
+#include "harness.h"
+
+namespace {
+
+struct Shape {
+  int64_t n, h, w, c, o, kh, kw, sh, sw, top, left, bottom, right, dh, dw, groups;
+
+  int64_t p() const { return (h + top + bottom - dh * (kh - 1) - 1) / sh + 1; }
+  int64_t q() const { return (w + left + right - dw * (kw - 1) - 1) / sw + 1; }
+  std::vector<double> numbers() const {
+    return {double(sh), double(sw), double(top), double(left), double(dh), double(dw), double(groups)};
+  }
+  std::vector<int64_t> x() const { return {n, h, w, c}; }
+  std::vector<int64_t> weight() const { return {o, kh, kw, c / groups}; }
+  std::vector<int64_t> y() const { return {n, p(), q(), o}; }
+};
+
+// Calls f(output, input, weight) with the element offsets of every product of the convolution.
+template <class F>
+void each_product(const Shape& s, const F& f) {
+  const int64_t depth = s.c / s.groups, width = s.o / s.groups;
+  for (int64_t n = 0; n < s.n; n++)
+    for (int64_t p = 0; p < s.p(); p++)
+      for (int64_t q = 0; q < s.q(); q++)
+        for (int64_t a = 0; a < s.kh; a++)
+          for (int64_t b = 0; b < s.kw; b++) {
+            const int64_t i = p * s.sh + a * s.dh - s.top, j = q * s.sw + b * s.dw - s.left;
+            if (i < 0 || i >= s.h || j < 0 || j >= s.w) continue;
+            for (int64_t o = 0; o < s.o; o++)
+              for (int64_t k = 0; k < depth; k++)
+                f(((n * s.p() + p) * s.q() + q) * s.o + o, ((n * s.h + i) * s.w + j) * s.c + o / width * depth + k,
+                  ((o * s.kh + a) * s.kw + b) * depth + k);
+          }
+}
+
+int64_t words(int64_t tokens) { return (tokens + 31) / 32; }
+
+// Checks bits of value(t, c) > 0, and that the bits beyond the last token are 0.
+template <class F>
+void check_bits(test::Array& bits, int64_t tokens, int64_t channels, const F& value) {
+  for (int64_t t = 0; t < words(tokens) * 32; t++)
+    for (int64_t c = 0; c < channels; c++) {
+      const bool bit = bits.u32()[t / 32 * channels + c] >> (t % 32) & 1;
+      CHECK(bit == (t < tokens && value(t * channels + c) > 0));
+    }
+  CHECK(bits.guards_intact());
+}
+
+// All three kernels on small integers: sums are exact, so every summation order gives the same bits.
+void check_exact(const Shape& s, uint32_t seed) {
+  test::Array x = test::Array::integers(s.x(), seed), w = test::Array::integers(s.weight(), seed + 1);
+  test::Array bias = test::Array::integers({s.o}, seed + 2), dy = test::Array::integers(s.y(), seed + 3);
+  test::Array y = test::Array::f32(s.y()), dx = test::Array::f32(s.x()), dw = test::Array::f32(s.weight());
+  std::vector<double> y_(size_t(y.count())), dx_(size_t(dx.count())), dw_(size_t(dw.count()));
+  each_product(s, [&](int64_t o, int64_t i, int64_t k) {
+    y_[size_t(o)] += double(x[i]) * w[k];
+    dx_[size_t(i)] += double(dy[o]) * w[k];
+    dw_[size_t(k)] += double(dy[o]) * x[i];
+  });
+  std::vector<double> numbers = s.numbers(), forward = numbers;
+  forward.insert(forward.end(), {0, 0, 0});
+  test::call("conv2d", {x.view(), w.view(), bias.view()}, {y.view(), test::absent(), test::absent()}, forward);
+  for (int64_t i = 0; i < y.count(); i++) CHECK(y[i] == y_[size_t(i)] + bias[i % s.o]);
+  test::call("conv2d_input_grad", {dy.view(), w.view()}, {dx.view()}, numbers);
+  for (int64_t i = 0; i < dx.count(); i++) CHECK(dx[i] == dx_[size_t(i)]);
+  test::call("conv2d_weight_grad", {dy.view(), x.view()}, {dw.view()}, numbers);
+  for (int64_t i = 0; i < dw.count(); i++) CHECK(dw[i] == dw_[size_t(i)]);
+  CHECK(y.guards_intact() && dx.guards_intact() && dw.guards_intact());
+}
+
+// The auxiliary, signs, relu and mask; epsilon a power of two keeps sums exact.
+void check_auxiliary(const Shape& s, bool pm1, uint32_t seed) {
+  test::Array x = test::Array::integers(s.x(), seed), w = test::Array::integers(s.weight(), seed + 1);
+  for (int64_t i = 0; i < x.count(); i++)
+    if (x[i] == 1) x[i] = -0.0f;
+  test::Array y = test::Array::f32(s.y());
+  test::Array signs(auxgrad::DType::u32, {words(s.n * s.h * s.w), s.c});
+  test::Array mask(auxgrad::DType::u32, {words(s.n * s.p() * s.q()), s.o});
+  std::vector<double> y_(size_t(y.count())), numbers = s.numbers();
+  each_product(s, [&](int64_t o, int64_t i, int64_t k) {
+    y_[size_t(o)] += (x[i] + 0.25 * (x[i] > 0 ? 1 : pm1 ? -1 : 0)) * w[k];
+  });
+  numbers.insert(numbers.end(), {0.25, pm1 ? 0.0 : 1.0, 1});
+  test::call("conv2d", {x.view(), w.view(), test::absent()}, {y.view(), signs.view(), mask.view()}, numbers);
+  for (int64_t i = 0; i < y.count(); i++) CHECK(y[i] == (y_[size_t(i)] > 0 ? y_[size_t(i)] : 0));
+  check_bits(signs, s.n * s.h * s.w, s.c, [&](int64_t i) { return x[i]; });
+  check_bits(mask, s.n * s.p() * s.q(), s.o, [&](int64_t i) { return y[i]; });
+  CHECK(y.guards_intact());
+}
+
+const Shape kShapes[] = {
+    // n h w c o kh kw sh sw top left bottom right dh dw groups
+    {2, 7, 7, 5, 9, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},          // pointwise, odd channels
+    {3, 9, 11, 70, 33, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},       // pointwise, stride 2: phases without taps
+    {2, 5, 5, 300, 70, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},       // several slices of channels
+    {1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},          //
+    {2, 13, 17, 1, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},       // first layer of MNIST
+    {1, 37, 41, 3, 20, 7, 7, 2, 2, 3, 3, 3, 3, 1, 1, 1},       // stem
+    {2, 14, 14, 32, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},      //
+    {9, 4, 4, 96, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},        // several images a block
+    {1, 33, 29, 17, 19, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1},      //
+    {2, 12, 10, 6, 8, 2, 3, 3, 2, 0, 1, 1, 2, 1, 1, 1},        // uneven everything
+    {1, 15, 16, 7, 11, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2, 1},       // dilation
+    {1, 17, 16, 4, 5, 3, 2, 2, 3, 3, 2, 2, 3, 3, 2, 1},        // dilation and stride
+    {1, 3, 600, 40, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},       // columns in several blocks
+    {2, 9, 9, 24, 36, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 4},        // groups
+    {2, 8, 8, 12, 12, 5, 5, 2, 2, 2, 2, 2, 2, 1, 1, 3},        //
+    {2, 6, 7, 5, 10, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 5},         // depth multiplier 2
+    {2, 9, 13, 37, 37, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 37},      // depthwise
+    {1, 15, 15, 16, 16, 5, 5, 2, 2, 2, 2, 2, 2, 1, 1, 16},     //
+    {2, 11, 12, 21, 21, 3, 4, 2, 1, 2, 3, 1, 0, 2, 2, 21},     //
+    {1, 2, 2, 3, 4, 3, 3, 1, 1, 2, 2, 2, 2, 1, 1, 1},          // more padding than image
+    {1, 1, 1, 33, 65, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},        //
+    {1, 5, 5, 2, 3, 1, 1, 1, 1, 1, 2, 0, 1, 1, 1, 1},          // padded pointwise
+    {1, 9, 9, 2, 200, 5, 1, 1, 4, 2, 0, 2, 0, 1, 1, 1},        //
+    {0, 5, 5, 2, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},          // no images: dw is zero
+};
+
+std::vector<uint8_t> bytes_of(test::Array& a) { return {a.data(), a.data() + a.count() * 4}; }
+
+}  // namespace
+
+TEST(conv2d_exact_on_integers) {
+  test::each_isa([] {
+    uint32_t seed = 1;
+    for (const Shape& s : kShapes) check_exact(s, seed += 10);
+  });
+}
+
+TEST(conv2d_exact_on_random_shapes) {
+  test::each_isa([] {
+    std::mt19937 random(7);
+    const auto in = [&](int64_t low, int64_t high) { return low + int64_t(random() % uint64_t(high - low + 1)); };
+    for (int i = 0; i < 60; i++) {
+      Shape s;
+      s.groups = in(0, 3) == 0 ? in(1, 4) : 1;
+      s.n = in(1, 3), s.h = in(1, 20), s.w = in(1, 20), s.c = s.groups * in(1, 40), s.o = s.groups * in(1, 70);
+      s.kh = in(1, 4), s.kw = in(1, 4), s.sh = in(1, 3), s.sw = in(1, 3), s.dh = in(1, 2), s.dw = in(1, 2);
+      s.top = in(0, 2), s.left = in(0, 2), s.bottom = in(0, 2), s.right = in(0, 2);
+      if (s.h + s.top + s.bottom < s.dh * (s.kh - 1) + 1 || s.w + s.left + s.right < s.dw * (s.kw - 1) + 1) continue;
+      check_exact(s, uint32_t(1000 + i));
+      check_auxiliary(s, i % 2 == 0, uint32_t(2000 + i));
+    }
+  });
+}
+
+TEST(conv2d_auxiliary_signs_and_mask) {
+  test::each_isa([] {
+    uint32_t seed = 500;
+    for (const Shape& s : kShapes) {
+      seed += 10;
+      check_auxiliary(s, seed % 20 == 0, seed);
+    }
+  });
+}
+
+// Rounding: sums of n products of normal numbers stay within 2^-24 * sqrt(n) * 4 of the largest.
+TEST(conv2d_accuracy) {
+  test::each_isa([] {
+    const Shape s = {2, 9, 9, 130, 50, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    test::Array x = test::Array::normal(s.x(), 1), w = test::Array::normal(s.weight(), 2);
+    test::Array dy = test::Array::normal(s.y(), 3);
+    test::Array y = test::Array::f32(s.y()), dx = test::Array::f32(s.x()), dw = test::Array::f32(s.weight());
+    std::vector<double> y_(size_t(y.count())), dx_(size_t(dx.count())), dw_(size_t(dw.count())), numbers = s.numbers();
+    each_product(s, [&](int64_t o, int64_t i, int64_t k) {
+      y_[size_t(o)] += double(x[i]) * w[k];
+      dx_[size_t(i)] += double(dy[o]) * w[k];
+      dw_[size_t(k)] += double(dy[o]) * x[i];
+    });
+    test::call("conv2d_input_grad", {dy.view(), w.view()}, {dx.view()}, numbers);
+    test::call("conv2d_weight_grad", {dy.view(), x.view()}, {dw.view()}, numbers);
+    numbers.insert(numbers.end(), {0, 0, 0});
+    test::call("conv2d", {x.view(), w.view(), test::absent()}, {y.view(), test::absent(), test::absent()}, numbers);
+    CHECK(test::relative_error(y.f32(), y_.data(), y.count()) < 1e-6);
+    CHECK(test::relative_error(dx.f32(), dx_.data(), dx.count()) < 1e-6);
+    CHECK(test::relative_error(dw.f32(), dw_.data(), dw.count()) < 1e-6);
+  });
+}
+
+TEST(conv2d_same_bits_for_any_threads) {
+  test::each_isa([] {
+    for (const Shape& s : {Shape{5, 19, 23, 40, 70, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+                           Shape{5, 19, 23, 70, 40, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},
+                           Shape{3, 19, 23, 40, 40, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 40}}) {
+      test::Array x = test::Array::normal(s.x(), 1), w = test::Array::normal(s.weight(), 2);
+      test::Array dy = test::Array::normal(s.y(), 3);
+      std::vector<double> numbers = s.numbers(), forward = numbers;
+      forward.insert(forward.end(), {0.01, 0, 1});
+      std::vector<uint8_t> first[4];
+      for (int threads : {1, 2, 5}) {
+        auxgrad::set_threads(threads);
+        test::Array y = test::Array::f32(s.y()), dx = test::Array::f32(s.x()), dw = test::Array::f32(s.weight());
+        test::Array mask(auxgrad::DType::u32, {words(s.n * s.p() * s.q()), s.o});
+        test::call("conv2d", {x.view(), w.view(), test::absent()}, {y.view(), test::absent(), mask.view()}, forward);
+        test::call("conv2d_input_grad", {dy.view(), w.view()}, {dx.view()}, numbers);
+        test::call("conv2d_weight_grad", {dy.view(), x.view()}, {dw.view()}, numbers);
+        const std::vector<uint8_t> now[4] = {bytes_of(y), bytes_of(mask), bytes_of(dx), bytes_of(dw)};
+        for (int i = 0; i < 4; i++) {
+          if (threads == 1) first[i] = now[i];
+          CHECK(first[i] == now[i]);
+        }
+      }
+      auxgrad::set_threads(auxgrad::default_threads());
+    }
+  });
+}
+
+TEST(conv2d_spreads_nan_only_where_it_is_read) {
+  test::each_isa([] {
+    const Shape s = {1, 5, 5, 3, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    test::Array x = test::Array::integers(s.x(), 1), w = test::Array::integers(s.weight(), 2), y = test::Array::f32(s.y());
+    x[(0 * 5 + 0) * 3] = NAN;
+    std::vector<double> numbers = s.numbers();
+    numbers.insert(numbers.end(), {0, 0, 1});
+    test::call("conv2d", {x.view(), w.view(), test::absent()}, {y.view(), test::absent(), test::absent()}, numbers);
+    for (int64_t p = 0; p < 5; p++)
+      for (int64_t q = 0; q < 5; q++)
+        for (int64_t o = 0; o < 4; o++) CHECK(std::isnan(y[(p * 5 + q) * 4 + o]) == (p < 2 && q < 2));
+  });
+}
+
+TEST(conv2d_refuses_operands_that_do_not_fit) {
+  test::Array x = test::Array::f32({1, 4, 4, 3}), w = test::Array::f32({5, 3, 3, 2}), y = test::Array::f32({1, 2, 2, 5});
+  auxgrad::Failure failure;
+  const std::vector<double> numbers = {1, 1, 0, 0, 1, 1, 1, 0, 0, 0};
+  CHECK(!test::call("conv2d", {x.view(), w.view(), test::absent()}, {y.view(), test::absent(), test::absent()}, numbers,
+                    &failure));
+  CHECK(std::string(failure.message).find("C = 3, w of 2 inputs, O = 5, groups = 1") != std::string::npos);
+}

@@ -1,0 +1,118 @@
+import { fail } from '../errors'
+import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
+import { broadcastShapes } from '../tensor/shape'
+import { Tensor } from '../tensor/tensor'
+import { expand } from './shape'
+import { scalarAdd, scalarMul } from './unary'
+
+// Elementwise functions of two tensors, with numpy broadcasting (as zero-copy views).
+
+type Rule = (d: Derivation<undefined>, g: Tensor) => [() => Tensor, () => Tensor]
+
+const arithmetic = (name: string, rule: Rule, kinds: ('f32' | 'i32')[] = ['f32', 'i32']): Op<undefined> =>
+  defineOp({
+    name,
+    infer: ([a, b]) => {
+      expectDType(name, 'first operand', a!, ...kinds)
+      expectDType(name, 'second operand', b!, a!.dtype)
+      return [{ shape: a!.shape, dtype: a!.dtype }]
+    },
+    kernel: () => ({ name }),
+    derive: (d) => rule(d, d.grad()!).map((make, i) => (d.needs(i) ? make() : undefined)),
+    strided: 'all',
+    inplace: [0, 1],
+  })
+
+const comparison = (name: string): Op<undefined> =>
+  defineOp({
+    name,
+    infer: ([a, b]) => {
+      expectDType(name, 'second operand', b!, a!.dtype)
+      return [{ shape: a!.shape, dtype: 'bool' }]
+    },
+    kernel: () => ({ name }),
+    constant: true,
+    strided: 'all',
+  })
+
+const add = arithmetic('add', (_, g) => [() => g, () => g])
+const sub = arithmetic('sub', (_, g) => [() => g, () => g.neg()])
+const mul = arithmetic('mul', (d, g) => [() => g.mul(d.input(1)), () => g.mul(d.input(0))])
+const div = arithmetic('div', (d, g) => [() => g.div(d.input(1)), () => g.mul(d.output()).div(d.input(1)).neg()], ['f32'])
+const pow = arithmetic('pow', (d, g) => [
+  () => g.mul(d.input(1)).mul(d.input(0).pow(d.input(1).add(-1))),
+  () => g.mul(d.output()).mul(d.input(0).log()),
+], ['f32'])
+const pick = (d: Derivation<undefined>, g: Tensor): [() => Tensor, () => Tensor] => {
+  const first = (): Tensor => d.output().eq(d.input(0)).cast('f32')
+  return [() => g.mul(first()), () => g.sub(g.mul(first()))]
+}
+const maximum = arithmetic('maximum', pick)
+const minimum = arithmetic('minimum', pick)
+const comparisons = Object.fromEntries((['eq', 'ne', 'lt', 'le', 'gt', 'ge'] as const).map((n) => [n, comparison(n)]))
+
+const whereOp = defineOp<undefined>({
+  name: 'where',
+  infer: ([c, a, b]) => {
+    expectDType('where', 'condition', c!, 'bool')
+    expectDType('where', 'second operand', b!, a!.dtype)
+    expectDType('where', 'operands', a!, 'f32', 'i32')
+    return [{ shape: a!.shape, dtype: a!.dtype }]
+  },
+  kernel: () => ({ name: 'where' }),
+  derive: (d) => {
+    const c = d.input(0).cast('f32')
+    return [undefined, d.grad()!.mul(c), d.grad()!.sub(d.grad()!.mul(c))]
+  },
+  strided: 'all',
+})
+
+/** A tensor or a number. */
+export type Operand = Tensor | number
+
+function scalar(like: Tensor, value: number): Tensor {
+  if (like.dtype !== 'f32' && !Number.isInteger(value))
+    fail('AUX_DTYPE_MISMATCH', `cannot combine ${like.dtype} with the fraction ${value}; cast to f32 first`)
+  const data = like.dtype === 'f32' ? Float32Array.of(value) : like.dtype === 'i32' ? Int32Array.of(value) : Uint8Array.of(value)
+  return Tensor.from(data, [], like.dtype)
+}
+
+function broadcast(op: Op<undefined>, a: Tensor, b: Operand): Tensor {
+  const other = typeof b === 'number' ? scalar(a, b) : b
+  const shape = broadcastShapes(op.name, a.shape, other.shape)
+  return apply(op, [expand(a, shape), expand(other, shape)], undefined)[0]
+}
+
+/** `a` where the condition holds, else `b`; all three broadcast. */
+export function where(condition: Tensor, a: Tensor, b: Tensor): Tensor {
+  const shape = broadcastShapes('where', broadcastShapes('where', condition.shape, a.shape), b.shape)
+  return apply(whereOp, [expand(condition, shape), expand(a, shape), expand(b, shape)], undefined)[0]
+}
+
+declare module '../tensor/tensor' {
+  interface Tensor {
+    /** Sum, with numpy broadcasting. */
+    add(b: Operand): Tensor
+    sub(b: Operand): Tensor
+    /** Elementwise product. */
+    mul(b: Operand): Tensor
+    div(b: Operand): Tensor
+    pow(b: Operand): Tensor
+    maximum(b: Operand): Tensor
+    minimum(b: Operand): Tensor
+    eq(b: Operand): Tensor
+    ne(b: Operand): Tensor
+    lt(b: Operand): Tensor
+    le(b: Operand): Tensor
+    gt(b: Operand): Tensor
+    ge(b: Operand): Tensor
+  }
+}
+
+for (const [name, op] of Object.entries({ pow, maximum, minimum, ...comparisons }))
+  Object.defineProperty(Tensor.prototype, name, { value: function (this: Tensor, b: Operand) { return broadcast(op, this, b) }, writable: true })
+const float = (a: Tensor, b: Operand): b is number => typeof b === 'number' && a.dtype === 'f32'
+Tensor.prototype.add = function (b) { return float(this, b) ? scalarAdd(this, b) : broadcast(add, this, b) }
+Tensor.prototype.sub = function (b) { return float(this, b) ? scalarAdd(this, -b) : broadcast(sub, this, b) }
+Tensor.prototype.mul = function (b) { return float(this, b) ? scalarMul(this, b) : broadcast(mul, this, b) }
+Tensor.prototype.div = function (b) { return float(this, b) ? scalarMul(this, 1 / b) : broadcast(div, this, b) }

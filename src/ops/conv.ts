@@ -1,0 +1,85 @@
+import { fail } from '../errors'
+import { apply, defineOp, expectDType, expectShape, type Op } from '../graph/op'
+import { showShape, type Shape } from '../tensor/shape'
+import type { Spec, Tensor } from '../tensor/tensor'
+
+/** Geometry of a convolution; single numbers stand for both axes. */
+export interface ConvOptions {
+  stride?: number | readonly [number, number]
+  padding?: number | readonly [number, number]
+  dilation?: number | readonly [number, number]
+  groups?: number
+}
+
+/** @internal */
+export interface ConvAttrs {
+  stride: readonly [number, number]
+  padding: readonly [number, number]
+  dilation: readonly [number, number]
+  groups: number
+}
+
+export const pair = (v: number | readonly [number, number] | undefined, fallback: number): readonly [number, number] =>
+  v === undefined ? [fallback, fallback] : typeof v === 'number' ? [v, v] : v
+
+/** @internal The numbers that all convolution kernels begin with. */
+export const convNumbers = (a: ConvAttrs): number[] => [...a.stride, ...a.padding, ...a.dilation, a.groups]
+
+/** Positions of a window along an axis. */
+export const windows = (size: number, kernel: number, stride: number, padding: number, dilation: number): number =>
+  Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
+
+function outputShape(x: Spec, w: Spec, a: ConvAttrs): number[] {
+  if (x.shape.length !== 4 || w.shape.length !== 4 || w.shape[3] * a.groups !== x.shape[3] || w.shape[0] % a.groups)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `conv2d: expected input [N, H, W, ${w.shape[3] * a.groups}] for weight ${showShape(w.shape)} in ${a.groups} group(s), got ${showShape(x.shape)}`,
+    )
+  const [p, q] = [0, 1].map((i) => windows(x.shape[1 + i], w.shape[1 + i], a.stride[i], a.padding[i], a.dilation[i]))
+  if (p < 1 || q < 1)
+    fail('AUX_SHAPE_MISMATCH', `conv2d: kernel ${showShape(w.shape.slice(1, 3))} does not fit the padded input ${showShape(x.shape)}`)
+  return [x.shape[0], p, q, w.shape[0]]
+}
+
+const inputGrad: Op<ConvAttrs & { shape: Shape }> = defineOp({
+  name: 'conv2d_input_grad',
+  infer: (_, { shape }) => [{ shape, dtype: 'f32' }],
+  kernel: (_, __, a) => ({ name: 'conv2d_input_grad', numbers: convNumbers(a) }),
+})
+
+const weightGrad: Op<ConvAttrs & { shape: Shape }> = defineOp({
+  name: 'conv2d_weight_grad',
+  infer: (_, { shape }) => [{ shape, dtype: 'f32' }],
+  kernel: (_, __, a) => ({ name: 'conv2d_weight_grad', numbers: convNumbers(a) }),
+})
+
+/** @internal dW of a convolution from any tensor of the input's shape. */
+export const convWeightGradient = (delta: Tensor, x: Tensor, attrs: ConvAttrs, shape: Shape): Tensor =>
+  apply(weightGrad, [delta, x], { ...attrs, shape })[0]
+
+const conv2dOp = defineOp<ConvAttrs>({
+  name: 'conv2d',
+  infer: ([x, w, bias], attrs) => {
+    expectDType('conv2d', 'input', x!, 'f32')
+    if (bias) expectShape('conv2d', 'bias', bias, [w!.shape[0]])
+    return [{ shape: outputShape(x!, w!, attrs), dtype: 'f32' }]
+  },
+  kernel: (_, __, a) => ({ name: 'conv2d', numbers: [...convNumbers(a), 0, 0, 0] }),
+  derive: (d) => [
+    d.needs(0) ? apply(inputGrad, [d.grad()!, d.input(1)], { ...d.attrs, shape: d.spec(0).shape })[0] : undefined,
+    d.needs(1) ? convWeightGradient(d.grad()!, d.input(0), d.attrs, d.spec(1).shape) : undefined,
+    d.needs(2) ? d.grad()!.sum([0, 1, 2]) : undefined,
+  ],
+  weight: 1,
+})
+
+/** 2-D convolution, channels-last: x [N, H, W, C], weight [O, KH, KW, C/groups], bias [O]; y [N, P, Q, O]. */
+export function conv2d(x: Tensor, weight: Tensor, bias?: Tensor, options: ConvOptions = {}): Tensor {
+  const attrs = {
+    stride: pair(options.stride, 1),
+    padding: pair(options.padding, 0),
+    dilation: pair(options.dilation, 1),
+    groups: options.groups ?? 1,
+  }
+  return apply(conv2dOp, [x, weight, bias], attrs)[0]
+}

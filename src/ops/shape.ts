@@ -1,0 +1,104 @@
+import { apply, contiguous, defineOp } from '../graph/op'
+import { fail } from '../errors'
+import { checkShape, contiguousStrides, resolveAxis, showShape, sizeOf, type Shape } from '../tensor/shape'
+import { Tensor } from '../tensor/tensor'
+
+// Zero-copy views: other shapes and strides on the same memory.
+
+const viewless = (): never => fail('AUX_INVALID_ARGUMENT', 'a view has no outputs of its own')
+
+const reshapeOp = defineOp<{ shape: Shape }>({
+  name: 'reshape',
+  infer: viewless,
+  view: (x, { shape }) => ({ shape, strides: contiguousStrides(shape), offset: x.offset }),
+  derive: (d) => [d.grad()!.reshape(d.spec(0).shape)],
+})
+
+const permuteOp = defineOp<{ order: readonly number[] }>({
+  name: 'permute',
+  infer: viewless,
+  view: (x, { order }) => ({ shape: order.map((a) => x.shape[a]), strides: order.map((a) => x.strides[a]), offset: x.offset }),
+  derive: (d) => [d.grad()!.permute(d.attrs.order.map((_, i) => d.attrs.order.indexOf(i)))],
+})
+
+const expandOp = defineOp<{ shape: Shape }>({
+  name: 'expand',
+  infer: viewless,
+  view: (x, { shape }) => {
+    const lead = shape.length - x.shape.length
+    const strides = shape.map((d, i) => (i < lead || (x.shape[i - lead] === 1 && d !== 1) ? 0 : x.strides[i - lead]))
+    return { shape, strides, offset: x.offset }
+  },
+  derive: (d) => [sumTo(d.grad()!, d.spec(0).shape)],
+})
+
+/** Sums a gradient over the axes along which a value was broadcast. */
+export function sumTo(g: Tensor, shape: Shape): Tensor {
+  const lead = g.rank - shape.length
+  const axes = g.shape.map((_, i) => i).filter((i) => i < lead || (shape[i - lead] === 1 && g.shape[i] !== 1))
+  return axes.length ? g.sum(axes, true).reshape(shape) : g
+}
+
+/** @internal The tensor repeated along axes of size 1 (and new leading ones); no memory moves. */
+export const expand = (x: Tensor, shape: Shape): Tensor =>
+  x.rank === shape.length && x.shape.every((d, i) => d === shape[i]) ? x : apply(expandOp, [x], { shape })[0]
+
+declare module '../tensor/tensor' {
+  interface Tensor {
+    /** The same values in another shape; one size may be -1. Copies only where the strides demand it. */
+    reshape(shape: Shape): Tensor
+    /** Axes from `from` to the end made one. */
+    flatten(from?: number): Tensor
+    /** Axes in another order. */
+    permute(order: readonly number[]): Tensor
+    /** Two axes exchanged (the last two by default). */
+    transpose(a?: number, b?: number): Tensor
+    /** Repeated along axes of size 1 and along new leading axes, without copying. */
+    expand(shape: Shape): Tensor
+    /** A new axis of size 1. */
+    unsqueeze(axis: number): Tensor
+    /** Without an axis of size 1. */
+    squeeze(axis: number): Tensor
+  }
+}
+
+Tensor.prototype.reshape = function (shape) {
+  const known = shape.reduce((n, d) => (d === -1 ? n : n * d), 1)
+  const target = shape.map((d) => (d === -1 ? this.size / known : d))
+  checkShape('reshape', target)
+  if (sizeOf(target) !== this.size || shape.filter((d) => d === -1).length > 1)
+    fail('AUX_SHAPE_MISMATCH', `reshape: cannot make ${showShape(shape)} of ${showShape(this.shape)} (${this.size} elements)`)
+  return apply(reshapeOp, [contiguous(this)], { shape: target })[0]
+}
+Tensor.prototype.flatten = function (from = 0) {
+  const at = resolveAxis('flatten', from, Math.max(this.rank, 1))
+  return this.reshape([...this.shape.slice(0, at), sizeOf(this.shape.slice(at))])
+}
+Tensor.prototype.permute = function (order) {
+  if (order.length !== this.rank || [...order].sort((a, b) => a - b).some((a, i) => a !== i))
+    fail('AUX_INVALID_ARGUMENT', `permute: expected each of the axes 0 to ${this.rank - 1} once, got ${showShape(order)}`)
+  return apply(permuteOp, [this], { order: [...order] })[0]
+}
+Tensor.prototype.transpose = function (a = -2, b = -1) {
+  const order = this.shape.map((_, i) => i)
+  const [i, j] = [resolveAxis('transpose', a, this.rank), resolveAxis('transpose', b, this.rank)]
+  order[i] = j
+  order[j] = i
+  return this.permute(order)
+}
+Tensor.prototype.expand = function (shape) {
+  checkShape('expand', shape)
+  const lead = shape.length - this.rank
+  if (lead < 0 || this.shape.some((d, i) => d !== 1 && d !== shape[i + lead]))
+    fail('AUX_SHAPE_MISMATCH', `expand: cannot expand ${showShape(this.shape)} to ${showShape(shape)}`)
+  return expand(this, shape)
+}
+Tensor.prototype.unsqueeze = function (axis) {
+  const at = resolveAxis('unsqueeze', axis, this.rank + 1)
+  return this.reshape([...this.shape.slice(0, at), 1, ...this.shape.slice(at)])
+}
+Tensor.prototype.squeeze = function (axis) {
+  const at = resolveAxis('squeeze', axis, this.rank)
+  if (this.shape[at] !== 1) fail('AUX_SHAPE_MISMATCH', `squeeze: expected size 1 at axis ${axis}, got ${showShape(this.shape)}`)
+  return this.reshape([...this.shape.slice(0, at), ...this.shape.slice(at + 1)])
+}

@@ -1,0 +1,83 @@
+import { apply, defineOp, expectShape, type Op } from '../graph/op'
+import { sizeOf } from '../tensor/shape'
+import type { Tensor } from '../tensor/tensor'
+
+const f32 = (shape: readonly number[]): { shape: readonly number[]; dtype: 'f32' } => ({ shape, dtype: 'f32' })
+const channels = (shape: readonly number[]): number[] => [shape[shape.length - 1]]
+
+const statsOp: Op<{ eps: number }> = defineOp({
+  name: 'batch_norm_stats',
+  infer: ([x]) => [f32(channels(x!.shape)), f32(channels(x!.shape)), f32(channels(x!.shape))],
+  kernel: (_, __, a) => ({ name: 'batch_norm_stats', numbers: [a.eps] }),
+  constant: true, // batch_norm_grad differentiates through the statistics
+})
+
+const gradOp: Op<{ own: boolean }> = defineOp({
+  name: 'batch_norm_grad',
+  infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape)), f32(channels(dy!.shape))],
+  kernel: (_, __, a) => ({ name: 'batch_norm_grad', numbers: [a.own ? 1 : 0] }),
+})
+
+/** `own`: mean and rstd are the statistics of this very batch, and gradients flow through them. */
+const applyOp: Op<{ own: boolean }> = defineOp({
+  name: 'batch_norm_apply',
+  infer: ([x, , , gamma]) => {
+    expectShape('batchNorm', 'weight', gamma!, channels(x!.shape))
+    return [f32(x!.shape)]
+  },
+  kernel: () => ({ name: 'batch_norm_apply', numbers: [0] }),
+  derive: (d) => {
+    const [dx, dgamma, dbeta] = apply(gradOp, [d.grad()!, d.input(0), d.input(1), d.input(2), d.input(3)], d.attrs)
+    return [dx, undefined, undefined, dgamma, dbeta]
+  },
+  inplace: [0],
+})
+
+const runningOp: Op<{ momentum: number; factor: number }> = defineOp({
+  name: 'running_update',
+  infer: () => [],
+  kernel: (_, __, a) => ({ name: 'running_update', numbers: [a.momentum, a.factor] }),
+  mutates: [0],
+  constant: true,
+})
+
+export interface BatchNormState {
+  runningMean: Tensor
+  runningVar: Tensor
+  momentum: number
+}
+
+/**
+ * Batch normalisation over the last axis (Ioffe & Szegedy 2015). In training the batch's own statistics are used and
+ * the running ones updated (variance unbiased); otherwise the running ones are used.
+ */
+export function batchNorm(x: Tensor, gamma: Tensor, beta: Tensor, state: BatchNormState, training: boolean, eps = 1e-5): Tensor {
+  if (!training) {
+    const rstd = state.runningVar.add(eps).rsqrt()
+    return apply(applyOp, [x, state.runningMean, rstd, gamma, beta], { own: false })[0]
+  }
+  const [mean, variance, rstd] = apply(statsOp, [x], { eps })
+  const rows = sizeOf(x.shape.slice(0, -1))
+  apply(runningOp, [state.runningMean, mean], { momentum: state.momentum, factor: 1 })
+  apply(runningOp, [state.runningVar, variance], { momentum: state.momentum, factor: rows / Math.max(1, rows - 1) })
+  return apply(applyOp, [x, mean, rstd, gamma, beta], { own: true })[0]
+}
+
+const layerGradOp: Op<undefined> = defineOp({
+  name: 'layer_norm_grad',
+  infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape)), f32(channels(dy!.shape))],
+  kernel: () => ({ name: 'layer_norm_grad' }),
+})
+
+const layerOp: Op<{ eps: number }> = defineOp({
+  name: 'layer_norm',
+  infer: ([x, gamma]) => {
+    expectShape('layerNorm', 'weight', gamma!, channels(x!.shape))
+    return [f32(x!.shape), f32(x!.shape.slice(0, -1)), f32(x!.shape.slice(0, -1))]
+  },
+  kernel: (_, __, a) => ({ name: 'layer_norm', numbers: [a.eps] }),
+  derive: (d) => apply(layerGradOp, [d.grad()!, d.input(0), d.output(1), d.output(2), d.input(1)], undefined),
+})
+
+/** Layer normalisation over the last axis (Ba et al. 2016). */
+export const layerNorm = (x: Tensor, gamma: Tensor, beta: Tensor, eps = 1e-5): Tensor => apply(layerOp, [x, gamma, beta], { eps })[0]

@@ -50,7 +50,8 @@ export function tensor(values: Nested | TypedArray, shape?: Shape, dtype?: DType
   return shape ? t.reshape(shape) : t
 }
 
-const fillOp = defineOp<{ shape: Shape; dtype: DType; value: number }>({
+/** @internal */
+export const fillOp = defineOp<{ shape: Shape; dtype: DType; value: number }>({
   name: 'fill',
   infer: (_, { shape, dtype }) => [{ shape, dtype }],
   kernel: (_, __, { value }) => ({ name: 'fill', numbers: [value] }),

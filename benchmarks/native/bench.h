@@ -36,11 +36,12 @@ struct Prepared {
 
 struct Case {
   std::string name;
-  double flops = 0;  // of one run; 0 for a case that moves memory only
-  double bytes = 0;  // of one run, each operand counted once; 0 where the arithmetic is what matters
-  bool quick = false;  // part of --quick too
+  double flops = 0;      // of one run; 0 for a case that moves memory only
+  double bytes = 0;      // of one run, each operand counted once
+  bool quick = false;    // part of --quick too
   std::function<Prepared(int threads)> prepare;
   std::vector<int> threads = {1, 2};  // those the machine lacks are left out
+  bool streams = false;  // operands come from memory, so that its bandwidth may end first even where flops are counted
 };
 
 class Group {
@@ -64,7 +65,9 @@ struct Registration {
 // sums of products are exact in float32 and the order of summation does not matter.
 class Array {
  public:
-  explicit Array(std::vector<int64_t> shape, auxgrad::DType dtype = auxgrad::DType::f32);
+  // advise(data, bytes), if given, is called before the memory is touched.
+  explicit Array(std::vector<int64_t> shape, auxgrad::DType dtype = auxgrad::DType::f32,
+                 void (*advise)(void* data, int64_t bytes) = nullptr);
   static Array integers(std::vector<int64_t> shape, uint32_t seed);
 
   float* f32() const { return reinterpret_cast<float*>(data_.get()); }

@@ -80,7 +80,6 @@ void accept(std::vector<Blas>& found, Blas blas) {
 std::vector<Blas> load() {
   if (auxgrad::current_isa() == auxgrad::Isa::avx2) {  // the same rules for all
     setenv("OPENBLAS_CORETYPE", "Haswell", 1);
-    setenv("BLIS_ARCH_TYPE", "haswell", 1);
     setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
   }
   std::vector<Blas> found;
@@ -105,20 +104,29 @@ std::vector<Blas> load() {
   library = open({"libblis.so.4", "libblis.so.3", "libblis.so", "libblis.dylib"});
   int64_t (*int_size)() = nullptr;
   int (*arch)() = nullptr;
+  void (*init)() = nullptr;
   const char* (*arch_name)(int) = nullptr;
   if (!library) missing.push_back("blis: not installed");
-  else if (!find(library, "bli_info_get_version_str", text) || !find(library, "cblas_sgemm", blis_sgemm) ||
+  else if (!find(library, "bli_info_get_version_str", text) || !find(library, "bli_init", init) ||
+           !find(library, "cblas_sgemm", blis_sgemm) ||
            !find(library, "bli_thread_set_num_threads", blis_threads) ||
            !find(library, "bli_info_get_blas_int_type_size", int_size) || !find(library, "bli_arch_query_id", arch) ||
            !find(library, "bli_arch_string", arch_name))
     missing.push_back("blis: built without CBLAS");
   else if (int_size() != 32) missing.push_back("blis: built for 64-bit integers");
   else
+{
+    // BLIS knows few of the newer machines as AVX-512 machines: it is told, by number before version 1, else by name.
+    const bool numbers = text()[0] == '0';
+    if (auxgrad::current_isa() == auxgrad::Isa::avx512) setenv("BLIS_ARCH_TYPE", numbers ? "0" : "skx", 0);
+    if (auxgrad::current_isa() == auxgrad::Isa::avx2) setenv("BLIS_ARCH_TYPE", numbers ? "3" : "haswell", 1);
+    init();
     accept(found, {"blis", std::string("BLIS ") + text() + " " + arch_name(arch()),
                    [](int threads) { blis_threads(threads); },
                    [](bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
                      call_cblas(blis_sgemm, ta, tb, m, n, k, a, b, c);
                    }});
+  }
 
   struct Version {
     int major, minor, patch;

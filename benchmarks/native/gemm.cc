@@ -42,11 +42,11 @@ std::string check_product(const auxgrad::View& a, const auxgrad::View& b, const 
   return "";
 }
 
+// Operands that a training step would find in memory, not in a cache, take turns from several copies.
+bool rotates(const Shape& s) { return s.m <= 16 && s.n * s.k > (int64_t{2} << 20); }
+
 bench::Prepared prepare(Shape s, bool ta, bool tb, int threads) {
-  // Operands that a training step would find in memory, not in a cache, take turns from several copies.
-  const int64_t operand_bytes = 4 * s.batch * (s.m * s.k + s.k * s.n);
-  const bool rotate = s.m <= 16 && operand_bytes > (int64_t{8} << 20);
-  const int copies = rotate ? 6 : 1;
+  const int copies = rotates(s) ? 8 : 1;
   struct Set {
     bench::Array a, b;
     auxgrad::View va, vb;
@@ -108,7 +108,8 @@ GROUP(gemm, "gemm") {
       c.name = (s.batch > 1 ? std::to_string(s.batch) + "*" : "") + std::to_string(s.m) + "x" + std::to_string(s.n) +
                "x" + std::to_string(s.k) + " " + (ta ? "T" : "N") + (tb ? "T" : "N");
       c.flops = 2.0 * static_cast<double>(s.batch * s.m * s.n * s.k);
-      if (s.m <= 16) c.bytes = 4.0 * static_cast<double>(s.batch * (s.m * s.k + s.k * s.n + s.m * s.n));
+      c.streams = rotates(s);
+      c.bytes = 4.0 * static_cast<double>(s.batch * (s.m * s.k + s.k * s.n + s.m * s.n));
       c.quick = s.quick && (t == 0 || t == 1);
       c.prepare = [=](int threads) { return prepare(s, ta, tb, threads); };
       group.add(std::move(c));

@@ -1,12 +1,17 @@
 // What the machine can do at most: the roof that kernels are measured against.
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <thread>
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
+#endif
+
+#ifdef __linux__
+#include <sys/mman.h>
 #endif
 
 #include "bench.h"
@@ -105,6 +110,20 @@ Chains chains() {
 
 volatile float sink;
 
+// Where the system has larger pages it is asked for them: page tables are no part of what the memory can do.
+Array huge(int64_t n) {
+  Array a({n}, auxgrad::DType::f32, [](void* data, int64_t bytes) {
+#ifdef __linux__
+    madvise(reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(data) + 4095) & ~uintptr_t{4095}), static_cast<size_t>(bytes) - 4096,
+            MADV_HUGEPAGE);
+#else
+    (void)data, (void)bytes;
+#endif
+  });
+  std::memset(a.f32(), 0, static_cast<size_t>(a.bytes()));
+  return a;
+}
+
 // Seconds that f(i) takes on `threads` tasks at once, best of several.
 template <class F>
 double seconds(int threads, int rounds, const F& f) {
@@ -135,7 +154,7 @@ double fma_peak_gflops(int threads) {
 // or, where the last cache is larger than what is reasonable to allocate, over 768 MiB.
 double bandwidth_gbs(int threads) {
   const int64_t n = int64_t{64} << 20;  // floats of one of three buffers
-  Array a({n}), b({n}), c({n});
+  Array a = huge(n), b = huge(n), c = huge(n);
   const int64_t share = n / threads;
   std::vector<float> results(static_cast<size_t>(threads) * 16);
   const double read = seconds(threads, 6, [&](int64_t i) {

@@ -54,9 +54,11 @@ Registration::Registration(const char* name, void (*fill)(Group&)) {
   fill(groups().back());
 }
 
-Array::Array(std::vector<int64_t> shape, auxgrad::DType dtype) : shape_(std::move(shape)), count_(1), dtype_(dtype) {
+Array::Array(std::vector<int64_t> shape, auxgrad::DType dtype, void (*advise)(void*, int64_t))
+    : shape_(std::move(shape)), count_(1), dtype_(dtype) {
   for (int64_t n : shape_) count_ *= n;
   data_ = aligned(bytes());
+  if (advise) advise(data_.get(), bytes());
   std::memset(data_.get(), 0xff, static_cast<size_t>(bytes()));  // NaN until written
 }
 
@@ -155,6 +157,7 @@ struct Result {
   std::string group, name;
   int threads;
   double flops, bytes;
+  bool streams;
   std::vector<Speed> speeds;  // ours first
 };
 
@@ -218,7 +221,7 @@ void settle(int threads) {
 Result measure(const Group& group, const Case& c, int threads, double time, bool quick) {
   auxgrad::set_threads(threads);
   const Prepared prepared = c.prepare(threads);
-  Result result = {group.name, c.name, threads, c.flops, c.bytes, {}};
+  Result result = {group.name, c.name, threads, c.flops, c.bytes, c.streams, {}};
   for (const Contender& contender : prepared.contenders) {
     contender.run();
     result.speeds.push_back({contender.name, 1e9, contender.check ? contender.check() : std::string()});
@@ -240,7 +243,7 @@ double speed(const Result& r, double seconds) { return (r.flops > 0 ? r.flops : 
 // The best that the machine allows this case: its arithmetic, its memory, or whichever of the two ends first.
 double roof_of(const Result& r, const Roof& roof) {
   if (r.flops == 0) return roof.gbs;
-  return r.bytes == 0 ? roof.gflops : std::min(roof.gflops, r.flops / r.bytes * roof.gbs);
+  return !r.streams ? roof.gflops : std::min(roof.gflops, r.flops / r.bytes * roof.gbs);
 }
 
 double ratio(const Result& r) {
@@ -300,8 +303,8 @@ void write_json(const std::string& file, const Options& o, const std::vector<Roo
       std::fprintf(out, "%s%s:%s", k > 1 ? "," : "", text(s.name).c_str(),
                    number(s.wrong.empty() ? speed(r, s.seconds) : 0).c_str());
     }
-    std::fprintf(out, "},\"ratioToBestPeer\":%s,\"flops\":%s,\"bytes\":%s,\"wrong\":[%s]}", number(ratio(r)).c_str(),
-                 number(r.flops).c_str(), number(r.bytes).c_str(), wrong.c_str());
+    std::fprintf(out, "},\"ratioToBestPeer\":%s,\"flops\":%s,\"bytes\":%s,\"roof\":%s,\"wrong\":[%s]}", number(ratio(r)).c_str(),
+                 number(r.flops).c_str(), number(r.bytes).c_str(), number(roof_of(r, roof)).c_str(), wrong.c_str());
   }
   std::fprintf(out, "\n]}\n");
   if (std::fclose(out) != 0) die("cannot write " + file);

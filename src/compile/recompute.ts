@@ -29,6 +29,7 @@ export function recomputation(graph: Graph, policies: Policies): Keep {
     if (known) return known
     const clone = graph.repeat(node, node.inputs.map((t) => t && again(t, segment, delta)))
     clone.after = [delta.node!]
+    clone.policy = 'checkpoint'
     node.outputs.forEach((t, i) => copies.set(t, clone.outputs[i]))
     return clone.outputs[value.index]
   }

@@ -67,11 +67,7 @@ export function trace(
   try {
     const outputs = graph.trace(() => {
       const result = namedOutputs(f(fields(inputs)))
-      // A result must have arena memory of its own, row-major.
-      for (const [name, t] of result) {
-        const own = t.node?.graph === graph && !(t.base ?? t).node!.reference && (t.base ?? t).node!.inputName === null
-        result.set(name, own ? contiguous(t) : copy(t))
-      }
+      for (const [name, t] of result) result.set(name, ownMemory(graph, t))
       return result
     })
     return { graph, outputs, indicators }
@@ -82,6 +78,12 @@ export function trace(
     restore?.()
     graph.onWeightedOp = undefined
   }
+}
+
+/** A result in arena memory of its own, row-major: the tensor itself unless it is an input, a captured tensor or a view. */
+export function ownMemory(graph: Graph, t: Tensor): Tensor {
+  const source = (t.base ?? t).node
+  return source?.graph === graph && !source.reference && source.inputName === null ? contiguous(t) : copy(t)
 }
 
 function namedOutputs(result: unknown): Outputs {

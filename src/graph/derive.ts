@@ -84,7 +84,11 @@ function inputGradients(
   const result = op.derive(d)
   const delta = gradients.get(node.outputs[0])
   const weight = op.weighted && node.inputs[op.weighted.index]
-  if (node.weightGradient && weight && wants(weight) && delta) result[op.weighted!.index] = node.weightGradient(delta)
+  if (node.weightGradient && weight && wants(weight) && delta) {
+    const before = node.graph.nodes.length
+    result[op.weighted!.index] = node.weightGradient(delta)
+    for (const made of node.graph.nodes.slice(before)) made.policy = node.policy
+  }
   return result
 }
 

@@ -165,9 +165,7 @@ export class Graph {
 
   /** The same computation once more, on other inputs: recomputation. */
   repeat(node: Node, inputs: readonly (Tensor | undefined)[]): Node {
-    const clone = this.withScope(node.scope, () => this.#append(node.op, inputs, node.attrs))
-    clone.policy = node.policy
-    return clone
+    return this.withScope(node.scope, () => this.#append(node.op, inputs, node.attrs))
   }
 
   /** Releases the memory captured by reference. */

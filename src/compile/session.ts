@@ -4,7 +4,7 @@ import type { HostArray } from '../tensor/host'
 import { Storage } from '../tensor/storage'
 import type { Tensor } from '../tensor/tensor'
 import type { MemoryAssignment } from '../memory/assignment'
-import { bytesOfValue, hostArray } from './inputs'
+import { bytesOfValue, emptyHost } from './inputs'
 import type { Plan } from './plan'
 
 export interface RunOptions {
@@ -80,7 +80,7 @@ export class Session {
 
   #read(plan: Plan, arena: Storage): HostArray[] {
     return plan.outputs.map((slot) => {
-      const out = hostArray(slot.shape, slot.dtype)
+      const out = emptyHost(slot.shape, slot.dtype)
       native().read(arena.handle, slot.offset, out.data)
       return out
     })

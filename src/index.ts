@@ -1,6 +1,7 @@
 export * from './compile'
 export * as data from './data'
 export * from './memory'
+export * as models from './models'
 export * as nn from './nn'
 export * from './ops'
 export * as optim from './optim'

@@ -148,7 +148,7 @@ async function buildDirectly(o) {
       )
   const binaries = []
   if (o.addon) {
-    const defines = ['-DNAPI_VERSION=8', '-DNODE_API_NO_EXTERNAL_BUFFERS_ALLOWED', '-DNAPI_CPP_EXCEPTIONS']
+    const defines = targets.addonDefines.map((d) => `-D${d}`)
     const include = includeDirs().flatMap((d) => ['-isystem', d])
     const objects = sources(path.join(native, 'binding')).map((s) => object(`binding-${stem(s)}`, s, [...defines, ...include]))
     const shared = process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared']

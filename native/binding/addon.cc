@@ -188,6 +188,7 @@ struct EagerCall {
   const Kernel* kernel = nullptr;
   std::vector<View> views;
   std::vector<double> numbers;
+  FixedThreads threads{process_pool(), process_pool().threads()};
   Call call;
   Failure failure;
 };
@@ -221,7 +222,7 @@ bool decode_call(EagerCall& eager, const Napi::Value& name, const Napi::Value& w
   eager.call.n_out = static_cast<int>(eager.views.size()) - eager.call.n_in;
   eager.call.number = eager.numbers.data();
   eager.call.n_number = static_cast<int>(eager.numbers.size());
-  eager.call.pool = &process_pool();
+  eager.call.pool = &eager.threads;
   eager.call.failure = &eager.failure;
   return true;
 }

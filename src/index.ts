@@ -1,4 +1,7 @@
 export * from './ops'
 export { Tensor } from './tensor/tensor'
+export { memory, resetPeakMemory, type Memory } from './tensor/memory'
+export type { DType, TypedArray } from './tensor/dtype'
+export type { Shape } from './tensor/shape'
 export { keep, tidy } from './tensor/tidy'
 export { AuxgradError, type ErrorCode } from './errors'

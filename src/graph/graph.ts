@@ -14,6 +14,8 @@ export class Node {
   weightGradient?: (delta: Tensor) => Tensor
   /** Policy in force on this node's weight, for the plan's table. */
   policy?: string
+  /** An input whose dtype was not declared: the first op that wants indices settles it. */
+  flexible?: boolean
 
   constructor(
     readonly graph: Graph,
@@ -32,6 +34,11 @@ export class Node {
 
 const leaf: Op = { name: 'leaf', infer: () => [] }
 
+let active: Graph | undefined
+
+/** The graph being traced: ops add nodes to it even where their inputs are eager tensors caught in a closure. */
+export const tracing = (): Graph | undefined => active
+
 /** A traced computation: nodes in the order in which they were made. */
 export class Graph {
   readonly nodes: Node[] = []
@@ -43,6 +50,17 @@ export class Graph {
   #references = new Map<object, Node>()
   #inputs = new Map<string, Node>()
   #randomIds = 0
+
+  /** Runs `body` with this graph as the one being traced. */
+  trace<T>(body: () => T): T {
+    const before = active
+    active = this
+    try {
+      return body()
+    } finally {
+      active = before
+    }
+  }
 
   /** Path of the module whose forward is being traced. */
   get scope(): string {

@@ -4,7 +4,7 @@ import type { Shape } from '../tensor/shape'
 import { showShape } from '../tensor/shape'
 import { Tensor, type Layout, type Spec } from '../tensor/tensor'
 import { encodeOperands } from './encode'
-import type { Graph } from './graph'
+import { tracing, type Graph } from './graph'
 
 /** A call of a native kernel: its name and its numbers, in the order that the kernel's comment states. */
 export interface KernelCall {
@@ -79,10 +79,10 @@ const contiguousOp = defineOp<undefined>({
 /** The same values in row-major order: the tensor itself where it already is. */
 export const contiguous = (x: Tensor): Tensor => (x.contiguous ? x : apply(contiguousOp, [x], undefined)[0])
 
-/** The graph that traced inputs belong to; undefined if all are eager. */
+/** The graph that an op on these inputs belongs to; undefined if it is to be computed at once. */
 export function graphOf(inputs: readonly (Tensor | undefined)[]): Graph | undefined {
   for (const t of inputs) if (t?.node) return t.node.graph
-  return undefined
+  return inputs.length ? tracing() : undefined
 }
 
 /**

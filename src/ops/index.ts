@@ -1,10 +1,19 @@
-export { where, type Operand } from './binary'
+export { scaledDotProductAttention, type AttentionOptions } from './attention'
+export { outer, where, type Operand } from './binary'
 export { conv2d, type ConvOptions } from './conv'
 export { arange, eye, full, linspace, ones, tensor, zeros, type Nested } from './create'
-export { crossEntropy, mse, type CrossEntropyOptions } from './loss'
+export { embedding, oneHot } from './indices'
+export { concat, stack, type Range } from './join'
+export {
+  bceWithLogits, crossEntropy, huber, klDivergence, l1, mse, nll, smoothL1,
+  type CrossEntropyOptions, type NllOptions, type Reduction,
+} from './loss'
 export { linear, matmul } from './matmul'
-export { batchNorm, layerNorm, type BatchNormState } from './norm'
+export { batchNorm, groupNorm, layerNorm, rmsNorm, type BatchNormState } from './norm'
+export { bernoulli, dropout, normal, permutation, randint, seed, shuffle, truncatedNormal, uniform } from './random'
+export { dot, type VarianceOptions } from './reduce'
 export { addSign, conv2dSignWeightGrad, linearSignWeightGrad, maskApply, signPack, signUnpack, type Alphabet } from './sign'
+export type { Sorted } from './sort'
 export type { PoolOptions } from './pool'
 import './pool'
 import './reduce'

@@ -1,6 +1,6 @@
 import { InvalidArgumentError, type Command } from 'commander'
 import { compile } from '../compile'
-import { parseBytes, showBytes } from '../compile/budget'
+import { parseBytes } from '../compile/budget'
 import { DataLoader, mnist, type MnistBatch } from '../data'
 import type { Dataset } from '../data'
 import { native } from '../native'
@@ -154,6 +154,5 @@ async function trainOnce(
     step.close()
     optimizer.dispose()
     model.dispose()
-    step.releaseArena()
   }
 }

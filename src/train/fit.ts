@@ -1,9 +1,9 @@
 import type { StepResult, Traceable, TrainingStep } from '../compile'
 import type { Batch, DataLoader } from '../data'
 
-export interface FitOptions<B extends Batch, R extends Traceable> {
+export interface FitOptions<A extends Batch, B extends Batch, R extends Traceable> {
   step: TrainingStep<R>
-  loader: DataLoader<Batch, B>
+  loader: DataLoader<A, B>
   /** The epoch after the last; training goes on from where the loader stands. */
   epochs: number
   /** Ends the run after the step at hand. */
@@ -42,7 +42,9 @@ export type FitEvent<R extends Traceable = Traceable> = StepEvent<R> | EpochEven
  * Trains, telling of every step and epoch: `for await (const event of fit({ step, loader, epochs })) ...`.
  * Nothing runs ahead of the reader; leaving the loop ends the run after a whole step.
  */
-export async function* fit<B extends Batch, R extends Traceable>(options: FitOptions<B, R>): AsyncGenerator<FitEvent<R>, void> {
+export async function* fit<A extends Batch, B extends Batch, R extends Traceable>(
+  options: FitOptions<A, B, R>,
+): AsyncGenerator<FitEvent<R>, void> {
   const { step, loader, epochs, signal } = options
   let rowsDone = 0
   let secondsDone = 0
@@ -54,7 +56,7 @@ export async function* fit<B extends Batch, R extends Traceable>(options: FitOpt
     let rows = 0
     let seconds = 0
     let started = performance.now()
-    for await (const batch of loader as AsyncIterable<B>) {
+    for await (const batch of loader) {
       const result = await step.run(batch)
       const size = Object.values(batch)[0].shape[0]
       seconds += (performance.now() - started) / 1000

@@ -8,8 +8,7 @@ export interface Progress {
 
 const every = 5000 // milliseconds between lines
 
-export function progress(title: string, total: number, quiet: boolean): Progress {
-  if (quiet) return { update: () => undefined, end: () => undefined }
+export function progress(title: string, total: number): Progress {
   if (process.stderr.isTTY) {
     const bar = new SingleBar(
       { format: `${title} {bar} {value}/{total} {facts}`, stream: process.stderr, hideCursor: true, barsize: 24 },

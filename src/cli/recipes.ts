@@ -38,11 +38,11 @@ export const recipes: Record<string, Recipe> = {
   },
 }
 
-/** @throws AUX_INVALID_ARGUMENT naming what there is. */
-export function memoryOf(model: string, rule: Rule): MemoryAssignment {
-  const recipe = recipes[model] ?? fail('AUX_INVALID_ARGUMENT', `--model: expected one of ${Object.keys(recipes).join(', ')}, got ${model}`)
-  return (
-    recipe.memory[rule] ??
-    fail('AUX_INVALID_ARGUMENT', `--rule: ${model} has no place for ${rule} (${rule === 'ara' ? 'it has no residual blocks' : ''}); it has ${Object.keys(recipe.memory).join(', ')}`)
-  )
-}
+/** @throws AUX_INVALID_ARGUMENT naming the models there are. */
+export const recipeOf = (model: string): Recipe =>
+  recipes[model] ?? fail('AUX_INVALID_ARGUMENT', `--model: expected one of ${Object.keys(recipes).join(', ')}, got ${model}`)
+
+/** @throws AUX_INVALID_ARGUMENT naming the rules the model has. */
+export const memoryOf = (model: string, rule: Rule): MemoryAssignment =>
+  recipeOf(model).memory[rule] ??
+  fail('AUX_INVALID_ARGUMENT', `--rule: expected one of ${Object.keys(recipeOf(model).memory).join(', ')} for ${model}, got ${rule} (ara needs residual blocks)`)

@@ -1,4 +1,4 @@
-import { InvalidArgumentError, type Command } from 'commander'
+import { Command, InvalidArgumentError } from 'commander'
 import { compile } from '../compile'
 import { parseBytes } from '../compile/budget'
 import { DataLoader, mnist, type MnistBatch } from '../data'
@@ -7,13 +7,14 @@ import { native } from '../native'
 import { crossEntropy, seed as seedRandom } from '../ops'
 import * as optim from '../optim'
 import { accuracy, fit } from '../train'
+import { action, exitCode, type Output } from './output'
 import { progress } from './progress'
-import { memoryOf, recipes, rules, type Rule } from './recipes'
+import { memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
 import { resultTable, type RunResult } from './report'
 
 interface Options {
   model: string
-  rule: Rule[]
+  rule?: Rule[]
   epochs: number
   batch: number
   lr?: number
@@ -21,7 +22,7 @@ interface Options {
   budget?: string
   limit?: number
   threads?: number
-  json: boolean
+  json?: boolean
 }
 
 const number = (least: number, whole: boolean) => (text: string): number => {
@@ -47,10 +48,9 @@ function bytes(text: string): string {
 }
 
 /** `auxgrad train`: MNIST under several learning rules from the same seed, and a table to compare them. */
-export function register(program: Command): void {
-  program
-    .command('train')
-    .description('train a network on MNIST under one or more learning rules, from the same seed, and compare them')
+export function train(): Command {
+  return new Command('train')
+    .description('Train a network on MNIST under one or more learning rules, from the same seed, and compare them.')
     .option('--model <name>', `one of ${Object.keys(recipes).join(', ')}`, 'cnn')
     .option('--rule <list>', `${rules.join(', ')}, or several with commas (default: all that the model has)`, ruleList)
     .option('--epochs <n>', 'passes over the training set', number(1, true), 1)
@@ -60,36 +60,40 @@ export function register(program: Command): void {
     .option('--budget <bytes>', 'refuse before the first step what would hold more than this, such as 64MiB', bytes)
     .option('--limit <n>', 'use the first n training images only', number(1, true))
     .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true))
-    .option('--json', 'one JSON object as the last line of standard output; nothing else there', false)
-    .action(async (options: Options) => {
-      const given = options.rule ?? (Object.keys(recipes[options.model]?.memory ?? {}) as Rule[])
-      for (const rule of given.length ? given : rules) memoryOf(options.model, rule) // wrong names fail before any work
-      if (options.threads) native().setThreads(options.threads)
-      const say = (text: string): void => void (options.json ? process.stderr : process.stdout).write(`${text}\n`)
-      const stop = new AbortController()
-      const interrupt = (): void => {
-        if (stop.signal.aborted) process.exit(130)
-        say('\nending after this step; once more to leave at once')
-        stop.abort()
-      }
-      process.on('SIGINT', interrupt)
-      try {
-        const { train, test } = await mnist()
-        const data = { train: options.limit ? train.slice(0, options.limit) : train, test }
-        say(`${options.model} on MNIST: ${data.train.size} images to train, ${test.size} to test, ${options.epochs} epoch(s), batches of ${options.batch}, seed ${options.seed}; ${native().info().isa}, ${native().info().threads} threads`)
-        const runs: RunResult[] = []
-        for (const rule of given) {
-          if (stop.signal.aborted) break
-          const run = await trainOnce(options, rule, data, stop.signal)
-          if (run) runs.push(run)
-        }
-        if (runs.length) say(resultTable(runs))
-        if (options.json) process.stdout.write(`${JSON.stringify({ runs })}\n`)
-        if (stop.signal.aborted) process.exitCode = 130
-      } finally {
-        process.off('SIGINT', interrupt)
-      }
-    })
+    .option('--json', 'one JSON object as the last line of stdout, nothing else there')
+    .action(action<Options>(run))
+}
+
+async function run(options: Options, output: Output): Promise<number> {
+  const recipe = recipeOf(options.model)
+  const given = options.rule ?? rules.filter((rule) => recipe.memory[rule])
+  for (const rule of given) memoryOf(options.model, rule) // a rule without a place fails before any work
+  if (options.threads) native().setThreads(options.threads)
+  const stop = new AbortController()
+  const interrupt = (): void => {
+    if (stop.signal.aborted) process.exit(exitCode.interrupted)
+    output.note('\nending after this step; once more to leave at once')
+    stop.abort()
+  }
+  process.on('SIGINT', interrupt)
+  try {
+    const { train: all, test } = await mnist()
+    const data = { train: options.limit ? all.slice(0, options.limit) : all, test }
+    const { isa, threads } = native().info()
+    output.note(
+      `${options.model} on MNIST: ${data.train.size} images to train, ${test.size} to test, epochs ${options.epochs}, ` +
+        `batch ${options.batch}, seed ${options.seed}; ${isa}, ${threads} thread(s)`,
+    )
+    const runs: RunResult[] = []
+    for (const rule of given) {
+      const result = stop.signal.aborted ? undefined : await trainOnce(options, rule, data, stop.signal)
+      if (result) runs.push(result)
+    }
+    if (runs.length || options.json) output.result({ runs }, resultTable(runs))
+    return stop.signal.aborted ? exitCode.interrupted : exitCode.ok
+  } finally {
+    process.off('SIGINT', interrupt)
+  }
 }
 
 /** One run; undefined if it was interrupted. */
@@ -100,7 +104,7 @@ async function trainOnce(
   signal: AbortSignal,
 ): Promise<RunResult | undefined> {
   const { model: name, epochs, batch: batchSize, seed } = options
-  const recipe = recipes[name]
+  const recipe = recipeOf(name)
   const held = native().memory().live
   native().resetPeak()
   seedRandom(seed)
@@ -119,7 +123,7 @@ async function trainOnce(
   const predict = compile({ model, forward: ({ x }) => model.forward(x).argmax() })
   try {
     const plan = step.plan({ x: [Math.min(batchSize, data.train.size), 28, 28, 1], y: [Math.min(batchSize, data.train.size)] })
-    const bar = progress(`${name} ${rule.padEnd(3)}`, updates, options.json && !process.stderr.isTTY)
+    const bar = progress(`${name} ${rule.padEnd(3)}`, updates)
     let seconds = 0
     let rows = 0
     for await (const event of fit({ step, loader, epochs, signal })) {

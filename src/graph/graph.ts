@@ -40,6 +40,10 @@ const leaf: Op = { name: 'leaf', infer: () => [] }
 
 let active: Graph | undefined
 
+// JSON has no infinities, NaN or negative zero: attributes that differ in these must not look alike.
+const distinct = (_: string, value: unknown): unknown =>
+  typeof value === 'number' && (!Number.isFinite(value) || Object.is(value, -0)) ? `${1 / value} ${value}` : value
+
 /** The graph being traced: ops add nodes to it even where their inputs are eager tensors caught in a closure. */
 export const tracing = (): Graph | undefined => active
 
@@ -55,6 +59,8 @@ export class Graph {
   phase: Phase = 'forward'
   /** Called instead of adding a node for an op with a weight, so that a memory policy may change it. */
   onWeightedOp?: (op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown) => Tensor[]
+  /** Modules that said whether they train while this graph was traced. */
+  readonly modules = new Set<{ readonly training: boolean }>()
   #scopes: string[] = []
   #references = new Map<object, Node>()
   #inputs = new Map<string, Node>()
@@ -154,7 +160,7 @@ export class Graph {
     if (op.mutates) return this.#append(op, traced, attrs)
     // Twins of another phase stay apart: sharing them would keep a forward value for backward behind the policy's back.
     const operands = traced.map((t) => (t ? `${t.node!.id}.${t.index}` : '-'))
-    const key = `${op.view ? '' : this.phase}|${operands.join()}|${JSON.stringify(attrs)}`
+    const key = `${op.view ? '' : this.phase}|${operands.join()}|${JSON.stringify(attrs, distinct)}`
     const twins = this.#known.get(op) ?? this.#known.set(op, new Map()).get(op)!
     const twin = twins.get(key)
     if (twin) return twin

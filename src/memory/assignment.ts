@@ -75,14 +75,11 @@ export class Policies {
     return { node: call.graph.add(call.op, call.inputs, call.attrs), policy: 'backpropagation' }
   }
 
-  /** The outermost module around a node that computes again, if the node is part of what it computes again. */
-  segment(node: Node): string | undefined {
-    let segment: string | undefined
+  /** The outermost module around a node that backward runs again, and whether the node itself is computed again. */
+  segment(node: Node): { path: string; again: boolean } | undefined {
+    let segment: { path: string; again: boolean } | undefined
     for (const { path, answers } of this.#assigned)
-      if (answers.recompute && holds(path, node.scope)) {
-        if (!answers.recompute(node)) return undefined
-        segment = path
-      }
+      if (answers.recompute && holds(path, node.scope)) segment = { path, again: (segment?.again ?? true) && answers.recompute(node) }
     return segment
   }
 }

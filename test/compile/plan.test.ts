@@ -11,7 +11,7 @@ import { Storage } from '../../src/tensor/storage'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { typedArray } from '../../src/tensor/dtype'
 import { bytes, generator } from '../support/run'
-import { check, interpret } from '../support/property'
+import { check, interpret, liveBytes } from '../support/property'
 
 function expectNoOverlap(blocks: readonly Block[], arena: number): void {
   const sorted = [...blocks].sort((a, b) => a.offset - b.offset)
@@ -170,11 +170,10 @@ describe.each(cases)('%s', (_, build, shape, memory, dtype) => {
     const data = dtype ? Int32Array.from({ length: size }, () => Math.floor(random() * 50)) : Float32Array.from({ length: size }, () => random() - 0.5)
     const batch = { x: { data, shape, dtype: dtype ?? 'f32' }, y: Int32Array.from({ length: shape[0] }, (_, i) => i % 3) } as const
     const plan = step.plan({ x: { shape, dtype }, y: [shape[0]] })
-    global.gc?.()
-    const before = native().memory().live
+    const before = await liveBytes()
     const { loss } = await step.run(batch)
     expect(loss).toBeGreaterThan(0)
     expect(step.measuredArenaBytes).toBe(plan.arenaBytes)
-    expect(native().memory().live - before).toBe(plan.arenaBytes)
+    expect((await liveBytes()) - before).toBe(plan.arenaBytes)
   })
 })

@@ -209,7 +209,7 @@ test('the indicator: 1 under backpropagation, in [0, 1] under ASA', async () => 
     const batch = { x: hostArray(values(random, [T, C]).map((v) => v + 0.05), [T, C]), r: host(random, [T, 3]) }
     const exact = await gradientsOf(model, loss, batch, undefined, true)
     exact.result.indicators!.layer.values.forEach((v, t) => {
-      const norm = batch.x.data.subarray(t * C, (t + 1) * C).reduce((n, h) => n + h * h, 0)
+      const norm = [...batch.x.data.subarray(t * C, (t + 1) * C)].reduce((n, h) => n + h * h, 0)
       expect(Math.abs(v - norm / (norm + 1e-6))).toBeLessThan(1e-5)
     })
     const epsilon = 0.05

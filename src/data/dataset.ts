@@ -1,8 +1,8 @@
-import { AuxgradError, fail } from '../errors'
+import { fail } from '../errors'
 import { typedArray, type DType, type TypedArray } from '../tensor/dtype'
 import { isHostArray, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkSeed } from '../tensor/philox'
-import { sameShape, showShape } from '../tensor/shape'
+import { sameShape, showShape, sizeOf } from '../tensor/shape'
 
 /** Rows of several fields, stacked along axis 0: `{ x: [128, 28, 28, 1], y: [128] }`. Any field names. */
 export type Batch = Record<string, HostArray>
@@ -56,13 +56,20 @@ export abstract class Dataset<B extends Batch = Batch> {
       if (!Number.isInteger(n)) fail('AUX_INVALID_ARGUMENT', `Dataset.slice: expected integers, got ${String(n)}`)
     const clamp = (n: number): number => Math.min(this.size, Math.max(0, n < 0 ? n + this.size : n))
     const from = clamp(start)
-    return this.select(Uint32Array.from({ length: Math.max(0, clamp(end) - from) }, (_, i) => from + i))
+    return this.select(range(from, Math.max(0, clamp(end) - from)))
   }
 
   /** The rows with these indices, in this order. */
   select(indices: ArrayLike<number>): Dataset<B> {
     return new SelectedDataset(this, checkedIndices('Dataset.select', indices, this.size))
   }
+}
+
+/** @internal The whole numbers from `first` on. */
+export function range(first: number, count: number): Uint32Array {
+  const numbers = new Uint32Array(count)
+  for (let i = 0; i < count; i++) numbers[i] = first + i
+  return numbers
 }
 
 function checkedIndices(what: string, indices: ArrayLike<number>, size: number): Uint32Array {
@@ -134,15 +141,13 @@ class ArrayDataset<B extends Batch> extends Dataset<B> {
           'AUX_SHAPE_MISMATCH',
           `Dataset.batch: expected field ${name} of 'into' to be ${source.dtype} ${showShape(shape)}, got ${target.dtype} ${showShape(target.shape)}`,
         )
-      const out = target ?? { data: typedArray(source.dtype, sizeOfRows(shape)), shape, dtype: source.dtype }
-      gather(source.data, indices, sizeOfRows(shape.slice(1)), out.data)
+      const out = target ?? { data: typedArray(source.dtype, sizeOf(shape)), shape, dtype: source.dtype }
+      gather(source.data, indices, sizeOf(shape.slice(1)), out.data)
       batch[name] = out
     }
     return batch as B
   }
 }
-
-const sizeOfRows = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
 
 function gather(source: TypedArray, indices: Uint32Array, row: number, out: TypedArray): void {
   if (row === 1) for (let i = 0; i < indices.length; i++) out[i] = source[indices[i]]
@@ -259,6 +264,6 @@ export async function collect<S extends Sample>(
     stack.add(sample)
     if (stack.rows >= limit) break
   }
-  if (stack.rows === 0) throw new AuxgradError('AUX_INVALID_ARGUMENT', 'collect: expected at least one sample, got none')
+  if (stack.rows === 0) fail('AUX_INVALID_ARGUMENT', 'collect: expected at least one sample, got none')
   return new ArrayDataset(stack.rows, stack.take() as { [K in keyof S]: HostArray })
 }

@@ -105,9 +105,9 @@ export function randomFlip(options: RandomOptions & { probability?: number; axis
       if (axis === 'vertical') {
         for (let y = 0; y < h; y++) out.set(data.subarray(image + y * w * c, image + (y + 1) * w * c), image + (h - 1 - y) * w * c)
       } else {
-        for (let y = 0; y < h; y++)
-          for (let x = 0; x < w; x++)
-            for (let k = 0; k < c; k++) out[image + (y * w + w - 1 - x) * c + k] = data[image + (y * w + x) * c + k]
+        for (let row = image; row < image + h * w * c; row += w * c)
+          for (let from = row, to = row + (w - 1) * c; to >= row; from += c, to -= c)
+            for (let k = 0; k < c; k++) out[to + k] = data[from + k]
       }
     })
     return withField(batch, field, { data: out, shape, dtype })

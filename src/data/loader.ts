@@ -1,6 +1,6 @@
 import { fail } from '../errors'
 import { checkSeed, Random } from '../tensor/philox'
-import { checkBatch, Dataset, Stack, type Batch, type BatchContext, type Transform } from './dataset'
+import { checkBatch, Dataset, range, Stack, type Batch, type BatchContext, type Transform } from './dataset'
 import { SampleStream } from './stream'
 
 export interface LoaderOptions<A extends Batch, B extends Batch> {
@@ -195,7 +195,7 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
   #rows(data: Dataset<A>): Source<B> {
     const { seed, shuffle, batchSize } = this
     const epoch = this.#epoch
-    const order = shuffle ? permutation(data.size, seed, epoch) : Uint32Array.from({ length: data.size }, (_, i) => i)
+    const order = shuffle ? permutation(data.size, seed, epoch) : range(0, data.size)
     let next = this.#position
     return {
       next: async () => {
@@ -229,7 +229,7 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
         index++
       }
       if (stack.rows === 0 || (dropLast && stack.rows < batchSize)) return undefined
-      return { batch: stack.take() as A, context: { indices: Uint32Array.from({ length: stack.rows }, (_, i) => first + i), seed, epoch } }
+      return { batch: stack.take() as A, context: { indices: range(first, stack.rows), seed, epoch } }
     }
     // A stream goes on from its beginning: the samples of batches handed out before a restore are passed over.
     const skip = async (count: number): Promise<undefined> => {

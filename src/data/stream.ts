@@ -1,4 +1,4 @@
-import { AuxgradError, fail } from '../errors'
+import { fail } from '../errors'
 import type { HostArray } from '../tensor/host'
 import { Random } from '../tensor/philox'
 import type { Batch, FieldOptions, Sample, Samples } from './dataset'
@@ -43,7 +43,7 @@ export class SampleStream<B extends Batch = Batch> {
     const own = Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]()
     if ((own as unknown) !== source) return source
     if (this.#used)
-      throw new AuxgradError('AUX_INVALID_ARGUMENT', 'fromSamples: expected a function that makes a generator for each epoch, got a generator that can be read only once')
+      fail('AUX_INVALID_ARGUMENT', 'fromSamples: expected a function that makes a generator for each epoch, got a generator that can be read only once')
     this.#used = true
     return source
   }

@@ -65,8 +65,9 @@ export class JsonReader {
 
   /** An integer from 0 to 2^53 - 1, written in digits. */
   integer(): number {
-    const value = Number(this.#match(whole, 'an integer >= 0'))
-    if (!Number.isSafeInteger(value)) throw new JsonError(`expected an integer below 2^53, got ${value} before ${this.#at}`)
+    const digits = this.#match(whole, 'an integer >= 0')
+    const value = Number(digits)
+    if (!Number.isSafeInteger(value)) throw new JsonError(`expected an integer below 2^53, got ${quote(digits)} before ${this.#at}`)
     return value
   }
 

@@ -159,7 +159,7 @@ bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort
       return false;
     }
   }
-  stats->arena_peak = peak;
+  stats->arena_peak = (peak + kAlignment - 1) / kAlignment * kAlignment;  // blocks are whole lines
   stats->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return true;
 }

@@ -64,7 +64,8 @@ export function tensor(values: Nested | TypedArray | Float64Array | Uint8Clamped
   return Tensor.from(kind === 'bf16' ? encode(data, kind) : data, target, kind)
 }
 
-const fillOp = defineOp<{ shape: Shape; dtype: DType; value: number }>({
+/** @internal */
+export const fillOp = defineOp<{ shape: Shape; dtype: DType; value: number }>({
   name: 'fill',
   infer: (_, { shape, dtype }) => [{ shape, dtype }],
   kernel: (_, __, { value }) => ({ name: 'fill', numbers: [value] }),

@@ -11,6 +11,7 @@ const statsOp: Op<{ eps: number }> = defineOp({
   infer: ([x]) => [f32(channels(x!.shape)), f32(channels(x!.shape)), f32(channels(x!.shape))],
   kernel: (_, __, a) => ({ name: 'batch_norm_stats', numbers: [a.eps] }),
   constant: true, // batch_norm_grad differentiates through the statistics
+  statistics: true,
 })
 
 const gradOp: Op<{ own: boolean }> = defineOp({

@@ -59,7 +59,10 @@ const erf = unary('erf', (d) => d.grad()!.mul(d.input(0).square().neg().exp()).m
 const gelu = unary('gelu', (d) => one(geluGrad, [d.grad()!, d.input(0)], undefined))
 const silu = unary('silu', (d) => one(siluGrad, [d.grad()!, d.input(0)], undefined))
 /** @internal */
-export const relu = unary('relu', (d) => one(reluGrad, [d.grad()!, d.output()], undefined))
+export const relu: Op<undefined> = {
+  ...unary('relu', (d) => one(reluGrad, [d.grad()!, d.output()], undefined)),
+  nonNegative: 'always',
+}
 const sign = { ...unary('sign'), constant: true }
 const floor = { ...unary('floor'), constant: true }
 const ceil = { ...unary('ceil'), constant: true }

@@ -51,17 +51,59 @@ int64_t matmul_scratch(const Call& call, int threads) {
   return gemm_scratch(m, n, k, 1) * threads;
 }
 
-// linear: x [T, I], w [O, I], bias [O] or absent -> y [T, O]
+// x + (x > 0 ? positive : negative), packed.
+struct WithSigns {
+  Strided x;
+  float positive, negative;
+
+  void pack(int64_t first, int64_t count, int64_t k0, int64_t kc, int tile, float* out) const {
+    x.pack(first, count, k0, kc, tile, out);
+    if (positive == 0 && negative == 0) return;
+    const int64_t n = round_up(count, tile) * kc;
+    for (int64_t i = 0; i < n; i++) out[i] += out[i] > 0 ? positive : negative;
+  }
+};
+
+// Bits of v > 0 packed along rows: bit t % 32 of word [t / 32][c]; bits beyond the last row are 0.
+inline void pack_positive(const Call& call, const View& v, uint32_t* words) {
+  const int64_t rows = v.shape[0], columns = v.shape[1];
+  parallel_ranges(call, ceil_div(rows, 32), max64(1, 512 / max64(columns, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t w = begin; w < end; w++) {
+      uint32_t* out = words + w * columns;
+      memset(out, 0, static_cast<size_t>(columns) * 4);
+      for (int64_t t = w * 32; t < min64(rows, w * 32 + 32); t++) {
+        const float* row = v.f32() + t * v.stride[0];
+        for (int64_t c = 0; c < columns; c++) out[c] |= static_cast<uint32_t>(row[c * v.stride[1]] > 0) << (t % 32);
+      }
+    }
+  });
+}
+
+// linear: x [T, I], w [O, I], any strides, bias [O] or absent -> y [T, O], signs u32 [ceil(T/32), I] or absent,
+// mask u32 [ceil(T/32), O] or absent
+// numbers: epsilon, alphabet (0: -1/+1, 1: 0/1), activation (0: none, 1: relu); none of them means 0, 0, 0
+// The operand is x + epsilon * s(x), s(x) = +1 if x > 0, else -1 (alphabet 1: 0); signs are the bits of x > 0, mask
+// those of y > 0.
 bool linear(const Call& call) {
   const View &x = call.in[0], &w = call.in[1], &y = call.out[0];
   const float* bias = call.in[2] ? call.in[2].f32() : nullptr;
   const int64_t tokens = y.shape[0], out = y.shape[1], in = x.shape[1];
-  gemm(call, Strided{x.f32(), x.stride[0], x.stride[1]}, Strided{w.f32(), w.stride[0], w.stride[1]}, y.f32(), out,
-       tokens, out, in, false, [&](int64_t i0, int64_t mc, int64_t j0, int64_t nc) {
-         if (!bias) return;
+  const bool fused = call.n_number > 0;
+  const float epsilon = fused ? call.real(0) : 0;
+  const bool relu = fused && call.integer(2) == 1;
+  const WithSigns operand = {{x.f32(), x.stride[0], x.stride[1]}, epsilon,
+                             fused && call.integer(1) == 1 ? 0.0f : -epsilon};
+  if (call.n_out > 1 && call.out[1]) pack_positive(call, x, call.out[1].u32());
+  gemm(call, operand, Strided{w.f32(), w.stride[0], w.stride[1]}, y.f32(), out, tokens, out, in, false,
+       [&](int64_t i0, int64_t mc, int64_t j0, int64_t nc) {
+         if (!bias && !relu) return;
          for (int64_t i = i0; i < i0 + mc; i++)
-           for (int64_t j = j0; j < j0 + nc; j++) y.f32()[i * out + j] += bias[j];
+           for (int64_t j = j0; j < j0 + nc; j++) {
+             const float sum = bias ? y.f32()[i * out + j] + bias[j] : y.f32()[i * out + j];
+             y.f32()[i * out + j] = relu && sum < 0 ? 0 : sum;  // NaN stays NaN
+           }
        });
+  if (call.n_out > 2 && call.out[2]) pack_positive(call, y, call.out[2].u32());
   return true;
 }
 

@@ -1,0 +1,40 @@
+import type { Keep } from '../graph/derive'
+import type { Graph, Node } from '../graph/graph'
+import type { Policies } from '../memory/assignment'
+import type { Tensor } from '../tensor/tensor'
+
+/**
+ * How backward reads values of modules that are computed again: from a second copy of the module's nodes, on the
+ * values it was given. What leaves a module is not computed again (the next one keeps it or has its own way), nor are
+ * batch statistics. A copy waits for the gradient that needs it, so that it does not exist before.
+ */
+export function recomputation(graph: Graph, policies: Policies): Keep {
+  const last = graph.nodes.length
+  const segments = new Map<Node, string | undefined>()
+  const segmentOf = (node: Node): string | undefined => {
+    if (!segments.has(node)) segments.set(node, node.op.kernel || node.op.view ? policies.segment(node) : undefined)
+    return segments.get(node)
+  }
+  const leaves = new Set<Tensor>()
+  for (const reader of graph.nodes.slice(0, last))
+    for (const t of reader.inputs) {
+      const segment = t && segmentOf(t.node!)
+      if (segment !== undefined && segmentOf(reader) !== segment && !reader.op.mutates) leaves.add(t!)
+    }
+  const copies = new Map<Tensor, Tensor>()
+  const again = (value: Tensor, segment: string, delta: Tensor): Tensor => {
+    const node = value.node!
+    if (node.id >= last || leaves.has(value) || node.op.statistics || segmentOf(node) !== segment) return value
+    const known = copies.get(value)
+    if (known) return known
+    const clone = graph.repeat(node, node.inputs.map((t) => t && again(t, segment, delta)))
+    clone.after = [delta.node!]
+    clone.policy = 'checkpoint'
+    node.outputs.forEach((t, i) => copies.set(t, clone.outputs[i]))
+    return clone.outputs[value.index]
+  }
+  return (value, _, delta) => {
+    const segment = segmentOf(value.node!)
+    return segment === undefined ? value : again(value, segment, delta)
+  }
+}

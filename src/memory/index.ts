@@ -1,0 +1,6 @@
+export { ara, type AraOptions } from './ara'
+export { asa, type AsaOptions } from './asa'
+export type { MemoryAssignment, ModuleTest } from './assignment'
+export { backprop } from './backprop'
+export { checkpoint, type CheckpointOptions } from './checkpoint'
+export type { Answers, LayerAnswer, LayerCall, MemoryPolicy } from './policy'

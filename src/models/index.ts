@@ -1,0 +1,3 @@
+export * from './cnn'
+export * from './mlp'
+export * from './resnet'

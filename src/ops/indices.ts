@@ -3,6 +3,7 @@ import { apply, defineOp, expectDType, expectShape, type Op } from '../graph/op'
 import type { DType } from '../tensor/dtype'
 import { resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 
 // Reading and adding by index. Indices are i32; one outside its axis is AUX_INDEX_OUT_OF_RANGE, naming the index, its
 // position and the size, before anything is written.
@@ -58,7 +59,7 @@ const takeOp: Op<TakeAttrs> = defineOp({
 export function embedding(indices: Tensor, weight: Tensor, options: { paddingIdx?: number } = {}): Tensor {
   if (weight.rank !== 2) fail('AUX_SHAPE_MISMATCH', `embedding: expected weight with 2 axes, got shape ${showShape(weight.shape)}`)
   const padding = options.paddingIdx === undefined ? -1 : resolveAxis('embedding paddingIdx', options.paddingIdx, weight.shape[0])
-  return apply(takeOp, [weight, expectIndices('embedding', 'indices', indices)], { axis: 0, caller: 'embedding', padding })[0]
+  return tidy(() => apply(takeOp, [weight, expectIndices('embedding', 'indices', indices)], { axis: 0, caller: 'embedding', padding })[0])
 }
 
 type GatherAttrs = { axis: number; caller: Caller }
@@ -106,7 +107,7 @@ const oneHotOp = defineOp<{ classes: number }>({
 /** 1 at each label, 0 elsewhere: labels i32 [...]; y f32 [..., classes]. @throws AUX_INDEX_OUT_OF_RANGE */
 export function oneHot(labels: Tensor, classes: number): Tensor {
   if (!Number.isInteger(classes) || classes < 1) fail('AUX_INVALID_ARGUMENT', `oneHot: expected a number of classes >= 1, got ${classes}`)
-  return apply(oneHotOp, [expectIndices('oneHot', 'labels', labels)], { classes })[0]
+  return tidy(() => apply(oneHotOp, [expectIndices('oneHot', 'labels', labels)], { classes })[0])
 }
 
 declare module '../tensor/tensor' {
@@ -122,13 +123,13 @@ declare module '../tensor/tensor' {
 
 Tensor.prototype.indexSelect = function (axis, indices) {
   const attrs = { axis: resolveAxis('indexSelect', axis, this.rank), caller: 'indexSelect' as const, padding: -1 }
-  return apply(takeOp, [this, expectIndices('indexSelect', 'indices', indices)], attrs)[0]
+  return tidy(() => apply(takeOp, [this, expectIndices('indexSelect', 'indices', indices)], attrs)[0])
 }
 Tensor.prototype.gather = function (axis, index) {
   const attrs = { axis: resolveAxis('gather', axis, this.rank), caller: 'gather' as const }
-  return apply(gatherOp, [this, expectIndices('gather', 'index', index)], attrs)[0]
+  return tidy(() => apply(gatherOp, [this, expectIndices('gather', 'index', index)], attrs)[0])
 }
 Tensor.prototype.scatterAdd = function (axis, index, source) {
   const attrs = { axis: resolveAxis('scatterAdd', axis, this.rank), caller: 'scatterAdd' as const, shape: this.shape }
-  return apply(scatterOp, [this, expectIndices('scatterAdd', 'index', index), source], attrs)[0]
+  return tidy(() => apply(scatterOp, [this, expectIndices('scatterAdd', 'index', index), source], attrs)[0])
 }

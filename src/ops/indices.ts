@@ -20,17 +20,27 @@ const code = (caller: Caller): number => callers.indexOf(caller)
 export function expectIndices(op: string, name: string, t: Tensor): Tensor {
   if (t.dtype === 'i32') return t
   if (t.dtype === 'u8') return t.cast('i32')
-  const inputs: Tensor[] = []
-  for (let at: Tensor | undefined = t; at?.node; at = at.node.inputs[0]) {
-    inputs.push(at)
-    if (at.node.flexible) {
-      at.node.flexible = false
-      for (const view of inputs) (view as { dtype: DType }).dtype = 'i32'
-      return t
-    }
-    if (!at.node.op.view) break
+  let source: Tensor | undefined = t
+  while (source?.node?.op.view) source = source.node.inputs[0]
+  if (source?.node?.flexible) {
+    const views = viewsOf(source, op, name)
+    source.node.flexible = false
+    for (const view of views) (view as { dtype: DType }).dtype = 'i32'
+    return t
   }
   return fail('AUX_DTYPE_MISMATCH', `${op}: expected ${name} of dtype i32 or u8, got ${t.dtype}; cast('i32') if they are whole numbers`)
+}
+
+/** An input and all its views; throws if anything has read their values as f32 already. */
+function viewsOf(input: Tensor, op: string, name: string): Set<Tensor> {
+  const views = new Set([input])
+  for (const node of input.node!.graph.nodes) {
+    if (!node.inputs.some((t) => t && views.has(t))) continue
+    if (!node.op.view)
+      fail('AUX_DTYPE_MISMATCH', `${op}: expected ${name} of dtype i32, but ${node.op.name} has read input ${input.node!.inputName} as f32; declare its dtype`)
+    for (const t of node.outputs) views.add(t)
+  }
+  return views
 }
 
 type TakeAttrs = { axis: number; caller: Caller; padding: number }

@@ -17,6 +17,9 @@ test('an input read as f32 elsewhere and then as indices is refused', () => {
   const f = compile(({ x, y }) => crossEntropy(x.add(y.exp().unsqueeze(1)), y.exp()))
   expect(() => f.plan({ x: [4, 5], y: [4] })).toThrow(/i32 or u8, got f32/)
   f.close()
+  const g = compile(({ x, y }) => crossEntropy(x.add(y.unsqueeze(1)), y))
+  expect(() => g.plan({ x: [4, 5], y: [4] })).toThrow(/add has read input y as f32; declare its dtype/)
+  g.close()
 })
 
 test('the padding row of an embedding gets no gradient', () => {

@@ -75,7 +75,7 @@ export function toHost(what: string, values: HostValues, dtype?: DType): HostArr
 }
 
 function asHost(what: string, values: HostValues, dtype?: DType): HostArray {
-  if (values instanceof Tensor) return { data: values.dataSync(), shape: values.shape, dtype: values.dtype }
+  if (values instanceof Tensor) return { data: values.rawSync(), shape: values.shape, dtype: values.dtype }
   if (ArrayBuffer.isView(values)) {
     const kind = natural(values)
     if (!kind)

@@ -71,8 +71,7 @@ export class Session {
 
   #write(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>): Storage {
     if (!this.#arena || this.#arena.bytes < plan.arenaBytes) {
-      this.#arena?.release()
-      this.#arena = null // the old one goes first: the two never exist together
+      this.#release() // the old one goes first: the two never exist together
       this.#arena = new Storage(plan.arenaBytes, { what: 'the arena of a step' })
     }
     for (const [name, slot] of plan.inputs) {
@@ -91,7 +90,13 @@ export class Session {
     })
   }
 
+  /** Lets the arena go when the runs asked for so far have ended. */
   dispose(): void {
+    if (this.busy) void this.enqueue(async () => this.#release())
+    else this.#release()
+  }
+
+  #release(): void {
     this.#arena?.release()
     this.#arena = null
   }

@@ -58,6 +58,8 @@ export class Graph {
   phase: Phase = 'forward'
   /** Called instead of adding a node for an op with a weight, so that a memory policy may change it. */
   onWeightedOp?: (op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown) => Tensor[]
+  /** Modules that said whether they train while this graph was traced. */
+  readonly modules = new Set<{ readonly training: boolean }>()
   #scopes: string[] = []
   #references = new Map<object, Node>()
   #inputs = new Map<string, Node>()

@@ -291,11 +291,15 @@ export class TrainingStep<R extends Traceable = Traceable> {
     await this.#session.enqueue(async () => undefined)
   }
 
-  /** Frees plans and gradient sums; the model, the optimizer's state and the arena stay. Safe to call twice. */
+  /**
+   * Frees plans, gradient sums and the arena that the plans of the model share (a later run of one of them makes a new
+   * one); the model and the optimizer's state stay. Safe to call twice.
+   */
   close(): void {
     if (this.#closed) return
     this.#closed = true
     this.#plans.clear()
+    this.#session.dispose()
     for (const t of this.#sums.values()) t.dispose()
   }
 

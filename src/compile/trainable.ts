@@ -11,6 +11,8 @@ export interface Trainable {
   /** Every module inside, this one as ''. A path is also the name by which policies find it. */
   namedModules(): Iterable<[string, { training: boolean; forward(...inputs: never[]): unknown }]>
   namedParameters(): Iterable<[string, ParameterLike]>
+  /** Parameters and buffers by path. */
+  state(): ReadonlyMap<string, Tensor>
 }
 
 /**

@@ -1,7 +1,7 @@
 import type { Shape } from '../tensor/shape'
 import { sizeOf } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
-import { normal, truncatedNormal, uniform } from './_random'
+import { normal, truncatedNormal, uniform } from '../ops'
 
 // Initial values of weights [outputs, ..., inputs]: the last axis and any kernel axes between are the fan-in.
 

@@ -1,4 +1,5 @@
-import { batchNorm, layerNorm, ones, zeros } from '../ops'
+import { fail } from '../errors'
+import { batchNorm, groupNorm, layerNorm, ones, rmsNorm, zeros } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { buffer, Module } from './module'
 import { Parameter } from './parameter'
@@ -56,5 +57,42 @@ export class LayerNorm extends Module {
 
   forward(x: Tensor): Tensor {
     return layerNorm(x, this.weight, this.bias, this.#eps)
+  }
+}
+
+/** Group normalisation (Wu & He 2018), channels-last: statistics of each sample over its positions and a group's channels. */
+export class GroupNorm extends Module {
+  readonly weight: Parameter
+  readonly bias: Parameter
+  readonly #groups: number
+  readonly #eps: number
+
+  constructor(groups: number, channels: number, options: NormOptions = {}) {
+    super()
+    if (channels % groups) fail('AUX_INVALID_ARGUMENT', `GroupNorm: expected channels that ${groups} groups divide, got ${channels}`)
+    this.weight = new Parameter(ones([channels]))
+    this.bias = new Parameter(zeros([channels]))
+    this.#groups = groups
+    this.#eps = options.eps ?? 1e-5
+  }
+
+  forward(x: Tensor): Tensor {
+    return groupNorm(x, this.#groups, this.weight, this.bias, this.#eps)
+  }
+}
+
+/** x / √(mean x² + eps) over the last axis, times a weight (Zhang & Sennrich 2019). */
+export class RMSNorm extends Module {
+  readonly weight: Parameter
+  readonly #eps: number
+
+  constructor(features: number, options: NormOptions = {}) {
+    super()
+    this.weight = new Parameter(ones([features]))
+    this.#eps = options.eps ?? 1e-6
+  }
+
+  forward(x: Tensor): Tensor {
+    return rmsNorm(x, this.weight, this.#eps)
   }
 }

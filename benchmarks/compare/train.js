@@ -7,7 +7,7 @@ const { cases, makeModel, makeOptimizer, memoryOf, title } = require('./cases')
 const { read, write } = require('./exchange')
 
 /** Relative differences allowed where PyTorch itself does as well, and how often its own error otherwise. */
-const limits = { early: 1e-4, all: 1e-4, gradient: 1e-5, state: 1e-4, chaos: 3 }
+const limits = { early: 1e-4, all: 1e-4, gradient: 1e-5, state: 1e-4, adam: 2e-3, chaos: 3 }
 const early = 10
 
 const host = (t) => ({ data: t.dataSync(), shape: t.shape, dtype: t.dtype })
@@ -107,7 +107,9 @@ async function compareCase(c, peers, folder) {
   check('all', (r) => worst(r.losses, double.losses), limits.all)
   if (c.clip) check('norm', (r) => worst(r.norms, double.norms, early), limits.early)
   if (ours.gradients) check('gradient', (r) => worstTensor(r.gradients, double.gradients), limits.gradient)
-  check('state', (r) => worstTensor(r.state, double.state, (n) => !running(n)), limits.state)
+  // Adam makes a full step of a gradient that is nothing but rounding: single weights differ by the rate.
+  const state = c.optimizer.name === 'sgd' ? limits.state : limits.adam
+  check('state', (r) => worstTensor(r.state, double.state, (n) => !running(n)), state)
   if ([...ours.state.keys()].some(running)) check('running', (r) => worstTensor(r.state, double.state, running), limits.state)
   return { checks, direct: worst(ours.losses, single[0].losses), spread: worst(single[0].losses, single[1].losses), last: ours.losses.at(-1), seconds }
 }
@@ -134,8 +136,8 @@ async function run(peers, folder, { only, steps, width }) {
   }
   const text = [
     'Worst relative difference from PyTorch in double precision: ours / PyTorch in single precision (the worse of 1 and all threads).',
-    `Bounds: losses ${limits.early} (all), gradients of step 1 ${limits.gradient}, weights and running statistics at the end ${limits.state}; where`,
-    `PyTorch's own rounding grows beyond them, ${limits.chaos} times its difference. "direct": losses, ours against PyTorch in single precision.\n`,
+    `Bounds: losses ${limits.all}; gradients of step 1 ${limits.gradient}; weights and running statistics at the end ${limits.state} (Adam ${limits.adam});`,
+    `where PyTorch's own rounding grows beyond them, ${limits.chaos} times its difference. "direct": losses, ours against PyTorch in single precision.\n`,
   ].join('\n')
   return { rows, text, ok }
 }

@@ -17,7 +17,7 @@ class Peer {
   /** @param threads how many it computes with, in its own kernels and in its BLAS */
   constructor(python, threads) {
     const n = String(threads)
-    const env = { ...process.env, OMP_NUM_THREADS: n, OPENBLAS_NUM_THREADS: n, MKL_NUM_THREADS: n }
+    const env = { ...process.env, OMP_NUM_THREADS: n, OPENBLAS_NUM_THREADS: n, MKL_NUM_THREADS: n, OMP_WAIT_POLICY: 'passive' }
     this.#child = spawn(python, [path.join(__dirname, 'train.py'), n], { env, stdio: ['pipe', 'pipe', 'pipe'] })
     this.#child.stderr.setEncoding('utf8').on('data', (text) => (this.#errors += text))
     this.#lines = readline.createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]()

@@ -95,6 +95,7 @@ async function compareCase(c, peers, folder) {
   const single = []
   for (const peer of peers) single.push(await theirs(peer, c, 'f32', folder))
   const double = await theirs(peers[0], c, 'f64', folder)
+  const took = [seconds, ...single.map((r) => r.seconds), double.seconds]
 
   // Double precision is the reference; the worse of PyTorch's two runs in single precision is the yardstick.
   const yardstick = (measure) => Math.max(...single.map(measure))
@@ -111,7 +112,7 @@ async function compareCase(c, peers, folder) {
   const state = c.optimizer.name === 'sgd' ? limits.state : limits.adam
   check('state', (r) => worstTensor(r.state, double.state, (n) => !running(n)), state)
   if ([...ours.state.keys()].some(running)) check('running', (r) => worstTensor(r.state, double.state, running), limits.state)
-  return { checks, direct: worst(ours.losses, single[0].losses), spread: worst(single[0].losses, single[1].losses), last: ours.losses.at(-1), seconds }
+  return { checks, direct: worst(ours.losses, single[0].losses), spread: worst(single[0].losses, single[1].losses), last: ours.losses.at(-1), seconds: took }
 }
 
 const exp = (v) => (v === undefined ? '' : v.toExponential(1))

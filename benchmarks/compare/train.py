@@ -285,6 +285,7 @@ def prepare(c):
 
 
 def train(c):
+    start = time.perf_counter()
     model, x, y = prepare(c)
     optimizer = make_optimizer(model.parameters(), c["optimizer"])
     losses, norms = [], []
@@ -300,7 +301,7 @@ def train(c):
         losses.append(float(loss))
     state = {own_name(n): channels_last(t) for n, t in model.state_dict().items() if "num_batches" not in n}
     write(c["out"], state)
-    return {"losses": losses, "norms": norms}
+    return {"losses": losses, "norms": norms, "seconds": time.perf_counter() - start}
 
 
 def saved_bytes(model, x, y):

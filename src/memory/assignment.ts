@@ -14,7 +14,8 @@ export type MemoryAssignment =
   | Readonly<Record<string, MemoryPolicy>>
   | readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[]
 
-const isPolicy = (value: unknown): value is MemoryPolicy => typeof (value as MemoryPolicy)?.at === 'function'
+// Arrays have an `at` too.
+const isPolicy = (value: unknown): value is MemoryPolicy => !Array.isArray(value) && typeof (value as MemoryPolicy)?.at === 'function'
 
 /** `*` stands for one part of a path, `**` for any number of parts. */
 function matcher(pattern: string): RegExp {

@@ -180,6 +180,19 @@ inline Runs tap_runs(const Product& p, const Block& k, int64_t depth) {
   return {v.taps, v.tap_step * line, h.taps, h.tap_step * depth, depth};
 }
 
+// Positions of an input gradient that no output reads.
+inline void zero_outputs(const Call& call, const Product& p) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const int64_t row = max64(1, h.count * p.out_channels);
+  parallel_ranges(call, p.images * v.count, max64(1, 65536 / row), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t line = i / v.count * p.out_rows + v.out_start + i % v.count * v.out_step;
+      float* out = p.out + (line * p.out_columns + h.out_start) * p.out_channels;
+      for (int64_t j = 0; j < h.count; j++, out += h.out_step * p.out_channels) set_zero(out, p.out_channels);
+    }
+  });
+}
+
 inline void run_product(const Call& call, const Product& p) {
   const ProductPlan plan = plan_product(p);
   const Blocks& b = plan.blocks;

@@ -225,7 +225,7 @@ inline void run_product(const Call& call, const Product& p) {
         } else {
           float* stripe = stripes + thread * stripe_floats;
           find_addresses(p, k, stripe_pitch(k, p.vertical, p.horizontal, depth), at);
-          if (reduction > 0) pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth);
+          if (reduction > 0) pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth, depth);
           source = stripe;
         }
 

@@ -231,7 +231,7 @@ inline void run_patches(const Call& call, const Product& p) {
         float* stripe = workspaces + thread * plan.workspace;
         float* patches = stripe + (b.stripe + 16) / 16 * 16;
         float* products = patches + 16 * plan.patches;
-        pack_block(stripe, p.image, k, plan.vertical, plan.horizontal, channel, depth);
+        pack_block(stripe, p.image, k, plan.vertical, plan.horizontal, channel, depth, depth);
         transform_patches(plan, k, stripe, depth, patches);
 
         const int64_t tokens = k.tokens(), tiles = ceil_div(tokens, kTileRows);

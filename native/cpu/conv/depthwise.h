@@ -5,8 +5,7 @@
 namespace auxgrad {
 namespace {
 
-constexpr int kColumns = 4;  // output columns of a register tile
-constexpr int64_t kDepthwiseTasks = 32;
+constexpr int64_t kDepthwiseChunks = 16;  // of the rows of a weight gradient
 
 template <int N>
 struct Count {
@@ -55,7 +54,7 @@ inline void depthwise_tile(const Depthwise& d, const float* image, int64_t i, in
 }
 
 // The same for neighbouring taps of a small kernel: every input is loaded once for all the outputs that read it.
-template <int N, int Taps, int Step, bool Auxiliary, class Lanes>
+template <int N, int Taps, int Step, bool Checked, bool Auxiliary, class Lanes>
 inline void depthwise_small_tile(const Depthwise& d, const float* image, int64_t i, int64_t j0, const float* weight,
                                  Lanes lanes, Vec (&acc)[N]) {
   const Axis &v = d.vertical, &h = d.horizontal;
@@ -64,13 +63,15 @@ inline void depthwise_small_tile(const Depthwise& d, const float* image, int64_t
   for (int64_t a = 0; a < v.taps; a++) {
     const int64_t row = i * v.in_step + v.tap_start + a * v.tap_step;
     if (row < 0 || row >= d.image.rows) continue;
-    const float* line = image + (row * d.image.columns + j0 * Step + h.tap_start) * channels;
+    const int64_t column = j0 * Step + h.tap_start;
+    const float* line = image + (row * d.image.columns + column) * channels;
     const float* kernel = weight + ((v.kernel_start + a * v.kernel_step) * d.kernel_columns + h.kernel_start) * channels;
     Vec w[Taps];
     AUXGRAD_UNROLL
     for (int b = 0; b < Taps; b++) w[b] = lanes.load(kernel + b * h.kernel_step * channels);
     AUXGRAD_UNROLL
     for (int t = 0; t < (N - 1) * Step + Taps; t++) {
+      if (Checked && (column + t < 0 || column + t >= d.image.columns)) continue;
       Vec x = lanes.load(line + t * channels);
       if (Auxiliary) x += x > Vec{} ? positive : negative;
       AUXGRAD_UNROLL
@@ -105,33 +106,44 @@ inline void depthwise_row(const Depthwise& d, const float* image, int64_t i, flo
       }
     });
   };
-  const auto edge = [&](int64_t j) {
-    columns(j, Count<1>(), [&](int64_t c, auto lanes, Vec(&acc)[1]) {
-      depthwise_tile<1, true, Auxiliary>(d, image + c, i, j, weights + c, lanes, acc);
-    });
-  };
-  const auto small = [&](int64_t j, auto count, auto taps, auto step) {
+  // Outputs [from, to) in tiles; the last one goes back over outputs that are done rather than being narrow.
+  const auto tiles = [&](int64_t from, int64_t to, auto count, const auto& tile) {
     constexpr int N = decltype(count)::value;
-    for (; j + N <= right; j += N)
-      columns(j, count, [&](int64_t c, auto lanes, Vec(&acc)[N]) {
-        depthwise_small_tile<N, decltype(taps)::value, decltype(step)::value, Auxiliary>(d, image + c, i, j, weights + c,
-                                                                                         lanes, acc);
-      });
-    return j;
+    if (to - from < N) return from;
+    for (int64_t j = from; j < to; j += N) tile(min64(j, to - N), count);
+    return to;
   };
-  int64_t j = 0;
-  for (; j < left; j++) edge(j);
-  const bool neighbours = h.taps <= 1 || h.tap_step == 1;
-  if (neighbours && h.taps == 3 && h.in_step == 1) j = small(j, Count<6>(), Count<3>(), Count<1>());
-  else if (neighbours && h.taps == 3 && h.in_step == 2) j = small(j, Count<6>(), Count<3>(), Count<2>());
-  else if (neighbours && h.taps == 5 && h.in_step == 1) j = small(j, Count<6>(), Count<5>(), Count<1>());
-  else if (neighbours && h.taps == 2 && h.in_step == 1) j = small(j, Count<6>(), Count<2>(), Count<1>());
-  else if (neighbours && h.taps == 1 && h.in_step == 1) j = small(j, Count<6>(), Count<1>(), Count<1>());
-  for (; j + kColumns <= right; j += kColumns)
-    columns(j, Count<kColumns>(), [&](int64_t c, auto lanes, Vec(&acc)[kColumns]) {
-      depthwise_tile<kColumns, false, Auxiliary>(d, image + c, i, j, weights + c, lanes, acc);
+  const auto small = [&](auto taps, auto step) {
+    constexpr int T = decltype(taps)::value, S = decltype(step)::value;
+    const auto tile = [&](int64_t j, auto count) {
+      constexpr int N = decltype(count)::value;
+      const bool inside = j >= left && j + N <= right;
+      columns(j, count, [&](int64_t c, auto lanes, Vec(&acc)[N]) {
+        if (inside) depthwise_small_tile<N, T, S, false, Auxiliary>(d, image + c, i, j, weights + c, lanes, acc);
+        else depthwise_small_tile<N, T, S, true, Auxiliary>(d, image + c, i, j, weights + c, lanes, acc);
+      });
+    };
+    int64_t j = 0;
+    if (h.count % 8 == 0) j = tiles(j, h.count, Count<8>(), tile);
+    j = tiles(j, h.count, Count<7>(), tile);
+    j = tiles(j, h.count, Count<3>(), tile);
+    tiles(j, h.count, Count<1>(), tile);
+  };
+  if (h.taps == 3 && h.tap_step == 1 && h.in_step == 1) return small(Count<3>(), Count<1>());
+  if (h.taps == 3 && h.tap_step == 1 && h.in_step == 2) return small(Count<3>(), Count<2>());
+  if (h.taps == 5 && h.tap_step == 1 && h.in_step == 1) return small(Count<5>(), Count<1>());
+  if (h.taps == 2 && h.tap_step == 1 && h.in_step == 1) return small(Count<2>(), Count<1>());
+  if (h.taps == 1 && h.in_step == 1) return small(Count<1>(), Count<1>());
+  const auto any = [&](int64_t j, auto count) {
+    constexpr int N = decltype(count)::value;
+    columns(j, count, [&](int64_t c, auto lanes, Vec(&acc)[N]) {
+      depthwise_tile<N, N == 1, Auxiliary>(d, image + c, i, j, weights + c, lanes, acc);
     });
-  for (; j < h.count; j++) edge(j);
+  };
+  tiles(0, left, Count<1>(), any);
+  int64_t j = tiles(left, right, Count<4>(), any);
+  j = tiles(j, right, Count<1>(), any);
+  tiles(max64(j, right), h.count, Count<1>(), any);
 }
 
 // Scratch: the weights, [tap][channels]. rows_of(own, row) sets the axes of `own` for a row of the output and runs
@@ -167,7 +179,7 @@ struct DepthwiseGradient {
 };
 
 inline int64_t depthwise_chunks(const DepthwiseGradient& d) {
-  return max64(1, min64(kDepthwiseTasks, d.images * d.vertical.count));
+  return max64(1, min64(kDepthwiseChunks, d.images * d.vertical.count));
 }
 inline int64_t depthwise_gradient_scratch(const DepthwiseGradient& d) {
   return depthwise_chunks(d) * d.vertical.taps * d.horizontal.taps * d.image.channels * 4;
@@ -202,7 +214,7 @@ inline void add_columns(const DepthwiseGradient& d, const float* image, const fl
 }
 
 // The same for neighbouring taps of a small kernel: every input is loaded once.
-template <int N, int Taps, int Step, class Lanes>
+template <int N, int Taps, int Step, bool Checked, class Lanes>
 inline void add_small_columns(const DepthwiseGradient& d, const float* image, const float* dy, int64_t i, int64_t j0,
                               float* sum, Lanes lanes) {
   const Axis &v = d.vertical, &h = d.horizontal;
@@ -213,13 +225,15 @@ inline void add_small_columns(const DepthwiseGradient& d, const float* image, co
   for (int64_t a = 0; a < v.taps; a++) {
     const int64_t row = i * v.in_step + v.tap_start + a * v.tap_step;
     if (row < 0 || row >= d.image.rows) continue;
-    const float* line = image + (row * d.image.columns + j0 * Step + h.tap_start) * channels;
+    const int64_t column = j0 * Step + h.tap_start;
+    const float* line = image + (row * d.image.columns + column) * channels;
     float* to = sum + a * Taps * channels;
     Vec acc[Taps];
     AUXGRAD_UNROLL
     for (int b = 0; b < Taps; b++) acc[b] = lanes.load(to + b * channels);
     AUXGRAD_UNROLL
     for (int t = 0; t < (N - 1) * Step + Taps; t++) {
+      if (Checked && (column + t < 0 || column + t >= d.image.columns)) continue;
       const Vec x = lanes.load(line + t * channels);
       AUXGRAD_UNROLL
       for (int b = 0; b < Taps; b++)
@@ -237,23 +251,27 @@ inline void add_row(const DepthwiseGradient& d, const float* image, const float*
   const int64_t left = min64(h.count, h.tap_start < 0 ? ceil_div(-h.tap_start, h.in_step) : 0);
   const int64_t room = d.image.columns - 1 - last;
   const int64_t right = max64(left, min64(h.count, room < 0 ? 0 : room / h.in_step + 1));
-  const auto edge = [&](int64_t j) {
+  const bool three = h.taps == 3 && h.tap_step == 1 && (h.in_step == 1 || h.in_step == 2);
+  const auto columns = [&](int64_t j, auto count) {
+    constexpr int N = decltype(count)::value;
+    const bool inside = j >= left && j + N <= right;
     each_vector(0, channels, [&](int64_t c, auto lanes) {
-      add_columns<1, true>(d, image + c, dy + c, i, j, sum + c, lanes);
+      const auto run = [&](const auto& add) { add(d, image + c, dy + c, i, j, sum + c, lanes); };
+      using L = decltype(lanes);
+      if (!three && inside) run(add_columns<N, false, L>);
+      else if (!three) run(add_columns<N, true, L>);
+      else if (h.in_step == 1 && inside) run(add_small_columns<N, 3, 1, false, L>);
+      else if (h.in_step == 1) run(add_small_columns<N, 3, 1, true, L>);
+      else if (inside) run(add_small_columns<N, 3, 2, false, L>);
+      else run(add_small_columns<N, 3, 2, true, L>);
     });
+    return j + N;
   };
-  constexpr int kWide = 7;
   int64_t j = 0;
-  for (; j < left; j++) edge(j);
-  for (; j + kWide <= right; j += kWide)
-    each_vector(0, channels, [&](int64_t c, auto lanes) {
-      if (h.taps == 3 && h.tap_step == 1 && h.in_step == 1)
-        add_small_columns<kWide, 3, 1>(d, image + c, dy + c, i, j, sum + c, lanes);
-      else if (h.taps == 3 && h.tap_step == 1 && h.in_step == 2)
-        add_small_columns<kWide, 3, 2>(d, image + c, dy + c, i, j, sum + c, lanes);
-      else add_columns<kWide, false>(d, image + c, dy + c, i, j, sum + c, lanes);
-    });
-  for (; j < h.count; j++) edge(j);
+  while (h.count - j >= 8 && (h.count - j) % 7 != 0) j = columns(j, Count<8>());
+  while (h.count - j >= 7) j = columns(j, Count<7>());
+  while (h.count - j >= 3) j = columns(j, Count<3>());
+  while (j < h.count) j = columns(j, Count<1>());
 }
 
 // Scratch: the sums of a fixed number of chunks of rows, [chunk][tap][channels], added in order.
@@ -273,13 +291,14 @@ inline void run_depthwise_gradient(const Call& call, const DepthwiseGradient& d)
       add_row(d, image, dy, i, sum);
     }
   });
-  parallel_ranges(call, channels, max64(1, 32768 / max64(1, chunks * taps)), [&](int64_t begin, int64_t end) {
-    for (int64_t tap = 0; tap < taps; tap++)
-      for (int64_t c = begin; c < end; c++) {
-        float total = 0;
-        for (int64_t s = 0; s < chunks; s++) total += sums[s * size + tap * channels + c];
-        d.dw[c * taps + tap] = total;
-      }
+  parallel_ranges(call, size, max64(16, 32768 / chunks), [&](int64_t begin, int64_t end) {
+    each_vector(begin, end, [&](int64_t i, auto lanes) {
+      Vec total = lanes.load(sums + i);
+      for (int64_t s = 1; s < chunks; s++) total += lanes.load(sums + s * size + i);
+      float out[kLanes];
+      store(out, total);
+      for (int64_t n = 0; n < lanes.count(); n++) d.dw[(i + n) % channels * taps + (i + n) / channels] = out[n];
+    });
   });
 }
 

@@ -13,6 +13,7 @@ export type ErrorCode =
   | 'AUX_NO_KERNEL'
   | 'AUX_BAD_PLAN'
   | 'AUX_BAD_FILE'
+  | 'AUX_WRITE_FAILED'
   | 'AUX_NO_NATIVE'
 
 /** Every error that auxgrad raises on purpose. `code` is for programs, `message` for people. */

@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import path from 'node:path'
 import { AuxgradError, nativeError } from './errors'
 
@@ -67,26 +67,59 @@ export interface RunStats {
   seconds: number
 }
 
-function load(): Native {
-  const root = path.resolve(__dirname, '..')
+const packageRoot = path.resolve(__dirname, '..')
+
+/** The C library of this process: binaries for one do not load with another. */
+function libc(): string {
+  if (process.platform !== 'linux') return ''
+  const report = process.report as { excludeNetwork?: boolean; getReport(): object } | undefined
+  if (!report) return ''
+  const before = report.excludeNetwork
+  report.excludeNetwork = true // reverse look-ups of open sockets could take seconds
+  const { header } = report.getReport() as { header: { glibcVersionRuntime?: string } }
+  report.excludeNetwork = before
+  return header.glibcVersionRuntime ? `glibc ${header.glibcVersionRuntime}` : 'musl'
+}
+
+/** This platform in words, for errors and `auxgrad info`. */
+export function platformText(): string {
+  return [`${process.platform}-${process.arch}`, libc(), `Node ${process.versions.node}`].filter(Boolean).join(', ')
+}
+
+function missing(message: string, cause: unknown): AuxgradError {
+  const places = ['build/Release', `prebuilds/${process.platform}-${process.arch}`].map((folder) => {
+    const files = existsSync(path.join(packageRoot, folder))
+      ? readdirSync(path.join(packageRoot, folder)).filter((file) => file.endsWith('.node'))
+      : []
+    return files.length ? `${folder}/${files.join(', ')}` : `${folder} (nothing there)`
+  })
+  const tried = process.env.AUXGRAD_BINARY ?? `${places.join(' and ')} in ${packageRoot}`
+  return new AuxgradError(
+    'AUX_NO_NATIVE',
+    `auxgrad has no binary that loads here (${platformText()}): tried ${tried}: ${message.split('\n')[0]}. ` +
+      'Build one from the sources in the package, with a C++ compiler and no download: npx auxgrad build',
+    { cause },
+  )
+}
+
+/** The file that `native()` loads. */
+export function binaryPath(): string {
   const override = process.env.AUXGRAD_BINARY
-  const tried: string[] = []
+  if (override) return path.resolve(override)
   try {
-    if (override) {
-      tried.push(override)
-      return require(path.resolve(override)) as Native
-    }
-    tried.push(path.join(root, 'build/Release'), path.join(root, 'prebuilds', `${process.platform}-${process.arch}`))
-    // eslint-disable-next-line @typescript-eslint/no-require-imports
-    return (require('node-gyp-build') as (root: string) => Native)(root)
+    const { resolve } = require('node-gyp-build') as { resolve(root: string): string }
+    return resolve(packageRoot)
   } catch (cause) {
-    const places = tried.map((p) => `${p} (${existsSync(p) ? 'there' : 'absent'})`).join(', ')
-    throw new AuxgradError(
-      'AUX_NO_NATIVE',
-      `no native binary that loads on ${process.platform}-${process.arch}, Node ${process.versions.node}; tried ${places}: ` +
-        `${(cause as Error).message.split('\n')[0]}. Build one with: npx auxgrad build`,
-      { cause },
-    )
+    throw missing('none is for this platform', cause)
+  }
+}
+
+function load(): Native {
+  const file = binaryPath()
+  try {
+    return require(file) as Native
+  } catch (cause) {
+    throw missing((cause as Error).message, cause)
   }
 }
 

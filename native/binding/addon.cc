@@ -1,8 +1,10 @@
-// The add-on: argument checking and handing over. One Environment per Node environment (main thread or worker); no
-// static mutable state.
+// The add-on: argument checking and handing over. One Environment per Node environment (main thread or worker), which
+// owns all state but the thread pool of the process.
 #include <napi.h>
 
+#include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,18 +20,28 @@ namespace {
 using StorageBox = std::shared_ptr<Storage>;
 using PlanBox = std::shared_ptr<const Plan>;
 
-struct Environment {
-  std::shared_ptr<Ledger> ledger = std::make_shared<Ledger>();
-  std::unique_ptr<Executor> executor = std::make_unique<Executor>();
-  Napi::ThreadSafeFunction finished;
-  int active = 0;  // runs in flight; the event loop stays alive while there are any
-};
+struct Environment;
 
-// A run in flight: the job and the JavaScript function that learns of its end.
+// A run in flight: the job and the JavaScript function that learns of its end. Owned by its Environment.
 struct Run {
   std::shared_ptr<Executor::Job> job;
   Napi::FunctionReference done;
 };
+
+void report_finished(Napi::Env env, Napi::Function, Environment* environment, void*);
+
+struct Environment {
+  std::shared_ptr<Ledger> ledger = std::make_shared<Ledger>();
+  std::unique_ptr<Executor> executor = std::make_unique<Executor>();
+  // Rung by the executor's thread. It carries nothing: what a closing environment leaves unanswered is still owned.
+  Napi::TypedThreadSafeFunction<Environment, void, report_finished> bell;
+  std::vector<std::unique_ptr<Run>> runs;  // in flight, in order; the event loop stays alive while there are any
+  std::mutex mutex;
+  int64_t finished = 0;  // of `runs`, from the front: jobs end in the order they were submitted
+};
+
+// Environments of this process: when the last one goes, so do the threads of the pool.
+std::atomic<int> environments{0};
 
 Environment& environment(Napi::Env env) { return *env.GetInstanceData<Environment>(); }
 
@@ -176,6 +188,7 @@ struct EagerCall {
   const Kernel* kernel = nullptr;
   std::vector<View> views;
   std::vector<double> numbers;
+  FixedThreads threads{process_pool(), process_pool().threads()};
   Call call;
   Failure failure;
 };
@@ -209,7 +222,7 @@ bool decode_call(EagerCall& eager, const Napi::Value& name, const Napi::Value& w
   eager.call.n_out = static_cast<int>(eager.views.size()) - eager.call.n_in;
   eager.call.number = eager.numbers.data();
   eager.call.n_number = static_cast<int>(eager.numbers.size());
-  eager.call.pool = &process_pool();
+  eager.call.pool = &eager.threads;
   eager.call.failure = &eager.failure;
   return true;
 }
@@ -285,17 +298,29 @@ const PlanBox& live_plan(const Napi::Value& value) {
 }
 
 // On the JavaScript thread; env is null if the environment is going away.
-void run_finished(Napi::Env env, Napi::Function, Run* run) {
-  if (static_cast<napi_env>(env) == nullptr) {
-    run->done.SuppressDestruct();
-    delete run;
-    return;
-  }
+void report_finished(Napi::Env env, Napi::Function, Environment* environment, void*) {
+  if (static_cast<napi_env>(env) == nullptr) return;
   Napi::HandleScope scope(env);
-  Environment& e = environment(env);
-  if (--e.active == 0) e.finished.Unref(env);
-  const std::unique_ptr<Run> owned(run);
-  owned->done.Call({status_object(env, owned->job->failure), stats_object(env, owned->job->stats)});
+  Environment& e = *environment;
+  std::vector<std::unique_ptr<Run>> ended;
+  {
+    std::lock_guard<std::mutex> lock(e.mutex);
+    for (; e.finished > 0; e.finished--) {
+      ended.push_back(std::move(e.runs.front()));
+      e.runs.erase(e.runs.begin());
+    }
+  }
+  if (!ended.empty() && e.runs.empty()) e.bell.Unref(env);
+  std::unique_ptr<Napi::Error> thrown;  // by a callback: the others are still told
+  for (const auto& run : ended) {
+    const Executor::Job& job = *run->job;
+    try {
+      run->done.Call({status_object(env, job.failure), stats_object(env, job.stats)});
+    } catch (const Napi::Error& error) {
+      thrown = std::make_unique<Napi::Error>(error);
+    }
+  }
+  if (thrown) throw *thrown;
 }
 
 // (plan, arena, done(status, stats)) -> job handle, or a status object if it could not start
@@ -306,17 +331,26 @@ Napi::Value run(const Napi::CallbackInfo& call) {
   job->plan = live_plan(call[0]);
   live_storage(call[1]);
   job->arena = unbox<StorageBox>(call[1], "storage");
-  Run* record = new Run{job, Napi::Persistent(call[2].As<Napi::Function>())};
-  // The job must not own the record: each would keep the other alive.
-  job->done = [record, finished = e.finished]() mutable { finished.NonBlockingCall(record, run_finished); };
-  if (!e.executor->submit(job)) {
-    const Napi::Object status = status_object(env, job->failure);
-    delete record;
-    return status;
-  }
-  if (e.active++ == 0) e.finished.Ref(env);
+  job->done = [&e] {
+    std::lock_guard<std::mutex> lock(e.mutex);
+    e.finished++;
+    e.bell.NonBlockingCall();
+  };
+  auto record = std::make_unique<Run>(Run{job, Napi::Persistent(call[2].As<Napi::Function>())});
   using JobBox = std::shared_ptr<Executor::Job>;
-  return Napi::External<JobBox>::New(env, new JobBox(job), [](Napi::Env, JobBox* box) { delete box; });
+  const Napi::Value handle =
+      Napi::External<JobBox>::New(env, new JobBox(job), [](Napi::Env, JobBox* box) { delete box; });
+  {
+    std::lock_guard<std::mutex> lock(e.mutex);
+    e.runs.push_back(std::move(record));
+  }
+  if (!e.executor->submit(job)) {
+    std::lock_guard<std::mutex> lock(e.mutex);
+    e.runs.pop_back();
+    return status_object(env, job->failure);
+  }
+  if (e.runs.size() == 1) e.bell.Ref(env);
+  return handle;
 }
 
 void abort_run(const Napi::CallbackInfo& call) {
@@ -337,10 +371,18 @@ Napi::Value run_sync(const Napi::CallbackInfo& call) {
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   auto* e = new Environment();
   env.SetInstanceData(e);
-  e->finished = Napi::ThreadSafeFunction::New(env, Napi::Function(), "auxgrad", 0, 1);
-  e->finished.Unref(env);
-  // Runs before the thread-safe function's own hook (last added, first run): after it no thread of ours can call in.
-  env.AddCleanupHook([](Environment* gone) { gone->executor.reset(); }, e);
+  e->bell = decltype(e->bell)::New(env, "auxgrad", 0, 1, e);
+  e->bell.Unref(env);
+  environments++;
+  // Hooks run last in, first out: before the hook of the thread-safe function, so that no thread of ours can call it
+  // after its end (an abort in Node up to 24.13), and before the finalisers, so that no run holds what they free.
+  env.AddCleanupHook(
+      [](Environment* gone) {
+        gone->executor.reset();
+        gone->runs.clear();
+        if (--environments == 0) rest_threads();
+      },
+      e);
 
   const auto add = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
   add("info", info);

@@ -1,19 +1,20 @@
 #include "executor.h"
 
-#include <system_error>
+#include <exception>
 
 namespace auxgrad {
 
 bool Executor::submit(std::shared_ptr<Job> job) {
   std::lock_guard<std::mutex> lock(mutex_);
+  queue_.push_back(job);
   if (!thread_.joinable()) {
     try {
       thread_ = std::thread([this] { work(); });
-    } catch (const std::system_error&) {
+    } catch (const std::exception&) {
+      queue_.pop_back();
       return job->failure.set(ErrorCode::out_of_memory, "the system gives no thread to run the step on");
     }
   }
-  queue_.push_back(std::move(job));
   wake_.notify_one();
   return true;
 }
@@ -31,6 +32,9 @@ void Executor::work() {
       running_ = job;
     }
     job->plan->run(*job->arena, process_pool(), &job->abort, &job->failure, &job->stats);
+    // A handle of the job may live on until the garbage collector comes; the memory must not.
+    job->plan.reset();
+    job->arena.reset();
     job->done();
   }
 }

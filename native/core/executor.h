@@ -20,7 +20,7 @@ class Executor {
     std::atomic<int32_t> abort{0};
     Failure failure;
     RunStats stats;
-    // Called on the executor's thread when the run has ended, whatever its outcome.
+    // Called on the executor's thread when the run has ended, whatever its outcome; plan and arena are released by then.
     std::function<void()> done;
   };
 

@@ -36,6 +36,7 @@ bool fault_now() {
 
 // Large blocks come straight from the system: they return to it when freed, so the resident set falls with them.
 constexpr int64_t kMapFrom = 1 << 20;
+constexpr int64_t kLargest = int64_t{1} << 52;  // no system gives more, and no sum of a few overflows
 
 uint8_t* system_allocate(int64_t bytes) {
 #ifdef __linux__
@@ -91,23 +92,26 @@ void Ledger::remove(int64_t bytes) {
 }
 
 std::shared_ptr<Storage> Storage::create(std::shared_ptr<Ledger> ledger, int64_t bytes, bool zero) {
-  if (bytes < 0 || fault_now()) return nullptr;
+  if (bytes < 0 || bytes > kLargest || fault_now()) return nullptr;
   // At least one line, so that an empty tensor still has an address of its own.
   const int64_t held = bytes == 0 ? kAlignment : rounded(bytes);
-  uint8_t* data = system_allocate(held);
-  if (!data) return nullptr;
+  auto storage = std::shared_ptr<Storage>(new Storage(std::move(ledger)));
+  storage->data_ = system_allocate(held);
+  if (!storage->data_) return nullptr;
+  storage->bytes_ = held;
+  storage->ledger_->add(held);
   const bool fresh_map =
 #ifdef __linux__
       held >= kMapFrom;  // anonymous pages are zero already
 #else
       false;
 #endif
-  if (zero && !fresh_map) std::memset(data, 0, static_cast<size_t>(held));
-  ledger->add(held);
-  return std::shared_ptr<Storage>(new Storage(std::move(ledger), data, held));
+  if (zero && !fresh_map) std::memset(storage->data_, 0, static_cast<size_t>(held));
+  return storage;
 }
 
 Storage::~Storage() {
+  if (!data_) return;
   system_free(data_, bytes_);
   ledger_->remove(bytes_);
 }

@@ -38,11 +38,10 @@ class Storage {
   int64_t bytes() const { return bytes_; }
 
  private:
-  Storage(std::shared_ptr<Ledger> ledger, uint8_t* data, int64_t bytes)
-      : ledger_(std::move(ledger)), data_(data), bytes_(bytes) {}
+  explicit Storage(std::shared_ptr<Ledger> ledger) : ledger_(std::move(ledger)) {}
   std::shared_ptr<Ledger> ledger_;
-  uint8_t* data_;
-  int64_t bytes_;
+  uint8_t* data_ = nullptr;
+  int64_t bytes_ = 0;
 };
 
 // Arms the fault of AUXGRAD_FAULTS again: k-th allocation from now (0 disarms).

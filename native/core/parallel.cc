@@ -3,8 +3,8 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -26,6 +26,7 @@ class Serial : public Parallel {
   void run(int64_t tasks, Task task, void* context) override {
     for (int64_t i = 0; i < tasks; i++) task(context, i, 0);
   }
+  void run_limited(int64_t tasks, Task task, void* context, int) override { run(tasks, task, context); }
 };
 
 // Workers spin a little before they sleep: kernels of one step follow each other within microseconds.
@@ -33,25 +34,38 @@ constexpr int kSpins = 2000;
 
 class Pool : public Parallel {
  public:
+  explicit Pool(int threads) : threads_(threads) {}
   ~Pool() override { stop(); }
 
   int threads() const override { return threads_.load(std::memory_order_relaxed); }
 
+  // The threads start with the first work that is worth them: loading auxgrad starts none.
   void resize(int threads) {
     std::lock_guard<std::mutex> turn(turn_);
     stop();
-    start(threads);
+    threads_.store(threads);
   }
 
-  void run(int64_t tasks, Task task, void* context) override {
+  // Ends the threads; the next run starts them again.
+  void rest() {
+    std::lock_guard<std::mutex> turn(turn_);
+    stop();
+  }
+
+  void run(int64_t tasks, Task task, void* context) override { run_limited(tasks, task, context, threads()); }
+
+  void run_limited(int64_t tasks, Task task, void* context, int limit) override {
     if (tasks <= 0) return;
-    if (tasks == 1 || threads() == 1) return inline_run(tasks, task, context);
+    if (tasks == 1 || limit <= 1 || threads() == 1) return inline_run(tasks, task, context);
     std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
-    if (!turn.owns_lock() || workers_.empty()) return inline_run(tasks, task, context);
+    if (!turn.owns_lock()) return inline_run(tasks, task, context);
+    if (workers_.empty()) start();
+    if (workers_.empty()) return inline_run(tasks, task, context);
 
     task_ = task;
     context_ = context;
     tasks_ = tasks;
+    limit_ = limit;
     next_.store(0, std::memory_order_relaxed);
     busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
     {
@@ -60,9 +74,14 @@ class Pool : public Parallel {
     }
     if (sleeping_.load(std::memory_order_acquire) > 0) wake_.notify_all();
     drain(0);
-    for (int spins = 0; busy_.load(std::memory_order_acquire) != 0; spins++) {
-      if (spins < kSpins) AUXGRAD_PAUSE();
-      else std::this_thread::yield();
+    // Every worker has seen this epoch before the next may begin: none can read half of a later one's fields.
+    for (int spins = 0; busy_.load(std::memory_order_acquire) != 0;) {
+      if (spins < kSpins) {
+        spins++;
+        AUXGRAD_PAUSE();
+      } else {
+        std::this_thread::yield();
+      }
     }
   }
 
@@ -79,21 +98,24 @@ class Pool : public Parallel {
     }
   }
 
-  void start(int threads) {
-    quit_ = false;
+  // Both under turn_.
+  void start() {
+    quit_.store(false);
     const uint64_t epoch = epoch_.load();
+    const int wanted = threads();
     try {
-      for (int i = 1; i < threads; i++) workers_.emplace_back([this, i, epoch] { work(i, epoch); });
-    } catch (const std::system_error&) {
+      workers_.reserve(static_cast<size_t>(wanted));
+      for (int i = 1; i < wanted; i++) workers_.emplace_back([this, i, epoch] { work(i, epoch); });
+    } catch (const std::exception&) {
       // The system has no more threads to give: go on with those that started.
+      threads_.store(static_cast<int>(workers_.size()) + 1);
     }
-    threads_.store(static_cast<int>(workers_.size()) + 1);
   }
 
   void stop() {
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      quit_ = true;
+      quit_.store(true);
       epoch_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
@@ -108,14 +130,16 @@ class Pool : public Parallel {
           AUXGRAD_PAUSE();
           continue;
         }
+        // Counted as asleep under the lock that an epoch is raised under: either the wait sees the new epoch, or
+        // whoever raises it sees the sleeper.
         std::unique_lock<std::mutex> lock(mutex_);
         sleeping_.fetch_add(1, std::memory_order_acq_rel);
         wake_.wait(lock, [&] { return epoch_.load(std::memory_order_acquire) != seen; });
         sleeping_.fetch_sub(1, std::memory_order_acq_rel);
       }
       seen = epoch_.load(std::memory_order_acquire);
-      if (quit_) return;
-      drain(thread);
+      if (quit_.load()) return;
+      if (thread < limit_) drain(thread);
       busy_.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
@@ -124,7 +148,7 @@ class Pool : public Parallel {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::thread> workers_;
-  std::atomic<int> threads_{1};
+  std::atomic<int> threads_;
   std::atomic<uint64_t> epoch_{0};
   std::atomic<int> sleeping_{0};
   std::atomic<int> busy_{0};
@@ -132,16 +156,13 @@ class Pool : public Parallel {
   Task task_ = nullptr;
   void* context_ = nullptr;
   int64_t tasks_ = 0;
+  int limit_ = 0;
   std::atomic<bool> quit_{false};
 };
 
-// Never destroyed: at process exit a worker may still be asleep, and joining it then can hang.
+// Never destroyed: a static destructor may run while another thread still computes (process.exit in mid-step).
 Pool& pool() {
-  static Pool* instance = [] {
-    Pool* p = new Pool();
-    p->resize(default_threads());
-    return p;
-  }();
+  static Pool* instance = new Pool(default_threads());
   return *instance;
 }
 
@@ -157,6 +178,7 @@ int default_threads() {
 }
 
 Parallel& process_pool() { return pool(); }
+void rest_threads() { pool().rest(); }
 void set_threads(int threads) { pool().resize(threads < 1 ? 1 : threads > 256 ? 256 : threads); }
 
 Parallel& serial_pool() {

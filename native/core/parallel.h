@@ -12,10 +12,28 @@ class Parallel {
   using Task = void (*)(void* context, int64_t task, int thread);
 
   virtual ~Parallel() = default;
-  // Threads that may run tasks, the caller included. Constant during a kernel call.
+  // Threads that may run tasks, the caller included.
   virtual int threads() const = 0;
   // Runs task(context, i, thread) for i in [0, tasks), thread in [0, threads()); returns when all are done.
   virtual void run(int64_t tasks, Task task, void* context) = 0;
+  // The same with thread in [0, min(limit, threads())).
+  virtual void run_limited(int64_t tasks, Task task, void* context, int limit) = 0;
+};
+
+// Another pool with a fixed number of its threads. What a kernel call is given: its scratch was booked for that many,
+// and set_threads() in another JavaScript thread must not change the number in mid-call.
+class FixedThreads : public Parallel {
+ public:
+  FixedThreads(Parallel& pool, int threads) : pool_(pool), threads_(threads) {}
+  int threads() const override { return threads_; }
+  void run(int64_t tasks, Task task, void* context) override { pool_.run_limited(tasks, task, context, threads_); }
+  void run_limited(int64_t tasks, Task task, void* context, int limit) override {
+    pool_.run_limited(tasks, task, context, limit < threads_ ? limit : threads_);
+  }
+
+ private:
+  Parallel& pool_;
+  const int threads_;
 };
 
 // The pool of this process. Callers from several threads take turns; one that finds it busy runs its tasks itself.
@@ -23,6 +41,8 @@ Parallel& process_pool();
 // Threads used from the next call on, 1..256. Fewer are used if the system refuses to start more.
 void set_threads(int threads);
 int default_threads();
+// Ends the threads of the process pool; they start again with the next work. For when nobody is left to use them.
+void rest_threads();
 // One thread, the caller: for tests and small calls.
 Parallel& serial_pool();
 

@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 
@@ -64,6 +65,29 @@ int64_t Operand::end_byte() const {
   return end < kLimit ? static_cast<int64_t>(end) : INT64_MAX;
 }
 
+namespace {
+
+// Most threads that the scratch booked for a call is enough for; 0 if it is not even enough for one.
+int threads_for(const PlannedCall& planned, int threads) {
+  if (!planned.kernel->scratch) return threads;
+  View views[2 * kMaxOperands];
+  for (size_t k = 0; k < planned.operands.size(); k++) {
+    views[k] = planned.operands[k].view;
+    if (planned.operands[k].buffer >= 0) views[k].data = reinterpret_cast<void*>(kAlignment);  // present; never read
+  }
+  Call call;
+  call.in = views;
+  call.n_in = planned.n_in;
+  call.out = views + planned.n_in;
+  call.n_out = static_cast<int>(planned.operands.size()) - planned.n_in;
+  call.number = planned.numbers.data();
+  call.n_number = static_cast<int>(planned.numbers.size());
+  while (threads > 0 && planned.kernel->scratch(call, threads) > planned.scratch_bytes) threads--;
+  return threads;
+}
+
+}  // namespace
+
 bool decode_operand(const double* words, int64_t count, int64_t* at, Operand* operand) {
   Reader r(words, count, *at);
   *operand = read_operand(r);
@@ -93,6 +117,7 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
   const int64_t calls = r.integer(0, INT32_MAX);
   plan->first_update_ = r.integer(0, INT32_MAX);
   plan->buffers_ = std::move(buffers);
+  plan->threads_ = process_pool().threads();
   for (int64_t i = 0; i < calls; i++) {
     PlannedCall call;
     const int64_t kernel = r.integer(0, INT32_MAX);
@@ -114,7 +139,10 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
       const int64_t size =
           o.buffer == 0 ? plan->arena_bytes_ : plan->buffers_[static_cast<size_t>(o.buffer)]->bytes();
       if (o.end_byte() > size) return bad("operand outside its buffer", i);
+      if (o.byte_offset % dtype_size(o.view.dtype) != 0) return bad("misaligned operand", i);
     }
+    plan->threads_ = std::min(plan->threads_, threads_for(call, plan->threads_));
+    if (plan->threads_ == 0) return bad("less scratch than its kernel needs", i);
     plan->calls_.push_back(std::move(call));
   }
   if (!r.ok() || r.left() != 0) return bad("length does not fit its calls", calls);
@@ -127,6 +155,7 @@ bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort
   if (arena.bytes() < arena_bytes_)
     return failure->set(ErrorCode::bad_plan, "plan: expected an arena of %lld bytes, got %lld",
                         static_cast<long long>(arena_bytes_), static_cast<long long>(arena.bytes()));
+  FixedThreads threads(pool, std::min(threads_, pool.threads()));
   int64_t peak = 0;
   View views[2 * kMaxOperands];
   for (size_t i = 0; i < calls_.size(); i++) {
@@ -152,14 +181,14 @@ bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort
     call.number = planned.numbers.data();
     call.n_number = static_cast<int>(planned.numbers.size());
     call.scratch = arena.data() + planned.scratch_offset;
-    call.pool = &pool;
+    call.pool = &threads;
     call.failure = failure;
     if (!planned.kernel->run(call)) {
       if (!failure->failed()) failure->set(ErrorCode::invalid_argument, "%s failed", planned.kernel->name);
       return false;
     }
   }
-  stats->arena_peak = peak;
+  stats->arena_peak = (peak + kAlignment - 1) / kAlignment * kAlignment;  // blocks are whole lines
   stats->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return true;
 }

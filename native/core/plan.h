@@ -68,6 +68,7 @@ class Plan {
  private:
   int64_t arena_bytes_ = 0;
   int64_t first_update_ = 0;
+  int threads_ = 1;  // its scratch was booked for this many; a later set_threads() can only lower it
   std::vector<PlannedCall> calls_;
   std::vector<std::shared_ptr<Storage>> buffers_;  // [0] is empty: the arena comes with each run
 };

@@ -2,16 +2,60 @@ import type { Graph, Node } from '../graph/graph'
 import type { Tensor } from '../tensor/tensor'
 
 /**
- * The order of execution: forward nodes as traced; then, of the nodes whose inputs are ready, always the one that
- * frees most memory (allocates least), the oldest first among equals. So a weight gradient is made, consumed by its
- * update and freed before the next one. Changes of state wait until the whole forward pass is over: what can fail on
- * values (an index out of range) has failed by then and nothing has changed.
+ * Orders of execution worth comparing. The forward part is as traced. Of the other nodes that are ready, one order
+ * takes the node that frees most memory (allocates least), the other the oldest, updates first: a weight gradient is
+ * made, consumed by its update and freed before the next one. Changes of state wait until the whole forward pass is
+ * over: what can fail on values (an index out of range) has failed by then and nothing has changed.
  */
-export function executionOrder(graph: Graph, outputs: readonly Tensor[], bytesOf: (t: Tensor) => number): Node[] {
+export function executionOrders(graph: Graph, outputs: readonly Tensor[], bytesOf: (t: Tensor) => number): Node[][] {
   const needed = liveNodes(graph, outputs)
-  const forward = needed.filter((n) => n.phase === 'forward')
+  const place = (n: Node): number => n.position ?? n.id
+  const forward = needed.filter((n) => n.phase === 'forward').sort((a, b) => place(a) - place(b) || a.id - b.id)
   const rest = needed.filter((n) => n.phase !== 'forward')
+  if (!rest.length) return [forward]
+  const edges = dependencies(needed, rest)
 
+  const remaining = new Map<Tensor, number>()
+  for (const n of needed) for (const t of distinctRoots(n)) remaining.set(t, (remaining.get(t) ?? 0) + 1)
+  for (const t of outputs) remaining.set(root(t), Infinity)
+
+  const growth = (n: Node, left: ReadonlyMap<Tensor, number>): number => {
+    let bytes = 0
+    for (const t of n.outputs) if (!t.base) bytes += bytesOf(t)
+    for (const t of distinctRoots(n)) if (left.get(t) === 1) bytes -= bytesOf(t)
+    return bytes
+  }
+  const frugal = (ready: readonly Node[], left: ReadonlyMap<Tensor, number>): number => {
+    let best = 0
+    let least = Infinity
+    for (let i = 0; i < ready.length; i++) {
+      const g = growth(ready[i], left)
+      if (g < least || (g === least && ready[i].id < ready[best].id)) {
+        best = i
+        least = g
+      }
+    }
+    return best
+  }
+  const eager = (ready: readonly Node[]): number => {
+    let best = 0
+    for (let i = 1; i < ready.length; i++) {
+      const [a, b] = [ready[i], ready[best]]
+      const first = Number(b.op.mutates !== undefined) - Number(a.op.mutates !== undefined)
+      if (first < 0 || (first === 0 && a.id < b.id)) best = i
+    }
+    return best
+  }
+  return [eager, frugal].map((pick) => [...forward, ...schedule(forward, rest, edges, remaining, pick)])
+}
+
+/** Rest nodes that wait for a node, and how many each waits for. */
+interface Edges {
+  readonly users: ReadonlyMap<Node, ReadonlySet<Node>>
+  readonly waiting: ReadonlyMap<Node, number>
+}
+
+function dependencies(needed: readonly Node[], rest: readonly Node[]): Edges {
   const users = new Map<Node, Set<Node>>()
   const waiting = new Map<Node, number>()
   const inRest = new Set(rest)
@@ -24,48 +68,48 @@ export function executionOrder(graph: Graph, outputs: readonly Tensor[], bytesOf
   }
   const readers = new Map<Node, Node[]>()
   for (const n of needed)
-    for (const t of n.inputs) if (t) readers.set(leafOf(t), [...(readers.get(leafOf(t)) ?? []), n])
+    for (const t of distinctRoots(n)) {
+      const list = readers.get(t.node!)
+      if (list) list.push(n)
+      else readers.set(t.node!, [n])
+    }
   for (const n of rest) {
     for (const t of n.inputs) if (t) block(t.node!, n)
+    for (const before of n.after ?? []) block(before, n)
     // State changes in place only after everyone else has read it.
     for (const i of n.op.mutates ?? [])
-      for (const reader of readers.get(leafOf(n.inputs[i]!)) ?? [])
+      for (const reader of (n.inputs[i] && readers.get(root(n.inputs[i]!).node!)) ?? [])
         if (!reader.op.mutates || reader.id < n.id) block(reader, n)
   }
+  return { users, waiting }
+}
 
-  const remaining = new Map<Tensor, number>()
-  for (const n of needed) for (const t of n.inputs) if (t) remaining.set(root(t), (remaining.get(root(t)) ?? 0) + 1)
-  for (const t of outputs) remaining.set(root(t), Infinity)
+function schedule(
+  forward: readonly Node[],
+  rest: readonly Node[],
+  { users, waiting }: Edges,
+  remaining: ReadonlyMap<Tensor, number>,
+  pick: (ready: readonly Node[], left: ReadonlyMap<Tensor, number>) => number,
+): Node[] {
+  const left = new Map(remaining)
+  const open = new Map(waiting)
   const consume = (n: Node): void => {
-    for (const t of n.inputs) if (t) remaining.set(root(t), remaining.get(root(t))! - 1)
+    for (const t of distinctRoots(n)) left.set(t, left.get(t)! - 1)
   }
-  const growth = (n: Node): number => {
-    let bytes = 0
-    for (const t of n.outputs) if (!t.base) bytes += bytesOf(t)
-    for (const t of new Set(n.inputs.map((x) => x && root(x)))) if (t && remaining.get(t) === 1) bytes -= bytesOf(t)
-    return bytes
-  }
-
   forward.forEach(consume)
-  const order = [...forward]
-  const ready = rest.filter((n) => !waiting.get(n))
+  const order: Node[] = []
+  const ready = rest.filter((n) => !open.get(n))
   while (ready.length) {
-    let best = 0
-    let least = Infinity
-    for (let i = 0; i < ready.length; i++) {
-      const g = growth(ready[i])
-      if (g < least || (g === least && ready[i].id < ready[best].id)) {
-        best = i
-        least = g
-      }
-    }
-    const [node] = ready.splice(best, 1)
+    const at = pick(ready, left)
+    const node = ready[at]
+    ready[at] = ready[ready.length - 1]
+    ready.pop()
     order.push(node)
     consume(node)
     for (const user of users.get(node) ?? []) {
-      const left = waiting.get(user)! - 1
-      waiting.set(user, left)
-      if (left === 0) ready.push(user)
+      const count = open.get(user)! - 1
+      open.set(user, count)
+      if (count === 0) ready.push(user)
     }
   }
   return order
@@ -74,21 +118,25 @@ export function executionOrder(graph: Graph, outputs: readonly Tensor[], bytesOf
 /** The tensor that owns the memory of a view. */
 export const root = (t: Tensor): Tensor => t.base ?? t
 
-const leafOf = (t: Tensor): Node => root(t).node!
+/** The memory that a node reads, each owner once; a view reads none. */
+function distinctRoots(n: Node): Tensor[] {
+  const roots: Tensor[] = []
+  if (n.op.view) return roots
+  for (const t of n.inputs) if (t && !roots.includes(root(t))) roots.push(root(t))
+  return roots
+}
 
 /** Nodes that the outputs or a change of state depend on, in the order in which they were made. */
 function liveNodes(graph: Graph, outputs: readonly Tensor[]): Node[] {
   const live = new Set<Node>()
-  const visit = (start: Node): void => {
-    const stack = [start]
-    while (stack.length) {
-      const n = stack.pop()!
-      if (live.has(n)) continue
-      live.add(n)
-      for (const t of n.inputs) if (t) stack.push(t.node!)
-    }
+  const stack: Node[] = []
+  for (const t of outputs) stack.push(t.node!)
+  for (const n of graph.nodes) if (n.op.mutates) stack.push(n)
+  while (stack.length) {
+    const n = stack.pop()!
+    if (live.has(n)) continue
+    live.add(n)
+    for (const t of n.inputs) if (t) stack.push(t.node!)
   }
-  for (const t of outputs) visit(t.node!)
-  for (const n of graph.nodes) if (n.op.mutates) visit(n)
   return graph.nodes.filter((n) => live.has(n))
 }

@@ -6,7 +6,7 @@ import { bytesPerElement, type DType } from '../tensor/dtype'
 import { sizeOf, type Shape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { aligned, allocate, largestLiveSum, type Block } from './allocate'
-import { executionOrder, root } from './order'
+import { executionOrders, root } from './order'
 
 const magic = 0x41585031
 const version = 1
@@ -83,8 +83,10 @@ export class Plan {
   /** Plans the part of the graph that `outputs` and the changes of state need. */
   constructor(graph: Graph, outputs: readonly Tensor[], options: PlanOptions = {}) {
     this.#graph = graph
-    const order = executionOrder(graph, outputs, bytesOf)
-    const builder = new Builder(order, outputs)
+    const scratch = new Map<Node, number>()
+    const candidates = executionOrders(graph, outputs, bytesOf).map((order) => new Builder(order, outputs, scratch))
+    const builder = candidates.reduce((best, b) => (b.liveBytes < best.liveBytes ? b : best))
+    builder.place()
     this.#words = builder.words
     this.#kernels = builder.kernels
     this.#references = builder.references
@@ -110,6 +112,14 @@ export class Plan {
     const workspace = Math.min(builder.workspaceBytes, arena - kept - staging)
     const transient = arena - kept - staging - workspace
     return { parameters, optimizer: optimizerBytes, kept, transient, workspace, staging, total: parameters + optimizerBytes + arena }
+  }
+
+  /** @internal End of the last byte that a run writes inputs to. */
+  get inputEnd(): number {
+    let end = 0
+    for (const { offset, shape, dtype } of this.inputs.values())
+      end = Math.max(end, offset + Math.max(64, aligned(sizeOf(shape) * bytesPerElement(dtype))))
+    return end
   }
 
   /** @internal The decoded plan, made at first use. */
@@ -153,43 +163,65 @@ class Builder {
   readonly inputs = new Map<string, Slot>()
   readonly kept: KeptValue[] = []
   readonly ops: PlannedOp[] = []
-  readonly words: Float64Array
-  readonly arenaBytes: number
+  words: Float64Array = new Float64Array()
+  arenaBytes = 0
   readonly liveBytes: number
   stagingBytes = 0
   workspaceBytes = 0
+  readonly #order: readonly Node[]
+  readonly #steps: readonly Node[]
   #blocks = new Map<Tensor, Block>()
   #buffers = new Map<Node, number>()
   #lastUse = new Map<Tensor, number>()
   #scratch = new Map<Node, Block>()
 
-  constructor(order: readonly Node[], outputs: readonly Tensor[]) {
+  /** Lifetimes. `scratchBytes` remembers what kernels asked for, over the orders that are compared. */
+  constructor(order: readonly Node[], outputs: readonly Tensor[], scratchBytes: Map<Node, number>) {
     const steps = order.filter((n) => n.op.kernel)
-    const stepOf = new Map(steps.map((n, i) => [n, i]))
-    const end = steps.length
-    for (const n of steps) for (const t of n.inputs) if (t) this.#lastUse.set(root(t), stepOf.get(n)!)
-    for (const t of outputs) this.#lastUse.set(root(t), end)
+    this.#order = order
+    this.#steps = steps
+    steps.forEach((n, step) => {
+      for (const t of n.inputs) if (t) this.#lastUse.set(root(t), step)
+    })
+    for (const t of outputs) this.#lastUse.set(root(t), steps.length)
 
+    let step = 0
     for (const n of order) {
       if (n.reference) {
         this.#buffers.set(n, this.references.length + 1)
         this.references.push(n.reference)
       } else if (n.inputName !== null) {
-        this.#block(n.outputs[0], 0)
+        if (this.#lastUse.has(n.outputs[0])) this.#block(n.outputs[0], 0)
       } else if (n.op.kernel) {
-        const step = stepOf.get(n)!
-        for (const t of n.outputs) if (!this.#takeOver(n, t, step)) this.#block(t, step)
-        this.#planScratch(n, step)
+        for (const t of n.outputs) if (this.#made(t) && !this.#takeOver(n, t, step)) this.#block(t, step)
+        this.#planScratch(n, step, scratchBytes)
+        step++
       }
     }
-    const blocks = [...new Set([...this.#blocks.values(), ...this.#scratch.values()])]
-    this.liveBytes = largestLiveSum(blocks)
-    this.arenaBytes = allocate(blocks)
-    for (const n of order)
-      if (n.inputName !== null) this.inputs.set(n.inputName, this.slot(n.outputs[0]))
-    this.#findKept(order, steps)
-    this.words = this.#encode(steps)
-    steps.forEach((n, i) => this.#describe(n, i))
+    this.liveBytes = largestLiveSum(this.#allBlocks())
+  }
+
+  /** Offsets, and all that follows from them. */
+  place(): void {
+    this.arenaBytes = allocate(this.#allBlocks())
+    for (const n of this.#order)
+      if (n.inputName !== null && this.#blocks.has(n.outputs[0])) this.inputs.set(n.inputName, this.slot(n.outputs[0]))
+    this.#findKept(this.#order, this.#steps)
+    this.words = this.#encode(this.#steps)
+    this.#steps.forEach((n, i) => this.#describe(n, i))
+  }
+
+  #allBlocks(): Block[] {
+    return [...new Set([...this.#blocks.values(), ...this.#scratch.values()])]
+  }
+
+  /** False for an output that its kernel may leave out and nobody reads. */
+  #made(t: Tensor): boolean {
+    return this.#lastUse.has(t) || !t.node!.op.optional?.includes(t.index)
+  }
+
+  #operands(n: Node): { ins: (Tensor | undefined)[]; outs: (Tensor | undefined)[] } {
+    return kernelOperands<Tensor | undefined>(n.op, n.inputs, n.outputs.map((t) => (this.#made(t) ? t : undefined)))
   }
 
   slot(t: Tensor): Slot {
@@ -219,11 +251,15 @@ class Builder {
     return false
   }
 
-  #planScratch(n: Node, step: number): void {
-    const { name, numbers } = kernelCall(n.op, n.inputs, n.outputs, n.attrs)
-    const { ins, outs } = kernelOperands(n.op, n.inputs, n.outputs)
-    const operands = [...ins, ...outs].map((t) => t && { layout: t, dtype: t.dtype, buffer: 0, byteOffset: 0 })
-    const bytes = aligned(native().scratch(name, encodeOperands(operands), ins.length, Float64Array.from(numbers ?? [])))
+  #planScratch(n: Node, step: number, known: Map<Node, number>): void {
+    let bytes = known.get(n)
+    if (bytes === undefined) {
+      const { name, numbers } = kernelCall(n.op, n.inputs, n.outputs, n.attrs)
+      const { ins, outs } = this.#operands(n)
+      const operands = [...ins, ...outs].map((t) => t && { layout: t, dtype: t.dtype, buffer: 0, byteOffset: 0 })
+      bytes = aligned(native().scratch(name, encodeOperands(operands), ins.length, Float64Array.from(numbers ?? [])))
+      known.set(n, bytes)
+    }
     if (bytes === 0) return
     this.#scratch.set(n, { bytes, from: step, to: step, offset: 0 })
     this.workspaceBytes = Math.max(this.workspaceBytes, bytes)
@@ -266,7 +302,7 @@ class Builder {
     for (const n of steps) {
       const { name, numbers = [] } = kernelCall(n.op, n.inputs, n.outputs, n.attrs)
       if (!index.has(name)) index.set(name, this.kernels.push(name) - 1)
-      const { ins, outs } = kernelOperands(n.op, n.inputs, n.outputs)
+      const { ins, outs } = this.#operands(n)
       const scratch = this.#scratch.get(n)
       words.push(index.get(name)!, ins.length, outs.length, scratch?.offset ?? 0, scratch?.bytes ?? 0, numbers.length)
       for (const x of numbers) words.push(x)

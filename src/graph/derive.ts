@@ -4,8 +4,11 @@ import type { Spec, Tensor } from '../tensor/tensor'
 import type { Node } from './graph'
 import type { Derivation } from './op'
 
-/** How a policy lets backward read a forward value: the value itself unless it says otherwise. */
-export type Keep = (value: Tensor, reader: Node) => Tensor
+/**
+ * How a policy lets the backward pass of `reader` read a forward value: the value itself unless it says otherwise.
+ * `delta` is a gradient that has to be there first.
+ */
+export type Keep = (value: Tensor, reader: Node, delta: Tensor) => Tensor
 
 export interface DeriveOptions {
   /** Adds two gradients of one tensor. */
@@ -65,6 +68,7 @@ function inputGradients(
   if (!op.derive)
     fail('AUX_NO_GRADIENT', `${op.name}${node.scope ? ` in ${node.scope}` : ''}: this op has no gradient; wrap its input in detach() if none is meant`)
   const required = (t: Tensor | undefined, what: string): Tensor => t ?? fail('AUX_NO_GRADIENT', `${op.name}: ${what} is absent`)
+  const arrived = node.outputs.map((t) => gradients.get(t)).find((g) => g !== undefined)!
   const d: Derivation<unknown> = {
     attrs: node.attrs,
     grad: (i = 0) => gradients.get(node.outputs[i]),
@@ -72,15 +76,19 @@ function inputGradients(
     has: (i) => node.inputs[i] !== undefined,
     needs: (i) => {
       const t = node.inputs[i]
-      return t !== undefined && wants(t) && !(i === op.weight && node.weightGradient)
+      return t !== undefined && wants(t) && !(i === op.weighted?.index && node.weightGradient)
     },
-    input: (i) => keep(required(node.inputs[i], `input ${i}`), node),
-    output: (i = 0) => keep(node.outputs[i], node),
+    input: (i) => keep(required(node.inputs[i], `input ${i}`), node, arrived),
+    output: (i = 0) => keep(node.outputs[i], node, arrived),
   }
   const result = op.derive(d)
   const delta = gradients.get(node.outputs[0])
-  const weight = op.weight === undefined ? undefined : node.inputs[op.weight]
-  if (node.weightGradient && weight && wants(weight) && delta) result[op.weight!] = node.weightGradient(delta)
+  const weight = op.weighted && node.inputs[op.weighted.index]
+  if (node.weightGradient && weight && wants(weight) && delta) {
+    const before = node.graph.nodes.length
+    result[op.weighted!.index] = node.weightGradient(delta)
+    for (const made of node.graph.nodes.slice(before)) made.policy = node.policy
+  }
   return result
 }
 

@@ -14,11 +14,17 @@ export class Node {
   weightGradient?: (delta: Tensor) => Tensor
   /** Policy in force on this node's weight, for the plan's table. */
   policy?: string
+  /** Nodes that must have run before, besides those that make the inputs (recomputation must not start too early). */
+  after?: readonly Node[]
+  /** Place in the forward pass of a node that was added later; the id otherwise. */
+  position?: number
+  /** An input whose dtype was not declared: the first op that wants indices settles it. */
+  flexible?: boolean
 
   constructor(
     readonly graph: Graph,
     readonly id: number,
-    readonly op: Op,
+    public op: Op,
     public inputs: (Tensor | undefined)[],
     public attrs: unknown,
     readonly scope: string,
@@ -32,17 +38,39 @@ export class Node {
 
 const leaf: Op = { name: 'leaf', infer: () => [] }
 
+let active: Graph | undefined
+
+/** The graph being traced: ops add nodes to it even where their inputs are eager tensors caught in a closure. */
+export const tracing = (): Graph | undefined => active
+
+/** True if two traced tensors hold the same values in the same order, perhaps in other shapes. */
+export const sameValues = (a: Tensor, b: Tensor): boolean =>
+  a === b ||
+  ((a.base ?? a) === (b.base ?? b) && a.size === b.size && a.offset === b.offset && a.contiguous && b.contiguous)
+
 /** A traced computation: nodes in the order in which they were made. */
 export class Graph {
   readonly nodes: Node[] = []
   /** Phase of the nodes made from now on. */
   phase: Phase = 'forward'
   /** Called instead of adding a node for an op with a weight, so that a memory policy may change it. */
-  onWeightedOp?: (op: Op, inputs: (Tensor | undefined)[], attrs: unknown) => Tensor[]
+  onWeightedOp?: (op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown) => Tensor[]
   #scopes: string[] = []
   #references = new Map<object, Node>()
   #inputs = new Map<string, Node>()
+  #known = new Map<Op, Map<string, Node>>()
   #randomIds = 0
+
+  /** Runs `body` with this graph as the one being traced. */
+  trace<T>(body: () => T): T {
+    const before = active
+    active = this
+    try {
+      return body()
+    } finally {
+      active = before
+    }
+  }
 
   /** Path of the module whose forward is being traced. */
   get scope(): string {
@@ -68,13 +96,14 @@ export class Graph {
     }
   }
 
-  /** A named value given at each run. */
-  input(name: string, shape: Shape, dtype: DType): Tensor {
+  /** A named value given at each run. Without a dtype it is f32, or i32 if its first reader wants indices. */
+  input(name: string, shape: Shape, dtype?: DType): Tensor {
     const existing = this.#inputs.get(name)
     if (existing) return existing.outputs[0]
     const node = this.#push(leaf, [], undefined, null, name)
+    node.flexible = dtype === undefined
     this.#inputs.set(name, node)
-    return this.#output(node, shape, dtype)
+    return this.#output(node, shape, dtype ?? 'f32')
   }
 
   get inputs(): ReadonlyMap<string, Node> {
@@ -109,28 +138,48 @@ export class Graph {
    * the step, the stream number a constant of the op, so recomputation repeats the same numbers.
    */
   random(): { key: Tensor; id: number } {
-    return { key: this.input('randomKey', [4], 'i32'), id: this.#randomIds++ }
+    return { key: this.input('$random', [4], 'i32'), id: this.#randomIds++ }
   }
 
   get usesRandom(): boolean {
-    return this.#inputs.has('randomKey')
+    return this.#inputs.has('$random')
   }
 
-  /** Adds a node; outputs are contiguous unless the op is a view. */
-  add(op: Op, inputs: (Tensor | undefined)[], attrs: unknown, scope = this.scope): Node {
+  /** Adds a node (or finds its twin); outputs are contiguous unless the op is a view. */
+  add(op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown): Node {
     const traced = inputs.map((t) => (t && !t.node ? this.reference(t) : t))
     for (const t of traced)
       if (t && t.node!.graph !== this)
         fail('AUX_TRACED_VALUE', `${op.name}: got a traced tensor of another compilation; it cannot outlive its own`)
-    const node = this.#push(op, traced, attrs, null, null, scope)
-    if (op.view) {
-      const input = traced[0]!
-      const layout = op.view(input, attrs)
-      node.outputs.push(new Tensor({ dtype: input.dtype, layout, node, base: input.base ?? input }))
-    } else {
-      for (const spec of op.infer(traced as (Tensor | undefined)[], attrs)) this.#output(node, spec.shape, spec.dtype)
-    }
+    if (op.mutates) return this.#append(op, traced, attrs)
+    // Twins of another phase stay apart: sharing them would keep a forward value for backward behind the policy's back.
+    const operands = traced.map((t) => (t ? `${t.node!.id}.${t.index}` : '-'))
+    const key = `${op.view ? '' : this.phase}|${operands.join()}|${JSON.stringify(attrs)}`
+    const twins = this.#known.get(op) ?? this.#known.set(op, new Map()).get(op)!
+    const twin = twins.get(key)
+    if (twin) return twin
+    const node = this.#append(op, traced, attrs)
+    twins.set(key, node)
     return node
+  }
+
+  /** The same computation once more, on other inputs: recomputation. */
+  repeat(node: Node, inputs: readonly (Tensor | undefined)[]): Node {
+    return this.withScope(node.scope, () => this.#append(node.op, inputs, node.attrs))
+  }
+
+  /** Lets everyone who reads a key of the map, or a view of it, read its value instead: the same bytes, made elsewhere. */
+  replace(by: ReadonlyMap<Tensor, Tensor>): void {
+    if (!by.size) return
+    const now = (t: Tensor | undefined): Tensor | undefined => {
+      let at = t
+      while (at && by.has(at)) at = by.get(at)
+      return at
+    }
+    for (const n of this.nodes) {
+      n.inputs = n.inputs.map(now)
+      for (const t of n.outputs) if (t.base) t.base = now(t.base)!
+    }
   }
 
   /** Releases the memory captured by reference. */
@@ -139,9 +188,20 @@ export class Graph {
     this.#references.clear()
   }
 
-  #push(op: Op, inputs: (Tensor | undefined)[], attrs: unknown, reference: Tensor | null, name: string | null, scope = this.scope): Node {
+  #append(op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown): Node {
+    const node = this.#push(op, inputs, attrs, null, null)
+    if (op.view) {
+      const input = inputs[0]!
+      node.outputs.push(new Tensor({ dtype: input.dtype, layout: op.view(input, attrs), node, base: input.base ?? input }))
+    } else {
+      for (const spec of op.infer(inputs, attrs)) this.#output(node, spec.shape, spec.dtype)
+    }
+    return node
+  }
+
+  #push(op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown, reference: Tensor | null, name: string | null): Node {
     const phase = op.mutates && this.phase === 'forward' ? 'update' : this.phase
-    const node = new Node(this, this.nodes.length, op, inputs, attrs, scope, phase, reference, name)
+    const node = new Node(this, this.nodes.length, op, [...inputs], attrs, this.scope, phase, reference, name)
     this.nodes.push(node)
     return node
   }

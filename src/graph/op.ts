@@ -4,12 +4,27 @@ import type { Shape } from '../tensor/shape'
 import { showShape } from '../tensor/shape'
 import { Tensor, type Layout, type Spec } from '../tensor/tensor'
 import { encodeOperands } from './encode'
-import type { Graph } from './graph'
+import { tracing, type Graph } from './graph'
 
 /** A call of a native kernel: its name and its numbers, in the order that the kernel's comment states. */
 export interface KernelCall {
   readonly name: string
   readonly numbers?: readonly number[]
+}
+
+/** What a set and an unset bit of packed signs stand for: +1 and -1, or 1 and 0. */
+export type Alphabet = 'pm1' | '01'
+
+/** What memory policies may ask of an op with a weight (y = W x + b in some form). */
+export interface Weighted<A> {
+  /** Position of the weight among the inputs; input 0 is x. */
+  readonly index: number
+  /** The weight gradient from the gradient of output 0 and any stand-in for x (of its shape). */
+  gradient(delta: Tensor, x: Tensor, attrs: A, weight: Spec): Tensor
+  /** Attributes under which the kernel multiplies x + epsilon s, s the signs of x; output 1 is s, packed. */
+  withSigns(attrs: A, epsilon: number, alphabet: Alphabet): A
+  /** The weight gradient from packed signs, times `scale`. */
+  signGradient(delta: Tensor, signs: Tensor, attrs: A, x: Spec, weight: Spec, scale: number, alphabet: Alphabet): Tensor
 }
 
 /**
@@ -61,8 +76,16 @@ export interface Op<A = any> {
   readonly inplace?: readonly number[]
   /** Inputs that the kernel changes in place (parameters, optimizer state, running statistics). */
   readonly mutates?: readonly number[]
-  /** Input that is a weight whose gradient reads input 0: memory policies apply to such ops. */
-  readonly weight?: number
+  /** Outputs that the kernel leaves out where nobody reads them; the first output is never one of them. */
+  readonly optional?: readonly number[]
+  /** An op with a weight whose gradient reads input 0: memory policies apply to it. */
+  readonly weighted?: Weighted<A>
+  /** Attributes under which the kernel applies ReLU to output 0, and the output that is the packed mask y > 0, if one is. */
+  readonly relu?: { attrs(attrs: A): A; readonly mask?: number }
+  /** What is known of the sign of output 0: never negative, or not negative where input 0 is not. */
+  readonly nonNegative?: 'always' | 'as input'
+  /** Small outputs that recomputation reads as they are instead of computing them again (batch statistics). */
+  readonly statistics?: boolean
 }
 
 /** Checks and freezes nothing; exists so that attributes are typed where an op is written. */
@@ -76,13 +99,16 @@ const contiguousOp = defineOp<undefined>({
   strided: 'all',
 })
 
+/** The same values in memory of their own. */
+export const copy = (x: Tensor): Tensor => apply(contiguousOp, [x], undefined)[0]
+
 /** The same values in row-major order: the tensor itself where it already is. */
 export const contiguous = (x: Tensor): Tensor => (x.contiguous ? x : apply(contiguousOp, [x], undefined)[0])
 
-/** The graph that traced inputs belong to; undefined if all are eager. */
+/** The graph that an op on these inputs belongs to; undefined if it is to be computed at once. */
 export function graphOf(inputs: readonly (Tensor | undefined)[]): Graph | undefined {
   for (const t of inputs) if (t?.node) return t.node.graph
-  return undefined
+  return inputs.length ? tracing() : undefined
 }
 
 /**
@@ -98,7 +124,7 @@ export function apply<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], att
     return strided ? t : contiguous(t)
   })
   if (graph) {
-    if (op.weight !== undefined && graph.onWeightedOp && graph.phase === 'forward')
+    if (op.weighted && graph.onWeightedOp && graph.phase === 'forward')
       return graph.onWeightedOp(op, ready, attrs)
     return graph.add(op, ready, attrs).outputs
   }
@@ -117,7 +143,9 @@ function eagerCall<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], attrs:
   const specs = op.infer(inputs, attrs)
   const outputs: Tensor[] = []
   try {
-    for (const s of specs) outputs.push(Tensor.allocate(s.shape, s.dtype, { what: op.name }))
+    // Optional outputs come last.
+    const wanted = specs.slice(0, specs.length - (op.optional?.length ?? 0))
+    for (const s of wanted) outputs.push(Tensor.allocate(s.shape, s.dtype, { what: op.name }))
     const call = kernelCall(op, inputs, outputs, attrs)
     const { ins, outs } = kernelOperands(op, inputs, outputs)
     const operands = [...ins, ...outs]

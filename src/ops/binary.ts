@@ -1,7 +1,8 @@
 import { fail } from '../errors'
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
-import { broadcastShapes } from '../tensor/shape'
+import { broadcastShapes, showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 import { expand } from './shape'
 import { scalarAdd, scalarMul } from './unary'
 
@@ -49,6 +50,35 @@ const pick = (d: Derivation<undefined>, g: Tensor): [() => Tensor, () => Tensor]
 }
 const maximum = arithmetic('maximum', pick)
 const minimum = arithmetic('minimum', pick)
+const ratioOp = arithmetic('ratio', (d, g) => [() => ratio(g, d.input(1)), () => ratio(g.mul(d.output()), d.input(1)).neg()], ['f32'])
+/** @internal a / b, and 0 where b is 0: gradients of roots. */
+export const ratio = (a: Tensor, b: Tensor): Tensor => broadcast(ratioOp, a, b)
+
+const logical = (name: string): Op<undefined> =>
+  defineOp({
+    name,
+    infer: ([a, b]) => {
+      expectDType(name, 'first operand', a!, 'bool')
+      expectDType(name, 'second operand', b!, 'bool')
+      return [{ shape: a!.shape, dtype: 'bool' }]
+    },
+    kernel: () => ({ name }),
+    constant: true,
+    strided: 'all',
+    inplace: [0, 1],
+  })
+const logicals = { logicalAnd: logical('logical_and'), logicalOr: logical('logical_or'), logicalXor: logical('logical_xor') }
+const logicalNot: Op<undefined> = defineOp({
+  name: 'logical_not',
+  infer: ([x]) => {
+    expectDType('logicalNot', 'input', x!, 'bool')
+    return [{ shape: x!.shape, dtype: 'bool' }]
+  },
+  kernel: () => ({ name: 'logical_not' }),
+  constant: true,
+  strided: 'all',
+  inplace: [0],
+})
 const comparisons = Object.fromEntries((['eq', 'ne', 'lt', 'le', 'gt', 'ge'] as const).map((n) => [n, comparison(n)]))
 
 const whereOp = defineOp<undefined>({
@@ -78,15 +108,23 @@ function scalar(like: Tensor, value: number): Tensor {
 }
 
 function broadcast(op: Op<undefined>, a: Tensor, b: Operand): Tensor {
-  const other = typeof b === 'number' ? scalar(a, b) : b
-  const shape = broadcastShapes(op.name, a.shape, other.shape)
-  return apply(op, [expand(a, shape), expand(other, shape)], undefined)[0]
+  return tidy(() => {
+    const other = typeof b === 'number' ? scalar(a, b) : b
+    const shape = broadcastShapes(op.name, a.shape, other.shape)
+    return apply(op, [expand(a, shape), expand(other, shape)], undefined)[0]
+  })
 }
 
 /** `a` where the condition holds, else `b`; all three broadcast. */
 export function where(condition: Tensor, a: Tensor, b: Tensor): Tensor {
   const shape = broadcastShapes('where', broadcastShapes('where', condition.shape, a.shape), b.shape)
-  return apply(whereOp, [expand(condition, shape), expand(a, shape), expand(b, shape)], undefined)[0]
+  return tidy(() => apply(whereOp, [expand(condition, shape), expand(a, shape), expand(b, shape)], undefined)[0])
+}
+
+/** All products of two vectors: a [M], b [N]; y [M, N]. */
+export function outer(a: Tensor, b: Tensor): Tensor {
+  if (a.rank !== 1 || b.rank !== 1) fail('AUX_SHAPE_MISMATCH', `outer: expected two vectors, got ${showShape(a.shape)} and ${showShape(b.shape)}`)
+  return tidy(() => a.unsqueeze(1).mul(b.unsqueeze(0)))
 }
 
 declare module '../tensor/tensor' {
@@ -106,13 +144,24 @@ declare module '../tensor/tensor' {
     le(b: Operand): Tensor
     gt(b: Operand): Tensor
     ge(b: Operand): Tensor
+    /** Of bool tensors, with broadcasting. */
+    logicalAnd(b: Tensor): Tensor
+    logicalOr(b: Tensor): Tensor
+    logicalXor(b: Tensor): Tensor
+    logicalNot(): Tensor
+    isNaN(): Tensor
+    /** Neither NaN nor infinite. */
+    isFinite(): Tensor
   }
 }
 
-for (const [name, op] of Object.entries({ pow, maximum, minimum, ...comparisons }))
+for (const [name, op] of Object.entries({ pow, maximum, minimum, ...comparisons, ...logicals }))
   Object.defineProperty(Tensor.prototype, name, { value: function (this: Tensor, b: Operand) { return broadcast(op, this, b) }, writable: true })
 const float = (a: Tensor, b: Operand): b is number => typeof b === 'number' && a.dtype === 'f32'
 Tensor.prototype.add = function (b) { return float(this, b) ? scalarAdd(this, b) : broadcast(add, this, b) }
 Tensor.prototype.sub = function (b) { return float(this, b) ? scalarAdd(this, -b) : broadcast(sub, this, b) }
 Tensor.prototype.mul = function (b) { return float(this, b) ? scalarMul(this, b) : broadcast(mul, this, b) }
 Tensor.prototype.div = function (b) { return float(this, b) ? scalarMul(this, 1 / b) : broadcast(div, this, b) }
+Tensor.prototype.logicalNot = function () { return apply(logicalNot, [this], undefined)[0] }
+Tensor.prototype.isNaN = function () { return apply(comparisons.ne, [this, this], undefined)[0] }
+Tensor.prototype.isFinite = function () { return tidy(() => this.sub(this).eq(0)) }

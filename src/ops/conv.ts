@@ -2,32 +2,8 @@ import { fail } from '../errors'
 import { apply, defineOp, expectDType, expectShape, type Op } from '../graph/op'
 import { showShape, type Shape } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
-
-/** Geometry of a convolution; single numbers stand for both axes. */
-export interface ConvOptions {
-  stride?: number | readonly [number, number]
-  padding?: number | readonly [number, number]
-  dilation?: number | readonly [number, number]
-  groups?: number
-}
-
-/** @internal */
-export interface ConvAttrs {
-  stride: readonly [number, number]
-  padding: readonly [number, number]
-  dilation: readonly [number, number]
-  groups: number
-}
-
-export const pair = (v: number | readonly [number, number] | undefined, fallback: number): readonly [number, number] =>
-  v === undefined ? [fallback, fallback] : typeof v === 'number' ? [v, v] : v
-
-/** @internal The numbers that all convolution kernels begin with. */
-export const convNumbers = (a: ConvAttrs): number[] => [...a.stride, ...a.padding, ...a.dilation, a.groups]
-
-/** Positions of a window along an axis. */
-export const windows = (size: number, kernel: number, stride: number, padding: number, dilation: number): number =>
-  Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
+import { convNumbers, pair, windows, type ConvAttrs, type ConvOptions } from './geometry'
+import { conv2dSignWeightGrad, fusedNumbers, fusedOutputs, type Fused } from './sign'
 
 function outputShape(x: Spec, w: Spec, a: ConvAttrs): number[] {
   if (x.shape.length !== 4 || w.shape.length !== 4 || w.shape[3] * a.groups !== x.shape[3] || w.shape[0] % a.groups)
@@ -53,25 +29,34 @@ const weightGrad: Op<ConvAttrs & { shape: Shape }> = defineOp({
   kernel: (_, __, a) => ({ name: 'conv2d_weight_grad', numbers: convNumbers(a) }),
 })
 
-/** @internal dW of a convolution from any tensor of the input's shape. */
-export const convWeightGradient = (delta: Tensor, x: Tensor, attrs: ConvAttrs, shape: Shape): Tensor =>
+const convWeightGradient = (delta: Tensor, x: Tensor, attrs: ConvAttrs, shape: Shape): Tensor =>
   apply(weightGrad, [delta, x], { ...attrs, shape })[0]
 
-const conv2dOp = defineOp<ConvAttrs>({
+const conv2dOp = defineOp<ConvAttrs & Fused>({
   name: 'conv2d',
   infer: ([x, w, bias], attrs) => {
     expectDType('conv2d', 'input', x!, 'f32')
     if (bias) expectShape('conv2d', 'bias', bias, [w!.shape[0]])
-    return [{ shape: outputShape(x!, w!, attrs), dtype: 'f32' }]
+    return fusedOutputs(x!.shape, outputShape(x!, w!, attrs))
   },
-  kernel: (_, __, a) => ({ name: 'conv2d', numbers: [...convNumbers(a), 0, 0, 0] }),
+  kernel: (_, __, a) => ({ name: 'conv2d', numbers: [...convNumbers(a), ...fusedNumbers(a)] }),
   derive: (d) => [
-    d.needs(0) ? apply(inputGrad, [d.grad()!, d.input(1)], { ...d.attrs, shape: d.spec(0).shape })[0] : undefined,
-    d.needs(1) ? convWeightGradient(d.grad()!, d.input(0), d.attrs, d.spec(1).shape) : undefined,
+    d.needs(0) ? apply(inputGrad, [d.grad()!, d.input(1)], { ...geometry(d.attrs), shape: d.spec(0).shape })[0] : undefined,
+    d.needs(1) ? convWeightGradient(d.grad()!, d.input(0), geometry(d.attrs), d.spec(1).shape) : undefined,
     d.needs(2) ? d.grad()!.sum([0, 1, 2]) : undefined,
   ],
-  weight: 1,
+  optional: [1, 2],
+  relu: { attrs: (a) => ({ ...a, relu: true }), mask: 2 },
+  weighted: {
+    index: 1,
+    gradient: (delta, x, a, weight) => convWeightGradient(delta, x, geometry(a), weight.shape),
+    withSigns: (a, epsilon, alphabet) => ({ ...a, epsilon, alphabet }),
+    signGradient: (delta, signs, a, x, weight, scale, alphabet) =>
+      conv2dSignWeightGrad(delta, signs, geometry(a), weight.shape, x.shape, scale, alphabet),
+  },
 })
+
+const geometry = ({ stride, padding, dilation, groups }: ConvAttrs): ConvAttrs => ({ stride, padding, dilation, groups })
 
 /** 2-D convolution, channels-last: x [N, H, W, C], weight [O, KH, KW, C/groups], bias [O]; y [N, P, Q, O]. */
 export function conv2d(x: Tensor, weight: Tensor, bias?: Tensor, options: ConvOptions = {}): Tensor {

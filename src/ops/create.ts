@@ -1,6 +1,6 @@
 import { fail } from '../errors'
 import { apply, defineOp } from '../graph/op'
-import { typedArray, type DType, type TypedArray } from '../tensor/dtype'
+import { encode, fromBf16, typedArray, type DType, type TypedArray } from '../tensor/dtype'
 import { checkShape, showShape, sizeOf, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
@@ -25,32 +25,47 @@ function flattenInto(values: Nested, shape: Shape, out: TypedArray, at: number):
   return at
 }
 
-const dtypeOfArray = (values: TypedArray): DType =>
-  values instanceof Float32Array ? 'f32' : values instanceof Int32Array ? 'i32' : values instanceof Uint32Array ? 'u32' : values instanceof Uint16Array ? 'bf16' : 'u8'
+function dtypeOfArray(values: ArrayBufferView): DType {
+  if (values instanceof Float32Array || values instanceof Float64Array) return 'f32'
+  if (values instanceof Int32Array) return 'i32'
+  if (values instanceof Uint32Array) return 'u32'
+  if (values instanceof Uint16Array) return 'bf16'
+  if (values instanceof Uint8Array || values instanceof Uint8ClampedArray) return 'u8'
+  return fail('AUX_DTYPE_MISMATCH', `tensor: expected a typed array of 32 or 64-bit floats, i32, u32, u16 (bf16) or u8, got ${values.constructor.name}`)
+}
+
+const firstOf = (values: Nested): unknown => (Array.isArray(values) ? firstOf(values[0] as Nested) : values)
 
 /**
  * A tensor from nested arrays or a typed array (then with its shape; one axis by default). The dtype is f32 for plain
- * numbers, bool for booleans, and the array's own for typed arrays, unless given.
+ * numbers, bool for booleans, and the array's own for typed arrays (a Uint16Array holds bf16 patterns), unless given.
  */
-export function tensor(values: Nested | TypedArray, shape?: Shape, dtype?: DType): Tensor {
+export function tensor(values: Nested | TypedArray | Float64Array | Uint8ClampedArray, shape?: Shape, dtype?: DType): Tensor {
   if (ArrayBuffer.isView(values)) {
     const array = values as TypedArray
     const target = shape ?? [array.length]
     checkShape('tensor', target)
     if (sizeOf(target) !== array.length)
       fail('AUX_SHAPE_MISMATCH', `tensor: expected ${sizeOf(target)} values for shape ${showShape(target)}, got ${array.length}`)
-    const t = Tensor.from(array, target, dtypeOfArray(array))
-    return dtype && dtype !== t.dtype ? t.cast(dtype) : t
+    const own = dtypeOfArray(array)
+    if ((!dtype || dtype === own) && !(values instanceof Float64Array)) return Tensor.from(array, target, own)
+    const numbers = own === 'bf16' ? fromBf16(array as Uint16Array) : array
+    return Tensor.from(encode(numbers, dtype ?? own), target, dtype ?? own)
   }
   const nested = shapeOf(values)
-  const kind = dtype ?? (typeof [values].flat(Infinity as 1)[0] === 'boolean' ? 'bool' : 'f32')
-  const data = typedArray(kind, sizeOf(nested))
+  const kind = dtype ?? (typeof firstOf(values) === 'boolean' ? 'bool' : 'f32')
+  // Fractions on their way to bf16 must not be cut.
+  const data = kind === 'bf16' ? new Float32Array(sizeOf(nested)) : typedArray(kind, sizeOf(nested))
   flattenInto(values, nested, data, 0)
-  const t = Tensor.from(data, nested, kind)
-  return shape ? t.reshape(shape) : t
+  const target = shape ?? nested
+  checkShape('tensor', target)
+  if (sizeOf(target) !== data.length)
+    fail('AUX_SHAPE_MISMATCH', `tensor: expected ${sizeOf(target)} values for shape ${showShape(target)}, got ${data.length}`)
+  return Tensor.from(kind === 'bf16' ? encode(data, kind) : data, target, kind)
 }
 
-const fillOp = defineOp<{ shape: Shape; dtype: DType; value: number }>({
+/** @internal */
+export const fillOp = defineOp<{ shape: Shape; dtype: DType; value: number }>({
   name: 'fill',
   infer: (_, { shape, dtype }) => [{ shape, dtype }],
   kernel: (_, __, { value }) => ({ name: 'fill', numbers: [value] }),
@@ -67,21 +82,21 @@ export const ones = (shape: Shape, dtype: DType = 'f32'): Tensor => full(shape, 
 /** start, start + step, ... below stop. */
 export function arange(start: number, stop?: number, step = 1, dtype: DType = 'f32'): Tensor {
   const [from, to] = stop === undefined ? [0, start] : [start, stop]
-  if (step === 0) fail('AUX_INVALID_ARGUMENT', 'arange: expected a step that is not 0')
+  if (![from, to, step].every(Number.isFinite) || step === 0) fail('AUX_INVALID_ARGUMENT', `arange: expected finite bounds and a step that is not 0, got ${from}, ${to}, ${step}`)
   const n = Math.max(0, Math.ceil((to - from) / step))
-  const data = typedArray(dtype, n)
-  for (let i = 0; i < n; i++) data[i] = from + i * step
-  return Tensor.from(data, [n], dtype)
+  return Tensor.from(encode(Array.from({ length: n }, (_, i) => from + i * step), dtype), [n], dtype)
 }
 
 /** `count` values from start to stop, both included. */
 export function linspace(start: number, stop: number, count: number): Tensor {
+  if (!Number.isSafeInteger(count) || count < 0) fail('AUX_INVALID_ARGUMENT', `linspace: expected a count >= 0, got ${count}`)
   const data = Float32Array.from({ length: count }, (_, i) => (count === 1 ? start : start + ((stop - start) * i) / (count - 1)))
   return Tensor.from(data, [count], 'f32')
 }
 
 /** The identity matrix. */
 export function eye(n: number): Tensor {
+  checkShape('eye', [n, n])
   const data = new Float32Array(n * n)
   for (let i = 0; i < n; i++) data[i * n + i] = 1
   return Tensor.from(data, [n, n], 'f32')

@@ -1,5 +1,12 @@
+import { fail } from '../errors'
 import { apply, defineOp, expectDType, expectRank, expectShape, type Op } from '../graph/op'
+import { resolveAxis } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
+import { where } from './binary'
+import { expectIndices } from './indices'
+import { alias } from './shape'
+import { huberOf } from './unary'
 
 const rowwise = (name: string): Op<undefined> => {
   const grad: Op<undefined> = defineOp({
@@ -48,34 +55,150 @@ const entropyOp: Op<EntropyAttrs> = defineOp({
   derive: (d) => [apply(entropyGrad, [d.grad()!, d.input(0), d.input(1), d.output(1)], d.attrs)[0]],
 })
 
-export interface CrossEntropyOptions {
-  /** Share of the target spread evenly over all classes (Szegedy et al. 2016). */
-  labelSmoothing?: number
-  /** Rows with this label do not count. */
-  ignoreIndex?: number
+/** What becomes of the losses of the elements or rows: their mean (the default), their sum, or nothing. */
+export type Reduction = 'mean' | 'sum' | 'none'
+
+function reduced(name: string, losses: Tensor, reduction: Reduction = 'mean'): Tensor {
+  if (reduction === 'none') return alias(losses)
+  if (reduction !== 'mean' && reduction !== 'sum')
+    fail('AUX_INVALID_ARGUMENT', `${name}: expected reduction 'mean', 'sum' or 'none', got '${String(reduction)}'`)
+  return losses[reduction]()
 }
 
+export interface NllOptions {
+  /** Rows with this label have loss 0 and do not count in the mean. */
+  ignoreIndex?: number
+  reduction?: Reduction
+}
+
+export interface CrossEntropyOptions extends NllOptions {
+  /** Share of the target spread evenly over all classes (Szegedy et al. 2016). */
+  labelSmoothing?: number
+}
+
+/** The mean over rows that count; 0 if none does. */
+const counted = (name: string, losses: Tensor, labels: Tensor, o: NllOptions): Tensor =>
+  o.ignoreIndex === undefined || (o.reduction ?? 'mean') !== 'mean'
+    ? reduced(name, losses, o.reduction)
+    : losses.sum().div(labels.ne(o.ignoreIndex).cast('f32').sum().maximum(1))
+
+/** No label: i32 cannot hold it. */
+const nothing = 2 ** 31
+
 /**
- * Mean softmax cross entropy: logits [rows, classes], labels i32 [rows].
- * @throws AUX_INDEX_OUT_OF_RANGE for a label outside [0, classes).
+ * Softmax cross entropy: logits [..., classes], labels i32 [...].
+ * @throws AUX_INDEX_OUT_OF_RANGE for a label outside [0, classes) that is not `ignoreIndex`.
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
-  const ignore = options.ignoreIndex ?? -100
-  const losses = apply(entropyOp, [logits, labels], { smoothing: options.labelSmoothing ?? 0, ignore })[0]
-  if (options.ignoreIndex === undefined) return losses.mean()
-  return losses.sum().div(labels.ne(ignore).cast('f32').sum())
+  if (logits.rank < 1) fail('AUX_SHAPE_MISMATCH', 'crossEntropy: expected logits [..., classes], got shape []')
+  return tidy(() => {
+    const classes = expectIndices('crossEntropy', 'labels', labels)
+    expectShape('crossEntropy', 'labels', classes, logits.shape.slice(0, -1))
+    const [x, y] = logits.rank === 2 ? [logits, classes] : [logits.reshape([-1, logits.shape[logits.rank - 1]]), classes.reshape([classes.size])]
+    const attrs = { smoothing: options.labelSmoothing ?? 0, ignore: options.ignoreIndex ?? nothing }
+    const losses = apply(entropyOp, [x, y], attrs)[0]
+    if (options.reduction === 'none') return losses.reshape(labels.shape)
+    return counted('crossEntropy', losses, y, options)
+  })
+}
+
+/** Negative log-likelihood: log-probabilities [..., classes], labels i32 [...]; otherwise as `crossEntropy`. */
+export function nll(logProbabilities: Tensor, labels: Tensor, options: NllOptions = {}): Tensor {
+  if (logProbabilities.rank < 1) fail('AUX_SHAPE_MISMATCH', 'nll: expected log-probabilities [..., classes], got shape []')
+  return tidy(() => {
+    const classes = expectIndices('nll', 'labels', labels)
+    expectShape('nll', 'labels', classes, logProbabilities.shape.slice(0, -1))
+    const counts = options.ignoreIndex === undefined ? undefined : classes.ne(options.ignoreIndex)
+    const safe = counts ? classes.mul(counts.cast('i32')) : classes
+    const picked = logProbabilities.gather(-1, safe.unsqueeze(-1)).reshape(classes.shape).neg()
+    const losses = counts ? where(counts, picked, picked.mul(0).detach()) : picked
+    return counted('nll', losses, classes, options)
+  })
 }
 
 /** Mean squared error. */
-export const mse = (prediction: Tensor, target: Tensor): Tensor => prediction.sub(target).square().mean()
+export const mse = (prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor =>
+  tidy(() => reduced('mse', prediction.sub(target).square(), options.reduction))
+
+/** Mean absolute error. */
+export const l1 = (prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor =>
+  tidy(() => reduced('l1', prediction.sub(target).abs(), options.reduction))
+
+/** Squared up to a distance of delta (halved), straight beyond (Huber 1964). */
+export function huber(prediction: Tensor, target: Tensor, options: { delta?: number; reduction?: Reduction } = {}): Tensor {
+  const { delta = 1, reduction } = options
+  if (!(delta > 0)) fail('AUX_INVALID_ARGUMENT', `huber: expected delta > 0, got ${delta}`)
+  return tidy(() => reduced('huber', huberOf(prediction.sub(target), delta), reduction))
+}
+
+/** huber / beta with delta = beta: the absolute error, rounded off within beta of 0. */
+export function smoothL1(prediction: Tensor, target: Tensor, options: { beta?: number; reduction?: Reduction } = {}): Tensor {
+  const { beta = 1, reduction } = options
+  if (!(beta >= 0)) fail('AUX_INVALID_ARGUMENT', `smoothL1: expected beta >= 0, got ${beta}`)
+  if (beta === 0) return l1(prediction, target, { reduction })
+  return tidy(() => reduced('smoothL1', huberOf(prediction.sub(target), beta).mul(1 / beta), reduction))
+}
+
+const bceGrad: Op<{ weight: number }> = defineOp({
+  name: 'bce_with_logits_grad',
+  infer: ([, x]) => [{ shape: x!.shape, dtype: 'f32' }],
+  kernel: (_, __, { weight }) => ({ name: 'bce_with_logits_grad', numbers: [weight] }),
+  strided: 'all',
+  inplace: [0],
+})
+
+const bceOp: Op<{ weight: number }> = defineOp({
+  name: 'bce_with_logits',
+  infer: ([x, y]) => {
+    expectDType('bceWithLogits', 'logits', x!, 'f32')
+    expectDType('bceWithLogits', 'targets', y!, 'f32')
+    expectShape('bceWithLogits', 'targets', y!, x!.shape)
+    return [{ shape: x!.shape, dtype: 'f32' }]
+  },
+  kernel: (_, __, { weight }) => ({ name: 'bce_with_logits', numbers: [weight] }),
+  derive: (d) => {
+    if (d.needs(1)) fail('AUX_NO_GRADIENT', 'bceWithLogits: the targets get no gradient; wrap them in detach() if none is meant')
+    return [apply(bceGrad, [d.grad()!, d.input(0), d.input(1)], d.attrs)[0], undefined]
+  },
+  strided: 'all',
+})
+
+/** Binary cross entropy of sigmoid(logits), stable for logits of any size; `posWeight` multiplies the positive class. */
+export function bceWithLogits(logits: Tensor, targets: Tensor, options: { posWeight?: number; reduction?: Reduction } = {}): Tensor {
+  return tidy(() => reduced('bceWithLogits', apply(bceOp, [logits, targets], { weight: options.posWeight ?? 1 })[0], options.reduction))
+}
+
+/**
+ * Kullback-Leibler divergence of the targets from the prediction, given as log-probabilities: t (log t - x), 0 where t
+ * is 0. With `logTarget` the targets are log-probabilities too; 'batchmean' divides the sum by the first axis.
+ */
+export function klDivergence(
+  input: Tensor,
+  target: Tensor,
+  options: { logTarget?: boolean; reduction?: Reduction | 'batchmean' } = {},
+): Tensor {
+  const { logTarget = false, reduction } = options
+  return tidy(() => {
+    const tiny = 2 ** -126
+    const losses = logTarget ? target.exp().mul(target.sub(input)) : target.mul(target.maximum(tiny).log().sub(input))
+    if (reduction === 'batchmean') return losses.sum().div(input.shape[0])
+    return reduced('klDivergence', losses, reduction)
+  })
+}
 
 declare module '../tensor/tensor' {
   interface Tensor {
-    /** Softmax over the last axis. */
-    softmax(): Tensor
-    /** Logarithm of the softmax over the last axis. */
-    logSoftmax(): Tensor
+    /** Softmax over an axis (the last by default). */
+    softmax(axis?: number): Tensor
+    /** Logarithm of the softmax over an axis (the last by default). */
+    logSoftmax(axis?: number): Tensor
   }
 }
-Tensor.prototype.softmax = function () { return apply(softmaxOp, [this], undefined)[0] }
-Tensor.prototype.logSoftmax = function () { return apply(logSoftmaxOp, [this], undefined)[0] }
+
+function along(op: Op<undefined>, x: Tensor, axis: number): Tensor {
+  const at = resolveAxis(op.name, axis, x.rank)
+  if (at === x.rank - 1) return apply(op, [x], undefined)[0]
+  return tidy(() => apply(op, [x.transpose(at, -1)], undefined)[0].transpose(at, -1))
+}
+Tensor.prototype.softmax = function (axis = -1) { return along(softmaxOp, this, axis) }
+Tensor.prototype.logSoftmax = function (axis = -1) { return along(logSoftmaxOp, this, axis) }

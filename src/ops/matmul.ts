@@ -3,6 +3,7 @@ import { apply, defineOp, expectDType, expectRank, expectShape } from '../graph/
 import { broadcastShapes, showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 import { expand } from './shape'
+import { fusedNumbers, fusedOutputs, linearSignWeightGrad, type Fused } from './sign'
 
 const matmulOp = defineOp<undefined>({
   name: 'matmul',
@@ -27,22 +28,29 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   return apply(matmulOp, [expand(a, [...batch, ...a.shape.slice(-2)]), expand(b, [...batch, ...b.shape.slice(-2)])], undefined)[0]
 }
 
-const linearOp = defineOp<undefined>({
+const linearOp = defineOp<Fused>({
   name: 'linear',
   infer: ([x, w, bias]) => {
     expectDType('linear', 'input', x!, 'f32')
     expectRank('linear', 'weight', w!, 2)
     expectShape('linear', 'input', x!, [x!.shape[0], w!.shape[1]])
     if (bias) expectShape('linear', 'bias', bias, [w!.shape[0]])
-    return [{ shape: [x!.shape[0], w!.shape[0]], dtype: 'f32' }]
+    return fusedOutputs(x!.shape, [x!.shape[0], w!.shape[0]])
   },
-  kernel: () => ({ name: 'linear' }),
+  kernel: (_, __, a) => ({ name: 'linear', numbers: fusedNumbers(a) }),
   derive: (d) => [
     d.needs(0) ? matmul(d.grad()!, d.input(1)) : undefined,
     d.needs(1) ? matmul(d.grad()!.transpose(), d.input(0)) : undefined,
     d.needs(2) ? d.grad()!.sum(0) : undefined,
   ],
-  weight: 1,
+  optional: [1, 2],
+  relu: { attrs: (a) => ({ ...a, relu: true }), mask: 2 },
+  weighted: {
+    index: 1,
+    gradient: (delta, x) => matmul(delta.transpose(), x),
+    withSigns: (a, epsilon, alphabet) => ({ ...a, epsilon, alphabet }),
+    signGradient: (delta, signs, _, __, ___, scale, alphabet) => linearSignWeightGrad(delta, signs, scale, alphabet),
+  },
 })
 
 /** y = x Wᵀ + b: x [..., I], weight [O, I], bias [O]; y [..., O]. */
@@ -50,7 +58,7 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   if (x.rank === 0 || x.shape[x.rank - 1] !== weight.shape[1])
     fail('AUX_SHAPE_MISMATCH', `linear: expected input of shape [..., ${weight.shape[1]}], got ${showShape(x.shape)}`)
   const flat = x.rank === 2 ? x : x.reshape([-1, x.shape[x.rank - 1]])
-  const y = apply(linearOp, [flat, weight, bias], undefined)[0]
+  const y = apply(linearOp, [flat, weight, bias], {})[0]
   return x.rank === 2 ? y : y.reshape([...x.shape.slice(0, -1), weight.shape[0]])
 }
 

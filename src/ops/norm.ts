@@ -1,5 +1,6 @@
-import { apply, defineOp, expectShape, type Op } from '../graph/op'
-import { sizeOf } from '../tensor/shape'
+import { fail } from '../errors'
+import { apply, defineOp, expectDType, expectShape, type Op } from '../graph/op'
+import { showShape, sizeOf } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 
 const f32 = (shape: readonly number[]): { shape: readonly number[]; dtype: 'f32' } => ({ shape, dtype: 'f32' })
@@ -10,6 +11,7 @@ const statsOp: Op<{ eps: number }> = defineOp({
   infer: ([x]) => [f32(channels(x!.shape)), f32(channels(x!.shape)), f32(channels(x!.shape))],
   kernel: (_, __, a) => ({ name: 'batch_norm_stats', numbers: [a.eps] }),
   constant: true, // batch_norm_grad differentiates through the statistics
+  statistics: true,
 })
 
 const gradOp: Op<{ own: boolean }> = defineOp({
@@ -19,15 +21,16 @@ const gradOp: Op<{ own: boolean }> = defineOp({
 })
 
 /** `own`: mean and rstd are the statistics of this very batch, and gradients flow through them. */
-const applyOp: Op<{ own: boolean }> = defineOp({
+const applyOp: Op<{ own: boolean; relu?: boolean }> = defineOp({
   name: 'batch_norm_apply',
   infer: ([x, , , gamma]) => {
     expectShape('batchNorm', 'weight', gamma!, channels(x!.shape))
     return [f32(x!.shape)]
   },
-  kernel: () => ({ name: 'batch_norm_apply', numbers: [0] }),
+  kernel: (_, __, a) => ({ name: 'batch_norm_apply', numbers: [a.relu ? 1 : 0] }),
+  relu: { attrs: (a) => ({ ...a, relu: true }) },
   derive: (d) => {
-    const [dx, dgamma, dbeta] = apply(gradOp, [d.grad()!, d.input(0), d.input(1), d.input(2), d.input(3)], d.attrs)
+    const [dx, dgamma, dbeta] = apply(gradOp, [d.grad()!, d.input(0), d.input(1), d.input(2), d.input(3)], { own: d.attrs.own })
     return [dx, undefined, undefined, dgamma, dbeta]
   },
   inplace: [0],
@@ -81,3 +84,50 @@ const layerOp: Op<{ eps: number }> = defineOp({
 
 /** Layer normalisation over the last axis (Ba et al. 2016). */
 export const layerNorm = (x: Tensor, gamma: Tensor, beta: Tensor, eps = 1e-5): Tensor => apply(layerOp, [x, gamma, beta], { eps })[0]
+
+const groupGradOp: Op<{ groups: number }> = defineOp({
+  name: 'group_norm_grad',
+  infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape)), f32(channels(dy!.shape))],
+  kernel: (_, __, a) => ({ name: 'group_norm_grad', numbers: [a.groups] }),
+})
+
+const groupOp: Op<{ groups: number; eps: number }> = defineOp({
+  name: 'group_norm',
+  infer: ([x, gamma, beta], { groups }) => {
+    expectDType('groupNorm', 'input', x!, 'f32')
+    if (x!.shape.length < 2) fail('AUX_SHAPE_MISMATCH', `groupNorm: expected input [N, ..., C], got shape ${showShape(x!.shape)}`)
+    const [c] = channels(x!.shape)
+    if (!Number.isInteger(groups) || groups < 1 || c % groups)
+      fail('AUX_INVALID_ARGUMENT', `groupNorm: expected a number of groups that divides ${c} channels, got ${groups}`)
+    expectShape('groupNorm', 'weight', gamma!, [c])
+    expectShape('groupNorm', 'bias', beta!, [c])
+    const statistics = f32([x!.shape[0], groups])
+    return [f32(x!.shape), statistics, statistics]
+  },
+  kernel: (_, __, a) => ({ name: 'group_norm', numbers: [a.groups, a.eps] }),
+  derive: (d) => apply(groupGradOp, [d.grad()!, d.input(0), d.output(1), d.output(2), d.input(1)], { groups: d.attrs.groups }),
+})
+
+/** Group normalisation of x [N, ..., C]: statistics per sample and group of neighbouring channels (Wu & He 2018). */
+export const groupNorm = (x: Tensor, groups: number, gamma: Tensor, beta: Tensor, eps = 1e-5): Tensor =>
+  apply(groupOp, [x, gamma, beta], { groups, eps })[0]
+
+const rmsGradOp: Op<undefined> = defineOp({
+  name: 'rms_norm_grad',
+  infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape))],
+  kernel: () => ({ name: 'rms_norm_grad' }),
+})
+
+const rmsOp: Op<{ eps: number }> = defineOp({
+  name: 'rms_norm',
+  infer: ([x, gamma]) => {
+    expectDType('rmsNorm', 'input', x!, 'f32')
+    expectShape('rmsNorm', 'weight', gamma!, channels(x!.shape))
+    return [f32(x!.shape), f32(x!.shape.slice(0, -1))]
+  },
+  kernel: (_, __, a) => ({ name: 'rms_norm', numbers: [a.eps] }),
+  derive: (d) => apply(rmsGradOp, [d.grad()!, d.input(0), d.output(1), d.input(1)], undefined),
+})
+
+/** x / √(mean(x²) + eps) · gamma over the last axis (Zhang & Sennrich 2019). */
+export const rmsNorm = (x: Tensor, gamma: Tensor, eps = 1e-6): Tensor => apply(rmsOp, [x, gamma], { eps })[0]

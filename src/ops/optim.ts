@@ -13,8 +13,8 @@ const sgdOp: Op<SgdAttrs> = defineOp({
   constant: true,
 })
 /** @internal w and its momentum buffer, in place. */
-export const sgdUpdate = (w: Tensor, buffer: Tensor | undefined, grad: Tensor, lr: Tensor, a: SgdAttrs): void =>
-  void apply(sgdOp, [w, buffer, grad, lr], a)
+export const sgdUpdate = (w: Tensor, buffer: Tensor | undefined, grad: Tensor, lr: Tensor, scale: Tensor | undefined, a: SgdAttrs): void =>
+  void apply(sgdOp, [w, buffer, grad, lr, scale], a)
 
 /** @internal */
 export interface AdamAttrs { beta1: number; beta2: number; eps: number; weightDecay: number; decoupled: boolean }
@@ -26,5 +26,16 @@ const adamOp: Op<AdamAttrs> = defineOp({
   constant: true,
 })
 /** @internal w, m and v in place. */
-export const adamUpdate = (w: Tensor, m: Tensor, v: Tensor, grad: Tensor, lr: Tensor, step: Tensor, a: AdamAttrs): void =>
-  void apply(adamOp, [w, m, v, grad, lr, step], a)
+export const adamUpdate = (
+  w: Tensor, m: Tensor, v: Tensor, grad: Tensor, lr: Tensor, step: Tensor, scale: Tensor | undefined, a: AdamAttrs,
+): void => void apply(adamOp, [w, m, v, grad, lr, step, scale], a)
+
+const inPlace = (name: string, numbers: number[] = []): Op<undefined> =>
+  defineOp<undefined>({ name, infer: () => [], kernel: () => ({ name, numbers }), mutates: [0], constant: true })
+const accumulateOp = inPlace('accumulate')
+const clearOp: Op<undefined> = inPlace('fill', [0])
+
+/** @internal total += x, in place. */
+export const accumulateInto = (total: Tensor, x: Tensor): void => void apply(accumulateOp, [total, x], undefined)
+/** @internal total = 0, in place. */
+export const clear = (total: Tensor): void => void apply(clearOp, [total], undefined)

@@ -2,7 +2,7 @@ import { apply, defineOp, expectRank, type Op } from '../graph/op'
 import { fail } from '../errors'
 import { showShape, type Shape } from '../tensor/shape'
 import { Tensor, type Spec } from '../tensor/tensor'
-import { pair, windows } from './conv'
+import { pair, windows } from './geometry'
 
 interface PoolAttrs {
   kernel: readonly [number, number]
@@ -29,6 +29,7 @@ const maxPool = defineOp<PoolAttrs>({
     return [{ shape, dtype: 'f32' }, { shape, dtype: 'u8' }]
   },
   kernel: (_, __, a) => ({ name: 'max_pool2d', numbers: [...numbers(a), 1, 1] }),
+  nonNegative: 'as input',
   derive: (d) => [apply(maxGrad, [d.grad()!, d.output(1)], { ...d.attrs, shape: d.spec(0).shape })[0]],
 })
 
@@ -37,6 +38,7 @@ const avgPool = defineOp<PoolAttrs>({
   name: 'avg_pool2d',
   infer: ([x], a) => [{ shape: pooledShape('avg_pool2d', x!, a), dtype: 'f32' }],
   kernel: (_, __, a) => ({ name: 'avg_pool2d', numbers: [...numbers(a), 1] }),
+  nonNegative: 'as input',
   derive: (d) => [apply(avgGrad, [d.grad()!], { ...d.attrs, shape: d.spec(0).shape })[0]],
 })
 
@@ -48,6 +50,7 @@ const adaptivePool = defineOp<{ size: readonly [number, number] }>({
     return [{ shape: [x!.shape[0], ...size, x!.shape[3]], dtype: 'f32' }]
   },
   kernel: () => ({ name: 'adaptive_avg_pool2d' }),
+  nonNegative: 'as input',
   derive: (d) => [apply(adaptiveGrad, [d.grad()!], { shape: d.spec(0).shape })[0]],
 })
 

@@ -1,11 +1,14 @@
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
-import { resolveAxis, type Shape } from '../tensor/shape'
+import { resolveAxis, showShape, type Shape } from '../tensor/shape'
+import { fail } from '../errors'
 import { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
+import { ratio } from './binary'
 import { expand } from './shape'
 
 // Reductions over any axes; all axes if none are named.
 
-type Axes = { axes: readonly number[]; keep: boolean }
+type Axes = { axes: readonly number[]; keep: boolean; correction?: number }
 
 const reducedShape = (shape: Shape, { axes, keep }: Axes): number[] =>
   shape.flatMap((d, i) => (axes.includes(i) ? (keep ? [1] : []) : [d]))
@@ -14,14 +17,14 @@ const reducedShape = (shape: Shape, { axes, keep }: Axes): number[] =>
 const spread = (t: Tensor, shape: Shape, axes: readonly number[]): Tensor =>
   expand(t.reshape(shape.map((d, i) => (axes.includes(i) ? 1 : d))), shape)
 
-const reduction = (name: string, derive?: (d: Derivation<Axes>) => Tensor, kinds: ('f32' | 'i32')[] = ['f32', 'i32']): Op<Axes> =>
+const reduction = (name: string, derive?: (d: Derivation<Axes>) => Tensor, kinds: ('f32' | 'i32' | 'bool')[] = ['f32', 'i32']): Op<Axes> =>
   defineOp<Axes>({
     name,
     infer: ([x], attrs) => {
       expectDType(name, 'input', x!, ...kinds)
       return [{ shape: reducedShape(x!.shape, attrs), dtype: x!.dtype }]
     },
-    kernel: (_, __, { axes }) => ({ name, numbers: axes }),
+    kernel: (_, __, { axes, correction }) => ({ name, numbers: correction === undefined ? axes : [correction, ...axes] }),
     derive: derive && ((d) => [derive(d)]),
     strided: 'all',
   })
@@ -37,6 +40,34 @@ const extremeGrad = (d: Derivation<Axes>): Tensor => {
 
 const sum = reduction('sum', (d) => spread(d.grad()!, d.spec(0).shape, d.attrs.axes))
 const mean = reduction('mean', (d) => spread(d.grad()!.mul(1 / count(d.spec(0).shape, d.attrs.axes)), d.spec(0).shape, d.attrs.axes), ['f32'])
+const prodGradOp: Op<Axes> = defineOp({
+  name: 'prod_grad',
+  infer: ([x]) => [{ shape: x!.shape, dtype: 'f32' }],
+  kernel: (_, __, { axes }) => ({ name: 'prod_grad', numbers: axes }),
+})
+const prod = reduction('prod', (d) => apply(prodGradOp, [d.input(0), d.grad()!], d.attrs)[0], ['f32'])
+const any = { ...reduction('any', undefined, ['bool']), constant: true }
+const all = { ...reduction('all', undefined, ['bool']), constant: true }
+/** x minus its mean, over the degrees of freedom. */
+const deviation = (d: Derivation<Axes>): Tensor => {
+  const x = d.input(0)
+  const { axes, correction } = d.attrs
+  return x.sub(x.mean(axes, true)).mul(1 / Math.max(0, count(x.shape, axes) - correction!))
+}
+const variance = reduction('var', (d) => deviation(d).mul(spread(d.grad()!.mul(2), d.spec(0).shape, d.attrs.axes)), ['f32'])
+// Gradients of roots are 0 where the root is.
+const norm2 = reduction('norm', (d) => d.input(0).mul(spread(ratio(d.grad()!, d.output()), d.spec(0).shape, d.attrs.axes)), ['f32'])
+const logSumExp = reduction('log_sum_exp', (d) => {
+  const { shape } = d.spec(0)
+  return d.input(0).sub(spread(d.output(), shape, d.attrs.axes)).exp().mul(spread(d.grad()!, shape, d.attrs.axes))
+}, ['f32'])
+const rootOp = defineOp<undefined>({
+  name: 'sqrt',
+  infer: ([x]) => [x!],
+  kernel: () => ({ name: 'sqrt' }),
+  derive: (d) => [ratio(d.grad()!.mul(0.5), d.output())],
+  inplace: [0],
+})
 const max = reduction('max', extremeGrad)
 const min = reduction('min', extremeGrad)
 const argmax: Op<Axes> = {
@@ -45,10 +76,37 @@ const argmax: Op<Axes> = {
   constant: true,
 }
 
-function reduce(op: Op<Axes>, x: Tensor, axes: number | readonly number[] | undefined, keep = false): Tensor {
+function resolve(name: string, x: Tensor, axes: number | readonly number[] | undefined): number[] {
   const list = axes === undefined ? x.shape.map((_, i) => i) : typeof axes === 'number' ? [axes] : axes
-  const resolved = [...new Set(list.map((a) => resolveAxis(op.name, a, x.rank)))].sort((a, b) => a - b)
-  return apply(op, [x], { axes: resolved, keep })[0]
+  return [...new Set(list.map((a) => resolveAxis(name, a, x.rank)))].sort((a, b) => a - b)
+}
+
+function reduce(op: Op<Axes>, x: Tensor, axes: number | readonly number[] | undefined, keep = false): Tensor {
+  return apply(op, [x], { axes: resolve(op.name, x, axes), keep })[0]
+}
+
+/** Reductions that have no value without terms. */
+function pickOne(op: Op<Axes>, x: Tensor, axes: number | readonly number[] | undefined, keep?: boolean): Tensor {
+  const along = resolve(op.name, x, axes)
+  if (count(x.shape, along) === 0 && x.shape.every((n, i) => n > 0 || along.includes(i)))
+    fail('AUX_INVALID_ARGUMENT', `${op.name}: expected at least one element along axes ${showShape(along)}, got shape ${showShape(x.shape)}`)
+  return reduce(op, x, along, keep)
+}
+
+/** How `var` and `std` count. */
+export interface VarianceOptions {
+  /** Divisor: number of elements minus this (1: unbiased, 0: biased). */
+  correction?: number
+  keep?: boolean
+}
+
+const truth = (x: Tensor): Tensor => (x.dtype === 'bool' ? x : x.ne(0))
+
+/** Sum of the products of two vectors. */
+export function dot(a: Tensor, b: Tensor): Tensor {
+  if (a.rank !== 1 || b.rank !== 1 || a.shape[0] !== b.shape[0])
+    fail('AUX_SHAPE_MISMATCH', `dot: expected two vectors of one length, got ${showShape(a.shape)} and ${showShape(b.shape)}`)
+  return tidy(() => a.mul(b).sum())
 }
 
 declare module '../tensor/tensor' {
@@ -60,11 +118,39 @@ declare module '../tensor/tensor' {
     min(axes?: number | readonly number[], keep?: boolean): Tensor
     /** Position of the first maximum along an axis (the last by default), as i32. */
     argmax(axis?: number): Tensor
+    argmin(axis?: number): Tensor
+    /** Product over axes. */
+    prod(axes?: number | readonly number[], keep?: boolean): Tensor
+    /** True where any element is true (not 0). */
+    any(axes?: number | readonly number[], keep?: boolean): Tensor
+    all(axes?: number | readonly number[], keep?: boolean): Tensor
+    /** Variance over axes, unbiased by default. */
+    var(axes?: number | readonly number[], options?: VarianceOptions): Tensor
+    /** Standard deviation over axes; its gradient is 0 where it is 0. */
+    std(axes?: number | readonly number[], options?: VarianceOptions): Tensor
+    /** log(sum(exp(x))) over axes, without overflow. */
+    logSumExp(axes?: number | readonly number[], keep?: boolean): Tensor
+    /** Vector norm over axes: p is 1, 2 (the default) or Infinity. */
+    norm(axes?: number | readonly number[], options?: { p?: number; keep?: boolean }): Tensor
   }
 }
 
 Tensor.prototype.sum = function (axes, keep) { return reduce(sum, this, axes, keep) }
 Tensor.prototype.mean = function (axes, keep) { return reduce(mean, this, axes, keep) }
-Tensor.prototype.max = function (axes, keep) { return reduce(max, this, axes, keep) }
-Tensor.prototype.min = function (axes, keep) { return reduce(min, this, axes, keep) }
-Tensor.prototype.argmax = function (axis = -1) { return reduce(argmax, this, axis) }
+Tensor.prototype.max = function (axes, keep) { return pickOne(max, this, axes, keep) }
+Tensor.prototype.min = function (axes, keep) { return pickOne(min, this, axes, keep) }
+Tensor.prototype.argmax = function (axis = -1) { return pickOne(argmax, this, axis) }
+Tensor.prototype.argmin = function (axis = -1) { return tidy(() => this.neg().argmax(axis)) }
+Tensor.prototype.prod = function (axes, keep) { return reduce(prod, this, axes, keep) }
+Tensor.prototype.any = function (axes, keep) { return tidy(() => reduce(any, truth(this), axes, keep)) }
+Tensor.prototype.all = function (axes, keep) { return tidy(() => reduce(all, truth(this), axes, keep)) }
+Tensor.prototype.var = function (axes, { correction = 1, keep = false } = {}) {
+  return apply(variance, [this], { axes: resolve('var', this, axes), keep, correction })[0]
+}
+Tensor.prototype.std = function (axes, options) { return tidy(() => apply(rootOp, [this.var(axes, options)], undefined)[0]) }
+Tensor.prototype.logSumExp = function (axes, keep) { return reduce(logSumExp, this, axes, keep) }
+Tensor.prototype.norm = function (axes, { p = 2, keep = false } = {}) {
+  if (p === 2) return reduce(norm2, this, axes, keep)
+  if (p !== 1 && p !== Infinity) fail('AUX_INVALID_ARGUMENT', `norm: expected p to be 1, 2 or Infinity, got ${p}`)
+  return tidy(() => (p === 1 ? this.abs().sum(axes, keep) : this.abs().max(axes, keep)))
+}

@@ -1,7 +1,9 @@
-import { apply, contiguous, defineOp } from '../graph/op'
+import { apply, contiguous, defineOp, graphOf } from '../graph/op'
 import { fail } from '../errors'
 import { checkShape, contiguousStrides, resolveAxis, showShape, sizeOf, type Shape } from '../tensor/shape'
+import type { TypedArray } from '../tensor/dtype'
 import { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 
 // Zero-copy views: other shapes and strides on the same memory.
 
@@ -43,6 +45,24 @@ export function sumTo(g: Tensor, shape: Shape): Tensor {
 export const expand = (x: Tensor, shape: Shape): Tensor =>
   x.rank === shape.length && x.shape.every((d, i) => d === shape[i]) ? x : apply(expandOp, [x], { shape })[0]
 
+const cloneOp = defineOp<undefined>({
+  name: 'clone',
+  infer: ([x]) => [x!],
+  kernel: () => ({ name: 'contiguous' }),
+  derive: (d) => [d.grad()],
+  strided: 'all',
+})
+
+const detachOp = defineOp<undefined>({
+  name: 'detach',
+  infer: viewless,
+  view: (x) => ({ shape: x.shape, strides: x.strides, offset: x.offset }),
+  constant: true,
+})
+
+/** @internal What an op that changes nothing returns: a view of its own if eager (so that both can be disposed). */
+export const alias = (x: Tensor): Tensor => (graphOf([x]) ? x : apply(detachOp, [x], undefined)[0])
+
 declare module '../tensor/tensor' {
   interface Tensor {
     /** The same values in another shape; one size may be -1. Copies only where the strides demand it. */
@@ -59,16 +79,25 @@ declare module '../tensor/tensor' {
     unsqueeze(axis: number): Tensor
     /** Without an axis of size 1. */
     squeeze(axis: number): Tensor
+    /** A copy in memory of its own, in row-major order. */
+    clone(): Tensor
+    /** The same values, through which no gradient flows; without copying. */
+    detach(): Tensor
+    /**
+     * Writes the values into a tensor of the same shape and dtype, or into an array of the same length.
+     * @throws AUX_TRACED_VALUE on a traced tensor.
+     */
+    copyTo(target: Tensor | TypedArray): void
   }
 }
 
 Tensor.prototype.reshape = function (shape) {
   const known = shape.reduce((n, d) => (d === -1 ? n : n * d), 1)
-  const target = shape.map((d) => (d === -1 ? this.size / known : d))
+  const target = shape.map((d) => (d === -1 ? (known ? this.size / known : 0) : d))
   checkShape('reshape', target)
   if (sizeOf(target) !== this.size || shape.filter((d) => d === -1).length > 1)
     fail('AUX_SHAPE_MISMATCH', `reshape: cannot make ${showShape(shape)} of ${showShape(this.shape)} (${this.size} elements)`)
-  return apply(reshapeOp, [contiguous(this)], { shape: target })[0]
+  return tidy(() => apply(reshapeOp, [contiguous(this)], { shape: target })[0])
 }
 Tensor.prototype.flatten = function (from = 0) {
   const at = resolveAxis('flatten', from, Math.max(this.rank, 1))
@@ -101,4 +130,16 @@ Tensor.prototype.squeeze = function (axis) {
   const at = resolveAxis('squeeze', axis, this.rank)
   if (this.shape[at] !== 1) fail('AUX_SHAPE_MISMATCH', `squeeze: expected size 1 at axis ${axis}, got ${showShape(this.shape)}`)
   return this.reshape([...this.shape.slice(0, at), ...this.shape.slice(at + 1)])
+}
+Tensor.prototype.clone = function () { return apply(cloneOp, [this], undefined)[0] }
+Tensor.prototype.detach = function () { return apply(detachOp, [this], undefined)[0] }
+Tensor.prototype.copyTo = function (target) {
+  if (target instanceof Tensor) {
+    if (target.rank !== this.rank || target.shape.some((d, i) => d !== this.shape[i]))
+      fail('AUX_SHAPE_MISMATCH', `copyTo: expected a target of shape ${showShape(this.shape)}, got ${showShape(target.shape)}`)
+    target.assign(this)
+    return
+  }
+  if (target.length !== this.size) fail('AUX_SHAPE_MISMATCH', `copyTo: expected an array of ${this.size} values, got ${target.length}`)
+  target.set(this.dataSync())
 }

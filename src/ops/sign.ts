@@ -1,17 +1,19 @@
-import { apply, defineOp } from '../graph/op'
+import { apply, defineOp, type Alphabet } from '../graph/op'
 import { sizeOf, type Shape } from '../tensor/shape'
-import type { Tensor } from '../tensor/tensor'
-import { convNumbers, type ConvAttrs } from './conv'
+import type { Spec, Tensor } from '../tensor/tensor'
+import { convNumbers, type ConvAttrs } from './geometry'
 
 // One bit an element (spec section 4): words of 32 tokens, [ceil(T/32), C], T the product of the leading axes.
 
-/** What a set and an unset bit stand for: +1 and -1, or 1 and 0. */
-export type Alphabet = 'pm1' | '01'
-const code = (a: Alphabet): number => (a === '01' ? 1 : 0)
+/** @internal An alphabet as kernels take it. */
+export const alphabetCode = (a: Alphabet): number => (a === '01' ? 1 : 0)
+const code = alphabetCode
 
-const packedShape = (shape: Shape): number[] => [Math.ceil(sizeOf(shape.slice(0, -1)) / 32), shape[shape.length - 1]]
+/** @internal Shape of the packed signs of a tensor. */
+export const packedShape = (shape: Shape): number[] => [Math.ceil(sizeOf(shape.slice(0, -1)) / 32), shape[shape.length - 1]]
 
-const packOp = defineOp<undefined>({
+/** @internal */
+export const packOp = defineOp<undefined>({
   name: 'sign_pack',
   infer: ([x]) => [{ shape: packedShape(x!.shape), dtype: 'u32' }],
   kernel: () => ({ name: 'sign_pack' }),
@@ -20,6 +22,20 @@ const packOp = defineOp<undefined>({
 
 /** The bits of x > 0, packed along tokens: u32 [ceil(T/32), C]. */
 export const signPack = (x: Tensor): Tensor => apply(packOp, [x], undefined)[0]
+
+// Signs that the kernel reading x has packed on the way: traced tensors only, so keyed by identity.
+const packedAlready = new WeakMap<Tensor, Tensor>()
+
+/** @internal Says that `signs` are the packed signs of x; the first claim stands. Returns the one that does. */
+export function claimSigns(x: Tensor, signs: Tensor): Tensor {
+  const before = packedAlready.get(x)
+  if (before) return before
+  packedAlready.set(x, signs)
+  return signs
+}
+
+/** @internal The packed signs of a traced tensor, if a kernel makes them anyway. */
+export const claimedSigns = (x: Tensor): Tensor | undefined => packedAlready.get(x)
 
 const addOp = defineOp<{ epsilon: number; alphabet: Alphabet }>({
   name: 'add_sign',
@@ -42,7 +58,8 @@ const unpackOp = defineOp<{ shape: Shape; alphabet: Alphabet; scale: number }>({
 export const signUnpack = (signs: Tensor, shape: Shape, alphabet: Alphabet, scale = 1): Tensor =>
   apply(unpackOp, [signs], { shape, alphabet, scale })[0]
 
-const maskOp = defineOp<undefined>({
+/** @internal */
+export const maskOp = defineOp<undefined>({
   name: 'mask_apply',
   infer: ([dy]) => [{ shape: dy!.shape, dtype: 'f32' }],
   kernel: () => ({ name: 'mask_apply' }),
@@ -75,3 +92,18 @@ const convOp = defineOp<ConvAttrs & { shape: Shape; image: Shape; scale: number;
 export const conv2dSignWeightGrad = (
   delta: Tensor, signs: Tensor, attrs: ConvAttrs, shape: Shape, image: Shape, scale: number, alphabet: Alphabet,
 ): Tensor => apply(convOp, [delta, signs], { ...attrs, shape, image, scale, alphabet })[0]
+
+/** @internal What a forward kernel with a weight does besides: x + epsilon s as its operand, ReLU on its result. */
+export interface Fused {
+  epsilon?: number
+  alphabet?: Alphabet
+  relu?: boolean
+}
+/** @internal */
+export const fusedNumbers = (a: Fused): number[] => [a.epsilon ?? 0, alphabetCode(a.alphabet ?? 'pm1'), a.relu ? 1 : 0]
+/** @internal y, the packed signs of x, the packed mask y > 0. */
+export const fusedOutputs = (x: Shape, y: Shape): Spec[] => [
+  { shape: y, dtype: 'f32' },
+  { shape: packedShape(x), dtype: 'u32' },
+  { shape: packedShape(y), dtype: 'u32' },
+]

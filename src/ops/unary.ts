@@ -1,3 +1,4 @@
+import { fail } from '../errors'
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
 import type { DType } from '../tensor/dtype'
 import { Tensor } from '../tensor/tensor'
@@ -37,6 +38,12 @@ const siluGrad = gradient('silu_grad')
 type Range = { low: number; high: number }
 const range = (a: Range): number[] => [a.low, a.high]
 const clampGrad = gradient<Range>('clamp_grad', range)
+const hardtanhGrad = gradient<Range>('hardtanh_grad', range)
+type Parameter = { value: number }
+const value = (a: Parameter): number[] => [a.value]
+const leakyReluGrad = gradient<Parameter>('leaky_relu_grad', value)
+const eluGrad = gradient<Parameter>('elu_grad', value)
+const softplusGrad = gradient<Parameter>('softplus_grad', value)
 
 const neg = unary('neg', (d) => d.grad()!.neg())
 const abs = unary('abs', (d) => d.grad()!.mul(d.input(0).sign()))
@@ -52,13 +59,32 @@ const erf = unary('erf', (d) => d.grad()!.mul(d.input(0).square().neg().exp()).m
 const gelu = unary('gelu', (d) => one(geluGrad, [d.grad()!, d.input(0)], undefined))
 const silu = unary('silu', (d) => one(siluGrad, [d.grad()!, d.input(0)], undefined))
 /** @internal */
-export const relu = unary('relu', (d) => one(reluGrad, [d.grad()!, d.output()], undefined))
+export const relu: Op<undefined> = {
+  ...unary('relu', (d) => one(reluGrad, [d.grad()!, d.output()], undefined)),
+  nonNegative: 'always',
+}
 const sign = { ...unary('sign'), constant: true }
 const floor = { ...unary('floor'), constant: true }
 const ceil = { ...unary('ceil'), constant: true }
+const round = { ...unary('round'), constant: true }
+const sin = unary('sin', (d) => d.grad()!.mul(d.input(0).cos()))
+const cos = unary('cos', (d) => d.grad()!.mul(d.input(0).sin()).neg())
+const expm1 = unary('expm1', (d) => d.grad()!.mul(d.output().add(1)))
+const log1p = unary('log1p', (d) => d.grad()!.div(d.input(0).add(1)))
+const leakyRelu = unary<Parameter>('leaky_relu', (d) => one(leakyReluGrad, [d.grad()!, d.input(0)], d.attrs), value)
+const elu = unary<Parameter>('elu', (d) => one(eluGrad, [d.grad()!, d.input(0)], d.attrs), value)
+const softplus = unary<Parameter>('softplus', (d) => one(softplusGrad, [d.grad()!, d.input(0)], d.attrs), value)
+const huber = unary<Parameter>('huber', (d) => d.grad()!.mul(d.input(0).clamp(-d.attrs.value, d.attrs.value)), value)
+const hardtanhOp: Op<Range> = {
+  ...unary<Range>('clamp', (d) => one(hardtanhGrad, [d.grad()!, d.input(0)], d.attrs), range),
+  name: 'hardtanh',
+}
 const clamp = unary<Range>('clamp', (d) => one(clampGrad, [d.grad()!, d.input(0)], d.attrs), range)
 const addScalar = unary<{ value: number }>('add_scalar', (d) => d.grad()!, (a) => [a.value])
 const mulScalar = unary<{ value: number }>('mul_scalar', (d) => d.grad()!.mul(d.attrs.value), (a) => [a.value])
+
+/** @internal x²/2 within delta of 0, delta (|x| − delta/2) beyond. */
+export const huberOf = (x: Tensor, delta: number): Tensor => one(huber, [x], { value: delta })
 
 /** @internal Elementwise with a JavaScript number. */
 export const scalarAdd = (x: Tensor, value: number): Tensor => one(addScalar, [x], { value })
@@ -101,12 +127,30 @@ declare module '../tensor/tensor' {
     ceil(): Tensor
     /** Values below `low` or above `high` become these. */
     clamp(low: number, high: number): Tensor
+    /** To the nearest whole number, ties to even; its gradient is zero. */
+    round(): Tensor
+    sin(): Tensor
+    cos(): Tensor
+    /** exp(x) − 1, precise near 0. */
+    expm1(): Tensor
+    /** log(1 + x), precise near 0. */
+    log1p(): Tensor
+    /** x above 0, slope · x below (slope 0.01 by default). */
+    leakyRelu(slope?: number): Tensor
+    /** x above 0, alpha (exp(x) − 1) below (Clevert et al. 2016). */
+    elu(alpha?: number): Tensor
+    /** log(1 + exp(beta x)) / beta. */
+    softplus(beta?: number): Tensor
+    /** Clamped, with a gradient of zero at the borders too. */
+    hardtanh(low?: number, high?: number): Tensor
+    /** min(max(x, 0), 6). */
+    relu6(): Tensor
     /** The same values as another dtype. */
     cast(dtype: DType): Tensor
   }
 }
 
-const methods = { neg, abs, exp, log, sqrt, rsqrt, square, reciprocal, tanh, sigmoid, erf, gelu, silu, relu, sign, floor, ceil }
+const methods = { neg, abs, exp, log, sqrt, rsqrt, square, reciprocal, tanh, sigmoid, erf, gelu, silu, relu, sign, floor, ceil, round, sin, cos, expm1, log1p }
 for (const [name, op] of Object.entries(methods))
   Object.defineProperty(Tensor.prototype, name, { value: function (this: Tensor) { return one(op, [this], undefined) }, writable: true })
 Tensor.prototype.clamp = function (low, high) {
@@ -115,3 +159,11 @@ Tensor.prototype.clamp = function (low, high) {
 Tensor.prototype.cast = function (dtype) {
   return dtype === this.dtype ? this : one(castOp, [this], { dtype })
 }
+Tensor.prototype.leakyRelu = function (slope = 0.01) { return one(leakyRelu, [this], { value: slope }) }
+Tensor.prototype.elu = function (alpha = 1) { return one(elu, [this], { value: alpha }) }
+Tensor.prototype.softplus = function (beta = 1) {
+  if (!(beta > 0)) fail('AUX_INVALID_ARGUMENT', `softplus: expected beta > 0, got ${beta}`)
+  return one(softplus, [this], { value: beta })
+}
+Tensor.prototype.hardtanh = function (low = -1, high = 1) { return one(hardtanhOp, [this], { low, high }) }
+Tensor.prototype.relu6 = function () { return one(hardtanhOp, [this], { low: 0, high: 6 }) }

@@ -1,7 +1,8 @@
 import type { Node } from '../graph/graph'
 import { AuxgradError, fail } from '../errors'
 import { native } from '../native'
-import { bytesPerElement, typedArray, type DType, type TypedArray } from './dtype'
+import { bytesPerElement, encode, typedArray, type DType, type TypedArray } from './dtype'
+import { format, nest, readable, type NestedArray } from './format'
 import { contiguousStrides, isContiguous, showShape, sizeOf, type Shape } from './shape'
 import { Storage } from './storage'
 import { registerInScope } from './tidy'
@@ -38,7 +39,7 @@ export class Tensor {
   /** @internal */
   index: number
   /** @internal The traced tensor whose memory this one is a view of. */
-  readonly base: Tensor | null
+  base: Tensor | null
   #disposed = false
 
   /** @internal Use `tensor()`, `zeros()` and the like. */
@@ -98,10 +99,15 @@ export class Tensor {
   }
 
   /**
-   * The values, in row-major order, as a typed array of their own.
+   * The values, in row-major order, as a typed array of their own (bf16 as floats).
    * @throws AUX_TRACED_VALUE on a traced tensor, AUX_DISPOSED after `dispose()`.
    */
   dataSync(): TypedArray {
+    return readable(this.rawSync(), this.dtype)
+  }
+
+  /** @internal The values as they are stored: bf16 as 16-bit patterns. */
+  rawSync(): TypedArray {
     if (this.node)
       fail(
         'AUX_TRACED_VALUE',
@@ -135,6 +141,23 @@ export class Tensor {
     return this.dataSync()
   }
 
+  /** The values as arrays nested as deep as there are axes (a number or boolean if there are none). */
+  toArray(): NestedArray {
+    return nest(this.dataSync(), this.shape, this.dtype)
+  }
+
+  /** A readable table of the values, cut where it is long. */
+  toString(): string {
+    if (this.node) return `Tensor ${this.dtype} ${showShape(this.shape)} (traced by ${this.node.op.name})`
+    if (this.#disposed) return `Tensor ${this.dtype} ${showShape(this.shape)} (disposed)`
+    return format(this.dataSync(), this.shape, this.dtype)
+  }
+
+  /** What `console.log` shows. */
+  [Symbol.for('nodejs.util.inspect.custom')](): string {
+    return this.toString()
+  }
+
   /** The only value of a tensor with one element. */
   item(): number {
     if (this.size !== 1) fail('AUX_SHAPE_MISMATCH', `item: expected one element, got shape ${showShape(this.shape)}`)
@@ -142,19 +165,19 @@ export class Tensor {
   }
 
   /**
-   * Overwrites the values of an eager tensor in place (parameters, buffers).
+   * Overwrites the values of an eager tensor in place (parameters, buffers). Numbers are rounded to its dtype.
    * @throws AUX_SHAPE_MISMATCH if the number of values differs.
    */
   assign(values: Tensor | TypedArray | readonly number[]): this {
     const storage = this.liveStorage()
     if (!this.contiguous) fail('AUX_INVALID_ARGUMENT', 'assign: expected a contiguous tensor, got a strided view')
-    const source = values instanceof Tensor ? values.dataSync() : values
-    if (source.length !== this.size)
-      fail('AUX_SHAPE_MISMATCH', `assign: expected ${this.size} values for shape ${showShape(this.shape)}, got ${source.length}`)
     if (values instanceof Tensor && values.dtype !== this.dtype)
       fail('AUX_DTYPE_MISMATCH', `assign: expected ${this.dtype}, got ${values.dtype}`)
-    const data = typedArray(this.dtype, this.size)
-    data.set(source as ArrayLike<number>)
+    const source = values instanceof Tensor ? values.rawSync() : values
+    if (source.length !== this.size)
+      fail('AUX_SHAPE_MISMATCH', `assign: expected ${this.size} values for shape ${showShape(this.shape)}, got ${source.length}`)
+    const stored = values instanceof Tensor || (this.dtype === 'bf16' && source instanceof Uint16Array)
+    const data = stored ? (source as TypedArray) : encode(source, this.dtype)
     native().write(storage.handle, this.offset * bytesPerElement(this.dtype), data)
     return this
   }

@@ -24,6 +24,22 @@ bool divide(const Call& call) {
   return true;
 }
 
+// 0 where b is 0.
+bool ratio(const Call& call) {
+  map2<float, float>(call, call.in[0], call.in[1], call.out[0], [](float a, float b) { return b == 0 ? 0.0f : a / b; });
+  return true;
+}
+
+#define LOGICAL(name, expression)                                                                                        \
+  bool name(const Call& call) {                                                                                          \
+    map2<uint8_t, uint8_t>(call, call.in[0], call.in[1], call.out[0], [](uint8_t a, uint8_t b) -> uint8_t { return expression; }); \
+    return true;                                                                                                         \
+  }
+LOGICAL(logical_and, a && b)
+LOGICAL(logical_or, a || b)
+LOGICAL(logical_xor, !a != !b)
+#undef LOGICAL
+
 // pow(a, b) = exp(b log |a|) with the sign rules for whole b; exact for b = 0, 1, 2, 3.
 bool power(const Call& call) {
   map2<float, float>(call, call.in[0], call.in[1], call.out[0], [](float a, float b) {
@@ -76,4 +92,5 @@ bool where(const Call& call) {
 
 AUXGRAD_KERNELS({"add", add}, {"sub", sub}, {"mul", mul}, {"div", divide}, {"maximum", maximum}, {"minimum", minimum},
                 {"pow", power}, {"eq", equal}, {"ne", not_equal}, {"lt", less}, {"le", less_equal}, {"gt", greater},
-                {"ge", greater_equal}, {"where", where})
+                {"ge", greater_equal}, {"where", where}, {"ratio", ratio}, {"logical_and", logical_and},
+                {"logical_or", logical_or}, {"logical_xor", logical_xor})

@@ -1,5 +1,5 @@
 // Reductions over any axes. numbers: the reduced axes. Sums run in a fixed order, whatever the number of threads.
-#include "../unit.h"
+#include "../elementwise.h"
 
 namespace auxgrad {
 namespace {
@@ -11,8 +11,7 @@ struct Split {
   int64_t outputs = 1, terms = 1;
 };
 
-Split split_axes(const Call& call) {
-  const View& x = call.in[0];
+Split split_axes(const Call& call, const View& x) {
   bool gone[kMaxRank] = {};
   for (int i = 0; i < call.n_number; i++) gone[call.integer(i)] = true;
   Split s;
@@ -42,7 +41,7 @@ int64_t offset_of(int64_t i, int rank, const int64_t* size, const int64_t* strid
 // f(accumulator, value) over the terms of each output. The sum type is double for floats: exact enough for any length.
 template <class T, class Sum, class F, class End>
 void reduce(const Call& call, Sum start, const F& f, const End& end) {
-  const Split s = split_axes(call);
+  const Split s = split_axes(call, call.in[0]);
   const T* x = static_cast<const T*>(call.in[0].data);
   const int inner_axis = s.reduced - 1;
   const int64_t inner = s.reduced ? s.reduced_size[inner_axis] : 1;
@@ -131,7 +130,7 @@ bool extreme(const Call& call) {
 // argmax over the one axis in numbers: x f32 -> i32; the first of equals wins, the first NaN beats all.
 bool argmax(const Call& call) {
   const View& x = call.in[0];
-  const Split s = split_axes(call);
+  const Split s = split_axes(call, call.in[0]);
   parallel_ranges(call, s.outputs, max64(1, 16384 / max64(s.terms, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; o++) {
       const float* p = x.f32() + offset_of(o, s.kept, s.kept_size, s.kept_stride);
@@ -146,8 +145,95 @@ bool argmax(const Call& call) {
   return true;
 }
 
+// g(value) for each term of an output that starts at `base`.
+template <class T, class G>
+inline void each_term(const Split& s, const T* base, const G& g) {
+  const int last = s.reduced - 1;
+  const int64_t inner = s.reduced ? s.reduced_size[last] : 1, stride = s.reduced ? s.reduced_stride[last] : 0;
+  for (int64_t r = 0; inner && r < s.terms / inner; r++) {
+    T* p = const_cast<T*>(base) + offset_of(r, last, s.reduced_size, s.reduced_stride);
+    for (int64_t i = 0; i < inner; i++) g(p[i * stride]);
+  }
+}
+
+// f(split, output, base): base is the output's first term.
+template <class F>
+void each_output(const Call& call, const View& x, const F& f) {
+  const Split s = split_axes(call, x);
+  parallel_ranges(call, s.outputs, max64(1, 16384 / max64(s.terms, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; o++) f(s, o, x.f32() + offset_of(o, s.kept, s.kept_size, s.kept_stride));
+  });
+}
+
+bool prod(const Call& call) {
+  const View& y = call.out[0];
+  reduce<float>(call, 1.0, [](double s, float v) { return s * v; }, [&](int64_t o, double s, int64_t) { y.f32()[o] = static_cast<float>(s); });
+  return true;
+}
+
+// prod_grad: x, dy (both contiguous) -> dx, dy times the product of the other terms; numbers: the reduced axes
+bool prod_grad(const Call& call) {
+  const View& x = call.in[0];
+  float* dx = call.out[0].f32();
+  each_output(call, x, [&](const Split& s, int64_t o, const float* base) {
+    double others = 1;
+    int64_t zeros = 0;
+    each_term(s, base, [&](const float& v) {
+      if (v == 0) zeros++;
+      else others *= v;
+    });
+    const double scaled = others * call.in[1].f32()[o];
+    each_term(s, base, [&](const float& v) {
+      dx[&v - x.f32()] = static_cast<float>(zeros == 0 ? scaled / v : (zeros == 1 && v == 0 ? scaled : 0.0));
+    });
+  });
+  return true;
+}
+
+template <bool kAll>
+bool logical(const Call& call) {
+  const View& y = call.out[0];
+  reduce<uint8_t>(call, static_cast<uint8_t>(kAll), [](uint8_t s, uint8_t v) -> uint8_t { return kAll ? s && v : s || v; },
+                  [&](int64_t o, uint8_t s, int64_t) { y.u8()[o] = s; });
+  return true;
+}
+
+// norm: the Euclidean norm
+bool norm(const Call& call) {
+  const View& y = call.out[0];
+  reduce<float>(call, 0.0, [](double s, float v) { return s + static_cast<double>(v) * v; }, [&](int64_t o, double s, int64_t) { y.f32()[o] = static_cast<float>(__builtin_sqrt(s)); });
+  return true;
+}
+
+// var: numbers: correction, then the reduced axes. Two passes: a mean far from zero costs no digits.
+bool var(const Call& call) {
+  Call axes = call;
+  axes.number++;
+  axes.n_number--;
+  each_output(axes, call.in[0], [&](const Split& s, int64_t o, const float* base) {
+    const double n = static_cast<double>(s.terms), rest = n - call.number[0];
+    double sum = 0, squares = 0;
+    each_term(s, base, [&](const float& v) { sum += v; });
+    each_term(s, base, [&](const float& v) { squares += (v - sum / n) * (v - sum / n); });
+    call.out[0].f32()[o] = static_cast<float>(squares / (rest > 0 ? rest : 0.0));
+  });
+  return true;
+}
+
+bool log_sum_exp(const Call& call) {
+  each_output(call, call.in[0], [&](const Split& s, int64_t o, const float* base) {
+    float top = -__builtin_inff();
+    each_term(s, base, [&](const float& v) { top = v > top || v != v ? v : top; });
+    double sum = 0;
+    if (top - top == 0) each_term(s, base, [&](const float& v) { sum += exp_f32(v - top); });
+    call.out[0].f32()[o] = top - top == 0 ? top + log_f32(static_cast<float>(sum)) : top;
+  });
+  return true;
+}
+
 }  // namespace
 }  // namespace auxgrad
 
 AUXGRAD_KERNELS({"sum", sum, sum_scratch}, {"mean", mean, sum_scratch}, {"max", extreme<true>}, {"min", extreme<false>},
-                {"argmax", argmax})
+                {"argmax", argmax}, {"prod", prod}, {"prod_grad", prod_grad}, {"any", logical<false>},
+                {"all", logical<true>}, {"norm", norm}, {"var", var}, {"log_sum_exp", log_sum_exp})

@@ -22,17 +22,37 @@ UNARY(reciprocal, 1.0f / x)
 UNARY(hyperbolic_tangent, tanh_f32(x))
 UNARY(sigmoid, sigmoid_f32(x))
 UNARY(error_function, erf_f32(x))
-UNARY(gelu, 0.5f * x * (1.0f + erf_f32(x * 0.70710678f)))
+UNARY(gelu, x * normal_cdf_f32(x))
 UNARY(silu, x * sigmoid_f32(x))
 UNARY(relu, x < 0 ? 0.0f : x)
 UNARY(floor_, __builtin_floorf(x))
 UNARY(ceil_, __builtin_ceilf(x))
+// To the nearest whole number, ties to even: adding 1.5 * 2^23 leaves no bits for the fraction.
+UNARY(round_, __builtin_fabsf(x) < 4194304.0f ? __builtin_copysignf((x + 12582912.0f) - 12582912.0f, x) : x)
+UNARY(sine, static_cast<float>(__builtin_sin(static_cast<double>(x))))
+UNARY(cosine, static_cast<float>(__builtin_cos(static_cast<double>(x))))
+UNARY(exponential_minus_1, expm1_f32(x))
+UNARY(logarithm_1_plus, log1p_f32(x))
 // numbers: the scalar
 UNARY(add_scalar, x + call.real(0))
 UNARY(mul_scalar, x * call.real(0))
 // numbers: low, high. NaN stays NaN.
 UNARY(clamp, x < call.real(0) ? call.real(0) : (x > call.real(1) ? call.real(1) : x))
+// numbers: slope below zero
+UNARY(leaky_relu, x < 0 ? x * call.real(0) : x)
+// numbers: alpha
+UNARY(elu, x > 0 ? x : call.real(0) * expm1_f32(x))
+// numbers: beta
+UNARY(softplus, softplus_f32(x * call.real(0)) / call.real(0))
+// numbers: delta. x^2 / 2 within delta, a straight line beyond.
+UNARY(huber, (x < -call.real(0) ? -call.real(0) : (x > call.real(0) ? call.real(0) : x)) *
+                 (x - 0.5f * (x < -call.real(0) ? -call.real(0) : (x > call.real(0) ? call.real(0) : x))))
 #undef UNARY
+
+bool logical_not(const Call& call) {
+  map1<uint8_t, uint8_t>(call, call.in[0], call.out[0], [](uint8_t x) -> uint8_t { return !x; });
+  return true;
+}
 
 // dy, and x or y as the name of the second operand says -> dx
 #define GRADIENT(name, v, expression)                                       \
@@ -45,9 +65,14 @@ GRADIENT(relu_grad, y, y > 0 ? dy : 0.0f)
 GRADIENT(sigmoid_grad, y, dy * y * (1.0f - y))
 GRADIENT(tanh_grad, y, dy * (1.0f - y * y))
 GRADIENT(gelu_grad, x,
-         dy * (0.5f * (1.0f + erf_f32(x * 0.70710678f)) + x * 0.39894228f * exp_f32(-0.5f * x * x)))
+         dy * (normal_cdf_f32(x) + x * 0.39894228f * exp_f32(-0.5f * x * x)))
 GRADIENT(silu_grad, x, dy * sigmoid_f32(x) * (1.0f + x * (1.0f - sigmoid_f32(x))))
 GRADIENT(clamp_grad, x, x >= call.real(0) && x <= call.real(1) ? dy : 0.0f)
+// Zero at the borders too, unlike clamp's.
+GRADIENT(hardtanh_grad, x, x > call.real(0) && x < call.real(1) ? dy : 0.0f)
+GRADIENT(leaky_relu_grad, x, x > 0 ? dy : dy * call.real(0))
+GRADIENT(elu_grad, x, x > 0 ? dy : dy * call.real(0) * exp_f32(x))
+GRADIENT(softplus_grad, x, dy * sigmoid_f32(x * call.real(0)))
 #undef GRADIENT
 
 // cast: x of any dtype and strides -> y of another dtype. Floats to integers truncate; to bool: not zero.
@@ -84,4 +109,8 @@ AUXGRAD_KERNELS({"neg", neg}, {"abs", absolute}, {"sign", sign}, {"exp", exponen
                 {"silu", silu}, {"relu", relu}, {"floor", floor_}, {"ceil", ceil_}, {"add_scalar", add_scalar},
                 {"mul_scalar", mul_scalar}, {"clamp", clamp}, {"relu_grad", relu_grad},
                 {"sigmoid_grad", sigmoid_grad}, {"tanh_grad", tanh_grad}, {"gelu_grad", gelu_grad},
-                {"silu_grad", silu_grad}, {"clamp_grad", clamp_grad}, {"cast", cast})
+                {"silu_grad", silu_grad}, {"clamp_grad", clamp_grad}, {"cast", cast},
+                {"round", round_}, {"sin", sine}, {"cos", cosine}, {"expm1", exponential_minus_1},
+                {"log1p", logarithm_1_plus}, {"leaky_relu", leaky_relu}, {"elu", elu}, {"softplus", softplus},
+                {"huber", huber}, {"logical_not", logical_not}, {"hardtanh_grad", hardtanh_grad},
+                {"leaky_relu_grad", leaky_relu_grad}, {"elu_grad", elu_grad}, {"softplus_grad", softplus_grad})

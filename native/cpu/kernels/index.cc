@@ -1,0 +1,264 @@
+// Moving elements to other places: windows, joins, look-ups by index and their gradients. Every element has one writer
+// and sums run in the order of the source, so results do not depend on threads.
+#include "../unit.h"
+
+namespace auxgrad {
+namespace {
+
+// Copies x (any strides) to y with the given strides, both of x's shape, element type E.
+template <class E>
+void copy_to(const Call& call, const View& x, E* y, const int64_t* y_stride) {
+  const E* source = static_cast<const E*>(x.data);
+  // The longest run of last axes that lie contiguously on both sides is one memcpy.
+  int outer = x.rank;
+  int64_t run = 1;
+  while (outer > 0 && (x.shape[outer - 1] == 1 || (x.stride[outer - 1] == run && y_stride[outer - 1] == run))) run *= x.shape[--outer];
+  const bool runs = outer < x.rank || outer == 0;
+  const int last = runs ? outer : outer - 1;  // axes walked row by row
+  const int64_t inner = runs ? run : x.shape[last];
+  const int64_t from_step = runs ? 1 : x.stride[last], to_step = runs ? 1 : y_stride[last];
+  if (inner == 0) return;
+  parallel_ranges(call, x.count(0, last), max64(1, 16384 / inner), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      int64_t from = 0, to = 0, rest = row;
+      for (int axis = last - 1; axis >= 0; axis--) {
+        const int64_t i = rest % x.shape[axis];
+        rest /= x.shape[axis];
+        from += i * x.stride[axis];
+        to += i * y_stride[axis];
+      }
+      if (runs) memcpy(y + to, source + from, static_cast<size_t>(inner) * sizeof(E));
+      else
+        for (int64_t i = 0; i < inner; i++) y[to + i * to_step] = source[from + i * from_step];
+    }
+  });
+}
+
+// The copy with elements moved as raw bits; `offset` elements into y.
+void copy_bits(const Call& call, const View& x, const View& y, int64_t offset, const int64_t* y_stride) {
+  switch (dtype_size(x.dtype)) {
+    case 1: return copy_to<uint8_t>(call, x, y.u8() + offset, y_stride);
+    case 2: return copy_to<uint16_t>(call, x, y.bf16() + offset, y_stride);
+    default: return copy_to<uint32_t>(call, x, y.u32() + offset, y_stride);
+  }
+}
+
+template <class E>
+void fill_with(const Call& call, E* y, int64_t n, E value) {
+  parallel_ranges(call, n, 65536, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) y[i] = value;
+  });
+}
+
+// place: x (any strides) -> y, every element number[0] but for the window that x fills
+// numbers: value, first index per axis, step per axis
+bool place(const Call& call) {
+  const View &x = call.in[0], &y = call.out[0];
+  const double value = call.number[0];
+  switch (y.dtype) {
+    case DType::f32: fill_with(call, y.f32(), y.count(), static_cast<float>(value)); break;
+    case DType::bf16: fill_with(call, y.bf16(), y.count(), f32_to_bf16(static_cast<float>(value))); break;
+    case DType::i32: fill_with(call, y.i32(), y.count(), static_cast<int32_t>(value)); break;
+    case DType::u32: fill_with(call, y.u32(), y.count(), static_cast<uint32_t>(value)); break;
+    default: fill_with(call, y.u8(), y.count(), static_cast<uint8_t>(value));
+  }
+  int64_t offset = 0, stride[kMaxRank];
+  for (int axis = 0; axis < x.rank; axis++) {
+    offset += call.integer(1 + axis) * y.stride[axis];
+    stride[axis] = call.integer(1 + x.rank + axis) * y.stride[axis];
+  }
+  if (x.count() > 0) copy_bits(call, x, y, offset, stride);
+  return true;
+}
+
+// concat: up to 24 tensors (any strides) -> y, one after the other along an axis; numbers: axis
+bool concat(const Call& call) {
+  const View& y = call.out[0];
+  const int axis = static_cast<int>(call.integer(0));
+  int64_t at = 0;
+  for (int i = 0; i < call.n_in; i++) {
+    if (call.in[i].count() > 0) copy_bits(call, call.in[i], y, at * y.stride[axis], y.stride);
+    at += call.in[i].shape[axis];
+  }
+  return true;
+}
+
+// flip: x (any strides) -> y in reverse along the axes in numbers
+bool flip(const Call& call) {
+  View x = call.in[0];
+  int64_t offset = 0;
+  for (int i = 0; i < call.n_number; i++) {
+    const int axis = static_cast<int>(call.integer(i));
+    offset += (x.shape[axis] - 1) * x.stride[axis];
+    x.stride[axis] = -x.stride[axis];
+  }
+  if (x.count() == 0) return true;
+  x.data = x.u8() + offset * dtype_size(x.dtype);
+  copy_bits(call, x, call.out[0], 0, call.out[0].stride);
+  return true;
+}
+
+// triangle: x [..., M, N] f32 -> y, zero where column - row > diagonal (lower) or < diagonal (upper)
+// numbers: diagonal, 1 for the upper triangle
+bool triangle(const Call& call) {
+  const View& x = call.in[0];
+  const int64_t columns = x.shape[x.rank - 1], rows = x.shape[x.rank - 2];
+  const int64_t diagonal = call.integer(0);
+  const bool upper = call.integer(1) != 0;
+  parallel_ranges(call, x.count(0, x.rank - 1), max64(1, 16384 / max64(columns, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      const int64_t border = r % rows + diagonal;
+      for (int64_t c = 0; c < columns; c++)
+        call.out[0].f32()[r * columns + c] = (upper ? c >= border : c <= border) ? x.f32()[r * columns + c] : 0.0f;
+    }
+  });
+  return true;
+}
+
+// --- by index ---
+
+constexpr const char* kCallers[] = {"indexSelect", "embedding", "gather", "scatterAdd", "oneHot", "sort"};
+
+// All of the indices (contiguous i32) in [0, size); number[which] says for whom.
+bool check_indices(const Call& call, const View& indices, int64_t size, int which) {
+  const int64_t n = indices.count();
+  for (int64_t i = 0; i < n; i++)
+    if (indices.i32()[i] < 0 || indices.i32()[i] >= size)
+      return call.failure->set(ErrorCode::index_out_of_range, "%s: index %d at position %lld is not in [0, %lld)",
+                               kCallers[call.integer(which)], static_cast<int>(indices.i32()[i]),
+                               static_cast<long long>(i), static_cast<long long>(size));
+  return true;
+}
+
+// take: x [..., n, ...], indices i32 of any shape -> y with the axis replaced by the indices' axes
+// numbers: axis, caller
+bool take(const Call& call) {
+  const View &x = call.in[0], &indices = call.in[1];
+  const int axis = static_cast<int>(call.integer(0));
+  const int64_t n = x.shape[axis], m = indices.count(), outer = x.count(0, axis);
+  const int64_t bytes = x.count(axis + 1, x.rank) * dtype_size(x.dtype);
+  if (!check_indices(call, indices, n, 1)) return false;
+  parallel_ranges(call, outer * m, max64(1, 65536 / max64(bytes, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      const int64_t row = r / m * n + indices.i32()[r % m];
+      memcpy(call.out[0].u8() + r * bytes, x.u8() + row * bytes, static_cast<size_t>(bytes));
+    }
+  });
+  return true;
+}
+
+// take_grad: dy, indices -> dx, each row the sum of the rows of dy that were taken from it
+// numbers: axis, caller, an index that gets no gradient (-1: none)
+int64_t take_grad_scratch(const Call& call, int) {
+  const int64_t n = call.out[0].shape[call.integer(0)];
+  return (n + 1 + call.in[1].count()) * static_cast<int64_t>(sizeof(int32_t));
+}
+
+bool take_grad(const Call& call) {
+  const View &dy = call.in[0], &indices = call.in[1], &dx = call.out[0];
+  const int axis = static_cast<int>(call.integer(0));
+  const int64_t n = dx.shape[axis], m = indices.count(), outer = dx.count(0, axis), inner = dx.count(axis + 1, dx.rank);
+  const int64_t padding = call.integer(2);
+  if (!check_indices(call, indices, n, 1)) return false;
+  // Positions by index, in their order: a counting sort.
+  int32_t *first = static_cast<int32_t*>(call.scratch), *position = first + n + 1;
+  memset(first, 0, static_cast<size_t>(n + 1) * sizeof(int32_t));
+  for (int64_t i = 0; i < m; i++) first[indices.i32()[i] + 1]++;
+  for (int64_t r = 0; r < n; r++) first[r + 1] += first[r];
+  for (int64_t i = 0; i < m; i++) position[first[indices.i32()[i]]++] = static_cast<int32_t>(i);
+  // Now first[r] is where row r ends.
+  parallel_ranges(call, outer * n, max64(1, 8192 / max64(inner, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      const int64_t o = row / n, r = row % n;
+      float* sum = dx.f32() + row * inner;
+      memset(sum, 0, static_cast<size_t>(inner) * sizeof(float));
+      if (r == padding) continue;
+      for (int64_t p = r ? first[r - 1] : 0; p < first[r]; p++) {
+        const float* g = dy.f32() + (o * m + position[p]) * inner;
+        for (int64_t i = 0; i < inner; i++) sum[i] += g[i];
+      }
+    }
+  });
+  return true;
+}
+
+// gather: x (any strides), index i32 of x's rank -> y of index's shape, y[.., j, ..] = x[.., index[.., j, ..], ..]
+// numbers: axis, caller
+template <class E>
+void gather_elements(const Call& call, int axis) {
+  const View &x = call.in[0], &index = call.in[1];
+  const int last = index.rank - 1;
+  const int64_t inner = index.shape[last], step = last == axis ? 0 : x.stride[last];
+  if (inner == 0) return;
+  parallel_ranges(call, index.count() / inner, max64(1, 16384 / inner), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      int64_t offset = 0, rest = row;
+      for (int a = last - 1; a >= 0; a--) {
+        if (a != axis) offset += rest % index.shape[a] * x.stride[a];
+        rest /= index.shape[a];
+      }
+      const E* from = static_cast<const E*>(x.data) + offset;
+      for (int64_t i = 0; i < inner; i++)
+        static_cast<E*>(call.out[0].data)[row * inner + i] = from[index.i32()[row * inner + i] * x.stride[axis] + i * step];
+    }
+  });
+}
+
+bool gather(const Call& call) {
+  const int axis = static_cast<int>(call.integer(0));
+  if (!check_indices(call, call.in[1], call.in[0].shape[axis], 1)) return false;
+  switch (dtype_size(call.in[0].dtype)) {
+    case 1: gather_elements<uint8_t>(call, axis); break;
+    case 2: gather_elements<uint16_t>(call, axis); break;
+    default: gather_elements<uint32_t>(call, axis);
+  }
+  return true;
+}
+
+// scatter_add: x or absent (zeros), index i32, source of index's shape -> y = x, plus source at the indexed places
+// numbers: axis, caller
+bool scatter_add(const Call& call) {
+  const View &x = call.in[0], &index = call.in[1], &source = call.in[2], &y = call.out[0];
+  const int axis = static_cast<int>(call.integer(0));
+  if (!check_indices(call, index, y.shape[axis], 1)) return false;
+  if (x) memcpy(y.data, x.data, static_cast<size_t>(y.count()) * sizeof(float));
+  else memset(y.data, 0, static_cast<size_t>(y.count()) * sizeof(float));
+  if (index.count() == 0) return true;
+  // A lane is a line of the index along the axis; lanes write to different places.
+  const int64_t n = index.shape[axis], lanes = index.count() / n;
+  parallel_ranges(call, lanes, max64(1, 8192 / n), [&](int64_t begin, int64_t end) {
+    for (int64_t lane = begin; lane < end; lane++) {
+      int64_t from = 0, to = 0, rest = lane;
+      for (int a = index.rank - 1; a >= 0; a--) {
+        if (a == axis) continue;
+        from += rest % index.shape[a] * index.stride[a];
+        to += rest % index.shape[a] * y.stride[a];
+        rest /= index.shape[a];
+      }
+      for (int64_t i = 0; i < n; i++) {
+        const int64_t at = from + i * index.stride[axis];
+        y.f32()[to + index.i32()[at] * y.stride[axis]] += source.f32()[at];
+      }
+    }
+  });
+  return true;
+}
+
+// one_hot: labels i32 -> y f32 [..., classes]; numbers: caller
+bool one_hot(const Call& call) {
+  const View& y = call.out[0];
+  const int64_t classes = y.shape[y.rank - 1];
+  if (!check_indices(call, call.in[0], classes, 0)) return false;
+  parallel_ranges(call, call.in[0].count(), max64(1, 16384 / max64(classes, 1)), [&](int64_t begin, int64_t end) {
+    memset(y.f32() + begin * classes, 0, static_cast<size_t>((end - begin) * classes) * sizeof(float));
+    for (int64_t r = begin; r < end; r++) y.f32()[r * classes + call.in[0].i32()[r]] = 1.0f;
+  });
+  return true;
+}
+
+}  // namespace
+}  // namespace auxgrad
+
+AUXGRAD_KERNELS({"place", place}, {"concat", concat}, {"flip", flip}, {"triangle", triangle}, {"take", take},
+                {"take_grad", take_grad, take_grad_scratch}, {"gather", gather}, {"scatter_add", scatter_add},
+                {"one_hot", one_hot})

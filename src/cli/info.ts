@@ -1,0 +1,49 @@
+import { Command } from 'commander'
+import os from 'node:os'
+import { AuxgradError } from '../errors'
+import { binaryPath, native, platformText } from '../native'
+import { action, exitCode } from './output'
+import { version } from './version'
+
+/** `auxgrad info`: what a bug report needs. Fails, with all it knows, where no binary loads. */
+export function info(): Command {
+  return new Command('info')
+    .description('Show version, platform, the binary in use and what it can do here.')
+    .option('--json', 'one JSON object on stdout')
+    .action(
+      action<{ json?: boolean }>((_, output) => {
+        const about = {
+          auxgrad: version(),
+          node: process.versions.node,
+          platform: platformText(),
+          cpu: os.cpus()[0]?.model.trim() ?? 'unknown',
+          memory: os.totalmem(),
+        }
+        try {
+          const binary = binaryPath()
+          const { isa, isaAvailable, threads, compiler } = native().info()
+          const all = { ...about, binary, isa, isaAvailable, threads, compiler }
+          output.result(
+            all,
+            [
+              `auxgrad   ${all.auxgrad}`,
+              `platform  ${all.platform}`,
+              `cpu       ${all.cpu}, ${(all.memory / 2 ** 30).toFixed(1)} GiB`,
+              `binary    ${binary} (${compiler})`,
+              `isa       ${isa} (available: ${isaAvailable.join(', ')})`,
+              `threads   ${threads}`,
+            ].join('\n'),
+          )
+          return exitCode.ok
+        } catch (error) {
+          if (!(error instanceof AuxgradError)) throw error
+          output.result(
+            { ...about, binary: null, error: { code: error.code, message: error.message } },
+            `auxgrad   ${about.auxgrad}\nplatform  ${about.platform}\nbinary    none`,
+          )
+          process.stderr.write(`auxgrad: ${error.message}\n`)
+          return exitCode.failed
+        }
+      }),
+    )
+}

@@ -1,0 +1,48 @@
+import { fail } from '../errors'
+import { ara, asa, type MemoryAssignment } from '../memory'
+import { CNN, MLP, ResNet } from '../models'
+import type { Module } from '../nn'
+import type { Tensor } from '../tensor/tensor'
+
+export type Rule = 'bp' | 'asa' | 'ara'
+export const rules: readonly Rule[] = ['bp', 'asa', 'ara']
+
+type Model = Module & { forward(x: Tensor): Tensor }
+
+/** A model that the command line trains, its learning rate, and what its layers keep under each rule. */
+export interface Recipe {
+  make(): Model
+  /** For Adam, batches of 128. */
+  lr: number
+  memory: Partial<Record<Rule, MemoryAssignment>>
+}
+
+const stages = ['stage1', 'stage2', 'stage3', 'stage4']
+const each = <T>(names: readonly string[], make: () => T): Record<string, T> => Object.fromEntries(names.map((name) => [name, make()]))
+
+export const recipes: Record<string, Recipe> = {
+  mlp: {
+    make: () => new MLP([784, 512, 512, 10]),
+    lr: 1e-3,
+    memory: { bp: {}, asa: { 'layers.1': asa(), 'layers.2': asa() } },
+  },
+  cnn: {
+    make: () => new CNN(),
+    lr: 2e-3,
+    memory: { bp: {}, asa: each(stages.slice(0, 2), asa), ara: each(stages.slice(0, 2), ara) },
+  },
+  resnet18: {
+    make: () => new ResNet({ depth: 18, classes: 10, channels: 1, layout: 'ara' }),
+    lr: 1e-3,
+    memory: { bp: {}, asa: each(stages, asa), ara: each(stages, ara) },
+  },
+}
+
+/** @throws AUX_INVALID_ARGUMENT naming the models there are. */
+export const recipeOf = (model: string): Recipe =>
+  recipes[model] ?? fail('AUX_INVALID_ARGUMENT', `--model: expected one of ${Object.keys(recipes).join(', ')}, got ${model}`)
+
+/** @throws AUX_INVALID_ARGUMENT naming the rules the model has. */
+export const memoryOf = (model: string, rule: Rule): MemoryAssignment =>
+  recipeOf(model).memory[rule] ??
+  fail('AUX_INVALID_ARGUMENT', `--rule: expected one of ${Object.keys(recipeOf(model).memory).join(', ')} for ${model}, got ${rule} (ara needs residual blocks)`)

@@ -1,0 +1,162 @@
+import { Command, InvalidArgumentError } from 'commander'
+import { compile } from '../compile'
+import { parseBytes } from '../compile/budget'
+import { DataLoader, mnist, type MnistBatch } from '../data'
+import type { Dataset } from '../data'
+import { native } from '../native'
+import { crossEntropy, seed as seedRandom } from '../ops'
+import * as optim from '../optim'
+import { accuracy, fit } from '../train'
+import { action, exitCode, type Output } from './output'
+import { progress } from './progress'
+import { memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
+import { resultTable, type RunResult } from './report'
+
+interface Options {
+  model: string
+  rule?: Rule[]
+  epochs: number
+  batch: number
+  lr?: number
+  seed: number
+  budget?: string
+  limit?: number
+  threads?: number
+  json?: boolean
+}
+
+const number = (least: number, whole: boolean) => (text: string): number => {
+  const n = Number(text)
+  if (!(n >= least) || !Number.isFinite(n) || (whole && !Number.isInteger(n)))
+    throw new InvalidArgumentError(`expected ${whole ? 'a whole number' : 'a number'} of at least ${least}`)
+  return n
+}
+
+function ruleList(text: string): Rule[] {
+  const list = text.split(',') as Rule[]
+  for (const rule of list) if (!rules.includes(rule)) throw new InvalidArgumentError(`expected ${rules.join(', ')} or several with commas`)
+  return list
+}
+
+function bytes(text: string): string {
+  try {
+    parseBytes(text)
+    return text
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message)
+  }
+}
+
+/** `auxgrad train`: MNIST under several learning rules from the same seed, and a table to compare them. */
+export function train(): Command {
+  return new Command('train')
+    .description('Train a network on MNIST under one or more learning rules, from the same seed, and compare them.')
+    .option('--model <name>', `one of ${Object.keys(recipes).join(', ')}`, 'cnn')
+    .option('--rule <list>', `${rules.join(', ')}, or several with commas (default: all that the model has)`, ruleList)
+    .option('--epochs <n>', 'passes over the training set', number(1, true), 1)
+    .option('--batch <n>', 'images of a step', number(1, true), 128)
+    .option('--lr <rate>', "highest learning rate (default: the model's)", number(0, false))
+    .option('--seed <n>', 'seed of weights and of the order of images', number(0, true), 1)
+    .option('--budget <bytes>', 'refuse before the first step what would hold more than this, such as 64MiB', bytes)
+    .option('--limit <n>', 'use the first n training images only', number(1, true))
+    .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true))
+    .option('--json', 'one JSON object as the last line of stdout, nothing else there')
+    .action(action<Options>(run))
+}
+
+async function run(options: Options, output: Output): Promise<number> {
+  const recipe = recipeOf(options.model)
+  const given = options.rule ?? rules.filter((rule) => recipe.memory[rule])
+  for (const rule of given) memoryOf(options.model, rule) // a rule without a place fails before any work
+  if (options.threads) native().setThreads(options.threads)
+  const stop = new AbortController()
+  const interrupt = (): void => {
+    if (stop.signal.aborted) process.exit(exitCode.interrupted)
+    output.note('\nending after this step; once more to leave at once')
+    stop.abort()
+  }
+  process.on('SIGINT', interrupt)
+  try {
+    const { train: all, test } = await mnist()
+    const data = { train: options.limit ? all.slice(0, options.limit) : all, test }
+    const { isa, threads } = native().info()
+    output.note(
+      `${options.model} on MNIST: ${data.train.size} images to train, ${test.size} to test, epochs ${options.epochs}, ` +
+        `batch ${options.batch}, seed ${options.seed}; ${isa}, ${threads} thread(s)`,
+    )
+    const runs: RunResult[] = []
+    for (const rule of given) {
+      const result = stop.signal.aborted ? undefined : await trainOnce(options, rule, data, stop.signal)
+      if (result) runs.push(result)
+    }
+    if (runs.length || options.json) output.result({ runs }, resultTable(runs))
+    return stop.signal.aborted ? exitCode.interrupted : exitCode.ok
+  } finally {
+    process.off('SIGINT', interrupt)
+  }
+}
+
+/** One run; undefined if it was interrupted. */
+async function trainOnce(
+  options: Options,
+  rule: Rule,
+  data: { train: Dataset<MnistBatch>; test: Dataset<MnistBatch> },
+  signal: AbortSignal,
+): Promise<RunResult | undefined> {
+  const { model: name, epochs, batch: batchSize, seed } = options
+  const recipe = recipeOf(name)
+  const held = native().memory().live
+  native().resetPeak()
+  seedRandom(seed)
+  const model = recipe.make()
+  const loader = new DataLoader(data.train, { batchSize, shuffle: true, seed })
+  const updates = epochs * loader.length
+  const lr = optim.schedule.cosine(options.lr ?? recipe.lr, { steps: updates, warmUp: Math.min(100, Math.ceil(updates / 20)) })
+  const optimizer = new optim.Adam({ lr })
+  const step = compile({
+    model,
+    loss: ({ x, y }) => crossEntropy(model.forward(x), y),
+    optimizer,
+    memory: memoryOf(name, rule),
+    budget: options.budget,
+  })
+  const predict = compile({ model, forward: ({ x }) => model.forward(x).argmax() })
+  try {
+    const plan = step.plan({ x: [Math.min(batchSize, data.train.size), 28, 28, 1], y: [Math.min(batchSize, data.train.size)] })
+    const bar = progress(`${name} ${rule.padEnd(3)}`, updates)
+    let seconds = 0
+    let rows = 0
+    for await (const event of fit({ step, loader, epochs, signal })) {
+      if (event.type === 'step')
+        bar.update(event.epoch * event.steps + event.step, {
+          loss: event.result.loss.toFixed(4),
+          'images/s': event.rate.toFixed(0),
+          left: `${Math.ceil(event.secondsLeft)} s`,
+        })
+      else {
+        seconds += event.seconds
+        rows += event.rows
+      }
+    }
+    bar.end()
+    if (signal.aborted) return undefined
+    const testAccuracy = await accuracy(predict, new DataLoader(data.test, { batchSize }))
+    return {
+      rule,
+      model: name,
+      seed,
+      epochs,
+      testAccuracy,
+      keptBytes: plan.bytes.kept,
+      plannedPeakBytes: plan.bytes.total,
+      measuredPeakBytes: native().memory().peak - held,
+      secondsPerEpoch: seconds / epochs,
+      imagesPerSecond: rows / seconds,
+    }
+  } finally {
+    predict.close()
+    step.close()
+    optimizer.dispose()
+    model.dispose()
+  }
+}

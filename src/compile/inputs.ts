@@ -1,0 +1,36 @@
+import { fail } from '../errors'
+import { dtypes, typedArray, type DType, type TypedArray } from '../tensor/dtype'
+import { toHost, type HostArray, type HostValues } from '../tensor/host'
+import { checkShape, sizeOf, type Shape } from '../tensor/shape'
+import { Tensor } from '../tensor/tensor'
+
+/** Shape of an input, with its dtype where that is not f32 (or i32, for labels and indices). */
+export type InputSpec = Shape | { readonly shape: Shape; readonly dtype?: DType }
+
+/** A value for an input. Typed arrays without a shape have one axis; nested arrays of numbers are f32. */
+export type InputValue = HostValues
+
+export interface NormalSpec {
+  readonly shape: Shape
+  readonly dtype: DType | undefined
+}
+
+export function normalSpec(name: string, spec: InputSpec): NormalSpec {
+  const { shape, dtype } = Array.isArray(spec) ? { shape: spec as Shape, dtype: undefined } : (spec as { shape: Shape; dtype?: DType })
+  checkShape(`input ${name}`, shape)
+  if (dtype !== undefined && !dtypes.includes(dtype)) fail('AUX_DTYPE_MISMATCH', `input ${name}: expected one of ${dtypes.join(', ')}, got ${String(dtype)}`)
+  return { shape, dtype }
+}
+
+/** Any value that a run accepts, in a form that can be written to the arena when its turn comes. */
+export function hostValue(name: string, value: InputValue): HostArray | Tensor {
+  if (!(value instanceof Tensor)) return toHost(`input ${name}`, value)
+  value.liveStorage()
+  return value
+}
+
+/** The bytes to write for a value. */
+export const bytesOfValue = (value: HostArray | Tensor): TypedArray => (value instanceof Tensor ? value.dataSync() : value.data)
+
+/** An empty array to read an output into. */
+export const emptyHost = (shape: Shape, dtype: DType): HostArray => ({ data: typedArray(dtype, sizeOf(shape)), shape, dtype })

@@ -1,0 +1,29 @@
+import type { Tensor } from '../tensor/tensor'
+
+/** A learning rate: a number, or a function of the number of updates done. */
+export type Schedule = number | ((step: number) => number)
+
+/** Traced values that an update reads: they change from step to step without making a new plan. */
+export interface UpdateInputs {
+  /** Learning rate, f32 []. */
+  lr: Tensor
+  /** Updates done, this one included, f32 []. */
+  step: Tensor
+  /** Factor for the gradient, f32 []; absent: 1. */
+  scale?: Tensor
+}
+
+/** How parameters change: the contract of `optim`. */
+export interface Optimizer {
+  readonly name: string
+  lr: Schedule
+  /** Updates done. */
+  steps: number
+  /** State of a parameter by name, made (as zeros, or as the method wants) at the first call. */
+  state(name: string, parameter: Tensor): Readonly<Record<string, Tensor>>
+  /** Traces the in-place update of a parameter and its state. */
+  update(name: string, parameter: Tensor, gradient: Tensor, inputs: UpdateInputs): void
+}
+
+/** The learning rate of the next update. */
+export const rateAt = (lr: Schedule, step: number): number => (typeof lr === 'number' ? lr : lr(step))

@@ -1,0 +1,107 @@
+import { AuxgradError, fail, nativeError } from '../errors'
+import { check, native } from '../native'
+import type { HostArray } from '../tensor/host'
+import { Storage } from '../tensor/storage'
+import type { Tensor } from '../tensor/tensor'
+import type { MemoryAssignment } from '../memory/assignment'
+import { bytesOfValue, emptyHost } from './inputs'
+import type { Plan } from './plan'
+
+export interface RunOptions {
+  /** Stops the run between two kernels as long as nothing has changed; after that the step is finished. */
+  signal?: AbortSignal
+}
+
+/**
+ * What all plans of one model share: the arena, as large as the hungriest of them, and the queue in which their runs
+ * follow each other.
+ */
+export class Session {
+  /** Policies of the model's training step; its forward passes alone follow them too. */
+  memory: MemoryAssignment | undefined
+  /** Bytes that no plan of the model may exceed. */
+  budget: number | undefined
+  /** Highest arena byte that a kernel was given so far. */
+  measuredArena = 0
+  #arena: Storage | null = null
+  #tail: Promise<unknown> = Promise.resolve()
+  #pending = 0
+
+  /** Runs `body` when all runs asked for before have ended. */
+  enqueue<T>(body: () => Promise<T>): Promise<T> {
+    const result = this.#pending++ === 0 ? body() : this.#tail.then(body)
+    const done = (): void => void this.#pending--
+    this.#tail = result.then(done, done)
+    return result
+  }
+
+  get busy(): boolean {
+    return this.#pending > 0
+  }
+
+  /** Values in, one run on the executor's thread, values out. */
+  async execute(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>, options: RunOptions = {}): Promise<HostArray[]> {
+    const { signal } = options
+    if (signal?.aborted) throw aborted(signal)
+    const arena = this.#write(plan, values)
+    await new Promise<void>((resolve, reject) => {
+      const stop = (): void => native().abort(job as Exclude<typeof job, { code: number }>)
+      const job = native().run(plan.handle(), arena.handle, (status, stats) => {
+        signal?.removeEventListener('abort', stop)
+        this.measuredArena = Math.max(this.measuredArena, stats.arenaPeak, plan.inputEnd)
+        if (status.code === 0) resolve()
+        else reject(signal?.aborted && status.code === 4 ? aborted(signal) : nativeError(status.code, status.message))
+      })
+      if ('code' in job) reject(nativeError(job.code, job.message))
+      else signal?.addEventListener('abort', stop, { once: true })
+    })
+    return this.#read(plan, arena)
+  }
+
+  /** The same on the calling thread. */
+  executeSync(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>): HostArray[] {
+    if (this.busy) fail('AUX_INVALID_ARGUMENT', 'a synchronous run was asked for while another is under way; await it first')
+    const arena = this.#write(plan, values)
+    const { status, stats } = native().runSync(plan.handle(), arena.handle)
+    this.measuredArena = Math.max(this.measuredArena, stats.arenaPeak, plan.inputEnd)
+    check(status)
+    return this.#read(plan, arena)
+  }
+
+  #write(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>): Storage {
+    if (!this.#arena || this.#arena.bytes < plan.arenaBytes) {
+      this.#arena?.release()
+      this.#arena = null // the old one goes first: the two never exist together
+      this.#arena = new Storage(plan.arenaBytes, { what: 'the arena of a step' })
+    }
+    for (const [name, slot] of plan.inputs) native().write(this.#arena.handle, slot.offset, bytesOfValue(values.get(name)!))
+    return this.#arena
+  }
+
+  #read(plan: Plan, arena: Storage): HostArray[] {
+    return plan.outputs.map((slot) => {
+      const out = emptyHost(slot.shape, slot.dtype)
+      native().read(arena.handle, slot.offset, out.data)
+      return out
+    })
+  }
+
+  dispose(): void {
+    this.#arena?.release()
+    this.#arena = null
+  }
+}
+
+const aborted = (signal: AbortSignal): unknown =>
+  signal.reason instanceof Error ? signal.reason : new AuxgradError('AUX_ABORTED', 'the step was aborted before it changed anything', { cause: signal.reason })
+
+const sessions = new WeakMap<object, Session>()
+
+/** The session of a model (or of any other owner of plans). */
+export function sessionOf(owner: object): Session {
+  const known = sessions.get(owner)
+  if (known) return known
+  const session = new Session()
+  sessions.set(owner, session)
+  return session
+}

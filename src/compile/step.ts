@@ -1,0 +1,330 @@
+import { fail } from '../errors'
+import { derive } from '../graph/derive'
+import type { Graph } from '../graph/graph'
+import { asa } from '../memory/asa'
+import { Policies, type MemoryAssignment } from '../memory/assignment'
+import { checkpoint } from '../memory/checkpoint'
+import { full } from '../ops'
+import { fillOp } from '../ops/create'
+import { accumulateInto, clear } from '../ops/optim'
+import type { HostArray } from '../tensor/host'
+import { showShape } from '../tensor/shape'
+import { keep } from '../tensor/tidy'
+import { Tensor } from '../tensor/tensor'
+import { checkBudget, parseBytes, type Bytes } from './budget'
+import { PlanCache } from './cache'
+import { keyOf, ModelKey, specsOf, valuesOf, type Batch, type Specs, type Traceable } from './function'
+import type { NormalSpec } from './inputs'
+import { fuseActivations } from './fuse'
+import { maskActivations } from './masks'
+import { rateAt, type Optimizer } from './optimizer'
+import { Plan } from './plan'
+import { recomputation } from './recompute'
+import { sessionOf, type RunOptions, type Session } from './session'
+import { soleOutput, trace, type Traced } from './trace'
+import type { ParameterLike, Trainable } from './trainable'
+
+export interface StepOptions<R extends Traceable = Traceable> {
+  model: Trainable
+  /** The loss, one element; or an object with it as `loss` and whatever else is to be read after a step. */
+  loss: (batch: Record<string, Tensor>) => R
+  optimizer: Optimizer
+  /** What backward keeps, by module; backpropagation where nothing is said. */
+  memory?: MemoryAssignment
+  /** Bytes that no plan of the model may exceed; one that does is refused before the first step. */
+  budget?: Bytes
+  /** Gradient clipping, by the norm of all gradients together or by value. */
+  clip?: { norm?: number; value?: number }
+  /** Runs whose mean gradient makes one update (1). */
+  accumulate?: number
+  /** Seed of dropout and other random ops (0). */
+  seed?: number
+  /** Whether runs report the learning indicator of each layer. */
+  indicator?: boolean
+}
+
+/** The learning indicator of a layer over one batch. */
+export interface Indicator {
+  mean: number
+  min: number
+  /** Share of values at or below 0: there the update may not descend. */
+  share: number
+  /** One value a token (linear) or a sample (convolution). */
+  values: Float32Array
+}
+
+export type StepResult<R extends Traceable> = {
+  loss: number
+  /** Norm of all gradients before clipping; there with `clip.norm`. */
+  gradNorm?: number
+  /** There with `indicator`. */
+  indicators?: Record<string, Indicator>
+} & (R extends Tensor ? unknown : { [K in Exclude<keyof R, 'loss'>]: HostArray })
+
+interface Entry {
+  readonly plan: Plan
+  readonly names: readonly string[]
+  readonly indicators: readonly string[]
+}
+
+const maxPlans = 16
+const inputLr = '$lr'
+const inputStep = '$step'
+const inputRandom = '$random'
+
+/** A training step: forward, backward and update as one plan for each set of input shapes. */
+export class TrainingStep<R extends Traceable = Traceable> {
+  readonly model: Trainable
+  readonly optimizer: Optimizer
+  /** Runs done; with the seed, it decides all random numbers of the next one. */
+  runs = 0
+  readonly #options: StepOptions<R>
+  readonly #budget: number | undefined
+  readonly #accumulate: number
+  readonly #plans = new PlanCache<Entry>(maxPlans)
+  readonly #session: Session
+  readonly #modelKey: ModelKey
+  readonly #sums = new Map<string, Tensor>()
+  readonly #scalars: ReadonlyMap<string, HostArray> = new Map([
+    [inputLr, { data: new Float32Array(1), shape: [], dtype: 'f32' }],
+    [inputStep, { data: new Float32Array(1), shape: [], dtype: 'f32' }],
+    [inputRandom, { data: new Int32Array(4), shape: [4], dtype: 'i32' }],
+  ])
+  #closed = false
+
+  /** @internal Use `compile`. */
+  constructor(options: StepOptions<R>) {
+    const { accumulate = 1, clip } = options
+    if (!Number.isInteger(accumulate) || accumulate < 1) fail('AUX_INVALID_ARGUMENT', `accumulate: expected an integer >= 1, got ${accumulate}`)
+    for (const [name, limit] of Object.entries(clip ?? {}))
+      if (limit !== undefined && !(limit > 0)) fail('AUX_INVALID_ARGUMENT', `clip.${name}: expected a number > 0, got ${limit}`)
+    this.model = options.model
+    this.optimizer = options.optimizer
+    this.#options = options
+    this.#accumulate = accumulate
+    this.#budget = options.budget === undefined ? undefined : parseBytes(options.budget)
+    this.#session = sessionOf(options.model)
+    if (options.memory) this.#session.memory = options.memory
+    if (this.#budget !== undefined) this.#session.budget = this.#budget
+    this.#modelKey = new ModelKey(options.model)
+  }
+
+  /** The plan of a step on inputs of these shapes; its bytes are known before any step. */
+  plan(specs: Specs): Plan {
+    const { map } = specsOf(specs)
+    return this.#entry(map, true).plan
+  }
+
+  /** Highest arena byte that a kernel was given so far, in any plan of the model. */
+  get measuredArenaBytes(): number {
+    return this.#session.measuredArena
+  }
+
+  /**
+   * One step, off the event loop. Runs of one model follow each other in the order in which they were asked for.
+   * If it rejects, nothing has changed: parameters are always those of a whole step.
+   */
+  async run(batch: Batch, options: RunOptions = {}): Promise<StepResult<R>> {
+    const values: Map<string, HostArray | Tensor> = valuesOf(batch)
+    return this.#session.enqueue(async () => {
+      const update = (this.runs + 1) % this.#accumulate === 0
+      const entry = this.#entry(values, update)
+      for (const [name, scalar] of this.#scalars) values.set(name, scalar)
+      this.#setScalars()
+      const arrays = await this.#session.execute(entry.plan, values, options)
+      this.runs++
+      if (update) this.optimizer.steps++
+      return this.#result(entry, arrays)
+    })
+  }
+
+  #setScalars(): void {
+    const { steps, lr } = this.optimizer
+    const seed = this.#options.seed ?? 0
+    this.#scalars.get(inputLr)!.data[0] = rateAt(lr, steps)
+    this.#scalars.get(inputStep)!.data[0] = steps + 1
+    const random = this.#scalars.get(inputRandom)!.data
+    random[0] = seed | 0
+    random[1] = Math.floor(seed / 2 ** 32) | 0
+    random[2] = this.runs | 0
+    random[3] = Math.floor(this.runs / 2 ** 32) | 0
+  }
+
+  #result(entry: Entry, arrays: HostArray[]): StepResult<R> {
+    const result: Record<string, unknown> = {}
+    entry.names.forEach((name, i) => (result[name] = name === 'loss' || name === 'gradNorm' ? arrays[i].data[0] : arrays[i]))
+    if (entry.indicators.length) {
+      const rest = arrays.slice(entry.names.length)
+      result.indicators = Object.fromEntries(entry.indicators.map((layer, i) => [layer, summary(rest[i].data as Float32Array)]))
+    }
+    return result as StepResult<R>
+  }
+
+  #entry(specs: ReadonlyMap<string, NormalSpec>, update: boolean): Entry {
+    if (this.#closed) fail('AUX_DISPOSED', 'this training step was closed')
+    const prefix = `${this.#modelKey.current}${update}|`
+    const key = prefix + keyOf(specs)
+    const known = this.#plans.get(key)
+    if (known) return known
+    const entry = this.#make(specs, this.#options.memory, update)
+    checkBudget(entry.plan, this.#budget, () => this.#alternatives(specs))
+    this.#plans.set(key, entry)
+    if ([...specs.values()].some((s) => s.dtype === undefined)) {
+      const declared = new Map([...specs].map(([name, s]) => [name, { shape: s.shape, dtype: entry.plan.inputs.get(name)?.dtype ?? s.dtype ?? 'f32' }]))
+      this.#plans.set(prefix + keyOf(declared), entry)
+    }
+    return entry
+  }
+
+  /** The bytes of the same step under the methods at hand. */
+  #alternatives(specs: ReadonlyMap<string, NormalSpec>): { name: string; bytes: number }[] {
+    const everywhere = (path: string): boolean => path === ''
+    const parts = (path: string): boolean => path !== '' && !path.includes('.')
+    const methods: [string, MemoryAssignment][] = [
+      ['asa on every layer', [[everywhere, asa()]]],
+      ['checkpointing each part of the model', [[parts, checkpoint()]]],
+      ['asa on every layer and checkpointing what lies between', [[everywhere, asa()], [everywhere, checkpoint({ recompute: 'cheap' })]]],
+    ]
+    return methods.map(([name, memory]) => {
+      const { plan } = this.#make(specs, memory, true)
+      plan.dispose()
+      return { name, bytes: plan.bytes.total }
+    })
+  }
+
+  #make(specs: ReadonlyMap<string, NormalSpec>, memory: MemoryAssignment | undefined, update: boolean): Entry {
+    const policies = new Policies(memory, new Map(this.model.namedModules()))
+    const traced = trace(this.#options.loss, specs, { model: this.model, policies, indicator: this.#options.indicator })
+    try {
+      return this.#finish(traced, policies, update)
+    } catch (error) {
+      traced.graph.dispose()
+      throw error
+    }
+  }
+
+  #finish({ graph, outputs, indicators }: Traced, policies: Policies, update: boolean): Entry {
+    const loss = outputs.get('loss') ?? outputs.get(soleOutput)
+    if (!loss) fail('AUX_INVALID_ARGUMENT', `expected the function to return its loss as "loss", got ${[...outputs.keys()].join(', ')}`)
+    if (loss.size !== 1 || loss.dtype !== 'f32')
+      fail('AUX_SHAPE_MISMATCH', `expected a loss of one f32 element, got ${loss.dtype} ${showShape(loss.shape)}; reduce it with mean() or sum()`)
+    outputs.delete(soleOutput)
+    outputs.delete('loss')
+    const all = new Map([['loss', loss], ...outputs])
+    const state = new Set<Tensor>(this.#sums.values())
+    graph.trace(() => {
+      const gradients = this.#gradients(graph, loss, policies)
+      fuseActivations(graph, all)
+      maskActivations(graph)
+      graph.withPhase('update', () => this.#update(graph, gradients, update, all, state))
+    })
+    const plan = new Plan(graph, [...all.values(), ...indicators.values()], { optimizer: state })
+    return { plan, names: [...all.keys()], indicators: [...indicators.keys()] }
+  }
+
+  #gradients(graph: Graph, loss: Tensor, policies: Policies): [string, ParameterLike, Tensor][] {
+    const parameters: [string, ParameterLike, Tensor][] = []
+    for (const [name, p] of this.model.namedParameters()) {
+      const leaf = p.trainable ? graph.referenceOf(p)?.outputs[0] : undefined
+      if (leaf) parameters.push([name, p, leaf])
+    }
+    if (!parameters.length) fail('AUX_NO_GRADIENT', 'the loss reads no trainable parameter of the model')
+    const seed = graph.withPhase('backward', () =>
+      graph.add(fillOp, [], { shape: loss.shape, dtype: 'f32', value: 1 / this.#accumulate }).outputs[0],
+    )
+    const gradients = derive(loss, seed, parameters.map(([, , leaf]) => leaf), {
+      add: (a, b) => a.add(b),
+      keep: policies.empty ? undefined : recomputation(graph, policies),
+    })
+    return parameters.flatMap(([name, p], i) => (gradients[i] ? [[name, p, gradients[i]] as [string, ParameterLike, Tensor]] : []))
+  }
+
+  #update(
+    graph: Graph,
+    gradients: [string, ParameterLike, Tensor][],
+    update: boolean,
+    outputs: Map<string, Tensor>,
+    state: Set<Tensor>,
+  ): void {
+    const { clip } = this.#options
+    if (this.#accumulate > 1) {
+      for (const [name, p] of gradients) {
+        state.add(this.#sum(name, p))
+      }
+      if (!update) {
+        for (const [name, p, g] of gradients) accumulateInto(this.#sum(name, p), g)
+        return
+      }
+    }
+    let ready = gradients.map(([name, p, g]): [string, ParameterLike, Tensor] => {
+      const total = this.#accumulate > 1 ? g.add(this.#sum(name, p)) : g
+      return [name, p, clip?.value === undefined ? total : total.clamp(-clip.value, clip.value)]
+    })
+    let scale: Tensor | undefined
+    if (clip?.norm !== undefined) {
+      const squares = ready.map(([, , g]) => g.reshape([1, -1]).matmul(g.reshape([-1, 1])).reshape([]))
+      const norm = squares.reduce((a, b) => a.add(b)).sqrt()
+      scale = norm.add(1e-6).reciprocal().mul(clip.norm).minimum(full([], 1))
+      outputs.set('gradNorm', norm)
+    }
+    const lr = graph.input(inputLr, [], 'f32')
+    const step = graph.input(inputStep, [], 'f32')
+    for (const [name, p, g] of ready) {
+      for (const t of Object.values(this.optimizer.state(name, p))) state.add(t)
+      this.optimizer.update(name, p, g, { lr, step, scale })
+    }
+    if (this.#accumulate > 1) for (const [name, p] of ready) clear(this.#sum(name, p))
+  }
+
+  /** The sum of a parameter's gradients since the last update. */
+  #sum(name: string, parameter: Tensor): Tensor {
+    const known = this.#sums.get(name)
+    if (known) return known
+    const made = keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `gradient of ${name}` }))
+    this.#sums.set(name, made)
+    return made
+  }
+
+  /** @internal Tensors that a checkpoint holds besides the model's: optimizer state and gradient sums, by name. */
+  *stateTensors(): Iterable<[string, Tensor]> {
+    for (const [name, p] of this.model.namedParameters()) {
+      for (const [key, t] of Object.entries(this.optimizer.state(name, p))) yield [`optimizer.${key}.${name}`, t]
+      if (this.#accumulate > 1) {
+        yield [`gradient.${name}`, this.#sum(name, p)]
+      }
+    }
+  }
+
+  /** Resolves when all runs asked for so far have ended. */
+  async idle(): Promise<void> {
+    await this.#session.enqueue(async () => undefined)
+  }
+
+  /**
+   * Frees plans, gradient sums and the arena that the plans of the model share (a later run of one of them makes a new
+   * one); the model and the optimizer's state stay. Safe to call twice.
+   */
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#plans.clear()
+    this.#session.dispose()
+    for (const t of this.#sums.values()) t.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.close()
+  }
+}
+
+function summary(values: Float32Array): Indicator {
+  let sum = 0
+  let min = Infinity
+  let low = 0
+  for (const v of values) {
+    sum += v
+    if (v < min) min = v
+    if (!(v > 0)) low++
+  }
+  return { mean: sum / values.length, min, share: low / values.length, values }
+}

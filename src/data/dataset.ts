@@ -1,0 +1,264 @@
+import { AuxgradError, fail } from '../errors'
+import { typedArray, type DType, type TypedArray } from '../tensor/dtype'
+import { isHostArray, toHost, type HostArray, type HostValues } from '../tensor/host'
+import { checkSeed } from '../tensor/philox'
+import { sameShape, showShape } from '../tensor/shape'
+
+/** Rows of several fields, stacked along axis 0: `{ x: [128, 28, 28, 1], y: [128] }`. Any field names. */
+export type Batch = Record<string, HostArray>
+
+/** What a batch was made from: all that a transform may depend on, so that its result can be made again. */
+export interface BatchContext {
+  /** The row of the data set that each row of the batch is. */
+  readonly indices: Uint32Array
+  readonly seed: number
+  readonly epoch: number
+}
+
+/** Makes a batch from a batch: a pure function of its two arguments that leaves the batch it is given unchanged. */
+export type Transform<A extends Batch = Batch, B extends Batch = A> = (batch: A, context: BatchContext) => B | Promise<B>
+
+export interface FieldOptions {
+  /** Element types of fields given as plain numbers (f32 otherwise), as in `{ y: 'i32' }`. */
+  dtypes?: Readonly<Record<string, DType>>
+}
+
+/** Rows that can be read in any order. Extend it (`size` and `read`) for data that lies elsewhere. */
+export abstract class Dataset<B extends Batch = Batch> {
+  /** Number of rows. */
+  abstract readonly size: number
+
+  /**
+   * The rows `context.indices`, which are in range, as a batch that nothing else holds. `into`, where given, is a batch
+   * whose memory may be used for the result.
+   */
+  abstract read(context: BatchContext, into?: B): B | Promise<B>
+
+  /**
+   * The rows with these indices, in this order.
+   * @param options.into a batch of the same shapes to write to; without it the arrays are new.
+   * @throws AUX_INDEX_OUT_OF_RANGE
+   */
+  async batch(indices: ArrayLike<number>, options: { seed?: number; epoch?: number; into?: B } = {}): Promise<B> {
+    const seed = options.seed ?? 0
+    checkSeed('Dataset.batch', seed)
+    return this.read({ indices: checkedIndices('Dataset.batch', indices, this.size), seed, epoch: options.epoch ?? 0 }, options.into)
+  }
+
+  /** This data set with every batch passed through a function. */
+  map<C extends Batch>(transform: Transform<B, C>): Dataset<C> {
+    return new MappedDataset(this, transform)
+  }
+
+  /** Rows `start` to `end` (not included); negative numbers count from the end, as in `Array.slice`. */
+  slice(start: number, end = this.size): Dataset<B> {
+    for (const n of [start, end])
+      if (!Number.isInteger(n)) fail('AUX_INVALID_ARGUMENT', `Dataset.slice: expected integers, got ${String(n)}`)
+    const clamp = (n: number): number => Math.min(this.size, Math.max(0, n < 0 ? n + this.size : n))
+    const from = clamp(start)
+    return this.select(Uint32Array.from({ length: Math.max(0, clamp(end) - from) }, (_, i) => from + i))
+  }
+
+  /** The rows with these indices, in this order. */
+  select(indices: ArrayLike<number>): Dataset<B> {
+    return new SelectedDataset(this, checkedIndices('Dataset.select', indices, this.size))
+  }
+}
+
+function checkedIndices(what: string, indices: ArrayLike<number>, size: number): Uint32Array {
+  for (let i = 0; i < indices.length; i++)
+    if (!Number.isInteger(indices[i]) || indices[i] < 0 || indices[i] >= size)
+      fail('AUX_INDEX_OUT_OF_RANGE', `${what}: expected indices in [0, ${size}), got ${indices[i]}`)
+  return Uint32Array.from(indices)
+}
+
+class MappedDataset<A extends Batch, B extends Batch> extends Dataset<B> {
+  constructor(
+    readonly source: Dataset<A>,
+    readonly transform: Transform<A, B>,
+  ) {
+    super()
+    if (typeof transform !== 'function') fail('AUX_INVALID_ARGUMENT', `Dataset.map: expected a function, got ${typeof transform}`)
+  }
+
+  get size(): number {
+    return this.source.size
+  }
+
+  async read(context: BatchContext): Promise<B> {
+    return checkBatch('Dataset.map', await this.transform(await this.source.read(context), context))
+  }
+}
+
+class SelectedDataset<B extends Batch> extends Dataset<B> {
+  constructor(
+    readonly source: Dataset<B>,
+    readonly rows: Uint32Array,
+  ) {
+    super()
+  }
+
+  get size(): number {
+    return this.rows.length
+  }
+
+  read(context: BatchContext, into?: B): B | Promise<B> {
+    return this.source.read({ ...context, indices: context.indices.map((i) => this.rows[i]) }, into)
+  }
+}
+
+/** @internal Throws unless a user's function gave a batch. */
+export function checkBatch<B extends Batch>(what: string, batch: B): B {
+  if (typeof batch !== 'object' || batch === null || isHostArray(batch))
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected a function that returns a batch { field: array }, got ${batch === null ? 'null' : typeof batch}`)
+  for (const [name, array] of Object.entries(batch))
+    if (!isHostArray(array)) fail('AUX_INVALID_ARGUMENT', `${what}: expected field ${name} to be a HostArray, got ${typeof array}`)
+  return batch
+}
+
+class ArrayDataset<B extends Batch> extends Dataset<B> {
+  constructor(
+    readonly size: number,
+    readonly fields: B,
+  ) {
+    super()
+  }
+
+  read({ indices }: BatchContext, into?: B): B {
+    const batch: Batch = {}
+    for (const [name, source] of Object.entries(this.fields)) {
+      const shape = [indices.length, ...source.shape.slice(1)]
+      const target = into?.[name]
+      if (target && (!sameShape(target.shape, shape) || target.dtype !== source.dtype))
+        fail(
+          'AUX_SHAPE_MISMATCH',
+          `Dataset.batch: expected field ${name} of 'into' to be ${source.dtype} ${showShape(shape)}, got ${target.dtype} ${showShape(target.shape)}`,
+        )
+      const out = target ?? { data: typedArray(source.dtype, sizeOfRows(shape)), shape, dtype: source.dtype }
+      gather(source.data, indices, sizeOfRows(shape.slice(1)), out.data)
+      batch[name] = out
+    }
+    return batch as B
+  }
+}
+
+const sizeOfRows = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
+
+function gather(source: TypedArray, indices: Uint32Array, row: number, out: TypedArray): void {
+  if (row === 1) for (let i = 0; i < indices.length; i++) out[i] = source[indices[i]]
+  else
+    for (let i = 0; i < indices.length; i++) out.set(source.subarray(indices[i] * row, (indices[i] + 1) * row), i * row)
+}
+
+/**
+ * A data set of arrays with equal first axes: typed arrays, host arrays, tensors (copied) or nested numbers. Typed and
+ * host arrays are not copied, so do not change them while the data set is in use.
+ * @throws AUX_SHAPE_MISMATCH
+ */
+export function fromArrays<F extends Record<string, HostValues>>(
+  fields: F,
+  options: FieldOptions = {},
+): Dataset<{ [K in keyof F]: HostArray }> {
+  const arrays: Batch = {}
+  let size: number | undefined
+  for (const [name, values] of Object.entries(fields)) {
+    const array = toHost(`fromArrays: field ${name}`, values, options.dtypes?.[name])
+    if (array.shape.length === 0) fail('AUX_SHAPE_MISMATCH', `fromArrays: expected field ${name} to have rows, got a single number`)
+    size ??= array.shape[0]
+    if (array.shape[0] !== size)
+      fail('AUX_SHAPE_MISMATCH', `fromArrays: expected field ${name} to have ${size} rows as the first field, got ${array.shape[0]}`)
+    arrays[name] = array
+  }
+  if (size === undefined) fail('AUX_INVALID_ARGUMENT', 'fromArrays: expected at least one field, got none')
+  return new ArrayDataset(size, arrays as { [K in keyof F]: HostArray })
+}
+
+/** One row: a number, an array or a tensor for each field. */
+export type Sample = Readonly<Record<string, HostValues>>
+
+/** Samples, one by one: an array, a generator, a stream. */
+export type Samples = Iterable<Sample> | AsyncIterable<Sample>
+
+/**
+ * @internal Collects samples into arrays that grow, and gives them as a batch. All samples must have the fields, shapes
+ * and dtypes of the first.
+ */
+export class Stack {
+  readonly #fields = new Map<string, { shape: readonly number[]; dtype: DType; row: number; data: TypedArray }>()
+  #capacity: number
+  #rows = 0
+
+  constructor(
+    readonly what: string,
+    readonly options: FieldOptions,
+    capacity = 64,
+  ) {
+    this.#capacity = capacity
+  }
+
+  get rows(): number {
+    return this.#rows
+  }
+
+  add(sample: Sample): void {
+    if (typeof sample !== 'object' || sample === null)
+      fail('AUX_INVALID_ARGUMENT', `${this.what}: expected samples { field: values }, got ${sample === null ? 'null' : typeof sample}`)
+    const entries = Object.entries(sample)
+    if (this.#rows > 0 && entries.length !== this.#fields.size)
+      fail('AUX_SHAPE_MISMATCH', `${this.what}: expected fields ${[...this.#fields.keys()].join(', ')}, got ${entries.map((e) => e[0]).join(', ')}`)
+    for (const [name, values] of entries) {
+      const array = toHost(`${this.what}: field ${name}`, values, this.options.dtypes?.[name])
+      let field = this.#fields.get(name)
+      if (!field) {
+        if (this.#rows > 0) fail('AUX_SHAPE_MISMATCH', `${this.what}: expected fields ${[...this.#fields.keys()].join(', ')}, got ${name}`)
+        const row = array.data.length
+        field = { shape: array.shape, dtype: array.dtype, row, data: typedArray(array.dtype, row * this.#capacity) }
+        this.#fields.set(name, field)
+      }
+      if (!sameShape(field.shape, array.shape) || field.dtype !== array.dtype)
+        fail(
+          'AUX_SHAPE_MISMATCH',
+          `${this.what}: expected field ${name} of every sample to be ${field.dtype} ${showShape(field.shape)}, got ` +
+            `${array.dtype} ${showShape(array.shape)}`,
+        )
+      if (this.#rows === this.#capacity) this.#grow()
+      field.data.set(array.data, this.#rows * field.row)
+    }
+    this.#rows++
+  }
+
+  #grow(): void {
+    this.#capacity *= 2
+    for (const field of this.#fields.values()) {
+      const data = typedArray(field.dtype, field.row * this.#capacity)
+      data.set(field.data)
+      field.data = data
+    }
+  }
+
+  take(): Batch {
+    const batch: Batch = {}
+    for (const [name, { shape, dtype, row, data }] of this.#fields)
+      batch[name] = { data: data.length === row * this.#rows ? data : data.slice(0, row * this.#rows), shape: [this.#rows, ...shape], dtype }
+    return batch
+  }
+}
+
+/**
+ * Reads samples into memory, all or the first `limit`, and makes a data set of them.
+ * @throws AUX_SHAPE_MISMATCH if samples differ in fields, shapes or dtypes.
+ */
+export async function collect<S extends Sample>(
+  samples: Iterable<S> | AsyncIterable<S>,
+  options: FieldOptions & { limit?: number } = {},
+): Promise<Dataset<{ [K in keyof S]: HostArray }>> {
+  const stack = new Stack('collect', options)
+  const limit = options.limit ?? Infinity
+  if (!(limit > 0)) fail('AUX_INVALID_ARGUMENT', `collect: expected a limit above 0, got ${limit}`)
+  for await (const sample of samples) {
+    stack.add(sample)
+    if (stack.rows >= limit) break
+  }
+  if (stack.rows === 0) throw new AuxgradError('AUX_INVALID_ARGUMENT', 'collect: expected at least one sample, got none')
+  return new ArrayDataset(stack.rows, stack.take() as { [K in keyof S]: HostArray })
+}

@@ -1,0 +1,6 @@
+export { Dataset, collect, fromArrays, type Batch, type BatchContext, type FieldOptions, type Sample, type Transform } from './dataset'
+export { SampleStream, fromSamples, type StreamOptions } from './stream'
+export { DataLoader, permutation, type LoaderOptions, type LoaderState } from './loader'
+export { compose, normalize, randomCrop, randomFlip, toFloat, type FieldTransform, type ImageOptions, type RandomOptions } from './image'
+export { idx } from './idx'
+export { mnist, type MnistBatch } from './mnist'

@@ -1,0 +1,255 @@
+import { fail } from '../errors'
+import { checkSeed, Random } from '../tensor/philox'
+import { checkBatch, Dataset, Stack, type Batch, type BatchContext, type Transform } from './dataset'
+import { SampleStream } from './stream'
+
+export interface LoaderOptions<A extends Batch, B extends Batch> {
+  /** Rows of a batch; the last one of an epoch may have fewer. */
+  batchSize: number
+  /** A new order each epoch, a function of seed and epoch alone. */
+  shuffle?: boolean
+  /** Seed of the order and of random transforms; 0 by default. */
+  seed?: number
+  /** Leaves out a last batch that is not full. */
+  dropLast?: boolean
+  /** Batches prepared ahead while the program does something else; 2 by default, 0 for none. */
+  prefetch?: number
+  /** Applied to each batch. */
+  transform?: Transform<A, B>
+}
+
+/** Where a loader stands: plain JSON. */
+export interface LoaderState {
+  readonly version: 1
+  readonly epoch: number
+  /** Batches of the epoch that were handed out. */
+  readonly position: number
+  readonly seed: number
+  readonly batchSize: number
+  readonly shuffle: boolean
+  readonly dropLast: boolean
+  /** Rows of the data set; null for a stream of unknown size. */
+  readonly size: number | null
+}
+
+/** The rows 0 to size - 1 in the order of an epoch: a Fisher-Yates shuffle by counter-based random numbers. */
+export function permutation(size: number, seed: number, epoch: number): Uint32Array {
+  const random = new Random(seed).seek(0, epoch, 0)
+  const order = new Uint32Array(size)
+  for (let i = 0; i < size; i++) {
+    const j = random.below(i + 1)
+    order[i] = order[j]
+    order[j] = i
+  }
+  return order
+}
+
+/** Batches of one epoch, in order; `next` may be called again before the last call has ended. */
+interface Source<B> {
+  next(): Promise<B | undefined>
+  close(): Promise<void>
+}
+
+/**
+ * Batches of a data set, for `for await`; each loop is the next epoch. A loop left by `break` ends its epoch. Batches
+ * are new arrays and can be kept. One loop at a time: a new one makes the old one fail.
+ *
+ * `state()` says where it stands (batches handed out count as used), `restore()` goes there: the next loop continues in
+ * the middle of the epoch with the very batches that would have come.
+ */
+export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements AsyncIterable<B> {
+  readonly batchSize: number
+  readonly shuffle: boolean
+  readonly seed: number
+  readonly dropLast: boolean
+  readonly prefetch: number
+  readonly #data: Dataset<A> | SampleStream<A>
+  readonly #transform: Transform<A, B> | undefined
+  #epoch = 0
+  #position = 0
+  // True if the next loop starts exactly here; false while a loop runs and after it was left early.
+  #exact = true
+  #loop = 0
+
+  constructor(data: Dataset<A> | SampleStream<A>, options: LoaderOptions<A, B>) {
+    const { batchSize, shuffle = false, seed = 0, dropLast = false, prefetch = 2, transform } = options ?? {}
+    if (!(data instanceof Dataset) && !(data instanceof SampleStream))
+      fail('AUX_INVALID_ARGUMENT', `DataLoader: expected a data set, from data.fromArrays() or data.fromSamples(), got ${typeof data}`)
+    if (!Number.isSafeInteger(batchSize) || batchSize < 1)
+      fail('AUX_INVALID_ARGUMENT', `DataLoader: expected a batchSize that is an integer above 0, got ${String(batchSize)}`)
+    if (!Number.isSafeInteger(prefetch) || prefetch < 0)
+      fail('AUX_INVALID_ARGUMENT', `DataLoader: expected prefetch to be an integer >= 0, got ${String(prefetch)}`)
+    if (transform !== undefined && typeof transform !== 'function')
+      fail('AUX_INVALID_ARGUMENT', `DataLoader: expected transform to be a function, got ${typeof transform}`)
+    checkSeed('DataLoader', seed)
+    if (data instanceof SampleStream && shuffle && data.options.shuffleBuffer === undefined)
+      fail('AUX_INVALID_ARGUMENT', 'DataLoader: expected a data set that can be read in any order to shuffle, got a stream without a shuffleBuffer')
+    this.#data = data
+    this.#transform = transform
+    this.batchSize = batchSize
+    this.shuffle = shuffle
+    this.seed = seed
+    this.dropLast = dropLast
+    this.prefetch = prefetch
+    if (dropLast && this.length === 0)
+      fail('AUX_INVALID_ARGUMENT', `DataLoader: expected at least one full batch of ${batchSize} rows with dropLast, got ${this.#size} rows`)
+  }
+
+  get #size(): number | null {
+    return this.#data instanceof Dataset ? this.#data.size : (this.#data.options.size ?? null)
+  }
+
+  /** Batches an epoch; NaN for a stream of unknown size. */
+  get length(): number {
+    const size = this.#size
+    return size === null ? NaN : this.dropLast ? Math.floor(size / this.batchSize) : Math.ceil(size / this.batchSize)
+  }
+
+  /** The epoch that the running loop, or else the next one, belongs to; the first is 0. */
+  get epoch(): number {
+    return this.#epoch
+  }
+
+  state(): LoaderState {
+    const { seed, batchSize, shuffle, dropLast } = this
+    return { version: 1, epoch: this.#epoch, position: this.#position, seed, batchSize, shuffle, dropLast, size: this.#size }
+  }
+
+  /**
+   * Goes to a place that `state()` gave, also in another process.
+   * @throws AUX_INVALID_ARGUMENT if the data set or the options are not those of the state.
+   */
+  restore(state: LoaderState): void {
+    const { seed, batchSize, shuffle, dropLast } = this
+    const expected = { version: 1, seed, batchSize, shuffle, dropLast, size: this.#size }
+    for (const [name, value] of Object.entries(expected)) {
+      const got = (state as unknown as Record<string, unknown> | null)?.[name]
+      if (got !== value)
+        fail('AUX_INVALID_ARGUMENT', `DataLoader.restore: expected a state with ${name} ${String(value)} as in this loader, got ${String(got)}`)
+    }
+    const last = Number.isNaN(this.length) ? Number.MAX_SAFE_INTEGER : this.length
+    for (const [name, value, most] of [['epoch', state.epoch, 2 ** 32 - 1], ['position', state.position, last]] as const)
+      if (!Number.isSafeInteger(value) || value < 0 || value > most)
+        fail('AUX_INVALID_ARGUMENT', `DataLoader.restore: expected ${name} to be an integer from 0 to ${most}, got ${String(value)}`)
+    this.#epoch = state.epoch
+    this.#position = state.position
+    this.#exact = true
+    this.#loop++
+  }
+
+  [Symbol.asyncIterator](): AsyncGenerator<B, void, undefined> {
+    if (!this.#exact) {
+      this.#epoch++
+      this.#position = 0
+    }
+    this.#exact = false
+    return this.#batches(++this.#loop)
+  }
+
+  async *#batches(loop: number): AsyncGenerator<B, void, undefined> {
+    const mine = (): void => {
+      if (loop !== this.#loop)
+        fail('AUX_INVALID_ARGUMENT', 'DataLoader: expected one loop at a time, got a batch asked for after another loop or restore() began')
+    }
+    mine()
+    const source = this.#open()
+    const ahead: Promise<B | undefined>[] = []
+    let timer: NodeJS.Immediate | undefined
+    const start = (): Promise<B | undefined> => {
+      const batch = source.next()
+      batch.catch(() => {}) // it is reported when its turn comes, and not before
+      return batch
+    }
+    try {
+      for (;;) {
+        const batch = ahead.shift() ?? start()
+        // Not now, but as soon as the program waits for something: the next batches are made while a step runs.
+        clearImmediate(timer)
+        timer = setImmediate(() => {
+          while (ahead.length < this.prefetch) ahead.push(start())
+        })
+        const value = await batch
+        mine()
+        if (value === undefined) break
+        this.#position++
+        yield value
+        mine()
+      }
+      this.#epoch++
+      this.#position = 0
+      this.#exact = true
+    } finally {
+      clearImmediate(timer)
+      await source.close()
+    }
+  }
+
+  #open(): Source<B> {
+    return this.#data instanceof Dataset ? this.#rows(this.#data) : this.#samples(this.#data)
+  }
+
+  async #finish(batch: A, context: BatchContext): Promise<B> {
+    return this.#transform ? checkBatch('DataLoader: transform', await this.#transform(batch, context)) : (batch as unknown as B)
+  }
+
+  #rows(data: Dataset<A>): Source<B> {
+    const { seed, shuffle, batchSize } = this
+    const epoch = this.#epoch
+    const order = shuffle ? permutation(data.size, seed, epoch) : Uint32Array.from({ length: data.size }, (_, i) => i)
+    let next = this.#position
+    return {
+      next: async () => {
+        if (next >= this.length) return undefined
+        const indices = order.slice(next * batchSize, (next + 1) * batchSize)
+        next++
+        const context = { indices, seed, epoch }
+        return this.#finish(await data.read(context), context)
+      },
+      close: async () => {},
+    }
+  }
+
+  #samples(stream: SampleStream<A>): Source<B> {
+    const { seed, batchSize, dropLast } = this
+    const epoch = this.#epoch
+    const samples = stream.open({ seed, epoch }, this.shuffle)
+    let index = 0
+    let ended = false
+    const pull = async (): Promise<{ batch: A; context: BatchContext } | undefined> => {
+      if (ended) return undefined
+      const stack = new Stack('fromSamples', stream.options, batchSize)
+      const first = index
+      while (stack.rows < batchSize) {
+        const result = await samples.next()
+        if (result.done) {
+          ended = true
+          break
+        }
+        stack.add(result.value)
+        index++
+      }
+      if (stack.rows === 0 || (dropLast && stack.rows < batchSize)) return undefined
+      return { batch: stack.take() as A, context: { indices: Uint32Array.from({ length: stack.rows }, (_, i) => first + i), seed, epoch } }
+    }
+    // A stream goes on from its beginning: the samples of batches handed out before a restore are passed over.
+    const skip = async (count: number): Promise<undefined> => {
+      for (; index < count && !ended; index++) ended = (await samples.next()).done === true
+      return undefined
+    }
+    let last: Promise<unknown> = skip(this.#position * batchSize)
+    last.catch(() => {})
+    return {
+      next: async () => {
+        const mine = last.then(pull)
+        last = mine
+        const pulled = await mine
+        return pulled && this.#finish(pulled.batch, pulled.context)
+      },
+      close: async () => {
+        ended = true
+        await last.catch(() => {})
+        await samples.return?.()
+      },
+    }
+  }
+}

@@ -1,0 +1,402 @@
+import { lstat, realpath } from 'node:fs/promises'
+import os from 'node:os'
+import path from 'node:path'
+import { AuxgradError, fail } from '../errors'
+import type { DType } from '../tensor/dtype'
+import { isHostArray, type HostArray } from '../tensor/host'
+import { showShape, type Shape } from '../tensor/shape'
+import { writeAtomic } from './atomic'
+import { allocate, badFile, InputFile } from './file'
+import { JsonError, JsonReader, quote } from './json'
+
+/** Element types of safetensors files; BF16 and F16 are held as 16-bit patterns, BOOL as bytes 0 and 1. */
+const kinds = {
+  BOOL: Uint8Array,
+  U8: Uint8Array,
+  I8: Int8Array,
+  I16: Int16Array,
+  U16: Uint16Array,
+  F16: Uint16Array,
+  BF16: Uint16Array,
+  I32: Int32Array,
+  U32: Uint32Array,
+  F32: Float32Array,
+  I64: BigInt64Array,
+  U64: BigUint64Array,
+  F64: Float64Array,
+} as const
+
+export type SafetensorsDType = keyof typeof kinds
+type RawArray = InstanceType<(typeof kinds)[SafetensorsDType]>
+
+/** A tensor as it lies in a file. */
+export interface RawTensor {
+  readonly dtype: SafetensorsDType
+  readonly shape: readonly number[]
+  readonly data: RawArray
+}
+
+/** What a file says of a tensor: its bytes are [begin, end) of the part after the header. */
+export interface TensorInfo {
+  readonly dtype: SafetensorsDType
+  readonly shape: readonly number[]
+  readonly begin: number
+  readonly end: number
+}
+
+const isKind = (name: string): name is SafetensorsDType => Object.hasOwn(kinds, name)
+const bytesOf = (dtype: SafetensorsDType): number => kinds[dtype].BYTES_PER_ELEMENT
+const maxHeader = 100_000_000
+const maxAxes = 64 // as in NumPy
+
+function checkEndianness(file: string): void {
+  if (os.endianness() !== 'LE') fail('AUX_BAD_FILE', `${file}: expected a little-endian machine for safetensors files, got a big-endian one`)
+}
+
+/** Number of elements; NaN if it is no safe integer at any step. */
+function countOf(shape: Shape): number {
+  let count = 1
+  for (const d of shape) {
+    count *= d
+    if (!Number.isSafeInteger(count)) return NaN
+  }
+  return count
+}
+
+interface Header {
+  readonly infos: Map<string, TensorInfo>
+  readonly metadata: Map<string, string>
+}
+
+/** Reads and checks a header, which must describe exactly `bytes` bytes of tensors. */
+function parseHeader(file: string, header: Uint8Array, bytes: number): Header {
+  const bad = (problem: string, cause?: unknown): AuxgradError => badFile(file, `not a valid safetensors file: ${problem}`, cause)
+  let source: string
+  try {
+    source = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(header)
+  } catch (cause) {
+    throw bad('expected a header in UTF-8, got other bytes', cause)
+  }
+  if (!source.startsWith('{')) throw bad(`expected a header that begins with {, got ${JSON.stringify(source.slice(0, 8))}`)
+  const infos = new Map<string, TensorInfo>()
+  const metadata = new Map<string, string>()
+  const json = new JsonReader(source)
+  try {
+    json.object((name) => {
+      if (name === '__metadata__') json.object((key) => metadata.set(key, json.string()))
+      else infos.set(name, readInfo(json, name, bytes))
+    })
+    json.end(/^ *$/)
+  } catch (error) {
+    if (error instanceof JsonError) throw bad(error.message)
+    throw error
+  }
+  // Sorted by place, the tensors must tile the file: no holes, no overlaps, nothing after the last.
+  let place = 0
+  for (const [name, info] of [...infos].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)) {
+    if (info.begin !== place) throw bad(`expected tensor ${quote(name)} to begin at ${place}, where the one before ends, got ${info.begin}`)
+    place = info.end
+  }
+  if (place !== bytes) throw bad(`expected ${place} bytes of tensors, got ${bytes}: it is ${bytes < place ? 'cut short' : 'followed by other bytes'}`)
+  return { infos, metadata }
+}
+
+function readInfo(json: JsonReader, name: string, bytes: number): TensorInfo {
+  const label = `tensor ${quote(name)}`
+  let dtype: string | undefined
+  const shape: number[] = []
+  const offsets: number[] = []
+  const seen = new Set<string>()
+  const append = (list: number[], most: number, expected: string): void => {
+    if (list.push(json.integer()) > most) throw new JsonError(`expected ${expected}, got more`)
+  }
+  json.object((key) => {
+    seen.add(key)
+    if (key === 'dtype') dtype = json.string()
+    else if (key === 'shape') json.array(() => append(shape, maxAxes, `${label} to have at most ${maxAxes} axes`))
+    else if (key === 'data_offsets') json.array(() => append(offsets, 2, `${label} to have two data_offsets`))
+    else throw new JsonError(`expected ${label} to have dtype, shape and data_offsets, got ${quote(key)}`)
+  })
+  for (const key of ['dtype', 'shape', 'data_offsets']) if (!seen.has(key)) throw new JsonError(`expected ${label} to have ${key}, got none`)
+  if (!isKind(dtype!)) throw new JsonError(`expected ${label} of dtype ${Object.keys(kinds).join(', ')}, got ${quote(dtype!)}`)
+  const [begin, end] = offsets
+  if (offsets.length !== 2 || begin > end || end > bytes)
+    throw new JsonError(`expected ${label} within the ${bytes} bytes of tensors that are there, got data_offsets [${offsets.join(', ')}]`)
+  const expected = countOf(shape) * bytesOf(dtype)
+  if (expected !== end - begin)
+    throw new JsonError(`expected ${label} of shape ${showShape(shape)} and dtype ${dtype} to take ${Number.isNaN(expected) ? 'fewer' : expected} bytes, got ${end - begin}`)
+  return { dtype, shape, begin, end }
+}
+
+/** An open safetensors file: the header is read and checked, tensors are read one by one, each into its own memory. */
+export class SafetensorsFile {
+  /** What is in the file, in the order of its header. */
+  readonly infos: ReadonlyMap<string, TensorInfo>
+  readonly metadata: ReadonlyMap<string, string>
+  readonly #file: InputFile
+  /** @internal The bytes before the tensors: the length and the header. */
+  readonly prefix: Uint8Array
+
+  private constructor(file: InputFile, prefix: Uint8Array, header: Header) {
+    this.#file = file
+    this.prefix = prefix
+    this.infos = header.infos
+    this.metadata = header.metadata
+  }
+
+  /** @throws AUX_BAD_FILE */
+  static async open(path: string): Promise<SafetensorsFile> {
+    const file = await InputFile.open(path)
+    try {
+      checkEndianness(path)
+      if (file.size < 8) throw badFile(path, `expected a safetensors file of at least 8 bytes, got ${file.size}`)
+      const length = new Uint8Array(8)
+      await file.read(length, 0)
+      const n = new DataView(length.buffer).getBigUint64(0, true)
+      if (n < 2n || n > BigInt(maxHeader) || n + 8n > BigInt(file.size))
+        throw badFile(path, `expected a header of 2 to ${Math.max(2, Math.min(maxHeader, file.size - 8))} bytes, got a length of ${n}: not a safetensors file, or cut short`)
+      const prefix = new Uint8Array(allocate(path, 8 + Number(n)))
+      prefix.set(length)
+      const header = prefix.subarray(8)
+      await file.read(header, 8)
+      return new SafetensorsFile(file, prefix, parseHeader(path, header, file.size - prefix.length))
+    } catch (error) {
+      await file.close()
+      throw error
+    }
+  }
+
+  get path(): string {
+    return this.#file.path
+  }
+
+  /**
+   * Reads a tensor; `seen` is given its bytes, part by part.
+   * @throws AUX_BAD_FILE if there is no tensor of that name.
+   */
+  async read(name: string, seen?: (part: Uint8Array) => void): Promise<RawTensor> {
+    const info = this.infos.get(name)
+    if (!info) throw badFile(this.path, `expected a tensor ${quote(name)}, got ${this.infos.size} others`)
+    const buffer = allocate(this.path, info.end - info.begin)
+    await this.#file.read(new Uint8Array(buffer), this.prefix.length + info.begin, seen)
+    return { dtype: info.dtype, shape: info.shape, data: new kinds[info.dtype](buffer) }
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close()
+  }
+}
+
+export interface Safetensors {
+  readonly tensors: Map<string, RawTensor>
+  readonly metadata: Map<string, string>
+}
+
+export interface ReadOptions {
+  /** Reads only the tensors whose names it accepts. */
+  only?: (name: string) => boolean
+  /** Lets a sharded model's files be links to files elsewhere, as in the cache of Hugging Face's tools. */
+  allowLinks?: boolean
+}
+
+/**
+ * Reads a safetensors file, or the files that a `*.index.json` beside them names. Each tensor is read straight into its
+ * own array; nothing is allocated before the header has been checked against the size of the file.
+ * @throws AUX_BAD_FILE naming the file, what was expected and what came.
+ */
+export async function readSafetensors(file: string, options: ReadOptions = {}): Promise<Safetensors> {
+  if (typeof file === 'string' && file.endsWith('.json')) return readSharded(file, options)
+  const open = await SafetensorsFile.open(file)
+  try {
+    const tensors = new Map<string, RawTensor>()
+    for (const name of open.infos.keys()) if (options.only?.(name) ?? true) tensors.set(name, await open.read(name))
+    return { tensors, metadata: new Map(open.metadata) }
+  } finally {
+    await open.close()
+  }
+}
+
+async function readSharded(index: string, options: ReadOptions): Promise<Safetensors> {
+  const shards = await readIndex(index)
+  const directory = path.dirname(path.resolve(index))
+  const tensors = new Map<string, RawTensor>()
+  const metadata = new Map<string, string>()
+  for (const [shard, names] of shards) {
+    const file = path.join(directory, shard)
+    if (!options.allowLinks) await checkInside(index, directory, file)
+    const wanted = names.filter((name) => options.only?.(name) ?? true)
+    if (wanted.length === 0) continue
+    const open = await SafetensorsFile.open(file)
+    try {
+      for (const name of wanted) tensors.set(name, await open.read(name))
+      for (const [key, value] of open.metadata) metadata.set(key, value)
+    } finally {
+      await open.close()
+    }
+  }
+  return { tensors, metadata }
+}
+
+/** The tensors' names by the name of the file that holds them. */
+async function readIndex(index: string): Promise<Map<string, string[]>> {
+  const source = await InputFile.with(index, async (file) => {
+    if (file.size > maxHeader) throw badFile(index, `expected an index of at most ${maxHeader} bytes, got ${file.size}`)
+    const bytes = new Uint8Array(allocate(index, file.size))
+    await file.read(bytes, 0)
+    try {
+      return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
+    } catch (cause) {
+      throw badFile(index, 'expected an index in UTF-8, got other bytes', cause)
+    }
+  })
+  const shards = new Map<string, string[]>()
+  const json = new JsonReader(source)
+  let found = false
+  try {
+    json.object((key) => {
+      if (key !== 'weight_map') return json.skip()
+      found = true
+      json.object((name) => {
+        const shard = json.string()
+        // A plain name: no way up, no way out, on no system.
+        if (!/^[^/\\:\0]+$/.test(shard) || shard === '.' || shard === '..')
+          throw new JsonError(`expected the name of a file beside the index, got ${quote(shard)}`)
+        shards.set(shard, [...(shards.get(shard) ?? [])])
+        shards.get(shard)!.push(name)
+      })
+    })
+    json.end(/^[ \t\r\n]*$/)
+  } catch (error) {
+    throw error instanceof JsonError ? badFile(index, `not a valid index: ${error.message}`) : error
+  }
+  if (!found) throw badFile(index, 'not a valid index: expected a weight_map, got none')
+  return shards
+}
+
+async function checkInside(index: string, directory: string, file: string): Promise<void> {
+  const entry = await lstat(file).catch(() => undefined)
+  if (!entry?.isSymbolicLink()) return
+  const [home, target] = await Promise.all([realpath(directory), realpath(file).catch(() => '')])
+  if (path.dirname(target) !== home)
+    throw badFile(index, `expected ${path.basename(file)} to be a file beside it, got a link to elsewhere (allowLinks: true lets it pass)`)
+}
+
+const counterparts: Partial<Record<SafetensorsDType, DType>> = { F32: 'f32', BF16: 'bf16', I32: 'i32', U8: 'u8', BOOL: 'bool', U32: 'u32' }
+const fileTypes: Record<DType, SafetensorsDType> = { f32: 'F32', bf16: 'BF16', i32: 'I32', u8: 'U8', bool: 'BOOL', u32: 'U32' }
+
+/**
+ * A tensor of a file as a host array: of its own dtype (not copied) where auxgrad has it, or converted to f32 or i32.
+ * F16, BF16 and F64 become f32, integers of all sizes i32; what does not fit is an error, not a rounded number, except
+ * that F64 is rounded to the nearest f32.
+ * @param what names the tensor in errors.
+ * @throws AUX_DTYPE_MISMATCH if there is no such conversion, AUX_BAD_FILE if a value is out of range.
+ */
+export function toHostArray(tensor: RawTensor, dtype?: DType, what = 'tensor'): HostArray {
+  const { shape, data } = tensor
+  const own = counterparts[tensor.dtype]
+  if (own !== undefined && (dtype === undefined || dtype === own)) {
+    if (own === 'bool') {
+      const wrong = (data as Uint8Array).findIndex((v) => v > 1)
+      if (wrong >= 0) fail('AUX_BAD_FILE', `${what}: expected BOOL values 0 and 1, got ${String(data[wrong])} at ${wrong}`)
+    }
+    return { data: data as HostArray['data'], shape, dtype: own }
+  }
+  const integer = /^[IU]\d|^BOOL$/.test(tensor.dtype)
+  if (dtype === 'f32') {
+    const out = new Float32Array(data.length)
+    if (tensor.dtype === 'F16') for (let i = 0; i < out.length; i++) out[i] = halfToNumber(data[i] as number)
+    else if (tensor.dtype === 'BF16') {
+      const bits = new Uint32Array(out.buffer)
+      for (let i = 0; i < out.length; i++) bits[i] = (data[i] as number) << 16
+    } else
+      for (let i = 0; i < out.length; i++) {
+        const value = data[i]
+        out[i] = Number(value)
+        if (typeof value === 'bigint' ? BigInt(out[i]) !== value : integer ? out[i] !== value : Number.isFinite(value) && !Number.isFinite(out[i]))
+          fail('AUX_BAD_FILE', `${what}: expected values that f32 can hold, got ${String(data[i])} at ${i}`)
+      }
+    return { data: out, shape, dtype }
+  }
+  if (dtype === 'i32' && integer) {
+    const out = new Int32Array(data.length)
+    for (let i = 0; i < out.length; i++) {
+      out[i] = Number(data[i])
+      if (out[i] !== Number(data[i])) fail('AUX_BAD_FILE', `${what}: expected values that i32 can hold, got ${String(data[i])} at ${i}`)
+    }
+    return { data: out, shape, dtype }
+  }
+  return fail('AUX_DTYPE_MISMATCH', `${what}: expected a dtype that ${tensor.dtype} can be read as (${[own, 'f32', integer && 'i32'].filter(Boolean).join(', ')}), got ${dtype ?? 'none asked for'}`)
+}
+
+/** The value of an IEEE half-precision pattern. */
+function halfToNumber(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1
+  const exponent = (bits >> 10) & 31
+  const fraction = bits & 1023
+  if (exponent === 0) return sign * fraction * 2 ** -24
+  if (exponent === 31) return fraction ? NaN : sign * Infinity
+  return sign * (1024 + fraction) * 2 ** (exponent - 25)
+}
+
+/** @internal A file as its parts: the length and the header, then the bytes of the tensors in order. */
+export interface Encoded {
+  readonly prefix: Uint8Array
+  readonly parts: readonly Uint8Array[]
+}
+
+/** @internal Orders tensors and writes their header; the bytes of the tensors are not copied. */
+export function encodeSafetensors(
+  what: string,
+  tensors: Iterable<readonly [string, HostArray | RawTensor]>,
+  metadata: Iterable<readonly [string, string]> = [],
+): Encoded {
+  checkEndianness(what)
+  const names = new Set<string>()
+  const entries: { name: string; dtype: SafetensorsDType; shape: Shape; bytes: Uint8Array }[] = []
+  for (const [name, tensor] of tensors) {
+    if (typeof name !== 'string' || name === '__metadata__' || names.has(name) || /\p{Surrogate}/u.test(name))
+      fail('AUX_INVALID_ARGUMENT', `${what}: expected tensors with names of their own in valid Unicode, got ${JSON.stringify(name) ?? typeof name}${names.has(name) ? ' twice' : ''}`)
+    names.add(name)
+    const { data, shape } = tensor ?? {}
+    const dtype = isHostArray(tensor) && Object.hasOwn(fileTypes, tensor.dtype) ? fileTypes[tensor.dtype as DType] : ((tensor?.dtype ?? '') as SafetensorsDType)
+    if (!isKind(dtype) || !(data instanceof kinds[dtype]) || !Array.isArray(shape) || countOf(shape) !== data.length)
+      fail('AUX_INVALID_ARGUMENT', `${what}: expected ${JSON.stringify(name)} to be an array with its shape and dtype, got ${data?.constructor?.name ?? typeof data} of ${data?.length ?? 'no'} values as ${dtype || 'no dtype'} ${Array.isArray(shape) ? showShape(shape) : ''}`)
+    entries.push({ name, dtype, shape, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) })
+  }
+  entries.sort((a, b) => bytesOf(b.dtype) - bytesOf(a.dtype) || (a.name < b.name ? -1 : 1))
+  const members: string[] = []
+  const pairs = [...metadata].sort(([a], [b]) => (a < b ? -1 : 1))
+  for (const [key, value] of pairs)
+    if (typeof key !== 'string' || typeof value !== 'string' || /\p{Surrogate}/u.test(key + ' ' + value))
+      fail('AUX_INVALID_ARGUMENT', `${what}: expected metadata of strings in valid Unicode, got ${typeof value} for ${JSON.stringify(key)}`)
+  if (pairs.length) members.push(`"__metadata__":{${pairs.map(([k, v]) => `${JSON.stringify(k)}:${JSON.stringify(v)}`).join(',')}}`)
+  let offset = 0
+  for (const { name, dtype, shape, bytes } of entries) {
+    members.push(`${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":[${offset},${offset + bytes.length}]}`)
+    offset += bytes.length
+  }
+  const header = new TextEncoder().encode(`{${members.join(',')}}`)
+  const padded = Math.ceil(header.length / 8) * 8
+  if (padded > maxHeader) fail('AUX_INVALID_ARGUMENT', `${what}: expected names and metadata of at most ${maxHeader} bytes, got ${padded}`)
+  const prefix = new Uint8Array(8 + padded).fill(0x20)
+  new DataView(prefix.buffer).setBigUint64(0, BigInt(padded), true)
+  prefix.set(header, 8)
+  return { prefix, parts: entries.map((e) => e.bytes) }
+}
+
+const entriesOf = <T>(values: ReadonlyMap<string, T> | Readonly<Record<string, T>>): Iterable<readonly [string, T]> =>
+  values instanceof Map ? values : Object.entries(values)
+
+/**
+ * Writes a safetensors file, atomically. Its bytes depend on names, values and metadata only, not on their order. The
+ * arrays are not copied: do not change them before the promise resolves.
+ * @throws AUX_WRITE_FAILED; then the file is as it was.
+ */
+export async function writeSafetensors(
+  file: string,
+  tensors: ReadonlyMap<string, HostArray | RawTensor> | Readonly<Record<string, HostArray | RawTensor>>,
+  metadata: ReadonlyMap<string, string> | Readonly<Record<string, string>> = {},
+): Promise<void> {
+  const { prefix, parts } = encodeSafetensors(file, entriesOf(tensors), entriesOf(metadata))
+  await writeAtomic(file, [prefix, ...parts])
+}

@@ -1,0 +1,89 @@
+import { fail } from '../errors'
+import type { Node } from '../graph/graph'
+import type { Answers, LayerAnswer, LayerCall, MemoryPolicy } from './policy'
+
+/** True for the modules that a policy is meant for. */
+export type ModuleTest = (path: string, module: object) => boolean
+
+/**
+ * Which policy answers for which module: names or patterns (`conv2`, `blocks.*.fc1`, `**.fc`) or tests, each with its
+ * policy. A policy assigned to a module holds for everything inside it unless something inside has its own.
+ */
+export type MemoryAssignment =
+  | MemoryPolicy
+  | Readonly<Record<string, MemoryPolicy>>
+  | readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[]
+
+const isPolicy = (value: unknown): value is MemoryPolicy => typeof (value as MemoryPolicy)?.at === 'function'
+
+/** `*` stands for one part of a path, `**` for any number of parts. */
+function matcher(pattern: string): RegExp {
+  const parts = pattern.split('.').map((part) =>
+    part === '**' ? '.*' : part.replace(/[\\^$+?()|[\]{}]/g, '\\$&').replace(/\*/g, '[^.]*'),
+  )
+  return new RegExp(`^${parts.join('\\.').replace(/\.\*\\\./g, '(?:.*\\.)?')}$`)
+}
+
+interface Assigned {
+  readonly path: string
+  readonly policy: MemoryPolicy
+  readonly answers: Answers
+}
+
+const holds = (path: string, module: string): boolean => path === '' || module === path || module.startsWith(`${path}.`)
+
+/** The policies of one compilation. */
+export class Policies {
+  readonly #assigned: Assigned[] = []
+
+  /** @throws AUX_INVALID_ARGUMENT for a pattern that names no module. */
+  constructor(assignment: MemoryAssignment | undefined, modules: ReadonlyMap<string, object>) {
+    if (!assignment) return
+    const rows: (readonly [string | RegExp | ModuleTest, MemoryPolicy])[] = isPolicy(assignment)
+      ? [[(path) => path === '', assignment]]
+      : Array.isArray(assignment)
+        ? [...(assignment as readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[])]
+        : Object.entries(assignment as Record<string, MemoryPolicy>)
+    for (const [where, policy] of rows) {
+      if (!isPolicy(policy)) fail('AUX_INVALID_ARGUMENT', `memory: expected a policy for ${String(where)}, got ${String(policy)}`)
+      const test: ModuleTest =
+        typeof where === 'function' ? where : ((r) => (path: string) => r.test(path))(typeof where === 'string' ? matcher(where) : where)
+      const found = [...modules].filter(([path, module]) => test(path, module))
+      if (!found.length)
+        fail('AUX_INVALID_ARGUMENT', `memory: ${String(where)} names no module; there are ${[...modules.keys()].filter(Boolean).join(', ') || 'none'}`)
+      for (const [path] of found) this.#assigned.push({ path, policy, answers: policy.at(path) })
+    }
+    // Innermost first; of two on one module the later one.
+    const depth = (path: string): number => (path === '' ? 0 : path.split('.').length)
+    this.#assigned.reverse().sort((a, b) => depth(b.path) - depth(a.path))
+  }
+
+  get empty(): boolean {
+    return this.#assigned.length === 0
+  }
+
+  enter(module: string, inputs: readonly unknown[]): void {
+    for (const { path, answers } of this.#assigned) if (answers.enter && holds(path, module)) answers.enter(module, inputs)
+  }
+
+  /** Runs a layer under the innermost policy that answers for it. */
+  layer(call: LayerCall): LayerAnswer & { policy: string } {
+    for (const { path, policy, answers } of this.#assigned) {
+      const answer = holds(path, call.module) ? answers.layer?.(call) : undefined
+      if (answer) return { ...answer, policy: answer.weightGradient ? policy.name : 'backpropagation' }
+    }
+    return { node: call.graph.add(call.op, call.inputs, call.attrs), policy: 'backpropagation' }
+  }
+
+  /** The outermost module at or above this one that is computed again; undefined if none is. */
+  segment(module: string): string | undefined {
+    let segment: string | undefined
+    for (const { path, answers } of this.#assigned) if (answers.recompute && holds(path, module)) segment = path
+    return segment
+  }
+
+  /** True if backward computes this node of a segment again. */
+  recomputes(node: Node): boolean {
+    return this.#assigned.every(({ path, answers }) => !answers.recompute || !holds(path, node.scope) || answers.recompute(node))
+  }
+}

@@ -1,0 +1,25 @@
+import { fail } from '../errors'
+import type { MemoryPolicy } from './policy'
+
+export interface CheckpointOptions {
+  /**
+   * `all`: backward keeps the module's inputs alone and runs its forward again. `cheap`: it keeps the results of
+   * layers with weights too and computes only what lies between them again (norms, activations).
+   */
+  recompute?: 'all' | 'cheap'
+}
+
+/**
+ * Gradient checkpointing (Chen et al. 2016) of a module: what it computes inside is computed again in backward, just
+ * before it is read. Bit-identical to keeping it: dropout repeats its numbers, running statistics are updated once,
+ * batch statistics are kept (two numbers a channel).
+ */
+export function checkpoint(options: CheckpointOptions = {}): MemoryPolicy {
+  const { recompute = 'all' } = options
+  if (recompute !== 'all' && recompute !== 'cheap')
+    fail('AUX_INVALID_ARGUMENT', `checkpoint: expected recompute to be 'all' or 'cheap', got ${String(recompute)}`)
+  return {
+    name: 'checkpoint',
+    at: () => ({ recompute: (node) => recompute === 'all' || node.op.weighted === undefined }),
+  }
+}

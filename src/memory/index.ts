@@ -1,0 +1,7 @@
+export { ara, type AraOptions } from './ara'
+export { asa, type AsaOptions } from './asa'
+export type { MemoryAssignment, ModuleTest } from './assignment'
+export { auxiliary, type AuxiliaryOptions } from './auxiliary'
+export { backprop } from './backprop'
+export { checkpoint, type CheckpointOptions } from './checkpoint'
+export type { Answers, LayerAnswer, LayerCall, MemoryPolicy } from './policy'

@@ -1,0 +1,43 @@
+import type { Graph, Node } from '../graph/graph'
+import type { Op } from '../graph/op'
+import type { Tensor } from '../tensor/tensor'
+
+/** A layer with a weight, at the moment its forward pass is traced. */
+export interface LayerCall {
+  readonly graph: Graph
+  readonly op: Op
+  readonly inputs: readonly (Tensor | undefined)[]
+  readonly attrs: unknown
+  /** Path of the module whose forward makes the call. */
+  readonly module: string
+}
+
+/** How a layer runs under a policy. */
+export interface LayerAnswer {
+  /** The node that computes the layer; its output 0 is the layer's result. */
+  readonly node: Node
+  /** The weight gradient from the gradient of the result; without it, backpropagation's. */
+  weightGradient?(delta: Tensor): Tensor
+  /** What backward keeps, as dense values of the input's shape, and what the weight really multiplied: for the indicator. */
+  auxiliary?(): { kept: Tensor; operand: Tensor }
+}
+
+/** A policy at work in one compilation, on one module it was assigned to. */
+export interface Answers {
+  /** A module at or below the assigned one starts its forward pass. */
+  enter?(module: string, inputs: readonly unknown[]): void
+  /** Runs a layer at or below the assigned module; undefined leaves it to the policy of a module further out. */
+  layer?(call: LayerCall): LayerAnswer | undefined
+  /** True if backward computes this node of the module again instead of keeping what it made. */
+  recompute?(node: Node): boolean
+}
+
+/**
+ * The answer to "what does backward keep instead of x?" One file a policy; any policy on any module, by name or
+ * pattern; write your own against this interface.
+ */
+export interface MemoryPolicy {
+  readonly name: string
+  /** Fresh answers for one compilation, for the module at `path` ('' is the model itself). */
+  at(path: string): Answers
+}

@@ -1,0 +1,4 @@
+export * from './cnn'
+export * from './mlp'
+export * from './resnet'
+export * from './transformer'

@@ -1,0 +1,21 @@
+import * as nn from '../nn'
+import type { Tensor } from '../tensor/tensor'
+
+/** Linear layers with ReLU between: sizes such as [784, 512, 512, 10]. Layers are `layers.0`, `layers.1`, ... */
+export class MLP extends nn.Module {
+  readonly layers: nn.Linear[]
+
+  constructor(sizes: readonly number[]) {
+    super()
+    this.layers = sizes.slice(1).map((outputs, i) => new nn.Linear(sizes[i], outputs))
+  }
+
+  forward(x: Tensor): Tensor {
+    x = x.flatten(1)
+    this.layers.forEach((layer, i) => {
+      x = layer.forward(x)
+      if (i < this.layers.length - 1) x = x.relu()
+    })
+    return x
+  }
+}

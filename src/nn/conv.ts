@@ -1,0 +1,32 @@
+import { fail } from '../errors'
+import { conv2d, type ConvOptions } from '../ops'
+import type { Tensor } from '../tensor/tensor'
+import { fanInUniform } from './init'
+import { Module } from './module'
+import { Parameter } from './parameter'
+
+type Pair = number | readonly [number, number]
+
+/** 2-D convolution, channels-last: [N, H, W, inputs] to [N, P, Q, outputs]. Weight [outputs, KH, KW, inputs / groups]. */
+export class Conv2d extends Module {
+  readonly weight: Parameter
+  readonly bias: Parameter | undefined
+  readonly #options: ConvOptions
+
+  constructor(inputs: number, outputs: number, kernel: Pair, options: ConvOptions & { bias?: boolean } = {}) {
+    super()
+    const { bias = true, ...geometry } = options
+    const groups = geometry.groups ?? 1
+    if (inputs % groups || outputs % groups)
+      fail('AUX_INVALID_ARGUMENT', `Conv2d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`)
+    const [kh, kw] = typeof kernel === 'number' ? [kernel, kernel] : kernel
+    const fanIn = kh * kw * (inputs / groups)
+    this.weight = new Parameter(fanInUniform([outputs, kh, kw, inputs / groups], fanIn))
+    this.bias = bias ? new Parameter(fanInUniform([outputs], fanIn)) : undefined
+    this.#options = geometry
+  }
+
+  forward(x: Tensor): Tensor {
+    return conv2d(x, this.weight, this.bias, this.#options)
+  }
+}

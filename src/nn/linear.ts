@@ -1,0 +1,21 @@
+import { linear } from '../ops'
+import type { Tensor } from '../tensor/tensor'
+import { fanInUniform } from './init'
+import { Module } from './module'
+import { Parameter } from './parameter'
+
+/** y = x Wᵀ + b on the last axis: [..., inputs] to [..., outputs]. Weight [outputs, inputs]. */
+export class Linear extends Module {
+  readonly weight: Parameter
+  readonly bias: Parameter | undefined
+
+  constructor(inputs: number, outputs: number, options: { bias?: boolean } = {}) {
+    super()
+    this.weight = new Parameter(fanInUniform([outputs, inputs], inputs))
+    this.bias = options.bias === false ? undefined : new Parameter(fanInUniform([outputs], inputs))
+  }
+
+  forward(x: Tensor): Tensor {
+    return linear(x, this.weight, this.bias)
+  }
+}

@@ -1,0 +1,139 @@
+import { revision, type Trainable } from '../compile/trainable'
+import { fail } from '../errors'
+import { showShape } from '../tensor/shape'
+import { keep } from '../tensor/tidy'
+import { Tensor } from '../tensor/tensor'
+import { Parameter } from './parameter'
+
+/**
+ * Base of layers and models: a plain class whose properties are its parts. Parameters, buffers (plain tensors: running
+ * statistics) and modules are found by property, in the order of definition, also inside arrays; their names are the
+ * paths to them (`conv1.weight`, `blocks.0.fc.bias`).
+ */
+export abstract class Module implements Trainable {
+  #training = true
+
+  abstract forward(...inputs: never[]): unknown
+
+  /** True while dropout drops and batch norm uses the statistics of its batch. */
+  get training(): boolean {
+    return this.#training
+  }
+
+  set training(training: boolean) {
+    if (training !== this.#training) revision.current++
+    this.#training = training
+  }
+
+  /** Training mode for this module and all inside. */
+  train(training = true): this {
+    for (const [, m] of this.namedModules()) m.training = training
+    return this
+  }
+
+  /** Evaluation mode for this module and all inside. */
+  eval(): this {
+    return this.train(false)
+  }
+
+  /** Own parts: name and value of every property that is a tensor or a module, arrays looked into. */
+  *#parts(): Iterable<[string, Tensor | Module]> {
+    for (const [name, value] of Object.entries(this)) yield* partsOf(name, value)
+  }
+
+  /** This module as '' and every module inside with its path; one that stands in two places appears once. */
+  *namedModules(prefix = '', seen = new Set<Module>()): Iterable<[string, Module]> {
+    if (seen.has(this)) return
+    seen.add(this)
+    yield [prefix, this]
+    for (const [name, part] of this.#parts())
+      if (part instanceof Module) yield* part.namedModules(prefix ? `${prefix}.${name}` : name, seen)
+  }
+
+  *#namedTensors(): Iterable<[string, Tensor]> {
+    const seen = new Set<Tensor>()
+    for (const [path, m] of this.namedModules())
+      for (const [name, part] of m.#parts())
+        if (part instanceof Tensor && !seen.has(part)) {
+          seen.add(part)
+          yield [path ? `${path}.${name}` : name, part]
+        }
+  }
+
+  /** Every parameter with its path, each once. */
+  *namedParameters(): Iterable<[string, Parameter]> {
+    for (const [name, t] of this.#namedTensors()) if (t instanceof Parameter) yield [name, t]
+  }
+
+  /** Every buffer with its path: state that no optimizer changes. */
+  *namedBuffers(): Iterable<[string, Tensor]> {
+    for (const [name, t] of this.#namedTensors()) if (!(t instanceof Parameter)) yield [name, t]
+  }
+
+  parameters(): Parameter[] {
+    return [...this.namedParameters()].map(([, p]) => p)
+  }
+
+  /** Parameters and buffers by path: what a weight file holds. */
+  state(): Map<string, Tensor> {
+    return new Map(this.#namedTensors())
+  }
+
+  /**
+   * Overwrites parameters and buffers by path.
+   * @throws AUX_INVALID_ARGUMENT for names that are missing or too many (unless `strict` is false),
+   * AUX_SHAPE_MISMATCH and AUX_DTYPE_MISMATCH naming the tensor.
+   */
+  loadState(values: ReadonlyMap<string, Tensor>, options: { strict?: boolean } = {}): this {
+    const own = this.state()
+    const missing = [...own.keys()].filter((name) => !values.has(name))
+    const extra = [...values.keys()].filter((name) => !own.has(name))
+    if ((options.strict ?? true) && (missing.length || extra.length))
+      fail('AUX_INVALID_ARGUMENT', `loadState: missing ${missing.join(', ') || 'nothing'}; unexpected ${extra.join(', ') || 'nothing'}`)
+    const pairs = [...own].filter(([name]) => values.has(name))
+    // All is checked before anything changes.
+    for (const [name, t] of pairs) {
+      const value = values.get(name)!
+      if (value.shape.join() !== t.shape.join())
+        fail('AUX_SHAPE_MISMATCH', `loadState: expected ${name} of shape ${showShape(t.shape)}, got ${showShape(value.shape)}`)
+      if (value.dtype !== t.dtype) fail('AUX_DTYPE_MISMATCH', `loadState: expected ${name} of dtype ${t.dtype}, got ${value.dtype}`)
+    }
+    for (const [name, t] of pairs) t.assign(values.get(name)!)
+    return this
+  }
+
+  /** Freezes every parameter below the paths (all without one): no gradient, nothing kept, no change. */
+  freeze(...paths: string[]): this {
+    return this.#setTrainable(paths, false)
+  }
+
+  unfreeze(...paths: string[]): this {
+    return this.#setTrainable(paths, true)
+  }
+
+  #setTrainable(paths: string[], trainable: boolean): this {
+    const all = [...this.namedParameters()]
+    const below = (path: string) => (name: string): boolean => name === path || name.startsWith(`${path}.`)
+    for (const path of paths)
+      if (!all.some(([name]) => below(path)(name))) fail('AUX_INVALID_ARGUMENT', `freeze: no parameter at or below "${path}"`)
+    for (const [name, p] of all) if (!paths.length || paths.some((path) => below(path)(name))) p.trainable = trainable
+    return this
+  }
+
+  /** Frees every parameter and buffer. */
+  dispose(): void {
+    for (const [, t] of this.#namedTensors()) t.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}
+
+function* partsOf(name: string, value: unknown): Iterable<[string, Tensor | Module]> {
+  if (value instanceof Tensor || value instanceof Module) yield [name, value]
+  else if (Array.isArray(value)) for (const [i, item] of value.entries()) yield* partsOf(`${name}.${i}`, item)
+}
+
+/** A buffer: state of a module that is saved with it and that no optimizer changes. */
+export const buffer = (value: Tensor): Tensor => keep(value)

@@ -1,0 +1,98 @@
+import { fail } from '../errors'
+import { batchNorm, groupNorm, layerNorm, ones, rmsNorm, zeros } from '../ops'
+import type { Tensor } from '../tensor/tensor'
+import { buffer, Module } from './module'
+import { Parameter } from './parameter'
+
+export interface NormOptions {
+  eps?: number
+}
+
+export interface BatchNormOptions extends NormOptions {
+  /** Share of a batch in the running statistics (0.1). */
+  momentum?: number
+}
+
+/** Batch normalisation over the last axis (Ioffe & Szegedy 2015), with running statistics for evaluation. */
+class BatchNorm extends Module {
+  readonly weight: Parameter
+  readonly bias: Parameter
+  readonly runningMean: Tensor
+  readonly runningVar: Tensor
+  readonly #options: Required<BatchNormOptions>
+
+  constructor(channels: number, options: BatchNormOptions = {}) {
+    super()
+    this.weight = new Parameter(ones([channels]))
+    this.bias = new Parameter(zeros([channels]))
+    this.runningMean = buffer(zeros([channels]))
+    this.runningVar = buffer(ones([channels]))
+    this.#options = { eps: 1e-5, momentum: 0.1, ...options }
+  }
+
+  forward(x: Tensor): Tensor {
+    const { runningMean, runningVar } = this
+    const { eps, momentum } = this.#options
+    return batchNorm(x, this.weight, this.bias, { runningMean, runningVar, momentum }, this.training, eps)
+  }
+}
+
+/** Of [N, C] or [N, T, C]. */
+export class BatchNorm1d extends BatchNorm {}
+/** Of images [N, H, W, C]. */
+export class BatchNorm2d extends BatchNorm {}
+
+/** Layer normalisation over the last axis (Ba et al. 2016). */
+export class LayerNorm extends Module {
+  readonly weight: Parameter
+  readonly bias: Parameter
+  readonly #eps: number
+
+  constructor(features: number, options: NormOptions = {}) {
+    super()
+    this.weight = new Parameter(ones([features]))
+    this.bias = new Parameter(zeros([features]))
+    this.#eps = options.eps ?? 1e-5
+  }
+
+  forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight, this.bias, this.#eps)
+  }
+}
+
+/** Group normalisation (Wu & He 2018), channels-last: statistics of each sample over its positions and a group's channels. */
+export class GroupNorm extends Module {
+  readonly weight: Parameter
+  readonly bias: Parameter
+  readonly #groups: number
+  readonly #eps: number
+
+  constructor(groups: number, channels: number, options: NormOptions = {}) {
+    super()
+    if (channels % groups) fail('AUX_INVALID_ARGUMENT', `GroupNorm: expected channels that ${groups} groups divide, got ${channels}`)
+    this.weight = new Parameter(ones([channels]))
+    this.bias = new Parameter(zeros([channels]))
+    this.#groups = groups
+    this.#eps = options.eps ?? 1e-5
+  }
+
+  forward(x: Tensor): Tensor {
+    return groupNorm(x, this.#groups, this.weight, this.bias, this.#eps)
+  }
+}
+
+/** x / √(mean x² + eps) over the last axis, times a weight (Zhang & Sennrich 2019). */
+export class RMSNorm extends Module {
+  readonly weight: Parameter
+  readonly #eps: number
+
+  constructor(features: number, options: NormOptions = {}) {
+    super()
+    this.weight = new Parameter(ones([features]))
+    this.#eps = options.eps ?? 1e-6
+  }
+
+  forward(x: Tensor): Tensor {
+    return rmsNorm(x, this.weight, this.#eps)
+  }
+}

@@ -1,0 +1,24 @@
+import { revision } from '../compile/trainable'
+import { keep } from '../tensor/tidy'
+import { Tensor } from '../tensor/tensor'
+
+/** A tensor of a module that optimizers change. It owns the memory of the tensor it is made of. */
+export class Parameter extends Tensor {
+  #trainable = true
+
+  constructor(value: Tensor) {
+    super({ dtype: value.dtype, layout: value, storage: value.liveStorage().retain() })
+    value.dispose()
+    keep(this)
+  }
+
+  /** False freezes it: no gradient is computed, nothing is kept for one, and its value never changes. */
+  get trainable(): boolean {
+    return this.#trainable
+  }
+
+  set trainable(trainable: boolean) {
+    if (trainable !== this.#trainable) revision.current++
+    this.#trainable = trainable
+  }
+}

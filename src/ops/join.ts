@@ -1,0 +1,236 @@
+import { fail } from '../errors'
+import { apply, defineOp, expectDType, type Op } from '../graph/op'
+import { tidy } from '../tensor/tidy'
+import { checkShape, resolveAxis, showShape, type Shape } from '../tensor/shape'
+import { Tensor } from '../tensor/tensor'
+import { alias } from './shape'
+
+// Windows into a tensor (zero-copy) and their opposites: joins, paddings, repetitions.
+
+type Window = { starts: readonly number[]; sizes: readonly number[]; steps: readonly number[] }
+
+const sliceOp: Op<Window> = defineOp({
+  name: 'slice',
+  infer: () => fail('AUX_INVALID_ARGUMENT', 'a view has no outputs of its own'),
+  view: (x, { starts, sizes, steps }) => ({
+    shape: sizes,
+    strides: x.strides.map((s, i) => s * steps[i]),
+    offset: x.offset + starts.reduce((n, s, i) => n + (sizes.includes(0) ? 0 : s * x.strides[i]), 0),
+  }),
+  derive: (d) => [place(d.grad()!, d.spec(0).shape, d.attrs.starts, d.attrs.steps, 0)],
+})
+
+const window = (x: Tensor, starts: readonly number[], sizes: readonly number[], steps: readonly number[]): Tensor =>
+  starts.every((s, i) => s === 0 && sizes[i] === x.shape[i] && steps[i] === 1) ? alias(x) : apply(sliceOp, [x], { starts, sizes, steps })[0]
+
+type PlaceAttrs = { shape: Shape; starts: readonly number[]; steps: readonly number[]; value: number }
+const placeOp: Op<PlaceAttrs> = defineOp({
+  name: 'place',
+  infer: ([x], { shape }) => [{ shape, dtype: x!.dtype }],
+  kernel: (_, __, a) => ({ name: 'place', numbers: [a.value, ...a.starts, ...a.steps] }),
+  derive: (d) => [window(d.grad()!, d.attrs.starts, d.spec(0).shape, d.attrs.steps)],
+  strided: 'all',
+})
+
+/** x as a window of a tensor that is `value` elsewhere. */
+const place = (x: Tensor, shape: Shape, starts: readonly number[], steps: readonly number[], value: number): Tensor =>
+  apply(placeOp, [x], { shape, starts, steps, value })[0]
+
+const concatOp: Op<{ axis: number }> = defineOp({
+  name: 'concat',
+  infer: (inputs, { axis }) => {
+    const first = inputs[0]!
+    for (const x of inputs) {
+      expectDType('concat', 'every tensor', x!, first.dtype)
+      if (x!.shape.length !== first.shape.length || x!.shape.some((n, i) => i !== axis && n !== first.shape[i]))
+        fail('AUX_SHAPE_MISMATCH', `concat: expected shapes equal but for axis ${axis}, got ${showShape(first.shape)} and ${showShape(x!.shape)}`)
+    }
+    const size = inputs.reduce((n, x) => n + x!.shape[axis], 0)
+    return [{ shape: first.shape.map((n, i) => (i === axis ? size : n)), dtype: first.dtype }]
+  },
+  kernel: (_, __, { axis }) => ({ name: 'concat', numbers: [axis] }),
+  derive: (d) => {
+    const g = d.grad()!
+    const grads: (Tensor | undefined)[] = []
+    for (let i = 0, at = 0; at < g.shape[d.attrs.axis] || d.has(i); i++) {
+      const size = d.spec(i).shape[d.attrs.axis]
+      grads.push(d.needs(i) ? g.narrow(d.attrs.axis, at, size) : undefined)
+      at += size
+    }
+    return grads
+  },
+  strided: 'all',
+})
+
+/** Operands that one kernel call takes. */
+const most = 24
+
+/** Tensors one after the other along an axis (the first by default). */
+export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
+  if (!tensors.length) fail('AUX_INVALID_ARGUMENT', 'concat: expected at least one tensor, got none')
+  const at = resolveAxis('concat', axis, tensors[0].rank)
+  if (tensors.length <= most) return apply(concatOp, tensors, { axis: at })[0]
+  return tidy(() => {
+    const parts: Tensor[] = []
+    for (let i = 0; i < tensors.length; i += most) parts.push(concat(tensors.slice(i, i + most), at))
+    return concat(parts, at)
+  })
+}
+
+/** Tensors of one shape along a new axis (the first by default). */
+export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
+  if (!tensors.length) fail('AUX_INVALID_ARGUMENT', 'stack: expected at least one tensor, got none')
+  for (const t of tensors)
+    if (t.rank !== tensors[0].rank || t.shape.some((n, i) => n !== tensors[0].shape[i]))
+      fail('AUX_SHAPE_MISMATCH', `stack: expected equal shapes, got ${showShape(tensors[0].shape)} and ${showShape(t.shape)}`)
+  return tidy(() => concat(tensors.map((t) => t.unsqueeze(axis)), resolveAxis('stack', axis, tensors[0].rank + 1)))
+}
+
+const flipOp: Op<{ axes: readonly number[] }> = defineOp({
+  name: 'flip',
+  infer: ([x]) => [x!],
+  kernel: (_, __, { axes }) => ({ name: 'flip', numbers: axes }),
+  derive: (d) => [d.grad()!.flip(d.attrs.axes)],
+  strided: 'all',
+})
+
+const triangleOp: Op<{ diagonal: number; upper: boolean }> = defineOp({
+  name: 'triangle',
+  infer: ([x]) => {
+    expectDType('tril', 'input', x!, 'f32')
+    if (x!.shape.length < 2) fail('AUX_SHAPE_MISMATCH', `tril: expected at least 2 axes, got shape ${showShape(x!.shape)}`)
+    return [{ shape: x!.shape, dtype: 'f32' }]
+  },
+  kernel: (_, __, a) => ({ name: 'triangle', numbers: [a.diagonal, a.upper ? 1 : 0] }),
+  derive: (d) => [apply(triangleOp, [d.grad()!], d.attrs)[0]],
+  inplace: [0],
+})
+
+/** First index, the one after the last (default: the end), and the step (default 1); negative ones count from the end. */
+export type Range = readonly [start?: number | null, end?: number | null, step?: number]
+
+declare module '../tensor/tensor' {
+  interface Tensor {
+    /**
+     * A window, one range an axis (null: all of it), without copying: `x.slice([0, 10], null, [-3])`. Bounds beyond the
+     * axis are cut as in Python; steps are positive.
+     */
+    slice(...ranges: readonly (Range | null)[]): Tensor
+    /** `length` entries of an axis from `start`, without copying. */
+    narrow(axis: number, start: number, length: number): Tensor
+    /** One entry of an axis, which disappears; without copying. */
+    select(axis: number, index: number): Tensor
+    /** Parts of the given size (the last may be smaller) or sizes along an axis, without copying. */
+    split(sizes: number | readonly number[], axis?: number): Tensor[]
+    /** `value` before and after: a pair of counts for each axis; negative counts cut. */
+    pad(pairs: readonly (readonly [number, number])[], value?: number): Tensor
+    /** In reverse along axes. */
+    flip(axes: number | readonly number[]): Tensor
+    /** Moved along axes by as many places, what leaves at one end coming in at the other. */
+    roll(shifts: number | readonly number[], axes: number | readonly number[]): Tensor
+    /** Repeated as a whole, so many times along each axis (missing ones in front). */
+    tile(repeats: readonly number[]): Tensor
+    /** Each entry repeated along an axis. */
+    repeatInterleave(repeats: number, axis?: number): Tensor
+    /** Zero above the diagonal (k places right of the main one) of the last two axes. */
+    tril(diagonal?: number): Tensor
+    /** Zero below the diagonal. */
+    triu(diagonal?: number): Tensor
+  }
+}
+
+Tensor.prototype.slice = function (...ranges) {
+  if (ranges.length > this.rank) fail('AUX_INVALID_ARGUMENT', `slice: expected at most ${this.rank} ranges for shape ${showShape(this.shape)}, got ${ranges.length}`)
+  const steps: number[] = []
+  const starts: number[] = []
+  const sizes = this.shape.map((n, axis) => {
+    const [start, end, step = 1] = ranges[axis] ?? []
+    const bound = (v: number | null | undefined, fallback: number): number => {
+      if (v === undefined || v === null) return fallback
+      if (!Number.isInteger(v)) fail('AUX_INVALID_ARGUMENT', `slice: expected whole bounds at axis ${axis}, got ${v}`)
+      return Math.min(n, Math.max(0, v < 0 ? v + n : v))
+    }
+    if (!Number.isInteger(step) || step < 1) fail('AUX_INVALID_ARGUMENT', `slice: expected a step >= 1 at axis ${axis}, got ${step}; use flip() to reverse`)
+    const from = bound(start, 0)
+    starts.push(from)
+    steps.push(step)
+    return Math.max(0, Math.ceil((bound(end, n) - from) / step))
+  })
+  return window(this, starts, sizes, steps)
+}
+Tensor.prototype.narrow = function (axis, start, length) {
+  const at = resolveAxis('narrow', axis, this.rank)
+  const from = start < 0 ? start + this.shape[at] : start
+  if (!Number.isInteger(start) || !Number.isInteger(length) || from < 0 || length < 0 || from + length > this.shape[at])
+    fail('AUX_INDEX_OUT_OF_RANGE', `narrow: ${length} entries from ${start} do not lie in axis ${axis} of ${showShape(this.shape)}`)
+  const put = (fill: readonly number[], value: number): number[] => fill.map((v, i) => (i === at ? value : v))
+  return window(this, put(this.shape.map(() => 0), from), put(this.shape, length), this.shape.map(() => 1))
+}
+Tensor.prototype.select = function (axis, index) {
+  const at = resolveAxis('select', axis, this.rank)
+  if (!Number.isInteger(index) || index < -this.shape[at] || index >= this.shape[at])
+    fail('AUX_INDEX_OUT_OF_RANGE', `select: index ${index} is not in axis ${axis} of ${showShape(this.shape)}`)
+  return tidy(() => this.narrow(at, index, 1).squeeze(at))
+}
+Tensor.prototype.split = function (sizes, axis = 0) {
+  const at = resolveAxis('split', axis, this.rank)
+  const size = this.shape[at]
+  if (typeof sizes === 'number' && (!Number.isInteger(sizes) || sizes < 1)) fail('AUX_INVALID_ARGUMENT', `split: expected a size >= 1, got ${sizes}`)
+  const list = typeof sizes === 'number' ? Array.from({ length: Math.max(1, Math.ceil(size / sizes)) }, (_, i) => Math.min(sizes, size - i * sizes)) : sizes
+  if (list.reduce((n, s) => n + s, 0) !== size) fail('AUX_SHAPE_MISMATCH', `split: expected sizes that add up to ${size}, got ${showShape(list)}`)
+  let from = 0
+  return list.map((n) => this.narrow(at, (from += n) - n, n))
+}
+Tensor.prototype.pad = function (pairs, value = 0) {
+  if (pairs.length !== this.rank) fail('AUX_INVALID_ARGUMENT', `pad: expected a pair for each of ${this.rank} axes, got ${pairs.length}`)
+  for (const n of pairs.flat()) if (!Number.isInteger(n)) fail('AUX_INVALID_ARGUMENT', `pad: expected whole counts, got ${n}`)
+  const shape = this.shape.map((n, i) => n + pairs[i][0] + pairs[i][1])
+  checkShape('pad', shape)
+  return tidy(() => {
+    // Cut first, then place what is left.
+    const cut = pairs.map(([before, after], i): Range => [Math.max(0, -before), this.shape[i] - Math.max(0, -after)])
+    const x = this.slice(...cut)
+    const starts = pairs.map(([before]) => Math.max(0, before))
+    return place(x, shape, starts, shape.map(() => 1), value)
+  })
+}
+const resolved = (name: string, axes: number | readonly number[], rank: number): number[] => [axes].flat().map((a) => resolveAxis(name, a, rank))
+Tensor.prototype.flip = function (axes) {
+  return apply(flipOp, [this], { axes: [...new Set(resolved('flip', axes, this.rank))] })[0]
+}
+Tensor.prototype.roll = function (shifts, axes) {
+  const along = resolved('roll', axes, this.rank)
+  const by = [shifts].flat()
+  if (by.length !== along.length) fail('AUX_INVALID_ARGUMENT', `roll: expected as many shifts as axes, got ${by.length} and ${along.length}`)
+  return tidy(() =>
+    along.reduce((x: Tensor, axis, i) => {
+      const n = x.shape[axis]
+      const cut = n && (((-by[i] % n) + n) % n)
+      return cut ? concat([x.narrow(axis, cut, n - cut), x.narrow(axis, 0, cut)], axis) : alias(x)
+    }, this),
+  )
+}
+Tensor.prototype.tile = function (repeats) {
+  checkShape('tile', repeats)
+  const rank = Math.max(repeats.length, this.rank)
+  const full = [...new Array<number>(rank - repeats.length).fill(1), ...repeats]
+  return tidy(() => {
+    let x = this.reshape([...new Array<number>(rank - this.rank).fill(1), ...this.shape])
+    for (let axis = rank - 1; axis >= 0; axis--) {
+      if (full[axis] === 1) continue
+      const [head, tail] = [x.shape.slice(0, axis), x.shape.slice(axis)]
+      x = x.reshape([...head, 1, ...tail]).expand([...head, full[axis], ...tail]).reshape([...head, full[axis] * tail[0], ...tail.slice(1)])
+    }
+    return x
+  })
+}
+Tensor.prototype.repeatInterleave = function (repeats, axis = 0) {
+  const at = resolveAxis('repeatInterleave', axis, this.rank)
+  checkShape('repeatInterleave', [repeats])
+  const [head, tail] = [this.shape.slice(0, at + 1), this.shape.slice(at + 1)]
+  return tidy(() =>
+    this.reshape([...head, 1, ...tail]).expand([...head, repeats, ...tail]).reshape([...head.slice(0, -1), head[at] * repeats, ...tail]),
+  )
+}
+Tensor.prototype.tril = function (diagonal = 0) { return apply(triangleOp, [this], { diagonal, upper: false })[0] }
+Tensor.prototype.triu = function (diagonal = 0) { return apply(triangleOp, [this], { diagonal, upper: true })[0] }

@@ -1,0 +1,69 @@
+import { fail } from '../errors'
+import { apply, defineOp, expectDType, type Op } from '../graph/op'
+import { resolveAxis, showShape } from '../tensor/shape'
+import { Tensor } from '../tensor/tensor'
+import { scatterZeros } from './indices'
+
+const sortOp = defineOp<{ descending: boolean; count: number }>({
+  name: 'sort',
+  infer: ([x], { count }) => {
+    expectDType('sort', 'input', x!, 'f32', 'i32')
+    const shape = [...x!.shape.slice(0, -1), count]
+    return [{ shape, dtype: x!.dtype }, { shape, dtype: 'i32' }]
+  },
+  kernel: (_, __, a) => ({ name: 'sort', numbers: [a.descending ? 1 : 0] }),
+  derive: (d) => [scatterZeros(d.spec(0).shape, d.spec(0).shape.length - 1, d.output(1), d.grad()!, 'sort')],
+})
+
+const cumsumOp: Op<{ axis: number; reverse: boolean }> = defineOp({
+  name: 'cumsum',
+  infer: ([x]) => {
+    expectDType('cumsum', 'input', x!, 'f32')
+    return [{ shape: x!.shape, dtype: 'f32' }]
+  },
+  kernel: (_, __, a) => ({ name: 'cumsum', numbers: [a.axis, a.reverse ? 1 : 0] }),
+  derive: (d) => [apply(cumsumOp, [d.grad()!], { ...d.attrs, reverse: !d.attrs.reverse })[0]],
+})
+
+function sorted(name: string, x: Tensor, descending: boolean, count?: number): Tensor[] {
+  const size = x.rank ? x.shape[x.rank - 1] : fail('AUX_SHAPE_MISMATCH', `${name}: expected at least one axis, got shape []`)
+  if (count !== undefined && (!Number.isInteger(count) || count < 0 || count > size))
+    fail('AUX_INVALID_ARGUMENT', `${name}: expected k in [0, ${size}] for shape ${showShape(x.shape)}, got ${count}`)
+  return apply(sortOp, [x], { descending, count: count ?? size })
+}
+
+/** Values and where they were along the last axis (i32). */
+export interface Sorted {
+  values: Tensor
+  indices: Tensor
+}
+
+declare module '../tensor/tensor' {
+  interface Tensor {
+    /** Sorted along the last axis, stably, NaN as the largest. */
+    sort(options?: { descending?: boolean }): Sorted
+    /** The positions that sort the last axis, as i32. */
+    argsort(options?: { descending?: boolean }): Tensor
+    /** The k largest (or smallest) along the last axis, in order. */
+    topk(k: number, options?: { largest?: boolean }): Sorted
+    /** Running sums along an axis. */
+    cumsum(axis: number): Tensor
+  }
+}
+
+Tensor.prototype.sort = function ({ descending = false } = {}) {
+  const [values, indices] = sorted('sort', this, descending)
+  return { values, indices }
+}
+Tensor.prototype.argsort = function ({ descending = false } = {}) {
+  const [values, indices] = sorted('argsort', this, descending)
+  values.dispose()
+  return indices
+}
+Tensor.prototype.topk = function (k, { largest = true } = {}) {
+  const [values, indices] = sorted('topk', this, largest, k)
+  return { values, indices }
+}
+Tensor.prototype.cumsum = function (axis) {
+  return apply(cumsumOp, [this], { axis: resolveAxis('cumsum', axis, this.rank), reverse: false })[0]
+}

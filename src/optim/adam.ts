@@ -1,0 +1,40 @@
+import type { UpdateInputs } from '../compile/optimizer'
+import { adamUpdate } from '../ops/optim'
+import type { Tensor } from '../tensor/tensor'
+import { Base, type BaseOptions } from './base'
+
+export interface AdamOptions extends BaseOptions {
+  /** Decay of the two moments ([0.9, 0.999]). */
+  betas?: readonly [number, number]
+  eps?: number
+}
+
+/** Kingma & Ba 2015; weight decay is added to the gradient. State: 8 bytes a weight. */
+export class Adam extends Base {
+  readonly name: string = 'adam'
+  protected readonly slots = ['m', 'v']
+  protected readonly decoupled: boolean = false
+  readonly #betas: readonly [number, number]
+  readonly #eps: number
+
+  constructor(options: AdamOptions) {
+    super(options)
+    this.#betas = options.betas ?? [0.9, 0.999]
+    this.#eps = options.eps ?? 1e-8
+  }
+
+  protected apply(w: Tensor, { m, v }: Record<string, Tensor>, gradient: Tensor, { lr, step, scale }: UpdateInputs, weightDecay: number): void {
+    const [beta1, beta2] = this.#betas
+    adamUpdate(w, m, v, gradient, lr, step, scale, { beta1, beta2, eps: this.#eps, weightDecay, decoupled: this.decoupled })
+  }
+}
+
+/** Loshchilov & Hutter 2019: weight decay shrinks the weights directly (0.01). */
+export class AdamW extends Adam {
+  override readonly name = 'adamw'
+  protected override readonly decoupled = true
+
+  constructor(options: AdamOptions) {
+    super({ weightDecay: 0.01, ...options })
+  }
+}

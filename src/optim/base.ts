@@ -1,0 +1,69 @@
+import type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
+import { fail } from '../errors'
+import { keep } from '../tensor/tidy'
+import { Tensor } from '../tensor/tensor'
+
+/** Options for some of the parameters: those whose path the pattern matches. The first group that matches counts. */
+export interface ParameterGroup {
+  match: RegExp | ((path: string, parameter: Tensor) => boolean)
+  /** Factor on the learning rate (1). */
+  lrScale?: number
+  weightDecay?: number
+}
+
+export interface BaseOptions {
+  /** Learning rate: a number, or a function of the number of updates done. */
+  lr: Schedule
+  weightDecay?: number
+  groups?: readonly ParameterGroup[]
+}
+
+/** What optimizers share: the learning rate, groups, and state of zeros made when a parameter is first met. */
+export abstract class Base implements Optimizer {
+  abstract readonly name: string
+  lr: Schedule
+  steps = 0
+  readonly #groups: readonly ParameterGroup[]
+  readonly #weightDecay: number
+  readonly #state = new Map<string, Record<string, Tensor>>()
+
+  constructor(options: BaseOptions) {
+    const { lr, weightDecay = 0, groups = [] } = options
+    if (typeof lr !== 'function' && !(lr >= 0 && Number.isFinite(lr))) fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0 or a schedule, got ${String(lr)}`)
+    if (!(weightDecay >= 0)) fail('AUX_INVALID_ARGUMENT', `weightDecay: expected a number >= 0, got ${weightDecay}`)
+    this.lr = lr
+    this.#groups = groups
+    this.#weightDecay = weightDecay
+  }
+
+  /** Names of the state tensors of a parameter, each of its shape. */
+  protected abstract readonly slots: readonly string[]
+
+  state(name: string, parameter: Tensor): Record<string, Tensor> {
+    const known = this.#state.get(name)
+    if (known) return known
+    // Zeroed by the system: a plan alone touches none of it.
+    const zeros = (): Tensor => keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `state of ${name}` }))
+    const made = Object.fromEntries(this.slots.map((slot) => [slot, zeros()]))
+    this.#state.set(name, made)
+    return made
+  }
+
+  update(name: string, parameter: Tensor, gradient: Tensor, inputs: UpdateInputs): void {
+    const group = this.#groups.find(({ match }) => (typeof match === 'function' ? match(name, parameter) : match.test(name)))
+    const lr = group?.lrScale === undefined ? inputs.lr : inputs.lr.mul(group.lrScale)
+    this.apply(parameter, this.state(name, parameter), gradient, { ...inputs, lr }, group?.weightDecay ?? this.#weightDecay)
+  }
+
+  protected abstract apply(w: Tensor, state: Record<string, Tensor>, gradient: Tensor, inputs: UpdateInputs, weightDecay: number): void
+
+  /** Frees the state. */
+  dispose(): void {
+    for (const tensors of this.#state.values()) for (const t of Object.values(tensors)) t.dispose()
+    this.#state.clear()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+}

@@ -1,0 +1,5 @@
+export type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
+export * from './adam'
+export { Base, type BaseOptions, type ParameterGroup } from './base'
+export * as schedule from './schedule'
+export * from './sgd'

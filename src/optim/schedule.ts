@@ -1,0 +1,53 @@
+import { fail } from '../errors'
+
+// Learning rates as pure functions of the number of updates done, so that a resumed run continues them.
+
+export interface WarmUp {
+  /** Updates over which the rate rises linearly from (almost) 0 (0). */
+  warmUp?: number
+}
+
+const rise = (step: number, warmUp: number): number => (step < warmUp ? (step + 1) / warmUp : 1)
+
+/** The same rate, after a warm-up. */
+export const constant = (lr: number, { warmUp = 0 }: WarmUp = {}) => (step: number): number => lr * rise(step, warmUp)
+
+/** Times `gamma` after every `every` updates. */
+export function stepDecay(lr: number, { every, gamma = 0.1, warmUp = 0 }: { every: number; gamma?: number } & WarmUp) {
+  if (!(every >= 1)) fail('AUX_INVALID_ARGUMENT', `stepDecay: expected every >= 1, got ${every}`)
+  return (step: number): number => lr * gamma ** Math.floor(step / every) * rise(step, warmUp)
+}
+
+interface Span {
+  /** Updates until the end is reached. */
+  steps: number
+  /** Rate at the end (0). */
+  end?: number
+}
+
+/** Straight down from lr to `end`. */
+export function linear(lr: number, { steps, end = 0, warmUp = 0 }: Span & WarmUp) {
+  return (step: number): number => {
+    if (step < warmUp) return lr * rise(step, warmUp)
+    const t = Math.min(1, (step - warmUp) / Math.max(1, steps - warmUp))
+    return lr + (end - lr) * t
+  }
+}
+
+/** Half a cosine from lr to `end` (Loshchilov & Hutter 2017). */
+export function cosine(lr: number, { steps, end = 0, warmUp = 0 }: Span & WarmUp) {
+  return (step: number): number => {
+    if (step < warmUp) return lr * rise(step, warmUp)
+    const t = Math.min(1, (step - warmUp) / Math.max(1, steps - warmUp))
+    return end + (lr - end) * 0.5 * (1 + Math.cos(Math.PI * t))
+  }
+}
+
+/** Up from lr/divide to lr over the first `rise` of the steps, then down to lr/finalDivide, by cosines (Smith & Topin 2018). */
+export function oneCycle(lr: number, options: { steps: number; rise?: number; divide?: number; finalDivide?: number }) {
+  const { steps, rise: share = 0.3, divide = 25, finalDivide = 1e4 } = options
+  const top = Math.max(1, share * steps)
+  const between = (a: number, b: number, t: number): number => a + (b - a) * 0.5 * (1 - Math.cos(Math.PI * Math.min(1, t)))
+  return (step: number): number =>
+    step < top ? between(lr / divide, lr, step / top) : between(lr, lr / finalDivide, (step - top) / Math.max(1, steps - top))
+}

@@ -1,0 +1,79 @@
+import type { TrainingStep } from '../compile'
+import type { DataLoader, LoaderState } from '../data'
+import { fail } from '../errors'
+import { loadCheckpoint, saveCheckpoint, type Json } from '../io'
+import type { HostArray } from '../tensor/host'
+import { showShape } from '../tensor/shape'
+import type { Tensor } from '../tensor/tensor'
+
+/** What goes into a checkpoint, and what a checkpoint is put back into. */
+export interface Training {
+  step: Pick<TrainingStep, 'model' | 'optimizer' | 'runs' | 'idle' | 'stateTensors'>
+  /** Its place in the epoch is saved: a resumed run sees the same batches. */
+  loader?: Pick<DataLoader, 'state' | 'restore'>
+}
+
+interface State {
+  optimizer: string
+  updates: number
+  runs: number
+  loader: LoaderState | null
+  extra: Json
+}
+
+function* tensorsOf({ step }: Training): Iterable<[string, Tensor]> {
+  for (const [name, t] of step.model.state()) yield [`model.${name}`, t]
+  yield* step.stateTensors()
+}
+
+/**
+ * Saves a training run as one file, atomically and with a checksum: parameters, buffers, optimizer state, gradient
+ * sums, the counts that schedule and random numbers depend on, and the loader's place. Waits for the steps asked for so
+ * far. A run resumed from it is bit-identical to one that never stopped.
+ * @param options.keep files to keep in all; predecessors become `file.1`, `file.2`, ...
+ */
+export async function saveTraining(file: string, training: Training, options: { keep?: number; extra?: Json } = {}): Promise<void> {
+  const { step, loader } = training
+  await step.idle()
+  const tensors = new Map<string, HostArray>()
+  for (const [name, t] of tensorsOf(training)) tensors.set(name, { data: t.dataSync(), shape: t.shape, dtype: t.dtype })
+  const state: State = {
+    optimizer: step.optimizer.name,
+    updates: step.optimizer.steps,
+    runs: step.runs,
+    loader: loader?.state() ?? null,
+    extra: options.extra ?? null,
+  }
+  await saveCheckpoint(file, { tensors, state: state as unknown as Json, keep: options.keep })
+}
+
+/**
+ * Puts a saved run back into a step and a loader that were made the same way; resolves to the `extra` it was saved with.
+ * Nothing changes unless all of it fits.
+ * @throws AUX_BAD_FILE naming what is missing, too much, or of another shape.
+ */
+export async function loadTraining(file: string, training: Training, options: { fallback?: boolean } = {}): Promise<Json> {
+  const { step, loader } = training
+  const { tensors, state: raw, path } = await loadCheckpoint(file, options)
+  const state = raw as unknown as State
+  await step.idle()
+  const own = new Map(tensorsOf(training))
+  const missing = [...own.keys()].filter((name) => !tensors.has(name))
+  const extra = [...tensors.keys()].filter((name) => !own.has(name))
+  if (missing.length || extra.length)
+    fail('AUX_BAD_FILE', `${path}: expected the state of this model and optimizer; missing ${missing.join(', ') || 'none'}, unexpected ${extra.join(', ') || 'none'}`)
+  for (const [name, t] of own) {
+    const value = tensors.get(name)!
+    if (value.shape.join() !== t.shape.join() || value.dtype !== t.dtype)
+      fail('AUX_BAD_FILE', `${path}: expected ${name} as ${t.dtype} ${showShape(t.shape)}, got ${value.dtype} ${showShape(value.shape)}`)
+  }
+  if (state?.optimizer !== step.optimizer.name)
+    fail('AUX_BAD_FILE', `${path}: expected a run with the optimizer ${step.optimizer.name}, got ${String(state?.optimizer)}`)
+  for (const count of [state.updates, state.runs])
+    if (!Number.isSafeInteger(count) || count < 0) fail('AUX_BAD_FILE', `${path}: expected whole numbers of updates and runs, got ${String(count)}`)
+  if (loader && state.loader) loader.restore(state.loader)
+  for (const [name, t] of own) t.assign(tensors.get(name)!.data)
+  step.optimizer.steps = state.updates
+  step.runs = state.runs
+  return state.extra
+}

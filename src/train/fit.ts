@@ -1,0 +1,77 @@
+import type { StepResult, Traceable, TrainingStep } from '../compile'
+import type { Batch, DataLoader } from '../data'
+
+export interface FitOptions<A extends Batch, B extends Batch, R extends Traceable> {
+  step: TrainingStep<R>
+  loader: DataLoader<A, B>
+  /** The epoch after the last; training goes on from where the loader stands. */
+  epochs: number
+  /** Ends the run after the step at hand. */
+  signal?: AbortSignal
+}
+
+/** After each step. Times are in seconds. */
+export interface StepEvent<R extends Traceable = Traceable> {
+  type: 'step'
+  epoch: number
+  /** Steps of this epoch done, and of all its steps. */
+  step: number
+  steps: number
+  result: StepResult<R>
+  /** Rows a second, over this run. */
+  rate: number
+  /** Time left in all epochs at this rate. */
+  secondsLeft: number
+}
+
+/** After each epoch. */
+export interface EpochEvent {
+  type: 'epoch'
+  epoch: number
+  /** Mean loss of the epoch's steps in this run. */
+  loss: number
+  /** Time of the epoch's steps in this run, whatever the program did between them left out. */
+  seconds: number
+  /** Rows trained on. */
+  rows: number
+}
+
+export type FitEvent<R extends Traceable = Traceable> = StepEvent<R> | EpochEvent
+
+/**
+ * Trains, telling of every step and epoch: `for await (const event of fit({ step, loader, epochs })) ...`.
+ * Nothing runs ahead of the reader; leaving the loop ends the run after a whole step.
+ */
+export async function* fit<A extends Batch, B extends Batch, R extends Traceable>(
+  options: FitOptions<A, B, R>,
+): AsyncGenerator<FitEvent<R>, void> {
+  const { step, loader, epochs, signal } = options
+  let rowsDone = 0
+  let secondsDone = 0
+  while (loader.epoch < epochs && !signal?.aborted) {
+    const epoch = loader.epoch
+    const steps = loader.length
+    let losses = 0
+    let count = 0
+    let rows = 0
+    let seconds = 0
+    let started = performance.now()
+    for await (const batch of loader) {
+      const result = await step.run(batch)
+      const size = Object.values(batch)[0].shape[0]
+      seconds += (performance.now() - started) / 1000
+      rows += size
+      losses += result.loss
+      count++
+      const rate = (rowsDone + rows) / (secondsDone + seconds)
+      const { position } = loader.state()
+      const left = (steps - position + (epochs - epoch - 1) * steps) * ((secondsDone + seconds) / Math.max(1, (rowsDone + rows) / size))
+      yield { type: 'step', epoch, step: position, steps, result, rate, secondsLeft: left }
+      if (signal?.aborted) return
+      started = performance.now()
+    }
+    rowsDone += rows
+    secondsDone += seconds
+    yield { type: 'epoch', epoch, loss: losses / Math.max(1, count), seconds, rows }
+  }
+}

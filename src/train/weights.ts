@@ -1,0 +1,71 @@
+import { fail } from '../errors'
+import { readSafetensors, toHostArray, writeSafetensors, type ReadOptions } from '../io'
+import type { Module } from '../nn'
+import type { HostArray } from '../tensor/host'
+import { Tensor } from '../tensor/tensor'
+
+export interface WeightsOptions {
+  /**
+   * `torch`: convolution weights lie as [out, in, kh, kw], the order of PyTorch and Hugging Face; they are turned to and
+   * from ours, [out, kh, kw, in]. Linear weights lie alike in both.
+   */
+  layout?: 'auxgrad' | 'torch'
+  /** Name in the file of each tensor of the model; the same name unless given. */
+  name?: (path: string) => string
+}
+
+const turned = ({ data, shape, dtype }: HostArray, order: readonly number[]): HostArray => {
+  const t = Tensor.from(data, shape, dtype)
+  const view = t.permute(order)
+  try {
+    return { data: view.dataSync(), shape: view.shape, dtype }
+  } finally {
+    view.dispose()
+    t.dispose()
+  }
+}
+
+/** Writes parameters and buffers to a safetensors file, atomically. */
+export async function saveWeights(file: string, model: Module, options: WeightsOptions = {}): Promise<void> {
+  const { layout = 'auxgrad', name = (path) => path } = options
+  const tensors = new Map<string, HostArray>()
+  for (const [path, t] of model.state()) {
+    const host = { data: t.dataSync(), shape: t.shape, dtype: t.dtype }
+    tensors.set(name(path), layout === 'torch' && t.rank === 4 ? turned(host, [0, 3, 1, 2]) : host)
+  }
+  await writeSafetensors(file, tensors)
+}
+
+/**
+ * Loads parameters and buffers from a safetensors file or a sharded index of some. Other float types are converted.
+ * @throws AUX_BAD_FILE, and as `Module.loadState`: nothing changes unless all fits.
+ */
+export async function loadWeights(
+  file: string,
+  model: Module,
+  options: WeightsOptions & { strict?: boolean } & ReadOptions = {},
+): Promise<void> {
+  const { layout = 'auxgrad', name = (path) => path, strict, ...reading } = options
+  const { tensors } = await readSafetensors(file, reading)
+  const values = new Map<string, Tensor>()
+  const unclaimed = new Set(tensors.keys())
+  try {
+    for (const [path, own] of model.state()) {
+      const raw = tensors.get(name(path))
+      if (!raw) continue
+      unclaimed.delete(name(path))
+      let host = toHostArray(raw, own.dtype, `${file}: ${name(path)}`)
+      if (layout === 'torch' && host.shape.length === 4) host = turned(host, [0, 2, 3, 1])
+      values.set(path, Tensor.from(host.data, host.shape, host.dtype))
+    }
+    const missing = [...model.state().keys()].filter((path) => !values.has(path))
+    if ((strict ?? true) && (missing.length || unclaimed.size))
+      fail(
+        'AUX_BAD_FILE',
+        `${file}: expected the tensors of the model; missing ${missing.map(name).join(', ') || 'none'}, not the model's ${[...unclaimed].join(', ') || 'none'}`,
+      )
+    model.loadState(values, { strict: false })
+  } finally {
+    for (const t of values.values()) t.dispose()
+  }
+}

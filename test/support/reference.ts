@@ -1,0 +1,169 @@
+/** Arrays of doubles and slow, plain functions on them: what kernels are compared with. Shares no code with src/. */
+export interface Arr {
+  shape: number[]
+  data: Float64Array
+}
+
+export const sizeOf = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
+
+/** Calls f for every index of a shape, in row-major order. */
+export function eachIndex(shape: readonly number[], f: (index: number[], at: number) => void): void {
+  const n = sizeOf(shape)
+  for (let at = 0; at < n; at++) {
+    const index = new Array<number>(shape.length)
+    for (let axis = shape.length - 1, rest = at; axis >= 0; axis--) {
+      index[axis] = rest % shape[axis]
+      rest = Math.floor(rest / shape[axis])
+    }
+    f(index, at)
+  }
+}
+
+export function make(shape: readonly number[], f: (index: number[]) => number): Arr {
+  const data = new Float64Array(sizeOf(shape))
+  eachIndex(shape, (index, at) => (data[at] = f(index)))
+  return { shape: [...shape], data }
+}
+
+/** The element at an index; broadcast axes (missing in front, or of size 1) repeat. */
+export function get(a: Arr, index: readonly number[]): number {
+  const lead = index.length - a.shape.length
+  let at = 0
+  a.shape.forEach((d, axis) => (at = at * d + (d === 1 ? 0 : index[axis + lead])))
+  return a.data[at]
+}
+
+export const map = (a: Arr, f: (v: number) => number): Arr => ({ shape: a.shape, data: a.data.map(f) })
+
+export function broadcast(...shapes: number[][]): number[] {
+  const rank = Math.max(...shapes.map((s) => s.length))
+  return Array.from({ length: rank }, (_, i) => {
+    const sizes = shapes.map((s) => s[s.length - rank + i] ?? 1)
+    return sizes.find((d) => d !== 1) ?? 1
+  })
+}
+
+export const zip = (a: Arr, b: Arr, f: (x: number, y: number) => number): Arr =>
+  make(broadcast(a.shape, b.shape), (i) => f(get(a, i), get(b, i)))
+
+/** f of the list of elements that share the indices of the axes not reduced. */
+export function reduce(a: Arr, axes: readonly number[] | undefined, f: (values: number[]) => number, keep = false): Arr {
+  const gone = (axes ?? a.shape.map((_, i) => i)).map((x) => (x < 0 ? x + a.shape.length : x))
+  const kept = a.shape.map((_, i) => i).filter((i) => !gone.includes(i))
+  const lists = new Map<string, number[]>()
+  eachIndex(a.shape, (index, at) => {
+    const key = kept.map((i) => index[i]).join()
+    if (!lists.has(key)) lists.set(key, [])
+    lists.get(key)!.push(a.data[at])
+  })
+  const result = make(kept.map((i) => a.shape[i]), (index) => f(lists.get(index.join()) ?? []))
+  return keep ? { ...result, shape: a.shape.map((d, i) => (gone.includes(i) ? 1 : d)) } : result
+}
+
+export const sum = (values: number[]): number => values.reduce((s, v) => s + v, 0)
+export const mean = (values: number[]): number => sum(values) / values.length
+
+/** Same elements, another shape. */
+export const reshape = (a: Arr, shape: number[]): Arr => ({ shape, data: a.data })
+
+export const permute = (a: Arr, order: number[]): Arr =>
+  make(order.map((o) => a.shape[o]), (index) => {
+    const from = new Array<number>(order.length)
+    order.forEach((o, i) => (from[o] = index[i]))
+    return get(a, from)
+  })
+
+/** Along one axis: f maps a line of values to another (of any one length). */
+export function lines(a: Arr, axis: number, f: (values: number[]) => number[]): Arr {
+  const at = axis < 0 ? axis + a.shape.length : axis
+  const line = (index: number[]): number[] =>
+    Array.from({ length: a.shape[at] }, (_, i) => get(a, index.map((v, k) => (k === at ? i : v))))
+  const length = f(line(a.shape.map(() => 0))).length
+  return make(a.shape.map((d, i) => (i === at ? length : d)), (index) => f(line(index))[index[at]])
+}
+
+/** Error function: the series for small arguments, the continued fraction of erfc beyond. */
+export function erfc(x: number): number {
+  if (x < 0) return 2 - erfc(-x)
+  if (x < 2) {
+    let term = x
+    let total = x
+    for (let n = 1; n < 200; n++) {
+      term *= -(x * x) / n
+      total += term / (2 * n + 1)
+    }
+    return 1 - (2 / Math.sqrt(Math.PI)) * total
+  }
+  let tail = 0
+  for (let n = 400; n >= 1; n--) tail = n / 2 / (x + tail)
+  return Math.exp(-x * x) / Math.sqrt(Math.PI) / (x + tail)
+}
+export const erf = (x: number): number => (Math.abs(x) < 2 ? 1 - erfc(x) : Math.sign(x) * (1 - erfc(Math.abs(x))))
+
+export const softmax = (v: number[]): number[] => {
+  const top = Math.max(...v)
+  const e = v.map((x) => Math.exp(x - top))
+  return e.map((x) => x / sum(e))
+}
+export const logSumExp = (v: number[]): number => {
+  const top = Math.max(...v)
+  return Number.isFinite(top) ? top + Math.log(sum(v.map((x) => Math.exp(x - top)))) : top
+}
+
+export const matmul = (a: Arr, b: Arr): Arr => {
+  const [m, k, n] = [a.shape[a.shape.length - 2], a.shape[a.shape.length - 1], b.shape[b.shape.length - 1]]
+  return make([...broadcast(a.shape.slice(0, -2), b.shape.slice(0, -2)), m, n], (index) => {
+    const batch = index.slice(0, -2)
+    const [i, j] = index.slice(-2)
+    let total = 0
+    for (let t = 0; t < k; t++) total += get(a, [...batch, i, t]) * get(b, [...batch, t, j])
+    return total
+  })
+}
+
+/** Attention by its definition. */
+export function attention(q: Arr, k: Arr, v: Arr, o: { causal?: boolean; scale?: number; mask?: (index: number[]) => number } = {}): Arr {
+  const scale = o.scale ?? 1 / Math.sqrt(q.shape[3])
+  const scores = make([q.shape[0], q.shape[1], q.shape[2], k.shape[2]], (index) => {
+    const [b, h, t, s] = index
+    let dot = 0
+    for (let d = 0; d < q.shape[3]; d++) dot += get(q, [b, h, t, d]) * get(k, [b, h, s, d])
+    return (o.causal && s > t ? -Infinity : dot * scale) + (o.mask?.(index) ?? 0)
+  })
+  const weights = lines(scores, 3, (row) => (row.every((x) => x === -Infinity) ? row.map(() => 0) : softmax(row)))
+  return matmul(weights, v)
+}
+
+/** Convolution by its definition, channels-last. */
+export function conv2d(x: Arr, w: Arr, o: { stride?: number; padding?: number; dilation?: number; groups?: number } = {}): Arr {
+  const { stride = 1, padding = 0, dilation = 1, groups = 1 } = o
+  const [n, h, width] = x.shape
+  const [out, kh, kw, cin] = w.shape
+  const positions = (size: number, kernel: number): number => Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
+  return make([n, positions(h, kh), positions(width, kw), out], ([b, p, q, f]) => {
+    const group = Math.floor(f / (out / groups))
+    let total = 0
+    for (let i = 0; i < kh; i++)
+      for (let j = 0; j < kw; j++)
+        for (let c = 0; c < cin; c++) {
+          const [y, z] = [p * stride - padding + i * dilation, q * stride - padding + j * dilation]
+          if (y >= 0 && y < h && z >= 0 && z < width) total += get(x, [b, y, z, group * cin + c]) * get(w, [f, i, j, c])
+        }
+    return total
+  })
+}
+
+/** f of the list of values under each window, channels-last (padding left out). */
+export function pool2d(x: Arr, kernel: number, stride: number, padding: number, f: (values: number[]) => number): Arr {
+  const [n, h, w, c] = x.shape
+  const positions = (size: number): number => Math.floor((size + 2 * padding - kernel) / stride) + 1
+  return make([n, positions(h), positions(w), c], ([b, p, q, ch]) => {
+    const values: number[] = []
+    for (let i = 0; i < kernel; i++)
+      for (let j = 0; j < kernel; j++) {
+        const [y, z] = [p * stride - padding + i, q * stride - padding + j]
+        if (y >= 0 && y < h && z >= 0 && z < w) values.push(get(x, [b, y, z, ch]))
+      }
+    return f(values)
+  })
+}

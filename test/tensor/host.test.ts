@@ -1,0 +1,42 @@
+import { tensor } from '../../src/ops'
+import { hostArray, isHostArray, toHost } from '../../src/tensor/host'
+
+test('values of every kind become host arrays', () => {
+  expect(toHost('v', [[1, 2], [3, 4.5]])).toEqual({ data: Float32Array.of(1, 2, 3, 4.5), shape: [2, 2], dtype: 'f32' })
+  expect(toHost('v', [true, false])).toEqual({ data: Uint8Array.of(1, 0), shape: [2], dtype: 'bool' })
+  expect(toHost('v', 3, 'i32')).toEqual({ data: Int32Array.of(3), shape: [], dtype: 'i32' })
+  expect(toHost('v', Uint8Array.of(1, 255), 'i32')).toEqual({ data: Int32Array.of(1, 255), shape: [2], dtype: 'i32' })
+  expect(toHost('v', tensor([[1, 2]]))).toEqual({ data: Float32Array.of(1, 2), shape: [1, 2], dtype: 'f32' })
+  expect(toHost('v', [])).toEqual({ data: new Float32Array(0), shape: [0], dtype: 'f32' })
+  expect(toHost('v', [[], []])).toEqual({ data: new Float32Array(0), shape: [2, 0], dtype: 'f32' })
+  const own = Float32Array.of(1, 2)
+  expect(toHost('v', own).data).toBe(own)
+  expect(toHost('v', hostArray(own, [2, 1])).data).toBe(own)
+  expect(isHostArray(hostArray(own))).toBe(true)
+  for (const other of [null, 3, own, [1], tensor([1]), { data: [1], shape: [1], dtype: 'f32' }]) expect(isHostArray(other)).toBe(false)
+})
+
+test('what does not fit is refused', () => {
+  const code = (body: () => unknown): string => {
+    try {
+      body()
+    } catch (error) {
+      expect((error as Error).message).toMatch(/expected .* got /)
+      return (error as { code: string }).code
+    }
+    return 'no error'
+  }
+  expect(code(() => toHost('v', [[1], [2, 3]]))).toBe('AUX_SHAPE_MISMATCH')
+  expect(code(() => toHost('v', [1, [2]]))).toBe('AUX_SHAPE_MISMATCH')
+  expect(code(() => toHost('v', [[1], 2]))).toBe('AUX_SHAPE_MISMATCH')
+  expect(code(() => toHost('v', ['a' as unknown as number]))).toBe('AUX_SHAPE_MISMATCH')
+  expect(code(() => toHost('v', [300], 'u8'))).toBe('AUX_INVALID_ARGUMENT')
+  expect(code(() => toHost('v', [1.5], 'i32'))).toBe('AUX_INVALID_ARGUMENT')
+  expect(code(() => toHost('v', [2], 'bool'))).toBe('AUX_INVALID_ARGUMENT')
+  expect(code(() => toHost('v', Int32Array.of(-1), 'u32'))).toBe('AUX_INVALID_ARGUMENT')
+  expect(code(() => toHost('v', new Float64Array(2) as never))).toBe('AUX_INVALID_ARGUMENT')
+  expect(code(() => toHost('v', [1], 'bf16'))).toBe('AUX_DTYPE_MISMATCH')
+  expect(code(() => toHost('v', { data: Float32Array.of(1), shape: [2], dtype: 'f32' }))).toBe('AUX_SHAPE_MISMATCH')
+  expect(code(() => hostArray(Float32Array.of(1), [2]))).toBe('AUX_SHAPE_MISMATCH')
+  expect(code(() => hostArray(Float32Array.of(1), [1], 'i32'))).toBe('AUX_DTYPE_MISMATCH')
+})

@@ -19,7 +19,8 @@ namespace auxgrad {
 namespace {
 
 constexpr int kTileTokens = 64, kTiles = kStep / kTileTokens, kTileBytes = 1024;
-constexpr int kAmxOutputs = 16, kLimbs = 4;
+constexpr int kLimbs = 4;
+constexpr int kBundle = 4, kAmxOutputs = 16 * kBundle;  // of a task
 
 // To GCC the tile intrinsics do not read memory: what was written before must be written by here.
 inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
@@ -85,64 +86,105 @@ AUXGRAD_AMX inline void expand_codes(const ColumnBlock& b, const Words* words, c
   }
 }
 
-// deltas of 16 output channels as tiles [tile][limb][16 quads of tokens][16 outputs][4 tokens]; returns 2^(e - 30).
-AUXGRAD_AMX inline __m512 pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs,
-                                     uint8_t* out) {
-  const __mmask16 lanes = static_cast<__mmask16>((1u << outputs) - 1);
+// Deltas of up to kBundle * 16 output channels, for each 16 as tiles [tile][limb][16 quads of tokens][16 outputs][4 tokens];
+// units: what an integer 1 stands for, 2^(e - 30). Rows are read whole, for they lie far apart.
+AUXGRAD_AMX inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs,
+                                   uint8_t* out, float (*units)[16]) {
   const float* rows = g.delta + t0 * g.outputs + o0;
+  const int bundle = static_cast<int>(ceil_div(outputs, 16));
+  __mmask16 lanes[kBundle];
+  for (int i = 0; i < bundle; i++) lanes[i] = static_cast<__mmask16>((1u << min64(16, outputs - 16 * i)) - 1);
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i largest = _mm512_setzero_si512();
+  __m512i largest[kBundle];
+  __m512 up[kBundle];
+  for (int i = 0; i < bundle; i++) largest[i] = _mm512_setzero_si512();
   float factor[kStep];
   if (g.bits == 2)
     for (int64_t t = 0; t < count; t++) factor[t] = token_factor(g, t0 + t);
-#define AUXGRAD_DELTA(t)                                                       \
-  (g.bits == 1 ? _mm512_maskz_loadu_ps(lanes, rows + (t) * g.outputs)          \
-               : _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, rows + (t) * g.outputs), _mm512_set1_ps(factor[t])))
-  for (int64_t t = 0; t < count; t++)
-    largest = _mm512_max_epi32(largest, _mm512_and_si512(_mm512_castps_si512(AUXGRAD_DELTA(t)), magnitude));
-  const __mmask16 finite = _mm512_cmplt_epi32_mask(largest, _mm512_set1_epi32(0x7f800000));
-  const __m512i exponent = _mm512_max_epi32(_mm512_srli_epi32(largest, 23), _mm512_set1_epi32(31));
-  const __m512 up =
-      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(284), exponent), 23));
+#define AUXGRAD_DELTA(t, i)                                                                      \
+  (g.bits == 1 ? _mm512_maskz_loadu_ps(lanes[i], rows + (t) * g.outputs + 16 * (i))              \
+               : _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes[i], rows + (t) * g.outputs + 16 * (i)), \
+                               _mm512_set1_ps(factor[t])))
+  for (int64_t t = 0; t < count; t++) {
+    const int64_t ahead = min64(t + 24, count - 1);
+    for (int i = 0; i < bundle; i++) {
+      _mm_prefetch(reinterpret_cast<const char*>(rows + ahead * g.outputs + 16 * i), _MM_HINT_T0);
+      largest[i] = _mm512_max_epi32(largest[i], _mm512_and_si512(_mm512_castps_si512(AUXGRAD_DELTA(t, i)), magnitude));
+    }
+  }
+  for (int i = 0; i < bundle; i++) {
+    const __mmask16 finite = _mm512_cmplt_epi32_mask(largest[i], _mm512_set1_epi32(0x7f800000));
+    const __m512i exponent = _mm512_max_epi32(_mm512_srli_epi32(largest[i], 23), _mm512_set1_epi32(31));
+    up[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(284), exponent), 23));
+    const __m512 down = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(exponent, _mm512_set1_epi32(30)), 23));
+    _mm512_store_ps(units[i], _mm512_mask_blend_ps(finite, _mm512_set1_ps(__builtin_nanf("")), down));
+  }
   const int64_t whole = ceil_div(count, kTileTokens) * kTileTokens;
   for (int64_t t = 0; t < whole; t += 4) {
-    __m512i q[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-      q[i] = t + i < count ? _mm512_cvtps_epi32(_mm512_mul_ps(AUXGRAD_DELTA(t + i), up)) : _mm512_setzero_si512();
-    const __m512i low02 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[0], _mm512_slli_epi32(q[2], 16));
-    const __m512i low13 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[1], _mm512_slli_epi32(q[3], 16));
-    const __m512i high02 = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(q[0], 16), q[2]);
-    const __m512i high13 = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(q[1], 16), q[3]);
-    const __mmask64 odd = 0xaaaaaaaaaaaaaaaa;
     uint8_t* to = out + t / kTileTokens * kLimbs * kTileBytes + t % kTileTokens / 4 * 64;
-    _mm512_store_si512(to, _mm512_mask_blend_epi8(odd, low02, _mm512_slli_epi16(low13, 8)));
-    _mm512_store_si512(to + kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(low02, 8), low13));
-    _mm512_store_si512(to + 2 * kTileBytes, _mm512_mask_blend_epi8(odd, high02, _mm512_slli_epi16(high13, 8)));
-    _mm512_store_si512(to + 3 * kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(high02, 8), high13));
+    for (int i = 0; i < bundle; i++, to += kStep * 64) {
+      __m512i q[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++)
+        q[j] = t + j < count ? _mm512_cvtps_epi32(_mm512_mul_ps(AUXGRAD_DELTA(t + j, i), up[i])) : _mm512_setzero_si512();
+      const __m512i low02 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[0], _mm512_slli_epi32(q[2], 16));
+      const __m512i low13 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[1], _mm512_slli_epi32(q[3], 16));
+      const __m512i high02 = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(q[0], 16), q[2]);
+      const __m512i high13 = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(q[1], 16), q[3]);
+      const __mmask64 odd = 0xaaaaaaaaaaaaaaaa;
+      _mm512_store_si512(to, _mm512_mask_blend_epi8(odd, low02, _mm512_slli_epi16(low13, 8)));
+      _mm512_store_si512(to + kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(low02, 8), low13));
+      _mm512_store_si512(to + 2 * kTileBytes, _mm512_mask_blend_epi8(odd, high02, _mm512_slli_epi16(high13, 8)));
+      _mm512_store_si512(to + 3 * kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(high02, 8), high13));
+    }
   }
 #undef AUXGRAD_DELTA
-  const __m512 down = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(exponent, _mm512_set1_epi32(30)), 23));
-  return _mm512_mask_blend_ps(finite, _mm512_set1_ps(__builtin_nanf("")), down);
 }
 
-// One block's sums: limb l of column c and output o at sums[l][c][o].
-AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const uint8_t* delta, int tiles, int32_t (*sums)[16][16]) {
+// total[c][o] (+)= start[o] + unit[o] * (the limbs of column c and output o put together), for columns [from, to).
+inline void add_limbs(const int32_t (*sums)[16][16], int from, int to, __m512 unit, __m512 high_unit, const float* start,
+                      float (*total)[16]) {
+#pragma GCC unroll 2
+  for (int c = from; c < to; c++) {
+    const __m512i low = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[1][c]), 8), _mm512_load_si512(sums[0][c]));
+    const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[3][c]), 8), _mm512_load_si512(sums[2][c]));
+    const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), unit, _mm512_loadu_ps(start ? start : total[c]));
+    _mm512_store_ps(total[c], _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), high_unit, sum));
+  }
+}
+
+// Sums limb l of column c and output o of a block into sums[l][c][o]; puts together those of the block before meanwhile.
+template <class F>
+AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const uint8_t* delta, int tiles, int32_t (*sums)[16][16],
+                                  const F& meanwhile) {
   memory_barrier();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int k = 0; k < tiles; k++, codes += kTileBytes, delta += kLimbs * kTileBytes) {
-    _tile_loadd(4, codes, 64);
-    _tile_loadd(5, delta, 64);
-    _tile_dpbsud(0, 4, 5);
-    _tile_loadd(6, delta + kTileBytes, 64);
-    _tile_dpbsud(1, 4, 6);
-    _tile_loadd(7, delta + 2 * kTileBytes, 64);
-    _tile_dpbsud(2, 4, 7);
-    _tile_loadd(5, delta + 3 * kTileBytes, 64);
-    _tile_dpbssd(3, 4, 5);
+  _tile_loadd(4, codes, 64);
+  for (int k = 0; k < tiles; k += 2, codes += 2 * kTileBytes, delta += 2 * kLimbs * kTileBytes) {
+    _tile_loadd(6, delta, 64);
+    _tile_dpbsud(0, 4, 6);
+    _tile_loadd(7, delta + kTileBytes, 64);
+    _tile_dpbsud(1, 4, 7);
+    if (k + 1 < tiles) _tile_loadd(5, codes + kTileBytes, 64);
+    _tile_loadd(6, delta + 2 * kTileBytes, 64);
+    _tile_dpbsud(2, 4, 6);
+    _tile_loadd(7, delta + 3 * kTileBytes, 64);
+    _tile_dpbssd(3, 4, 7);
+    meanwhile();
+    if (k + 1 == tiles) break;
+    _tile_loadd(6, delta + 4 * kTileBytes, 64);
+    _tile_dpbsud(0, 5, 6);
+    _tile_loadd(7, delta + 5 * kTileBytes, 64);
+    _tile_dpbsud(1, 5, 7);
+    if (k + 2 < tiles) _tile_loadd(4, codes + 2 * kTileBytes, 64);
+    _tile_loadd(6, delta + 6 * kTileBytes, 64);
+    _tile_dpbsud(2, 5, 6);
+    _tile_loadd(7, delta + 7 * kTileBytes, 64);
+    _tile_dpbssd(3, 5, 7);
+    meanwhile();
   }
   _tile_stored(0, sums[0], 64);
   _tile_stored(1, sums[1], 64);
@@ -179,24 +221,17 @@ inline void transpose(__m512 (&r)[16]) {
   for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
-// dw[o][column] (+)= unit[o] * (limbs put together) + shift[o][column] for outputs [first, last) of the sixteen.
-inline void add_sums(const int32_t (*sums)[16][16], __m512 unit, const float (*shift)[16], float* dw, int64_t stride,
-                     int first, int last, int64_t columns, bool add) {
-  const __m512 high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));
+// dw[o][column] (+)= total[column][o] for outputs [first, last) of the sixteen.
+inline void add_total(const float (*total)[16], float* dw, int64_t stride, int first, int last, int64_t columns, bool add) {
   __m512 r[16];
 #pragma GCC unroll 16
-  for (int c = 0; c < 16; c++) {
-    const __m512i low = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[1][c]), 8), _mm512_load_si512(sums[0][c]));
-    const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[3][c]), 8), _mm512_load_si512(sums[2][c]));
-    r[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), high_unit, _mm512_mul_ps(_mm512_cvtepi32_ps(low), unit));
-  }
+  for (int c = 0; c < 16; c++) r[c] = _mm512_load_ps(total[c]);
   transpose(r);
   const __mmask16 lanes = static_cast<__mmask16>((1u << columns) - 1);
 #pragma GCC unroll 16
   for (int o = 0; o < 16; o++) {
     if (o < first || o >= last) continue;
     float* p = dw + o * stride;
-    if (shift) r[o] = _mm512_add_ps(r[o], _mm512_loadu_ps(shift[o]));
     if (add) r[o] = _mm512_add_ps(r[o], _mm512_maskz_loadu_ps(lanes, p));
     _mm512_mask_storeu_ps(p, lanes, r[o]);
   }

@@ -31,6 +31,19 @@ struct alignas(64) TileConfig {
   uint8_t rows[16];
 };
 
+// Brings rows of deltas near before they are packed.
+struct Ahead {
+  const char* row;
+  int64_t stride, rows;
+  int lines;
+  void operator()() {
+    if (rows <= 0) return;
+    for (int i = 0; i < lines; i++) _mm_prefetch(row + 64 * i, _MM_HINT_T1);
+    row += stride;
+    rows--;
+  }
+};
+
 AUXGRAD_AMX inline void start_tiles() {
   TileConfig config;
   memset(&config, 0, sizeof(config));
@@ -86,47 +99,53 @@ AUXGRAD_AMX inline void expand_codes(const ColumnBlock& b, const Words* words, c
   }
 }
 
-// Deltas of up to kBundle * 16 output channels, for each 16 as tiles [tile][limb][16 quads of tokens][16 outputs][4 tokens];
-// units: what an integer 1 stands for, 2^(e - 30). Rows are read whole, for they lie far apart.
-AUXGRAD_AMX inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs,
-                                   uint8_t* out, float (*units)[16]) {
-  const float* rows = g.delta + t0 * g.outputs + o0;
-  const int bundle = static_cast<int>(ceil_div(outputs, 16));
-  __mmask16 lanes[kBundle];
-  for (int i = 0; i < bundle; i++) lanes[i] = static_cast<__mmask16>((1u << min64(16, outputs - 16 * i)) - 1);
+// Rows t0 ... t0 + count of deltas of 16 * n output channels (lanes of the last), times factor[t] if `scaled`.
+template <int n, bool scaled>
+struct DeltaRows {
+  const float* rows;
+  int64_t stride;
+  __mmask16 lanes;
+  const float* factor;
+  __m512 load(int64_t t, int i) const {
+    const float* p = rows + t * stride + 16 * i;
+    const __m512 v = i + 1 < n ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(lanes, p);
+    return scaled ? _mm512_mul_ps(v, _mm512_set1_ps(factor[t])) : v;
+  }
+};
+
+// Packs them for each 16 channels as tiles [tile][limb][16 quads of tokens][16 outputs][4 tokens]; units: what an
+// integer 1 stands for, 2^(e - 30).
+template <int n, bool scaled>
+inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* out, float (*units)[16]) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i largest[kBundle];
-  __m512 up[kBundle];
-  for (int i = 0; i < bundle; i++) largest[i] = _mm512_setzero_si512();
-  float factor[kStep];
-  if (g.bits == 2)
-    for (int64_t t = 0; t < count; t++) factor[t] = token_factor(g, t0 + t);
-#define AUXGRAD_DELTA(t, i)                                                                      \
-  (g.bits == 1 ? _mm512_maskz_loadu_ps(lanes[i], rows + (t) * g.outputs + 16 * (i))              \
-               : _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes[i], rows + (t) * g.outputs + 16 * (i)), \
-                               _mm512_set1_ps(factor[t])))
+  __m512i largest[n];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) largest[i] = _mm512_setzero_si512();
   for (int64_t t = 0; t < count; t++) {
-    const int64_t ahead = min64(t + 24, count - 1);
-    for (int i = 0; i < bundle; i++) {
-      _mm_prefetch(reinterpret_cast<const char*>(rows + ahead * g.outputs + 16 * i), _MM_HINT_T0);
-      largest[i] = _mm512_max_epi32(largest[i], _mm512_and_si512(_mm512_castps_si512(AUXGRAD_DELTA(t, i)), magnitude));
+    const float* ahead = rows.rows + min64(t + 32, count - 1) * rows.stride;
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + 16 * i), _MM_HINT_T0);
+      largest[i] = _mm512_max_epi32(largest[i], _mm512_and_si512(_mm512_castps_si512(rows.load(t, i)), magnitude));
     }
   }
-  for (int i = 0; i < bundle; i++) {
+  __m512 up[n];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
     const __mmask16 finite = _mm512_cmplt_epi32_mask(largest[i], _mm512_set1_epi32(0x7f800000));
     const __m512i exponent = _mm512_max_epi32(_mm512_srli_epi32(largest[i], 23), _mm512_set1_epi32(31));
     up[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(284), exponent), 23));
     const __m512 down = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(exponent, _mm512_set1_epi32(30)), 23));
     _mm512_store_ps(units[i], _mm512_mask_blend_ps(finite, _mm512_set1_ps(__builtin_nanf("")), down));
   }
-  const int64_t whole = ceil_div(count, kTileTokens) * kTileTokens;
-  for (int64_t t = 0; t < whole; t += 4) {
+  const auto quad = [&](int64_t t, int64_t there) {
     uint8_t* to = out + t / kTileTokens * kLimbs * kTileBytes + t % kTileTokens / 4 * 64;
-    for (int i = 0; i < bundle; i++, to += kStep * 64) {
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++, to += kStep * 64) {
       __m512i q[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++)
-        q[j] = t + j < count ? _mm512_cvtps_epi32(_mm512_mul_ps(AUXGRAD_DELTA(t + j, i), up[i])) : _mm512_setzero_si512();
+        q[j] = j < there ? _mm512_cvtps_epi32(_mm512_mul_ps(rows.load(t + j, i), up[i])) : _mm512_setzero_si512();
       const __m512i low02 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[0], _mm512_slli_epi32(q[2], 16));
       const __m512i low13 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[1], _mm512_slli_epi32(q[3], 16));
       const __m512i high02 = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(q[0], 16), q[2]);
@@ -137,8 +156,26 @@ AUXGRAD_AMX inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t co
       _mm512_store_si512(to + 2 * kTileBytes, _mm512_mask_blend_epi8(odd, high02, _mm512_slli_epi16(high13, 8)));
       _mm512_store_si512(to + 3 * kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(high02, 8), high13));
     }
+  };
+  int64_t t = 0;
+  for (; t + 4 <= count; t += 4) quad(t, 4);
+  for (; t % kTileTokens || t < count; t += 4) quad(t, count - t);
+}
+
+// Deltas of outputs [o0, o0 + outputs), at most kAmxOutputs. Rows are read whole, for they lie far apart.
+inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs, const float* factor,
+                       uint8_t* out, float (*units)[16]) {
+  const float* rows = g.delta + t0 * g.outputs + o0;
+  if (outputs == kAmxOutputs) {
+    if (g.bits == 1) pack_rows<kBundle, false>({rows, g.outputs, 0xffff, factor}, count, out, units);
+    else pack_rows<kBundle, true>({rows, g.outputs, 0xffff, factor}, count, out, units);
+    return;
   }
-#undef AUXGRAD_DELTA
+  for (int64_t o = 0; o < outputs; o += 16, out += kStep * 64, units++) {
+    const __mmask16 lanes = static_cast<__mmask16>((1u << min64(16, outputs - o)) - 1);
+    if (g.bits == 1) pack_rows<1, false>({rows + o, g.outputs, lanes, factor}, count, out, units);
+    else pack_rows<1, true>({rows + o, g.outputs, lanes, factor}, count, out, units);
+  }
 }
 
 // total[c][o] (+)= start[o] + unit[o] * (the limbs of column c and output o put together), for columns [from, to).
@@ -153,16 +190,16 @@ inline void add_limbs(const int32_t (*sums)[16][16], int from, int to, __m512 un
   }
 }
 
-// Sums limb l of column c and output o of a block into sums[l][c][o]; puts together those of the block before meanwhile.
+// Sums limb l of column c and output o of a block into sums[l][c][o]. The first tile of codes was loaded before; that of
+// `next` is loaded ahead. meanwhile() runs once a tile: the matrix unit leaves the others idle.
 template <class F>
-AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const uint8_t* delta, int tiles, int32_t (*sums)[16][16],
+AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const int8_t* next, const uint8_t* delta, int tiles, int32_t (*sums)[16][16],
                                   const F& meanwhile) {
   memory_barrier();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  _tile_loadd(4, codes, 64);
   for (int k = 0; k < tiles; k += 2, codes += 2 * kTileBytes, delta += 2 * kLimbs * kTileBytes) {
     _tile_loadd(6, delta, 64);
     _tile_dpbsud(0, 4, 6);
@@ -186,6 +223,7 @@ AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const uint8_t* delta, int
     _tile_dpbssd(3, 5, 7);
     meanwhile();
   }
+  _tile_loadd(4, next, 64);
   _tile_stored(0, sums[0], 64);
   _tile_stored(1, sums[1], 64);
   _tile_stored(2, sums[2], 64);

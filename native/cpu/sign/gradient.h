@@ -16,7 +16,7 @@ namespace auxgrad {
 namespace {
 
 constexpr int64_t kChunk = 64;  // blocks of columns, and steps, whose codes are in place at a time
-constexpr int64_t kSteps = 4;
+constexpr int64_t kSteps = 5;
 // AMX, a thread: packed deltas of 64 outputs of a step, and sums of 64 outputs for each block of columns.
 constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColumns;
 
@@ -72,6 +72,7 @@ inline bool all_valid(const uint64_t* valid, int64_t count) {
 // (their code is 0, whose value is `padded` factors).
 struct Shift {
   const CodeGradient& g;
+  const Scales& scales;
   int64_t t0, from, to, o0, outputs;
   float padded;
   bool known = false;
@@ -82,19 +83,16 @@ struct Shift {
   void sum(const uint64_t* valid, float* out) {
     const bool all = all_valid(valid, to);
     if (!(all && known)) {
-      for (int64_t o = 0; o < kColumns; o++) out[o] = 0;
+      Floats total = {};
       for (int64_t t = from; t < to; t++) {
         const bool inside = valid[t / 64] >> (t % 64) & 1;
-        float factor = 0;
-        if (inside && g.bits == 2) factor = token_middle(g, t0 + t);
-        if (!inside && padded != 0) factor = padded * token_factor(g, t0 + t);
+        const float factor = !inside ? padded * scales.factor[t] : g.bits == 2 ? scales.middle[t] : 0.0f;
         if (factor == 0) continue;
-        const float* row = g.delta + (t0 + t) * g.outputs + o0;
-        if (outputs == kColumns)
-          for (int o = 0; o < kColumns; o++) out[o] += factor * row[o];
-        else
-          for (int64_t o = 0; o < outputs; o++) out[o] += factor * row[o];
+        Floats row = {};
+        memcpy(&row, g.delta + (t0 + t) * g.outputs + o0, outputs == kColumns ? sizeof(row) : static_cast<size_t>(outputs) * 4);
+        total += row * factor;
       }
+      memcpy(out, &total, sizeof(total));
       if (!all) return;
       memcpy(whole, out, sizeof(whole));
       known = true;
@@ -104,12 +102,21 @@ struct Shift {
 
 };
 
-// Runs f(block index, first output, last output) for the blocks of [begin, end) that outputs [o0, o1) have a part in.
+// Of blocks [begin, end), those that outputs [o0, o1) have a part in.
+struct BlockRange {
+  int64_t first, last;
+};
+inline BlockRange block_range(const CodeGradient& g, int64_t begin, int64_t end, int64_t o0, int64_t o1) {
+  const int64_t blocks = g.group_blocks(), per_group = g.per_group();
+  return {max64(begin, o0 / per_group * blocks), min64(end, ((o1 - 1) / per_group + 1) * blocks)};
+}
+
+// Runs f(block index, first output, last output) for them.
 template <class F>
 inline void each_block(const CodeGradient& g, int64_t begin, int64_t end, int64_t o0, int64_t o1, const F& f) {
   const int64_t blocks = g.group_blocks(), per_group = g.per_group();
-  const int64_t first = max64(begin, o0 / per_group * blocks), last = min64(end, ((o1 - 1) / per_group + 1) * blocks);
-  for (int64_t i = first; i < last; i++) {
+  const BlockRange range = block_range(g, begin, end, o0, o1);
+  for (int64_t i = range.first; i < range.last; i++) {
     const int64_t group = i / blocks;
     f(i, max64(o0, group * per_group), min64(o1, (group + 1) * per_group));
   }
@@ -117,10 +124,10 @@ inline void each_block(const CodeGradient& g, int64_t begin, int64_t end, int64_
 
 #if defined(AUXGRAD_HAS_AMX)
 // Adds the middles of the ranges of a step's tokens to the sums of 16 outputs.
-inline void add_middles(const CodeGradient& g, const Places& places, const Task& task, int64_t t0, int64_t step,
-                        int64_t bundle, float (*total)[kBundle][16][16]) {
+inline void add_middles(const CodeGradient& g, const Places& places, const Task& task, const Scales& scales, int64_t t0,
+                        int64_t step, int64_t bundle, float (*total)[kBundle][16][16]) {
   const int64_t o0 = task.o0 + 16 * bundle, o1 = min64(o0 + 16, g.outputs);
-  Shift shift = {g, t0, 0, min64(kStep, task.t1 - t0), o0, o1 - o0, 0.0f};
+  Shift shift = {g, scales, t0, 0, min64(kStep, task.t1 - t0), o0, o1 - o0, 0.0f};
   int64_t tap = -1;
   alignas(64) float s[kColumns];
   each_block(g, task.begin, task.end, o0, o1, [&](int64_t i, int64_t, int64_t) {
@@ -143,11 +150,16 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
   float (*total)[kBundle][16][16] = reinterpret_cast<float (*)[kBundle][16][16]>(delta + kBundleBytes);
   alignas(64) int32_t sums[2][kLimbs][16][16];
   alignas(64) float units[kBundle][16], zero[16] = {};
+  Scales scales;
   start_tiles();
   for (int64_t t0 = task.t0, step = 0; t0 < task.t1; t0 += kStep, step++) {
     const int64_t count = min64(kStep, task.t1 - t0);
     const int tiles = static_cast<int>(ceil_div(count, kTileTokens));
-    pack_delta(g, t0, count, o0, o1 - o0, delta, units);
+    if (g.bits == 2) scales.set(g, t0, count);
+    pack_delta(g, t0, count, o0, o1 - o0, scales.factor, delta, units);
+    const int64_t later = t0 + kStep;
+    Ahead ahead = {reinterpret_cast<const char*>(g.delta + later * g.outputs + o0), g.outputs * 4,
+                   min64(kStep, task.t1 - later), static_cast<int>(ceil_div(o1 - o0, 16))};
     const float* start = step == 0 ? zero : nullptr;
     int at = 0;
     float (*before)[16] = nullptr;
@@ -156,23 +168,26 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
       __m512 unit = _mm512_load_ps(units[bundle]);
       if (g.bits == 1) unit = _mm512_mul_ps(unit, _mm512_set1_ps(g.scale));
       const __m512 high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));
-      each_block(g, task.begin, task.end, o0 + 16 * bundle, min64(o1, o0 + 16 * bundle + 16),
-                 [&](int64_t i, int64_t, int64_t) AUXGRAD_AMX {
-        const int8_t* codes = reinterpret_cast<const int8_t*>(places.code(i - task.chunk, step));
+      const int64_t from = o0 + 16 * bundle;
+      const auto [first, last] = block_range(g, task.begin, task.end, from, min64(o1, from + 16));
+      const auto codes = [&](int64_t i) { return reinterpret_cast<const int8_t*>(places.code(i - task.chunk, step)); };
+      if (first < last) _tile_loadd(4, codes(first), 64);
+      for (int64_t i = first; i < last; i++) {
         const int32_t (*old)[16][16] = sums[1 - at];
         int done = before ? 0 : 16;
-        const auto meanwhile = [&]() AUXGRAD_AMX {
+        const auto meanwhile = [&] {
           if (done < 16) add_limbs(old, done, done + 2, unit, high_unit, start, before);
           done += 2;
+          ahead();
         };
-        sum_tiles(codes, packed, tiles, sums[at], meanwhile);
+        sum_tiles(codes(i), codes(i + 1 < last ? i + 1 : i), packed, tiles, sums[at], meanwhile);
         while (done < 16) meanwhile();
         before = total[i - task.begin][bundle];
         at = 1 - at;
-      });
+      }
       if (before) add_limbs(sums[1 - at], 0, 16, unit, high_unit, start, before);
       before = nullptr;
-      if (g.bits == 2) add_middles(g, places, task, t0, step, bundle, total);
+      if (g.bits == 2) add_middles(g, places, task, scales, t0, step, bundle, total);
     }
   }
   _tile_release();
@@ -203,11 +218,13 @@ inline void lookup_task(const CodeGradient& g, const Places& places, const Task&
   const int64_t o0 = task.o0, o1 = min64(o0 + kLookupOutputs, g.outputs), row = g.taps() * g.depth;
   Tables& tables = *reinterpret_cast<Tables*>(places.thread(task.thread));
   float (*delta)[kLookupOutputs] = reinterpret_cast<float (*)[kLookupOutputs]>(places.thread(task.thread) + sizeof(Tables));
+  Scales scales;
   for (int64_t t0 = task.t0; t0 < task.t1; t0 += kPart) {
     const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, to = from + min64(kPart, task.t1 - t0);
+    if (from == 0) scales.set(g, t0, min64(kStep, task.t1 - t0));
     for (int64_t t = 0; t < kPart; t++) {
       const bool there = from + t < to;
-      const float factor = there ? token_factor(g, t0 + t) : 0.0f;
+      const float factor = there ? scales.factor[from + t] : 0.0f;
       const float* source = g.delta + (t0 + t) * g.outputs + o0;
       if (there && o1 - o0 == kLookupOutputs)
         for (int o = 0; o < kLookupOutputs; o++) delta[t][o] = factor * source[o];
@@ -215,7 +232,7 @@ inline void lookup_task(const CodeGradient& g, const Places& places, const Task&
         for (int o = 0; o < kLookupOutputs; o++) delta[t][o] = there && o < o1 - o0 ? factor * source[o] : 0.0f;
     }
     build_tables(delta, g.zero_one ? 0.0f : -1.0f, tables);
-    Shift shift = {g, t0 - from, from, to, o0, o1 - o0, g.zero_one ? 0.0f : g.bits == 2 ? 3.0f : 1.0f};
+    Shift shift = {g, scales, t0 - from, from, to, o0, o1 - o0, g.zero_one ? 0.0f : g.bits == 2 ? 3.0f : 1.0f};
     int64_t last_tap = -1;
     float shifts[kColumns][kColumns];
     Floats sums[kLookupOutputs][2];

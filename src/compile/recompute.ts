@@ -10,21 +10,23 @@ import type { Tensor } from '../tensor/tensor'
  */
 export function recomputation(graph: Graph, policies: Policies): Keep {
   const last = graph.nodes.length
-  const segments = new Map<Node, string | undefined>()
-  const segmentOf = (node: Node): string | undefined => {
-    if (!segments.has(node)) segments.set(node, node.op.kernel || node.op.view ? policies.segment(node) : undefined)
-    return segments.get(node)
+  const segments = new Map<string, string | undefined>()
+  const segmentOf = ({ scope, op }: Node): string | undefined => {
+    if (!op.kernel && !op.view) return undefined
+    if (!segments.has(scope)) segments.set(scope, policies.segment(scope))
+    return segments.get(scope)
   }
-  const leaves = new Set<Tensor>()
-  for (const reader of graph.nodes.slice(0, last))
+  const leaving = new Set<Tensor>()
+  for (const reader of graph.nodes)
     for (const t of reader.inputs) {
       const segment = t && segmentOf(t.node!)
-      if (segment !== undefined && segmentOf(reader) !== segment && !reader.op.mutates) leaves.add(t!)
+      if (segment !== undefined && segmentOf(reader) !== segment && !reader.op.mutates) leaving.add(t!)
     }
   const copies = new Map<Tensor, Tensor>()
   const again = (value: Tensor, segment: string, delta: Tensor): Tensor => {
     const node = value.node!
-    if (node.id >= last || leaves.has(value) || node.op.statistics || segmentOf(node) !== segment) return value
+    const kept = node.id >= last || leaving.has(value) || node.op.statistics || !policies.recomputes(node)
+    if (kept || segmentOf(node) !== segment) return value
     const known = copies.get(value)
     if (known) return known
     const clone = graph.repeat(node, node.inputs.map((t) => t && again(t, segment, delta)))

@@ -168,6 +168,20 @@ export class Graph {
     return this.withScope(node.scope, () => this.#append(node.op, inputs, node.attrs))
   }
 
+  /** Lets everyone who reads a key of the map, or a view of it, read its value instead: the same bytes, made elsewhere. */
+  replace(by: ReadonlyMap<Tensor, Tensor>): void {
+    if (!by.size) return
+    const now = (t: Tensor | undefined): Tensor | undefined => {
+      let at = t
+      while (at && by.has(at)) at = by.get(at)
+      return at
+    }
+    for (const n of this.nodes) {
+      n.inputs = n.inputs.map(now)
+      for (const t of n.outputs) if (t.base) t.base = now(t.base)!
+    }
+  }
+
   /** Releases the memory captured by reference. */
   dispose(): void {
     for (const node of this.#references.values()) node.reference!.storage!.release()

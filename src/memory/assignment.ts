@@ -75,14 +75,15 @@ export class Policies {
     return { node: call.graph.add(call.op, call.inputs, call.attrs), policy: 'backpropagation' }
   }
 
-  /** The outermost module around a node that computes again, if the node is part of what it computes again. */
-  segment(node: Node): string | undefined {
+  /** The outermost module at or above this one that is computed again; undefined if none is. */
+  segment(module: string): string | undefined {
     let segment: string | undefined
-    for (const { path, answers } of this.#assigned)
-      if (answers.recompute && holds(path, node.scope)) {
-        if (!answers.recompute(node)) return undefined
-        segment = path
-      }
+    for (const { path, answers } of this.#assigned) if (answers.recompute && holds(path, module)) segment = path
     return segment
+  }
+
+  /** True if backward computes this node of a segment again. */
+  recomputes(node: Node): boolean {
+    return this.#assigned.every(({ path, answers }) => !answers.recompute || !holds(path, node.scope) || answers.recompute(node))
   }
 }

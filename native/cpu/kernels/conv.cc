@@ -3,7 +3,7 @@
 // padding at the other ends.
 #include "../conv/depthwise.h"
 #include "../conv/weight_grad.h"
-#include "../conv/window.h"
+#include "../conv/winograd.h"
 
 namespace auxgrad {
 namespace {
@@ -69,6 +69,14 @@ inline Product forward_product(const Call& call) {
   return p;
 }
 
+inline void run(const Call& call, const Product& p) {
+  if (suits_patches(p)) run_patches(call, p);
+  else run_product(call, p);
+}
+inline int64_t scratch_of(const Product& p, int threads) {
+  return suits_patches(p) ? patch_scratch(p, threads) : product_scratch(p, threads);
+}
+
 // Positive and negative values of the auxiliary epsilon * s(x).
 inline void set_auxiliary(const Call& call, Image& image) {
   const float epsilon = call.real(7);
@@ -96,7 +104,7 @@ bool conv2d(const Call& call) {
     p.bias = bias.f32();
     p.relu = relu;
     p.mask = call.n_out > 2 ? call.out[2].u32() : nullptr;
-    run_product(call, p);
+    run(call, p);
     return true;
   }
   Depthwise d = {image_of(x), x.shape[0], {}, {}, y.f32(), y.shape[1], y.shape[2], w.f32(), w.shape[1], w.shape[2],
@@ -116,7 +124,7 @@ bool conv2d(const Call& call) {
 int64_t conv2d_scratch(const Call& call, int threads) {
   const View& w = call.in[1];
   if (is_depthwise(w, attributes(call))) return w.count() * 4;
-  return product_scratch(forward_product(call), threads);
+  return scratch_of(forward_product(call), threads);
 }
 
 // Runs f(vertical, horizontal) for every phase of the input gradient: the positions of dx that share their taps.
@@ -175,7 +183,7 @@ bool conv2d_input_grad(const Call& call) {
   if (!check(call, dx, w, dy)) return false;
   const Attributes a = attributes(call);
   if (!is_depthwise(w, a)) {
-    each_gradient_product(call, [&](const Product& p) { run_product(call, p); });
+    each_gradient_product(call, [&](const Product& p) { run(call, p); });
     return true;
   }
   Depthwise d = {image_of(dy), dy.shape[0], {}, {}, dx.f32(), dx.shape[1], dx.shape[2], w.f32(), w.shape[1], w.shape[2],
@@ -192,7 +200,7 @@ int64_t conv2d_input_grad_scratch(const Call& call, int threads) {
   const View& w = call.in[1];
   if (is_depthwise(w, attributes(call))) return w.count() * 4;
   int64_t bytes = 0;
-  each_gradient_product(call, [&](const Product& p) { bytes = max64(bytes, product_scratch(p, threads)); });
+  each_gradient_product(call, [&](const Product& p) { bytes = max64(bytes, scratch_of(p, threads)); });
   return bytes;
 }
 

@@ -290,7 +290,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     return made
   }
 
-  /** @internal Tensors that a checkpoint holds besides the model's: optimizer state and gradient sums, by name. */
+  /** Tensors that a checkpoint holds besides the model's: optimizer state and gradient sums, by name. */
   *stateTensors(): Iterable<[string, Tensor]> {
     for (const [name, p] of this.model.namedParameters()) {
       for (const [key, t] of Object.entries(this.optimizer.state(name, p))) yield [`optimizer.${key}.${name}`, t]

@@ -145,7 +145,7 @@ function buildWithCMake(o) {
   if (o.addon) define.NODE_INCLUDE_DIRS = includeDirs().join(';')
   const env = cleanEnvironment()
   const generator = ninja ? 'Ninja' : process.platform === 'win32' ? 'MinGW Makefiles' : 'Unix Makefiles'
-  const configure = ['-S', root, '-B', work, '-G', generator, '-Wno-dev']
+  const configure = ['-S', root, '-B', work, '-G', generator, '-Wno-dev', '--no-warn-unused-cli']
   for (const [name, value] of Object.entries(define)) configure.push(`-D${name}=${value}`)
   run('cmake', configure, env)
   run('cmake', ['--build', work, '--parallel', String(os.availableParallelism())], env)

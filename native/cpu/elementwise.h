@@ -136,21 +136,44 @@ inline void for_rows(const Call& call, const View& out, const View* const (&oper
   });
 }
 
+// Strided operands go through a small buffer, so that each function is compiled for neighbours only, once: of a long
+// polynomial every further copy of the loop costs kilobytes, for each instruction set and platform.
+constexpr int64_t kGather = 256;
+
+template <class T>
+inline const T* neighbours(const T* from, int64_t stride, int64_t n, T* buffer) {
+  if (stride == 1) return from;
+  for (int64_t i = 0; i < n; i++) buffer[i] = from[i * stride];
+  return buffer;
+}
+
+template <class T, class R, class F>
+__attribute__((noinline)) void apply1(const T* x, R* y, int64_t n, const F& f) {
+  for (int64_t i = 0; i < n; i++) y[i] = f(x[i]);
+}
+template <class T, class R, class F>
+__attribute__((noinline)) void apply2(const T* a, const T* b, R* y, int64_t n, const F& f) {
+  for (int64_t i = 0; i < n; i++) y[i] = f(a[i], b[i]);
+}
+
 // y = f(x) elementwise; x of any strides, y contiguous.
 template <class T, class R, class F>
 inline void map1(const Call& call, const View& x, const View& y, const F& f) {
   const T* in = static_cast<const T*>(x.data);
   R* out = static_cast<R*>(y.data);
   if (x.contiguous()) {
-    parallel_ranges(call, y.count(), 32768, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) out[i] = f(in[i]);
-    });
+    parallel_ranges(call, y.count(), 32768,
+                    [&](int64_t begin, int64_t end) { apply1(in + begin, out + begin, end - begin, f); });
     return;
   }
   const View* const operands[1] = {&x};
   for_rows(call, y, operands, [&](const int64_t (&offset)[1], int64_t at, int64_t n) {
     const int64_t s = x.stride[x.rank - 1];
-    for (int64_t i = 0; i < n; i++) out[at + i] = f(in[offset[0] + i * s]);
+    T buffer[kGather];
+    for (int64_t i = 0; i < n; i += kGather) {
+      const int64_t m = min64(kGather, n - i);
+      apply1(neighbours(in + offset[0] + i * s, s, m, buffer), out + at + i, m, f);
+    }
   });
 }
 
@@ -160,9 +183,8 @@ inline void map2(const Call& call, const View& a, const View& b, const View& y, 
   const T *p = static_cast<const T*>(a.data), *q = static_cast<const T*>(b.data);
   R* out = static_cast<R*>(y.data);
   if (a.contiguous() && b.contiguous()) {
-    parallel_ranges(call, y.count(), 32768, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) out[i] = f(p[i], q[i]);
-    });
+    parallel_ranges(call, y.count(), 32768,
+                    [&](int64_t begin, int64_t end) { apply2(p + begin, q + begin, out + begin, end - begin, f); });
     return;
   }
   const View* const operands[2] = {&a, &b};
@@ -170,9 +192,17 @@ inline void map2(const Call& call, const View& a, const View& b, const View& y, 
     const int64_t s = y.rank ? a.stride[y.rank - 1] : 0, t = y.rank ? b.stride[y.rank - 1] : 0;
     const T *u = p + offset[0], *v = q + offset[1];
     R* w = out + at;
-    if (s == 1 && t == 1) for (int64_t i = 0; i < n; i++) w[i] = f(u[i], v[i]);
-    else if (s == 1 && t == 0) for (int64_t i = 0; i < n; i++) w[i] = f(u[i], v[0]);
-    else for (int64_t i = 0; i < n; i++) w[i] = f(u[i * s], v[i * t]);
+    if (s == 1 && t == 1) return apply2(u, v, w, n, f);
+    if (s == 1 && t == 0) {
+      const T same = v[0];
+      for (int64_t i = 0; i < n; i++) w[i] = f(u[i], same);
+      return;
+    }
+    T left[kGather], right[kGather];
+    for (int64_t i = 0; i < n; i += kGather) {
+      const int64_t m = min64(kGather, n - i);
+      apply2(neighbours(u + i * s, s, m, left), neighbours(v + i * t, t, m, right), w + i, m, f);
+    }
   });
 }
 

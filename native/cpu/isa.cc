@@ -4,6 +4,12 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 // Written by the build: AUXGRAD_FAMILY_ROW(name) for each source in kernels/.
 #define AUXGRAD_TABLE(family, isa) kernels_##family##_##isa
 
@@ -33,12 +39,13 @@ struct Family {
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define AUXGRAD_FAMILY_ROW(family) \
-  {#family, {&AUXGRAD_TABLE(family, scalar), nullptr, &AUXGRAD_TABLE(family, avx2), &AUXGRAD_TABLE(family, avx512)}},
+  {#family, {&AUXGRAD_TABLE(family, scalar), nullptr, &AUXGRAD_TABLE(family, avx2), &AUXGRAD_TABLE(family, avx512), \
+             &AUXGRAD_TABLE(family, avx512)}},
 #elif defined(__aarch64__)
 #define AUXGRAD_FAMILY_ROW(family) \
-  {#family, {&AUXGRAD_TABLE(family, scalar), &AUXGRAD_TABLE(family, neon), nullptr, nullptr}},
+  {#family, {&AUXGRAD_TABLE(family, scalar), &AUXGRAD_TABLE(family, neon), nullptr, nullptr, nullptr}},
 #else
-#define AUXGRAD_FAMILY_ROW(family) {#family, {&AUXGRAD_TABLE(family, scalar), nullptr, nullptr, nullptr}},
+#define AUXGRAD_FAMILY_ROW(family) {#family, {&AUXGRAD_TABLE(family, scalar), nullptr, nullptr, nullptr, nullptr}},
 #endif
 const Family families[] = {
 #include "kernel_families.inc"
@@ -54,6 +61,7 @@ bool machine_has(Isa isa) {
     case Isa::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    case Isa::amx: return machine_has(Isa::avx512) && machine_has_amx();
 #endif
 #if defined(__aarch64__)
     case Isa::neon: return true;
@@ -85,8 +93,24 @@ std::atomic<int>& chosen() {
 
 }  // namespace
 
+#if defined(__x86_64__) && defined(__linux__)
+// Linux hands out the unit's large registers only on request (a call for the whole process, arch_prctl).
+bool machine_has_amx() {
+  static const bool has = [] {
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    const bool vbmi = c >> 1 & 1, tile = d >> 24 & 1, int8 = d >> 25 & 1;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return vbmi && tile && int8 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return has;
+}
+#else
+bool machine_has_amx() { return false; }
+#endif
+
 const char* isa_name(Isa isa) {
-  static const char* const names[kIsaCount] = {"scalar", "neon", "avx2", "avx512"};
+  static const char* const names[kIsaCount] = {"scalar", "neon", "avx2", "avx512", "amx"};
   return names[static_cast<int>(isa)];
 }
 

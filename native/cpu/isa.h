@@ -4,13 +4,16 @@
 
 namespace auxgrad {
 
-enum class Isa : int { scalar = 0, neon = 1, avx2 = 2, avx512 = 3 };
-constexpr int kIsaCount = 4;
+// amx: the kernels of avx512, which then may use the matrix unit.
+enum class Isa : int { scalar = 0, neon = 1, avx2 = 2, avx512 = 3, amx = 4 };
+constexpr int kIsaCount = 5;
 
 const char* isa_name(Isa isa);
 // True if this build contains kernels for it and CPU and operating system can run them.
 bool isa_available(Isa isa);
 Isa current_isa();
+// Whether processor and operating system have the AMX matrix unit with 8-bit integers, and let this process use it.
+bool machine_has_amx();
 // False if unknown or unavailable. AUXGRAD_ISA sets it for a whole process.
 bool set_isa(const char* name);
 

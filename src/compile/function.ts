@@ -5,6 +5,7 @@ import type { HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import { checkBudget } from './budget'
 import { PlanCache } from './cache'
+import { fuseActivations } from './fuse'
 import { hostValue, normalSpec, type InputSpec, type InputValue, type NormalSpec } from './inputs'
 import { Plan } from './plan'
 import { sessionOf, type RunOptions, type Session } from './session'
@@ -138,6 +139,7 @@ export class CompiledFunction<R extends Traceable> {
     const model = this.#model
     const policies = model && new Policies(this.#session.memory, new Map(model.namedModules()))
     const { graph, outputs } = trace(this.#f, specs, { model, policies, training: model && false })
+    fuseActivations(graph, outputs)
     this.#modelKey.met(graph.modules)
     const plan = planOf(graph, [...outputs.values()])
     checkBudget(plan, this.#session.budget)

@@ -1,5 +1,6 @@
 import { AuxgradError, fail, nativeError } from '../errors'
 import { check, native } from '../native'
+import { nextWords } from '../ops/random'
 import type { HostArray } from '../tensor/host'
 import { Storage } from '../tensor/storage'
 import type { Tensor } from '../tensor/tensor'
@@ -73,7 +74,11 @@ export class Session {
       this.#release() // the old one goes first: the two never exist together
       this.#arena = new Storage(plan.arenaBytes, { what: 'the arena of a step' })
     }
-    for (const [name, slot] of plan.inputs) native().write(this.#arena.handle, slot.offset, bytesOfValue(values.get(name)!))
+    for (const [name, slot] of plan.inputs) {
+      const value = values.get(name)
+      // The key of random ops, where no training step sets it.
+      native().write(this.#arena.handle, slot.offset, value ? bytesOfValue(value) : nextWords())
+    }
     return this.#arena
   }
 

@@ -4,17 +4,17 @@ import type { Graph } from '../graph/graph'
 import { asa } from '../memory/asa'
 import { Policies, type MemoryAssignment } from '../memory/assignment'
 import { checkpoint } from '../memory/checkpoint'
-import { zeros } from '../ops'
 import { fillOp } from '../ops/create'
 import { accumulateInto, clear } from '../ops/optim'
 import type { HostArray } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
-import type { Tensor } from '../tensor/tensor'
+import { Tensor } from '../tensor/tensor'
 import { checkBudget, parseBytes, type Bytes } from './budget'
 import { PlanCache } from './cache'
 import { keyOf, ModelKey, specsOf, valuesOf, type Batch, type Specs, type Traceable } from './function'
 import type { NormalSpec } from './inputs'
+import { fuseActivations } from './fuse'
 import { maskActivations } from './masks'
 import { rateAt, type Optimizer } from './optimizer'
 import { Plan } from './plan'
@@ -219,6 +219,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     const state = new Set<Tensor>(this.#sums.values())
     graph.trace(() => {
       const gradients = this.#gradients(graph, loss, policies)
+      fuseActivations(graph, all)
       maskActivations(graph)
       graph.withPhase('update', () => this.#update(graph, gradients, update, all, state))
     })
@@ -253,16 +254,15 @@ export class TrainingStep<R extends Traceable = Traceable> {
     const { clip } = this.#options
     if (this.#accumulate > 1) {
       for (const [name, p] of gradients) {
-        if (!this.#sums.has(name)) this.#sums.set(name, keep(zeros(p.shape)))
-        state.add(this.#sums.get(name)!)
+        state.add(this.#sum(name, p))
       }
       if (!update) {
-        for (const [name, , g] of gradients) accumulateInto(this.#sums.get(name)!, g)
+        for (const [name, p, g] of gradients) accumulateInto(this.#sum(name, p), g)
         return
       }
     }
     let ready = gradients.map(([name, p, g]): [string, ParameterLike, Tensor] => {
-      const total = this.#accumulate > 1 ? g.add(this.#sums.get(name)!) : g
+      const total = this.#accumulate > 1 ? g.add(this.#sum(name, p)) : g
       return [name, p, clip?.value === undefined ? total : total.clamp(-clip.value, clip.value)]
     })
     let scale: Tensor | undefined
@@ -278,16 +278,24 @@ export class TrainingStep<R extends Traceable = Traceable> {
       for (const t of Object.values(this.optimizer.state(name, p))) state.add(t)
       this.optimizer.update(name, p, g, { lr, step, scale })
     }
-    if (this.#accumulate > 1) for (const [name] of ready) clear(this.#sums.get(name)!)
+    if (this.#accumulate > 1) for (const [name, p] of ready) clear(this.#sum(name, p))
   }
 
-  /** @internal Tensors that a checkpoint holds besides the model's: optimizer state and gradient sums, by name. */
+  /** The sum of a parameter's gradients since the last update. */
+  #sum(name: string, parameter: Tensor): Tensor {
+    const known = this.#sums.get(name)
+    if (known) return known
+    const made = keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `gradient of ${name}` }))
+    this.#sums.set(name, made)
+    return made
+  }
+
+  /** Tensors that a checkpoint holds besides the model's: optimizer state and gradient sums, by name. */
   *stateTensors(): Iterable<[string, Tensor]> {
     for (const [name, p] of this.model.namedParameters()) {
       for (const [key, t] of Object.entries(this.optimizer.state(name, p))) yield [`optimizer.${key}.${name}`, t]
       if (this.#accumulate > 1) {
-        if (!this.#sums.has(name)) this.#sums.set(name, keep(zeros(p.shape)))
-        yield [`gradient.${name}`, this.#sums.get(name)!]
+        yield [`gradient.${name}`, this.#sum(name, p)]
       }
     }
   }

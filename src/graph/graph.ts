@@ -36,13 +36,12 @@ export class Node {
   ) {}
 }
 
+/** JSON has no infinities, NaN or -0. */
+const exact = (_: string, v: unknown): unknown => (typeof v === 'number' && (!Number.isFinite(v) || Object.is(v, -0)) ? `${1 / v} ${v}` : v)
+
 const leaf: Op = { name: 'leaf', infer: () => [] }
 
 let active: Graph | undefined
-
-// JSON has no infinities, NaN or negative zero: attributes that differ in these must not look alike.
-const distinct = (_: string, value: unknown): unknown =>
-  typeof value === 'number' && (!Number.isFinite(value) || Object.is(value, -0)) ? `${1 / value} ${value}` : value
 
 /** The graph being traced: ops add nodes to it even where their inputs are eager tensors caught in a closure. */
 export const tracing = (): Graph | undefined => active
@@ -160,7 +159,7 @@ export class Graph {
     if (op.mutates) return this.#append(op, traced, attrs)
     // Twins of another phase stay apart: sharing them would keep a forward value for backward behind the policy's back.
     const operands = traced.map((t) => (t ? `${t.node!.id}.${t.index}` : '-'))
-    const key = `${op.view ? '' : this.phase}|${operands.join()}|${JSON.stringify(attrs, distinct)}`
+    const key = `${op.view ? '' : this.phase}|${operands.join()}|${JSON.stringify(attrs, exact)}`
     const twins = this.#known.get(op) ?? this.#known.set(op, new Map()).get(op)!
     const twin = twins.get(key)
     if (twin) return twin
@@ -172,6 +171,20 @@ export class Graph {
   /** The same computation once more, on other inputs: recomputation. */
   repeat(node: Node, inputs: readonly (Tensor | undefined)[]): Node {
     return this.withScope(node.scope, () => this.#append(node.op, inputs, node.attrs))
+  }
+
+  /** Lets everyone who reads a key of the map, or a view of it, read its value instead: the same bytes, made elsewhere. */
+  replace(by: ReadonlyMap<Tensor, Tensor>): void {
+    if (!by.size) return
+    const now = (t: Tensor | undefined): Tensor | undefined => {
+      let at = t
+      while (at && by.has(at)) at = by.get(at)
+      return at
+    }
+    for (const n of this.nodes) {
+      n.inputs = n.inputs.map(now)
+      for (const t of n.outputs) if (t.base) t.base = now(t.base)!
+    }
   }
 
   /** Releases the memory captured by reference. */

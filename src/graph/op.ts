@@ -25,8 +25,6 @@ export interface Weighted<A> {
   withSigns(attrs: A, epsilon: number, alphabet: Alphabet): A
   /** The weight gradient from packed signs, times `scale`. */
   signGradient(delta: Tensor, signs: Tensor, attrs: A, x: Spec, weight: Spec, scale: number, alphabet: Alphabet): Tensor
-  /** Attributes under which the kernel applies ReLU to its result; output 2 is the packed mask y > 0. */
-  withRelu(attrs: A): A
 }
 
 /**
@@ -82,6 +80,8 @@ export interface Op<A = any> {
   readonly optional?: readonly number[]
   /** An op with a weight whose gradient reads input 0: memory policies apply to it. */
   readonly weighted?: Weighted<A>
+  /** Attributes under which the kernel applies ReLU to output 0, and the output that is the packed mask y > 0, if one is. */
+  readonly relu?: { attrs(attrs: A): A; readonly mask?: number }
   /** What is known of the sign of output 0: never negative, or not negative where input 0 is not. */
   readonly nonNegative?: 'always' | 'as input'
   /** Small outputs that recomputation reads as they are instead of computing them again (batch statistics). */

@@ -46,13 +46,13 @@ const conv2dOp = defineOp<ConvAttrs & Fused>({
     d.needs(2) ? d.grad()!.sum([0, 1, 2]) : undefined,
   ],
   optional: [1, 2],
+  relu: { attrs: (a) => ({ ...a, relu: true }), mask: 2 },
   weighted: {
     index: 1,
     gradient: (delta, x, a, weight) => convWeightGradient(delta, x, geometry(a), weight.shape),
     withSigns: (a, epsilon, alphabet) => ({ ...a, epsilon, alphabet }),
     signGradient: (delta, signs, a, x, weight, scale, alphabet) =>
       conv2dSignWeightGrad(delta, signs, geometry(a), weight.shape, x.shape, scale, alphabet),
-    withRelu: (a) => ({ ...a, relu: true }),
   },
 })
 

@@ -44,12 +44,12 @@ const linearOp = defineOp<Fused>({
     d.needs(2) ? d.grad()!.sum(0) : undefined,
   ],
   optional: [1, 2],
+  relu: { attrs: (a) => ({ ...a, relu: true }), mask: 2 },
   weighted: {
     index: 1,
     gradient: (delta, x) => matmul(delta.transpose(), x),
     withSigns: (a, epsilon, alphabet) => ({ ...a, epsilon, alphabet }),
     signGradient: (delta, signs, _, __, ___, scale, alphabet) => linearSignWeightGrad(delta, signs, scale, alphabet),
-    withRelu: (a) => ({ ...a, relu: true }),
   },
 })
 

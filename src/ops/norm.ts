@@ -22,15 +22,16 @@ const gradOp: Op<{ own: boolean }> = defineOp({
 })
 
 /** `own`: mean and rstd are the statistics of this very batch, and gradients flow through them. */
-const applyOp: Op<{ own: boolean }> = defineOp({
+const applyOp: Op<{ own: boolean; relu?: boolean }> = defineOp({
   name: 'batch_norm_apply',
   infer: ([x, , , gamma]) => {
     expectShape('batchNorm', 'weight', gamma!, channels(x!.shape))
     return [f32(x!.shape)]
   },
-  kernel: () => ({ name: 'batch_norm_apply', numbers: [0] }),
+  kernel: (_, __, a) => ({ name: 'batch_norm_apply', numbers: [a.relu ? 1 : 0] }),
+  relu: { attrs: (a) => ({ ...a, relu: true }) },
   derive: (d) => {
-    const [dx, dgamma, dbeta] = apply(gradOp, [d.grad()!, d.input(0), d.input(1), d.input(2), d.input(3)], d.attrs)
+    const [dx, dgamma, dbeta] = apply(gradOp, [d.grad()!, d.input(0), d.input(1), d.input(2), d.input(3)], { own: d.attrs.own })
     return [dx, undefined, undefined, dgamma, dbeta]
   },
   inplace: [0],

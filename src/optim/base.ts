@@ -1,8 +1,7 @@
 import type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
 import { fail } from '../errors'
-import { zeros } from '../ops'
 import { keep } from '../tensor/tidy'
-import type { Tensor } from '../tensor/tensor'
+import { Tensor } from '../tensor/tensor'
 
 /** Options for some of the parameters: those whose path the pattern matches. The first group that matches counts. */
 export interface ParameterGroup {
@@ -43,7 +42,9 @@ export abstract class Base implements Optimizer {
   state(name: string, parameter: Tensor): Record<string, Tensor> {
     const known = this.#state.get(name)
     if (known) return known
-    const made = Object.fromEntries(this.slots.map((slot) => [slot, keep(zeros(parameter.shape))]))
+    // Zeroed by the system: a plan alone touches none of it.
+    const zeros = (): Tensor => keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `state of ${name}` }))
+    const made = Object.fromEntries(this.slots.map((slot) => [slot, zeros()]))
     this.#state.set(name, made)
     return made
   }

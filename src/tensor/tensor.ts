@@ -39,7 +39,7 @@ export class Tensor {
   /** @internal */
   index: number
   /** @internal The traced tensor whose memory this one is a view of. */
-  readonly base: Tensor | null
+  base: Tensor | null
   #disposed = false
 
   /** @internal Use `tensor()`, `zeros()` and the like. */

@@ -70,6 +70,7 @@ inline Vec load_part(const float* p, int64_t n) {
   memcpy(&v, p, static_cast<size_t>(n) * 4);
   return v;
 }
+inline Vec load_first(const float* p, int64_t n) { return n >= kLanes ? load(p) : load_part(p, n); }
 inline void store_part(float* p, Vec v, int64_t n) { memcpy(p, &v, static_cast<size_t>(n) * 4); }
 
 // Access to a whole vector, and to the ragged end of a row: code over channels is written once for both.
@@ -89,6 +90,36 @@ inline void each_vector(int64_t begin, int64_t end, const F& f) {
   int64_t c = begin;
   for (; c + kLanes <= end; c += kLanes) f(c, WholeLanes());
   if (c < end) f(c, PartLanes{end - c});
+}
+
+// Interleaves the first half of the vectors with the second.
+inline __attribute__((always_inline)) void interleave(const Vec (&in)[kLanes], Vec (&out)[kLanes]) {
+  AUXGRAD_UNROLL
+  for (int i = 0; i < kLanes / 2; i++) {
+    const Vec a = in[i], b = in[i + kLanes / 2];
+#if defined(__AVX512F__)
+    out[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    out[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX2__)
+    out[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    out[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+    out[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    out[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+  }
+}
+
+// Turns kLanes vectors: lane j of vector i becomes lane i of vector j. Each interleaving turns the bits of the index
+// of an element round by one.
+inline __attribute__((always_inline)) void transpose(Vec (&v)[kLanes]) {
+  Vec a[kLanes], b[kLanes];
+  interleave(v, a);
+  if constexpr (kLanes == 4) return interleave(a, v);
+  interleave(a, b);
+  if constexpr (kLanes == 8) return interleave(b, v);
+  interleave(b, a);
+  interleave(a, v);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 // padding at the other ends.
 #include "../conv/depthwise.h"
 #include "../conv/weight_grad.h"
-#include "../conv/window.h"
+#include "../conv/winograd.h"
 
 namespace auxgrad {
 namespace {
@@ -69,6 +69,15 @@ inline Product forward_product(const Call& call) {
   return p;
 }
 
+inline void run(const Call& call, const Product& p) {
+  if (taps_of(p) == 0) zero_outputs(call, p);
+  else if (suits_patches(p)) run_patches(call, p);
+  else run_product(call, p);
+}
+inline int64_t scratch_of(const Product& p, int threads) {
+  return suits_patches(p) ? patch_scratch(p, threads) : product_scratch(p, threads);
+}
+
 // Positive and negative values of the auxiliary epsilon * s(x).
 inline void set_auxiliary(const Call& call, Image& image) {
   const float epsilon = call.real(7);
@@ -96,7 +105,7 @@ bool conv2d(const Call& call) {
     p.bias = bias.f32();
     p.relu = relu;
     p.mask = call.n_out > 2 ? call.out[2].u32() : nullptr;
-    run_product(call, p);
+    run(call, p);
     return true;
   }
   Depthwise d = {image_of(x), x.shape[0], {}, {}, y.f32(), y.shape[1], y.shape[2], w.f32(), w.shape[1], w.shape[2],
@@ -104,7 +113,7 @@ bool conv2d(const Call& call) {
   d.vertical = forward_axis(y.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0]);
   d.horizontal = forward_axis(y.shape[2], w.shape[2], a.stride[1], a.pad[1], a.dilation[1]);
   set_auxiliary(call, d.image);
-  run_depthwise(call, d);
+  run_depthwise(call, d, [](Depthwise&, int64_t row, const auto& run) { run(row); });
   if (call.n_out > 2 && call.out[2]) {
     parallel_ranges(call, ceil_div(outputs, 32), max64(1, 4096 / max64(1, y.shape[3])), [&](int64_t begin, int64_t end) {
       pack_positive(y.f32(), outputs, y.shape[3], call.out[2].u32(), begin, end, 0, y.shape[3]);
@@ -116,7 +125,7 @@ bool conv2d(const Call& call) {
 int64_t conv2d_scratch(const Call& call, int threads) {
   const View& w = call.in[1];
   if (is_depthwise(w, attributes(call))) return w.count() * 4;
-  return product_scratch(forward_product(call), threads);
+  return scratch_of(forward_product(call), threads);
 }
 
 // Runs f(vertical, horizontal) for every phase of the input gradient: the positions of dx that share their taps.
@@ -175,15 +184,17 @@ bool conv2d_input_grad(const Call& call) {
   if (!check(call, dx, w, dy)) return false;
   const Attributes a = attributes(call);
   if (!is_depthwise(w, a)) {
-    each_gradient_product(call, [&](const Product& p) { run_product(call, p); });
+    each_gradient_product(call, [&](const Product& p) { run(call, p); });
     return true;
   }
   Depthwise d = {image_of(dy), dy.shape[0], {}, {}, dx.f32(), dx.shape[1], dx.shape[2], w.f32(), w.shape[1], w.shape[2],
                  nullptr, false};
-  each_phase(dx, w, a, [&](const Axis& vertical, const Axis& horizontal) {
-    d.vertical = vertical;
-    d.horizontal = horizontal;
-    run_depthwise(call, d);
+  run_depthwise(call, d, [&](Depthwise& own, int64_t row, const auto& run_row) {
+    own.vertical = gradient_axis(dx.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0], row % a.stride[0]);
+    for (int64_t j = 0; j < a.stride[1]; j++) {
+      own.horizontal = gradient_axis(dx.shape[2], w.shape[2], a.stride[1], a.pad[1], a.dilation[1], j);
+      run_row(row / a.stride[0]);
+    }
   });
   return true;
 }
@@ -192,7 +203,7 @@ int64_t conv2d_input_grad_scratch(const Call& call, int threads) {
   const View& w = call.in[1];
   if (is_depthwise(w, attributes(call))) return w.count() * 4;
   int64_t bytes = 0;
-  each_gradient_product(call, [&](const Product& p) { bytes = max64(bytes, product_scratch(p, threads)); });
+  each_gradient_product(call, [&](const Product& p) { bytes = max64(bytes, scratch_of(p, threads)); });
   return bytes;
 }
 

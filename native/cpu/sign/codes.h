@@ -1,0 +1,214 @@
+// Weight gradients from codes of one or two bits: dW[o, tap, c] = sum over output tokens t of delta[t, o] v[in(t, tap), c],
+// v the value of the code, 0 in the padding. This header says what the problem is and brings the codes of one tap into the order
+// of the output's tokens; amx.h and lookup.h sum, gradient.h cuts the work.
+//
+// Codes are packed along tokens: word [t * bits / 32][c] holds the code of token t, channel c, from bit t * bits % 32.
+#pragma once
+#include "../unit.h"
+
+// Vectors wider than the machine's are passed between internal functions only: no ABI is concerned.
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+namespace auxgrad {
+namespace {
+
+typedef uint32_t Words __attribute__((vector_size(64)));  // one word of 16 channels
+typedef float Floats __attribute__((vector_size(64)));
+
+constexpr int kColumns = 16;  // columns (tap, c) of dW that are summed together
+constexpr int kStep = 384;    // tokens between two additions to dW
+
+struct CodeGradient {
+  const float* delta;  // [tokens, outputs]
+  int64_t tokens, outputs;
+  const uint32_t* words;  // [rows, channels]
+  int64_t rows, channels;
+  int bits;
+  // Signs: +1 and -1, or 1 and 0; dW times scale. Two bits: (2 q - 3) r / 6 + m + r / 2, q = 0..3.
+  bool zero_one;
+  float scale;
+  const float* ranges;  // m, r of each `span` output tokens; two bits only
+  int64_t span;
+  // Output token (n, p, q) reads input token (n, p * stride + kh * dilation - pad, ...) for tap (kh, kw).
+  int64_t H, W, P, Q, stride[2], pad[2], dilation[2], kernel[2], groups;
+  int64_t depth;  // channels a group
+  float* dw;      // [outputs, taps, depth]
+
+  int64_t taps() const { return kernel[0] * kernel[1]; }
+  int64_t per_group() const { return outputs / groups; }
+  // Tokens of input and output are the same, one for one.
+  bool pointwise() const {
+    return taps() == 1 && stride[0] == 1 && stride[1] == 1 && pad[0] == 0 && pad[1] == 0 && H == P && W == Q;
+  }
+  // Columns come in blocks of up to 16 that are neighbours in dW: channels of one tap, or several taps of few channels.
+  int64_t taps_a_block() const { return depth < kColumns ? min64(kColumns / depth, taps()) : 1; }
+  int64_t group_blocks() const {
+    return depth < kColumns ? ceil_div(taps(), taps_a_block()) : taps() * ceil_div(depth, kColumns);
+  }
+};
+
+struct ColumnBlock {
+  int64_t group, tap, taps, channel, channels;  // taps [tap, tap + taps), channels of the group from `channel`
+  int64_t column() const { return first; }      // in a row of dW
+  int64_t count() const { return taps * channels; }
+  int64_t first;
+};
+
+inline ColumnBlock column_block(const CodeGradient& g, int64_t index) {
+  const int64_t blocks = g.group_blocks(), i = index % blocks;
+  if (g.depth < kColumns) {
+    const int64_t tap = i * g.taps_a_block();
+    return {index / blocks, tap, min64(g.taps_a_block(), g.taps() - tap), 0, g.depth, tap * g.depth};
+  }
+  const int64_t a_tap = ceil_div(g.depth, kColumns), tap = i / a_tap, channel = i % a_tap * kColumns;
+  return {index / blocks, tap, 1, channel, min64(kColumns, g.depth - channel), tap * g.depth + channel};
+}
+
+// `length` output tokens from the `to`-th of a step on read input tokens from, from + stride, ...
+struct Run {
+  int32_t to, length;
+  int64_t from;
+};
+
+inline int64_t floor_div(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+
+// What output tokens [t0, t0 + count) read at one tap, count <= kStep; tokens not named read padding.
+inline int tap_runs(const CodeGradient& g, int64_t tap, int64_t t0, int64_t count, Run* runs) {
+  if (g.pointwise()) {
+    runs[0] = {0, static_cast<int32_t>(count), t0};
+    return 1;
+  }
+  const int64_t kh = tap / g.kernel[1] * g.dilation[0] - g.pad[0], kw = tap % g.kernel[1] * g.dilation[1] - g.pad[1];
+  const int64_t low = max64(0, floor_div(-kw + g.stride[1] - 1, g.stride[1]));
+  const int64_t high = min64(g.Q, floor_div(g.W - 1 - kw, g.stride[1]) + 1);
+  int64_t n = t0 / (g.P * g.Q), p = t0 / g.Q % g.P, q = t0 % g.Q;
+  int made = 0;
+  for (int64_t done = 0; done < count;) {
+    const int64_t end = min64(g.Q, q + count - done), h = p * g.stride[0] + kh;
+    const int64_t from = max64(q, low), to = min64(end, high);
+    if (h >= 0 && h < g.H && from < to) {
+      const Run run = {static_cast<int32_t>(done + from - q), static_cast<int32_t>(to - from),
+                       (n * g.H + h) * g.W + from * g.stride[1] + kw};
+      Run* last = runs + made - 1;
+      if (made && g.stride[1] == 1 && last->to + last->length == run.to && last->from + last->length == run.from)
+        last->length += run.length;
+      else
+        runs[made++] = run;
+    }
+    done += end - q;
+    q = 0;
+    if (++p == g.P) p = 0, n++;
+  }
+  return made;
+}
+
+// Bit t set: token t of the step reads the image, not the padding.
+inline void valid_tokens(const Run* runs, int count, uint64_t* valid) {
+  memset(valid, 0, kStep / 8);
+  for (int i = 0; i < count; i++)
+    for (int t = runs[i].to, end = t + runs[i].length; t < end;) {
+      const int take = 64 - t % 64 < end - t ? 64 - t % 64 : end - t;
+      valid[t / 64] |= (take == 64 ? ~0ull : (1ull << take) - 1) << (t % 64);
+      t += take;
+    }
+}
+
+// The words of n <= 16 channels, 0 in the other lanes.
+inline Words load_words(const uint32_t* p, int64_t n) {
+  Words v = {};
+  if (n == kColumns) memcpy(&v, p, sizeof(v));
+  else memcpy(&v, p, static_cast<size_t>(n) * 4);
+  return v;
+}
+
+// Every other bit (pair of bits) of the low half of a doubled word, moved together.
+inline Words even_codes(Words v, int bits) {
+  if (bits == 1) {
+    v &= 0x55555555u;
+    v = (v | v >> 1) & 0x33333333u;
+  } else {
+    v &= 0x33333333u;
+  }
+  v = (v | v >> 2) & 0x0f0f0f0fu;
+  v = (v | v >> 4) & 0x00ff00ffu;
+  return (v | v >> 8) & 0xffffu;
+}
+
+// Codes of n channels from `source` on in the order of the step's tokens; tokens in the padding get code 0.
+inline void gather_codes(const CodeGradient& g, const Run* runs, int count, const uint32_t* source, int64_t n, Words* out) {
+  const int bits = g.bits;
+  const int64_t stride = g.stride[1];
+  for (int i = 0; i < kStep / 32 * bits; i++) out[i] = Words{};
+  for (int r = 0; r < count; r++) {
+    int to = runs[r].to * bits, left = runs[r].length * bits;
+    int64_t from = runs[r].from * bits;
+    while (left > 0) {
+      const int room = 32 - to % 32 < left ? 32 - to % 32 : left, shift = static_cast<int>(from % 32);
+      const uint32_t* word = source + from / 32 * g.channels;
+      Words v = load_words(word, n) >> shift;
+      int take = bits;
+      if (stride == 1) {
+        take = room;
+        if (shift + take > 32) v |= load_words(word + g.channels, n) << (32 - shift);
+      } else if (stride == 2) {
+        take = room < 16 ? room : 16;
+        if (shift && shift + 2 * take - bits > 32) v |= load_words(word + g.channels, n) << (32 - shift);
+        v = even_codes(v, bits);
+      }
+      v &= take == 32 ? ~0u : (1u << take) - 1;
+      out[to / 32] |= v << (to % 32);
+      to += take;
+      left -= take;
+      from += take * stride;
+    }
+  }
+}
+
+// The step's codes of a whole block, and which tokens each of its taps reads.
+inline void gather_block(const CodeGradient& g, const ColumnBlock& b, int64_t t0, int64_t count, Run* runs, int* made,
+                         int64_t* tap_at_hand, Words* out, uint64_t (*valid)[kStep / 64]) {
+  const uint32_t* source = g.words + b.group * g.depth + b.channel;
+  const int words = kStep / 32 * g.bits;
+  for (int64_t i = 0; i < b.taps; i++) {
+    if (*tap_at_hand != b.tap + i) {
+      *tap_at_hand = b.tap + i;
+      *made = tap_runs(g, b.tap + i, t0, count, runs);
+    }
+    valid_tokens(runs, *made, valid[i]);
+    if (b.taps == 1) {
+      gather_codes(g, runs, *made, source, b.channels, out);
+    } else {
+      Words own[kStep / 16];
+      gather_codes(g, runs, *made, source, b.channels, own);
+      for (int w = 0; w < words; w++) {
+        if (i == 0) out[w] = Words{};
+        memcpy(reinterpret_cast<uint32_t*>(out + w) + i * b.channels, own + w, static_cast<size_t>(b.channels) * 4);
+      }
+    }
+  }
+}
+
+// What the deltas of a step's tokens are multiplied by: `factor` before they are summed with code values -1, +1 (0, 1), or
+// -3, -1, 1, 3; `middle` for the middle of the token's range, which all its codes share.
+struct Scales {
+  float factor[kStep], middle[kStep];
+
+  void set(const CodeGradient& g, int64_t t0, int64_t count) {
+    int64_t range = 0, left = 0;
+    for (int64_t t = 0; t < count; t++, left--) {
+      if (g.bits == 1) {
+        factor[t] = g.scale;
+        continue;
+      }
+      if (left == 0) {
+        range = (t0 + t) / g.span;
+        left = g.span - (t0 + t) % g.span;
+      }
+      factor[t] = g.scale * g.ranges[2 * range + 1] / 6.0f;
+      middle[t] = g.scale * (g.ranges[2 * range] + 0.5f * g.ranges[2 * range + 1]);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace auxgrad

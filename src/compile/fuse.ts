@@ -1,0 +1,35 @@
+import type { Graph, Node } from '../graph/graph'
+import { claimedSigns, claimSigns } from '../ops/sign'
+import { relu } from '../ops/unary'
+import type { Tensor } from '../tensor/tensor'
+import { root } from './order'
+
+/**
+ * ReLU goes into the kernel that makes its input, where that kernel can apply it and nobody else reads the input; where
+ * the kernel can give the mask y > 0 too, backward may read that. `outputs` are values that are read after a run.
+ */
+export function fuseActivations(graph: Graph, outputs: Map<string, Tensor>): void {
+  const readers = new Map<Tensor, Node[]>()
+  for (const n of graph.nodes)
+    for (const t of n.inputs) {
+      if (!t) continue
+      const list = readers.get(root(t))
+      if (list) list.push(n)
+      else readers.set(root(t), [n])
+    }
+  const wanted = new Set([...outputs.values()].map(root))
+  const replaced = new Map<Tensor, Tensor>()
+  for (const n of graph.nodes) {
+    const u = n.inputs[0]
+    if (n.op !== relu || !u || u.index !== 0 || u.base || wanted.has(u) || readers.get(u)!.length > 1) continue
+    const maker = u.node!
+    if (!maker.op.relu || maker.phase !== n.phase) continue
+    maker.attrs = maker.op.relu.attrs(maker.attrs)
+    const [y] = n.outputs
+    replaced.set(y, u)
+    const mask = claimedSigns(y) ?? (maker.op.relu.mask === undefined ? undefined : maker.outputs[maker.op.relu.mask])
+    if (mask) claimSigns(u, mask)
+  }
+  graph.replace(replaced)
+  for (const [name, t] of outputs) if (replaced.has(t)) outputs.set(name, replaced.get(t)!)
+}

@@ -14,11 +14,7 @@ export type MemoryAssignment =
   | Readonly<Record<string, MemoryPolicy>>
   | readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[]
 
-<<<<<<< HEAD
-// Arrays have a method `at` too.
-=======
 // Arrays have an `at` too.
->>>>>>> main
 const isPolicy = (value: unknown): value is MemoryPolicy => !Array.isArray(value) && typeof (value as MemoryPolicy)?.at === 'function'
 
 /** `*` stands for one part of a path, `**` for any number of parts. */

@@ -90,9 +90,9 @@ test('random programs and their gradients: a plan computes, bit for bit, what no
     plan.outputs.forEach((slot, i) => {
       const got = typedArray(slot.dtype, outputs[i].size)
       native().read(arena.handle, slot.offset, got)
-      if (!bytes(got).equals(bytes(expected[i]))) throw new Error(`output ${i}: expected ${expected[i]}, got ${got}\n${listing(graph)}`)
+      if (bytes(got) !== bytes(expected[i])) throw new Error(`output ${i}: expected ${expected[i]}, got ${got}\n${listing(graph)}`)
     })
-    vectors.slice(2).forEach((t, i) => state[i] && expect(bytes(t.rawSync()).equals(bytes(state[i]))).toBe(true))
+    vectors.slice(2).forEach((t, i) => state[i] && expect(bytes(t.rawSync()) === bytes(state[i])).toBe(true))
     arena.release()
     plan.dispose()
   })

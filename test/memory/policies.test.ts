@@ -11,7 +11,7 @@ const size = (shape: readonly number[]): number => shape.reduce((a, b) => a * b,
 const values = (random: () => number, shape: number[]): Float32Array =>
   Float32Array.from({ length: size(shape) }, () => (random() < 0.1 ? (random() < 0.5 ? 0 : -0) : 2 * random() - 1))
 const host = (random: () => number, shape: number[]) => hostArray(values(random, shape), shape)
-const same = (a: Float32Array | undefined, b: Float32Array | undefined): boolean => !!a && !!b && bytes(a).equals(bytes(b))
+const same = (a: Float32Array | undefined, b: Float32Array | undefined): boolean => !!a && !!b && bytes(a) === bytes(b)
 const sign = (v: number, alphabet: Alphabet): number => (v > 0 ? 1 : alphabet === 'pm1' ? -1 : 0)
 const distance = (got: Float32Array, expected: Float64Array): number => {
   let d = 0

@@ -159,8 +159,16 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
   const int64_t rows = r1 - r0, tiles = ceil_div(rows, cut.panel > kTileColumns ? kWideRows : kTileRows);
   const bool right_rows = p.b_column == 1 || p.n <= 1;
 
-  const auto panel = [&](int64_t c, int64_t k, const float* left, int64_t left_step) {
+  // The panel of columns from c on, over the block of K at k. The first panel of a block of K fetches (and copies) A.
+  const auto panel = [&](int64_t c, int64_t k) {
     const int64_t depth = min64(cut.depth, k1 - k);
+    const bool by_rows = cut.left == kLeftRows;
+    const float* source = p.a + r0 * p.a_row + k * p.a_k;
+    const int64_t source_step = by_rows ? p.a_row : p.a_k, source_row = by_rows ? source_step : p.a_row;
+    const float* left = cut.copy_left ? copied_left : source;
+    const int64_t left_step = !cut.copy_left ? source_step : by_rows ? cut.depth + kPad : rows + kPad;
+    const int64_t left_row = by_rows ? left_step : 1;
+    const bool first = c == c0;
     Tile t;
     t.depth = depth;
     t.left_step = left_step;
@@ -183,10 +191,32 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
     const int64_t height = t.columns > kTileColumns ? kWideRows : kTileRows;
     const int64_t count = ceil_div(rows, height), low = count ? rows / count : 0, high = count ? rows % count : 0;
     const TileKernel* kernels = tile_kernels(cut.left, t.columns, copy);
+    // The next panel of B is fetched while this one is used, spread evenly: all of its 16-column lines.
+    const int64_t next = c + t.columns, lines = next < c1 ? ceil_div(32, max64(count, 1)) : 0;
+    const int64_t chunks = ceil_div(depth, kChunk);
+    if (first && cut.copy_left && !by_rows)
+      copy_rows(source, p.a_k, p.a_row, depth, rows, copied_left, left_step, p.positive, p.negative);
     for (int64_t i = 0, r = 0; i < count; i++) {
       const int64_t m = low + (i < high);
-      t.left = left + r * (cut.left == kLeftRows ? left_step : 1);
+      if (first && cut.copy_left && by_rows)
+        copy_rows(source + r * source_row, p.a_row, p.a_k, m, depth, copied_left + r * left_step, left_step, p.positive,
+                  p.negative);
+      t.left = left + r * left_row;
       t.out = out + (r0 + r) * out_step + c;
+      t.next_out = i + 1 < count ? t.out + m * out_step : out + r0 * out_step + next;
+      t.ahead_lines = lines;
+      t.ahead = p.b + k * p.b_k + next * p.b_column;
+      if (right_rows) {
+        t.ahead += i / 2 * lines * chunks * p.b_k + i % 2 * 16;
+        t.ahead_line = p.b_k;
+        t.ahead_chunk = lines * p.b_k;
+        if (i / 2 * lines * chunks >= depth) t.ahead_lines = 0;
+      } else {
+        t.ahead += i * lines * p.b_column;
+        t.ahead_line = p.b_column;
+        t.ahead_chunk = 16;
+        if (i * lines >= kTileColumns) t.ahead_lines = 0;
+      }
       kernels[m](t);
       if (copy) {
         copy = false;
@@ -205,29 +235,16 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
     if (finish) finish_block(p, r0, r1, c0, c1);
     return;
   }
-  if (!cut.copy_left && !cut.stream) {
-    if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, r0, r1, k0, k1, p.signs, p.k);
-    const float* left = p.a + r0 * p.a_row;
-    const int64_t step = cut.left == kLeftRows ? p.a_row : p.a_k;
+  if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, r0, r1, k0, k1, p.signs, p.k);
+  if (cut.copy_left || cut.stream) {
+    for (int64_t k = k0; k < k1; k += cut.depth)
+      for (int64_t c = c0; c < c1;) c += panel(c, k);
+  } else {
     for (int64_t c = c0; c < c1;) {
       int64_t columns = 0;
-      for (int64_t k = k0; k < k1; k += cut.depth) columns = panel(c, k, left + k * p.a_k, step);
+      for (int64_t k = k0; k < k1; k += cut.depth) columns = panel(c, k);
       c += columns;
     }
-    return;
-  }
-  for (int64_t k = k0; k < k1; k += cut.depth) {
-    const int64_t depth = min64(cut.depth, k1 - k);
-    const float* left = p.a + r0 * p.a_row + k * p.a_k;
-    int64_t step = cut.left == kLeftRows ? p.a_row : p.a_k;
-    if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, r0, r1, k, k + depth, p.signs, p.k);
-    if (cut.copy_left) {
-      if (cut.left == kLeftRows)
-        copy_rows(left, p.a_row, p.a_k, rows, depth, copied_left, step = depth + kPad, p.positive, p.negative);
-      else copy_rows(left, p.a_k, p.a_row, depth, rows, copied_left, step = rows + kPad, p.positive, p.negative);
-      left = copied_left;
-    }
-    for (int64_t c = c0; c < c1;) c += panel(c, k, left, step);
   }
 }
 

@@ -11,7 +11,8 @@ struct Tile {
   int64_t left_step;
   const float* right;  // element (k, column) at k * right_step + column, whole vectors readable
   int64_t right_step;
-  float* copy;         // the panel is left here while it is read, k * kTileColumns + column, if the kernel is to
+  float* copy;         // of a copying kernel: where the panel is left, k * kTileColumns + column, while it is read (and
+                       // its right neighbour fetched)
   float* out;
   int64_t out_step;
   int64_t columns;     // that exist in out; they end in the last vector
@@ -38,6 +39,8 @@ inline __attribute__((always_inline)) void tile_step(Vec (&sum)[M][V], const flo
     AUXGRAD_UNROLL
     for (int v = 0; v < V; v++) vec_store(copy + v * kLanes, x[v]);
     copy += kTileColumns;
+    AUXGRAD_UNROLL
+    for (int v = 0; v < V; v += 16 / kLanes) __builtin_prefetch(right - right_step + kTileColumns + v * kLanes, 0, 2);
   }
   AUXGRAD_UNROLL
   for (int r = 0; r < M; r++) {

@@ -59,47 +59,50 @@ struct Task {
   int thread;
 };
 
-inline bool all_valid(const uint64_t* valid, int64_t count) {
-  for (int64_t t = 0; t < count; t += 64) {
-    const uint64_t want = count - t >= 64 ? ~0ull : (1ull << (count - t)) - 1;
-    if ((valid[t / 64] & want) != want) return false;
-  }
-  return true;
-}
-
-// The part of dW that all columns of a tap share, for `outputs` channels from o0 on and step tokens [from, to):
-// the middles of two-bit ranges for tokens in the image, and what look-up must take back for tokens in the padding
-// (their code is 0, whose value is `padded` factors).
+// The part of dW that all columns of a tap share, for `outputs` channels from o0 on and step tokens [from, to): the middles
+// of two-bit ranges for tokens in the image, and what look-up must take back for tokens in the padding (their code is 0,
+// whose value is -`padded` factors). The first as the sum over all tokens less those in the padding, mostly few.
 struct Shift {
   const CodeGradient& g;
   const Scales& scales;
   int64_t t0, from, to, o0, outputs;
   float padded;
   bool known = false;
-  float whole[kColumns] = {};
+  Floats whole = {};
 
-  bool needed(const uint64_t* valid) const { return g.bits == 2 || (padded != 0 && !all_valid(valid, to)); }
-
+  uint64_t missing(const uint64_t* valid, int64_t t) const {  // of tokens t ... t + 63, t a multiple of 64
+    const uint64_t wanted = to - t >= 64 ? ~0ull : (1ull << (to - t)) - 1;
+    return wanted & ~valid[t / 64];
+  }
+  bool needed(const uint64_t* valid) const {
+    if (g.bits == 2) return true;
+    uint64_t any = 0;
+    if (padded != 0)
+      for (int64_t t = from; t < to; t += 64) any |= missing(valid, t);
+    return any != 0;
+  }
+  Floats row(int64_t t) const {
+    Floats v = {};
+    const float* p = g.delta + (t0 + t) * g.outputs + o0;
+    if (outputs == kColumns) memcpy(&v, p, sizeof(v));
+    else memcpy(&v, p, static_cast<size_t>(outputs) * 4);
+    return v;
+  }
   void sum(const uint64_t* valid, float* out) {
-    const bool all = all_valid(valid, to);
-    if (!(all && known)) {
-      Floats total = {};
-      for (int64_t t = from; t < to; t++) {
-        const bool inside = valid[t / 64] >> (t % 64) & 1;
-        const float factor = !inside ? padded * scales.factor[t] : g.bits == 2 ? scales.middle[t] : 0.0f;
-        if (factor == 0) continue;
-        Floats row = {};
-        memcpy(&row, g.delta + (t0 + t) * g.outputs + o0, outputs == kColumns ? sizeof(row) : static_cast<size_t>(outputs) * 4);
-        total += row * factor;
-      }
-      memcpy(out, &total, sizeof(total));
-      if (!all) return;
-      memcpy(whole, out, sizeof(whole));
+    if (g.bits == 2 && !known) {
+      for (int64_t t = from; t < to; t++) whole += row(t) * scales.middle[t];
       known = true;
     }
-    memcpy(out, whole, sizeof(whole));
+    Floats total = whole;
+    int64_t left = to - from;
+    for (int64_t t = from; t < to; t += 64)
+      for (uint64_t m = missing(valid, t); m; m &= m - 1, left--) {
+        const int64_t i = t + __builtin_ctzll(m);
+        total += row(i) * (g.bits == 2 ? padded * scales.factor[i] - scales.middle[i] : padded * scales.factor[i]);
+      }
+    if (left == 0 && padded == 0) total = Floats{};
+    memcpy(out, &total, sizeof(total));
   }
-
 };
 
 // Of blocks [begin, end), those that outputs [o0, o1) have a part in.
@@ -125,9 +128,11 @@ inline void each_block(const CodeGradient& g, int64_t begin, int64_t end, int64_
 #if defined(AUXGRAD_HAS_AMX)
 // Adds the middles of the ranges of a step's tokens to the sums of 16 outputs.
 inline void add_middles(const CodeGradient& g, const Places& places, const Task& task, const Scales& scales, int64_t t0,
-                        int64_t step, int64_t bundle, float (*total)[kBundle][16][16]) {
+                        int64_t step, int64_t bundle, const float* middles, float (*total)[kBundle][16][16]) {
   const int64_t o0 = task.o0 + 16 * bundle, o1 = min64(o0 + 16, g.outputs);
   Shift shift = {g, scales, t0, 0, min64(kStep, task.t1 - t0), o0, o1 - o0, 0.0f};
+  shift.known = true;
+  memcpy(&shift.whole, middles, sizeof(shift.whole));
   int64_t tap = -1;
   alignas(64) float s[kColumns];
   each_block(g, task.begin, task.end, o0, o1, [&](int64_t i, int64_t, int64_t) {
@@ -149,14 +154,14 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
   uint8_t* delta = places.thread(task.thread);
   float (*total)[kBundle][16][16] = reinterpret_cast<float (*)[kBundle][16][16]>(delta + kBundleBytes);
   alignas(64) int32_t sums[2][kLimbs][16][16];
-  alignas(64) float units[kBundle][16], zero[16] = {};
+  alignas(64) float units[kBundle][16], middles[kBundle][16], zero[16] = {};
   Scales scales;
   start_tiles();
   for (int64_t t0 = task.t0, step = 0; t0 < task.t1; t0 += kStep, step++) {
     const int64_t count = min64(kStep, task.t1 - t0);
     const int tiles = static_cast<int>(ceil_div(count, kTileTokens));
     if (g.bits == 2) scales.set(g, t0, count);
-    pack_delta(g, t0, count, o0, o1 - o0, scales.factor, delta, units);
+    pack_delta(g, t0, count, o0, o1 - o0, scales, delta, units, middles);
     const int64_t later = t0 + kStep;
     Ahead ahead = {reinterpret_cast<const char*>(g.delta + later * g.outputs + o0), g.outputs * 4,
                    min64(kStep, task.t1 - later), static_cast<int>(ceil_div(o1 - o0, 16))};
@@ -187,7 +192,7 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
       }
       if (before) add_limbs(sums[1 - at], 0, 16, unit, high_unit, start, before);
       before = nullptr;
-      if (g.bits == 2) add_middles(g, places, task, scales, t0, step, bundle, total);
+      if (g.bits == 2) add_middles(g, places, task, scales, t0, step, bundle, middles[bundle], total);
     }
   }
   _tile_release();
@@ -340,8 +345,8 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
   const int64_t o_tasks = ceil_div(g.outputs, task_outputs);
   for (int64_t from = 0; from < blocks; from += chunk) {
     const int64_t to = min64(from + chunk, blocks);
-    // Few outputs: columns are cut too.
-    const int64_t parts = max64(1, min64((to - from) / 8, 8 / o_tasks)), part = ceil_div(to - from, parts);
+    // Few outputs: columns are cut too, though each part packs the deltas anew.
+    const int64_t parts = max64(1, min64((to - from) / 16, 4 / o_tasks)), part = ceil_div(to - from, parts);
     for (int64_t t0 = 0; t0 < g.tokens; t0 += tokens) {
       const int64_t t1 = min64(t0 + tokens, g.tokens);
       parallel_ranges(call, to - from, 4, [&](int64_t begin, int64_t end) {

@@ -26,6 +26,53 @@ void check_matmul(int64_t batch, int64_t m, int64_t n, int64_t k, bool ta, bool 
   CHECK(error <= (exact ? 0.0 : 1e-6));
 }
 
+// Bits of value(t, c) > 0; those beyond the last token are 0.
+template <class F>
+void check_bits(test::Array& bits, int64_t tokens, int64_t channels, const F& value) {
+  for (int64_t t = 0; t < (tokens + 31) / 32 * 32; t++)
+    for (int64_t c = 0; c < channels; c++) {
+      const bool bit = bits.u32()[t / 32 * channels + c] >> (t % 32) & 1;
+      CHECK(bit == (t < tokens && value(t, c) > 0));
+    }
+  CHECK(bits.guards_intact());
+}
+
+struct Fused {
+  int64_t tokens, in, out;
+  bool transposed_x, transposed_w, bias, signs, mask;
+  int alphabet, activation;
+};
+
+// On integers and an epsilon that is a power of two every order of summation gives the same bits.
+void check_linear(const Fused& f) {
+  const auto make = [](int64_t rows, int64_t columns, bool transposed, uint32_t seed) {
+    return test::Array::integers(transposed ? std::vector<int64_t>{columns, rows} : std::vector<int64_t>{rows, columns}, seed);
+  };
+  test::Array x = make(f.tokens, f.in, f.transposed_x, 1), w = make(f.out, f.in, f.transposed_w, 2);
+  for (int64_t i = 0; i < x.count(); i++)
+    if (x[i] == 1) x[i] = -0.0f;
+  test::Array bias = test::Array::integers({f.out}, 3), y = test::Array::f32({f.tokens, f.out});
+  test::Array signs(auxgrad::DType::u32, {(f.tokens + 31) / 32, f.in}), mask(auxgrad::DType::u32, {(f.tokens + 31) / 32, f.out});
+  const auxgrad::View vx = f.transposed_x ? test::permuted(x.view(), {1, 0}) : x.view();
+  const auxgrad::View vw = f.transposed_w ? test::permuted(w.view(), {1, 0}) : w.view();
+  test::call("linear", {vx, vw, f.bias ? bias.view() : test::absent()},
+             {y.view(), f.signs ? signs.view() : test::absent(), f.mask ? mask.view() : test::absent()},
+             {0.25, double(f.alphabet), double(f.activation)});
+  const auto at = [](const auxgrad::View& v, int64_t i, int64_t k) { return v.f32()[i * v.stride[0] + k * v.stride[1]]; };
+  for (int64_t t = 0; t < f.tokens; t++)
+    for (int64_t o = 0; o < f.out; o++) {
+      double sum = f.bias ? bias[o] : 0;
+      for (int64_t k = 0; k < f.in; k++) {
+        const double v = at(vx, t, k);
+        sum += (v + (v > 0 ? 0.25 : f.alphabet ? 0 : -0.25)) * at(vw, o, k);
+      }
+      CHECK(y[t * f.out + o] == (f.activation && sum < 0 ? 0 : sum));
+    }
+  CHECK(y.guards_intact());
+  if (f.signs) check_bits(signs, f.tokens, f.in, [&](int64_t t, int64_t c) { return at(vx, t, c); });
+  if (f.mask) check_bits(mask, f.tokens, f.out, [&](int64_t t, int64_t c) { return y[t * f.out + c]; });
+}
+
 }  // namespace
 
 TEST(matmul_equals_the_reference) {
@@ -54,5 +101,34 @@ TEST(linear_adds_its_bias_after_the_last_block) {
         for (int64_t k = 0; k < 700; k++) sum += x[i * 700 + k] * w[j * 700 + k];
         CHECK(y[i * 35 + j] == sum);
       }
+  });
+}
+
+TEST(linear_fuses_signs_bias_activation_and_mask) {
+  test::each_isa([] {
+    for (int alphabet : {0, 1})
+      for (int activation : {0, 1})
+        for (int t = 0; t < 4; t++) {
+          check_linear({70, 45, 53, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});
+          check_linear({33, 600, 17, bool(t & 1), bool(t & 2), false, t == 0, t == 1, alphabet, activation});
+          check_linear({9, 9001, 17, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // K in parts
+          check_linear({3, 700, 129, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // few rows
+        }
+    check_linear({5, 0, 7, false, false, true, true, true, 0, 1});
+    check_linear({400, 20, 31, false, false, true, true, true, 0, 1});
+  });
+}
+
+TEST(linear_relu_keeps_nan) {
+  test::each_isa([] {
+    test::Array x = test::Array::integers({2, 3}, 1), w = test::Array::integers({4, 3}, 2), y = test::Array::f32({2, 4});
+    test::Array mask(auxgrad::DType::u32, {1, 4});
+    x[0] = std::nanf("");
+    test::call("linear", {x.view(), w.view(), test::absent()}, {y.view(), test::absent(), mask.view()}, {0, 0, 1});
+    for (int64_t j = 0; j < 4; j++) {
+      CHECK(std::isnan(y[j]));
+      CHECK(!(mask.u32()[j] & 1));
+      CHECK(y[4 + j] >= 0);
+    }
   });
 }

@@ -1,147 +1,275 @@
-// Packed matrix product C[M,N] (+)= A[M,K] * B[K,N], in blocks that fit the caches (Goto & van de Geijn 2008).
+// Matrix products C[M,N] = A[M,K] B[K,N] of strided operands, with what follows and precedes them in a layer.
 //
-// A and B are sources: anything with `pack(first row or column, count, first k, k count, tile, out)` that writes panels
-// of `tile` rows (columns), k-major and zero-padded. A strided matrix is one source, a convolution's window another.
-// The epilogue sees each finished tile of C once, after the last block of K.
+// A task computes a block of C. It walks its columns in panels as wide as the register tile; the panel of B is packed
+// (or copied while the first tile reads it) into what the first cache holds, and all row tiles of the block use it.
+// The block of A lies in the second cache, in place where its strides are kind to the caches, else copied in its own
+// orientation: the tile reads either. After Goto & van de Geijn, Anatomy of High-Performance Matrix Multiplication
+// (2008), without the packing of A into panels.
+//
+// An element of C is the sum over blocks of K, each summed in order: K is cut by the shape alone, so the cut of M and N
+// may follow the threads without changing a bit.
 #pragma once
-#include "vector.h"
+#include "pack.h"
+#include "tile.h"
 
 namespace auxgrad {
 namespace {
 
-constexpr int64_t kBlockK = 256;
-constexpr int64_t kBlockM = kTileRows * (192 / kTileRows);
-constexpr int64_t kBlockN = kTileColumns * (384 / kTileColumns);
+// Blocks: kBlockM x kBlockK of A take half of the second cache (1 MiB or more where there is AVX-512, 256 KiB or more
+// else), kBlockK x kTileColumns of B about two thirds of the first. kBlockM is a multiple of 32: words of a mask are
+// not shared by blocks.
+#if defined(__AVX512F__)
+constexpr int64_t kBlockM = 448, kBlockK = 384;
+#else
+constexpr int64_t kBlockM = 192, kBlockK = 256;
+#endif
+constexpr int64_t kStreamK = 32;  // block of K where B is read once: its rows are followed in parallel
+constexpr int64_t kPad = 16;      // floats between copied rows, so that they do not meet in a set of the cache
 
-// A matrix given by its two strides: element (i, k) at data[i * outer + k * inner]. For B, i counts columns.
-struct Strided {
-  const float* data;
-  int64_t outer, inner;
-
-  void pack(int64_t first, int64_t count, int64_t k0, int64_t kc, int tile, float* out) const {
-    for (int64_t i = 0; i < count; i += tile) {
-      const int rows = static_cast<int>(min64(tile, count - i));
-      const float* from = data + (first + i) * outer + k0 * inner;
-      if (outer == 1 && rows == tile) {
-        for (int64_t k = 0; k < kc; k++) memcpy(out + k * tile, from + k * inner, sizeof(float) * tile);
-      } else {
-        for (int r = 0; r < rows; r++)
-          for (int64_t k = 0; k < kc; k++) out[k * tile + r] = from[r * outer + k * inner];
-        for (int r = rows; r < tile; r++)
-          for (int64_t k = 0; k < kc; k++) out[k * tile + r] = 0;
-      }
-      out += tile * kc;
-    }
-  }
+// What becomes of a finished sum: alpha * sum + bias, then relu (NaN stays), then the bit of > 0.
+struct Finish {
+  float alpha = 1;
+  const float* bias = nullptr;
+  bool relu = false;
+  uint32_t* mask = nullptr;  // [ceil(M/32), N]
 };
 
-// One tile: accumulates kc steps of packed panels, then adds to or overwrites `rows` x `columns` of C.
-inline void micro_kernel(int64_t kc, const float* a, const float* b, float* c, int64_t ldc, int rows, int columns,
-                         bool add) {
-  Vec sum[kTileRows][kTileVecs];
-  for (int r = 0; r < kTileRows; r++)
-    for (int v = 0; v < kTileVecs; v++) sum[r][v] = vec_set(0);
-  for (int64_t k = 0; k < kc; k++) {
-    Vec row[kTileVecs];
-    for (int v = 0; v < kTileVecs; v++) row[v] = vec_load(b + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < kTileRows; r++) {
-      const Vec x = vec_set(a[r]);
-      for (int v = 0; v < kTileVecs; v++) sum[r][v] = vec_fma(x, row[v], sum[r][v]);
-    }
-    a += kTileRows;
-    b += kTileColumns;
-  }
-  if (rows == kTileRows && columns == kTileColumns && !add) {
-    for (int r = 0; r < kTileRows; r++)
-      for (int v = 0; v < kTileVecs; v++) vec_store(c + r * ldc + v * kLanes, sum[r][v]);
-    return;
-  }
-  float tile[kTileRows * kTileColumns];
-  for (int r = 0; r < kTileRows; r++)
-    for (int v = 0; v < kTileVecs; v++) vec_store(tile + r * kTileColumns + v * kLanes, sum[r][v]);
-  for (int r = 0; r < rows; r++)
-    for (int j = 0; j < columns; j++)
-      c[r * ldc + j] = add ? c[r * ldc + j] + tile[r * kTileColumns + j] : tile[r * kTileColumns + j];
-}
+struct Product {
+  int64_t m, n, k;
+  const float* a;
+  int64_t a_row, a_k;  // strides
+  const float* b;
+  int64_t b_k, b_column;
+  float* c;  // [M, N]
+  // Added to elements of A above 0 and to the others.
+  float positive = 0, negative = 0;
+  uint32_t* signs = nullptr;  // bits of A > 0, [ceil(M/32), K]
+  Finish finish = {};
+};
+
+// How a product is cut, from its sizes, strides and the threads.
+struct Cut {
+  Left left;
+  bool copy_left;       // the block of A is copied
+  bool right_in_place;  // panels of B are read where they are
+  bool stream;          // blocks of K outermost although nothing is copied
+  int64_t panel;        // columns of a panel
+  int64_t depth;        // of a block of K
+  int64_t parts;        // of K, summed apart and added at the end
+  int64_t rows, columns;  // of a block of C
+  int64_t down, across;   // blocks of C
+  int64_t left_floats, right_floats;  // scratch of a thread
+
+  int64_t tasks() const { return parts * down * across; }
+  int64_t floats() const { return left_floats + right_floats; }
+};
 
 inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
-// Floats of packing space that one thread needs.
-inline int64_t pack_floats(int64_t m, int64_t n, int64_t k) {
-  const int64_t kc = min64(k, kBlockK);
-  return round_up(kc * (round_up(min64(m, kBlockM), kTileRows) + round_up(min64(n, kBlockN), kTileColumns)), 16);
+inline Cut cut_product(const Product& p, int64_t batches, int threads) {
+  Cut cut = {};
+  // A step along an axis of one element is never taken.
+  const bool left_rows = p.a_k == 1 || p.k <= 1, left_columns = p.a_row == 1 || p.m <= 1;
+  const bool right_rows = p.b_column == 1 || p.n <= 1;
+  const bool signs = p.positive != 0 || p.negative != 0;
+  cut.left = left_rows || !left_columns ? kLeftRows : kLeftColumns;
+
+  // Rows a multiple of 2 KiB apart share few sets of the first cache; far apart, a tile touches a page a row.
+  const int64_t step = cut.left == kLeftRows ? p.a_row : p.a_k;
+  const bool kind = cut.left == kLeftRows ? step % 512 != 0 || p.m <= 8 : p.m * p.k <= 65536;
+  cut.copy_left = signs || !(left_rows || left_columns) || (!(kind && p.n <= 512) && p.n > kTileColumns);
+
+  const bool small = p.k <= 128 && p.k * p.b_k <= 8192;
+  const bool one_tile = p.m <= kTileRows;
+  cut.right_in_place = right_rows && (small || one_tile);
+  cut.panel = cut.right_in_place && small && kWideVecs > 0 && p.n > kTileColumns ? kWideVecs * kLanes : kTileColumns;
+  cut.stream = cut.right_in_place && one_tile && p.k * p.n > 65536;
+  const int64_t depth = cut.stream ? kStreamK : kBlockK;
+  cut.depth = max64(1, ceil_div(p.k, max64(1, ceil_div(p.k, depth))));
+
+  // A long sum into a small C is cut along K.
+  cut.parts = batches == 1 && p.m * p.n <= 16384 && p.k >= 4096 ? min64(8, p.k / 2048) : 1;
+
+  const double work = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  int64_t wanted = 1;  // tasks: as few as the threads need, some more where there is much to do
+  if (cut.parts == 1 && batches < 4 * threads && threads > 1)
+    wanted = work < 2e6 ? 1 : work < 3e8 ? threads : 2 * threads;
+  const int64_t most_down = max64(1, ceil_div(p.m, 32)), most_across = max64(1, ceil_div(p.n, kTileColumns));
+  const int64_t least_down = max64(1, ceil_div(p.m, kBlockM));
+  // Every block of rows packs B again, every block of columns copies A again.
+  const double pack_b = (right_rows ? 0.05 : 0.2) * static_cast<double>(p.n), copy_a = (cut.copy_left ? 0.1 : 0.02) * static_cast<double>(p.m);
+  double best = 1e300;
+  for (int64_t down = least_down; down <= min64(most_down, max64(least_down, 2 * wanted)); down++) {
+    int64_t across = min64(most_across, ceil_div(wanted, down));
+    while (wanted > 1 && down * across % threads != 0 && across < most_across && across < 2 * wanted) across++;
+    const int64_t rows = round_up(ceil_div(p.m, down), 32), columns = round_up(ceil_div(p.n, across), kTileColumns);
+    // The time of the longest thread, in units of M * N * K / 16 multiply-adds, and what packing adds.
+    const int64_t tasks = down * across;
+    const double rounds = static_cast<double>(wanted > 1 ? ceil_div(tasks, threads) : tasks);
+    const double longest = rounds * static_cast<double>(rows) * static_cast<double>(columns) / 32 +
+                           rounds * (pack_b * static_cast<double>(columns) / static_cast<double>(max64(p.n, 1)) +
+                                     copy_a * static_cast<double>(rows) / static_cast<double>(max64(p.m, 1)));
+    if (longest < best) {
+      best = longest;
+      cut.rows = rows;
+      cut.columns = columns;
+    }
+  }
+  cut.rows = max64(cut.rows, 32);
+  cut.columns = max64(cut.columns, kTileColumns);
+  cut.down = max64(1, ceil_div(p.m, cut.rows));
+  cut.across = max64(1, ceil_div(p.n, cut.columns));
+
+  const int64_t rows = min64(cut.rows, p.m);
+  if (cut.copy_left)
+    cut.left_floats = round_up(cut.left == kLeftRows ? rows * (cut.depth + kPad) : cut.depth * (rows + kPad), 16);
+  cut.right_floats = cut.right_in_place && p.n % kLanes == 0 ? 0 : cut.depth * kTileColumns;
+  return cut;
 }
 
-// The block of C at (i0, j0), for k in [k0, k1). `add` keeps what is in C.
-template <class A, class B>
-inline void gemm_block(const A& a, const B& b, float* c, int64_t ldc, int64_t i0, int64_t mc, int64_t j0, int64_t nc,
-                       int64_t k0, int64_t k1, bool add, float* space) {
-  if (k0 == k1 && !add)
-    for (int64_t i = 0; i < mc; i++) memset(c + (i0 + i) * ldc + j0, 0, static_cast<size_t>(nc) * sizeof(float));
-  for (int64_t k = k0; k < k1; k += kBlockK) {
-    const int64_t kc = min64(kBlockK, k1 - k);
-    float* packed_a = space;
-    float* packed_b = space + kc * round_up(mc, kTileRows);
-    a.pack(i0, mc, k, kc, kTileRows, packed_a);
-    b.pack(j0, nc, k, kc, kTileColumns, packed_b);
-    for (int64_t j = 0; j < nc; j += kTileColumns)
-      for (int64_t i = 0; i < mc; i += kTileRows)
-        micro_kernel(kc, packed_a + i * kc, packed_b + j * kc, c + (i0 + i) * ldc + j0 + j, ldc,
-                     static_cast<int>(min64(kTileRows, mc - i)), static_cast<int>(min64(kTileColumns, nc - j)),
-                     add || k > k0);
+// Applies `finish` to rows [r0, r1) and columns [c0, c1) of C; r0 is a multiple of 32.
+inline void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+  const Finish& f = p.finish;
+  if (f.alpha == 1 && !f.bias && !f.relu && !f.mask) return;
+  const Vec alpha = vec_set(f.alpha);
+  for (int64_t r = r0; r < r1; r += 32)
+    for (int64_t c = c0; c < c1; c += kLanes) {
+      const int64_t n = min64(kLanes, c1 - c);
+      const Vec bias = !f.bias ? Vec{} : n == kLanes ? vec_load(f.bias + c) : vec_load_part(f.bias + c, n);
+      IntVec word = {}, bit = IntVec{} + 1;
+      for (int64_t i = r; i < min64(r + 32, r1); i++, bit += bit) {
+        float* at = p.c + i * p.n + c;
+        Vec v = n == kLanes ? vec_load(at) : vec_load_part(at, n);
+        if (f.alpha != 1) v = v * alpha;
+        if (f.bias) v = v + bias;
+        if (f.relu) v = v < Vec{} ? Vec{} : v;
+        if (n == kLanes) vec_store(at, v);
+        else vec_store_part(at, v, n);
+        if (f.mask) word = vec_or_positive(word, v, bit);
+      }
+      if (f.mask) memcpy(f.mask + r / 32 * p.n + c, &word, static_cast<size_t>(n) * 4);
+    }
+}
+
+// One block of C: rows [r0, r1), columns [c0, c1), over K in [k0, k1), written to `out` with rows `out_step` apart.
+inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0, int64_t c1, int64_t k0,
+                          int64_t k1, float* out, int64_t out_step, bool finish, float* scratch) {
+  float* copied_left = scratch;
+  float* packed = scratch + cut.left_floats;
+  const int64_t rows = r1 - r0, tiles = ceil_div(rows, cut.panel > kTileColumns ? kWideRows : kTileRows);
+  const bool right_rows = p.b_column == 1 || p.n <= 1;
+
+  const auto panel = [&](int64_t c, int64_t k, const float* left, int64_t left_step) {
+    const int64_t depth = min64(cut.depth, k1 - k);
+    Tile t;
+    t.depth = depth;
+    t.left_step = left_step;
+    t.columns = min64(cut.panel, c1 - c);
+    t.out_step = out_step;
+    t.add = k > k0;
+    const float* right = p.b + k * p.b_k + c * p.b_column;
+    bool copy = false;
+    if (t.columns < cut.panel && t.columns > kTileColumns) t.columns = kTileColumns;  // of a wide panel, the rest follows
+    if (right_rows && t.columns % kLanes == 0 && (cut.right_in_place || t.columns < kTileColumns || tiles == 1)) {
+      t.right = right;
+      t.right_step = p.b_k;
+    } else {
+      copy = right_rows && t.columns == kTileColumns;
+      t.right = copy ? right : packed;
+      t.right_step = copy ? p.b_k : t.columns > kLanes ? kTileColumns : kLanes;
+      if (!copy) pack_right(right, p.b_k, p.b_column, depth, t.columns, static_cast<int>(t.right_step), packed);
+    }
+    t.copy = packed;
+    const int64_t height = t.columns > kTileColumns ? kWideRows : kTileRows;
+    const int64_t count = ceil_div(rows, height), low = count ? rows / count : 0, high = count ? rows % count : 0;
+    const TileKernel* kernels = tile_kernels(cut.left, t.columns, copy);
+    for (int64_t i = 0, r = 0; i < count; i++) {
+      const int64_t m = low + (i < high);
+      t.left = left + r * (cut.left == kLeftRows ? left_step : 1);
+      t.out = out + (r0 + r) * out_step + c;
+      kernels[m](t);
+      if (copy) {
+        copy = false;
+        t.right = packed;
+        t.right_step = kTileColumns;
+        kernels = tile_kernels(cut.left, t.columns, false);
+      }
+      r += m;
+    }
+    if (finish && k + depth >= k1) finish_block(p, r0, r1, c, c + t.columns);
+    return t.columns;
+  };
+
+  if (k0 >= k1) {
+    for (int64_t r = r0; r < r1; r++) memset(out + r * out_step + c0, 0, static_cast<size_t>(c1 - c0) * sizeof(float));
+    if (finish) finish_block(p, r0, r1, c0, c1);
+    return;
+  }
+  if (!cut.copy_left && !cut.stream) {
+    if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, r0, r1, k0, k1, p.signs, p.k);
+    const float* left = p.a + r0 * p.a_row;
+    const int64_t step = cut.left == kLeftRows ? p.a_row : p.a_k;
+    for (int64_t c = c0; c < c1;) {
+      int64_t columns = 0;
+      for (int64_t k = k0; k < k1; k += cut.depth) columns = panel(c, k, left + k * p.a_k, step);
+      c += columns;
+    }
+    return;
+  }
+  for (int64_t k = k0; k < k1; k += cut.depth) {
+    const int64_t depth = min64(cut.depth, k1 - k);
+    const float* left = p.a + r0 * p.a_row + k * p.a_k;
+    int64_t step = cut.left == kLeftRows ? p.a_row : p.a_k;
+    if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, r0, r1, k, k + depth, p.signs, p.k);
+    if (cut.copy_left) {
+      if (cut.left == kLeftRows)
+        copy_rows(left, p.a_row, p.a_k, rows, depth, copied_left, step = depth + kPad, p.positive, p.negative);
+      else copy_rows(left, p.a_k, p.a_row, depth, rows, copied_left, step = rows + kPad, p.positive, p.negative);
+      left = copied_left;
+    }
+    for (int64_t c = c0; c < c1;) c += panel(c, k, left, step);
   }
 }
 
-// Parts into which K is cut where C alone gives too little to do in parallel: by shape only, so that sums do not
-// depend on the number of threads.
-inline int64_t k_parts(int64_t m, int64_t n, int64_t k) {
-  const int64_t tiles = ceil_div(m, kBlockM) * ceil_div(n, kBlockN);
-  if (tiles >= 8 || k < 4096) return 1;
-  return min64(8, k / 2048);
+inline int64_t gemm_scratch(const Product& p, int64_t batches, int threads) {
+  const Cut cut = cut_product(p, batches, threads);
+  const int64_t at_once = min64(threads, batches * cut.tasks());
+  return static_cast<int64_t>(sizeof(float)) *
+         (at_once * cut.floats() + (cut.parts > 1 ? cut.parts * round_up(p.m * p.n, 16) : 0));
 }
 
-inline int64_t gemm_scratch(int64_t m, int64_t n, int64_t k, int threads) {
-  const int64_t parts = k_parts(m, n, k);
-  return sizeof(float) * (pack_floats(m, n, k) * threads + (parts > 1 ? parts * round_up(m * n, 16) : 0));
-}
-
-// epilogue(i0, mc, j0, nc): called once for each finished block of C.
-template <class A, class B, class Epilogue>
-inline void gemm(const Call& call, const A& a, const B& b, float* c, int64_t ldc, int64_t m, int64_t n, int64_t k,
-                 bool add, const Epilogue& epilogue) {
+// `batches` products of the same sizes and strides: locate(batch) is the product of that batch.
+template <class Locate>
+inline void gemm(const Call& call, const Product& first, int64_t batches, const Locate& locate) {
+  const Cut cut = cut_product(first, batches, call.pool->threads());
   float* space = static_cast<float*>(call.scratch);
-  const int64_t per_thread = pack_floats(m, n, k);
-  const int64_t parts = k_parts(m, n, k);
-  // Smaller blocks where a few large ones would leave threads idle.
-  int64_t bm = kBlockM;
-  while (bm > kTileRows * 4 && ceil_div(m, bm) * ceil_div(n, kBlockN) * parts < 8) bm = round_up(bm / 2, kTileRows);
-  const int64_t across = ceil_div(n, kBlockN), down = ceil_div(m, bm), tiles = across * down;
-  float* partial = space + per_thread * call.pool->threads();
-  const int64_t partial_size = round_up(m * n, 16);
-  parallel_tasks(call, tiles * parts, [&](int64_t task, int thread) {
-    const int64_t part = task / tiles, tile = task % tiles;
-    const int64_t i0 = tile % down * bm, j0 = tile / down * kBlockN;
-    const int64_t mc = min64(bm, m - i0), nc = min64(kBlockN, n - j0);
-    const int64_t step = round_up(ceil_div(k, parts), kBlockK);
-    const int64_t k0 = min64(part * step, k), k1 = min64(k0 + step, k);
-    float* mine = space + thread * per_thread;
-    if (parts == 1) {
-      gemm_block(a, b, c, ldc, i0, mc, j0, nc, int64_t{0}, k, add, mine);
-      epilogue(i0, mc, j0, nc);
-    } else {
-      gemm_block(a, b, partial + part * partial_size, n, i0, mc, j0, nc, k0, k1, false, mine);
+  const int64_t blocks = cut.down * cut.across, tasks = batches * cut.tasks();
+  const bool by_thread = tasks > call.pool->threads();
+  const int64_t m = first.m, n = first.n, k = first.k, partial_size = round_up(m * n, 16);
+  float* partial = space + min64(call.pool->threads(), tasks) * cut.floats();
+  parallel_tasks(call, tasks, [&](int64_t task, int thread) {
+    const int64_t block = task % blocks, part = task / blocks % cut.parts;
+    const Product p = locate(task / blocks / cut.parts);
+    const int64_t r0 = block % cut.down * cut.rows, c0 = block / cut.down * cut.columns;
+    const int64_t r1 = min64(r0 + cut.rows, m), c1 = min64(c0 + cut.columns, n);
+    float* mine = space + (by_thread ? thread : task) * cut.floats();
+    if (cut.parts == 1) {
+      product_block(p, cut, r0, r1, c0, c1, 0, k, p.c, n, true, mine);
+      return;
     }
+    const int64_t step = round_up(ceil_div(k, cut.parts), cut.depth);
+    const int64_t k0 = min64(part * step, k), k1 = min64(k0 + step, k);
+    product_block(p, cut, r0, r1, c0, c1, k0, k1, partial + part * partial_size, n, false, mine);
   });
-  if (parts == 1) return;
-  parallel_ranges(call, m, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++)
-      for (int64_t j = 0; j < n; j++) {
-        float sum = add ? c[i * ldc + j] : 0;
-        for (int64_t p = 0; p < parts; p++) sum += partial[p * partial_size + i * n + j];
-        c[i * ldc + j] = sum;
-      }
-    epilogue(begin, end - begin, int64_t{0}, n);
+  if (cut.parts == 1) return;
+  parallel_ranges(call, ceil_div(m, 32), max64(1, 512 / max64(n, 1)), [&](int64_t begin, int64_t end) {
+    const int64_t r0 = begin * 32, r1 = min64(end * 32, m);
+    for (int64_t i = r0 * n; i < r1 * n; i++) {
+      float sum = partial[i];
+      for (int64_t part = 1; part < cut.parts; part++) sum += partial[part * partial_size + i];
+      first.c[i] = sum;
+    }
+    finish_block(first, r0, r1, 0, n);
   });
 }
 

@@ -6,68 +6,82 @@ namespace {
 
 // matmul: a [..., M, K], b [..., K, N], any strides, equal batch axes (stride 0 repeats) -> c [..., M, N] contiguous
 // numbers: alpha
+inline Product matmul_product(const Call& call) {
+  const View &a = call.in[0], &b = call.in[1], &c = call.out[0];
+  const int rank = c.rank;
+  Product p = {};
+  p.m = c.shape[rank - 2];
+  p.n = c.shape[rank - 1];
+  p.k = a.shape[rank - 1];
+  p.a = a.f32();
+  p.a_row = a.stride[rank - 2];
+  p.a_k = a.stride[rank - 1];
+  p.b = b.f32();
+  p.b_k = b.stride[rank - 2];
+  p.b_column = b.stride[rank - 1];
+  p.c = c.f32();
+  p.finish.alpha = call.real(0);
+  return p;
+}
+
 bool matmul(const Call& call) {
   const View &a = call.in[0], &b = call.in[1], &c = call.out[0];
   const int rank = c.rank;
-  const int64_t m = c.shape[rank - 2], n = c.shape[rank - 1], k = a.shape[rank - 1];
-  const int64_t batches = c.count(0, rank - 2);
-  const float alpha = call.real(0);
-  const auto product = [&](const Call& with, int64_t batch) {
-    int64_t offset_a = 0, offset_b = 0, rest = batch;
+  const Product first = matmul_product(call);
+  gemm(call, first, c.count(0, rank - 2), [&](int64_t batch) {
+    Product p = first;
+    p.c += batch * p.m * p.n;
     for (int axis = rank - 3; axis >= 0; axis--) {
-      const int64_t i = rest % c.shape[axis];
-      rest /= c.shape[axis];
-      offset_a += i * a.stride[axis];
-      offset_b += i * b.stride[axis];
+      const int64_t i = batch % c.shape[axis];
+      batch /= c.shape[axis];
+      p.a += i * a.stride[axis];
+      p.b += i * b.stride[axis];
     }
-    float* out = c.f32() + batch * m * n;
-    gemm(with, Strided{a.f32() + offset_a, a.stride[rank - 2], a.stride[rank - 1]},
-         Strided{b.f32() + offset_b, b.stride[rank - 1], b.stride[rank - 2]}, out, n, m, n, k, false,
-         [&](int64_t i0, int64_t mc, int64_t j0, int64_t nc) {
-           if (alpha == 1.0f) return;
-           for (int64_t i = i0; i < i0 + mc; i++)
-             for (int64_t j = j0; j < j0 + nc; j++) out[i * n + j] *= alpha;
-         });
-  };
-  if (batches == 1) {
-    product(call, 0);
-    return true;
-  }
-  // Many products: one a task, each on one thread with that thread's share of the scratch.
-  const int64_t share = gemm_scratch(m, n, k, 1);
-  parallel_tasks(call, batches, [&](int64_t batch, int thread) {
-    Call own = call;
-    own.pool = &serial_pool();
-    own.scratch = static_cast<char*>(call.scratch) + thread * share;
-    product(own, batch);
+    return p;
   });
   return true;
 }
 
 int64_t matmul_scratch(const Call& call, int threads) {
-  const View& c = call.out[0];
-  const int64_t m = c.shape[c.rank - 2], n = c.shape[c.rank - 1], k = call.in[0].shape[c.rank - 1];
-  if (c.count(0, c.rank - 2) == 1) return gemm_scratch(m, n, k, threads);
-  return gemm_scratch(m, n, k, 1) * threads;
+  return gemm_scratch(matmul_product(call), call.out[0].count(0, call.out[0].rank - 2), threads);
 }
 
-// linear: x [T, I], w [O, I], bias [O] or absent -> y [T, O]
-bool linear(const Call& call) {
+// linear: x [T, I], w [O, I], any strides, bias [O] or absent -> y [T, O], signs u32 [ceil(T/32), I] or absent,
+// mask u32 [ceil(T/32), O] or absent
+// numbers: epsilon, alphabet (0: -1/+1, 1: 0/1), activation (0: none, 1: relu); none of them means 0, 0, 0
+// The operand is x + epsilon * s(x), s(x) = +1 if x > 0, else -1 (alphabet 1: 0); signs are the bits of x > 0, mask
+// those of y > 0. Bit t % 32 of word [t / 32][c] is token t; bits beyond the last token are 0.
+inline Product linear_product(const Call& call) {
   const View &x = call.in[0], &w = call.in[1], &y = call.out[0];
-  const float* bias = call.in[2] ? call.in[2].f32() : nullptr;
-  const int64_t tokens = y.shape[0], out = y.shape[1], in = x.shape[1];
-  gemm(call, Strided{x.f32(), x.stride[0], x.stride[1]}, Strided{w.f32(), w.stride[0], w.stride[1]}, y.f32(), out,
-       tokens, out, in, false, [&](int64_t i0, int64_t mc, int64_t j0, int64_t nc) {
-         if (!bias) return;
-         for (int64_t i = i0; i < i0 + mc; i++)
-           for (int64_t j = j0; j < j0 + nc; j++) y.f32()[i * out + j] += bias[j];
-       });
+  Product p = {};
+  p.m = y.shape[0];
+  p.n = y.shape[1];
+  p.k = x.shape[1];
+  p.a = x.f32();
+  p.a_row = x.stride[0];
+  p.a_k = x.stride[1];
+  p.b = w.f32();
+  p.b_k = w.stride[1];
+  p.b_column = w.stride[0];
+  p.c = y.f32();
+  p.finish.bias = call.in[2].f32();
+  if (call.n_number > 0) {
+    p.positive = call.real(0);
+    p.negative = call.integer(1) == 1 ? 0.0f : -p.positive;
+    p.finish.relu = call.integer(2) == 1;
+  }
+  if (call.n_out > 1) p.signs = call.out[1].u32();
+  if (call.n_out > 2) p.finish.mask = call.out[2].u32();
+  return p;
+}
+
+bool linear(const Call& call) {
+  const Product p = linear_product(call);
+  gemm(call, p, 1, [&](int64_t) { return p; });
   return true;
 }
 
-int64_t linear_scratch(const Call& call, int threads) {
-  return gemm_scratch(call.out[0].shape[0], call.out[0].shape[1], call.in[0].shape[1], threads);
-}
+int64_t linear_scratch(const Call& call, int threads) { return gemm_scratch(linear_product(call), 1, threads); }
 
 }  // namespace
 }  // namespace auxgrad

@@ -1,0 +1,86 @@
+// Operands on their way into a matrix product: copies, packed panels, bits of signs.
+#pragma once
+#include "vector.h"
+
+namespace auxgrad {
+namespace {
+
+// rows x columns floats into rows `step` apart; `positive` is added to those above 0, `negative` to the others.
+inline void copy_rows(const float* from, int64_t row, int64_t column, int64_t rows, int64_t columns, float* to,
+                      int64_t step, float positive, float negative) {
+  const bool signs = positive != 0 || negative != 0;
+  const Vec p = vec_set(positive), q = vec_set(negative);
+  for (int64_t r = 0; r < rows; r++, from += row, to += step) {
+    int64_t i = 0;
+    if (column == 1) {
+      if (signs)
+        for (; i + kLanes <= columns; i += kLanes) vec_store(to + i, vec_add_signs(vec_load(from + i), p, q));
+      else
+        for (; i + kLanes <= columns; i += kLanes) vec_store(to + i, vec_load(from + i));
+    }
+    for (; i < columns; i++) {
+      const float x = from[i * column];
+      to[i] = signs ? x + (x > 0 ? positive : negative) : x;
+    }
+  }
+}
+
+// Columns [0, kLanes) of a panel whose columns lie contiguously `column` apart: to[k * width] = those at k.
+template <class Column>
+inline void pack_columns(const Column& column, int64_t depth, int width, float* to) {
+  int64_t k = 0;
+  for (; k + 4 <= depth; k += 4, to += 4 * width) {
+    Vec v[4];
+    AUXGRAD_UNROLL
+    for (int q = 0; q < 4; q++) v[q] = vec_load_groups([&](int l) { return column(4 * l + q) + k; });
+    vec_transpose_groups(v);
+    AUXGRAD_UNROLL
+    for (int q = 0; q < 4; q++) vec_store(to + q * width, v[q]);
+  }
+  for (; k < depth; k++, to += width)
+    for (int c = 0; c < kLanes; c++) to[c] = column(c)[k];
+}
+
+// A panel of `width` columns, of which `columns` exist, to[k * width + c]. What stands in the others is never used.
+inline void pack_right(const float* b, int64_t b_k, int64_t b_column, int64_t depth, int64_t columns, int width,
+                       float* to) {
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    const float* from = b + c * b_column;
+    const int64_t n = min64(kLanes, columns - c);
+    if (b_k == 1 && n == kLanes) {
+      pack_columns([=](int i) { return from + i * b_column; }, depth, width, to + c);
+    } else if (b_k == 1) {
+      pack_columns([=](int i) { return from + min64(i, n - 1) * b_column; }, depth, width, to + c);
+    } else {
+      for (int64_t k = 0; k < depth; k++) {
+        for (int64_t i = 0; i < n; i++) to[k * width + c + i] = from[k * b_k + i * b_column];
+        for (int64_t i = n; i < kLanes; i++) to[k * width + c + i] = 0;
+      }
+    }
+  }
+}
+
+// Words of the bits of x > 0 for rows [r0, r1), r0 a multiple of 32, and columns [k0, k1): bit r % 32 of
+// words[r / 32 * columns + k]; bits beyond the last row are 0.
+inline void pack_signs(const float* x, int64_t row, int64_t column, int64_t r0, int64_t r1, int64_t k0, int64_t k1,
+                       uint32_t* words, int64_t columns) {
+  for (int64_t r = r0; r < r1; r += 32) {
+    const int64_t n = min64(32, r1 - r);
+    uint32_t* out = words + r / 32 * columns;
+    int64_t k = k0;
+    if (column == 1)
+      for (; k + kLanes <= k1; k += kLanes) {
+        IntVec word = {}, bit = IntVec{} + 1;
+        for (int64_t t = 0; t < n; t++, bit += bit) word = vec_or_positive(word, vec_load(x + (r + t) * row + k), bit);
+        memcpy(out + k, &word, sizeof word);
+      }
+    for (; k < k1; k++) {
+      uint32_t word = 0;
+      for (int64_t t = 0; t < n; t++) word |= static_cast<uint32_t>(x[(r + t) * row + k * column] > 0) << t;
+      out[k] = word;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace auxgrad

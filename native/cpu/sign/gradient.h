@@ -22,6 +22,13 @@ constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColum
 
 typedef uint64_t Valid[kStep / 64];
 
+// What a thread needs to look up: tables, scaled deltas of a part, and sums [block][plane][output][column].
+struct LookupSpace {
+  alignas(64) Tables tables;
+  alignas(64) float delta[kPart][kLookupOutputs];
+  alignas(64) float sums[1][kLookupOutputs][kColumns];
+};
+
 inline int64_t aligned(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
 
 // What lies in the scratch: codes [block][step], the valid tokens of their taps, and a share for each thread.
@@ -34,7 +41,7 @@ struct Places {
     chunk = ceil_div(blocks, max64(1, ceil_div(blocks, kChunk)));
     steps = max64(1, min64(kSteps, ceil_div(g.tokens, kStep)));
     code_bytes = kStep / 32 * g.bits * static_cast<int64_t>(sizeof(Words));
-    thread_bytes = static_cast<int64_t>(sizeof(Tables) + sizeof(float) * kPart * kLookupOutputs);
+    thread_bytes = static_cast<int64_t>(sizeof(LookupSpace) + sizeof(LookupSpace::sums) * static_cast<size_t>(chunk * g.bits));
     if (amx) {  // the largest of both: which of them runs may be switched after planning
       code_bytes = kStep * kColumns;
       thread_bytes = max64(thread_bytes, kBundleBytes + kBundleTotals * chunk);
@@ -207,95 +214,70 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
 }
 #endif
 
-// shifts[o][column] of a block; `last` remembers for which taps it was computed.
-inline void spread_shift(Shift& shift, const ColumnBlock& b, const Valid* valid, int64_t* last, float (*out)[kColumns]) {
-  if (*last == b.tap) return;
-  *last = b.tap;
-  for (int64_t i = 0; i < b.taps; i++) {
-    float sums[kColumns];
-    shift.sum(valid[i], sums);
-    for (int64_t o = 0; o < kColumns; o++)
-      for (int64_t c = 0; c < (b.taps == 1 ? kColumns : b.channels); c++) out[o][i * b.channels + c] = sums[o];
-  }
-}
-
 inline void lookup_task(const CodeGradient& g, const Places& places, const Task& task) {
   const int64_t o0 = task.o0, o1 = min64(o0 + kLookupOutputs, g.outputs), row = g.taps() * g.depth;
-  Tables& tables = *reinterpret_cast<Tables*>(places.thread(task.thread));
-  float (*delta)[kLookupOutputs] = reinterpret_cast<float (*)[kLookupOutputs]>(places.thread(task.thread) + sizeof(Tables));
+  LookupSpace& space = *reinterpret_cast<LookupSpace*>(places.thread(task.thread));
+  const BlockRange range = block_range(g, task.begin, task.end, o0, o1);
+  // Sums of plane p of a block: of its signs, or of bits 0 and 1 of its codes.
+  const auto sums = [&](int64_t i, int p) { return space.sums[(i - range.first) * g.bits + p]; };
+  if (range.first >= range.last) return;
+  memset(sums(range.first, 0), 0, static_cast<size_t>(range.last - range.first) * static_cast<size_t>(g.bits) * sizeof(space.sums));
+  const float padded = g.zero_one ? 0.0f : g.bits == 2 ? 3.0f : 1.0f;
   Scales scales;
   for (int64_t t0 = task.t0; t0 < task.t1; t0 += kPart) {
-    const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, to = from + min64(kPart, task.t1 - t0);
+    const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, count = min64(kPart, task.t1 - t0);
     if (from == 0) scales.set(g, t0, min64(kStep, task.t1 - t0));
     for (int64_t t = 0; t < kPart; t++) {
-      const bool there = from + t < to;
-      const float factor = there ? scales.factor[from + t] : 0.0f;
+      typedef float Row __attribute__((vector_size(4 * kLookupOutputs)));
+      Row v = {};
       const float* source = g.delta + (t0 + t) * g.outputs + o0;
-      if (there && o1 - o0 == kLookupOutputs)
-        for (int o = 0; o < kLookupOutputs; o++) delta[t][o] = factor * source[o];
-      else
-        for (int o = 0; o < kLookupOutputs; o++) delta[t][o] = there && o < o1 - o0 ? factor * source[o] : 0.0f;
+      if (t < count) memcpy(&v, source, o1 - o0 == kLookupOutputs ? sizeof(v) : static_cast<size_t>(o1 - o0) * 4);
+      v *= t < count ? scales.factor[from + t] : 0.0f;
+      memcpy(space.delta[t], &v, sizeof(v));
     }
-    build_tables(delta, g.zero_one ? 0.0f : -1.0f, tables);
-    Shift shift = {g, scales, t0 - from, from, to, o0, o1 - o0, g.zero_one ? 0.0f : g.bits == 2 ? 3.0f : 1.0f};
-    int64_t last_tap = -1;
-    float shifts[kColumns][kColumns];
-    Floats sums[kLookupOutputs][2];
-    const bool add = t0 > 0;
-    // Adds the sums of vector v, with `twice` also two times those of vector 1, to block i.
-    const auto finish = [&](int64_t i, int v, bool twice) {
+    build_tables(space.delta, g.zero_one ? 0.0f : -1.0f, space.tables);
+    const auto words = [&](int64_t i, int plane) {
+      return reinterpret_cast<const Words*>(places.code(i - task.chunk, step)) + from / 32 + plane * (kStep / 32);
+    };
+    if (g.bits == 2) {
+      for (int64_t i = range.first; i < range.last; i++)
+        look_up(space.tables, {{words(i, 0), words(i, 1)}, {sums(i, 0), sums(i, 1)}});
+    } else {
+      int64_t i = range.first;
+      for (; i + 1 < range.last; i += 2)
+        look_up(space.tables, {{words(i, 0), words(i + 1, 0)}, {sums(i, 0), sums(i + 1, 0)}});
+      if (i < range.last) {
+        alignas(64) float unused[kLookupOutputs][kColumns] = {};
+        look_up(space.tables, {{words(i, 0), words(i, 0)}, {sums(i, 0), unused}});
+      }
+    }
+    if (g.bits == 1 && (padded == 0 || g.pointwise())) continue;
+    Shift shift = {g, scales, t0 - from, from, from + count, o0, o1 - o0, padded};
+    int64_t tap = -1;
+    float s[kColumns];
+    for (int64_t i = range.first; i < range.last; i++) {
       const ColumnBlock b = column_block(g, i);
-      const Valid* valid = places.valid(i - task.chunk, step);
-      bool shifted = false;
-      for (int64_t k = 0; k < b.taps; k++) shifted = shifted || shift.needed(valid[k]);
-      if (shifted) spread_shift(shift, b, valid, &last_tap, shifts);
-      const int64_t first = max64(o0, b.group * g.per_group()), last = min64(o1, (b.group + 1) * g.per_group());
-      const bool whole = b.count() == kColumns;
-      const size_t bytes = static_cast<size_t>(b.count()) * 4;
-      for (int64_t o = first; o < last; o++) {
-        Floats sum = sums[o - o0][v], more = {};
-        if (twice) sum += sums[o - o0][1] + sums[o - o0][1];
-        if (shifted) {
-          memcpy(&more, shifts[o - o0], sizeof(more));
-          sum += more;
-        }
-        float* p = g.dw + o * row + b.column();
-        if (whole) {
-          if (add) {
-            memcpy(&more, p, sizeof(more));
-            sum += more;
-          }
-          memcpy(p, &sum, sizeof(sum));
-        } else {
-          more = Floats{};
-          if (add) memcpy(&more, p, bytes);
-          sum += more;
-          memcpy(p, &sum, bytes);
-        }
+      for (int64_t k = 0; k < b.taps; k++) {
+        const uint64_t* valid = places.valid(i - task.chunk, step)[k];
+        if (tap != b.tap + k && shift.needed(valid)) shift.sum(valid, s);
+        else if (tap != b.tap + k) memset(s, 0, sizeof(s));
+        tap = b.tap + k;
+        for (int o = 0; o < kLookupOutputs; o++)
+          for (int64_t c = k * b.channels; c < (k + 1) * b.channels; c++) sums(i, 0)[o][c] += s[o];
       }
-    };
-    const auto words = [&](int64_t i) {
-      return reinterpret_cast<const Words*>(places.code(i - task.chunk, step)) + from / 32;
-    };
-    int64_t waiting = -1;  // a block of signs that waits for a second
-    each_block(g, task.begin, task.end, o0, o1, [&](int64_t i, int64_t, int64_t) {
-      if (g.bits == 2) {
-        look_up(tables, {{words(i), words(i) + kStep / 32}}, sums);
-        finish(i, 0, true);
-      } else if (waiting < 0) {
-        waiting = i;
-      } else {
-        look_up(tables, {{words(waiting), words(i)}}, sums);
-        finish(waiting, 0, false);
-        finish(i, 1, false);
-        waiting = -1;
-      }
-    });
-    if (waiting >= 0) {
-      look_up(tables, {{words(waiting), words(waiting)}}, sums);
-      finish(waiting, 0, false);
     }
   }
+  each_block(g, task.begin, task.end, o0, o1, [&](int64_t i, int64_t first, int64_t last) {
+    const ColumnBlock b = column_block(g, i);
+    for (int64_t o = first; o < last; o++) {
+      const float *low = sums(i, 0)[o - o0], *high = g.bits == 2 ? sums(i, 1)[o - o0] : nullptr;
+      float* p = g.dw + o * row + b.column();
+      for (int64_t c = 0; c < b.count(); c++) {
+        const float sum = high ? low[c] + 2.0f * high[c] : low[c];
+        p[c] = task.t0 > 0 ? p[c] + sum : sum;
+      }
+    }
+  });
 }
 
 // Brings the codes of blocks [begin, end) and tokens [t0, t1) into place.

@@ -3,6 +3,7 @@
 #pragma once
 #include "../isa.h"
 #include "codes.h"
+#include "depthwise.h"
 #include "lookup.h"
 
 #if defined(__AVX512F__) && defined(__linux__) && defined(__has_include)
@@ -322,6 +323,7 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
     memset(g.dw, 0, static_cast<size_t>(g.outputs * g.taps() * g.depth) * sizeof(float));
     return;
   }
+  if (is_depthwise(g)) return run_depthwise(call, g);
   const Places places(g, has_amx, call.scratch);
   const int64_t blocks = places.blocks, chunk = places.chunk, tokens = places.steps * kStep;
   const int64_t o_tasks = ceil_div(g.outputs, task_outputs);
@@ -347,6 +349,7 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
 }
 
 inline int64_t gradient_scratch(const CodeGradient& g, int threads) {
+  if (is_depthwise(g)) return threads * static_cast<int64_t>(sizeof(DepthwiseSpace));
 #if defined(AUXGRAD_HAS_AMX)
   return Places(g, machine_has_amx(), nullptr).bytes(threads);
 #else

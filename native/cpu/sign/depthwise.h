@@ -18,9 +18,8 @@ struct DepthwiseSpace {
   alignas(64) Floats delta[kStep];  // times their factors
   Floats middle[kStep];             // times their middles
   Words words[kDepthwiseVectors][kDepthwiseTaps][kStep / 16];
-  uint64_t valid[kDepthwiseTaps][kStep / 64];
   Floats total[kDepthwiseVectors][kDepthwiseTaps];
-  Run runs[kStep];
+  TapTokens tokens[kDepthwiseTaps];
 };
 
 // sum + (bit of word set ? v : 0)
@@ -55,12 +54,12 @@ inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t
     const int64_t count = min64(kStep, g.tokens - t0), planes = g.bits;
     scales.set(g, t0, count);
     for (int64_t i = 0; i < taps; i++) {
-      const int made = tap_runs(g, first_tap + i, t0, count, space.runs);
-      valid_tokens(space.runs, made, space.valid[i]);
+      space.tokens[i].tap = -1;
+      space.tokens[i].set(g, first_tap + i, t0, count);
       for (int64_t v = 0; v < vectors; v++) {
         Words codes[kStep / 16], *to = space.words[v][i];
         const int64_t at = channel + v * kColumns;
-        gather_codes(g, space.runs, made, g.words + at, min64(kColumns, g.channels - at), planes == 1 ? to : codes);
+        gather_codes(g, space.tokens[i], g.words + at, min64(kColumns, g.channels - at), planes == 1 ? to : codes);
         if (planes == 2) split_codes(codes, to, to + kStep / 32);
       }
     }
@@ -89,7 +88,7 @@ inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t
         for (int64_t i = 0; i < taps; i++) {
           Floats inside = all, middle = middles;
           if (!g.zero_one)
-            for (uint32_t m = ~static_cast<uint32_t>(space.valid[i][w / 2] >> (w % 2 * 32)); m; m &= m - 1) {
+            for (uint32_t m = ~static_cast<uint32_t>(space.tokens[i].valid[w / 2] >> (w % 2 * 32)); m; m &= m - 1) {
               const int t = __builtin_ctz(m);
               inside -= delta[t];
               if (planes == 2) middle -= space.middle[w * 32 + t];

@@ -47,7 +47,7 @@ struct Places {
       code_bytes = kStep * kColumns;
       thread_bytes = max64(thread_bytes, kBundleBytes + kBundleTotals * chunk);
     }
-    thread_bytes = aligned(thread_bytes);
+    thread_bytes = aligned(max64(thread_bytes, g.taps_a_block() * static_cast<int64_t>(sizeof(TapTokens))));
     valid_bytes = aligned(g.taps_a_block() * static_cast<int64_t>(sizeof(Valid)));
     codes = static_cast<uint8_t*>(scratch);
     valids = codes + chunk * steps * code_bytes;
@@ -281,33 +281,39 @@ inline void lookup_task(const CodeGradient& g, const Places& places, const Task&
   });
 }
 
-// Brings the codes of blocks [begin, end) and tokens [t0, t1) into place.
+// Brings the codes of blocks [begin, end) and tokens [t0, t1) into place. Blocks at the same taps take turns, so that what
+// these read is found out once.
 inline void place_codes(const CodeGradient& g, const Places& places, bool amx, int64_t chunk, int64_t begin, int64_t end,
-                        int64_t t0, int64_t t1) {
-  Run runs[kStep];
+                        int64_t t0, int64_t t1, TapTokens* tokens) {
   Words words[kStep / 16];
+  const int64_t blocks = g.group_blocks(), tap_blocks = g.depth < kColumns ? 1 : ceil_div(g.depth, kColumns);
   for (int64_t step = 0; t0 < t1; t0 += kStep, step++) {
     const int64_t count = min64(kStep, t1 - t0);
-    int made = 0;
-    int64_t tap = -1;
-    for (int64_t i = begin; i < end; i++) {
-      const ColumnBlock b = column_block(g, i);
-      Valid* valid = places.valid(i - chunk, step);
-      gather_block(g, b, t0, count, runs, &made, &tap, words, valid);
-      uint8_t* out = places.code(i - chunk, step);
+    for (int64_t k = 0; k < g.taps_a_block(); k++) tokens[k].tap = -1;
+    for (int64_t place = 0; place < blocks; place += tap_blocks)
+      for (int64_t group = begin / blocks * blocks; group < end; group += blocks)
+        for (int64_t i = max64(begin, group + place); i < min64(end, group + place + tap_blocks); i++) {
+          const ColumnBlock b = column_block(g, i);
+          Valid* valid = places.valid(i - chunk, step);
+          for (int64_t k = 0; k < b.taps; k++) {
+            tokens[k].set(g, b.tap + k, t0, count);
+            memcpy(valid[k], tokens[k].valid, sizeof(Valid));
+          }
+          gather_block(g, b, tokens, words);
+          uint8_t* out = places.code(i - chunk, step);
 #if defined(AUXGRAD_HAS_AMX)
-      if (amx) {
-        const int tiles = static_cast<int>(ceil_div(count, kTileTokens));
-        if (g.bits == 1) expand_signs(g, b, words, valid, tiles, reinterpret_cast<int8_t*>(out));
-        else expand_codes(b, words, valid, tiles, reinterpret_cast<int8_t*>(out));
-        continue;
-      }
+          if (amx) {
+            const int tiles = static_cast<int>(ceil_div(count, kTileTokens));
+            if (g.bits == 1) expand_signs(g, b, words, valid, tiles, reinterpret_cast<int8_t*>(out));
+            else expand_codes(b, words, valid, tiles, reinterpret_cast<int8_t*>(out));
+            continue;
+          }
 #endif
-      (void)amx;
-      Words* to = reinterpret_cast<Words*>(out);
-      if (g.bits == 1) memcpy(to, words, kStep / 32 * sizeof(Words));
-      else split_codes(words, to, to + kStep / 32);
-    }
+          (void)amx;
+          Words* to = reinterpret_cast<Words*>(out);
+          if (g.bits == 1) memcpy(to, words, kStep / 32 * sizeof(Words));
+          else split_codes(words, to, to + kStep / 32);
+        }
   }
 }
 
@@ -333,8 +339,11 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
     const int64_t parts = max64(1, min64((to - from) / 16, 4 / o_tasks)), part = ceil_div(to - from, parts);
     for (int64_t t0 = 0; t0 < g.tokens; t0 += tokens) {
       const int64_t t1 = min64(t0 + tokens, g.tokens);
-      parallel_ranges(call, to - from, 4, [&](int64_t begin, int64_t end) {
-        place_codes(g, places, amx, from, from + begin, from + end, t0, t1);
+      const int64_t grain = 4;
+      parallel_tasks(call, ceil_div(to - from, grain), [&](int64_t i, int thread) {
+        const int64_t begin = from + i * grain;
+        place_codes(g, places, amx, from, begin, min64(begin + grain, to), t0, t1,
+                    reinterpret_cast<TapTokens*>(places.thread(thread)));
       });
       parallel_tasks(call, o_tasks * parts, [&](int64_t i, int thread) {
         const int64_t begin = from + i / o_tasks * part;

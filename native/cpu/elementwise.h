@@ -5,27 +5,38 @@
 namespace auxgrad {
 namespace {
 
+// a * b + c: fused where the machine can, never by a library call.
+inline float madd(float a, float b, float c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 // exp(x) within 2 ULP on [-87.3, 88.7]; below it flushes to 0, above it is inf. NaN stays NaN.
 inline float exp_f32(float x) {
-  const float clamped = x > 88.8f ? 88.8f : (x < -88.0f ? -88.0f : x);
-  const float n = __builtin_floorf(clamped * 1.44269504f + 0.5f);
-  float r = clamped - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
+  // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
+  constexpr float kRound = 12582912.0f;
+  const float clamped = x > 89.0f ? 89.0f : (x < -88.0f ? -88.0f : x);
+  const float t = madd(clamped, 1.44269504f, kRound), n = t - kRound;
+  const float r = madd(n, 2.12194440e-4f, madd(n, -0.693359375f, clamped));
   float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  // Two factors: 2^n itself would overflow for n = 128.
-  const int32_t e = static_cast<int32_t>(n == n ? n : 0.0f), half = e >> 1;
-  const int32_t b1 = (half + 127) << 23, b2 = (e - half + 127) << 23;
+  p = madd(p, r, 1.3981999507e-3f);
+  p = madd(p, r, 8.3334519073e-3f);
+  p = madd(p, r, 4.1665795894e-2f);
+  p = madd(p, r, 1.6666665459e-1f);
+  p = madd(p, r, 5.0000001201e-1f);
+  p = madd(p * r, r, r) + 1.0f;
+  // Two factors: 2^n itself would overflow for n = 128. Of a NaN the bits do not matter, but they must not overflow.
+  uint32_t bits;
+  memcpy(&bits, &t, 4);
+  const int32_t e = static_cast<int32_t>(bits - 0x4b400000u), half = e >> 1;
+  const uint32_t b1 = static_cast<uint32_t>(half + 127) << 23, b2 = static_cast<uint32_t>(e - half + 127) << 23;
   float s1, s2;
   memcpy(&s1, &b1, 4);
   memcpy(&s2, &b2, 4);
-  const float y = p * s1 * s2;
-  return x != x ? x : (x < -87.33f ? 0.0f : y);
+  return x < -87.33f ? 0.0f : p * s1 * s2;
 }
 
 // log(x) within 2 ULP for normal x; log(0) = -inf, log(<0) = NaN, log(inf) = inf. Subnormals are scaled first.
@@ -117,21 +128,67 @@ inline float log1p_f32(float x) {
 // log(1 + exp(x)) without overflow.
 inline float softplus_f32(float x) { return (x > 0 ? x : 0.0f) + log1p_f32(exp_f32(-__builtin_fabsf(x))); }
 
-// Calls row(offsets of each operand at its inner row, row number) for every row of the last axis of `out`.
+// Tells the compiler that no two iterations of the next loop touch the same element: operands are apart or the same.
+#if defined(__clang__)
+#define AUXGRAD_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define AUXGRAD_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+// The axes of a contiguous output and the strides of N operands over them, neighbours made one where all agree.
+template <int N>
+struct Axes {
+  int rank = 0;
+  int64_t shape[kMaxRank + 1], stride[N][kMaxRank + 1];
+
+  Axes(const View& out, const View* const (&operands)[N]) {
+    for (int axis = 0; axis < out.rank; axis++) {
+      if (out.shape[axis] == 1) continue;
+      bool joins = rank > 0;
+      for (int o = 0; o < N; o++)
+        joins = joins && stride[o][rank - 1] == operands[o]->stride[axis] * out.shape[axis];
+      if (joins) shape[rank - 1] *= out.shape[axis];
+      else shape[rank++] = out.shape[axis];
+      for (int o = 0; o < N; o++) stride[o][rank - 1] = operands[o]->stride[axis];
+    }
+    if (rank > 0) return;
+    shape[rank++] = 1;
+    for (int o = 0; o < N; o++) stride[o][0] = 0;
+  }
+};
+
+// Calls row(offset of each operand, stride of each operand, offset of the output, count) for every row of the output,
+// the longest that all operands allow.
 template <int N, class Row>
 inline void for_rows(const Call& call, const View& out, const View* const (&operands)[N], const Row& row) {
-  const int rank = out.rank;
-  const int64_t inner = rank ? out.shape[rank - 1] : 1;
-  if (inner == 0) return;
-  parallel_ranges(call, out.count() / inner, max64(1, 32768 / inner), [&](int64_t begin, int64_t end) {
+  if (out.count() == 0) return;
+  const Axes<N> axes(out, operands);
+  const int last = axes.rank - 1;
+  const int64_t inner = axes.shape[last];
+  int64_t step[N];
+  for (int o = 0; o < N; o++) step[o] = axes.stride[o][last];
+  // Long rows are cut too.
+  const int64_t piece = min64(inner, 65536), pieces = ceil_div(inner, piece);
+  parallel_ranges(call, out.count() / inner * pieces, max64(1, 32768 / piece), [&](int64_t begin, int64_t end) {
+    int64_t index[kMaxRank + 1], offset[N] = {}, rest = begin / pieces, part = begin % pieces;
+    for (int axis = last - 1; axis >= 0; axis--) {
+      index[axis] = rest % axes.shape[axis];
+      rest /= axes.shape[axis];
+      for (int o = 0; o < N; o++) offset[o] += index[axis] * axes.stride[o][axis];
+    }
     for (int64_t r = begin; r < end; r++) {
-      int64_t offset[N] = {}, rest = r;
-      for (int axis = rank - 2; axis >= 0; axis--) {
-        const int64_t i = rest % out.shape[axis];
-        rest /= out.shape[axis];
-        for (int o = 0; o < N; o++) offset[o] += i * operands[o]->stride[axis];
+      const int64_t from = part * piece;
+      int64_t at[N];
+      for (int o = 0; o < N; o++) at[o] = offset[o] + from * step[o];
+      row(at, step, r / pieces * inner + from, min64(piece, inner - from));
+      if (++part < pieces) continue;
+      part = 0;
+      for (int axis = last - 1; axis >= 0; axis--) {
+        for (int o = 0; o < N; o++) offset[o] += axes.stride[o][axis];
+        if (++index[axis] < axes.shape[axis]) break;
+        index[axis] = 0;
+        for (int o = 0; o < N; o++) offset[o] -= axes.shape[axis] * axes.stride[o][axis];
       }
-      row(offset, r * inner, inner);
     }
   });
 }
@@ -141,16 +198,35 @@ template <class T, class R, class F>
 inline void map1(const Call& call, const View& x, const View& y, const F& f) {
   const T* in = static_cast<const T*>(x.data);
   R* out = static_cast<R*>(y.data);
-  if (x.contiguous()) {
-    parallel_ranges(call, y.count(), 32768, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) out[i] = f(in[i]);
-    });
-    return;
-  }
   const View* const operands[1] = {&x};
-  for_rows(call, y, operands, [&](const int64_t (&offset)[1], int64_t at, int64_t n) {
-    const int64_t s = x.stride[x.rank - 1];
-    for (int64_t i = 0; i < n; i++) out[at + i] = f(in[offset[0] + i * s]);
+  for_rows(call, y, operands, [&](const int64_t (&offset)[1], const int64_t (&step)[1], int64_t at, int64_t n) {
+    const T* u = in + offset[0];
+    R* w = out + at;
+    const int64_t s = step[0];
+    if (s == 1) {
+      AUXGRAD_INDEPENDENT
+      for (int64_t i = 0; i < n; i++) w[i] = f(u[i]);
+    } else {
+      for (int64_t i = 0; i < n; i++) w[i] = f(u[i * s]);
+    }
+  });
+}
+
+// map2 where one operand repeats short rows (a bias over few channels): the row is repeated to a long one first.
+template <class T, class R, class F>
+inline void map2_repeated(const Call& call, const T* long_operand, const T* row, R* out, int64_t rows, int64_t n, const F& f) {
+  constexpr int64_t kRepeated = 1024;
+  const int64_t together = kRepeated / n;
+  parallel_ranges(call, rows, ceil_div(32768 / n, together) * together, [&](int64_t begin, int64_t end) {
+    T repeated[kRepeated];
+    for (int64_t i = 0; i < min64(together, end - begin) * n; i++) repeated[i] = row[i % n];
+    for (int64_t r = begin; r < end; r += together) {
+      const int64_t count = min64(together, end - r) * n;
+      const T* u = long_operand + r * n;
+      R* w = out + r * n;
+      AUXGRAD_INDEPENDENT
+      for (int64_t i = 0; i < count; i++) w[i] = f(u[i], repeated[i]);
+    }
   });
 }
 
@@ -159,20 +235,34 @@ template <class T, class R, class F>
 inline void map2(const Call& call, const View& a, const View& b, const View& y, const F& f) {
   const T *p = static_cast<const T*>(a.data), *q = static_cast<const T*>(b.data);
   R* out = static_cast<R*>(y.data);
-  if (a.contiguous() && b.contiguous()) {
-    parallel_ranges(call, y.count(), 32768, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) out[i] = f(p[i], q[i]);
-    });
-    return;
-  }
   const View* const operands[2] = {&a, &b};
-  for_rows(call, y, operands, [&](const int64_t (&offset)[2], int64_t at, int64_t n) {
-    const int64_t s = y.rank ? a.stride[y.rank - 1] : 0, t = y.rank ? b.stride[y.rank - 1] : 0;
+  const Axes<2> axes(y, operands);
+  if (axes.rank == 2 && axes.shape[1] <= 128) {
+    const int64_t rows = axes.shape[0], n = axes.shape[1];
+    const auto dense = [&](int o) { return axes.stride[o][0] == n && axes.stride[o][1] == 1; };
+    const auto repeats = [&](int o) { return axes.stride[o][0] == 0 && axes.stride[o][1] == 1; };
+    if (y.count() > 0 && dense(0) && repeats(1)) return map2_repeated<T>(call, p, q, out, rows, n, f);
+    if (y.count() > 0 && dense(1) && repeats(0))
+      return map2_repeated<T>(call, q, p, out, rows, n, [&](T v, T u) { return f(u, v); });
+  }
+  for_rows(call, y, operands, [&](const int64_t (&offset)[2], const int64_t (&step)[2], int64_t at, int64_t n) {
     const T *u = p + offset[0], *v = q + offset[1];
     R* w = out + at;
-    if (s == 1 && t == 1) for (int64_t i = 0; i < n; i++) w[i] = f(u[i], v[i]);
-    else if (s == 1 && t == 0) for (int64_t i = 0; i < n; i++) w[i] = f(u[i], v[0]);
-    else for (int64_t i = 0; i < n; i++) w[i] = f(u[i * s], v[i * t]);
+    const int64_t s = step[0], t = step[1];
+    if (s == 1 && t == 1) {
+      AUXGRAD_INDEPENDENT
+      for (int64_t i = 0; i < n; i++) w[i] = f(u[i], v[i]);
+    } else if (s == 1 && t == 0) {
+      const T only = v[0];
+      AUXGRAD_INDEPENDENT
+      for (int64_t i = 0; i < n; i++) w[i] = f(u[i], only);
+    } else if (s == 0 && t == 1) {
+      const T only = u[0];
+      AUXGRAD_INDEPENDENT
+      for (int64_t i = 0; i < n; i++) w[i] = f(only, v[i]);
+    } else {
+      for (int64_t i = 0; i < n; i++) w[i] = f(u[i * s], v[i * t]);
+    }
   });
 }
 

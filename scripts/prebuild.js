@@ -2,7 +2,7 @@
 // `npm run prebuild [-- target...]`: the binaries of a release, stripped, in prebuilds/<platform>-<arch>/. On Linux all
 // that can be made there (native/targets.json); on macOS its own.
 'use strict'
-const { execFileSync } = require('node:child_process')
+const { execFileSync, spawnSync } = require('node:child_process')
 const fs = require('node:fs')
 const path = require('node:path')
 const { binutils, facts, findCompiler } = require('./build-native.js')
@@ -17,7 +17,8 @@ for (const target of targets) {
   const { file } = facts.targets[target] ?? {}
   if (!file) throw new Error(`no target ${target}; expected one of ${all.join(', ')}`)
   const compiler = findCompiler({ target })
-  execFileSync(process.execPath, [path.join(__dirname, 'build-native.js'), '--target', target, '--programs'], { stdio: 'inherit' })
+  const built = spawnSync(process.execPath, [path.join(__dirname, 'build-native.js'), '--target', target, '--programs'], { stdio: 'inherit' })
+  if (built.status !== 0) process.exit(1)
   const folder = path.join(root, 'prebuilds', target)
   const binary = path.join(folder, file)
   fs.mkdirSync(folder, { recursive: true })

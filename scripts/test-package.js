@@ -50,7 +50,7 @@ function write(project, name, text) {
 
 if (!fs.existsSync(path.join(root, 'dist/index.mjs'))) throw new Error('no dist/; run npm run build:all')
 const prebuild = path.join(root, 'prebuilds', own, facts.targets[own].file)
-if (!fs.existsSync(prebuild)) throw new Error(`no ${path.relative(root, prebuild)}; run npm run prebuild -- ${own}`)
+spawnSync(process.execPath, [path.join(__dirname, 'prebuild.js'), own], { stdio: 'inherit' })
 
 const packed = pack(base)
 const allowed = [
@@ -117,7 +117,8 @@ console.log(JSON.stringify({ first, then: loaded().map((f) => f.replace(/.*node_
 const lazy = node(project, 'lazy.js')
 const { first = ['?'], then = [] } = lazy.status === 0 ? JSON.parse(lazy.stdout) : {}
 check('importing loads our own files only, no binary', first.length === 0, `${first}${lazy.stderr}`)
-const expected = (f) => /^node-gyp-build[\\/]/.test(f) || /^auxgrad[\\/]prebuilds[\\/]/.test(f)
+// node-gyp-build reads our package.json for its name.
+const expected = (f) => /^(node-gyp-build|auxgrad[\\/]prebuilds)[\\/]|^auxgrad[\\/]package\.json$/.test(f)
 check('first use loads node-gyp-build and the binary', then.length > 0 && then.every(expected) && then.some((f) => f.endsWith('.node')), then.join(', '))
 
 write(project, 'both.mjs', `
@@ -216,7 +217,7 @@ check('help and version exit with 0', run(bin, ['--help'], project).status === 0
 // --- no binary, a broken binary, and the build that helps ---
 
 const broken = path.join(base, 'broken')
-fs.cpSync(project, broken, { recursive: true })
+fs.cpSync(project, broken, { recursive: true, verbatimSymlinks: true })
 const inside = path.join(broken, 'node_modules/auxgrad')
 const brokenBin = path.join(broken, 'node_modules/.bin/auxgrad')
 fs.rmSync(path.join(inside, 'prebuilds'), { recursive: true })

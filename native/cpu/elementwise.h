@@ -193,6 +193,28 @@ inline void for_rows(const Call& call, const View& out, const View* const (&oper
   });
 }
 
+// Operands that are not dense go through a small buffer, so that each function is compiled for neighbours only, once:
+// of a long polynomial every further copy of the loop costs kilobytes, for each instruction set and platform.
+constexpr int64_t kGather = 1024;
+
+template <class T>
+inline const T* neighbours(const T* from, int64_t stride, int64_t n, T* buffer) {
+  if (stride == 1) return from;
+  for (int64_t i = 0; i < n; i++) buffer[i] = from[i * stride];
+  return buffer;
+}
+
+template <class T, class R, class F>
+__attribute__((noinline)) void apply1(const T* x, R* y, int64_t n, const F& f) {
+  AUXGRAD_INDEPENDENT
+  for (int64_t i = 0; i < n; i++) y[i] = f(x[i]);
+}
+template <class T, class R, class F>
+__attribute__((noinline)) void apply2(const T* a, const T* b, R* y, int64_t n, const F& f) {
+  AUXGRAD_INDEPENDENT
+  for (int64_t i = 0; i < n; i++) y[i] = f(a[i], b[i]);
+}
+
 // y = f(x) elementwise; x of any strides, y contiguous.
 template <class T, class R, class F>
 inline void map1(const Call& call, const View& x, const View& y, const F& f) {
@@ -201,31 +223,11 @@ inline void map1(const Call& call, const View& x, const View& y, const F& f) {
   const View* const operands[1] = {&x};
   for_rows(call, y, operands, [&](const int64_t (&offset)[1], const int64_t (&step)[1], int64_t at, int64_t n) {
     const T* u = in + offset[0];
-    R* w = out + at;
-    const int64_t s = step[0];
-    if (s == 1) {
-      AUXGRAD_INDEPENDENT
-      for (int64_t i = 0; i < n; i++) w[i] = f(u[i]);
-    } else {
-      for (int64_t i = 0; i < n; i++) w[i] = f(u[i * s]);
-    }
-  });
-}
-
-// map2 where one operand repeats short rows (a bias over few channels): the row is repeated to a long one first.
-template <class T, class R, class F>
-inline void map2_repeated(const Call& call, const T* long_operand, const T* row, R* out, int64_t rows, int64_t n, const F& f) {
-  constexpr int64_t kRepeated = 1024;
-  const int64_t together = kRepeated / n;
-  parallel_ranges(call, rows, ceil_div(32768 / n, together) * together, [&](int64_t begin, int64_t end) {
-    T repeated[kRepeated];
-    for (int64_t i = 0; i < min64(together, end - begin) * n; i++) repeated[i] = row[i % n];
-    for (int64_t r = begin; r < end; r += together) {
-      const int64_t count = min64(together, end - r) * n;
-      const T* u = long_operand + r * n;
-      R* w = out + r * n;
-      AUXGRAD_INDEPENDENT
-      for (int64_t i = 0; i < count; i++) w[i] = f(u[i], repeated[i]);
+    if (step[0] == 1) return apply1(u, out + at, n, f);
+    T buffer[kGather];
+    for (int64_t i = 0; i < n; i += kGather) {
+      const int64_t m = min64(kGather, n - i);
+      apply1(neighbours(u + i * step[0], step[0], m, buffer), out + at + i, m, f);
     }
   });
 }
@@ -237,31 +239,32 @@ inline void map2(const Call& call, const View& a, const View& b, const View& y, 
   R* out = static_cast<R*>(y.data);
   const View* const operands[2] = {&a, &b};
   const Axes<2> axes(y, operands);
-  if (axes.rank == 2 && axes.shape[1] <= 128) {
-    const int64_t rows = axes.shape[0], n = axes.shape[1];
-    const auto dense = [&](int o) { return axes.stride[o][0] == n && axes.stride[o][1] == 1; };
-    const auto repeats = [&](int o) { return axes.stride[o][0] == 0 && axes.stride[o][1] == 1; };
-    if (y.count() > 0 && dense(0) && repeats(1)) return map2_repeated<T>(call, p, q, out, rows, n, f);
-    if (y.count() > 0 && dense(1) && repeats(0))
-      return map2_repeated<T>(call, q, p, out, rows, n, [&](T v, T u) { return f(u, v); });
+  // One operand repeats short rows, as a bias over few channels does: the row is repeated to a long one first.
+  const auto dense = [&](int o) { return axes.stride[o][0] == axes.shape[1] && axes.stride[o][1] == 1; };
+  const auto repeats = [&](int o) { return axes.stride[o][0] == 0 && axes.stride[o][1] == 1; };
+  if (axes.rank == 2 && axes.shape[1] <= 128 && y.count() > 0 && ((dense(0) && repeats(1)) || (dense(1) && repeats(0)))) {
+    const int64_t rows = axes.shape[0], n = axes.shape[1], together = kGather / n;
+    const bool second = repeats(1);
+    parallel_ranges(call, rows, ceil_div(32768 / n, together) * together, [&](int64_t begin, int64_t end) {
+      T repeated[kGather];
+      for (int64_t i = 0; i < min64(together, end - begin) * n; i++) repeated[i] = (second ? q : p)[i % n];
+      for (int64_t r = begin; r < end; r += together)
+        apply2(second ? p + r * n : repeated, second ? repeated : q + r * n, out + r * n, min64(together, end - r) * n, f);
+    });
+    return;
   }
   for_rows(call, y, operands, [&](const int64_t (&offset)[2], const int64_t (&step)[2], int64_t at, int64_t n) {
     const T *u = p + offset[0], *v = q + offset[1];
     R* w = out + at;
-    const int64_t s = step[0], t = step[1];
-    if (s == 1 && t == 1) {
-      AUXGRAD_INDEPENDENT
-      for (int64_t i = 0; i < n; i++) w[i] = f(u[i], v[i]);
-    } else if (s == 1 && t == 0) {
-      const T only = v[0];
-      AUXGRAD_INDEPENDENT
-      for (int64_t i = 0; i < n; i++) w[i] = f(u[i], only);
-    } else if (s == 0 && t == 1) {
-      const T only = u[0];
-      AUXGRAD_INDEPENDENT
-      for (int64_t i = 0; i < n; i++) w[i] = f(only, v[i]);
-    } else {
-      for (int64_t i = 0; i < n; i++) w[i] = f(u[i * s], v[i * t]);
+    if (step[0] == 1 && step[1] == 1) return apply2(u, v, w, n, f);
+    T left[kGather], right[kGather];
+    const T *l = left, *r = right;
+    for (int64_t i = 0; i < n; i += kGather) {
+      const int64_t m = min64(kGather, n - i);
+      // A repeated value fills its buffer only once.
+      if (i == 0 || step[0] != 0) l = neighbours(u + i * step[0], step[0], m, left);
+      if (i == 0 || step[1] != 0) r = neighbours(v + i * step[1], step[1], m, right);
+      apply2(l, r, w + i, m, f);
     }
   });
 }

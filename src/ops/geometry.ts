@@ -8,7 +8,7 @@ export interface ConvOptions {
   groups?: number
 }
 
-/** @internal */
+/** Attributes of a convolution, after defaults. */
 export interface ConvAttrs {
   stride: readonly [number, number]
   padding: readonly [number, number]

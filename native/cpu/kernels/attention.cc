@@ -18,9 +18,32 @@ constexpr int kWidth = 16;                                      // sums along a 
 // c[m, n] (+)= a b from packed panels with k terms.
 inline void multiply(const float* a, const float* b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc, bool add) {
   for (int64_t j = 0; j < n; j += kTileColumns)
-    for (int64_t i = 0; i < m; i += kTileRows)
-      micro_kernel(k, a + i * k, b + j * k, c + i * ldc + j, ldc, static_cast<int>(min64(kTileRows, m - i)),
-                   static_cast<int>(min64(kTileColumns, n - j)), add);
+    for (int64_t i = 0; i < m; i += kTileRows) {
+      Tile t = {};
+      t.depth = k;
+      t.left = a + i * k;
+      t.left_step = kTileRows;
+      t.right = b + j * k;
+      t.right_step = kTileColumns;
+      t.out = c + i * ldc + j;
+      t.out_step = ldc;
+      t.columns = min64(kTileColumns, n - j);
+      t.add = add;
+      tile_kernels(kLeftColumns, t.columns, false)[min64(kTileRows, m - i)](t);
+    }
+}
+
+// Panels of `tile` lines, depth-major and padded with zeros: element (i, k) comes from from[i * line + k * step].
+inline void pack_panels(const float* from, int64_t line, int64_t step, int64_t count, int64_t depth, int tile, float* out) {
+  for (int64_t i = 0; i < count; i += tile, from += tile * line, out += tile * depth) {
+    const int64_t lines = min64(tile, count - i);
+    for (int64_t k = 0; k < depth; k++) {
+      const float* at = from + k * step;
+      float* to = out + k * tile;
+      for (int64_t r = 0; r < lines; r++) to[r] = at[r * line];
+      for (int64_t r = lines; r < tile; r++) to[r] = 0;
+    }
+  }
 }
 
 // Matrix i of a [B, H, rows, columns] view.
@@ -30,13 +53,13 @@ struct Matrix {
 
   // Rows as the left operand's rows; as the right operand's columns; and the columns as the right operand's columns.
   void pack_left(int64_t first, int64_t count, int64_t depth, float* out) const {
-    Strided{data, row, column}.pack(first, count, 0, depth, kTileRows, out);
+    pack_panels(data + first * row, row, column, count, depth, kTileRows, out);
   }
   void pack_right(int64_t first, int64_t count, int64_t depth, float* out) const {
-    Strided{data, row, column}.pack(first, count, 0, depth, kTileColumns, out);
+    pack_panels(data + first * row, row, column, count, depth, kTileColumns, out);
   }
   void pack_right_by_column(int64_t columns, int64_t first, int64_t count, float* out) const {
-    Strided{data, column, row}.pack(0, columns, first, count, kTileColumns, out);
+    pack_panels(data + first * row, column, row, columns, count, kTileColumns, out);
   }
 };
 

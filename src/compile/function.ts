@@ -1,4 +1,5 @@
 import { fail } from '../errors'
+import type { Graph } from '../graph/graph'
 import { Policies } from '../memory/assignment'
 import type { HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
@@ -26,6 +27,16 @@ interface Entry {
 
 const maxPlans = 16
 
+/** A plan of the graph, which is let go of if there can be none. */
+function planOf(graph: Graph, outputs: readonly Tensor[]): Plan {
+  try {
+    return new Plan(graph, outputs)
+  } catch (error) {
+    graph.dispose()
+    throw error
+  }
+}
+
 /** @internal Key and normal form of inputs: shapes and dtypes. */
 export function specsOf(specs: Specs): { key: string; map: Map<string, NormalSpec> } {
   const map = new Map(Object.entries(specs).map(([name, spec]) => [name, normalSpec(name, spec)]))
@@ -35,7 +46,10 @@ export function specsOf(specs: Specs): { key: string; map: Map<string, NormalSpe
 /** @internal */
 export function keyOf(specs: ReadonlyMap<string, { shape: readonly number[]; dtype: string | undefined }>): string {
   let key = ''
-  for (const [name, { shape, dtype }] of specs) key += `${name}:${dtype ?? '?'}[${shape.join()}] `
+  for (const name of [...specs.keys()].sort()) {
+    const { shape, dtype } = specs.get(name)!
+    key += `${name}:${dtype ?? '?'}[${shape.join()}] `
+  }
   return key
 }
 
@@ -46,20 +60,31 @@ export function valuesOf(batch: Batch): Map<string, HostArray | Tensor> {
   return values
 }
 
-/** @internal Mode and freezing of a model, as part of the key of its plans; walked again only after a change. */
+/**
+ * @internal Mode and freezing of a model, and the mode of other modules that its plans run (a teacher, a critic), as
+ * part of the key of its plans; walked again only after a change.
+ */
 export class ModelKey {
   #seen = -1
   #key = ''
+  readonly #others = new Set<{ readonly training: boolean }>()
 
   constructor(readonly model: Trainable | undefined) {}
 
   get current(): string {
     if (this.#seen === revision.current) return this.#key
     this.#seen = revision.current
-    if (!this.model) return (this.#key = '')
-    const modes = [...this.model.namedModules()].map(([, m]) => (m.training ? 't' : 'e'))
-    const frozen = [...this.model.namedParameters()].map(([, p]) => (p.trainable ? '1' : '0'))
-    return (this.#key = `${modes.join('')}|${frozen.join('')}|`)
+    const mode = (m: { readonly training: boolean }): string => (m.training ? 't' : 'e')
+    const modes = this.model ? [...this.model.namedModules()].map(([, m]) => mode(m)) : []
+    const frozen = this.model ? [...this.model.namedParameters()].map(([, p]) => (p.trainable ? '1' : '0')) : []
+    return (this.#key = `${modes.join('')}|${frozen.join('')}|${[...this.#others].map(mode).join('')}|`)
+  }
+
+  /** Modules whose mode a trace has read. */
+  met(modules: ReadonlySet<{ readonly training: boolean }>): void {
+    const own = new Set<unknown>(this.model && [...this.model.namedModules()].map(([, m]) => m))
+    for (const m of modules) if (!own.has(m)) this.#others.add(m)
+    this.#seen = -1
   }
 }
 
@@ -93,8 +118,10 @@ export class CompiledFunction<R extends Traceable> {
   /** Runs off the event loop; resolves to values in JavaScript memory. */
   async run(batch: Batch, options: RunOptions = {}): Promise<Values<R>> {
     const values = valuesOf(batch)
-    const entry = this.#entry(keyOf(values), values)
-    return this.#session.enqueue(async () => this.#named(entry, await this.#session.execute(entry.plan, values, options)))
+    return this.#session.enqueue(async () => {
+      const entry = this.#entry(keyOf(values), values)
+      return this.#named(entry, await this.#session.execute(entry.plan, values, options))
+    })
   }
 
   /** Runs on the calling thread. */
@@ -113,10 +140,11 @@ export class CompiledFunction<R extends Traceable> {
     const policies = model && new Policies(this.#session.memory, new Map(model.namedModules()))
     const { graph, outputs } = trace(this.#f, specs, { model, policies, training: model && false })
     fuseActivations(graph, outputs)
-    const plan = new Plan(graph, [...outputs.values()])
+    this.#modelKey.met(graph.modules)
+    const plan = planOf(graph, [...outputs.values()])
     checkBudget(plan, this.#session.budget)
     const entry = { plan, names: [...outputs.keys()] }
-    this.#plans.set(key, entry)
+    this.#plans.set(this.#modelKey.current + inputs, entry)
     return entry
   }
 

@@ -30,7 +30,7 @@ export function hostValue(name: string, value: InputValue): HostArray | Tensor {
 }
 
 /** The bytes to write for a value. */
-export const bytesOfValue = (value: HostArray | Tensor): TypedArray => (value instanceof Tensor ? value.dataSync() : value.data)
+export const bytesOfValue = (value: HostArray | Tensor): TypedArray => (value instanceof Tensor ? value.rawSync() : value.data)
 
 /** An empty array to read an output into. */
 export const emptyHost = (shape: Shape, dtype: DType): HostArray => ({ data: typedArray(dtype, sizeOf(shape)), shape, dtype })

@@ -74,6 +74,7 @@ export class Plan {
   readonly liveBytes: number
   /** @internal */ readonly inputs: ReadonlyMap<string, Slot>
   /** @internal */ readonly outputs: readonly Slot[]
+  /** @internal Every piece of the arena, with its lifetime. */ readonly blocks: readonly Block[]
   readonly #words: Float64Array
   readonly #kernels: string[]
   readonly #references: Tensor[]
@@ -94,6 +95,7 @@ export class Plan {
     this.liveBytes = builder.liveBytes
     this.kept = builder.kept
     this.ops = builder.ops
+    this.blocks = builder.blocks
     this.inputs = builder.inputs
     this.outputs = outputs.map((t) => builder.slot(t))
     this.bytes = this.#account(builder, options.optimizer ?? new Set())
@@ -163,6 +165,7 @@ class Builder {
   readonly inputs = new Map<string, Slot>()
   readonly kept: KeptValue[] = []
   readonly ops: PlannedOp[] = []
+  readonly blocks: readonly Block[]
   words: Float64Array = new Float64Array()
   arenaBytes = 0
   readonly liveBytes: number
@@ -198,21 +201,18 @@ class Builder {
         step++
       }
     }
-    this.liveBytes = largestLiveSum(this.#allBlocks())
+    this.blocks = [...new Set([...this.#blocks.values(), ...this.#scratch.values()])]
+    this.liveBytes = largestLiveSum(this.blocks)
   }
 
   /** Offsets, and all that follows from them. */
   place(): void {
-    this.arenaBytes = allocate(this.#allBlocks())
+    this.arenaBytes = allocate(this.blocks)
     for (const n of this.#order)
       if (n.inputName !== null && this.#blocks.has(n.outputs[0])) this.inputs.set(n.inputName, this.slot(n.outputs[0]))
     this.#findKept(this.#order, this.#steps)
     this.words = this.#encode(this.#steps)
     this.#steps.forEach((n, i) => this.#describe(n, i))
-  }
-
-  #allBlocks(): Block[] {
-    return [...new Set([...this.#blocks.values(), ...this.#scratch.values()])]
   }
 
   /** False for an output that its kernel may leave out and nobody reads. */

@@ -10,26 +10,25 @@ import type { Tensor } from '../tensor/tensor'
  */
 export function recomputation(graph: Graph, policies: Policies): Keep {
   const last = graph.nodes.length
-  const segments = new Map<string, string | undefined>()
-  const segmentOf = ({ scope, op }: Node): string | undefined => {
-    if (!op.kernel && !op.view) return undefined
-    if (!segments.has(scope)) segments.set(scope, policies.segment(scope))
-    return segments.get(scope)
+  const segments = new Map<Node, ReturnType<Policies['segment']>>()
+  const segmentOf = (node: Node): ReturnType<Policies['segment']> => {
+    if (!segments.has(node)) segments.set(node, node.op.kernel || node.op.view ? policies.segment(node) : undefined)
+    return segments.get(node)
   }
-  const leaving = new Set<Tensor>()
-  for (const reader of graph.nodes)
+  const leaves = new Set<Tensor>()
+  for (const reader of graph.nodes.slice(0, last))
     for (const t of reader.inputs) {
       const segment = t && segmentOf(t.node!)
-      if (segment !== undefined && segmentOf(reader) !== segment && !reader.op.mutates) leaving.add(t!)
+      if (segment && segmentOf(reader)?.path !== segment.path && !reader.op.mutates) leaves.add(t!)
     }
   const copies = new Map<Tensor, Tensor>()
-  const again = (value: Tensor, segment: string, delta: Tensor): Tensor => {
+  const again = (value: Tensor, path: string, delta: Tensor): Tensor => {
     const node = value.node!
-    const kept = node.id >= last || leaving.has(value) || node.op.statistics || !policies.recomputes(node)
-    if (kept || segmentOf(node) !== segment) return value
+    const segment = node.id < last ? segmentOf(node) : undefined
+    if (!segment?.again || segment.path !== path || leaves.has(value) || node.op.statistics) return value
     const known = copies.get(value)
     if (known) return known
-    const clone = graph.repeat(node, node.inputs.map((t) => t && again(t, segment, delta)))
+    const clone = graph.repeat(node, node.inputs.map((t) => t && again(t, path, delta)))
     clone.after = [delta.node!]
     clone.policy = 'checkpoint'
     node.outputs.forEach((t, i) => copies.set(t, clone.outputs[i]))
@@ -37,6 +36,6 @@ export function recomputation(graph: Graph, policies: Policies): Keep {
   }
   return (value, _, delta) => {
     const segment = segmentOf(value.node!)
-    return segment === undefined ? value : again(value, segment, delta)
+    return segment ? again(value, segment.path, delta) : value
   }
 }

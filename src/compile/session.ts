@@ -1,5 +1,6 @@
 import { AuxgradError, fail, nativeError } from '../errors'
 import { check, native } from '../native'
+import { nextWords } from '../ops/random'
 import type { HostArray } from '../tensor/host'
 import { Storage } from '../tensor/storage'
 import type { Tensor } from '../tensor/tensor'
@@ -70,11 +71,14 @@ export class Session {
 
   #write(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>): Storage {
     if (!this.#arena || this.#arena.bytes < plan.arenaBytes) {
-      this.#arena?.release()
-      this.#arena = null // the old one goes first: the two never exist together
+      this.#release() // the old one goes first: the two never exist together
       this.#arena = new Storage(plan.arenaBytes, { what: 'the arena of a step' })
     }
-    for (const [name, slot] of plan.inputs) native().write(this.#arena.handle, slot.offset, bytesOfValue(values.get(name)!))
+    for (const [name, slot] of plan.inputs) {
+      const value = values.get(name)
+      // The key of random ops, where no training step sets it.
+      native().write(this.#arena.handle, slot.offset, value ? bytesOfValue(value) : nextWords())
+    }
     return this.#arena
   }
 
@@ -86,7 +90,13 @@ export class Session {
     })
   }
 
+  /** Lets the arena go when the runs asked for so far have ended. */
   dispose(): void {
+    if (this.busy) void this.enqueue(async () => this.#release())
+    else this.#release()
+  }
+
+  #release(): void {
     this.#arena?.release()
     this.#arena = null
   }

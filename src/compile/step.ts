@@ -4,7 +4,6 @@ import type { Graph } from '../graph/graph'
 import { asa } from '../memory/asa'
 import { Policies, type MemoryAssignment } from '../memory/assignment'
 import { checkpoint } from '../memory/checkpoint'
-import { full } from '../ops'
 import { fillOp } from '../ops/create'
 import { accumulateInto, clear } from '../ops/optim'
 import type { HostArray } from '../tensor/host'
@@ -162,13 +161,14 @@ export class TrainingStep<R extends Traceable = Traceable> {
 
   #entry(specs: ReadonlyMap<string, NormalSpec>, update: boolean): Entry {
     if (this.#closed) fail('AUX_DISPOSED', 'this training step was closed')
-    const prefix = `${this.#modelKey.current}${update}|`
+    let prefix = `${this.#modelKey.current}${update}|`
     const key = prefix + keyOf(specs)
     const known = this.#plans.get(key)
     if (known) return known
     const entry = this.#make(specs, this.#options.memory, update)
+    prefix = `${this.#modelKey.current}${update}|` // other modules may have turned up
     checkBudget(entry.plan, this.#budget, () => this.#alternatives(specs))
-    this.#plans.set(key, entry)
+    this.#plans.set(prefix + keyOf(specs), entry)
     if ([...specs.values()].some((s) => s.dtype === undefined)) {
       const declared = new Map([...specs].map(([name, s]) => [name, { shape: s.shape, dtype: entry.plan.inputs.get(name)?.dtype ?? s.dtype ?? 'f32' }]))
       this.#plans.set(prefix + keyOf(declared), entry)
@@ -185,16 +185,21 @@ export class TrainingStep<R extends Traceable = Traceable> {
       ['checkpointing each part of the model', [[parts, checkpoint()]]],
       ['asa on every layer and checkpointing what lies between', [[everywhere, asa()], [everywhere, checkpoint({ recompute: 'cheap' })]]],
     ]
-    return methods.map(([name, memory]) => {
-      const { plan } = this.#make(specs, memory, true)
-      plan.dispose()
-      return { name, bytes: plan.bytes.total }
+    return methods.flatMap(([name, memory]) => {
+      try {
+        const { plan } = this.#make(specs, memory, true)
+        plan.dispose()
+        return [{ name, bytes: plan.bytes.total }]
+      } catch {
+        return [] // a method that this model does not admit is no alternative
+      }
     })
   }
 
   #make(specs: ReadonlyMap<string, NormalSpec>, memory: MemoryAssignment | undefined, update: boolean): Entry {
     const policies = new Policies(memory, new Map(this.model.namedModules()))
     const traced = trace(this.#options.loss, specs, { model: this.model, policies, indicator: this.#options.indicator })
+    this.#modelKey.met(traced.graph.modules)
     try {
       return this.#finish(traced, policies, update)
     } catch (error) {
@@ -264,7 +269,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     if (clip?.norm !== undefined) {
       const squares = ready.map(([, , g]) => g.reshape([1, -1]).matmul(g.reshape([-1, 1])).reshape([]))
       const norm = squares.reduce((a, b) => a.add(b)).sqrt()
-      scale = norm.add(1e-6).reciprocal().mul(clip.norm).minimum(full([], 1))
+      scale = norm.add(1e-6).reciprocal().mul(clip.norm).clamp(0, 1)
       outputs.set('gradNorm', norm)
     }
     const lr = graph.input(inputLr, [], 'f32')

@@ -1,8 +1,8 @@
-import { AuxgradError, fail } from '../errors'
+import { fail } from '../errors'
 import { typedArray, type DType, type TypedArray } from '../tensor/dtype'
 import { isHostArray, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkSeed } from '../tensor/philox'
-import { sameShape, showShape } from '../tensor/shape'
+import { sameShape, showShape, sizeOf } from '../tensor/shape'
 
 /** Rows of several fields, stacked along axis 0: `{ x: [128, 28, 28, 1], y: [128] }`. Any field names. */
 export type Batch = Record<string, HostArray>
@@ -42,7 +42,8 @@ export abstract class Dataset<B extends Batch = Batch> {
   async batch(indices: ArrayLike<number>, options: { seed?: number; epoch?: number; into?: B } = {}): Promise<B> {
     const seed = options.seed ?? 0
     checkSeed('Dataset.batch', seed)
-    return this.read({ indices: checkedIndices('Dataset.batch', indices, this.size), seed, epoch: options.epoch ?? 0 }, options.into)
+    const rows = checkedIndices('Dataset.batch', indices, this.size)
+    return this.read({ indices: rows, seed, epoch: options.epoch ?? 0 }, options.into)
   }
 
   /** This data set with every batch passed through a function. */
@@ -56,13 +57,20 @@ export abstract class Dataset<B extends Batch = Batch> {
       if (!Number.isInteger(n)) fail('AUX_INVALID_ARGUMENT', `Dataset.slice: expected integers, got ${String(n)}`)
     const clamp = (n: number): number => Math.min(this.size, Math.max(0, n < 0 ? n + this.size : n))
     const from = clamp(start)
-    return this.select(Uint32Array.from({ length: Math.max(0, clamp(end) - from) }, (_, i) => from + i))
+    return this.select(range(from, Math.max(0, clamp(end) - from)))
   }
 
   /** The rows with these indices, in this order. */
   select(indices: ArrayLike<number>): Dataset<B> {
     return new SelectedDataset(this, checkedIndices('Dataset.select', indices, this.size))
   }
+}
+
+/** @internal The whole numbers from `first` on. */
+export function range(first: number, count: number): Uint32Array {
+  const numbers = new Uint32Array(count)
+  for (let i = 0; i < count; i++) numbers[i] = first + i
+  return numbers
 }
 
 function checkedIndices(what: string, indices: ArrayLike<number>, size: number): Uint32Array {
@@ -78,7 +86,8 @@ class MappedDataset<A extends Batch, B extends Batch> extends Dataset<B> {
     readonly transform: Transform<A, B>,
   ) {
     super()
-    if (typeof transform !== 'function') fail('AUX_INVALID_ARGUMENT', `Dataset.map: expected a function, got ${typeof transform}`)
+    if (typeof transform !== 'function')
+      fail('AUX_INVALID_ARGUMENT', `Dataset.map: expected a function, got ${typeof transform}`)
   }
 
   get size(): number {
@@ -110,9 +119,14 @@ class SelectedDataset<B extends Batch> extends Dataset<B> {
 /** @internal Throws unless a user's function gave a batch. */
 export function checkBatch<B extends Batch>(what: string, batch: B): B {
   if (typeof batch !== 'object' || batch === null || isHostArray(batch))
-    fail('AUX_INVALID_ARGUMENT', `${what}: expected a function that returns a batch { field: array }, got ${batch === null ? 'null' : typeof batch}`)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${what}: expected a function that returns a batch { field: array }, got ` +
+        `${batch === null ? 'null' : typeof batch}`,
+    )
   for (const [name, array] of Object.entries(batch))
-    if (!isHostArray(array)) fail('AUX_INVALID_ARGUMENT', `${what}: expected field ${name} to be a HostArray, got ${typeof array}`)
+    if (!isHostArray(array))
+      fail('AUX_INVALID_ARGUMENT', `${what}: expected field ${name} to be a HostArray, got ${typeof array}`)
   return batch
 }
 
@@ -132,17 +146,16 @@ class ArrayDataset<B extends Batch> extends Dataset<B> {
       if (target && (!sameShape(target.shape, shape) || target.dtype !== source.dtype))
         fail(
           'AUX_SHAPE_MISMATCH',
-          `Dataset.batch: expected field ${name} of 'into' to be ${source.dtype} ${showShape(shape)}, got ${target.dtype} ${showShape(target.shape)}`,
+          `Dataset.batch: expected field ${name} of 'into' to be ${source.dtype} ${showShape(shape)}, got ` +
+            `${target.dtype} ${showShape(target.shape)}`,
         )
-      const out = target ?? { data: typedArray(source.dtype, sizeOfRows(shape)), shape, dtype: source.dtype }
-      gather(source.data, indices, sizeOfRows(shape.slice(1)), out.data)
+      const out = target ?? { data: typedArray(source.dtype, sizeOf(shape)), shape, dtype: source.dtype }
+      gather(source.data, indices, sizeOf(shape.slice(1)), out.data)
       batch[name] = out
     }
     return batch as B
   }
 }
-
-const sizeOfRows = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1)
 
 function gather(source: TypedArray, indices: Uint32Array, row: number, out: TypedArray): void {
   if (row === 1) for (let i = 0; i < indices.length; i++) out[i] = source[indices[i]]
@@ -163,10 +176,14 @@ export function fromArrays<F extends Record<string, HostValues>>(
   let size: number | undefined
   for (const [name, values] of Object.entries(fields)) {
     const array = toHost(`fromArrays: field ${name}`, values, options.dtypes?.[name])
-    if (array.shape.length === 0) fail('AUX_SHAPE_MISMATCH', `fromArrays: expected field ${name} to have rows, got a single number`)
+    if (array.shape.length === 0)
+      fail('AUX_SHAPE_MISMATCH', `fromArrays: expected field ${name} to have rows, got a single number`)
     size ??= array.shape[0]
     if (array.shape[0] !== size)
-      fail('AUX_SHAPE_MISMATCH', `fromArrays: expected field ${name} to have ${size} rows as the first field, got ${array.shape[0]}`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `fromArrays: expected field ${name} to have ${size} rows as the first field, got ${array.shape[0]}`,
+      )
     arrays[name] = array
   }
   if (size === undefined) fail('AUX_INVALID_ARGUMENT', 'fromArrays: expected at least one field, got none')
@@ -202,15 +219,26 @@ export class Stack {
 
   add(sample: Sample): void {
     if (typeof sample !== 'object' || sample === null)
-      fail('AUX_INVALID_ARGUMENT', `${this.what}: expected samples { field: values }, got ${sample === null ? 'null' : typeof sample}`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${this.what}: expected samples { field: values }, got ${sample === null ? 'null' : typeof sample}`,
+      )
     const entries = Object.entries(sample)
     if (this.#rows > 0 && entries.length !== this.#fields.size)
-      fail('AUX_SHAPE_MISMATCH', `${this.what}: expected fields ${[...this.#fields.keys()].join(', ')}, got ${entries.map((e) => e[0]).join(', ')}`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `${this.what}: expected fields ${[...this.#fields.keys()].join(', ')}, got ` +
+          `${entries.map((e) => e[0]).join(', ')}`,
+      )
     for (const [name, values] of entries) {
       const array = toHost(`${this.what}: field ${name}`, values, this.options.dtypes?.[name])
       let field = this.#fields.get(name)
       if (!field) {
-        if (this.#rows > 0) fail('AUX_SHAPE_MISMATCH', `${this.what}: expected fields ${[...this.#fields.keys()].join(', ')}, got ${name}`)
+        if (this.#rows > 0)
+          fail(
+            'AUX_SHAPE_MISMATCH',
+            `${this.what}: expected fields ${[...this.#fields.keys()].join(', ')}, got ${name}`,
+          )
         const row = array.data.length
         field = { shape: array.shape, dtype: array.dtype, row, data: typedArray(array.dtype, row * this.#capacity) }
         this.#fields.set(name, field)
@@ -238,8 +266,10 @@ export class Stack {
 
   take(): Batch {
     const batch: Batch = {}
-    for (const [name, { shape, dtype, row, data }] of this.#fields)
-      batch[name] = { data: data.length === row * this.#rows ? data : data.slice(0, row * this.#rows), shape: [this.#rows, ...shape], dtype }
+    for (const [name, { shape, dtype, row, data }] of this.#fields) {
+      const used = row * this.#rows
+      batch[name] = { data: data.length === used ? data : data.slice(0, used), shape: [this.#rows, ...shape], dtype }
+    }
     return batch
   }
 }
@@ -259,6 +289,6 @@ export async function collect<S extends Sample>(
     stack.add(sample)
     if (stack.rows >= limit) break
   }
-  if (stack.rows === 0) throw new AuxgradError('AUX_INVALID_ARGUMENT', 'collect: expected at least one sample, got none')
+  if (stack.rows === 0) fail('AUX_INVALID_ARGUMENT', 'collect: expected at least one sample, got none')
   return new ArrayDataset(stack.rows, stack.take() as { [K in keyof S]: HostArray })
 }

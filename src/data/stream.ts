@@ -1,4 +1,4 @@
-import { AuxgradError, fail } from '../errors'
+import { fail } from '../errors'
 import type { HostArray } from '../tensor/host'
 import { Random } from '../tensor/philox'
 import type { Batch, FieldOptions, Sample, Samples } from './dataset'
@@ -33,7 +33,11 @@ export class SampleStream<B extends Batch = Batch> {
   open(at: { seed: number; epoch: number }, shuffle: boolean): AsyncIterator<Sample> {
     const samples = this.#open(at)
     if (!isIterable(samples))
-      fail('AUX_INVALID_ARGUMENT', `fromSamples: expected an iterable or async iterable of samples, got ${samples === null ? 'null' : typeof samples}`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        'fromSamples: expected an iterable or async iterable of samples, got ' +
+          `${samples === null ? 'null' : typeof samples}`,
+      )
     return shuffle ? mixed(samples, this.options.shuffleBuffer!, at) : inOrder(samples)
   }
 
@@ -43,7 +47,11 @@ export class SampleStream<B extends Batch = Batch> {
     const own = Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]()
     if ((own as unknown) !== source) return source
     if (this.#used)
-      throw new AuxgradError('AUX_INVALID_ARGUMENT', 'fromSamples: expected a function that makes a generator for each epoch, got a generator that can be read only once')
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        'fromSamples: expected a function that makes a generator for each epoch, got a generator that can be ' +
+          'read only once',
+      )
     this.#used = true
     return source
   }
@@ -57,8 +65,8 @@ async function* inOrder(samples: Samples): AsyncGenerator<Sample> {
 }
 
 // Keeps a buffer; each sample that comes takes the place of a random one, which leaves.
-async function* mixed(samples: Samples, capacity: number, { seed, epoch }: { seed: number; epoch: number }): AsyncGenerator<Sample> {
-  const random = new Random(seed).seek(0, epoch, 0)
+async function* mixed(samples: Samples, capacity: number, at: { seed: number; epoch: number }): AsyncGenerator<Sample> {
+  const random = new Random(at.seed).seek(0, at.epoch, 0)
   const held: Sample[] = []
   for await (const sample of samples) {
     if (held.length < capacity) {

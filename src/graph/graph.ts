@@ -36,6 +36,9 @@ export class Node {
   ) {}
 }
 
+/** JSON has no infinities, NaN or -0. */
+const exact = (_: string, v: unknown): unknown => (typeof v === 'number' && (!Number.isFinite(v) || Object.is(v, -0)) ? `${1 / v} ${v}` : v)
+
 const leaf: Op = { name: 'leaf', infer: () => [] }
 
 let active: Graph | undefined
@@ -55,6 +58,8 @@ export class Graph {
   phase: Phase = 'forward'
   /** Called instead of adding a node for an op with a weight, so that a memory policy may change it. */
   onWeightedOp?: (op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown) => Tensor[]
+  /** Modules that said whether they train while this graph was traced. */
+  readonly modules = new Set<{ readonly training: boolean }>()
   #scopes: string[] = []
   #references = new Map<object, Node>()
   #inputs = new Map<string, Node>()
@@ -154,7 +159,7 @@ export class Graph {
     if (op.mutates) return this.#append(op, traced, attrs)
     // Twins of another phase stay apart: sharing them would keep a forward value for backward behind the policy's back.
     const operands = traced.map((t) => (t ? `${t.node!.id}.${t.index}` : '-'))
-    const key = `${op.view ? '' : this.phase}|${operands.join()}|${JSON.stringify(attrs)}`
+    const key = `${op.view ? '' : this.phase}|${operands.join()}|${JSON.stringify(attrs, exact)}`
     const twins = this.#known.get(op) ?? this.#known.set(op, new Map()).get(op)!
     const twin = twins.get(key)
     if (twin) return twin

@@ -142,7 +142,8 @@ export async function writeAtomic(
   options: { keep?: number } = {},
 ): Promise<void> {
   const keep = options.keep ?? 1
-  if (typeof file !== 'string' || file === '') fail('AUX_INVALID_ARGUMENT', `expected the path of a file to write, got ${JSON.stringify(file) ?? typeof file}`)
+  if (typeof file !== 'string' || file === '')
+    fail('AUX_INVALID_ARGUMENT', `expected the path of a file to write, got ${JSON.stringify(file) ?? typeof file}`)
   if (!Number.isSafeInteger(keep) || keep < 1)
     fail('AUX_INVALID_ARGUMENT', `${file}: expected keep to be an integer above 0, got ${String(keep)}`)
   const absolute = path.resolve(file)

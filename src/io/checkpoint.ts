@@ -92,7 +92,8 @@ export async function loadCheckpoint(file: string, options: { fallback?: boolean
 async function predecessors(file: string): Promise<string[]> {
   const prefix = `${path.basename(file)}.`
   const names = await readdir(path.dirname(file)).catch(() => [])
-  const numbers = names.filter((n) => n.startsWith(prefix) && /^[1-9]\d{0,8}$/.test(n.slice(prefix.length))).map((n) => Number(n.slice(prefix.length)))
+  const ends = names.filter((n) => n.startsWith(prefix)).map((n) => n.slice(prefix.length))
+  const numbers = ends.filter((n) => /^[1-9]\d{0,8}$/.test(n)).map(Number)
   return numbers.sort((a, b) => a - b).map((n) => `${file}.${n}`)
 }
 
@@ -100,9 +101,13 @@ async function load(file: string): Promise<LoadedCheckpoint> {
   const open = await SafetensorsFile.open(file)
   try {
     const entry = (key: string): string | undefined => open.metadata.get(key)
-    if (entry(keys.format) !== format) throw badFile(file, `expected a checkpoint of auxgrad, got ${entry(keys.format) ?? 'another safetensors file'}`)
+    if (entry(keys.format) !== format)
+      throw badFile(file, `expected a checkpoint of auxgrad, got ${entry(keys.format) ?? 'another safetensors file'}`)
     if (entry(keys.version) !== version)
-      throw badFile(file, `expected a checkpoint of version ${version}, got ${entry(keys.version)}; a newer auxgrad may have written it`)
+      throw badFile(
+        file,
+        `expected a checkpoint of version ${version}, got ${entry(keys.version)}; a newer auxgrad may have written it`,
+      )
     const digest = entry(keys.checksum) ?? ''
     const hash = createHash('sha256').update(withChecksum(open.prefix, digest, zeros))
     const raw = new Map<string, RawTensor>()
@@ -115,7 +120,11 @@ async function load(file: string): Promise<LoadedCheckpoint> {
       const tensors = new Map([...raw].map(([name, t]) => [name, toHostArray(t, undefined, `tensor ${quote(name)}`)]))
       return { tensors, state: JSON.parse(entry(keys.state) ?? '') as Json, path: file }
     } catch (cause) {
-      throw badFile(file, `expected a checkpoint, got its checksum without its contents: ${(cause as Error).message}`, cause)
+      throw badFile(
+        file,
+        `expected a checkpoint, got its checksum without its contents: ${(cause as Error).message}`,
+        cause,
+      )
     }
   } finally {
     await open.close()

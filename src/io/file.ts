@@ -78,7 +78,11 @@ export class InputFile {
       } catch (cause) {
         throw badFile(this.path, `cannot be read: ${reasonOf(cause)}`, cause)
       }
-      if (got === 0) throw badFile(this.path, `expected ${target.length} bytes at ${position}, got ${done}: it was cut while being read`)
+      if (got === 0)
+        throw badFile(
+          this.path,
+          `expected ${target.length} bytes at ${position}, got ${done}: it was cut while being read`,
+        )
       seen?.(target.subarray(done, done + got))
       done += got
     }

@@ -10,7 +10,8 @@ const word = /true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+
 const maxDepth = 64
 
 /** A name for an error message: quoted, and not longer than is of use. */
-export const quote = (name: string): string => (name.length <= 64 ? JSON.stringify(name) : `${JSON.stringify(name.slice(0, 64))}...`)
+export const quote = (name: string): string =>
+  name.length <= 64 ? JSON.stringify(name) : `${JSON.stringify(name.slice(0, 64))}...`
 
 /**
  * Reads JSON piece by piece, so that a file cannot make it build what is not asked for; `JSON.parse` would also drop
@@ -65,8 +66,10 @@ export class JsonReader {
 
   /** An integer from 0 to 2^53 - 1, written in digits. */
   integer(): number {
-    const value = Number(this.#match(whole, 'an integer >= 0'))
-    if (!Number.isSafeInteger(value)) throw new JsonError(`expected an integer below 2^53, got ${value} before ${this.#at}`)
+    const digits = this.#match(whole, 'an integer >= 0')
+    const value = Number(digits)
+    if (!Number.isSafeInteger(value))
+      throw new JsonError(`expected an integer below 2^53, got ${quote(digits)} before ${this.#at}`)
     return value
   }
 
@@ -83,7 +86,8 @@ export class JsonReader {
   /** Nothing but `padding` may follow. */
   end(padding: RegExp): void {
     const rest = this.source.slice(this.#at)
-    if (!padding.test(rest)) throw new JsonError(`expected the end, got ${JSON.stringify(rest.trimStart().slice(0, 16))} at ${this.#at}`)
+    if (!padding.test(rest))
+      throw new JsonError(`expected the end, got ${JSON.stringify(rest.trimStart().slice(0, 16))} at ${this.#at}`)
   }
 
   #peek(): string {
@@ -122,7 +126,8 @@ export class JsonReader {
 export function notJson(value: unknown, where: string, above: readonly unknown[] = []): string | undefined {
   if (value === null || typeof value === 'boolean' || typeof value === 'string') return undefined
   if (typeof value === 'number') return Number.isFinite(value) ? undefined : `${where} is ${value}`
-  if (typeof value !== 'object') return `${where} is ${typeof value === 'undefined' ? 'undefined' : `a ${typeof value}`}`
+  if (typeof value !== 'object')
+    return `${where} is ${typeof value === 'undefined' ? 'undefined' : `a ${typeof value}`}`
   if (above.includes(value)) return `${where} contains itself`
   const path = [...above, value]
   if (Array.isArray(value)) {

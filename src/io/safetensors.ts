@@ -2,8 +2,8 @@ import { lstat, realpath } from 'node:fs/promises'
 import os from 'node:os'
 import path from 'node:path'
 import { AuxgradError, fail } from '../errors'
-import type { DType } from '../tensor/dtype'
-import { isHostArray, type HostArray } from '../tensor/host'
+import { dtypes, type DType } from '../tensor/dtype'
+import type { HostArray } from '../tensor/host'
 import { showShape, type Shape } from '../tensor/shape'
 import { writeAtomic } from './atomic'
 import { allocate, badFile, InputFile } from './file'
@@ -50,7 +50,8 @@ const maxHeader = 100_000_000
 const maxAxes = 64 // as in NumPy
 
 function checkEndianness(file: string): void {
-  if (os.endianness() !== 'LE') fail('AUX_BAD_FILE', `${file}: expected a little-endian machine for safetensors files, got a big-endian one`)
+  if (os.endianness() !== 'LE')
+    fail('AUX_BAD_FILE', `${file}: expected a little-endian machine for safetensors files, got a big-endian one`)
 }
 
 /** Number of elements; NaN if it is no safe integer at any step. */
@@ -70,14 +71,19 @@ interface Header {
 
 /** Reads and checks a header, which must describe exactly `bytes` bytes of tensors. */
 function parseHeader(file: string, header: Uint8Array, bytes: number): Header {
-  const bad = (problem: string, cause?: unknown): AuxgradError => badFile(file, `not a valid safetensors file: ${problem}`, cause)
+  const bad = (problem: string, cause?: unknown): AuxgradError => badFile(
+    file,
+    `not a valid safetensors file: ${problem}`,
+    cause,
+  )
   let source: string
   try {
     source = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(header)
   } catch (cause) {
     throw bad('expected a header in UTF-8, got other bytes', cause)
   }
-  if (!source.startsWith('{')) throw bad(`expected a header that begins with {, got ${JSON.stringify(source.slice(0, 8))}`)
+  if (!source.startsWith('{'))
+    throw bad(`expected a header that begins with {, got ${JSON.stringify(source.slice(0, 8))}`)
   const infos = new Map<string, TensorInfo>()
   const metadata = new Map<string, string>()
   const json = new JsonReader(source)
@@ -94,10 +100,15 @@ function parseHeader(file: string, header: Uint8Array, bytes: number): Header {
   // Sorted by place, the tensors must tile the file: no holes, no overlaps, nothing after the last.
   let place = 0
   for (const [name, info] of [...infos].sort(([, a], [, b]) => a.begin - b.begin || a.end - b.end)) {
-    if (info.begin !== place) throw bad(`expected tensor ${quote(name)} to begin at ${place}, where the one before ends, got ${info.begin}`)
+    if (info.begin !== place)
+      throw bad(`expected tensor ${quote(name)} to begin at ${place}, where the one before ends, got ${info.begin}`)
     place = info.end
   }
-  if (place !== bytes) throw bad(`expected ${place} bytes of tensors, got ${bytes}: it is ${bytes < place ? 'cut short' : 'followed by other bytes'}`)
+  if (place !== bytes)
+    throw bad(
+      `expected ${place} bytes of tensors, got ${bytes}: it is ` +
+        `${bytes < place ? 'cut short' : 'followed by other bytes'}`,
+    )
   return { infos, metadata }
 }
 
@@ -117,14 +128,21 @@ function readInfo(json: JsonReader, name: string, bytes: number): TensorInfo {
     else if (key === 'data_offsets') json.array(() => append(offsets, 2, `${label} to have two data_offsets`))
     else throw new JsonError(`expected ${label} to have dtype, shape and data_offsets, got ${quote(key)}`)
   })
-  for (const key of ['dtype', 'shape', 'data_offsets']) if (!seen.has(key)) throw new JsonError(`expected ${label} to have ${key}, got none`)
-  if (!isKind(dtype!)) throw new JsonError(`expected ${label} of dtype ${Object.keys(kinds).join(', ')}, got ${quote(dtype!)}`)
+  for (const key of ['dtype', 'shape', 'data_offsets'])
+    if (!seen.has(key)) throw new JsonError(`expected ${label} to have ${key}, got none`)
+  if (!isKind(dtype!))
+    throw new JsonError(`expected ${label} of dtype ${Object.keys(kinds).join(', ')}, got ${quote(dtype!)}`)
   const [begin, end] = offsets
   if (offsets.length !== 2 || begin > end || end > bytes)
-    throw new JsonError(`expected ${label} within the ${bytes} bytes of tensors that are there, got data_offsets [${offsets.join(', ')}]`)
+    throw new JsonError(
+      `expected ${label} within the ${bytes} bytes of tensors that are there, got data_offsets [${offsets.join(', ')}]`,
+    )
   const expected = countOf(shape) * bytesOf(dtype)
   if (expected !== end - begin)
-    throw new JsonError(`expected ${label} of shape ${showShape(shape)} and dtype ${dtype} to take ${Number.isNaN(expected) ? 'fewer' : expected} bytes, got ${end - begin}`)
+    throw new JsonError(
+      `expected ${label} of shape ${showShape(shape)} and dtype ${dtype} to take ` +
+        `${Number.isNaN(expected) ? 'fewer' : expected} bytes, got ${end - begin}`,
+    )
   return { dtype, shape, begin, end }
 }
 
@@ -154,7 +172,11 @@ export class SafetensorsFile {
       await file.read(length, 0)
       const n = new DataView(length.buffer).getBigUint64(0, true)
       if (n < 2n || n > BigInt(maxHeader) || n + 8n > BigInt(file.size))
-        throw badFile(path, `expected a header of 2 to ${Math.max(2, Math.min(maxHeader, file.size - 8))} bytes, got a length of ${n}: not a safetensors file, or cut short`)
+        throw badFile(
+          path,
+          `expected a header of 2 to ${Math.max(2, Math.min(maxHeader, file.size - 8))} bytes, got a length of ` +
+            `${n}: not a safetensors file, or cut short`,
+        )
       const prefix = new Uint8Array(allocate(path, 8 + Number(n)))
       prefix.set(length)
       const header = prefix.subarray(8)
@@ -278,11 +300,15 @@ async function checkInside(index: string, directory: string, file: string): Prom
   if (!entry?.isSymbolicLink()) return
   const [home, target] = await Promise.all([realpath(directory), realpath(file).catch(() => '')])
   if (path.dirname(target) !== home)
-    throw badFile(index, `expected ${path.basename(file)} to be a file beside it, got a link to elsewhere (allowLinks: true lets it pass)`)
+    throw badFile(
+      index,
+      `expected ${path.basename(file)} to be a file beside it, got a link to elsewhere (allowLinks: true lets it pass)`,
+    )
 }
 
-const counterparts: Partial<Record<SafetensorsDType, DType>> = { F32: 'f32', BF16: 'bf16', I32: 'i32', U8: 'u8', BOOL: 'bool', U32: 'u32' }
+/** auxgrad's dtypes in files; the others have to be converted. */
 const fileTypes: Record<DType, SafetensorsDType> = { f32: 'F32', bf16: 'BF16', i32: 'I32', u8: 'U8', bool: 'BOOL', u32: 'U32' }
+const ownType = (dtype: SafetensorsDType): DType | undefined => dtypes.find((d) => fileTypes[d] === dtype)
 
 /**
  * A tensor of a file as a host array: of its own dtype (not copied) where auxgrad has it, or converted to f32 or i32.
@@ -293,11 +319,12 @@ const fileTypes: Record<DType, SafetensorsDType> = { f32: 'F32', bf16: 'BF16', i
  */
 export function toHostArray(tensor: RawTensor, dtype?: DType, what = 'tensor'): HostArray {
   const { shape, data } = tensor
-  const own = counterparts[tensor.dtype]
+  const own = ownType(tensor.dtype)
   if (own !== undefined && (dtype === undefined || dtype === own)) {
     if (own === 'bool') {
       const wrong = (data as Uint8Array).findIndex((v) => v > 1)
-      if (wrong >= 0) fail('AUX_BAD_FILE', `${what}: expected BOOL values 0 and 1, got ${String(data[wrong])} at ${wrong}`)
+      if (wrong >= 0)
+        fail('AUX_BAD_FILE', `${what}: expected BOOL values 0 and 1, got ${String(data[wrong])} at ${wrong}`)
     }
     return { data: data as HostArray['data'], shape, dtype: own }
   }
@@ -312,7 +339,13 @@ export function toHostArray(tensor: RawTensor, dtype?: DType, what = 'tensor'): 
       for (let i = 0; i < out.length; i++) {
         const value = data[i]
         out[i] = Number(value)
-        if (typeof value === 'bigint' ? BigInt(out[i]) !== value : integer ? out[i] !== value : Number.isFinite(value) && !Number.isFinite(out[i]))
+        const fits =
+          typeof value === 'bigint'
+            ? BigInt(out[i]) === value
+            : integer
+              ? out[i] === value
+              : Number.isFinite(out[i]) || !Number.isFinite(value)
+        if (!fits)
           fail('AUX_BAD_FILE', `${what}: expected values that f32 can hold, got ${String(data[i])} at ${i}`)
       }
     return { data: out, shape, dtype }
@@ -321,11 +354,16 @@ export function toHostArray(tensor: RawTensor, dtype?: DType, what = 'tensor'): 
     const out = new Int32Array(data.length)
     for (let i = 0; i < out.length; i++) {
       out[i] = Number(data[i])
-      if (out[i] !== Number(data[i])) fail('AUX_BAD_FILE', `${what}: expected values that i32 can hold, got ${String(data[i])} at ${i}`)
+      if (out[i] !== Number(data[i]))
+        fail('AUX_BAD_FILE', `${what}: expected values that i32 can hold, got ${String(data[i])} at ${i}`)
     }
     return { data: out, shape, dtype }
   }
-  return fail('AUX_DTYPE_MISMATCH', `${what}: expected a dtype that ${tensor.dtype} can be read as (${[own, 'f32', integer && 'i32'].filter(Boolean).join(', ')}), got ${dtype ?? 'none asked for'}`)
+  return fail(
+    'AUX_DTYPE_MISMATCH',
+    `${what}: expected a dtype that ${tensor.dtype} can be read as ` +
+      `(${[own, 'f32', integer && 'i32'].filter(Boolean).join(', ')}), got ${dtype ?? 'none asked for'}`,
+  )
 }
 
 /** The value of an IEEE half-precision pattern. */
@@ -355,12 +393,23 @@ export function encodeSafetensors(
   const entries: { name: string; dtype: SafetensorsDType; shape: Shape; bytes: Uint8Array }[] = []
   for (const [name, tensor] of tensors) {
     if (typeof name !== 'string' || name === '__metadata__' || names.has(name) || /\p{Surrogate}/u.test(name))
-      fail('AUX_INVALID_ARGUMENT', `${what}: expected tensors with names of their own in valid Unicode, got ${JSON.stringify(name) ?? typeof name}${names.has(name) ? ' twice' : ''}`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${what}: expected tensors with names of their own in valid Unicode, got ` +
+          `${JSON.stringify(name) ?? typeof name}${names.has(name) ? ' twice' : ''}`,
+      )
     names.add(name)
     const { data, shape } = tensor ?? {}
-    const dtype = isHostArray(tensor) && Object.hasOwn(fileTypes, tensor.dtype) ? fileTypes[tensor.dtype as DType] : ((tensor?.dtype ?? '') as SafetensorsDType)
-    if (!isKind(dtype) || !(data instanceof kinds[dtype]) || !Array.isArray(shape) || countOf(shape) !== data.length)
-      fail('AUX_INVALID_ARGUMENT', `${what}: expected ${JSON.stringify(name)} to be an array with its shape and dtype, got ${data?.constructor?.name ?? typeof data} of ${data?.length ?? 'no'} values as ${dtype || 'no dtype'} ${Array.isArray(shape) ? showShape(shape) : ''}`)
+    const own = tensor?.dtype ?? ''
+    const dtype = Object.hasOwn(fileTypes, own) ? fileTypes[own as DType] : (own as SafetensorsDType)
+    const valid = isKind(dtype) && data instanceof kinds[dtype] && Array.isArray(shape) && shape.length <= maxAxes
+    if (!valid || countOf(shape) !== data.length)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${what}: expected ${JSON.stringify(name)} to be an array with its shape and dtype, got ` +
+          `${data?.constructor?.name ?? typeof data} of ${data?.length ?? 'no'} values as ${dtype || 'no dtype'} ` +
+          `${Array.isArray(shape) ? showShape(shape) : ''}`,
+      )
     entries.push({ name, dtype, shape, bytes: new Uint8Array(data.buffer, data.byteOffset, data.byteLength) })
   }
   entries.sort((a, b) => bytesOf(b.dtype) - bytesOf(a.dtype) || (a.name < b.name ? -1 : 1))
@@ -368,16 +417,22 @@ export function encodeSafetensors(
   const pairs = [...metadata].sort(([a], [b]) => (a < b ? -1 : 1))
   for (const [key, value] of pairs)
     if (typeof key !== 'string' || typeof value !== 'string' || /\p{Surrogate}/u.test(key + ' ' + value))
-      fail('AUX_INVALID_ARGUMENT', `${what}: expected metadata of strings in valid Unicode, got ${typeof value} for ${JSON.stringify(key)}`)
-  if (pairs.length) members.push(`"__metadata__":{${pairs.map(([k, v]) => `${JSON.stringify(k)}:${JSON.stringify(v)}`).join(',')}}`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${what}: expected metadata of strings in valid Unicode, got ${typeof value} for ${JSON.stringify(key)}`,
+      )
+  if (pairs.length)
+    members.push(`"__metadata__":{${pairs.map(([k, v]) => `${JSON.stringify(k)}:${JSON.stringify(v)}`).join(',')}}`)
   let offset = 0
   for (const { name, dtype, shape, bytes } of entries) {
-    members.push(`${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":[${offset},${offset + bytes.length}]}`)
+    const range = `[${offset},${offset + bytes.length}]`
+    members.push(`${JSON.stringify(name)}:{"dtype":"${dtype}","shape":[${shape.join(',')}],"data_offsets":${range}}`)
     offset += bytes.length
   }
   const header = new TextEncoder().encode(`{${members.join(',')}}`)
   const padded = Math.ceil(header.length / 8) * 8
-  if (padded > maxHeader) fail('AUX_INVALID_ARGUMENT', `${what}: expected names and metadata of at most ${maxHeader} bytes, got ${padded}`)
+  if (padded > maxHeader)
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected names and metadata of at most ${maxHeader} bytes, got ${padded}`)
   const prefix = new Uint8Array(8 + padded).fill(0x20)
   new DataView(prefix.buffer).setBigUint64(0, BigInt(padded), true)
   prefix.set(header, 8)

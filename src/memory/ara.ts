@@ -27,12 +27,18 @@ export function ara(options: AraOptions = {}): MemoryPolicy {
       const inside = stage === '' ? '' : `${stage}.`
       let blocks = -1
       let block = ''
+      const seen = new Set<string>()
       let input: Tensor | undefined
       let auxiliary: Tensor | undefined
       return {
         enter(module, [x]) {
           const child = module.startsWith(inside) ? module.slice(inside.length) : ''
           if (child === '' || child.includes('.') || !(x instanceof Tensor)) return
+          if (seen.has(module)) {
+            blocks = -1 // the stage runs again: its groups start anew
+            seen.clear()
+          }
+          seen.add(module)
           block = module
           input = x
           if (++blocks % stride === 0) auxiliary = x

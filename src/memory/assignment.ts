@@ -14,7 +14,8 @@ export type MemoryAssignment =
   | Readonly<Record<string, MemoryPolicy>>
   | readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[]
 
-const isPolicy = (value: unknown): value is MemoryPolicy => typeof (value as MemoryPolicy)?.at === 'function'
+// Arrays have an `at` too.
+const isPolicy = (value: unknown): value is MemoryPolicy => !Array.isArray(value) && typeof (value as MemoryPolicy)?.at === 'function'
 
 /** `*` stands for one part of a path, `**` for any number of parts. */
 function matcher(pattern: string): RegExp {
@@ -75,15 +76,11 @@ export class Policies {
     return { node: call.graph.add(call.op, call.inputs, call.attrs), policy: 'backpropagation' }
   }
 
-  /** The outermost module at or above this one that is computed again; undefined if none is. */
-  segment(module: string): string | undefined {
-    let segment: string | undefined
-    for (const { path, answers } of this.#assigned) if (answers.recompute && holds(path, module)) segment = path
+  /** The outermost module around a node that backward runs again, and whether the node itself is computed again. */
+  segment(node: Node): { path: string; again: boolean } | undefined {
+    let segment: { path: string; again: boolean } | undefined
+    for (const { path, answers } of this.#assigned)
+      if (answers.recompute && holds(path, node.scope)) segment = { path, again: (segment?.again ?? true) && answers.recompute(node) }
     return segment
-  }
-
-  /** True if backward computes this node of a segment again. */
-  recomputes(node: Node): boolean {
-    return this.#assigned.every(({ path, answers }) => !answers.recompute || !holds(path, node.scope) || answers.recompute(node))
   }
 }

@@ -1,5 +1,6 @@
 import { revision, type Trainable } from '../compile/trainable'
 import { fail } from '../errors'
+import { tracing } from '../graph/graph'
 import { showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
@@ -17,6 +18,7 @@ export abstract class Module implements Trainable {
 
   /** True while dropout drops and batch norm uses the statistics of its batch. */
   get training(): boolean {
+    tracing()?.modules.add(this)
     return this.#training
   }
 

@@ -3,6 +3,7 @@ import { apply, defineOp, expectDType, expectShape, type Op } from '../graph/op'
 import type { DType } from '../tensor/dtype'
 import { resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 
 // Reading and adding by index. Indices are i32; one outside its axis is AUX_INDEX_OUT_OF_RANGE, naming the index, its
 // position and the size, before anything is written.
@@ -19,17 +20,27 @@ const code = (caller: Caller): number => callers.indexOf(caller)
 export function expectIndices(op: string, name: string, t: Tensor): Tensor {
   if (t.dtype === 'i32') return t
   if (t.dtype === 'u8') return t.cast('i32')
-  const inputs: Tensor[] = []
-  for (let at: Tensor | undefined = t; at?.node; at = at.node.inputs[0]) {
-    inputs.push(at)
-    if (at.node.flexible) {
-      at.node.flexible = false
-      for (const view of inputs) (view as { dtype: DType }).dtype = 'i32'
-      return t
-    }
-    if (!at.node.op.view) break
+  let source: Tensor | undefined = t
+  while (source?.node?.op.view) source = source.node.inputs[0]
+  if (source?.node?.flexible) {
+    const views = viewsOf(source, op, name)
+    source.node.flexible = false
+    for (const view of views) (view as { dtype: DType }).dtype = 'i32'
+    return t
   }
   return fail('AUX_DTYPE_MISMATCH', `${op}: expected ${name} of dtype i32 or u8, got ${t.dtype}; cast('i32') if they are whole numbers`)
+}
+
+/** An input and all its views; throws if anything has read their values as f32 already. */
+function viewsOf(input: Tensor, op: string, name: string): Set<Tensor> {
+  const views = new Set([input])
+  for (const node of input.node!.graph.nodes) {
+    if (!node.inputs.some((t) => t && views.has(t))) continue
+    if (!node.op.view)
+      fail('AUX_DTYPE_MISMATCH', `${op}: expected ${name} of dtype i32, but ${node.op.name} has read input ${input.node!.inputName} as f32; declare its dtype`)
+    for (const t of node.outputs) views.add(t)
+  }
+  return views
 }
 
 type TakeAttrs = { axis: number; caller: Caller; padding: number }
@@ -58,7 +69,7 @@ const takeOp: Op<TakeAttrs> = defineOp({
 export function embedding(indices: Tensor, weight: Tensor, options: { paddingIdx?: number } = {}): Tensor {
   if (weight.rank !== 2) fail('AUX_SHAPE_MISMATCH', `embedding: expected weight with 2 axes, got shape ${showShape(weight.shape)}`)
   const padding = options.paddingIdx === undefined ? -1 : resolveAxis('embedding paddingIdx', options.paddingIdx, weight.shape[0])
-  return apply(takeOp, [weight, expectIndices('embedding', 'indices', indices)], { axis: 0, caller: 'embedding', padding })[0]
+  return tidy(() => apply(takeOp, [weight, expectIndices('embedding', 'indices', indices)], { axis: 0, caller: 'embedding', padding })[0])
 }
 
 type GatherAttrs = { axis: number; caller: Caller }
@@ -106,7 +117,7 @@ const oneHotOp = defineOp<{ classes: number }>({
 /** 1 at each label, 0 elsewhere: labels i32 [...]; y f32 [..., classes]. @throws AUX_INDEX_OUT_OF_RANGE */
 export function oneHot(labels: Tensor, classes: number): Tensor {
   if (!Number.isInteger(classes) || classes < 1) fail('AUX_INVALID_ARGUMENT', `oneHot: expected a number of classes >= 1, got ${classes}`)
-  return apply(oneHotOp, [expectIndices('oneHot', 'labels', labels)], { classes })[0]
+  return tidy(() => apply(oneHotOp, [expectIndices('oneHot', 'labels', labels)], { classes })[0])
 }
 
 declare module '../tensor/tensor' {
@@ -122,13 +133,13 @@ declare module '../tensor/tensor' {
 
 Tensor.prototype.indexSelect = function (axis, indices) {
   const attrs = { axis: resolveAxis('indexSelect', axis, this.rank), caller: 'indexSelect' as const, padding: -1 }
-  return apply(takeOp, [this, expectIndices('indexSelect', 'indices', indices)], attrs)[0]
+  return tidy(() => apply(takeOp, [this, expectIndices('indexSelect', 'indices', indices)], attrs)[0])
 }
 Tensor.prototype.gather = function (axis, index) {
   const attrs = { axis: resolveAxis('gather', axis, this.rank), caller: 'gather' as const }
-  return apply(gatherOp, [this, expectIndices('gather', 'index', index)], attrs)[0]
+  return tidy(() => apply(gatherOp, [this, expectIndices('gather', 'index', index)], attrs)[0])
 }
 Tensor.prototype.scatterAdd = function (axis, index, source) {
   const attrs = { axis: resolveAxis('scatterAdd', axis, this.rank), caller: 'scatterAdd' as const, shape: this.shape }
-  return apply(scatterOp, [this, expectIndices('scatterAdd', 'index', index), source], attrs)[0]
+  return tidy(() => apply(scatterOp, [this, expectIndices('scatterAdd', 'index', index), source], attrs)[0])
 }

@@ -18,6 +18,7 @@ const gradOp: Op<{ own: boolean }> = defineOp({
   name: 'batch_norm_grad',
   infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape)), f32(channels(dy!.shape))],
   kernel: (_, __, a) => ({ name: 'batch_norm_grad', numbers: [a.own ? 1 : 0] }),
+  inplace: [0, 1],
 })
 
 /** `own`: mean and rstd are the statistics of this very batch, and gradients flow through them. */
@@ -70,6 +71,7 @@ const layerGradOp: Op<undefined> = defineOp({
   name: 'layer_norm_grad',
   infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape)), f32(channels(dy!.shape))],
   kernel: () => ({ name: 'layer_norm_grad' }),
+  inplace: [0, 1],
 })
 
 const layerOp: Op<{ eps: number }> = defineOp({
@@ -80,6 +82,7 @@ const layerOp: Op<{ eps: number }> = defineOp({
   },
   kernel: (_, __, a) => ({ name: 'layer_norm', numbers: [a.eps] }),
   derive: (d) => apply(layerGradOp, [d.grad()!, d.input(0), d.output(1), d.output(2), d.input(1)], undefined),
+  inplace: [0],
 })
 
 /** Layer normalisation over the last axis (Ba et al. 2016). */
@@ -89,6 +92,7 @@ const groupGradOp: Op<{ groups: number }> = defineOp({
   name: 'group_norm_grad',
   infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape)), f32(channels(dy!.shape))],
   kernel: (_, __, a) => ({ name: 'group_norm_grad', numbers: [a.groups] }),
+  inplace: [0, 1],
 })
 
 const groupOp: Op<{ groups: number; eps: number }> = defineOp({
@@ -106,6 +110,7 @@ const groupOp: Op<{ groups: number; eps: number }> = defineOp({
   },
   kernel: (_, __, a) => ({ name: 'group_norm', numbers: [a.groups, a.eps] }),
   derive: (d) => apply(groupGradOp, [d.grad()!, d.input(0), d.output(1), d.output(2), d.input(1)], { groups: d.attrs.groups }),
+  inplace: [0],
 })
 
 /** Group normalisation of x [N, ..., C]: statistics per sample and group of neighbouring channels (Wu & He 2018). */
@@ -116,6 +121,7 @@ const rmsGradOp: Op<undefined> = defineOp({
   name: 'rms_norm_grad',
   infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape))],
   kernel: () => ({ name: 'rms_norm_grad' }),
+  inplace: [0, 1],
 })
 
 const rmsOp: Op<{ eps: number }> = defineOp({
@@ -127,6 +133,7 @@ const rmsOp: Op<{ eps: number }> = defineOp({
   },
   kernel: (_, __, a) => ({ name: 'rms_norm', numbers: [a.eps] }),
   derive: (d) => apply(rmsGradOp, [d.grad()!, d.input(0), d.output(1), d.input(1)], undefined),
+  inplace: [0],
 })
 
 /** x / √(mean(x²) + eps) · gamma over the last axis (Zhang & Sennrich 2019). */

@@ -1,6 +1,7 @@
 import { fail } from '../errors'
 import { tracing, type Graph } from '../graph/graph'
 import { apply, defineOp, graphOf, type Op } from '../graph/op'
+import { checkSeed } from '../tensor/philox'
 import { checkShape, resolveAxis, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
@@ -15,23 +16,23 @@ let calls = 0
 
 /** Starts the random numbers of this process (or worker) again from a whole number in [0, 2^53). Until then it is 0. */
 export function seed(value: number): void {
-  if (!Number.isSafeInteger(value) || value < 0) fail('AUX_INVALID_ARGUMENT', `seed: expected a whole number in [0, 2^53), got ${value}`)
+  checkSeed('seed', value)
   globalSeed = [value % 2 ** 32, Math.floor(value / 2 ** 32)]
   calls = 0
 }
 
-/** @internal Low and high word of the global seed. */
-export const seedWords = (): readonly [number, number] => globalSeed
-
 /** Stream of eager calls; steps count theirs from 0. */
 const eagerStream = 2 ** 32 - 1
 
-function nextKey(graph: Graph | undefined): { key: Tensor; id: number } {
-  if (graph) return graph.random()
+/** @internal The key of the next call: seed and count, each as low and high word. */
+export function nextWords(): Int32Array {
   const words = [...globalSeed, calls % 2 ** 32, Math.floor(calls / 2 ** 32)]
   calls++
-  return { key: Tensor.from(Int32Array.from(words, (w) => w | 0), [4], 'i32'), id: eagerStream }
+  return Int32Array.from(words, (w) => w | 0)
 }
+
+const nextKey = (graph: Graph | undefined): { key: Tensor; id: number } =>
+  graph ? graph.random() : { key: Tensor.from(nextWords(), [4], 'i32'), id: eagerStream }
 
 type RandomAttrs = { shape: Shape; id: number; numbers: readonly number[] }
 
@@ -128,6 +129,7 @@ const dropoutOp: Op<{ p: number; id: number }> = defineOp({
   kernel: (_, __, { p, id }) => ({ name: 'dropout', numbers: [id, p] }),
   derive: (d) => [apply(dropoutOp, [d.grad()!, d.input(1)], d.attrs)[0], undefined],
   inplace: [0],
+  nonNegative: 'as input',
 })
 
 /** @internal p as a probability, or an error. */

@@ -1,4 +1,4 @@
-import { apply, contiguous, defineOp, graphOf } from '../graph/op'
+import { apply, contiguous, copy, defineOp, graphOf } from '../graph/op'
 import { fail } from '../errors'
 import { checkShape, contiguousStrides, resolveAxis, showShape, sizeOf, type Shape } from '../tensor/shape'
 import type { TypedArray } from '../tensor/dtype'
@@ -44,14 +44,6 @@ export function sumTo(g: Tensor, shape: Shape): Tensor {
 /** @internal The tensor repeated along axes of size 1 (and new leading ones); no memory moves. */
 export const expand = (x: Tensor, shape: Shape): Tensor =>
   x.rank === shape.length && x.shape.every((d, i) => d === shape[i]) ? x : apply(expandOp, [x], { shape })[0]
-
-const cloneOp = defineOp<undefined>({
-  name: 'clone',
-  infer: ([x]) => [x!],
-  kernel: () => ({ name: 'contiguous' }),
-  derive: (d) => [d.grad()],
-  strided: 'all',
-})
 
 const detachOp = defineOp<undefined>({
   name: 'detach',
@@ -131,7 +123,7 @@ Tensor.prototype.squeeze = function (axis) {
   if (this.shape[at] !== 1) fail('AUX_SHAPE_MISMATCH', `squeeze: expected size 1 at axis ${axis}, got ${showShape(this.shape)}`)
   return this.reshape([...this.shape.slice(0, at), ...this.shape.slice(at + 1)])
 }
-Tensor.prototype.clone = function () { return apply(cloneOp, [this], undefined)[0] }
+Tensor.prototype.clone = function () { return copy(this) }
 Tensor.prototype.detach = function () { return apply(detachOp, [this], undefined)[0] }
 Tensor.prototype.copyTo = function (target) {
   if (target instanceof Tensor) {

@@ -1,3 +1,4 @@
+import { sameValues } from '../graph/graph'
 import { apply, defineOp, type Alphabet } from '../graph/op'
 import { sizeOf, type Shape } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
@@ -26,16 +27,20 @@ export const signPack = (x: Tensor): Tensor => apply(packOp, [x], undefined)[0]
 // Signs that the kernel reading x has packed on the way: traced tensors only, so keyed by identity.
 const packedAlready = new WeakMap<Tensor, Tensor>()
 
+// A view with the same values and channels ([N, T, C] as [N T, C]) has the same bits.
+const canonical = (x: Tensor): Tensor =>
+  x.base && sameValues(x, x.base) && x.shape[x.rank - 1] === x.base.shape[x.base.rank - 1] ? x.base : x
+
 /** @internal Says that `signs` are the packed signs of x; the first claim stands. Returns the one that does. */
 export function claimSigns(x: Tensor, signs: Tensor): Tensor {
-  const before = packedAlready.get(x)
+  const before = claimedSigns(x)
   if (before) return before
-  packedAlready.set(x, signs)
+  packedAlready.set(canonical(x), signs)
   return signs
 }
 
 /** @internal The packed signs of a traced tensor, if a kernel makes them anyway. */
-export const claimedSigns = (x: Tensor): Tensor | undefined => packedAlready.get(x)
+export const claimedSigns = (x: Tensor): Tensor | undefined => packedAlready.get(canonical(x))
 
 const addOp = defineOp<{ epsilon: number; alphabet: Alphabet }>({
   name: 'add_sign',

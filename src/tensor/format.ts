@@ -23,7 +23,7 @@ const most = 1000
 
 const show = (v: number, dtype: DType): string => {
   if (dtype === 'bool') return v ? 'true' : 'false'
-  if (Number.isInteger(v) || !Number.isFinite(v)) return Object.is(v, -0) ? '-0' : String(v)
+  if ((Number.isInteger(v) && (dtype !== 'f32' || Math.abs(v) < 1e8)) || !Number.isFinite(v)) return Object.is(v, -0) ? '-0' : String(v)
   const size = Math.abs(v)
   return size >= 1e5 || size < 1e-3 ? v.toExponential(4) : v.toFixed(4)
 }

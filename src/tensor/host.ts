@@ -38,12 +38,19 @@ const sameStorage = (a: DType, b: DType): boolean => a === b || (a === 'u8' && b
 export function hostArray(data: TypedArray, shape: Shape = [data.length], dtype?: DType): HostArray {
   const kind = natural(data)
   if (!kind)
-    fail('AUX_INVALID_ARGUMENT', `hostArray: expected a Float32Array, Int32Array, Uint32Array, Uint16Array (bf16) or Uint8Array, got ${describe(data)}`)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      'hostArray: expected a Float32Array, Int32Array, Uint32Array, Uint16Array (bf16) or Uint8Array, got ' +
+        `${describe(data)}`,
+    )
   if (dtype && !sameStorage(kind, dtype))
     fail('AUX_DTYPE_MISMATCH', `hostArray: expected an array that holds ${dtype}, got ${describe(data)}`)
   checkShape('hostArray', shape)
   if (sizeOf(shape) !== data.length)
-    fail('AUX_SHAPE_MISMATCH', `hostArray: expected ${sizeOf(shape)} values for shape ${showShape(shape)}, got ${data.length}`)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `hostArray: expected ${sizeOf(shape)} values for shape ${showShape(shape)}, got ${data.length}`,
+    )
   return { data, shape: [...shape], dtype: dtype ?? kind }
 }
 
@@ -68,15 +75,26 @@ export function toHost(what: string, values: HostValues, dtype?: DType): HostArr
 }
 
 function asHost(what: string, values: HostValues, dtype?: DType): HostArray {
-  if (values instanceof Tensor) return { data: values.dataSync(), shape: values.shape, dtype: values.dtype }
+  if (values instanceof Tensor) return { data: values.rawSync(), shape: values.shape, dtype: values.dtype }
   if (ArrayBuffer.isView(values)) {
     const kind = natural(values)
-    if (!kind) fail('AUX_INVALID_ARGUMENT', `${what}: expected an array of f32, i32, u32, u16 (bf16) or u8 values, got ${describe(values)}`)
+    if (!kind)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${what}: expected an array of f32, i32, u32, u16 (bf16) or u8 values, got ${describe(values)}`,
+      )
     return { data: values as TypedArray, shape: [(values as TypedArray).length], dtype: kind }
   }
   if (isHostArray(values)) {
-    if (!natural(values.data) || values.data.length !== sizeOf(values.shape))
-      fail('AUX_SHAPE_MISMATCH', `${what}: expected ${sizeOf(values.shape)} values for shape ${showShape(values.shape)}, got ${describe(values.data)} of ${values.data.length}`)
+    const kind = natural(values.data)
+    if (!kind || !sameStorage(kind, values.dtype))
+      fail('AUX_DTYPE_MISMATCH', `${what}: expected an array that holds ${values.dtype}, got ${describe(values.data)}`)
+    if (values.data.length !== sizeOf(values.shape))
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `${what}: expected ${sizeOf(values.shape)} values for shape ${showShape(values.shape)}, got ` +
+          `${describe(values.data)} of ${values.data.length}`,
+      )
     return values
   }
   const shape: number[] = []
@@ -86,10 +104,10 @@ function asHost(what: string, values: HostValues, dtype?: DType): HostArray {
     if (first.length === 0) break
   }
   const kind = dtype ?? (typeof first === 'boolean' ? 'bool' : 'f32')
-  if (kind === 'bf16') fail('AUX_DTYPE_MISMATCH', `${what}: expected values of dtype f32, i32, u32, u8 or bool, got bf16 asked for`)
+  if (kind === 'bf16')
+    fail('AUX_DTYPE_MISMATCH', `${what}: expected values of dtype f32, i32, u32, u8 or bool, got bf16 asked for`)
   const data = typedArray(kind, sizeOf(shape))
-  const end = flatten(what, values as NestedNumbers, shape, 0, kind, data, 0)
-  if (end !== data.length) fail('AUX_SHAPE_MISMATCH', `${what}: expected ${data.length} values, got ${end}`)
+  flatten(what, values as NestedNumbers, shape, 0, kind, data, 0)
   return { data, shape, dtype: kind }
 }
 
@@ -101,7 +119,11 @@ function flatten(what: string, v: NestedNumbers, shape: Shape, axis: number, dty
     return at + 1
   }
   if (!Array.isArray(v) || v.length !== shape[axis])
-    fail('AUX_SHAPE_MISMATCH', `${what}: expected nested arrays of shape ${showShape(shape)}, got ${Array.isArray(v) ? `one of length ${v.length}` : describe(v)} on axis ${axis}`)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `${what}: expected nested arrays of shape ${showShape(shape)}, got ` +
+        `${Array.isArray(v) ? `one of length ${v.length}` : describe(v)} on axis ${axis}`,
+    )
   for (const item of v as NestedNumbers[]) at = flatten(what, item, shape, axis + 1, dtype, out, at)
   return at
 }

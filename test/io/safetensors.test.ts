@@ -252,6 +252,7 @@ test('tensors and metadata that cannot be written', async () => {
     [{ a: { ...one, dtype: 'f99' } }, {}],
     [{ a: { ...one, dtype: 'F64' } }, {}],
     [{ a: { ...one, shape: [-1] } }, {}],
+    [{ a: { ...one, shape: new Array(65).fill(1) } }, {}],
     [{ a: [1] }, {}],
     [{ a: null }, {}],
     [{ a: one }, { k: 1 }],

@@ -76,10 +76,15 @@ export const permute = (a: Arr, order: number[]): Arr =>
 /** Along one axis: f maps a line of values to another (of any one length). */
 export function lines(a: Arr, axis: number, f: (values: number[]) => number[]): Arr {
   const at = axis < 0 ? axis + a.shape.length : axis
-  const line = (index: number[]): number[] =>
-    Array.from({ length: a.shape[at] }, (_, i) => get(a, index.map((v, k) => (k === at ? i : v))))
-  const length = f(line(a.shape.map(() => 0))).length
-  return make(a.shape.map((d, i) => (i === at ? length : d)), (index) => f(line(index))[index[at]])
+  const known = new Map<string, number[]>()
+  const lineAt = (index: number[]): number[] => {
+    const key = index.map((v, k) => (k === at ? '' : v)).join()
+    const line = known.get(key) ?? f(Array.from({ length: a.shape[at] }, (_, i) => get(a, index.map((v, k) => (k === at ? i : v)))))
+    known.set(key, line)
+    return line
+  }
+  const length = lineAt(a.shape.map(() => 0)).length
+  return make(a.shape.map((d, i) => (i === at ? length : d)), (index) => lineAt(index)[index[at]])
 }
 
 /** Error function: the series for small arguments, the continued fraction of erfc beyond. */

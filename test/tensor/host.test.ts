@@ -37,6 +37,8 @@ test('what does not fit is refused', () => {
   expect(code(() => toHost('v', new Float64Array(2) as never))).toBe('AUX_INVALID_ARGUMENT')
   expect(code(() => toHost('v', [1], 'bf16'))).toBe('AUX_DTYPE_MISMATCH')
   expect(code(() => toHost('v', { data: Float32Array.of(1), shape: [2], dtype: 'f32' }))).toBe('AUX_SHAPE_MISMATCH')
+  expect(code(() => toHost('v', { data: Float32Array.of(1), shape: [1], dtype: 'i32' }))).toBe('AUX_DTYPE_MISMATCH')
+  expect(code(() => toHost('v', { data: Float32Array.of(1), shape: [1], dtype: 'f99' as never }))).toBe('AUX_DTYPE_MISMATCH')
   expect(code(() => hostArray(Float32Array.of(1), [2]))).toBe('AUX_SHAPE_MISMATCH')
   expect(code(() => hostArray(Float32Array.of(1), [1], 'i32'))).toBe('AUX_DTYPE_MISMATCH')
 })

@@ -5,8 +5,12 @@
 namespace auxgrad {
 namespace {
 
-constexpr int kColumns = 4;  // output columns of a register tile
-constexpr int64_t kDepthwiseTasks = 32;
+constexpr int64_t kDepthwiseChunks = 16;  // of the rows of a weight gradient
+
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
 
 // Forward, or one phase of the input gradient; outputs and inputs have the same channels.
 struct Depthwise {
@@ -49,10 +53,37 @@ inline void depthwise_tile(const Depthwise& d, const float* image, int64_t i, in
   }
 }
 
-// One row of outputs for a vector of channels.
-template <bool Auxiliary, class Lanes>
-inline void depthwise_row(const Depthwise& d, const float* image, int64_t i, float* out, const float* weight, Vec bias,
-                          Lanes lanes) {
+// The same for neighbouring taps of a small kernel: every input is loaded once for all the outputs that read it.
+template <int N, int Taps, int Step, bool Checked, bool Auxiliary, class Lanes>
+inline void depthwise_small_tile(const Depthwise& d, const float* image, int64_t i, int64_t j0, const float* weight,
+                                 Lanes lanes, Vec (&acc)[N]) {
+  const Axis &v = d.vertical, &h = d.horizontal;
+  const int64_t channels = d.image.channels;
+  const Vec positive = broadcast(d.image.positive), negative = broadcast(d.image.negative);
+  for (int64_t a = 0; a < v.taps; a++) {
+    const int64_t row = i * v.in_step + v.tap_start + a * v.tap_step;
+    if (row < 0 || row >= d.image.rows) continue;
+    const int64_t column = j0 * Step + h.tap_start;
+    const float* line = image + (row * d.image.columns + column) * channels;
+    const float* kernel = weight + ((v.kernel_start + a * v.kernel_step) * d.kernel_columns + h.kernel_start) * channels;
+    Vec w[Taps];
+    AUXGRAD_UNROLL
+    for (int b = 0; b < Taps; b++) w[b] = lanes.load(kernel + b * h.kernel_step * channels);
+    AUXGRAD_UNROLL
+    for (int t = 0; t < (N - 1) * Step + Taps; t++) {
+      if (Checked && (column + t < 0 || column + t >= d.image.columns)) continue;
+      Vec x = lanes.load(line + t * channels);
+      if (Auxiliary) x += x > Vec{} ? positive : negative;
+      AUXGRAD_UNROLL
+      for (int b = 0; b < Taps; b++)
+        if (t >= b && (t - b) % Step == 0 && (t - b) / Step < N) acc[(t - b) / Step] = fma(x, w[b], acc[(t - b) / Step]);
+    }
+  }
+}
+
+// One row of outputs. Channels are the inner loop: memory is read as it lies.
+template <bool Auxiliary>
+inline void depthwise_row(const Depthwise& d, const float* image, int64_t i, float* out, const float* weights) {
   const Axis& h = d.horizontal;
   const int64_t channels = d.image.channels;
   // Columns [left, right) have all their taps inside the image.
@@ -60,50 +91,81 @@ inline void depthwise_row(const Depthwise& d, const float* image, int64_t i, flo
   const int64_t left = min64(h.count, first < 0 ? ceil_div(-first, h.in_step) : 0);
   const int64_t room = d.image.columns - 1 - last;
   const int64_t right = max64(left, min64(h.count, room < 0 ? 0 : room / h.in_step + 1));
-  const auto finish = [&](int64_t j, Vec y) {
-    if (d.relu) y = y < Vec{} ? Vec{} : y;
-    lanes.store(out + (h.out_start + j * h.out_step) * channels, y);
-  };
-  const auto single = [&](int64_t j) {
-    Vec acc[1] = {bias};
-    depthwise_tile<1, true, Auxiliary>(d, image, i, j, weight, lanes, acc);
-    finish(j, acc[0]);
-  };
-  int64_t j = 0;
-  for (; j < left; j++) single(j);
-  for (; j + kColumns <= right; j += kColumns) {
-    Vec acc[kColumns] = {bias, bias, bias, bias};
-    depthwise_tile<kColumns, false, Auxiliary>(d, image, i, j, weight, lanes, acc);
-    for (int n = 0; n < kColumns; n++) finish(j + n, acc[n]);
-  }
-  for (; j < h.count; j++) single(j);
-}
-
-template <bool Auxiliary>
-inline void depthwise_rows(const Depthwise& d, const float* weights, int64_t begin, int64_t end) {
-  const int64_t channels = d.image.channels;
-  for (int64_t row = begin; row < end; row++) {
-    const int64_t n = row / d.vertical.count, i = row % d.vertical.count;
-    const float* image = d.image.data + n * d.image.rows * d.image.columns * channels;
-    float* out = d.out + (n * d.out_rows + d.vertical.out_start + i * d.vertical.out_step) * d.out_columns * channels;
+  const auto columns = [&](int64_t j, auto count, const auto& sum) {
+    constexpr int N = decltype(count)::value;
     each_vector(0, channels, [&](int64_t c, auto lanes) {
       const Vec bias = d.bias ? lanes.load(d.bias + c) : Vec{};
-      depthwise_row<Auxiliary>(d, image + c, i, out + c, weights + c, bias, lanes);
+      Vec acc[N];
+      AUXGRAD_UNROLL
+      for (int n = 0; n < N; n++) acc[n] = bias;
+      sum(c, lanes, acc);
+      AUXGRAD_UNROLL
+      for (int n = 0; n < N; n++) {
+        float* to = out + (h.out_start + (j + n) * h.out_step) * channels + c;
+        lanes.store(to, d.relu ? (acc[n] < Vec{} ? Vec{} : acc[n]) : acc[n]);
+      }
     });
-  }
+  };
+  // Outputs [from, to) in tiles; the last one goes back over outputs that are done rather than being narrow.
+  const auto tiles = [&](int64_t from, int64_t to, auto count, const auto& tile) {
+    constexpr int N = decltype(count)::value;
+    if (to - from < N) return from;
+    for (int64_t j = from; j < to; j += N) tile(min64(j, to - N), count);
+    return to;
+  };
+  const auto small = [&](auto taps, auto step) {
+    constexpr int T = decltype(taps)::value, S = decltype(step)::value;
+    const auto tile = [&](int64_t j, auto count) {
+      constexpr int N = decltype(count)::value;
+      const bool inside = j >= left && j + N <= right;
+      columns(j, count, [&](int64_t c, auto lanes, Vec(&acc)[N]) {
+        if (inside) depthwise_small_tile<N, T, S, false, Auxiliary>(d, image + c, i, j, weights + c, lanes, acc);
+        else depthwise_small_tile<N, T, S, true, Auxiliary>(d, image + c, i, j, weights + c, lanes, acc);
+      });
+    };
+    int64_t j = 0;
+    if (h.count % 8 == 0) j = tiles(j, h.count, Count<8>(), tile);
+    j = tiles(j, h.count, Count<7>(), tile);
+    j = tiles(j, h.count, Count<3>(), tile);
+    tiles(j, h.count, Count<1>(), tile);
+  };
+  if (h.taps == 3 && h.tap_step == 1 && h.in_step == 1) return small(Count<3>(), Count<1>());
+  if (h.taps == 3 && h.tap_step == 1 && h.in_step == 2) return small(Count<3>(), Count<2>());
+  if (h.taps == 5 && h.tap_step == 1 && h.in_step == 1) return small(Count<5>(), Count<1>());
+  if (h.taps == 2 && h.tap_step == 1 && h.in_step == 1) return small(Count<2>(), Count<1>());
+  if (h.taps == 1 && h.in_step == 1) return small(Count<1>(), Count<1>());
+  const auto any = [&](int64_t j, auto count) {
+    constexpr int N = decltype(count)::value;
+    columns(j, count, [&](int64_t c, auto lanes, Vec(&acc)[N]) {
+      depthwise_tile<N, N == 1, Auxiliary>(d, image + c, i, j, weights + c, lanes, acc);
+    });
+  };
+  tiles(0, left, Count<1>(), any);
+  int64_t j = tiles(left, right, Count<4>(), any);
+  j = tiles(j, right, Count<1>(), any);
+  tiles(max64(j, right), h.count, Count<1>(), any);
 }
 
-// Scratch: the weights, [tap][channels].
-inline void run_depthwise(const Call& call, const Depthwise& d) {
+// Scratch: the weights, [tap][channels]. rows_of(own, row) sets the axes of `own` for a row of the output and runs
+// run(row of its vertical axis) for each set of columns.
+template <class RowsOf>
+inline void run_depthwise(const Call& call, const Depthwise& d, const RowsOf& rows_of) {
   const int64_t channels = d.image.channels, taps = d.kernel_rows * d.kernel_columns;
   float* weights = static_cast<float*>(call.scratch);
   for (int64_t tap = 0; tap < taps; tap++)
     for (int64_t c = 0; c < channels; c++) weights[tap * channels + c] = d.weight[c * taps + tap];
-  const int64_t rows = d.images * d.vertical.count;
-  const int64_t work = max64(1, d.horizontal.count * channels * max64(1, d.vertical.taps * d.horizontal.taps));
-  parallel_ranges(call, rows, max64(1, 65536 / work), [&](int64_t begin, int64_t end) {
-    if (d.image.positive == 0 && d.image.negative == 0) depthwise_rows<false>(d, weights, begin, end);
-    else depthwise_rows<true>(d, weights, begin, end);
+  const int64_t rows = d.images * d.out_rows, work = max64(1, d.out_columns * channels * taps);
+  parallel_ranges(call, rows, max64(1, min64(262144 / work, rows / 16)), [&](int64_t begin, int64_t end) {
+    Depthwise own = d;
+    const bool auxiliary = d.image.positive != 0 || d.image.negative != 0;
+    for (int64_t row = begin; row < end; row++) {
+      const float* image = d.image.data + row / d.out_rows * d.image.rows * d.image.columns * channels;
+      float* out = d.out + row * d.out_columns * channels;
+      rows_of(own, row % d.out_rows, [&](int64_t i) {
+        if (auxiliary) depthwise_row<true>(own, image, i, out, weights);
+        else depthwise_row<false>(own, image, i, out, weights);
+      });
+    }
   });
 }
 
@@ -117,48 +179,99 @@ struct DepthwiseGradient {
 };
 
 inline int64_t depthwise_chunks(const DepthwiseGradient& d) {
-  return max64(1, min64(kDepthwiseTasks, d.images * d.vertical.count));
+  return max64(1, min64(kDepthwiseChunks, d.images * d.vertical.count));
 }
 inline int64_t depthwise_gradient_scratch(const DepthwiseGradient& d) {
   return depthwise_chunks(d) * d.vertical.taps * d.horizontal.taps * d.image.channels * 4;
 }
 
-// Adds the products of output row i of an image to N taps of one kernel row, from tap b0 on.
-template <int N, class Lanes>
-inline void add_row_taps(const DepthwiseGradient& d, const float* line, const float* dy, float* sum, int64_t b0,
-                         Lanes lanes) {
-  const Axis& h = d.horizontal;
-  const int64_t channels = d.image.channels;
-  Vec acc[N];
-  AUXGRAD_UNROLL
-  for (int n = 0; n < N; n++) acc[n] = lanes.load(sum + n * channels);
-  for (int64_t j = 0; j < h.count; j++) {
-    const Vec g = lanes.load(dy + j * channels);
-    const int64_t column = j * h.in_step + h.tap_start + b0 * h.tap_step;
-    AUXGRAD_UNROLL
-    for (int n = 0; n < N; n++) {
-      const int64_t at = column + n * h.tap_step;
-      if (at >= 0 && at < d.image.columns) acc[n] = fma(g, lanes.load(line + at * channels), acc[n]);
-    }
-  }
-  AUXGRAD_UNROLL
-  for (int n = 0; n < N; n++) lanes.store(sum + n * channels, acc[n]);
-}
-
-template <class Lanes>
-inline void add_row(const DepthwiseGradient& d, const float* image, const float* dy, int64_t i, float* sum,
-                    Lanes lanes) {
+// Adds the products of outputs j0, j0 + 1, .. j0 + N - 1 of row i to the sums [tap][channels]. Checked: columns of the
+// image may be outside.
+template <int N, bool Checked, class Lanes>
+inline void add_columns(const DepthwiseGradient& d, const float* image, const float* dy, int64_t i, int64_t j0,
+                        float* sum, Lanes lanes) {
   const Axis &v = d.vertical, &h = d.horizontal;
   const int64_t channels = d.image.channels;
+  Vec g[N];
+  AUXGRAD_UNROLL
+  for (int n = 0; n < N; n++) g[n] = lanes.load(dy + (j0 + n) * channels);
   for (int64_t a = 0; a < v.taps; a++) {
     const int64_t row = i * v.in_step + v.tap_start + a * v.tap_step;
     if (row < 0 || row >= d.image.rows) continue;
     const float* line = image + row * d.image.columns * channels;
-    float* to = sum + a * h.taps * channels;
-    int64_t b = 0;
-    for (; b + 3 <= h.taps; b += 3) add_row_taps<3>(d, line, dy, to + b * channels, b, lanes);
-    for (; b < h.taps; b++) add_row_taps<1>(d, line, dy, to + b * channels, b, lanes);
+    for (int64_t b = 0; b < h.taps; b++) {
+      float* to = sum + (a * h.taps + b) * channels;
+      const int64_t column = j0 * h.in_step + h.tap_start + b * h.tap_step;
+      Vec acc = lanes.load(to);
+      AUXGRAD_UNROLL
+      for (int n = 0; n < N; n++) {
+        const int64_t at = column + n * h.in_step;
+        if (!Checked || (at >= 0 && at < d.image.columns)) acc = fma(g[n], lanes.load(line + at * channels), acc);
+      }
+      lanes.store(to, acc);
+    }
   }
+}
+
+// The same for neighbouring taps of a small kernel: every input is loaded once.
+template <int N, int Taps, int Step, bool Checked, class Lanes>
+inline void add_small_columns(const DepthwiseGradient& d, const float* image, const float* dy, int64_t i, int64_t j0,
+                              float* sum, Lanes lanes) {
+  const Axis &v = d.vertical, &h = d.horizontal;
+  const int64_t channels = d.image.channels;
+  Vec g[N];
+  AUXGRAD_UNROLL
+  for (int n = 0; n < N; n++) g[n] = lanes.load(dy + (j0 + n) * channels);
+  for (int64_t a = 0; a < v.taps; a++) {
+    const int64_t row = i * v.in_step + v.tap_start + a * v.tap_step;
+    if (row < 0 || row >= d.image.rows) continue;
+    const int64_t column = j0 * Step + h.tap_start;
+    const float* line = image + (row * d.image.columns + column) * channels;
+    float* to = sum + a * Taps * channels;
+    Vec acc[Taps];
+    AUXGRAD_UNROLL
+    for (int b = 0; b < Taps; b++) acc[b] = lanes.load(to + b * channels);
+    AUXGRAD_UNROLL
+    for (int t = 0; t < (N - 1) * Step + Taps; t++) {
+      if (Checked && (column + t < 0 || column + t >= d.image.columns)) continue;
+      const Vec x = lanes.load(line + t * channels);
+      AUXGRAD_UNROLL
+      for (int b = 0; b < Taps; b++)
+        if (t >= b && (t - b) % Step == 0 && (t - b) / Step < N) acc[b] = fma(g[(t - b) / Step], x, acc[b]);
+    }
+    AUXGRAD_UNROLL
+    for (int b = 0; b < Taps; b++) lanes.store(to + b * channels, acc[b]);
+  }
+}
+
+inline void add_row(const DepthwiseGradient& d, const float* image, const float* dy, int64_t i, float* sum) {
+  const Axis& h = d.horizontal;
+  const int64_t channels = d.image.channels;
+  const int64_t last = h.tap_start + max64(0, h.taps - 1) * h.tap_step;
+  const int64_t left = min64(h.count, h.tap_start < 0 ? ceil_div(-h.tap_start, h.in_step) : 0);
+  const int64_t room = d.image.columns - 1 - last;
+  const int64_t right = max64(left, min64(h.count, room < 0 ? 0 : room / h.in_step + 1));
+  const bool three = h.taps == 3 && h.tap_step == 1 && (h.in_step == 1 || h.in_step == 2);
+  const auto columns = [&](int64_t j, auto count) {
+    constexpr int N = decltype(count)::value;
+    const bool inside = j >= left && j + N <= right;
+    each_vector(0, channels, [&](int64_t c, auto lanes) {
+      const auto run = [&](const auto& add) { add(d, image + c, dy + c, i, j, sum + c, lanes); };
+      using L = decltype(lanes);
+      if (!three && inside) run(add_columns<N, false, L>);
+      else if (!three) run(add_columns<N, true, L>);
+      else if (h.in_step == 1 && inside) run(add_small_columns<N, 3, 1, false, L>);
+      else if (h.in_step == 1) run(add_small_columns<N, 3, 1, true, L>);
+      else if (inside) run(add_small_columns<N, 3, 2, false, L>);
+      else run(add_small_columns<N, 3, 2, true, L>);
+    });
+    return j + N;
+  };
+  int64_t j = 0;
+  while (h.count - j >= 8 && (h.count - j) % 7 != 0) j = columns(j, Count<8>());
+  while (h.count - j >= 7) j = columns(j, Count<7>());
+  while (h.count - j >= 3) j = columns(j, Count<3>());
+  while (j < h.count) j = columns(j, Count<1>());
 }
 
 // Scratch: the sums of a fixed number of chunks of rows, [chunk][tap][channels], added in order.
@@ -175,17 +288,17 @@ inline void run_depthwise_gradient(const Call& call, const DepthwiseGradient& d)
       const float* image = d.image.data + row / d.vertical.count * image_floats;
       const float* dy = d.dy + row * row_floats;
       const int64_t i = row % d.vertical.count;
-      each_vector(0, channels,
-                  [&](int64_t c, auto lanes) { add_row(d, image + c, dy + c, i, sum + c, lanes); });
+      add_row(d, image, dy, i, sum);
     }
   });
-  parallel_ranges(call, channels, max64(1, 32768 / max64(1, chunks * taps)), [&](int64_t begin, int64_t end) {
-    for (int64_t tap = 0; tap < taps; tap++)
-      for (int64_t c = begin; c < end; c++) {
-        float total = 0;
-        for (int64_t s = 0; s < chunks; s++) total += sums[s * size + tap * channels + c];
-        d.dw[c * taps + tap] = total;
-      }
+  parallel_ranges(call, size, max64(16, 32768 / chunks), [&](int64_t begin, int64_t end) {
+    each_vector(begin, end, [&](int64_t i, auto lanes) {
+      Vec total = lanes.load(sums + i);
+      for (int64_t s = 1; s < chunks; s++) total += lanes.load(sums + s * size + i);
+      float out[kLanes];
+      store(out, total);
+      for (int64_t n = 0; n < lanes.count(); n++) d.dw[(i + n) % channels * taps + (i + n) / channels] = out[n];
+    });
   });
 }
 

@@ -68,10 +68,10 @@ inline void pack_floats(float* target, const float* source, int64_t n, const Ima
   for (; i < n; i++) target[i] = source[i] + (source[i] > 0 ? image.positive : image.negative);
 }
 
-// Channels [channel, channel + depth) of the inputs of outputs (i0.., j0..) of image n, as [rows][columns][depth];
-// zeros stand for the padding.
+// Channels [channel, channel + depth) of the inputs of outputs (i0.., j0..) of image n, as [rows][columns][depth], with
+// columns `pitch` floats apart; zeros stand for the padding.
 inline void pack_stripe(float* target, const Image& image, int64_t n, const Axis& vertical, int64_t i0, int64_t rows,
-                        const Axis& horizontal, int64_t j0, int64_t columns, int64_t channel, int64_t depth) {
+                        const Axis& horizontal, int64_t j0, int64_t columns, int64_t channel, int64_t depth, int64_t pitch) {
   const int64_t row_step = vertical.taps <= 1 ? vertical.in_step : 1;
   const int64_t column_step = horizontal.taps <= 1 ? horizontal.in_step : 1;
   const int64_t h0 = i0 * vertical.in_step + vertical.tap_start;
@@ -79,21 +79,21 @@ inline void pack_stripe(float* target, const Image& image, int64_t n, const Axis
   // Columns [left, right) of the stripe lie inside the image.
   const int64_t left = min64(columns, w0 < 0 ? ceil_div(-w0, column_step) : 0);
   const int64_t right = max64(left, w0 < image.columns ? min64(columns, ceil_div(image.columns - w0, column_step)) : 0);
-  for (int64_t r = 0; r < rows; r++, target += columns * depth) {
+  for (int64_t r = 0; r < rows; r++, target += columns * pitch) {
     const int64_t h = h0 + r * row_step;
     if (h < 0 || h >= image.rows) {
-      set_zero(target, columns * depth);
+      set_zero(target, columns * pitch);
       continue;
     }
-    set_zero(target, left * depth);
-    set_zero(target + right * depth, (columns - right) * depth);
+    set_zero(target, left * pitch);
+    set_zero(target + right * pitch, (columns - right) * pitch);
     const float* source =
         image.data + ((n * image.rows + h) * image.columns + w0 + left * column_step) * image.channels + channel;
     const int64_t source_step = column_step * image.channels;
-    if (source_step == depth) pack_floats(target + left * depth, source, (right - left) * depth, image);
+    if (source_step == depth && pitch == depth) pack_floats(target + left * depth, source, (right - left) * depth, image);
     else
       for (int64_t c = left; c < right; c++, source += source_step)
-        pack_floats(target + c * depth, source, depth, image);
+        pack_floats(target + c * pitch, source, depth, image);
   }
 }
 
@@ -159,19 +159,19 @@ inline Block block_at(const Blocks& b, int64_t images, const Axis& vertical, con
 
 // Packs the stripe of a block, image after image.
 inline void pack_block(float* target, const Image& image, const Block& k, const Axis& vertical, const Axis& horizontal,
-                       int64_t channel, int64_t depth) {
-  for (int64_t n = 0; n < k.images; n++, target += k.stripe_rows * k.stripe_columns * depth)
+                       int64_t channel, int64_t depth, int64_t pitch) {
+  for (int64_t n = 0; n < k.images; n++, target += k.stripe_rows * k.stripe_columns * pitch)
     pack_stripe(target, image, k.n0 + n, vertical, k.i0, k.stripe_rows, horizontal, k.j0, k.stripe_columns, channel,
-                depth);
+                depth, pitch);
 }
 
 // Distances in a stripe between images, output rows and output columns.
 struct Pitch {
   int64_t image, row, column;
 };
-inline Pitch stripe_pitch(const Block& k, const Axis& vertical, const Axis& horizontal, int64_t depth) {
-  const int64_t line = k.stripe_columns * depth;
-  return {k.stripe_rows * line, stripe_step(vertical) * line, stripe_step(horizontal) * depth};
+inline Pitch stripe_pitch(const Block& k, const Axis& vertical, const Axis& horizontal, int64_t pitch) {
+  const int64_t line = k.stripe_columns * pitch;
+  return {k.stripe_rows * line, stripe_step(vertical) * line, stripe_step(horizontal) * pitch};
 }
 
 }  // namespace

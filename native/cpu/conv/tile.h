@@ -65,6 +65,12 @@ inline void finish_tile(const Tile& t, const Vec (&acc)[M][V]) {
 // out[m][c] (+)= sum over runs and k of row[m][run + k] * panel[k][c], then bias and activation.
 template <int M, int V>
 __attribute__((noinline)) void tile_of_rows(const Tile& t) {
+  // The outputs are seldom in a cache: fetch them while the sums are made, or the stores would stall.
+  AUXGRAD_UNROLL
+  for (int m = 0; m < M; m++) {
+    AUXGRAD_UNROLL
+    for (int v = 0; v < V; v++) __builtin_prefetch(t.out[m] + v * kLanes, 1);
+  }
   Vec acc[M][V] = {};
   const float* b = t.panel;
   for (int64_t i = 0; i < t.runs.outer; i++)

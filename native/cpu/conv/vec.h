@@ -92,28 +92,34 @@ inline void each_vector(int64_t begin, int64_t end, const F& f) {
   if (c < end) f(c, PartLanes{end - c});
 }
 
-// Turns kLanes vectors: lane j of vector i becomes lane i of vector j.
-inline void transpose(Vec (&v)[kLanes]) {
-  // Each round interleaves the halves: after log2(kLanes) rounds index bits have changed places.
-  for (int round = 1; round < kLanes; round *= 2) {
-    Vec next[kLanes];
-    AUXGRAD_UNROLL
-    for (int i = 0; i < kLanes / 2; i++) {
-      const Vec a = v[i], b = v[i + kLanes / 2];
+// Interleaves the first half of the vectors with the second.
+inline __attribute__((always_inline)) void interleave(const Vec (&in)[kLanes], Vec (&out)[kLanes]) {
+  AUXGRAD_UNROLL
+  for (int i = 0; i < kLanes / 2; i++) {
+    const Vec a = in[i], b = in[i + kLanes / 2];
 #if defined(__AVX512F__)
-      next[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      next[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    out[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    out[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 #elif defined(__AVX2__)
-      next[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-      next[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+    out[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+    out[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
 #else
-      next[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-      next[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    out[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+    out[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
 #endif
-    }
-    AUXGRAD_UNROLL
-    for (int i = 0; i < kLanes; i++) v[i] = next[i];
   }
+}
+
+// Turns kLanes vectors: lane j of vector i becomes lane i of vector j. Each interleaving turns the bits of the index
+// of an element round by one.
+inline __attribute__((always_inline)) void transpose(Vec (&v)[kLanes]) {
+  Vec a[kLanes], b[kLanes];
+  interleave(v, a);
+  if constexpr (kLanes == 4) return interleave(a, v);
+  interleave(a, b);
+  if constexpr (kLanes == 8) return interleave(b, v);
+  interleave(b, a);
+  interleave(a, v);
 }
 
 }  // namespace

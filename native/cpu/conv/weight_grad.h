@@ -12,9 +12,12 @@ namespace {
 
 constexpr int64_t kGradTokens = 192;        // positions of a block
 constexpr int64_t kGradWidth = 64;          // output channels of a part, at least
-constexpr int64_t kGradDepth = 64;          // input channels of a part
-constexpr int64_t kGradPart = 48 * 1024;    // floats of a part, about
-constexpr int64_t kGradTasks = 16;          // wanted
+constexpr int64_t kGradReach = 576;         // taps x input channels of a part, about
+constexpr int64_t kGradDepth = 256;         // input channels of a part, at most
+constexpr int64_t kGradPart = 128 * 1024;   // floats of a part, about
+constexpr int64_t kGradStripe = 64 * 1024;  // floats of a stripe
+constexpr int64_t kGradTasks = 16;          // chunks, at most
+constexpr int64_t kGradWanted = 8;          // tasks
 constexpr int64_t kGradPartials = 320 * 1024;  // floats of all partial sums, if there are several chunks
 
 struct WeightGradient {
@@ -30,30 +33,38 @@ struct WeightGradient {
 struct WeightGradientPlan {
   Blocks blocks;
   int64_t slices;    // of the input channels
+  int64_t pitch;     // of the columns of a stripe
   int64_t part;      // output channels of a task
   int64_t parts;     // in a group
   int64_t chunks;    // of the blocks
   int64_t sum;       // floats of the partial sums of one part
+  int64_t stripe;    // floats of a stripe
   int64_t workspace; // floats of one thread
 };
+
+// Columns of a stripe some odd lines apart: 192 of them, read at one channel, then spread over all sets of a cache.
+inline int64_t stripe_pitch_of(int64_t depth) { return depth % 32 == 0 ? depth + 16 : depth; }
 
 inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
   WeightGradientPlan plan;
   const int64_t taps = p.vertical.taps * p.horizontal.taps;
-  plan.blocks = cut_blocks(p.images, p.vertical, p.horizontal, p.depth, kGradDepth, kGradTokens, kStripe);
+  const int64_t depth = max64(64, min64(kGradDepth, kGradReach / max64(1, taps)));
+  plan.blocks = cut_blocks(p.images, p.vertical, p.horizontal, p.depth, depth, kGradTokens, kGradStripe);
   plan.slices = ceil_div(p.depth, plan.blocks.depth);
+  plan.pitch = stripe_pitch_of(plan.blocks.depth);
   const int64_t reach = taps * plan.blocks.depth, panels = ceil_div(p.width, kPanel);
-  int64_t part = max64(kGradWidth, kGradPart / max64(1, reach)) / kPanel;
+  const int64_t partials = max64(1, kGradPartials / max64(1, p.groups * p.width * taps * p.depth));
+  int64_t part = min64(max64(1, panels), max64(kGradWidth, kGradPart / max64(1, reach)) / kPanel);
   // Narrower parts rather than too few tasks, but not so narrow that packing x again costs more than it saves.
-  const int64_t narrow = max64(1, min64(kGradWidth, ceil_div(4 * kGradWidth, max64(1, taps))) / kPanel);
-  while (part > narrow && p.groups * plan.slices * ceil_div(panels, part) < kGradTasks) part = max64(narrow, part / 2);
-  plan.part = even_size(panels, min64(part, max64(1, panels))) * kPanel;
+  const auto tasks = [&](int64_t size) { return p.groups * plan.slices * ceil_div(panels, size); };
+  while (part > kGradWidth / kPanel && tasks(part) * min64(partials, kGradTasks) < kGradWanted) part = max64(kGradWidth / kPanel, part / 2);
+  plan.part = even_size(panels, part) * kPanel;
   plan.parts = ceil_div(p.width, plan.part);
   plan.sum = reach * min64(plan.part, p.width <= kLanes ? kLanes : plan.part);
-  const int64_t tasks = max64(1, p.groups * plan.slices * plan.parts);
-  plan.chunks = max64(1, min64(min64(kGradTasks / tasks, kGradPartials / max64(1, tasks * plan.sum)), plan.blocks.count()));
-  plan.workspace = (plan.blocks.stripe + 16) / 16 * 16 +
-                   plan.blocks.images * plan.blocks.rows * plan.blocks.columns * plan.part +
+  const int64_t parts = max64(1, p.groups * plan.slices * plan.parts);
+  plan.chunks = max64(1, min64(min64(ceil_div(kGradTasks, parts), kGradPartials / max64(1, parts * plan.sum)), plan.blocks.count()));
+  plan.stripe = (plan.blocks.stripe / max64(1, plan.blocks.depth) * plan.pitch + 16) / 16 * 16;
+  plan.workspace = plan.stripe + plan.blocks.images * plan.blocks.rows * plan.blocks.columns * plan.part +
                    (plan.chunks == 1 ? plan.sum : 0);
   return plan;
 }
@@ -82,12 +93,12 @@ inline void pack_gradient(float* target, const WeightGradient& p, const Block& k
 }
 
 // Adds the product of one block to the sums of a part, [panel][tap][channel][width]; the first block overwrites them.
-inline void add_block(const WeightGradient& p, const Block& k, const float* stripe, int64_t depth, const float* panels,
-                      int64_t columns, float* sum, bool first) {
+inline void add_block(const WeightGradient& p, const Block& k, const float* stripe, int64_t depth, int64_t column_pitch,
+                      const float* panels, int64_t columns, float* sum, bool first) {
   const Axis &v = p.vertical, &h = p.horizontal;
-  const Pitch pitch = stripe_pitch(k, v, h, depth);
+  const Pitch pitch = stripe_pitch(k, v, h, column_pitch);
   // Taps side by side in the stripe make one run of rows.
-  const bool merged = h.taps <= 1 || h.tap_step == 1;
+  const bool merged = h.taps <= 1 || (h.tap_step == 1 && column_pitch == depth);
   const int64_t runs = merged ? 1 : h.taps, length = (merged ? h.taps : 1) * depth;
   const int64_t tiles = ceil_div(length, kTileRows), tokens = k.tokens();
   Tile t;
@@ -102,7 +113,7 @@ inline void add_block(const WeightGradient& p, const Block& k, const float* stri
     t.columns = width;
     for (int64_t i = 0; i < v.taps; i++)
       for (int64_t j = 0; j < runs; j++) {
-        const float* left = stripe + i * v.tap_step * k.stripe_columns * depth + j * h.tap_step * depth;
+        const float* left = stripe + (i * v.tap_step * k.stripe_columns + j * h.tap_step) * column_pitch;
         for (int64_t tile = 0; tile < tiles; tile++) {
           const int64_t m0 = even_start(length, tiles, tile), m1 = even_start(length, tiles, tile + 1);
           t.row[0] = left + m0;
@@ -123,22 +134,22 @@ inline void write_part(const WeightGradient& p, float* const* sums, int64_t chun
   for (int64_t c = 0; c < columns; c += kPanel) {
     const int64_t width = panel_width(columns, c), n = min64(width, columns - c);
     for (int64_t tap = 0; tap < taps; tap++)
-      for (int64_t d = 0; d < depth; d += 8) {
-        // Eight channels at a time: as many rows of sums, and short runs of dw.
-        const int64_t rows = min64(8, depth - d);
-        float block[8 * kPanel];
-        for (int64_t r = 0; r < rows; r++)
-          for (int64_t v = 0; v < width; v += kLanes) {
-            const int64_t at = offset + (tap * depth + d + r) * width + v;
-            Vec total = load(sums[0] + at);
-            for (int64_t s = 1; s < chunks; s++) total += load(sums[s] + at);
-            store(block + r * kPanel + v, total);
+      for (int64_t d = 0; d < depth; d += kLanes)
+        for (int64_t v = 0; v < n; v += kLanes) {
+          const int64_t rows = min64(kLanes, depth - d), outs = min64(kLanes, n - v);
+          Vec block[kLanes];
+          for (int64_t r = 0; r < kLanes; r++) {
+            const int64_t at = offset + (tap * depth + d + min64(r, rows - 1)) * width + v;
+            block[r] = load(sums[0] + at);
+            for (int64_t s = 1; s < chunks; s++) block[r] += load(sums[s] + at);
           }
-        for (int64_t o = 0; o < n; o++) {
-          float* to = p.dw + ((out_channel + c + o) * taps + tap) * p.depth + channel + d;
-          for (int64_t r = 0; r < rows; r++) to[r] = block[r * kPanel + o];
+          transpose(block);
+          for (int64_t o = 0; o < outs; o++) {
+            float* to = p.dw + ((out_channel + c + v + o) * taps + tap) * p.depth + channel + d;
+            if (rows == kLanes) store(to, block[o]);
+            else store_part(to, block[o], rows);
+          }
         }
-      }
     offset += taps * depth * width;
   }
 }
@@ -170,14 +181,15 @@ inline void run_weight_gradient(const Call& call, const WeightGradient& p) {
     const int64_t chunk = task / tasks;
     const Part a = part_at(task % tasks);
     float* stripe = workspace + thread * plan.workspace;
-    float* panels = stripe + (b.stripe + 16) / 16 * 16;
+    float* panels = stripe + plan.stripe;
     float* sum = plan.chunks == 1 ? panels + b.images * b.rows * b.columns * plan.part : partial + task * plan.sum;
     const int64_t begin = even_start(b.count(), plan.chunks, chunk), end = even_start(b.count(), plan.chunks, chunk + 1);
     for (int64_t i = begin; i < end; i++) {
       const Block k = block_at(b, p.images, p.vertical, p.horizontal, i);
-      pack_block(stripe, p.image, k, p.vertical, p.horizontal, a.group * p.depth + a.channel, a.depth);
+      pack_block(stripe, p.image, k, p.vertical, p.horizontal, a.group * p.depth + a.channel, a.depth,
+                 plan.pitch);
       pack_gradient(panels, p, k, a.group * p.width + a.from, a.columns);
-      add_block(p, k, stripe, a.depth, panels, a.columns, sum, i == begin);
+      add_block(p, k, stripe, a.depth, plan.pitch, panels, a.columns, sum, i == begin);
     }
     if (plan.chunks == 1) write_part(p, &sum, 1, a.group * p.width + a.from, a.columns, a.channel, a.depth);
   });

@@ -15,6 +15,7 @@ namespace {
 constexpr int64_t kReduction = 576;      // taps x channels of one slice: partial sums in registers for that long
 constexpr int64_t kTokens = 256;         // outputs of a block
 constexpr int64_t kPacked = 384 * 1024;  // floats of packed weights of a slice, unless one panel is more
+constexpr int64_t kPart = 128;           // output channels of a task, at least: each packs its stripe anew
 constexpr int64_t kTasks = 32;           // wanted, to keep many threads busy
 
 struct Product {
@@ -53,7 +54,7 @@ inline ProductPlan plan_product(const Product& p) {
   plan.wave = even_size(panels, wave) * kPanel;
   plan.packed = p.groups * reduction * (p.width <= kLanes ? kLanes : plan.wave);
   const int64_t blocks = max64(1, plan.blocks.count() * p.groups);
-  const int64_t wanted = max64(1, min64(ceil_div(kTasks, blocks), plan.wave / 64));
+  const int64_t wanted = max64(1, min64(ceil_div(kTasks, blocks), plan.wave / kPart));
   plan.part = even_size(plan.wave / kPanel, ceil_div(plan.wave / kPanel, wanted)) * kPanel;
   return plan;
 }
@@ -63,7 +64,7 @@ inline int64_t product_scratch(const Product& p, int threads) {
   return (plan.packed + (plan.blocks.stripe + 16) / 16 * 16 * threads) * 4;
 }
 
-// target[k][width] = source[k * k_step + c * c_step], zeros from column `columns` on.
+// target[k][width] = source[k * k_step + c * c_step], zeros from column `columns` on; one of the steps is 1.
 inline void pack_panel(float* target, const float* source, int64_t depth, int64_t k_step, int64_t columns,
                        int64_t c_step, int64_t width) {
   if (c_step == 1) {
@@ -73,32 +74,24 @@ inline void pack_panel(float* target, const float* source, int64_t depth, int64_
     }
     return;
   }
-  typedef float Four __attribute__((vector_size(16)));
-  const auto four = [](const float* p) {
-    Four v;
-    memcpy(&v, p, 16);
-    return v;
-  };
-  const int64_t whole = k_step == 1 ? depth / 4 * 4 : 0;
-  int64_t c = 0;
-  for (; c + 4 <= columns; c += 4) {
-    const float* s = source + c * c_step;
-    float* t = target + c;
-    for (int64_t k = 0; k < whole; k += 4, t += 4 * width) {
-      const Four a = four(s + k), b = four(s + c_step + k), d = four(s + 2 * c_step + k), e = four(s + 3 * c_step + k);
-      const Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), de = __builtin_shufflevector(d, e, 0, 4, 1, 5);
-      const Four ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7), de2 = __builtin_shufflevector(d, e, 2, 6, 3, 7);
-      const Four rows[4] = {
-          __builtin_shufflevector(ab, de, 0, 1, 4, 5), __builtin_shufflevector(ab, de, 2, 3, 6, 7),
-          __builtin_shufflevector(ab2, de2, 0, 1, 4, 5), __builtin_shufflevector(ab2, de2, 2, 3, 6, 7)};
-      for (int i = 0; i < 4; i++) memcpy(t + i * width, &rows[i], 16);
+  for (int64_t k = 0; k < depth; k += kLanes) {
+    const int64_t rows = min64(kLanes, depth - k);
+    for (int64_t c = 0; c < width; c += kLanes) {
+      const int64_t n = max64(0, min64(kLanes, columns - c));
+      const float* from = source + k + c * c_step;
+      Vec block[kLanes];
+      if (n == kLanes && rows == kLanes) {
+        AUXGRAD_UNROLL
+        for (int i = 0; i < kLanes; i++) block[i] = load(from + i * c_step);
+        transpose(block);
+        AUXGRAD_UNROLL
+        for (int r = 0; r < kLanes; r++) store(target + (k + r) * width + c, block[r]);
+        continue;
+      }
+      for (int i = 0; i < kLanes; i++) block[i] = i < n ? load_first(from + i * c_step, rows) : Vec{};
+      transpose(block);
+      for (int64_t r = 0; r < rows; r++) store(target + (k + r) * width + c, block[r]);
     }
-    for (int64_t k = whole; k < depth; k++)
-      for (int64_t i = 0; i < 4; i++) target[k * width + c + i] = s[k * k_step + i * c_step];
-  }
-  for (int64_t k = 0; k < depth; k++) {
-    for (int64_t i = c; i < columns; i++) target[k * width + i] = source[k * k_step + i * c_step];
-    set_zero(target + k * width + columns, width - columns);
   }
 }
 
@@ -152,7 +145,7 @@ inline void finish_mask(const Call& call, const Product& p, const Blocks& b) {
 
 // Addresses of the tokens of a block, in its stripe and in the output.
 struct Addresses {
-  int32_t source[kTokens];
+  int64_t source[kTokens];
   int64_t out[kTokens];
 };
 
@@ -163,11 +156,20 @@ inline void find_addresses(const Product& p, const Block& k, const Pitch& pitch,
       const int64_t row = p.vertical.out_start + (k.i0 + i) * p.vertical.out_step;
       const int64_t line = ((k.n0 + n) * p.out_rows + row) * p.out_columns;
       for (int64_t j = 0; j < k.columns; j++, t++) {
-        a.source[t] = static_cast<int32_t>(n * pitch.image + i * pitch.row + j * pitch.column);
+        a.source[t] = n * pitch.image + i * pitch.row + j * pitch.column;
         const int64_t column = p.horizontal.out_start + (k.j0 + j) * p.horizontal.out_step;
         a.out[t] = (line + column) * p.out_channels;
       }
     }
+}
+
+// A single tap that is never in the padding, of the image as it is: rows are read where they lie.
+inline bool reads_in_place(const Product& p) {
+  const auto inside = [](const Axis& a, int64_t size) {
+    return a.taps == 1 && a.tap_start >= 0 && a.tap_start + (a.count - 1) * a.in_step < size;
+  };
+  return p.image.positive == 0 && p.image.negative == 0 && inside(p.vertical, p.image.rows) &&
+         inside(p.horizontal, p.image.columns);
 }
 
 // Taps side by side in the stripe make one run.
@@ -178,12 +180,26 @@ inline Runs tap_runs(const Product& p, const Block& k, int64_t depth) {
   return {v.taps, v.tap_step * line, h.taps, h.tap_step * depth, depth};
 }
 
+// Positions of an input gradient that no output reads.
+inline void zero_outputs(const Call& call, const Product& p) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const int64_t row = max64(1, h.count * p.out_channels);
+  parallel_ranges(call, p.images * v.count, max64(1, 65536 / row), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t line = i / v.count * p.out_rows + v.out_start + i % v.count * v.out_step;
+      float* out = p.out + (line * p.out_columns + h.out_start) * p.out_channels;
+      for (int64_t j = 0; j < h.count; j++, out += h.out_step * p.out_channels) set_zero(out, p.out_channels);
+    }
+  });
+}
+
 inline void run_product(const Call& call, const Product& p) {
   const ProductPlan plan = plan_product(p);
   const Blocks& b = plan.blocks;
   if (p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0) return;
   float* packed = static_cast<float*>(call.scratch);
   float* stripes = packed + plan.packed;
+  const bool in_place = reads_in_place(p);
   const int64_t stripe_floats = (b.stripe + 16) / 16 * 16;
 
   for (int64_t from = 0; from < p.width; from += plan.wave)
@@ -198,10 +214,20 @@ inline void run_product(const Call& call, const Product& p) {
       parallel_tasks(call, p.groups * parts * count, [&](int64_t task, int thread) {
         const Block k = block_at(b, p.images, p.vertical, p.horizontal, task % count);
         const int64_t g = task / count / parts, part = task / count % parts * plan.part;
-        float* stripe = stripes + thread * stripe_floats;
+        const float* source;
         Addresses at;
-        find_addresses(p, k, stripe_pitch(k, p.vertical, p.horizontal, depth), at);
-        if (reduction > 0) pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth);
+        if (in_place) {
+          const int64_t line = p.image.columns * p.image.channels;
+          const Pitch pitch = {p.image.rows * line, p.vertical.in_step * line, p.horizontal.in_step * p.image.channels};
+          find_addresses(p, k, pitch, at);
+          source = p.image.data + k.n0 * pitch.image + k.i0 * pitch.row + k.j0 * pitch.column +
+                   p.vertical.tap_start * line + p.horizontal.tap_start * p.image.channels + g * p.depth + channel;
+        } else {
+          float* stripe = stripes + thread * stripe_floats;
+          find_addresses(p, k, stripe_pitch(k, p.vertical, p.horizontal, depth), at);
+          if (reduction > 0) pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth, depth);
+          source = stripe;
+        }
 
         Tile t;
         t.runs = tap_runs(p, k, depth);
@@ -217,7 +243,7 @@ inline void run_product(const Call& call, const Product& p) {
           for (int64_t i = 0; i < tiles; i++) {
             const int64_t t0 = even_start(tokens, tiles, i), t1 = even_start(tokens, tiles, i + 1);
             for (int64_t m = t0; m < t1; m++) {
-              t.row[m - t0] = stripe + at.source[m];
+              t.row[m - t0] = source + at.source[m];
               t.out[m - t0] = p.out + at.out[m] + out_channel;
             }
             run_tile<false>(t, static_cast<int>(t1 - t0));

@@ -48,7 +48,7 @@ inline PatchPlan plan_patches(const Product& p) {
   const int64_t panels = ceil_div(p.width, kPanel);
   plan.wave = even_size(panels, max64(1, min64(panels, kPacked / (16 * b.depth * kPanel)))) * kPanel;
   plan.packed = 16 * b.depth * plan.wave;
-  const int64_t wanted = max64(1, min64(ceil_div(kTasks, max64(1, b.count())), plan.wave / 64));
+  const int64_t wanted = max64(1, min64(ceil_div(kTasks, max64(1, b.count())), plan.wave / kPart));
   plan.part = even_size(plan.wave / kPanel, ceil_div(plan.wave / kPanel, wanted)) * kPanel;
   const int64_t tokens = b.images * b.rows * b.columns;
   plan.patches = (tokens * b.depth + 16) / 16 * 16 + 16;  // not a power of two apart
@@ -90,34 +90,44 @@ inline void pack_taps(const Call& call, const Product& p, float* target, int64_t
   for (int i = 0; i < 9; i++)
     tap[i] = ((p.vertical.kernel_start + i / 3 * p.vertical.kernel_step) * p.kernel_columns +
               p.horizontal.kernel_start + i % 3 * p.horizontal.kernel_step) * p.tap_step;
-  const int64_t runs = ceil_div(depth, kLanes);
+  const int64_t run = 4 * kLanes, runs = ceil_div(depth, run);
   parallel_tasks(call, ceil_div(columns, kPanel) * runs, [&](int64_t task, int) {
-    const int64_t c = task / runs * kPanel, k = task % runs * kLanes, width = panel_width(columns, c);
-    const int64_t rows = min64(kLanes, depth - k);
-    const float* source = p.weight + (channel + k) * p.k_step + (from + c) * p.c_step;
-    float* to = target + 16 * depth * c + k * width;
+    const int64_t c = task / runs * kPanel, width = panel_width(columns, c);
+    const int64_t begin = task % runs * run, end = min64(depth, begin + run);
+    const float* source = p.weight + channel * p.k_step + (from + c) * p.c_step;
+    float* to = target + 16 * depth * c;
     Vec g[9], u[16];
     for (int64_t v = 0; v < width; v += kLanes, to += kLanes) {
       const int64_t n = max64(0, min64(kLanes, columns - c - v));
-      const float* corner = source + v * p.c_step;
       if (p.c_step == 1) {
-        for (int64_t r = 0; r < rows; r++) {
-          for (int i = 0; i < 9; i++) g[i] = load_first(corner + r * p.k_step + tap[i], n);
+        for (int64_t k = begin; k < end; k++) {
+          for (int i = 0; i < 9; i++) g[i] = load_first(source + v + k * p.k_step + tap[i], n);
           transform_taps(g, u);
-          for (int i = 0; i < 16; i++) store(to + i * depth * width + r * width, u[i]);
+          for (int i = 0; i < 16; i++) store(to + (i * depth + k) * width, u[i]);
         }
         continue;
       }
       // Weights lie along the channels read: transform that way, then turn.
-      Vec block[16][kLanes] = {};
-      for (int64_t o = 0; o < n; o++) {
-        for (int i = 0; i < 9; i++) g[i] = load_first(corner + o * p.c_step + tap[i], rows);
-        transform_taps(g, u);
-        for (int i = 0; i < 16; i++) block[i][o] = u[i];
-      }
-      for (int i = 0; i < 16; i++) {
-        transpose(block[i]);
-        for (int64_t r = 0; r < rows; r++) store(to + i * depth * width + r * width, block[i][r]);
+      for (int64_t k = begin; k < end; k += kLanes) {
+        const int64_t rows = min64(kLanes, end - k);
+        Vec block[16][kLanes];
+        if (n < kLanes) memset(block, 0, sizeof(block));
+        for (int64_t o = 0; o < n; o++) {
+          const float* taps = source + (v + o) * p.c_step + k;
+          for (int i = 0; i < 9; i++) g[i] = load_first(taps + tap[i], rows);
+          transform_taps(g, u);
+          for (int i = 0; i < 16; i++) block[i][o] = u[i];
+        }
+        for (int i = 0; i < 16; i++) {
+          float* rest = to + (i * depth + k) * width;
+          Vec turned[kLanes];
+          AUXGRAD_UNROLL
+          for (int r = 0; r < kLanes; r++) turned[r] = block[i][r];
+          transpose(turned);
+          AUXGRAD_UNROLL
+          for (int r = 0; r < kLanes; r++)
+            if (r < rows) store(rest + r * width, turned[r]);
+        }
       }
     }
   });
@@ -221,7 +231,7 @@ inline void run_patches(const Call& call, const Product& p) {
         float* stripe = workspaces + thread * plan.workspace;
         float* patches = stripe + (b.stripe + 16) / 16 * 16;
         float* products = patches + 16 * plan.patches;
-        pack_block(stripe, p.image, k, plan.vertical, plan.horizontal, channel, depth);
+        pack_block(stripe, p.image, k, plan.vertical, plan.horizontal, channel, depth, depth);
         transform_patches(plan, k, stripe, depth, patches);
 
         const int64_t tokens = k.tokens(), tiles = ceil_div(tokens, kTileRows);

@@ -70,7 +70,8 @@ inline Product forward_product(const Call& call) {
 }
 
 inline void run(const Call& call, const Product& p) {
-  if (suits_patches(p)) run_patches(call, p);
+  if (taps_of(p) == 0) zero_outputs(call, p);
+  else if (suits_patches(p)) run_patches(call, p);
   else run_product(call, p);
 }
 inline int64_t scratch_of(const Product& p, int threads) {
@@ -112,7 +113,7 @@ bool conv2d(const Call& call) {
   d.vertical = forward_axis(y.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0]);
   d.horizontal = forward_axis(y.shape[2], w.shape[2], a.stride[1], a.pad[1], a.dilation[1]);
   set_auxiliary(call, d.image);
-  run_depthwise(call, d);
+  run_depthwise(call, d, [](Depthwise&, int64_t row, const auto& run) { run(row); });
   if (call.n_out > 2 && call.out[2]) {
     parallel_ranges(call, ceil_div(outputs, 32), max64(1, 4096 / max64(1, y.shape[3])), [&](int64_t begin, int64_t end) {
       pack_positive(y.f32(), outputs, y.shape[3], call.out[2].u32(), begin, end, 0, y.shape[3]);
@@ -188,10 +189,12 @@ bool conv2d_input_grad(const Call& call) {
   }
   Depthwise d = {image_of(dy), dy.shape[0], {}, {}, dx.f32(), dx.shape[1], dx.shape[2], w.f32(), w.shape[1], w.shape[2],
                  nullptr, false};
-  each_phase(dx, w, a, [&](const Axis& vertical, const Axis& horizontal) {
-    d.vertical = vertical;
-    d.horizontal = horizontal;
-    run_depthwise(call, d);
+  run_depthwise(call, d, [&](Depthwise& own, int64_t row, const auto& run_row) {
+    own.vertical = gradient_axis(dx.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0], row % a.stride[0]);
+    for (int64_t j = 0; j < a.stride[1]; j++) {
+      own.horizontal = gradient_axis(dx.shape[2], w.shape[2], a.stride[1], a.pad[1], a.dilation[1], j);
+      run_row(row / a.stride[0]);
+    }
   });
   return true;
 }

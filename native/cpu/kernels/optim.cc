@@ -44,6 +44,8 @@ bool adam_update(const Call& call) {
   const float scale = call.n_in > 3 && call.in[3] ? call.in[3].f32()[0] : 1.0f;
   float *w = call.out[0].f32(), *m = call.out[1].f32(), *v = call.out[2].f32();
   const float beta1 = call.real(0), beta2 = call.real(1), eps = call.real(2), decay = call.real(3);
+  // Taken in double: 1 - 0.999f is 1.3e-5 of itself away from 0.001.
+  const float fresh1 = static_cast<float>(1 - call.number[0]), fresh2 = static_cast<float>(1 - call.number[1]);
   const bool decoupled = call.integer(4) != 0;
   const float rate = static_cast<float>(lr / (1 - whole_power(call.number[0], step)));
   const float correction = static_cast<float>(1 / (1 - whole_power(call.number[1], step)));
@@ -52,8 +54,8 @@ bool adam_update(const Call& call) {
   parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
       const float g = grad[i] * scale + l2 * w[i];
-      m[i] = beta1 * m[i] + (1 - beta1) * g;
-      v[i] = beta2 * v[i] + (1 - beta2) * g * g;
+      m[i] = beta1 * m[i] + fresh1 * g;
+      v[i] = beta2 * v[i] + fresh2 * g * g;
       w[i] = w[i] * shrink - rate * m[i] / (__builtin_sqrtf(v[i] * correction) + eps);
     }
   });

@@ -1,6 +1,6 @@
 // One bit an element: packing signs along tokens, and what reads them in backward (Woo & Jeon 2023; spec section 4).
 // Layout: u32 words [ceil(T/32), C]; bit t % 32 of word [t / 32][c] is token t of channel c. Unused bits are 0.
-#include "../unit.h"
+#include "../sign/pack.h"
 
 namespace auxgrad {
 namespace {
@@ -10,15 +10,7 @@ bool sign_pack(const Call& call) {
   const View& x = call.in[0];
   const int64_t channels = x.shape[x.rank - 1], tokens = x.count(0, x.rank - 1);
   parallel_ranges(call, ceil_div(tokens, 32), max64(1, 512 / max64(channels, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t w = begin; w < end; w++) {
-      uint32_t* out = call.out[0].u32() + w * channels;
-      memset(out, 0, static_cast<size_t>(channels) * 4);
-      for (int64_t t = w * 32; t < min64(tokens, w * 32 + 32); t++) {
-        const float* row = x.f32() + t * channels;
-        const uint32_t bit = 1u << (t % 32);
-        for (int64_t c = 0; c < channels; c++) out[c] |= row[c] > 0 ? bit : 0;
-      }
-    }
+    pack_signs(call.in[0].f32(), tokens, channels, call.out[0].u32(), begin, end);
   });
   return true;
 }

@@ -19,7 +19,8 @@ namespace auxgrad {
 namespace {
 
 constexpr int kTileTokens = 64, kTiles = kStep / kTileTokens, kTileBytes = 1024;
-constexpr int kAmxOutputs = 16, kLimbs = 4;
+constexpr int kLimbs = 4;
+constexpr int kBundle = 4, kAmxOutputs = 16 * kBundle;  // of a task
 
 // To GCC the tile intrinsics do not read memory: what was written before must be written by here.
 inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
@@ -28,6 +29,19 @@ struct alignas(64) TileConfig {
   uint8_t palette, start, reserved[14];
   uint16_t row_bytes[16];
   uint8_t rows[16];
+};
+
+// Brings rows of deltas near before they are packed.
+struct Ahead {
+  const char* row;
+  int64_t stride, rows;
+  int lines;
+  void operator()() {
+    if (rows <= 0) return;
+    for (int i = 0; i < lines; i++) _mm_prefetch(row + 64 * i, _MM_HINT_T1);
+    row += stride;
+    rows--;
+  }
 };
 
 AUXGRAD_AMX inline void start_tiles() {
@@ -85,65 +99,131 @@ AUXGRAD_AMX inline void expand_codes(const ColumnBlock& b, const Words* words, c
   }
 }
 
-// deltas of 16 output channels as tiles [tile][limb][16 quads of tokens][16 outputs][4 tokens]; returns 2^(e - 30).
-AUXGRAD_AMX inline __m512 pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs,
-                                     uint8_t* out) {
-  const __mmask16 lanes = static_cast<__mmask16>((1u << outputs) - 1);
-  const float* rows = g.delta + t0 * g.outputs + o0;
-  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-  __m512i largest = _mm512_setzero_si512();
-  float factor[kStep];
-  if (g.bits == 2)
-    for (int64_t t = 0; t < count; t++) factor[t] = token_factor(g, t0 + t);
-#define AUXGRAD_DELTA(t)                                                       \
-  (g.bits == 1 ? _mm512_maskz_loadu_ps(lanes, rows + (t) * g.outputs)          \
-               : _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, rows + (t) * g.outputs), _mm512_set1_ps(factor[t])))
-  for (int64_t t = 0; t < count; t++)
-    largest = _mm512_max_epi32(largest, _mm512_and_si512(_mm512_castps_si512(AUXGRAD_DELTA(t)), magnitude));
-  const __mmask16 finite = _mm512_cmplt_epi32_mask(largest, _mm512_set1_epi32(0x7f800000));
-  const __m512i exponent = _mm512_max_epi32(_mm512_srli_epi32(largest, 23), _mm512_set1_epi32(31));
-  const __m512 up =
-      _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(284), exponent), 23));
-  const int64_t whole = ceil_div(count, kTileTokens) * kTileTokens;
-  for (int64_t t = 0; t < whole; t += 4) {
-    __m512i q[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-      q[i] = t + i < count ? _mm512_cvtps_epi32(_mm512_mul_ps(AUXGRAD_DELTA(t + i), up)) : _mm512_setzero_si512();
-    const __m512i low02 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[0], _mm512_slli_epi32(q[2], 16));
-    const __m512i low13 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[1], _mm512_slli_epi32(q[3], 16));
-    const __m512i high02 = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(q[0], 16), q[2]);
-    const __m512i high13 = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(q[1], 16), q[3]);
-    const __mmask64 odd = 0xaaaaaaaaaaaaaaaa;
-    uint8_t* to = out + t / kTileTokens * kLimbs * kTileBytes + t % kTileTokens / 4 * 64;
-    _mm512_store_si512(to, _mm512_mask_blend_epi8(odd, low02, _mm512_slli_epi16(low13, 8)));
-    _mm512_store_si512(to + kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(low02, 8), low13));
-    _mm512_store_si512(to + 2 * kTileBytes, _mm512_mask_blend_epi8(odd, high02, _mm512_slli_epi16(high13, 8)));
-    _mm512_store_si512(to + 3 * kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(high02, 8), high13));
+// Rows t0 ... t0 + count of deltas of 16 * n output channels (lanes of the last), times factor[t] if `scaled`.
+template <int n, bool scaled>
+struct DeltaRows {
+  const float* rows;
+  int64_t stride;
+  __mmask16 lanes;
+  const float* factor;
+  __m512 load(int64_t t, int i) const {
+    const float* p = rows + t * stride + 16 * i;
+    const __m512 v = i + 1 < n ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(lanes, p);
+    return scaled ? _mm512_mul_ps(v, _mm512_set1_ps(factor[t])) : v;
   }
-#undef AUXGRAD_DELTA
-  const __m512 down = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(exponent, _mm512_set1_epi32(30)), 23));
-  return _mm512_mask_blend_ps(finite, _mm512_set1_ps(__builtin_nanf("")), down);
+};
+
+// Packs them for each 16 channels as tiles [tile][limb][16 quads of tokens][16 outputs][4 tokens]; units: what an
+// integer 1 stands for, 2^(e - 30).
+template <int n, bool scaled>
+inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* out, float (*units)[16]) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i largest[n];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) largest[i] = _mm512_setzero_si512();
+  for (int64_t t = 0; t < count; t++) {
+    const float* ahead = rows.rows + min64(t + 32, count - 1) * rows.stride;
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) {
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + 16 * i), _MM_HINT_T0);
+      largest[i] = _mm512_max_epi32(largest[i], _mm512_and_si512(_mm512_castps_si512(rows.load(t, i)), magnitude));
+    }
+  }
+  __m512 up[n];
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++) {
+    const __mmask16 finite = _mm512_cmplt_epi32_mask(largest[i], _mm512_set1_epi32(0x7f800000));
+    const __m512i exponent = _mm512_max_epi32(_mm512_srli_epi32(largest[i], 23), _mm512_set1_epi32(31));
+    up[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(284), exponent), 23));
+    const __m512 down = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(exponent, _mm512_set1_epi32(30)), 23));
+    _mm512_store_ps(units[i], _mm512_mask_blend_ps(finite, _mm512_set1_ps(__builtin_nanf("")), down));
+  }
+  const auto quad = [&](int64_t t, int64_t there) {
+    uint8_t* to = out + t / kTileTokens * kLimbs * kTileBytes + t % kTileTokens / 4 * 64;
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++, to += kStep * 64) {
+      __m512i q[4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++)
+        q[j] = j < there ? _mm512_cvtps_epi32(_mm512_mul_ps(rows.load(t + j, i), up[i])) : _mm512_setzero_si512();
+      const __m512i low02 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[0], _mm512_slli_epi32(q[2], 16));
+      const __m512i low13 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[1], _mm512_slli_epi32(q[3], 16));
+      const __m512i high02 = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(q[0], 16), q[2]);
+      const __m512i high13 = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(q[1], 16), q[3]);
+      const __mmask64 odd = 0xaaaaaaaaaaaaaaaa;
+      _mm512_store_si512(to, _mm512_mask_blend_epi8(odd, low02, _mm512_slli_epi16(low13, 8)));
+      _mm512_store_si512(to + kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(low02, 8), low13));
+      _mm512_store_si512(to + 2 * kTileBytes, _mm512_mask_blend_epi8(odd, high02, _mm512_slli_epi16(high13, 8)));
+      _mm512_store_si512(to + 3 * kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(high02, 8), high13));
+    }
+  };
+  int64_t t = 0;
+  for (; t + 4 <= count; t += 4) quad(t, 4);
+  for (; t % kTileTokens || t < count; t += 4) quad(t, count - t);
 }
 
-// One block's sums: limb l of column c and output o at sums[l][c][o].
-AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const uint8_t* delta, int tiles, int32_t (*sums)[16][16]) {
+// Deltas of outputs [o0, o0 + outputs), at most kAmxOutputs. Rows are read whole, for they lie far apart.
+inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs, const float* factor,
+                       uint8_t* out, float (*units)[16]) {
+  const float* rows = g.delta + t0 * g.outputs + o0;
+  if (outputs == kAmxOutputs) {
+    if (g.bits == 1) pack_rows<kBundle, false>({rows, g.outputs, 0xffff, factor}, count, out, units);
+    else pack_rows<kBundle, true>({rows, g.outputs, 0xffff, factor}, count, out, units);
+    return;
+  }
+  for (int64_t o = 0; o < outputs; o += 16, out += kStep * 64, units++) {
+    const __mmask16 lanes = static_cast<__mmask16>((1u << min64(16, outputs - o)) - 1);
+    if (g.bits == 1) pack_rows<1, false>({rows + o, g.outputs, lanes, factor}, count, out, units);
+    else pack_rows<1, true>({rows + o, g.outputs, lanes, factor}, count, out, units);
+  }
+}
+
+// total[c][o] (+)= start[o] + unit[o] * (the limbs of column c and output o put together), for columns [from, to).
+inline void add_limbs(const int32_t (*sums)[16][16], int from, int to, __m512 unit, __m512 high_unit, const float* start,
+                      float (*total)[16]) {
+#pragma GCC unroll 2
+  for (int c = from; c < to; c++) {
+    const __m512i low = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[1][c]), 8), _mm512_load_si512(sums[0][c]));
+    const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[3][c]), 8), _mm512_load_si512(sums[2][c]));
+    const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), unit, _mm512_loadu_ps(start ? start : total[c]));
+    _mm512_store_ps(total[c], _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), high_unit, sum));
+  }
+}
+
+// Sums limb l of column c and output o of a block into sums[l][c][o]. The first tile of codes was loaded before; that of
+// `next` is loaded ahead. meanwhile() runs once a tile: the matrix unit leaves the others idle.
+template <class F>
+AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const int8_t* next, const uint8_t* delta, int tiles, int32_t (*sums)[16][16],
+                                  const F& meanwhile) {
   memory_barrier();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int k = 0; k < tiles; k++, codes += kTileBytes, delta += kLimbs * kTileBytes) {
-    _tile_loadd(4, codes, 64);
-    _tile_loadd(5, delta, 64);
-    _tile_dpbsud(0, 4, 5);
-    _tile_loadd(6, delta + kTileBytes, 64);
-    _tile_dpbsud(1, 4, 6);
-    _tile_loadd(7, delta + 2 * kTileBytes, 64);
-    _tile_dpbsud(2, 4, 7);
-    _tile_loadd(5, delta + 3 * kTileBytes, 64);
-    _tile_dpbssd(3, 4, 5);
+  for (int k = 0; k < tiles; k += 2, codes += 2 * kTileBytes, delta += 2 * kLimbs * kTileBytes) {
+    _tile_loadd(6, delta, 64);
+    _tile_dpbsud(0, 4, 6);
+    _tile_loadd(7, delta + kTileBytes, 64);
+    _tile_dpbsud(1, 4, 7);
+    if (k + 1 < tiles) _tile_loadd(5, codes + kTileBytes, 64);
+    _tile_loadd(6, delta + 2 * kTileBytes, 64);
+    _tile_dpbsud(2, 4, 6);
+    _tile_loadd(7, delta + 3 * kTileBytes, 64);
+    _tile_dpbssd(3, 4, 7);
+    meanwhile();
+    if (k + 1 == tiles) break;
+    _tile_loadd(6, delta + 4 * kTileBytes, 64);
+    _tile_dpbsud(0, 5, 6);
+    _tile_loadd(7, delta + 5 * kTileBytes, 64);
+    _tile_dpbsud(1, 5, 7);
+    if (k + 2 < tiles) _tile_loadd(4, codes + 2 * kTileBytes, 64);
+    _tile_loadd(6, delta + 6 * kTileBytes, 64);
+    _tile_dpbsud(2, 5, 6);
+    _tile_loadd(7, delta + 7 * kTileBytes, 64);
+    _tile_dpbssd(3, 5, 7);
+    meanwhile();
   }
+  _tile_loadd(4, next, 64);
   _tile_stored(0, sums[0], 64);
   _tile_stored(1, sums[1], 64);
   _tile_stored(2, sums[2], 64);
@@ -179,24 +259,17 @@ inline void transpose(__m512 (&r)[16]) {
   for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
-// dw[o][column] (+)= unit[o] * (limbs put together) + shift[o][column] for outputs [first, last) of the sixteen.
-inline void add_sums(const int32_t (*sums)[16][16], __m512 unit, const float (*shift)[16], float* dw, int64_t stride,
-                     int first, int last, int64_t columns, bool add) {
-  const __m512 high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));
+// dw[o][column] (+)= total[column][o] for outputs [first, last) of the sixteen.
+inline void add_total(const float (*total)[16], float* dw, int64_t stride, int first, int last, int64_t columns, bool add) {
   __m512 r[16];
 #pragma GCC unroll 16
-  for (int c = 0; c < 16; c++) {
-    const __m512i low = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[1][c]), 8), _mm512_load_si512(sums[0][c]));
-    const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[3][c]), 8), _mm512_load_si512(sums[2][c]));
-    r[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), high_unit, _mm512_mul_ps(_mm512_cvtepi32_ps(low), unit));
-  }
+  for (int c = 0; c < 16; c++) r[c] = _mm512_load_ps(total[c]);
   transpose(r);
   const __mmask16 lanes = static_cast<__mmask16>((1u << columns) - 1);
 #pragma GCC unroll 16
   for (int o = 0; o < 16; o++) {
     if (o < first || o >= last) continue;
     float* p = dw + o * stride;
-    if (shift) r[o] = _mm512_add_ps(r[o], _mm512_loadu_ps(shift[o]));
     if (add) r[o] = _mm512_add_ps(r[o], _mm512_maskz_loadu_ps(lanes, p));
     _mm512_mask_storeu_ps(p, lanes, r[o]);
   }

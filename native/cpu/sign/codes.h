@@ -16,7 +16,7 @@ typedef uint32_t Words __attribute__((vector_size(64)));  // one word of 16 chan
 typedef float Floats __attribute__((vector_size(64)));
 
 constexpr int kColumns = 16;  // columns (tap, c) of dW that are summed together
-constexpr int kStep = 512;    // tokens between two additions to dW
+constexpr int kStep = 384;    // tokens between two additions to dW
 
 struct CodeGradient {
   const float* delta;  // [tokens, outputs]
@@ -188,15 +188,27 @@ inline void gather_block(const CodeGradient& g, const ColumnBlock& b, int64_t t0
   }
 }
 
-// What a token's delta is multiplied by before it is summed with code values -1, +1 (0, 1), or -3, -1, 1, 3.
-inline float token_factor(const CodeGradient& g, int64_t t) {
-  return g.bits == 1 ? g.scale : g.scale * g.ranges[2 * (t / g.span) + 1] / 6.0f;
-}
-// The middle of a token's range, which all its codes share.
-inline float token_middle(const CodeGradient& g, int64_t t) {
-  const float* range = g.ranges + 2 * (t / g.span);
-  return g.scale * (range[0] + 0.5f * range[1]);
-}
+// What the deltas of a step's tokens are multiplied by: `factor` before they are summed with code values -1, +1 (0, 1), or
+// -3, -1, 1, 3; `middle` for the middle of the token's range, which all its codes share.
+struct Scales {
+  float factor[kStep], middle[kStep];
+
+  void set(const CodeGradient& g, int64_t t0, int64_t count) {
+    int64_t range = 0, left = 0;
+    for (int64_t t = 0; t < count; t++, left--) {
+      if (g.bits == 1) {
+        factor[t] = g.scale;
+        continue;
+      }
+      if (left == 0) {
+        range = (t0 + t) / g.span;
+        left = g.span - (t0 + t) % g.span;
+      }
+      factor[t] = g.scale * g.ranges[2 * range + 1] / 6.0f;
+      middle[t] = g.scale * (g.ranges[2 * range] + 0.5f * g.ranges[2 * range + 1]);
+    }
+  }
+};
 
 }  // namespace
 }  // namespace auxgrad

@@ -1,0 +1,98 @@
+// What is compared: models, rules for weight gradients, optimizers. train.py has the same models under the same names.
+'use strict'
+const aux = require('../../dist')
+const { nn, models, optim } = aux
+
+/** Two convolutions with bias, max pools and a linear layer on the flattened image; no batch norm. */
+class Plain extends nn.Module {
+  conv1 = new nn.Conv2d(1, 16, 3, { padding: 1 })
+  conv2 = new nn.Conv2d(16, 32, 5, { padding: 2 })
+  fc = new nn.Linear(7 * 7 * 32, 10)
+
+  forward(x) {
+    x = this.conv1.forward(x).relu().maxPool2d(2)
+    x = this.conv2.forward(x).relu().maxPool2d(2)
+    return this.fc.forward(x.flatten(1))
+  }
+}
+
+const kinds = {
+  mlp: { options: { sizes: [784, 512, 512, 10] }, make: ({ sizes }) => new models.MLP(sizes) },
+  plain: { options: {}, make: () => new Plain() },
+  cnn: { options: { width: 32 }, make: (options) => new models.CNN(options) },
+  resnet18: { options: { layout: 'standard', width: 32 }, make: (o) => new models.ResNet({ depth: 18, classes: 10, ...o }) },
+}
+
+const bp = { name: 'bp' }
+const asa = (alphabet) => ({ name: 'asa', alphabet, epsilon: 0.01, lambda: 100 })
+const ara = { name: 'ara', stride: 2 }
+
+const sgd = { name: 'sgd', lr: 0.05, momentum: 0.9, nesterov: false, weightDecay: 0 }
+const adam = { name: 'adam', lr: 1e-3, weightDecay: 0 }
+const adamw = { name: 'adamw', lr: 1e-3, weightDecay: 0.01 }
+
+/** Every case has the same fields, so that either side can run any of them. */
+function makeCase(model, rule, optimizer, other = {}) {
+  const { options, ...rest } = other
+  return {
+    model, rule, optimizer, steps: 100, batch: 32, clip: 0, smoothing: 0, accumulate: 1, note: '',
+    ...rest, options: { ...kinds[model].options, ...options },
+  }
+}
+
+function cases({ width, steps }) {
+  const list = []
+  const rules = (model) => [bp, asa('pm1'), asa('01'), ...(model === 'cnn' ? [ara] : [])]
+  for (const model of ['mlp', 'plain', 'cnn'])
+    for (const rule of rules(model))
+      for (const optimizer of [sgd, adam, adamw]) {
+        // Signs make a gradient larger than small inputs would: the rate that suits them is smaller.
+        const lr = optimizer === sgd && rule.name === 'asa' ? 0.01 : optimizer.lr
+        list.push(makeCase(model, rule, { ...optimizer, lr }, { steps: steps ?? 100 }))
+      }
+  const wide = { batch: 16, steps: steps ?? 30 }
+  for (const [layout, rule] of [['standard', bp], ['standard', asa('pm1')], ['ara', bp], ['ara', ara], ['ara', asa('01')]])
+    list.push(makeCase('resnet18', rule, { ...sgd, lr: rule.name === 'asa' ? 0.002 : 0.01 }, { ...wide, options: { layout, width } }))
+  const short = { steps: steps ?? 50 }
+  for (const model of ['plain', 'cnn']) {
+    list.push(makeCase(model, bp, { ...sgd, weightDecay: 0.01 }, { ...short, note: 'weight decay' }))
+    list.push(makeCase(model, bp, { ...sgd, nesterov: true }, { ...short, note: 'nesterov' }))
+    list.push(makeCase(model, bp, { ...adam, weightDecay: 0.01 }, { ...short, note: 'L2' }))
+    list.push(makeCase(model, bp, { ...adamw, weightDecay: 0.3 }, { ...short, note: 'weight decay 0.3' }))
+    list.push(makeCase(model, bp, sgd, { ...short, clip: 0.5, note: 'clip 0.5' }))
+    list.push(makeCase(model, bp, adamw, { ...short, clip: 0.5, note: 'clip 0.5' }))
+    list.push(makeCase(model, bp, sgd, { ...short, smoothing: 0.1, note: 'smoothing 0.1' }))
+  }
+  for (const rule of [bp, asa('pm1')])
+    list.push(makeCase('plain', rule, { ...sgd, lr: 0.02 }, { ...short, batch: 64, accumulate: 4, clip: 1, note: 'accumulate 4, clip 1' }))
+  return list
+}
+
+function makeModel({ model, options }) {
+  return kinds[model].make(options)
+}
+
+/** All layers with a weight but the first one. */
+function behindFirst(model) {
+  const layers = [...model.namedModules()].filter(([, m]) => m instanceof nn.Conv2d || m instanceof nn.Linear)
+  const rest = new Set(layers.slice(1).map(([name]) => name))
+  return (name) => rest.has(name)
+}
+
+function memoryOf(rule, model) {
+  if (rule.name === 'asa') return [[behindFirst(model), aux.asa(rule)]]
+  if (rule.name === 'ara') return [[/^stage\d$/, aux.ara(rule)]]
+  return undefined
+}
+
+function makeOptimizer(o) {
+  if (o.name === 'sgd') return new optim.SGD(o)
+  return o.name === 'adam' ? new optim.Adam(o) : new optim.AdamW(o)
+}
+
+const title = ({ model, options, rule }) => ({
+  model: model === 'resnet18' ? `resnet18 ${options.layout} ${options.width}` : model,
+  rule: rule.alphabet ? `${rule.name} ${rule.alphabet}` : rule.name,
+})
+
+module.exports = { cases, makeCase, makeModel, makeOptimizer, memoryOf, title, bp, asa, ara, sgd, adamw }

@@ -1,0 +1,146 @@
+// Losses, gradients and final state, step by step, against PyTorch in single and double precision.
+'use strict'
+const path = require('node:path')
+const aux = require('../../dist')
+const { batches, slice } = require('./batches')
+const { cases, makeModel, makeOptimizer, memoryOf, title } = require('./cases')
+const { read, write } = require('./exchange')
+
+/** Relative differences allowed where PyTorch itself does as well, and how often its own error otherwise. */
+const limits = { early: 1e-4, all: 1e-4, gradient: 1e-5, state: 1e-4, adam: 2e-3, chaos: 3 }
+const early = 10
+
+const host = (t) => ({ data: t.dataSync(), shape: t.shape, dtype: t.dtype })
+
+/** This package's run of a case; leaves the initial weights for the others. */
+async function own(c, all, folder) {
+  const model = makeModel(c)
+  write(path.join(folder, 'weights'), [...model.state()].map(([name, t]) => [name, host(t)]))
+  const optimizer = makeOptimizer(c.optimizer)
+  const step = aux.compile({
+    model,
+    loss: ({ x, y }) => aux.crossEntropy(model.forward(x), y, { labelSmoothing: c.smoothing }),
+    optimizer,
+    memory: memoryOf(c.rule, model),
+    clip: c.clip ? { norm: c.clip } : undefined,
+    accumulate: c.accumulate,
+  })
+  const losses = [], norms = []
+  let gradients
+  for (let i = 0; i < c.steps; i++) {
+    let loss = 0, result
+    for (let part = 0; part < c.accumulate; part++) {
+      const rows = c.batch / c.accumulate
+      result = await step.run(slice(all, i, part * rows, (part + 1) * rows))
+      loss += result.loss / c.accumulate
+    }
+    losses.push(loss)
+    if (c.clip) norms.push(result.gradNorm)
+    // After one step of SGD the momentum is the gradient.
+    if (i === 0 && c.optimizer.name === 'sgd' && !c.optimizer.weightDecay)
+      gradients = new Map([...model.namedParameters()].map(([name, p]) => [name, host(optimizer.state(name, p).momentum)]))
+  }
+  const state = new Map([...model.state()].map(([name, t]) => [name, host(t)]))
+  step.close()
+  optimizer.dispose()
+  model.dispose()
+  return { losses, norms, gradients, state }
+}
+
+async function theirs(peer, c, dtype, folder) {
+  const at = (name) => path.join(folder, name)
+  const answer = await peer.ask({
+    do: 'train', ...c, dtype, weights: at('weights'), batches: at('batches'), out: at('state'), gradients: at('gradients'),
+  })
+  return { ...answer, gradients: read(at('gradients')), state: read(at('state')) }
+}
+
+const relative = (a, b) => Math.abs(a - b) / Math.max(Math.abs(b), 1e-3)
+
+/** Worst relative difference of two lists of numbers; NaN counts as the worst there is. */
+function worst(a, b, end = a.length) {
+  let most = 0
+  for (let i = 0; i < Math.min(end, a.length); i++) {
+    const d = relative(a[i], b[i])
+    most = d <= most ? most : Number.isNaN(d) ? Infinity : d
+  }
+  return most
+}
+
+/** Worst over tensors of |a - b| / |b| (Euclidean); `names` selects. */
+function worstTensor(a, b, names = () => true) {
+  let most = 0
+  for (const [name, { data }] of b) {
+    if (!names(name)) continue
+    const other = a.get(name).data
+    let difference = 0, size = 0
+    for (let i = 0; i < data.length; i++) {
+      difference += (other[i] - data[i]) ** 2
+      size += data[i] ** 2
+    }
+    const d = Math.sqrt(difference) / Math.max(Math.sqrt(size), 1e-12)
+    most = d <= most ? most : Number.isNaN(d) ? Infinity : d
+  }
+  return most
+}
+
+const running = (name) => /running(Mean|Var)$/.test(name)
+
+async function compareCase(c, peers, folder) {
+  const all = await batches(c.model, c.steps, c.batch)
+  write(path.join(folder, 'batches'), Object.entries(all))
+  const start = Date.now()
+  const ours = await own(c, all, folder)
+  const seconds = (Date.now() - start) / 1000
+  const single = []
+  for (const peer of peers) single.push(await theirs(peer, c, 'f32', folder))
+  const double = await theirs(peers[0], c, 'f64', folder)
+  const took = [seconds, ...single.map((r) => r.seconds), double.seconds]
+
+  // Double precision is the reference; the worse of PyTorch's two runs in single precision is the yardstick.
+  const yardstick = (measure) => Math.max(...single.map(measure))
+  const checks = {}
+  const check = (name, measure, limit) => {
+    const own = measure(ours), self = yardstick(measure), bound = Math.max(limit, limits.chaos * self)
+    checks[name] = { own, self, bound, ok: own <= bound }
+  }
+  check('early', (r) => worst(r.losses, double.losses, early), limits.early)
+  check('all', (r) => worst(r.losses, double.losses), limits.all)
+  if (c.clip) check('norm', (r) => worst(r.norms, double.norms, early), limits.early)
+  if (ours.gradients) check('gradient', (r) => worstTensor(r.gradients, double.gradients), limits.gradient)
+  // Adam makes a full step of a gradient that is nothing but rounding: single weights differ by the rate.
+  const state = c.optimizer.name === 'sgd' ? limits.state : limits.adam
+  check('state', (r) => worstTensor(r.state, double.state, (n) => !running(n)), state)
+  if ([...ours.state.keys()].some(running)) check('running', (r) => worstTensor(r.state, double.state, running), limits.state)
+  return { checks, direct: worst(ours.losses, single[0].losses), spread: worst(single[0].losses, single[1].losses), last: ours.losses.at(-1), seconds: took }
+}
+
+const exp = (v) => (v === undefined ? '' : v.toExponential(1))
+
+async function run(peers, folder, { only, steps, width }) {
+  const rows = []
+  let ok = true
+  for (const c of cases({ width, steps })) {
+    const { model, rule } = title(c)
+    if (only.length && !only.some((o) => `${model} ${rule} ${c.optimizer.name} ${c.note}`.includes(o))) continue
+    const { checks, direct, spread, last, seconds } = await compareCase(c, peers, folder)
+    const good = Object.values(checks).every((x) => x.ok)
+    ok &&= good
+    const pair = (x) => (x ? `${exp(x.own)} / ${exp(x.self)}` : '')
+    rows.push({
+      model, rule, optimizer: [c.optimizer.name, c.note].filter(Boolean).join(', '), steps: c.steps,
+      'first 10': pair(checks.early), 'all': pair(checks.all), bound: exp(checks.all.bound),
+      direct: exp(direct), '1/2 thr.': exp(spread), gradient: pair(checks.gradient), weights: pair(checks.state), running: pair(checks.running),
+      norm: pair(checks.norm), loss: last.toFixed(4), ok: good ? 'yes' : `NO: ${Object.keys(checks).filter((k) => !checks[k].ok).join()}`,
+    })
+    if (process.stderr.isTTY || process.env.AUXGRAD_COMPARE_LOG) console.error(JSON.stringify({ ...rows.at(-1), seconds }))
+  }
+  const text = [
+    'Worst relative difference from PyTorch in double precision: ours / PyTorch in single precision (the worse of 1 and all threads).',
+    `Bounds: losses ${limits.all}; gradients of step 1 ${limits.gradient}; weights and running statistics at the end ${limits.state} (Adam ${limits.adam});`,
+    `where PyTorch's own rounding grows beyond them, ${limits.chaos} times its difference. "direct": losses, ours against PyTorch in single precision.\n`,
+  ].join('\n')
+  return { rows, text, ok }
+}
+
+module.exports = { run }

@@ -1,0 +1,142 @@
+// Packing along tokens: signs (one bit) and codes of two bits.
+#pragma once
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+#include "codes.h"
+
+namespace auxgrad {
+namespace {
+
+// word | (x > 0 ? bit : 0) lane by lane; NaN is not above zero.
+inline Words mark_positive(Words word, Floats x, uint32_t bit) {
+#if defined(__AVX512F__)
+  const __m512i w = (__m512i)word;
+  const __mmask16 positive = _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_GT_OQ);
+  return (Words)_mm512_mask_or_epi32(w, positive, w, _mm512_set1_epi32(static_cast<int>(bit)));
+#else
+  return word | ((Words)(x > Floats{}) & bit);
+#endif
+}
+
+// Words [first, last) of the signs of x [tokens, channels]; bits beyond the last token are 0. Rows are read eight at a
+// time from end to end, the order memory likes.
+inline void pack_signs(const float* x, int64_t tokens, int64_t channels, uint32_t* words, int64_t first, int64_t last) {
+  for (int64_t w = first; w < last; w++) {
+    uint32_t* out = words + w * channels;
+    const int64_t end = min64(tokens - w * 32, 32);
+    for (int64_t t = 0; t < end; t += 8) {
+      const float* rows = x + (w * 32 + t) * channels;
+      const int n = static_cast<int>(min64(8, end - t));
+      int64_t c = 0;
+      for (; c + kColumns <= channels; c += kColumns) {
+        Words word = {};
+        if (t) memcpy(&word, out + c, sizeof(word));
+        Floats v;
+        if (n == 8) {
+#pragma GCC unroll 8
+          for (int i = 0; i < 8; i++) {
+            memcpy(&v, rows + i * channels + c, sizeof(v));
+            word = mark_positive(word, v, 1u << (t + i));
+          }
+        } else {
+          for (int i = 0; i < n; i++) {
+            memcpy(&v, rows + i * channels + c, sizeof(v));
+            word = mark_positive(word, v, 1u << (t + i));
+          }
+        }
+        memcpy(out + c, &word, sizeof(word));
+      }
+      for (; c < channels; c++) {
+        uint32_t word = t ? out[c] : 0;
+        for (int i = 0; i < n; i++) word |= static_cast<uint32_t>(rows[i * channels + c] > 0) << (t + i);
+        out[c] = word;
+      }
+    }
+  }
+}
+
+// The least element and the distance to the largest; NaN, NaN if one of them is NaN.
+inline void range_of(const float* x, int64_t n, float* range) {
+  constexpr float kInfinity = __builtin_inff();
+  float low = kInfinity, high = -kInfinity;
+  bool nan = false;
+  int64_t i = 0;
+  if (n >= kColumns) {
+    Floats least, most;
+    memcpy(&least, x, sizeof(least));
+    most = least;
+    Words odd = {};
+    for (; i + kColumns <= n; i += kColumns) {
+      Floats v;
+      memcpy(&v, x + i, sizeof(v));
+      least = v < least ? v : least;
+      most = v > most ? v : most;
+      odd |= (Words)(v != v);
+    }
+    for (int k = 0; k < kColumns; k++) {
+      low = least[k] < low ? least[k] : low;
+      high = most[k] > high ? most[k] : high;
+      nan = nan || odd[k];
+    }
+  }
+  for (; i < n; i++) {
+    low = x[i] < low ? x[i] : low;
+    high = x[i] > high ? x[i] : high;
+    nan = nan || x[i] != x[i];
+  }
+  range[0] = nan ? __builtin_nanf("") : low;
+  range[1] = nan ? __builtin_nanf("") : high - low;
+}
+
+// Codes a unit of x: 3 / r, or 0 where the range is empty or not finite.
+inline float code_scale(const float* range) {
+  const float scale = 3.0f / range[1];
+  return range[1] > 0 && scale < __builtin_inff() ? scale : 0.0f;
+}
+
+// The code of x in the range (m, m + r): the nearest of its four levels.
+inline uint32_t code_of(float x, float low, float scale) {
+  const float q = (x - low) * scale + 0.5f;
+  return q >= 3.0f ? 3u : q >= 1.0f ? static_cast<uint32_t>(q) : 0u;
+}
+
+typedef int32_t Integers __attribute__((vector_size(64)));
+
+// Words [first, last) of the codes of x [tokens, channels]; every `span` tokens share one range [2]. Codes beyond the last
+// token are 0.
+inline void pack_codes(const float* x, const float* ranges, int64_t span, int64_t tokens, int64_t channels,
+                       uint32_t* words, int64_t first, int64_t last) {
+  for (int64_t w = first; w < last; w++) {
+    uint32_t* out = words + w * channels;
+    const int n = static_cast<int>(min64(tokens - w * 16, 16));
+    float low[16], scale[16];
+    for (int t = 0; t < n; t++) {
+      const float* range = ranges + 2 * ((w * 16 + t) / span);
+      low[t] = range[0];
+      scale[t] = code_scale(range);
+    }
+    const float* rows = x + w * 16 * channels;
+    int64_t c = 0;
+    for (; c + kColumns <= channels; c += kColumns) {
+      Words word = {};
+      for (int t = 0; t < n; t++) {
+        Floats v;
+        memcpy(&v, rows + t * channels + c, sizeof(v));
+        v = (v - low[t]) * scale[t] + 0.5f;
+        v = v > 0.0f ? v : Floats{};  // NaN too
+        v = v < 3.0f ? v : Floats{} + 3.0f;
+        word |= (Words)__builtin_convertvector(v, Integers) << (2 * t);
+      }
+      memcpy(out + c, &word, sizeof(word));
+    }
+    for (; c < channels; c++) {
+      uint32_t word = 0;
+      for (int t = 0; t < n; t++) word |= code_of(rows[t * channels + c], low[t], scale[t]) << (2 * t);
+      out[c] = word;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace auxgrad

@@ -1,0 +1,157 @@
+#include "harness.h"
+
+namespace {
+
+struct Packed {
+  test::Array codes, ranges;
+};
+
+Packed packed(test::Array& x, int64_t tokens, int64_t channels, int64_t groups) {
+  Packed p = {test::Array(auxgrad::DType::u32, {(tokens + 15) / 16, channels}), test::Array::f32({groups, 2})};
+  test::call("code2_pack", {x.view()}, {p.codes.view(), p.ranges.view()});
+  CHECK(p.codes.guards_intact() && p.ranges.guards_intact());
+  return p;
+}
+
+// What the codes stand for, in float64.
+std::vector<double> values(Packed& p, int64_t tokens, int64_t channels, int64_t groups) {
+  std::vector<double> v;
+  for (int64_t t = 0; t < tokens; t++)
+    for (int64_t c = 0; c < channels; c++) {
+      const int64_t group = t / (tokens / groups);
+      const uint32_t q = p.codes.u32()[t / 16 * channels + c] >> (t % 16 * 2) & 3u;
+      v.push_back(q * static_cast<double>(p.ranges[2 * group + 1]) / 3 + static_cast<double>(p.ranges[2 * group]));
+    }
+  return v;
+}
+
+void check_pack(int64_t tokens, int64_t channels, int64_t groups) {
+  test::Array x = test::Array::normal({tokens, channels}, 1);
+  Packed p = packed(x, tokens, channels, groups);
+  const std::vector<double> v = values(p, tokens, channels, groups);
+  for (int64_t g = 0; g < groups; g++) {
+    const int64_t n = tokens / groups * channels;
+    float low = x[g * n], high = x[g * n];
+    for (int64_t i = g * n; i < g * n + n; i++) low = std::fmin(low, x[i]), high = std::fmax(high, x[i]);
+    CHECK(p.ranges[2 * g] == low && p.ranges[2 * g + 1] == high - low);
+    // Nearest of levels r / 3 apart: at most half of that away.
+    const double r = static_cast<double>(high) - static_cast<double>(low);
+    for (int64_t i = g * n; i < g * n + n; i++)
+      CHECK(std::fabs(v[static_cast<size_t>(i)] - static_cast<double>(x[i])) <= r / 6 * (1 + 1e-5));
+  }
+  for (int64_t t = tokens; t < (tokens + 15) / 16 * 16; t++)
+    for (int64_t c = 0; c < channels; c++) CHECK((p.codes.u32()[t / 16 * channels + c] >> (t % 16 * 2) & 3u) == 0);
+
+  test::Array y = test::Array::f32({tokens, channels});
+  test::call("code2_unpack", {p.codes.view(), p.ranges.view()}, {y.view()});
+  CHECK(test::relative_error(y.f32(), v.data(), y.count()) <= 2e-7);
+  // Values that have a code keep it.
+  Packed again = packed(y, tokens, channels, groups);
+  CHECK(std::memcmp(p.codes.data(), again.codes.data(), static_cast<size_t>(p.codes.count()) * 4) == 0);
+}
+
+void check_linear(int64_t tokens, int64_t outputs, int64_t inputs) {
+  test::Array x = test::Array::normal({tokens, inputs}, 1), delta = test::Array::normal({tokens, outputs}, 2);
+  for (int64_t i = 0; i < x.count(); i++) x[i] += 0.5f;
+  Packed p = packed(x, tokens, inputs, tokens);
+  const std::vector<double> v = values(p, tokens, inputs, tokens);
+  test::Array dw = test::Array::f32({outputs, inputs});
+  test::call("linear_code2_weight_grad", {delta.view(), p.codes.view(), p.ranges.view()}, {dw.view()}, {0.5});
+  std::vector<double> expected;
+  for (int64_t o = 0; o < outputs; o++)
+    for (int64_t i = 0; i < inputs; i++) {
+      double sum = 0;
+      for (int64_t t = 0; t < tokens; t++)
+        sum += 0.5 * static_cast<double>(delta[t * outputs + o]) * v[static_cast<size_t>(t * inputs + i)];
+      expected.push_back(sum);
+    }
+  CHECK(test::relative_error(dw.f32(), expected.data(), dw.count()) <= 1e-6);
+  CHECK(dw.guards_intact());
+}
+
+struct Layer {
+  int64_t N, H, W, C, O, K, stride, pad, dilation, groups;
+};
+
+void check_conv(const Layer& l) {
+  const int64_t P = (l.H + 2 * l.pad - (l.K - 1) * l.dilation - 1) / l.stride + 1;
+  const int64_t Q = (l.W + 2 * l.pad - (l.K - 1) * l.dilation - 1) / l.stride + 1;
+  const int64_t depth = l.C / l.groups, tokens = l.N * l.H * l.W;
+  test::Array x = test::Array::normal({l.N, l.H, l.W, l.C}, 1), dy = test::Array::normal({l.N, P, Q, l.O}, 2);
+  for (int64_t i = 0; i < x.count(); i++) x[i] += 0.5f;
+  Packed p = packed(x, tokens, l.C, l.N);
+  const std::vector<double> v = values(p, tokens, l.C, l.N);
+  test::Array dw = test::Array::f32({l.O, l.K, l.K, depth});
+  const auto d = [](int64_t i) { return static_cast<double>(i); };
+  test::call("conv2d_code2_weight_grad", {dy.view(), p.codes.view(), p.ranges.view()}, {dw.view()},
+             {d(l.stride), d(l.stride), d(l.pad), d(l.pad), d(l.dilation), d(l.dilation), d(l.groups), d(l.H), d(l.W), 0.5});
+  std::vector<double> expected;
+  for (int64_t o = 0; o < l.O; o++)
+    for (int64_t kh = 0; kh < l.K; kh++)
+      for (int64_t kw = 0; kw < l.K; kw++)
+        for (int64_t c = 0; c < depth; c++) {
+          double sum = 0;
+          for (int64_t n = 0; n < l.N; n++)
+            for (int64_t i = 0; i < P; i++)
+              for (int64_t j = 0; j < Q; j++) {
+                const int64_t h = i * l.stride - l.pad + kh * l.dilation, w = j * l.stride - l.pad + kw * l.dilation;
+                if (h < 0 || h >= l.H || w < 0 || w >= l.W) continue;
+                const int64_t channel = o / (l.O / l.groups) * depth + c;
+                sum += 0.5 * static_cast<double>(dy[((n * P + i) * Q + j) * l.O + o]) *
+                       v[static_cast<size_t>(((n * l.H + h) * l.W + w) * l.C + channel)];
+              }
+          expected.push_back(sum);
+        }
+  CHECK(test::relative_error(dw.f32(), expected.data(), dw.count()) <= 1e-6);
+  CHECK(dw.guards_intact());
+}
+
+}  // namespace
+
+TEST(code2_pack_is_nearest_within_its_range) {
+  test::each_isa([] {
+    check_pack(1, 1, 1);
+    check_pack(33, 37, 33);
+    check_pack(48, 16, 3);
+    check_pack(96, 21, 2);
+  });
+}
+
+TEST(code2_of_constant_and_nan) {
+  test::each_isa([] {
+    test::Array x = test::Array::f32({2, 19});
+    for (int i = 0; i < 38; i++) x[i] = 7.0f;
+    x[20] = NAN;
+    Packed p = packed(x, 2, 19, 2);
+    CHECK(p.ranges[0] == 7.0f && p.ranges[1] == 0.0f && std::isnan(p.ranges[2]) && std::isnan(p.ranges[3]));
+    for (int c = 0; c < 19; c++) CHECK(p.codes.u32()[c] == 0);
+  });
+}
+
+TEST(code2_ranges_must_divide_the_tokens) {
+  test::Array x = test::Array::integers({5, 3}, 1), codes(auxgrad::DType::u32, {1, 3}), ranges = test::Array::f32({2, 2});
+  auxgrad::Failure failure;
+  CHECK(!test::call("code2_pack", {x.view()}, {codes.view(), ranges.view()}, {}, &failure));
+  CHECK(failure.code == auxgrad::ErrorCode::invalid_argument);
+}
+
+TEST(linear_code2_weight_grad_equals_dense_values) {
+  test::each_isa([] {
+    check_linear(1, 1, 1);
+    check_linear(131, 13, 37);
+    check_linear(400, 70, 16);
+    check_linear(0, 3, 5);
+    check_linear(3000, 9, 50);
+  });
+}
+
+TEST(conv2d_code2_weight_grad_equals_dense_values) {
+  test::each_isa([] {
+    check_conv({2, 7, 6, 3, 5, 3, 1, 1, 1, 1});
+    check_conv({2, 9, 11, 17, 10, 3, 2, 1, 1, 1});
+    check_conv({3, 8, 8, 4, 6, 1, 1, 0, 1, 2});
+    check_conv({2, 11, 10, 1, 70, 7, 2, 3, 1, 1});
+    check_conv({1, 12, 13, 6, 6, 3, 1, 2, 2, 6});
+    check_conv({1, 9, 9, 4, 4, 2, 3, 0, 1, 1});
+  });
+}

@@ -1,0 +1,52 @@
+#include "harness.h"
+
+namespace {
+
+// Largest error in units in the last place of the expected value over values between low and high.
+double worst_ulp(const char* kernel, double (*f)(double), float low, float high, bool logarithmic = false) {
+  constexpr int64_t kCount = 200001;
+  test::Array x = test::Array::f32({kCount}), y = test::Array::f32({kCount});
+  for (int64_t i = 0; i < kCount; i++) {
+    const double t = static_cast<double>(i) / (kCount - 1);
+    x[i] = static_cast<float>(logarithmic ? low * std::pow(static_cast<double>(high) / low, t) : low + (static_cast<double>(high) - low) * t);
+  }
+  test::call(kernel, {x.view()}, {y.view()});
+  double worst = 0;
+  for (int64_t i = 0; i < kCount; i++) {
+    const double expected = f(x[i]);
+    const float near = std::fabs(static_cast<float>(expected));
+    const double unit = static_cast<double>(std::nextafter(near, INFINITY)) - near;
+    const double error = std::fabs(y[i] - expected) / unit;
+    if (!(error <= worst)) worst = error;
+  }
+  return worst;
+}
+
+double normal_cdf(double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); }
+
+}  // namespace
+
+TEST(elementary_functions_are_within_their_ulp) {
+  test::each_isa([] {
+    CHECK(worst_ulp("erf", std::erf, -4, 4) <= 2);
+    CHECK(worst_ulp("erf", std::erf, 1e-30f, 1, true) <= 2);
+    CHECK(worst_ulp("exp", std::exp, -87, 88.5f) <= 2);
+    CHECK(worst_ulp("log", std::log, 1e-37f, 1e38f, true) <= 2);
+    CHECK(worst_ulp("tanh", std::tanh, -10, 10) <= 4);
+    CHECK(worst_ulp("expm1", std::expm1, -10, 20) <= 4);
+    CHECK(worst_ulp("expm1", std::expm1, 1e-30f, 1, true) <= 4);
+    CHECK(worst_ulp("log1p", std::log1p, -0.999f, 10) <= 4);
+    CHECK(worst_ulp("log1p", std::log1p, 1e-30f, 1e30f, true) <= 4);
+    CHECK(worst_ulp("sin", std::sin, -1e5f, 1e5f) <= 0.51);
+    CHECK(worst_ulp("cos", std::cos, -1e5f, 1e5f) <= 0.51);
+  });
+}
+
+TEST(gelu_keeps_its_precision_in_the_lower_tail) {
+  test::each_isa([] {
+    const auto gelu = [](double x) { return x * normal_cdf(x); };
+    CHECK(worst_ulp("gelu", gelu, 0, 10) <= 4);
+    CHECK(worst_ulp("gelu", gelu, -3, 0) <= 24);
+    CHECK(worst_ulp("gelu", gelu, -10, -3) <= 160);  // relative 1e-5 where the value is 1e-22
+  });
+}

@@ -1,0 +1,38 @@
+import { asa, ara, compile, crossEntropy, nn, optim, type MemoryAssignment, type Tensor } from '../../src'
+
+class Net extends nn.Module {
+  a = new nn.Linear(6, 8)
+  b = new nn.Linear(8, 8)
+  c = new nn.Linear(8, 3)
+  forward(x: Tensor): Tensor {
+    return this.c.forward(this.b.forward(this.a.forward(x).relu()).relu())
+  }
+}
+
+/** Layers whose weight gradient the plan takes from signs. */
+function signed(memory: MemoryAssignment): string[] {
+  const model = new Net()
+  const step = compile({ model, loss: ({ x, y }) => crossEntropy(model.forward(x), y), optimizer: new optim.SGD({ lr: 0.1 }), memory })
+  const plan = step.plan({ x: [5, 6], y: { shape: [5], dtype: 'i32' } })
+  const layers = plan.ops.filter((o) => o.kernel === 'linear_sign_weight_grad').map((o) => o.layer)
+  step.close()
+  model.dispose()
+  return layers.sort()
+}
+
+describe('memory assignment', () => {
+  test.each<[string, MemoryAssignment, string[]]>([
+    ['one policy', asa(), ['a', 'b', 'c']],
+    ['by name', { b: asa() }, ['b']],
+    ['by pattern', { '*': asa() }, ['a', 'b', 'c']],
+    ['pairs with a name', [['c', asa()]], ['c']],
+    ['pairs with a regular expression', [[/^[bc]$/, asa()]], ['b', 'c']],
+    ['pairs with a test', [[(path, m) => m instanceof nn.Linear && path !== 'a', asa()]], ['b', 'c']],
+  ])('%s', (_, memory, layers) => expect(signed(memory)).toEqual(layers))
+
+  test('refuses what is no policy, and names that match nothing', () => {
+    expect(() => signed({ b: [] as never })).toThrow(/memory: expected a policy for b/)
+    expect(() => signed([['b', 3 as never]])).toThrow(/memory: expected a policy for b, got 3/)
+    expect(() => signed([['d', ara()]])).toThrow(/memory: d names no module; there are a, b, c/)
+  })
+})

@@ -1,0 +1,32 @@
+import fc from 'fast-check'
+import type { Graph, Node } from '../../src/graph/graph'
+import { apply } from '../../src/graph/op'
+import { Tensor } from '../../src/index'
+
+/** Seed of the property tests of this run: AUXGRAD_SEED, or a fixed one. Failures print it and the shrunk case. */
+export const seed = Number(process.env.AUXGRAD_SEED ?? 20240607)
+
+/** Runs a property with the seed of the run. */
+export function check<T extends [unknown, ...unknown[]]>(runs: number, ...property: Parameters<typeof fc.asyncProperty<T>>): Promise<void> {
+  return fc.assert(fc.asyncProperty<T>(...property), { seed, numRuns: runs, verbose: fc.VerbosityLevel.Verbose })
+}
+
+/**
+ * The values of a graph, each computed when it is asked for, in memory of its own: no plan, no arena, nothing in place.
+ * Captured tensors are copied. `update` makes the changes of state, in the order of the graph.
+ */
+export function interpret(graph: Graph, inputs: ReadonlyMap<string, Tensor>): { value: (t: Tensor) => Tensor; update: () => void } {
+  const known = new Map<Node, Tensor[]>()
+  const value = (t: Tensor): Tensor => {
+    const node = t.node!
+    if (!known.has(node)) known.set(node, compute(node))
+    return known.get(node)![t.index]
+  }
+  const compute = (node: Node): Tensor[] => {
+    if (node.inputName !== null) return [inputs.get(node.inputName)!]
+    const outside = node.reference
+    if (outside) return [Tensor.from(outside.rawSync(), outside.shape, outside.dtype)]
+    return apply(node.op, node.inputs.map((x) => x && value(x)), node.attrs)
+  }
+  return { value, update: () => graph.nodes.filter((n) => n.op.mutates).forEach(compute) }
+}

@@ -50,4 +50,5 @@ for (const name of names) {
   console.log(`${ok ? 'ok  ' : 'FAIL'} ${name}`)
   if (!ok) failed++
 }
+console.log(`${names.length - failed} passed, ${failed} failed`)
 process.exit(failed ? 1 : 0)

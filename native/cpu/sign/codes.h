@@ -4,6 +4,9 @@
 //
 // Codes are packed along tokens: word [t * bits / 32][c] holds the code of token t, channel c, from bit t * bits % 32.
 #pragma once
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 #include "../unit.h"
 
 // Vectors wider than the machine's are passed between internal functions only: no ABI is concerned.
@@ -117,10 +120,24 @@ inline void valid_tokens(const Run* runs, int count, uint64_t* valid) {
 
 // The words of n <= 16 channels, 0 in the other lanes.
 inline Words load_words(const uint32_t* p, int64_t n) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << n) - 1), p);
+#else
   Words v = {};
   if (n == kColumns) memcpy(&v, p, sizeof(v));
   else memcpy(&v, p, static_cast<size_t>(n) * 4);
   return v;
+#endif
+}
+
+// The first n lanes of `own` in lanes at ... at + n of `words`.
+inline Words place_lanes(Words words, Words own, int64_t at, int64_t n) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_mask_expand_epi32((__m512i)words, static_cast<__mmask16>(((1u << n) - 1) << at), (__m512i)own);
+#else
+  for (int64_t i = 0; i < n; i++) words[at + i] = own[i];
+  return words;
+#endif
 }
 
 // Every other bit (pair of bits) of the low half of a doubled word, moved together.
@@ -218,8 +235,7 @@ inline void gather_block(const CodeGradient& g, const ColumnBlock& b, const TapT
   for (int64_t i = 0; i < b.taps; i++) {
     Words own[kStep / 16];
     gather_codes(g, tokens[i], source, b.channels, own);
-    for (int w = 0; w < words; w++)
-      memcpy(reinterpret_cast<uint32_t*>(out + w) + i * b.channels, own + w, static_cast<size_t>(b.channels) * 4);
+    for (int w = 0; w < words; w++) out[w] = place_lanes(out[w], own[w], i * b.channels, b.channels);
   }
 }
 

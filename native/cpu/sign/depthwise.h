@@ -32,18 +32,20 @@ inline Floats add_where(Floats sum, Words word, uint32_t bit, Floats v) {
 #endif
 }
 
-// sums[tap] over 32 tokens, for n taps whose words lie `stride` apart.
+// sums[tap] over 32 tokens, for n taps whose words lie `stride` apart; all: the sum of all deltas.
 template <int n>
-inline void sum_set(const Floats* delta, const Words* words, int64_t stride, Floats* sums) {
-  Floats s[n];
+inline void sum_set(const Floats* delta, const Words* words, int64_t stride, Floats* sums, Floats* all) {
+  Floats s[n], every = {};
   Words w[n];
   for (int i = 0; i < n; i++) s[i] = Floats{}, w[i] = words[i * stride];
   for (int t = 0; t < 32; t++) {
     const Floats v = delta[t];
 #pragma GCC unroll 9
     for (int i = 0; i < n; i++) s[i] = add_where(s[i], w[i], 1u << t, v);
+    every += v;
   }
   for (int i = 0; i < n; i++) sums[i] = s[i];
+  *all = every;
 }
 
 inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t channel, int64_t first_tap, int64_t taps) {
@@ -68,7 +70,9 @@ inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t
       const size_t bytes = static_cast<size_t>(min64(kColumns, g.channels - at)) * 4;
       for (int64_t t = 0; t < kStep; t++) {
         Floats row = {};
-        if (t < count) memcpy(&row, g.delta + (t0 + t) * g.outputs + at, bytes);
+        const float* p = g.delta + (t0 + t) * g.outputs + at;
+        if (t < count && bytes == sizeof(row)) memcpy(&row, p, sizeof(row));
+        else if (t < count) memcpy(&row, p, bytes);
         space.delta[t] = t < count ? row * scales.factor[t] : row;
         if (planes == 2) space.middle[t] = t < count ? row * scales.middle[t] : row;
       }
@@ -77,12 +81,10 @@ inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t
         Floats set[2][kDepthwiseTaps], all = {}, middles = {};
         for (int p = 0; p < planes; p++) {
           const Words* words = space.words[v][0] + p * (kStep / 32) + w;
-          if (taps == 9) sum_set<9>(delta, words, kStep / 16, set[p]);
+          if (taps == 9) sum_set<9>(delta, words, kStep / 16, set[p], &all);
           else
-            for (int64_t i = 0; i < taps; i++) sum_set<1>(delta, words + i * (kStep / 16), 0, set[p] + i);
+            for (int64_t i = 0; i < taps; i++) sum_set<1>(delta, words + i * (kStep / 16), 0, set[p] + i, &all);
         }
-        if (!g.zero_one)
-          for (int t = 0; t < 32; t++) all += delta[t];
         if (planes == 2)
           for (int t = 0; t < 32; t++) middles += space.middle[w * 32 + t];
         for (int64_t i = 0; i < taps; i++) {

@@ -232,7 +232,8 @@ inline void lookup_task(const CodeGradient& g, const Places& places, const Task&
       typedef float Row __attribute__((vector_size(4 * kLookupOutputs)));
       Row v = {};
       const float* source = g.delta + (t0 + t) * g.outputs + o0;
-      if (t < count) memcpy(&v, source, o1 - o0 == kLookupOutputs ? sizeof(v) : static_cast<size_t>(o1 - o0) * 4);
+      if (t < count && o1 - o0 == kLookupOutputs) memcpy(&v, source, sizeof(v));
+      else if (t < count) memcpy(&v, source, static_cast<size_t>(o1 - o0) * 4);
       v *= t < count ? scales.factor[from + t] : 0.0f;
       memcpy(space.delta[t], &v, sizeof(v));
     }

@@ -22,13 +22,13 @@ struct DepthwiseSpace {
   TapTokens tokens[kDepthwiseTaps];
 };
 
-// sum + (bit of word set ? v : 0)
-inline Floats add_where(Floats sum, Words word, uint32_t bit, Floats v) {
+// sum + (bit t of word set ? v : 0)
+inline Floats add_where(Floats sum, Words word, int t, Floats v) {
 #if defined(__AVX512F__)
-  const __mmask16 set = _mm512_test_epi32_mask((__m512i)word, _mm512_set1_epi32(static_cast<int>(bit)));
+  const __mmask16 set = _mm512_test_epi32_mask((__m512i)word, _mm512_set1_epi32(static_cast<int>(1u << t)));
   return (Floats)_mm512_mask_add_ps((__m512)sum, set, (__m512)sum, (__m512)v);
 #else
-  return sum + (Floats)((Words)((word & bit) != 0u) & (Words)v);
+  return sum + (Floats)((Words{} - (word >> t & 1u)) & (Words)v);
 #endif
 }
 
@@ -41,7 +41,7 @@ inline void sum_set(const Floats* delta, const Words* words, int64_t stride, Flo
   for (int t = 0; t < 32; t++) {
     const Floats v = delta[t];
 #pragma GCC unroll 9
-    for (int i = 0; i < n; i++) s[i] = add_where(s[i], w[i], 1u << t, v);
+    for (int i = 0; i < n; i++) s[i] = add_where(s[i], w[i], t, v);
     every += v;
   }
   for (int i = 0; i < n; i++) sums[i] = s[i];

@@ -2,9 +2,7 @@
 // channel's bit is set. With S the sums over set bits and D those over all tokens in the image, signs give 2 S - D and
 // two-bit codes 4 S1 + 2 S0 - 3 D, taken 32 tokens at a time so that little cancels.
 #pragma once
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
+#include "../conv/vec.h"
 #include "lookup.h"
 
 namespace auxgrad {
@@ -23,29 +21,34 @@ struct DepthwiseSpace {
 };
 
 // sum + (bit t of word set ? v : 0)
-inline Floats add_where(Floats sum, Words word, int t, Floats v) {
+inline Vec add_where(Vec sum, IntVec word, int t, Vec v) {
 #if defined(__AVX512F__)
   const __mmask16 set = _mm512_test_epi32_mask((__m512i)word, _mm512_set1_epi32(static_cast<int>(1u << t)));
-  return (Floats)_mm512_mask_add_ps((__m512)sum, set, (__m512)sum, (__m512)v);
+  return (Vec)_mm512_mask_add_ps((__m512)sum, set, (__m512)sum, (__m512)v);
 #else
-  return sum + (Floats)((Words{} - (word >> t & 1u)) & (Words)v);
+  return sum + (Vec)((word << (31 - t) >> 31) & (IntVec)v);
 #endif
 }
 
 // sums[tap] over 32 tokens, for n taps whose words lie `stride` apart; all: the sum of all deltas.
 template <int n>
 inline void sum_set(const Floats* delta, const Words* words, int64_t stride, Floats* sums, Floats* all) {
-  Floats s[n], every = {};
-  Words w[n];
-  for (int i = 0; i < n; i++) s[i] = Floats{}, w[i] = words[i * stride];
-  for (int t = 0; t < 32; t++) {
-    const Floats v = delta[t];
+  for (int lane = 0; lane < kColumns; lane += kLanes) {
+    Vec s[n], every = {};
+    IntVec w[n];
+    for (int i = 0; i < n; i++) {
+      s[i] = Vec{};
+      memcpy(&w[i], reinterpret_cast<const uint32_t*>(words + i * stride) + lane, sizeof(w[i]));
+    }
+    for (int t = 0; t < 32; t++) {
+      const Vec v = load(reinterpret_cast<const float*>(delta + t) + lane);
 #pragma GCC unroll 9
-    for (int i = 0; i < n; i++) s[i] = add_where(s[i], w[i], t, v);
-    every += v;
+      for (int i = 0; i < n; i++) s[i] = add_where(s[i], w[i], t, v);
+      every += v;
+    }
+    for (int i = 0; i < n; i++) store(reinterpret_cast<float*>(sums + i) + lane, s[i]);
+    store(reinterpret_cast<float*>(all) + lane, every);
   }
-  for (int i = 0; i < n; i++) sums[i] = s[i];
-  *all = every;
 }
 
 inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t channel, int64_t first_tap, int64_t taps) {

@@ -17,7 +17,7 @@ namespace auxgrad {
 namespace {
 
 constexpr int64_t kChunk = 64;  // blocks of columns, and steps, whose codes are in place at a time
-constexpr int64_t kSteps = 5;
+constexpr int64_t kSteps = 6;
 // AMX, a thread: packed deltas of 64 outputs of a step, and sums of 64 outputs for each block of columns.
 constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColumns;
 
@@ -40,7 +40,8 @@ struct Places {
   Places(const CodeGradient& g, bool amx, void* scratch) {
     blocks = g.groups * g.group_blocks();
     chunk = ceil_div(blocks, max64(1, ceil_div(blocks, kChunk)));
-    steps = max64(1, min64(kSteps, ceil_div(g.tokens, kStep)));
+    const int64_t all = max64(1, ceil_div(g.tokens, kStep));
+    steps = ceil_div(all, ceil_div(all, kSteps));
     code_bytes = kStep / 32 * g.bits * static_cast<int64_t>(sizeof(Words));
     thread_bytes = static_cast<int64_t>(sizeof(LookupSpace) + sizeof(LookupSpace::sums) * static_cast<size_t>(chunk * g.bits));
     if (amx) {  // the largest of both: which of them runs may be switched after planning

@@ -261,7 +261,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
         return
       }
     }
-    let ready = gradients.map(([name, p, g]): [string, ParameterLike, Tensor] => {
+    const ready = gradients.map(([name, p, g]): [string, ParameterLike, Tensor] => {
       const total = this.#accumulate > 1 ? g.add(this.#sum(name, p)) : g
       return [name, p, clip?.value === undefined ? total : total.clamp(-clip.value, clip.value)]
     })

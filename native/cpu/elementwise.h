@@ -5,27 +5,38 @@
 namespace auxgrad {
 namespace {
 
+// a * b + c: fused where the machine can, never by a library call.
+inline float madd(float a, float b, float c) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 // exp(x) within 2 ULP on [-87.3, 88.7]; below it flushes to 0, above it is inf. NaN stays NaN.
 inline float exp_f32(float x) {
-  const float clamped = x > 88.8f ? 88.8f : (x < -88.0f ? -88.0f : x);
-  const float n = __builtin_floorf(clamped * 1.44269504f + 0.5f);
-  float r = clamped - n * 0.693359375f;
-  r = r + n * 2.12194440e-4f;
+  // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
+  constexpr float kRound = 12582912.0f;
+  const float clamped = x > 89.0f ? 89.0f : (x < -88.0f ? -88.0f : x);
+  const float t = madd(clamped, 1.44269504f, kRound), n = t - kRound;
+  const float r = madd(n, 2.12194440e-4f, madd(n, -0.693359375f, clamped));
   float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  // Two factors: 2^n itself would overflow for n = 128.
-  const int32_t e = static_cast<int32_t>(n == n ? n : 0.0f), half = e >> 1;
-  const int32_t b1 = (half + 127) << 23, b2 = (e - half + 127) << 23;
+  p = madd(p, r, 1.3981999507e-3f);
+  p = madd(p, r, 8.3334519073e-3f);
+  p = madd(p, r, 4.1665795894e-2f);
+  p = madd(p, r, 1.6666665459e-1f);
+  p = madd(p, r, 5.0000001201e-1f);
+  p = madd(p * r, r, r) + 1.0f;
+  // Two factors: 2^n itself would overflow for n = 128. Of a NaN the bits do not matter, but they must not overflow.
+  uint32_t bits;
+  memcpy(&bits, &t, 4);
+  const int32_t e = static_cast<int32_t>(bits - 0x4b400000u), half = e >> 1;
+  const uint32_t b1 = static_cast<uint32_t>(half + 127) << 23, b2 = static_cast<uint32_t>(e - half + 127) << 23;
   float s1, s2;
   memcpy(&s1, &b1, 4);
   memcpy(&s2, &b2, 4);
-  const float y = p * s1 * s2;
-  return x != x ? x : (x < -87.33f ? 0.0f : y);
+  return x < -87.33f ? 0.0f : p * s1 * s2;
 }
 
 // log(x) within 2 ULP for normal x; log(0) = -inf, log(<0) = NaN, log(inf) = inf. Subnormals are scaled first.
@@ -117,28 +128,74 @@ inline float log1p_f32(float x) {
 // log(1 + exp(x)) without overflow.
 inline float softplus_f32(float x) { return (x > 0 ? x : 0.0f) + log1p_f32(exp_f32(-__builtin_fabsf(x))); }
 
-// Calls row(offsets of each operand at its inner row, row number) for every row of the last axis of `out`.
+// Tells the compiler that no two iterations of the next loop touch the same element: operands are apart or the same.
+#if defined(__clang__)
+#define AUXGRAD_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define AUXGRAD_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
+// The axes of a contiguous output and the strides of N operands over them, neighbours made one where all agree.
+template <int N>
+struct Axes {
+  int rank = 0;
+  int64_t shape[kMaxRank + 1], stride[N][kMaxRank + 1];
+
+  Axes(const View& out, const View* const (&operands)[N]) {
+    for (int axis = 0; axis < out.rank; axis++) {
+      if (out.shape[axis] == 1) continue;
+      bool joins = rank > 0;
+      for (int o = 0; o < N; o++)
+        joins = joins && stride[o][rank - 1] == operands[o]->stride[axis] * out.shape[axis];
+      if (joins) shape[rank - 1] *= out.shape[axis];
+      else shape[rank++] = out.shape[axis];
+      for (int o = 0; o < N; o++) stride[o][rank - 1] = operands[o]->stride[axis];
+    }
+    if (rank > 0) return;
+    shape[rank++] = 1;
+    for (int o = 0; o < N; o++) stride[o][0] = 0;
+  }
+};
+
+// Calls row(offset of each operand, stride of each operand, offset of the output, count) for every row of the output,
+// the longest that all operands allow.
 template <int N, class Row>
 inline void for_rows(const Call& call, const View& out, const View* const (&operands)[N], const Row& row) {
-  const int rank = out.rank;
-  const int64_t inner = rank ? out.shape[rank - 1] : 1;
-  if (inner == 0) return;
-  parallel_ranges(call, out.count() / inner, max64(1, 32768 / inner), [&](int64_t begin, int64_t end) {
+  if (out.count() == 0) return;
+  const Axes<N> axes(out, operands);
+  const int last = axes.rank - 1;
+  const int64_t inner = axes.shape[last];
+  int64_t step[N];
+  for (int o = 0; o < N; o++) step[o] = axes.stride[o][last];
+  // Long rows are cut too.
+  const int64_t piece = min64(inner, 65536), pieces = ceil_div(inner, piece);
+  parallel_ranges(call, out.count() / inner * pieces, max64(1, 32768 / piece), [&](int64_t begin, int64_t end) {
+    int64_t index[kMaxRank + 1], offset[N] = {}, rest = begin / pieces, part = begin % pieces;
+    for (int axis = last - 1; axis >= 0; axis--) {
+      index[axis] = rest % axes.shape[axis];
+      rest /= axes.shape[axis];
+      for (int o = 0; o < N; o++) offset[o] += index[axis] * axes.stride[o][axis];
+    }
     for (int64_t r = begin; r < end; r++) {
-      int64_t offset[N] = {}, rest = r;
-      for (int axis = rank - 2; axis >= 0; axis--) {
-        const int64_t i = rest % out.shape[axis];
-        rest /= out.shape[axis];
-        for (int o = 0; o < N; o++) offset[o] += i * operands[o]->stride[axis];
+      const int64_t from = part * piece;
+      int64_t at[N];
+      for (int o = 0; o < N; o++) at[o] = offset[o] + from * step[o];
+      row(at, step, r / pieces * inner + from, min64(piece, inner - from));
+      if (++part < pieces) continue;
+      part = 0;
+      for (int axis = last - 1; axis >= 0; axis--) {
+        for (int o = 0; o < N; o++) offset[o] += axes.stride[o][axis];
+        if (++index[axis] < axes.shape[axis]) break;
+        index[axis] = 0;
+        for (int o = 0; o < N; o++) offset[o] -= axes.shape[axis] * axes.stride[o][axis];
       }
-      row(offset, r * inner, inner);
     }
   });
 }
 
-// Strided operands go through a small buffer, so that each function is compiled for neighbours only, once: of a long
-// polynomial every further copy of the loop costs kilobytes, for each instruction set and platform.
-constexpr int64_t kGather = 256;
+// Operands that are not dense go through a small buffer, so that each function is compiled for neighbours only, once:
+// of a long polynomial every further copy of the loop costs kilobytes, for each instruction set and platform.
+constexpr int64_t kGather = 1024;
 
 template <class T>
 inline const T* neighbours(const T* from, int64_t stride, int64_t n, T* buffer) {
@@ -149,10 +206,12 @@ inline const T* neighbours(const T* from, int64_t stride, int64_t n, T* buffer) 
 
 template <class T, class R, class F>
 __attribute__((noinline)) void apply1(const T* x, R* y, int64_t n, const F& f) {
+  AUXGRAD_INDEPENDENT
   for (int64_t i = 0; i < n; i++) y[i] = f(x[i]);
 }
 template <class T, class R, class F>
 __attribute__((noinline)) void apply2(const T* a, const T* b, R* y, int64_t n, const F& f) {
+  AUXGRAD_INDEPENDENT
   for (int64_t i = 0; i < n; i++) y[i] = f(a[i], b[i]);
 }
 
@@ -161,18 +220,14 @@ template <class T, class R, class F>
 inline void map1(const Call& call, const View& x, const View& y, const F& f) {
   const T* in = static_cast<const T*>(x.data);
   R* out = static_cast<R*>(y.data);
-  if (x.contiguous()) {
-    parallel_ranges(call, y.count(), 32768,
-                    [&](int64_t begin, int64_t end) { apply1(in + begin, out + begin, end - begin, f); });
-    return;
-  }
   const View* const operands[1] = {&x};
-  for_rows(call, y, operands, [&](const int64_t (&offset)[1], int64_t at, int64_t n) {
-    const int64_t s = x.stride[x.rank - 1];
+  for_rows(call, y, operands, [&](const int64_t (&offset)[1], const int64_t (&step)[1], int64_t at, int64_t n) {
+    const T* u = in + offset[0];
+    if (step[0] == 1) return apply1(u, out + at, n, f);
     T buffer[kGather];
     for (int64_t i = 0; i < n; i += kGather) {
       const int64_t m = min64(kGather, n - i);
-      apply1(neighbours(in + offset[0] + i * s, s, m, buffer), out + at + i, m, f);
+      apply1(neighbours(u + i * step[0], step[0], m, buffer), out + at + i, m, f);
     }
   });
 }
@@ -182,26 +237,34 @@ template <class T, class R, class F>
 inline void map2(const Call& call, const View& a, const View& b, const View& y, const F& f) {
   const T *p = static_cast<const T*>(a.data), *q = static_cast<const T*>(b.data);
   R* out = static_cast<R*>(y.data);
-  if (a.contiguous() && b.contiguous()) {
-    parallel_ranges(call, y.count(), 32768,
-                    [&](int64_t begin, int64_t end) { apply2(p + begin, q + begin, out + begin, end - begin, f); });
+  const View* const operands[2] = {&a, &b};
+  const Axes<2> axes(y, operands);
+  // One operand repeats short rows, as a bias over few channels does: the row is repeated to a long one first.
+  const auto dense = [&](int o) { return axes.stride[o][0] == axes.shape[1] && axes.stride[o][1] == 1; };
+  const auto repeats = [&](int o) { return axes.stride[o][0] == 0 && axes.stride[o][1] == 1; };
+  if (axes.rank == 2 && axes.shape[1] <= 128 && y.count() > 0 && ((dense(0) && repeats(1)) || (dense(1) && repeats(0)))) {
+    const int64_t rows = axes.shape[0], n = axes.shape[1], together = kGather / n;
+    const bool second = repeats(1);
+    parallel_ranges(call, rows, ceil_div(32768 / n, together) * together, [&](int64_t begin, int64_t end) {
+      T repeated[kGather];
+      for (int64_t i = 0; i < min64(together, end - begin) * n; i++) repeated[i] = (second ? q : p)[i % n];
+      for (int64_t r = begin; r < end; r += together)
+        apply2(second ? p + r * n : repeated, second ? repeated : q + r * n, out + r * n, min64(together, end - r) * n, f);
+    });
     return;
   }
-  const View* const operands[2] = {&a, &b};
-  for_rows(call, y, operands, [&](const int64_t (&offset)[2], int64_t at, int64_t n) {
-    const int64_t s = y.rank ? a.stride[y.rank - 1] : 0, t = y.rank ? b.stride[y.rank - 1] : 0;
+  for_rows(call, y, operands, [&](const int64_t (&offset)[2], const int64_t (&step)[2], int64_t at, int64_t n) {
     const T *u = p + offset[0], *v = q + offset[1];
     R* w = out + at;
-    if (s == 1 && t == 1) return apply2(u, v, w, n, f);
-    if (s == 1 && t == 0) {
-      const T same = v[0];
-      for (int64_t i = 0; i < n; i++) w[i] = f(u[i], same);
-      return;
-    }
+    if (step[0] == 1 && step[1] == 1) return apply2(u, v, w, n, f);
     T left[kGather], right[kGather];
+    const T *l = left, *r = right;
     for (int64_t i = 0; i < n; i += kGather) {
       const int64_t m = min64(kGather, n - i);
-      apply2(neighbours(u + i * s, s, m, left), neighbours(v + i * t, t, m, right), w + i, m, f);
+      // A repeated value fills its buffer only once.
+      if (i == 0 || step[0] != 0) l = neighbours(u + i * step[0], step[0], m, left);
+      if (i == 0 || step[1] != 0) r = neighbours(v + i * step[1], step[1], m, right);
+      apply2(l, r, w + i, m, f);
     }
   });
 }

@@ -115,6 +115,9 @@ const Shape kShapes[] = {
     {1, 1, 1, 33, 65, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},        //
     {1, 5, 5, 2, 3, 1, 1, 1, 1, 1, 2, 0, 1, 1, 1, 1},          // padded pointwise
     {1, 9, 9, 2, 200, 5, 1, 1, 4, 2, 0, 2, 0, 1, 1, 1},        //
+    {2, 19, 23, 3, 24, 7, 7, 2, 2, 3, 3, 3, 3, 1, 1, 1},       // input gradient to few channels
+    {1, 9, 14, 1, 40, 5, 3, 3, 1, 2, 5, 1, 4, 2, 1, 1},        // the same, rows dilated, more padding than kernel
+    {2, 9, 21, 2, 9, 2, 11, 1, 4, 0, 2, 1, 0, 1, 1, 1},        // the same, a wide kernel
     {0, 5, 5, 2, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},          // no images: dw is zero
 };
 

@@ -1,8 +1,10 @@
+#include <array>
+
 #include "harness.h"
 
 TEST(contiguous_copies_any_strides) {
   test::each_isa([] {
-    for (auto shape : {std::vector<int64_t>{3, 5, 7}, {1, 1, 1}, {0, 4, 2}, {64, 33, 2}}) {
+    for (auto shape : {std::vector<int64_t>{3, 5, 7}, {1, 1, 1}, {0, 4, 2}, {64, 33, 2}, {17, 3, 40}, {33, 2, 64}, {5, 16, 16}, {300, 1, 19}}) {
       test::Array x = test::Array::normal(shape, 1);
       test::Array y = test::Array::f32({shape[2], shape[0], shape[1]});
       test::call("contiguous", {test::permuted(x.view(), {2, 0, 1})}, {y.view()});
@@ -11,6 +13,22 @@ TEST(contiguous_copies_any_strides) {
           for (int64_t j = 0; j < shape[1]; j++)
             CHECK(y[(k * shape[0] + i) * shape[1] + j] == x[(i * shape[1] + j) * shape[2] + k]);
       CHECK(y.guards_intact());
+    }
+  });
+}
+
+// The dense axis in the middle or first, and others repeated.
+TEST(contiguous_turns_planes) {
+  test::each_isa([] {
+    for (auto [n, h, w, c] : {std::array<int64_t, 4>{2, 5, 7, 33}, {1, 16, 1, 16}, {3, 9, 8, 20}, {2, 1, 70, 17}}) {
+      test::Array x = test::Array::normal({n, c, h, w}, 1), y = test::Array::f32({n, h, w, c}), z = test::Array::f32({w, n, c, h});
+      test::call("contiguous", {test::permuted(x.view(), {0, 2, 3, 1})}, {y.view()});
+      test::call("contiguous", {test::permuted(x.view(), {3, 0, 1, 2})}, {z.view()});
+      for (int64_t i = 0; i < x.count(); i++) {
+        const int64_t b = i % w, a = i / w % h, k = i / w / h % c, m = i / w / h / c;
+        CHECK(y[((m * h + a) * w + b) * c + k] == x[i] && z[((b * n + m) * c + k) * h + a] == x[i]);
+      }
+      CHECK(y.guards_intact() && z.guards_intact());
     }
   });
 }

@@ -77,12 +77,19 @@ inline void store_part(float* p, Vec v, int64_t n) { memcpy(p, &v, static_cast<s
 struct WholeLanes {
   Vec load(const float* p) const { return auxgrad::load(p); }
   void store(float* p, Vec v) const { auxgrad::store(p, v); }
+  Vec keep(Vec v) const { return v; }
   static constexpr int64_t count() { return kLanes; }
 };
 struct PartLanes {
   int64_t n;
   Vec load(const float* p) const { return load_part(p, n); }
   void store(float* p, Vec v) const { store_part(p, v, n); }
+  // Zeros in the lanes that are not there.
+  Vec keep(Vec v) const {
+    float lanes[kLanes] = {};
+    store_part(lanes, v, n);
+    return auxgrad::load(lanes);
+  }
   int64_t count() const { return n; }
 };
 template <class F>

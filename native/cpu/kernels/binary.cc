@@ -43,15 +43,15 @@ LOGICAL(logical_xor, !a != !b)
 // pow(a, b) = exp(b log |a|) with the sign rules for whole b; exact for b = 0, 1, 2, 3.
 bool power(const Call& call) {
   map2<float, float>(call, call.in[0], call.in[1], call.out[0], [](float a, float b) {
-    if (b == 0.0f) return 1.0f;
-    if (b == 1.0f) return a;
-    if (b == 2.0f) return a * a;
-    if (b == 3.0f) return a * a * a;
     const float magnitude = exp_f32(b * log_f32(__builtin_fabsf(a)));
-    if (a >= 0) return magnitude;
-    const float whole = __builtin_floorf(b);
-    if (whole != b) return __builtin_nanf("");
-    return whole - 2.0f * __builtin_floorf(whole * 0.5f) != 0 ? -magnitude : magnitude;
+    const float whole = __builtin_floorf(b), odd = whole - 2.0f * __builtin_floorf(whole * 0.5f);
+    const float negative = whole != b ? __builtin_nanf("") : (odd != 0 ? -magnitude : magnitude);
+    // Chosen, not branched: it vectorises.
+    float y = a >= 0 ? magnitude : negative;
+    y = b == 3.0f ? a * a * a : y;
+    y = b == 2.0f ? a * a : y;
+    y = b == 1.0f ? a : y;
+    return b == 0.0f ? 1.0f : y;
   });
   return true;
 }
@@ -76,12 +76,18 @@ COMPARISON(greater_equal, a >= b)
 bool where(const Call& call) {
   const View &c = call.in[0], &a = call.in[1], &b = call.in[2], &y = call.out[0];
   const View* const operands[3] = {&c, &a, &b};
-  for_rows(call, y, operands, [&](const int64_t (&offset)[3], int64_t at, int64_t n) {
-    const int last = y.rank - 1;
-    for (int64_t i = 0; i < n; i++) {
-      const bool yes = c.u8()[offset[0] + (last < 0 ? 0 : i * c.stride[last])];
-      y.u32()[at + i] = yes ? a.u32()[offset[1] + (last < 0 ? 0 : i * a.stride[last])]
-                            : b.u32()[offset[2] + (last < 0 ? 0 : i * b.stride[last])];
+  for_rows(call, y, operands, [&](const int64_t (&offset)[3], const int64_t (&step)[3], int64_t at, int64_t n) {
+    const uint8_t* yes = c.u8() + offset[0];
+    const uint32_t *p = a.u32() + offset[1], *q = b.u32() + offset[2];
+    uint32_t* out = y.u32() + at;
+    if (step[0] == 1 && step[1] == 1 && step[2] == 1) {
+      AUXGRAD_INDEPENDENT
+      for (int64_t i = 0; i < n; i++) {
+        const uint32_t u = p[i], v = q[i];
+        out[i] = yes[i] ? u : v;
+      }
+    } else {
+      for (int64_t i = 0; i < n; i++) out[i] = yes[i * step[0]] ? p[i * step[1]] : q[i * step[2]];
     }
   });
   return true;

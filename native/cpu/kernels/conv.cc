@@ -2,6 +2,7 @@
 // Numbers of all: strideH, strideW, padTop, padLeft, dilationH, dilationW, groups; the output's shape implies the
 // padding at the other ends.
 #include "../conv/depthwise.h"
+#include "../conv/narrow.h"
 #include "../conv/weight_grad.h"
 #include "../conv/winograd.h"
 
@@ -178,11 +179,31 @@ inline void each_gradient_product(const Call& call, const F& f) {
   });
 }
 
+// Few channels to write: a vector of them would be mostly empty.
+inline bool is_narrow(const Call& call) {
+  const View &dy = call.in[0], &w = call.in[1];
+  const Attributes a = attributes(call);
+  return a.groups == 1 && a.dilation[1] == 1 && w.shape[3] * 2 <= kLanes && w.shape[2] > 1 && w.shape[0] >= 8 &&
+         w.shape[3] > 0 && dy.count() > 0;
+}
+
+inline Narrow narrow_gradient(const Call& call) {
+  const View &dy = call.in[0], &w = call.in[1], &dx = call.out[0];
+  const Attributes a = attributes(call);
+  return {dy.f32(), dx.f32(), w.f32(), dx.shape[0], dx.shape[1], dx.shape[2], dx.shape[3],
+          dy.shape[1], dy.shape[2], dy.shape[3], w.shape[1], w.shape[2],
+          {a.stride[0], a.stride[1]}, {a.pad[0], a.pad[1]}, a.dilation[0]};
+}
+
 // conv2d_input_grad: dy, w -> dx
 bool conv2d_input_grad(const Call& call) {
   const View &dy = call.in[0], &w = call.in[1], &dx = call.out[0];
   if (!check(call, dx, w, dy)) return false;
   const Attributes a = attributes(call);
+  if (is_narrow(call)) {
+    run_narrow(call, narrow_gradient(call));
+    return true;
+  }
   if (!is_depthwise(w, a)) {
     each_gradient_product(call, [&](const Product& p) { run(call, p); });
     return true;
@@ -201,6 +222,7 @@ bool conv2d_input_grad(const Call& call) {
 
 int64_t conv2d_input_grad_scratch(const Call& call, int threads) {
   const View& w = call.in[1];
+  if (is_narrow(call)) return narrow_scratch(narrow_gradient(call), threads);
   if (is_depthwise(w, attributes(call))) return w.count() * 4;
   int64_t bytes = 0;
   each_gradient_product(call, [&](const Product& p) { bytes = max64(bytes, scratch_of(p, threads)); });

@@ -1,5 +1,5 @@
 // Moving elements: contiguous copies of strided views, fills.
-#include "../unit.h"
+#include "../conv/vec.h"
 
 namespace auxgrad {
 namespace {
@@ -32,12 +32,58 @@ void copy_strided(const Call& call) {
   });
 }
 
+// 4-byte elements whose dense axis is not the last one: squares of vectors are turned on the way. False if x is not so.
+bool copy_transposed(const Call& call) {
+  const View &x = call.in[0], &y = call.out[0];
+  const int last = x.rank - 1;
+  int dense = -1;
+  for (int axis = 0; axis < last; axis++)
+    if (x.stride[axis] == 1 && x.shape[axis] >= kLanes) dense = axis;
+  if (dense < 0 || x.stride[last] <= 1 || x.shape[last] < kLanes) return false;
+  const int64_t rows = x.shape[dense], columns = x.shape[last], pitch = x.count(dense + 1, x.rank), step = x.stride[last];
+  const int64_t row_blocks = ceil_div(rows, kLanes), outer = y.count() / (rows * columns);
+  const int64_t run = max64(kLanes, min64(columns, 4096 / kLanes)), runs = ceil_div(columns, run);
+  parallel_ranges(call, outer * row_blocks * runs, max64(1, 32768 / (run * kLanes)), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t i0 = task % row_blocks * kLanes, j0 = task / row_blocks % runs * run;
+      int64_t from = i0 + j0 * step, to = i0 * pitch + j0, rest = task / row_blocks / runs, dense_step = columns;
+      for (int axis = last - 1; axis >= 0; axis--) {
+        if (axis != dense) {
+          from += rest % x.shape[axis] * x.stride[axis];
+          to += rest % x.shape[axis] * dense_step;
+          rest /= x.shape[axis];
+        }
+        dense_step *= x.shape[axis];
+      }
+      const float* source = x.f32() + from;
+      float* target = y.f32() + to;
+      const int64_t m = min64(kLanes, rows - i0), stop = min64(columns, j0 + run) - j0;
+      for (int64_t j = 0; j < stop; j += kLanes) {
+        const int64_t n = min64(kLanes, stop - j);
+        Vec block[kLanes];
+        if (m == kLanes && n == kLanes) {
+          AUXGRAD_UNROLL
+          for (int k = 0; k < kLanes; k++) block[k] = load(source + (j + k) * step);
+          transpose(block);
+          AUXGRAD_UNROLL
+          for (int k = 0; k < kLanes; k++) store(target + k * pitch + j, block[k]);
+        } else {
+          for (int64_t r = 0; r < m; r++)
+            for (int64_t k = 0; k < n; k++) memcpy(target + r * pitch + j + k, source + (j + k) * step + r, 4);
+        }
+      }
+    }
+  });
+  return true;
+}
+
 // contiguous: x (any strides, any dtype) -> y (contiguous, same dtype and shape)
 bool contiguous(const Call& call) {
   switch (dtype_size(call.in[0].dtype)) {
     case 1: copy_strided<uint8_t>(call); break;
     case 2: copy_strided<uint16_t>(call); break;
-    default: copy_strided<uint32_t>(call); break;
+    default:
+      if (!copy_transposed(call)) copy_strided<uint32_t>(call);
   }
   return true;
 }

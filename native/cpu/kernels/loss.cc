@@ -18,13 +18,11 @@ bool bce_with_logits_grad(const Call& call) {
   const View &g = call.in[0], &x = call.in[1], &y = call.in[2], &dx = call.out[0];
   const float weight = call.real(0);
   const View* const operands[3] = {&g, &x, &y};
-  const int last = dx.rank - 1;
-  const int64_t s0 = last < 0 ? 0 : g.stride[last], s1 = last < 0 ? 0 : x.stride[last], s2 = last < 0 ? 0 : y.stride[last];
-  for_rows(call, dx, operands, [&](const int64_t (&offset)[3], int64_t at, int64_t n) {
+  for_rows(call, dx, operands, [&](const int64_t (&offset)[3], const int64_t (&step)[3], int64_t at, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
-      const float target = y.f32()[offset[2] + i * s2], p = sigmoid_f32(x.f32()[offset[1] + i * s1]);
+      const float target = y.f32()[offset[2] + i * step[2]], p = sigmoid_f32(x.f32()[offset[1] + i * step[1]]);
       // For weight 1 this is p - target.
-      dx.f32()[at + i] = g.f32()[offset[0] + i * s0] * ((1.0f - target) * p - weight * target * (1.0f - p));
+      dx.f32()[at + i] = g.f32()[offset[0] + i * step[0]] * ((1.0f - target) * p - weight * target * (1.0f - p));
     }
   });
   return true;

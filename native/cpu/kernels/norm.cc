@@ -1,18 +1,34 @@
 // Batch and layer normalisation over the last axis of channels-last tensors.
 #include "../channels.h"
+#include "../rows.h"
 
 namespace auxgrad {
 namespace {
 
 // batch_norm_stats: x [..., C] -> mean [C], var [C] (biased), rstd [C] = 1 / sqrt(var + eps); numbers: eps
-// Sums are of x minus the first row, so that a mean far from zero costs no digits.
-int64_t stats_scratch(const Call& call, int) { return channel_scratch(call.in[0]); }
+// Sums are of x minus the mean of a few rows, so that a mean far from zero costs no digits.
+int64_t stats_scratch(const Call& call, int) {
+  return channel_scratch(call.in[0]) + call.in[0].shape[call.in[0].rank - 1] * static_cast<int64_t>(sizeof(float));
+}
+
+// Mean of up to 32 rows, evenly spread; 0 where that is not finite.
+void sample_mean(const float* x, int64_t rows, int64_t channels, float* shift) {
+  const int64_t taken = min64(32, rows);
+  for (int64_t c = 0; c < channels; c++) shift[c] = 0;
+  for (int64_t i = 0; i < taken; i++) {
+    const float* row = x + rows * i / taken * channels;
+    for (int64_t c = 0; c < channels; c++) shift[c] += row[c];
+  }
+  const float share = 1.0f / static_cast<float>(max64(1, taken));
+  for (int64_t c = 0; c < channels; c++) shift[c] = shift[c] - shift[c] == 0 ? shift[c] * share : 0.0f;
+}
 
 bool batch_norm_stats(const Call& call) {
   const View& x = call.in[0];
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   double *sum = static_cast<double*>(call.scratch), *squares = sum + channels;
-  const float* shift = x.f32();
+  float* shift = reinterpret_cast<float*>(static_cast<char*>(call.scratch) + channel_scratch(x));
+  sample_mean(x.f32(), rows, channels, shift);
   if (rows > 0)
     channel_sums(call, rows, channels, [&](int64_t r, float* a, float* b) {
       const float* row = x.f32() + r * channels;
@@ -25,7 +41,7 @@ bool batch_norm_stats(const Call& call) {
   for (int64_t c = 0; c < channels; c++) {
     const double n = static_cast<double>(rows), mean = rows ? sum[c] / n : 0;
     const double var = rows ? squares[c] / n - mean * mean : 0;
-    call.out[0].f32()[c] = static_cast<float>((rows ? shift[c] : 0) + mean);
+    call.out[0].f32()[c] = static_cast<float>(shift[c] + mean);
     call.out[1].f32()[c] = static_cast<float>(var > 0 ? var : var == var ? 0 : var);
     call.out[2].f32()[c] = static_cast<float>(1 / __builtin_sqrt((var > 0 ? var : var == var ? 0 : var) + call.number[0]));
   }
@@ -42,10 +58,11 @@ bool batch_norm_apply(const Call& call) {
     for (int64_t r = begin; r < end; r++) {
       const float* in = x.f32() + r * channels;
       float* y = call.out[0].f32() + r * channels;
-      for (int64_t c = 0; c < channels; c++) {
-        const float v = (in[c] - mean[c]) * (rstd[c] * gamma[c]) + beta[c];
-        y[c] = relu && v < 0 ? 0 : v;
-      }
+      each_vector(0, channels, [&](int64_t c, auto lanes) {
+        const Vec v = (lanes.load(in + c) - lanes.load(mean + c)) * (lanes.load(rstd + c) * lanes.load(gamma + c)) +
+                      lanes.load(beta + c);
+        lanes.store(y + c, relu ? (v < Vec{} ? Vec{} : v) : v);
+      });
     }
   });
   return true;
@@ -71,15 +88,16 @@ bool batch_norm_grad(const Call& call) {
     dgamma[c] = static_cast<float>(dot[c]);
     dbeta[c] = static_cast<float>(sum[c]);
   }
-  const float share = call.integer(0) && rows ? 1.0f / static_cast<float>(rows) : 0.0f;
+  const Vec shared = broadcast(call.integer(0) && rows ? 1.0f / static_cast<float>(rows) : 0.0f);
   parallel_ranges(call, rows, max64(1, 16384 / max64(channels, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const float *g = dy + r * channels, *row = x.f32() + r * channels;
       float* dx = call.out[0].f32() + r * channels;
-      for (int64_t c = 0; c < channels; c++) {
-        const float normal = (row[c] - mean[c]) * rstd[c];
-        dx[c] = gamma[c] * rstd[c] * (g[c] - share * (dbeta[c] + normal * dgamma[c]));
-      }
+      each_vector(0, channels, [&](int64_t c, auto lanes) {
+        const Vec scale = lanes.load(rstd + c), normal = (lanes.load(row + c) - lanes.load(mean + c)) * scale;
+        const Vec common = shared * (lanes.load(dbeta + c) + normal * lanes.load(dgamma + c));
+        lanes.store(dx + c, lanes.load(gamma + c) * scale * (lanes.load(g + c) - common));
+      });
     }
   });
   return true;
@@ -94,14 +112,20 @@ bool layer_norm(const Call& call) {
     for (int64_t r = begin; r < end; r++) {
       const float* in = x.f32() + r * channels;
       float* y = call.out[0].f32() + r * channels;
-      double sum = 0, squares = 0;
-      for (int64_t c = 0; c < channels; c++) sum += in[c];
-      const float mean = static_cast<float>(sum / static_cast<double>(channels));
-      for (int64_t c = 0; c < channels; c++) squares += static_cast<double>((in[c] - mean) * (in[c] - mean));
-      const float rstd = static_cast<float>(1 / __builtin_sqrt(squares / static_cast<double>(channels) + call.number[0]));
+      const double n = static_cast<double>(channels);
+      const float mean = static_cast<float>(row_sum(in, channels) / n);
+      const Vec middle = broadcast(mean);
+      const double squares = sum_terms(channels, [&](int64_t c, auto lanes) {
+        const Vec d = lanes.load(in + c) - middle;
+        return d * d;
+      });
+      const float rstd = static_cast<float>(1 / __builtin_sqrt(squares / n + call.number[0]));
       call.out[1].f32()[r] = mean;
       call.out[2].f32()[r] = rstd;
-      for (int64_t c = 0; c < channels; c++) y[c] = (in[c] - mean) * rstd * gamma[c] + beta[c];
+      const Vec scale = broadcast(rstd);
+      each_vector(0, channels, [&](int64_t c, auto lanes) {
+        lanes.store(y + c, (lanes.load(in + c) - middle) * scale * lanes.load(gamma + c) + lanes.load(beta + c));
+      });
     }
   });
   return true;
@@ -128,15 +152,18 @@ bool layer_norm_grad(const Call& call) {
     for (int64_t r = begin; r < end; r++) {
       const float *g = dy + r * channels, *row = x.f32() + r * channels;
       float* dx = call.out[0].f32() + r * channels;
-      double total = 0, product = 0;
-      for (int64_t c = 0; c < channels; c++) {
-        total += g[c] * gamma[c];
-        product += g[c] * gamma[c] * ((row[c] - mean[r]) * rstd[r]);
-      }
-      const float a = static_cast<float>(total / static_cast<double>(channels));
-      const float b = static_cast<float>(product / static_cast<double>(channels));
-      for (int64_t c = 0; c < channels; c++)
-        dx[c] = rstd[r] * (g[c] * gamma[c] - a - (row[c] - mean[r]) * rstd[r] * b);
+      const Vec middle = broadcast(mean[r]), scale = broadcast(rstd[r]);
+      const double n = static_cast<double>(channels);
+      const Vec a = broadcast(static_cast<float>(sum_terms(channels, [&](int64_t c, auto lanes) {
+        return lanes.load(g + c) * lanes.load(gamma + c);
+      }) / n));
+      const Vec b = broadcast(static_cast<float>(sum_terms(channels, [&](int64_t c, auto lanes) {
+        return lanes.load(g + c) * lanes.load(gamma + c) * ((lanes.load(row + c) - middle) * scale);
+      }) / n));
+      each_vector(0, channels, [&](int64_t c, auto lanes) {
+        const Vec normal = (lanes.load(row + c) - middle) * scale;
+        lanes.store(dx + c, scale * (lanes.load(g + c) * lanes.load(gamma + c) - a - normal * b));
+      });
     }
   });
   return true;

@@ -1,5 +1,5 @@
 // In-place updates of parameters and running statistics: parameter, state and gradient in one pass.
-#include "../unit.h"
+#include "../elementwise.h"
 
 namespace auxgrad {
 namespace {
@@ -15,6 +15,7 @@ bool sgd_update(const Call& call) {
   const float momentum = call.real(0), decay = call.real(2);
   const bool nesterov = call.integer(1) != 0;
   parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
+    AUXGRAD_INDEPENDENT
     for (int64_t i = begin; i < end; i++) {
       float g = grad[i] * scale + decay * w[i];
       if (buffer) {
@@ -52,6 +53,7 @@ bool adam_update(const Call& call) {
   const float shrink = decoupled ? static_cast<float>(1 - lr * call.number[3]) : 1.0f;
   const float l2 = decoupled ? 0.0f : decay;
   parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
+    AUXGRAD_INDEPENDENT
     for (int64_t i = begin; i < end; i++) {
       const float g = grad[i] * scale + l2 * w[i];
       m[i] = beta1 * m[i] + fresh1 * g;
@@ -78,6 +80,7 @@ bool accumulate(const Call& call) {
   const float* x = call.in[0].f32();
   float* total = call.out[0].f32();
   parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
+    AUXGRAD_INDEPENDENT
     for (int64_t i = begin; i < end; i++) total[i] += x[i];
   });
   return true;

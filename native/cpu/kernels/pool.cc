@@ -134,25 +134,42 @@ bool max_pool2d_grad(const Call& call) {
   if (!check_max_pool(call, dx, dy)) return false;
   const int64_t rows = dx.shape[1], columns = dx.shape[2], channels = dx.shape[3];
   const Windows v = max_windows(call, 0, rows, dy.shape[1]), h = max_windows(call, 1, columns, dy.shape[2]);
+  // An output that may have taken an input: where it lies, and the position it must have noted.
+  struct Reader {
+    int64_t from;
+    int32_t tap;
+  };
+  constexpr int kReaders = 16;
   each_row(call, dx.shape[0], rows, columns * channels * 4, [&](int64_t n, int64_t i) {
     const Range a = v.readers(i);
     for (int64_t j = 0; j < columns; j++) {
       const Range b = h.readers(j);
       float* out = dx.f32() + ((n * rows + i) * columns + j) * channels;
-      each_vector(0, channels, [&](int64_t c, auto lanes) {
-        Vec sum = {};
-        for (int64_t p = a.begin; p < a.end; p++) {
-          const int64_t kh = v.tap(p, i);
-          if (kh < 0) continue;
-          for (int64_t q = b.begin; q < b.end; q++) {
-            const int64_t kw = h.tap(q, j), from = ((n * v.outputs + p) * h.outputs + q) * channels + c;
-            if (kw < 0) continue;
-            const IntVec mine = load_bytes(index.u8() + from, lanes) == static_cast<int32_t>(kh * h.kernel + kw);
-            sum += mine ? lanes.load(dy.f32() + from) : Vec{};
+      Reader readers[kReaders];
+      int count = 0;
+      bool first = true;
+      const auto add = [&] {
+        each_vector(0, channels, [&](int64_t c, auto lanes) {
+          Vec sum = first ? Vec{} : lanes.load(out + c);
+          for (int r = 0; r < count; r++) {
+            const IntVec mine = load_bytes(index.u8() + readers[r].from + c, lanes) == readers[r].tap;
+            sum += mine ? lanes.load(dy.f32() + readers[r].from + c) : Vec{};
           }
+          lanes.store(out + c, sum);
+        });
+        count = 0;
+        first = false;
+      };
+      for (int64_t p = a.begin; p < a.end; p++) {
+        const int64_t kh = v.tap(p, i);
+        for (int64_t q = b.begin; kh >= 0 && q < b.end; q++) {
+          const int64_t kw = h.tap(q, j);
+          if (kw < 0) continue;
+          if (count == kReaders) add();
+          readers[count++] = {((n * v.outputs + p) * h.outputs + q) * channels, static_cast<int32_t>(kh * h.kernel + kw)};
         }
-        lanes.store(out + c, sum);
-      });
+      }
+      if (first || count > 0) add();
     }
   });
   return true;

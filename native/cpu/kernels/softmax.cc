@@ -1,31 +1,70 @@
 // Softmax and softmax cross entropy over the last axis.
 #include "../elementwise.h"
+#include "../rows.h"
 
 namespace auxgrad {
 namespace {
 
-// max and log(sum(exp(x - max))) of a row; the exponentials go to `e` if given.
-inline float log_sum_exp(const float* x, int64_t n, float* e) {
-  float top = -__builtin_inff();
-  for (int64_t i = 0; i < n; i++) top = x[i] > top || x[i] != x[i] ? x[i] : top;
-  float sum = 0;
-  for (int64_t i = 0; i < n; i++) {
-    const float v = exp_f32(x[i] - top);
-    if (e) e[i] = v;
-    sum += v;
+// Several short rows are worked on together, so that exp sees long runs; a long row in pieces.
+constexpr int64_t kPiece = 1024;
+
+inline int64_t rows_together(int64_t n) { return max64(1, kPiece / max64(1, n)); }
+
+inline void exp_all(float* e, int64_t n) {
+  for (int64_t i = 0; i < n; i++) e[i] = exp_f32(e[i]);
+}
+
+// y = x - shift for a row.
+inline void subtract(const float* x, float shift, float* y, int64_t n) {
+  const Vec s = broadcast(shift);
+  each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(y + i, lanes.load(x + i) - s); });
+}
+
+// Calls f(first row, rows) over all rows: as many at a time as rows_together says.
+template <class F>
+inline void each_rows(const Call& call, int64_t rows, int64_t n, const F& f) {
+  const int64_t together = rows_together(n);
+  parallel_ranges(call, rows, max64(together, 16384 / max64(n, 1) / together * together), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r += together) f(r, min64(together, end - r));
+  });
+}
+
+// lse[r] = max + log(sum(exp(x - max))) of rows [0, rows).
+inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
+  float e[kPiece];
+  if (n > kPiece) {
+    const float top = row_max(x, n);
+    double sum = 0;
+    for (int64_t i = 0; i < n; i += kPiece) {
+      const int64_t count = min64(kPiece, n - i);
+      subtract(x + i, top, e, count);
+      exp_all(e, count);
+      sum += row_sum(e, count);
+    }
+    lse[0] = top + log_f32(static_cast<float>(sum));
+    return;
   }
-  return e ? sum : top + log_f32(sum);
+  for (int64_t r = 0; r < rows; r++) {
+    lse[r] = row_max(x + r * n, n);
+    subtract(x + r * n, lse[r], e + r * n, n);
+  }
+  exp_all(e, rows * n);
+  for (int64_t r = 0; r < rows; r++) lse[r] += log_f32(static_cast<float>(row_sum(e + r * n, n)));
 }
 
 // softmax: x [..., C] -> y
 bool softmax(const Call& call) {
   const View& x = call.in[0];
-  const int64_t n = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
-  parallel_ranges(call, rows, max64(1, 8192 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      float* y = call.out[0].f32() + r * n;
-      const float scale = 1.0f / log_sum_exp(x.f32() + r * n, n, y);
-      for (int64_t i = 0; i < n; i++) y[i] *= scale;
+  const int64_t n = x.shape[x.rank - 1];
+  each_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows) {
+    const float* in = x.f32() + first * n;
+    float* y = call.out[0].f32() + first * n;
+    for (int64_t r = 0; r < rows; r++) subtract(in + r * n, row_max(in + r * n, n), y + r * n, n);
+    exp_all(y, rows * n);
+    for (int64_t r = 0; r < rows; r++) {
+      float* row = y + r * n;
+      const Vec scale = broadcast(static_cast<float>(1 / row_sum(row, n)));
+      each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(row + i, lanes.load(row + i) * scale); });
     }
   });
   return true;
@@ -35,12 +74,13 @@ bool softmax(const Call& call) {
 bool softmax_grad(const Call& call) {
   const View& y = call.in[1];
   const int64_t n = y.shape[y.rank - 1], rows = y.count(0, y.rank - 1);
-  parallel_ranges(call, rows, max64(1, 8192 / max64(n, 1)), [&](int64_t begin, int64_t end) {
+  parallel_ranges(call, rows, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const float *g = call.in[0].f32() + r * n, *p = y.f32() + r * n;
-      float dot = 0;
-      for (int64_t i = 0; i < n; i++) dot += g[i] * p[i];
-      for (int64_t i = 0; i < n; i++) call.out[0].f32()[r * n + i] = p[i] * (g[i] - dot);
+      float* dx = call.out[0].f32() + r * n;
+      const Vec dot = broadcast(static_cast<float>(
+          sum_terms(n, [&](int64_t i, auto lanes) { return lanes.load(g + i) * lanes.load(p + i); })));
+      each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(dx + i, lanes.load(p + i) * (lanes.load(g + i) - dot)); });
     }
   });
   return true;
@@ -49,13 +89,12 @@ bool softmax_grad(const Call& call) {
 // log_softmax: x [..., C] -> y
 bool log_softmax(const Call& call) {
   const View& x = call.in[0];
-  const int64_t n = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
-  parallel_ranges(call, rows, max64(1, 8192 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      const float* row = x.f32() + r * n;
-      const float lse = log_sum_exp(row, n, nullptr);
-      for (int64_t i = 0; i < n; i++) call.out[0].f32()[r * n + i] = row[i] - lse;
-    }
+  const int64_t n = x.shape[x.rank - 1];
+  each_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows) {
+    float lse[kPiece];
+    log_sum_exp(x.f32() + first * n, rows, n, lse);
+    for (int64_t r = 0; r < rows; r++)
+      subtract(x.f32() + (first + r) * n, lse[r], call.out[0].f32() + (first + r) * n, n);
   });
   return true;
 }
@@ -63,13 +102,20 @@ bool log_softmax(const Call& call) {
 // log_softmax_grad: dy, y -> dx = dy - exp(y) sum(dy)
 bool log_softmax_grad(const Call& call) {
   const View& y = call.in[1];
-  const int64_t n = y.shape[y.rank - 1], rows = y.count(0, y.rank - 1);
-  parallel_ranges(call, rows, max64(1, 8192 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      const float *g = call.in[0].f32() + r * n, *p = y.f32() + r * n;
-      float sum = 0;
-      for (int64_t i = 0; i < n; i++) sum += g[i];
-      for (int64_t i = 0; i < n; i++) call.out[0].f32()[r * n + i] = g[i] - exp_f32(p[i]) * sum;
+  const int64_t n = y.shape[y.rank - 1];
+  each_rows(call, y.count(0, y.rank - 1), n, [&](int64_t first, int64_t rows) {
+    const float *g = call.in[0].f32() + first * n, *p = y.f32() + first * n;
+    float *dx = call.out[0].f32() + first * n, sums[kPiece], e[kPiece];
+    for (int64_t r = 0; r < rows; r++) sums[r] = static_cast<float>(row_sum(g + r * n, n));
+    for (int64_t i = 0; i < rows * n; i += kPiece) {
+      const int64_t count = min64(kPiece, rows * n - i);
+      for (int64_t k = 0; k < count; k++) e[k] = exp_f32(p[i + k]);
+      for (int64_t k = 0; k < count;) {
+        const int64_t r = (i + k) / n, stop = min64(count, (r + 1) * n - i);
+        const Vec sum = broadcast(sums[r]);
+        each_vector(k, stop, [&](int64_t j, auto lanes) { lanes.store(dx + i + j, lanes.load(g + i + j) - lanes.load(e + j) * sum); });
+        k = stop;
+      }
     }
   });
   return true;
@@ -87,21 +133,16 @@ bool cross_entropy(const Call& call) {
       return call.failure->set(ErrorCode::index_out_of_range, "crossEntropy: label %lld at row %lld is not in [0, %lld)",
                                static_cast<long long>(label), static_cast<long long>(r), static_cast<long long>(n));
   }
-  parallel_ranges(call, rows, max64(1, 8192 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
+  each_rows(call, rows, n, [&](int64_t first, int64_t count) {
+    float* lse = call.out[1].f32();
+    log_sum_exp(x.f32() + first * n, count, n, lse + first);
+    for (int64_t r = first; r < first + count; r++) {
       const float* row = x.f32() + r * n;
       const int64_t label = call.in[1].i32()[r];
-      const float lse = log_sum_exp(row, n, nullptr);
-      call.out[1].f32()[r] = lse;
-      if (label == ignore) {
-        call.out[0].f32()[r] = 0;
-        continue;
-      }
-      float loss = (1 - smooth) * (lse - row[label]);
-      if (smooth != 0) {
-        float sum = 0;
-        for (int64_t i = 0; i < n; i++) sum += lse - row[i];
-        loss += smooth / static_cast<float>(n) * sum;
+      float loss = 0;
+      if (label != ignore) {
+        loss = (1 - smooth) * (lse[r] - row[label]);
+        if (smooth != 0) loss += smooth * static_cast<float>(lse[r] - row_sum(row, n) / static_cast<double>(n));
       }
       call.out[0].f32()[r] = loss;
     }
@@ -114,14 +155,22 @@ bool cross_entropy_grad(const Call& call) {
   const View& x = call.in[1];
   const int64_t rows = x.shape[0], n = x.shape[1], ignore = call.integer(1);
   const float smooth = call.real(0), rest = smooth / static_cast<float>(n);
-  parallel_ranges(call, rows, max64(1, 8192 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      const float* row = x.f32() + r * n;
-      float* dx = call.out[0].f32() + r * n;
-      const int64_t label = call.in[2].i32()[r];
-      const float g = label == ignore ? 0.0f : call.in[0].f32()[r], lse = call.in[3].f32()[r];
-      for (int64_t i = 0; i < n; i++) dx[i] = g == 0 ? 0 : g * (exp_f32(row[i] - lse) - rest);
-      if (label != ignore) dx[label] -= g * (1 - smooth);
+  each_rows(call, rows, n, [&](int64_t first, int64_t count) {
+    const float *in = x.f32() + first * n, *lse = call.in[3].f32() + first;
+    float* dx = call.out[0].f32() + first * n;
+    for (int64_t r = 0; r < count; r++) subtract(in + r * n, lse[r], dx + r * n, n);
+    exp_all(dx, count * n);
+    for (int64_t r = 0; r < count; r++) {
+      float* row = dx + r * n;
+      const int64_t label = call.in[2].i32()[first + r];
+      const float g = label == ignore ? 0.0f : call.in[0].f32()[first + r];
+      if (g == 0) {
+        set_zero(row, n);
+        continue;
+      }
+      const Vec scale = broadcast(g), less = broadcast(rest);
+      each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(row + i, scale * (lanes.load(row + i) - less)); });
+      row[label] -= g * (1 - smooth);
     }
   });
   return true;

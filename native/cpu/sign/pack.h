@@ -117,19 +117,23 @@ inline void pack_codes(const float* x, const float* ranges, int64_t span, int64_
       scale[t] = code_scale(range);
     }
     const float* rows = x + w * 16 * channels;
-    int64_t c = 0;
-    for (; c + kColumns <= channels; c += kColumns) {
-      Words word = {};
-      for (int t = 0; t < n; t++) {
-        Floats v;
-        memcpy(&v, rows + t * channels + c, sizeof(v));
-        v = (v - low[t]) * scale[t] + 0.5f;
-        v = v > 0.0f ? v : Floats{};  // NaN too
-        v = v < 3.0f ? v : Floats{} + 3.0f;
-        word |= (Words)__builtin_convertvector(v, Integers) << (2 * t);
+    const int64_t whole = channels / kColumns * kColumns;
+    for (int first_row = 0; first_row < n; first_row += 8)  // more rows at a time could share one set of the cache
+      for (int64_t c = 0; c < whole; c += kColumns) {
+        Words word = {};
+        if (first_row) memcpy(&word, out + c, sizeof(word));
+        const int end = n < first_row + 8 ? n : first_row + 8;
+        for (int t = first_row; t < end; t++) {
+          Floats v;
+          memcpy(&v, rows + t * channels + c, sizeof(v));
+          v = (v - low[t]) * scale[t] + 0.5f;
+          v = v > 0.0f ? v : Floats{};  // NaN too
+          v = v < 3.0f ? v : Floats{} + 3.0f;
+          word |= (Words)__builtin_convertvector(v, Integers) << (2 * t);
+        }
+        memcpy(out + c, &word, sizeof(word));
       }
-      memcpy(out + c, &word, sizeof(word));
-    }
+    int64_t c = whole;
     for (; c < channels; c++) {
       uint32_t word = 0;
       for (int t = 0; t < n; t++) word |= code_of(rows[t * channels + c], low[t], scale[t]) << (2 * t);

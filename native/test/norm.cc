@@ -1,0 +1,169 @@
+// Normalisation against float64, with means far from zero.
+#include "core/parallel.h"
+#include "harness.h"
+
+namespace {
+
+struct Shape {
+  int64_t rows, channels;
+  double mean, deviation;
+};
+
+const Shape kShapes[] = {{1, 1, 0, 1},      {2, 3, 0, 1},        {33, 17, 100, 1},   {700, 16, -100, 0.5}, {257, 31, 5, 2},
+                         {4100, 7, 1e3, 1}, {64, 300, 100, 1},   {5000, 33, 100, 1}, {16, 15, 0, 1e-3},    {31, 32, 0, 1},
+                         {1000, 1, 1e4, 3}, {100, 2048, 0.1, 1}};
+
+test::Array sample(const Shape& s, uint32_t seed) {
+  test::Array x = test::Array::normal({s.rows, s.channels}, seed, static_cast<float>(s.deviation));
+  // Every channel has a mean of its own.
+  for (int64_t i = 0; i < x.count(); i++) x[i] += static_cast<float>(s.mean * (1 + i % s.channels % 5));
+  return x;
+}
+
+double worst(test::Array& a, const std::vector<double>& b) { return test::relative_error(a.f32(), b.data(), a.count()); }
+
+}  // namespace
+
+TEST(batch_norm_statistics_of_any_mean) {
+  test::each_isa([] {
+    for (const Shape& s : kShapes) {
+      test::Array x = sample(s, 1), mean = test::Array::f32({s.channels}), var = test::Array::f32({s.channels});
+      test::Array rstd = test::Array::f32({s.channels});
+      // An outlier in the first row, as a padded or rectified input has it.
+      for (int64_t c = 0; c < s.channels; c++) x[c] = 0;
+      test::call("batch_norm_stats", {x.view()}, {mean.view(), var.view(), rstd.view()}, {1e-5});
+      for (int64_t c = 0; c < s.channels; c++) {
+        double m = 0, v = 0;
+        for (int64_t r = 0; r < s.rows; r++) m += x[r * s.channels + c];
+        m /= double(s.rows);
+        for (int64_t r = 0; r < s.rows; r++) v += (x[r * s.channels + c] - m) * (x[r * s.channels + c] - m);
+        v /= double(s.rows);
+        CHECK_NEAR(mean[c], m, 1.2e-7 * std::fabs(m) + 1e-7 * std::sqrt(v));
+        CHECK_NEAR(var[c], v, 3e-6 * v);
+        CHECK_NEAR(rstd[c], 1 / std::sqrt(v + 1e-5), 3e-6 / std::sqrt(v + 1e-5));
+      }
+      CHECK(mean.guards_intact() && var.guards_intact() && rstd.guards_intact());
+    }
+  });
+}
+
+TEST(batch_norm_apply_and_gradient) {
+  test::each_isa([] {
+    for (const Shape& s : kShapes)
+      for (int own : {0, 1})
+        for (int relu : {0, 1}) {
+          test::Array x = sample(s, 2), dy = test::Array::normal({s.rows, s.channels}, 3), gamma = test::Array::normal({s.channels}, 4);
+          // Upstream gradients with a mean: their sums must not drown in it.
+          for (int64_t i = 0; i < dy.count(); i++) dy[i] += 0.5f;
+          test::Array beta = test::Array::normal({s.channels}, 5), mean = test::Array::f32({s.channels});
+          test::Array var = test::Array::f32({s.channels}), rstd = test::Array::f32({s.channels});
+          test::call("batch_norm_stats", {x.view()}, {mean.view(), var.view(), rstd.view()}, {1e-5});
+          test::Array y = test::Array::f32({s.rows, s.channels}), dx = test::Array::f32({s.rows, s.channels});
+          test::Array dgamma = test::Array::f32({s.channels}), dbeta = test::Array::f32({s.channels});
+          test::call("batch_norm_apply", {x.view(), mean.view(), rstd.view(), gamma.view(), beta.view()}, {y.view()}, {double(relu)});
+          test::call("batch_norm_grad", {dy.view(), x.view(), mean.view(), rstd.view(), gamma.view()},
+                     {dx.view(), dgamma.view(), dbeta.view()}, {double(own)});
+          std::vector<double> y_(size_t(x.count())), dx_(size_t(x.count())), dg(size_t(s.channels)), db(size_t(s.channels));
+          const auto normal = [&](int64_t i) { return (double(x[i]) - mean[i % s.channels]) * rstd[i % s.channels]; };
+          for (int64_t i = 0; i < x.count(); i++) {
+            const int64_t c = i % s.channels;
+            y_[size_t(i)] = normal(i) * gamma[c] + beta[c];
+            if (relu && y_[size_t(i)] < 0) y_[size_t(i)] = 0;
+            db[size_t(c)] += dy[i];
+            dg[size_t(c)] += dy[i] * normal(i);
+          }
+          for (int64_t i = 0; i < x.count(); i++) {
+            const int64_t c = i % s.channels;
+            const double common = own ? (db[size_t(c)] + normal(i) * dg[size_t(c)]) / double(s.rows) : 0;
+            dx_[size_t(i)] = double(gamma[c]) * rstd[c] * (dy[i] - common);
+          }
+          CHECK(worst(y, y_) < 4e-7);
+          CHECK(worst(dbeta, db) < 4e-7);
+          // Sums of products that cancel: against the sum of their magnitudes.
+          for (int64_t c = 0; c < s.channels; c++) {
+            double size = 0;
+            for (int64_t r = 0; r < s.rows; r++) size += std::fabs(dy[r * s.channels + c] * normal(r * s.channels + c));
+            CHECK_NEAR(dgamma[c], dg[size_t(c)], 3e-7 * size + 1e-30);
+          }
+          double scale = 1e-30;
+          for (int64_t c = 0; c < s.channels; c++) scale = std::max(scale, std::fabs(double(gamma[c]) * rstd[c]));
+          for (int64_t i = 0; i < x.count(); i++) CHECK_NEAR(dx[i], dx_[size_t(i)], 3e-6 * scale);
+          CHECK(y.guards_intact() && dx.guards_intact() && dgamma.guards_intact() && dbeta.guards_intact());
+        }
+  });
+}
+
+TEST(layer_norm_and_gradient) {
+  test::each_isa([] {
+    for (Shape s : kShapes) {
+      test::Array x = sample(s, 6), dy = test::Array::normal({s.rows, s.channels}, 7), gamma = test::Array::normal({s.channels}, 8);
+      test::Array beta = test::Array::normal({s.channels}, 9), y = test::Array::f32({s.rows, s.channels});
+      for (int64_t i = 0; i < x.count(); i++) x[i] = x[i] - static_cast<float>(s.mean * (i % s.channels % 5));  // one mean a row
+      test::Array mean = test::Array::f32({s.rows}), rstd = test::Array::f32({s.rows});
+      test::Array dx = test::Array::f32({s.rows, s.channels}), dgamma = test::Array::f32({s.channels}), dbeta = test::Array::f32({s.channels});
+      test::call("layer_norm", {x.view(), gamma.view(), beta.view()}, {y.view(), mean.view(), rstd.view()}, {1e-5});
+      test::call("layer_norm_grad", {dy.view(), x.view(), mean.view(), rstd.view(), gamma.view()},
+                 {dx.view(), dgamma.view(), dbeta.view()});
+      std::vector<double> dg(size_t(s.channels)), db(size_t(s.channels)), size(size_t(s.channels), 1e-30);
+      for (int64_t r = 0; r < s.rows; r++) {
+        const int64_t at = r * s.channels;
+        double m = 0, v = 0, a = 0, b = 0;
+        for (int64_t c = 0; c < s.channels; c++) m += x[at + c];
+        m /= double(s.channels);
+        for (int64_t c = 0; c < s.channels; c++) v += (x[at + c] - m) * (x[at + c] - m);
+        v /= double(s.channels);
+        const double q = 1 / std::sqrt(v + 1e-5);
+        CHECK_NEAR(mean[r], m, 2e-7 * std::fabs(m) + 1e-7 * std::sqrt(v));
+        CHECK_NEAR(rstd[r], q, 2e-6 * q);
+        // Gradients are those of the statistics that were kept.
+        const auto normal = [&](int64_t c) { return (double(x[at + c]) - mean[r]) * rstd[r]; };
+        for (int64_t c = 0; c < s.channels; c++) {
+          CHECK_NEAR(y[at + c], normal(c) * gamma[c] + beta[c], 4e-7 * (std::fabs(normal(c) * gamma[c]) + std::fabs(beta[c])));
+          a += double(dy[at + c]) * gamma[c] / double(s.channels);
+          b += double(dy[at + c]) * gamma[c] * normal(c) / double(s.channels);
+          dg[size_t(c)] += dy[at + c] * normal(c);
+          db[size_t(c)] += dy[at + c];
+          size[size_t(c)] += std::fabs(dy[at + c] * normal(c));
+        }
+        for (int64_t c = 0; c < s.channels; c++)
+          CHECK_NEAR(dx[at + c], rstd[r] * (double(dy[at + c]) * gamma[c] - a - normal(c) * b),
+                     2e-6 * rstd[r] * (1 + std::fabs(dy[at + c] * gamma[c]) + std::fabs(normal(c) * b)));
+      }
+      for (int64_t c = 0; c < s.channels; c++) {
+        CHECK_NEAR(dgamma[c], dg[size_t(c)], 3e-7 * size[size_t(c)]);
+        CHECK_NEAR(dbeta[c], db[size_t(c)], 1e-6 * std::sqrt(double(s.rows)));
+      }
+      CHECK(y.guards_intact() && mean.guards_intact() && rstd.guards_intact() && dx.guards_intact());
+    }
+  });
+}
+
+TEST(norm_same_bits_for_any_threads) {
+  test::each_isa([] {
+    const Shape s = {3001, 70, 3, 1};
+    test::Array x = sample(s, 10), dy = test::Array::normal({s.rows, s.channels}, 11), gamma = test::Array::normal({s.channels}, 12);
+    std::vector<std::vector<float>> first;
+    for (int threads : {1, 2, 5}) {
+      auxgrad::set_threads(threads);
+      test::Array mean = test::Array::f32({s.channels}), var = test::Array::f32({s.channels}), rstd = test::Array::f32({s.channels});
+      test::Array dx = test::Array::f32({s.rows, s.channels}), dgamma = test::Array::f32({s.channels}), dbeta = test::Array::f32({s.channels});
+      test::call("batch_norm_stats", {x.view()}, {mean.view(), var.view(), rstd.view()}, {1e-5});
+      test::call("batch_norm_grad", {dy.view(), x.view(), mean.view(), rstd.view(), gamma.view()},
+                 {dx.view(), dgamma.view(), dbeta.view()}, {1});
+      std::vector<std::vector<float>> now;
+      for (test::Array* a : {&mean, &var, &dx, &dgamma, &dbeta}) now.emplace_back(a->f32(), a->f32() + a->count());
+      if (threads == 1) first = now;
+      CHECK(first == now);
+    }
+    auxgrad::set_threads(auxgrad::default_threads());
+  });
+}
+
+TEST(batch_norm_keeps_nan_in_its_channel) {
+  test::each_isa([] {
+    test::Array x = test::Array::normal({40, 19}, 1), mean = test::Array::f32({19}), var = test::Array::f32({19}), rstd = test::Array::f32({19});
+    x[7 * 19 + 3] = NAN;
+    test::call("batch_norm_stats", {x.view()}, {mean.view(), var.view(), rstd.view()}, {1e-5});
+    for (int64_t c = 0; c < 19; c++) CHECK(std::isnan(mean[c]) == (c == 3) && std::isnan(var[c]) == (c == 3));
+  });
+}

@@ -1,0 +1,144 @@
+// Reductions over any axes against float64.
+#include "core/parallel.h"
+#include "harness.h"
+
+namespace {
+
+struct Shape {
+  std::vector<int64_t> shape;
+  std::vector<double> axes;  // reduced
+};
+
+const Shape kShapes[] = {{{1}, {0}},          {{15}, {0}},         {{16}, {0}},        {{17}, {0}},          {{63, 5}, {1}},
+                         {{5, 63}, {1}},      {{5, 65}, {1}},      {{3, 1000}, {1}},   {{3, 1000}, {0}},     {{700, 33}, {0}},
+                         {{200, 9, 33}, {0, 1}}, {{4, 5, 6}, {1}}, {{4, 5, 6}, {0, 2}}, {{4, 5, 6}, {1, 2}}, {{4, 5, 6}, {0, 1, 2}},
+                         {{200001}, {0}},     {{2, 70000}, {1}},   {{3, 1, 4}, {1}},   {{1, 7}, {0}},        {{4, 5}, {}}};
+
+// Calls f(output, input) for every element; returns the number of outputs.
+template <class F>
+int64_t each_element(const Shape& s, const F& f) {
+  std::vector<bool> gone(s.shape.size());
+  for (double a : s.axes) gone[size_t(a)] = true;
+  int64_t count = 1, outputs = 1;
+  for (size_t a = 0; a < s.shape.size(); a++) count *= s.shape[a], outputs *= gone[a] ? 1 : s.shape[a];
+  for (int64_t i = 0; i < count; i++) {
+    int64_t rest = i, out = 0, step = 1;
+    for (size_t a = s.shape.size(); a-- > 0;) {
+      if (!gone[a]) out += rest % s.shape[a] * step, step *= s.shape[a];
+      rest /= s.shape[a];
+    }
+    f(out, i);
+  }
+  return outputs;
+}
+
+}  // namespace
+
+TEST(sum_mean_and_extremes) {
+  test::each_isa([] {
+    uint32_t seed = 1;
+    for (const Shape& s : kShapes) {
+      test::Array x = test::Array::normal(s.shape, seed++);
+      for (int64_t i = 0; i < x.count(); i++) x[i] += 10;
+      const int64_t n = each_element(s, [](int64_t, int64_t) {});
+      const size_t size = static_cast<size_t>(n);
+      std::vector<double> sum(size), top(size, -INFINITY), low(size, INFINITY), terms(size);
+      each_element(s, [&](int64_t o, int64_t i) {
+        sum[size_t(o)] += x[i];
+        terms[size_t(o)]++;
+        top[size_t(o)] = std::max(top[size_t(o)], double(x[i]));
+        low[size_t(o)] = std::min(low[size_t(o)], double(x[i]));
+      });
+      test::Array y = test::Array::f32({n}), m = test::Array::f32({n}), a = test::Array::f32({n}), b = test::Array::f32({n});
+      test::call("sum", {x.view()}, {y.view()}, s.axes);
+      test::call("mean", {x.view()}, {m.view()}, s.axes);
+      test::call("max", {x.view()}, {a.view()}, s.axes);
+      test::call("min", {x.view()}, {b.view()}, s.axes);
+      for (int64_t o = 0; o < n; o++) {
+        // All terms have one sign: rounding of at most some thirty float additions, whatever the number of terms.
+        CHECK_NEAR(y[o], sum[size_t(o)], 4e-7 * std::fabs(sum[size_t(o)]));
+        CHECK_NEAR(m[o], sum[size_t(o)] / terms[size_t(o)], 4e-7 * std::fabs(sum[size_t(o)]) / terms[size_t(o)]);
+        CHECK(a[o] == top[size_t(o)] && b[o] == low[size_t(o)]);
+      }
+      CHECK(y.guards_intact() && m.guards_intact() && a.guards_intact() && b.guards_intact());
+    }
+  });
+}
+
+TEST(reductions_of_strided_and_empty_inputs) {
+  test::each_isa([] {
+    test::Array x = test::Array::integers({6, 35}, 1), y = test::Array::f32({6}), z = test::Array::f32({35});
+    test::call("sum", {test::permuted(x.view(), {1, 0})}, {y.view()}, {0});
+    test::call("max", {test::permuted(x.view(), {1, 0})}, {z.view()}, {1});
+    for (int64_t i = 0; i < 6; i++) {
+      float sum = 0;
+      for (int64_t j = 0; j < 35; j++) sum += x[i * 35 + j];
+      CHECK(y[i] == sum);
+    }
+    for (int64_t j = 0; j < 35; j++) {
+      float top = -INFINITY;
+      for (int64_t i = 0; i < 6; i++) top = std::max(top, x[i * 35 + j]);
+      CHECK(z[j] == top);
+    }
+    test::Array none = test::Array::f32({4, 0}), s = test::Array::f32({4}), t = test::Array::f32({0});
+    test::call("sum", {none.view()}, {s.view()}, {1});
+    test::call("sum", {none.view()}, {t.view()}, {0});
+    for (int64_t i = 0; i < 4; i++) CHECK(s[i] == 0);
+    test::Array whole(auxgrad::DType::i32, {3, 40}), w(auxgrad::DType::i32, {3});
+    for (int64_t i = 0; i < 120; i++) whole.i32()[i] = int32_t(i * i % 101) - 50;
+    test::call("sum", {whole.view()}, {w.view()}, {1});
+    for (int64_t i = 0; i < 3; i++) {
+      int32_t sum = 0;
+      for (int64_t j = 0; j < 40; j++) sum += whole.i32()[i * 40 + j];
+      CHECK(w.i32()[i] == sum);
+    }
+  });
+}
+
+TEST(extremes_and_argmax_with_nan_infinities_and_ties) {
+  test::each_isa([] {
+    for (int64_t n : {1, 2, 15, 16, 31, 33, 64, 65, 200, 70001})
+      for (int64_t at : {int64_t{0}, n / 2, n - 1}) {
+        test::Array x = test::Array::integers({2, n}, 7), a = test::Array::f32({2}), b = test::Array::f32({2});
+        test::Array i(auxgrad::DType::i32, {2});
+        int64_t first = 0;
+        for (int64_t k = 1; k < n; k++)
+          if (x[n + k] > x[n + first]) first = k;
+        const float top = x[n + first];
+        x[at] = NAN;
+        test::call("max", {x.view()}, {a.view()}, {1});
+        test::call("min", {x.view()}, {b.view()}, {1});
+        test::call("argmax", {x.view()}, {i.view()}, {1});
+        CHECK(std::isnan(a[0]) && std::isnan(b[0]) && i.i32()[0] == at);
+        CHECK(a[1] == top && i.i32()[1] == first);
+        x[at] = -INFINITY;
+        test::call("min", {x.view()}, {b.view()}, {1});
+        CHECK(b[0] == -INFINITY);
+        test::Array all = test::Array::f32({n, 3}), c = test::Array::f32({3});
+        for (int64_t k = 0; k < 3 * n; k++) all[k] = float(k % 11);
+        all[at * 3 + 1] = NAN;
+        test::call("max", {all.view()}, {c.view()}, {0});
+        CHECK(!std::isnan(c[0]) && std::isnan(c[1]) && !std::isnan(c[2]));
+      }
+  });
+}
+
+TEST(reductions_same_bits_for_any_threads) {
+  test::each_isa([] {
+    test::Array x = test::Array::normal({3000, 97}, 1);
+    std::vector<float> first;
+    for (int threads : {1, 2, 5}) {
+      auxgrad::set_threads(threads);
+      test::Array rows = test::Array::f32({3000}), columns = test::Array::f32({97}), all = test::Array::f32({1});
+      test::call("sum", {x.view()}, {rows.view()}, {1});
+      test::call("sum", {x.view()}, {columns.view()}, {0});
+      test::call("sum", {x.view()}, {all.view()}, {0, 1});
+      std::vector<float> now(rows.f32(), rows.f32() + 3000);
+      now.insert(now.end(), columns.f32(), columns.f32() + 97);
+      now.push_back(all[0]);
+      if (threads == 1) first = now;
+      CHECK(first == now);
+    }
+    auxgrad::set_threads(auxgrad::default_threads());
+  });
+}

@@ -211,7 +211,7 @@ test('every allocation of compilation and a first run may fail: an error, no lea
 
 test('budget: refused before anything runs, naming the bytes and the smallest alternative', async () => {
   const wide = (): nn.Module & { forward(x: Tensor): Tensor } => new models.MLP([6, 64, 64, 3])
-  for (const model of [new Net(), wide(), new models.MLP([6, 8, 3])]) {
+  for (const model of [new Net(), wide(), new models.MLP([6, 64, 64, 64, 3])]) {
     const options = { model, loss: ({ x, y }: Record<string, Tensor>) => nn.crossEntropy((model as Net).forward(x), y), optimizer: new optim.SGD({ lr: 0.1 }) }
     const free = compile(options)
     const { total } = free.plan({ x: [512, 6], y: [512] }).bytes

@@ -27,3 +27,4 @@ for (const target of targets) {
   execFileSync(strip[0], [...strip.slice(1), binary])
   console.log(`${path.relative(root, binary)} ${(fs.statSync(binary).size / 2 ** 20).toFixed(2)} MiB`)
 }
+console.log(`${targets.length} passed, 0 failed`)

@@ -48,7 +48,7 @@ function write(project, name, text) {
 
 // --- what is packed ---
 
-if (!fs.existsSync(path.join(root, 'dist/index.mjs'))) throw new Error('no dist/; run npm run build:all')
+spawnSync(process.execPath, [path.join(__dirname, 'build.js'), '--js'], { stdio: 'inherit' })
 const prebuild = path.join(root, 'prebuilds', own, facts.targets[own].file)
 spawnSync(process.execPath, [path.join(__dirname, 'prebuild.js'), own], { stdio: 'inherit' })
 
@@ -223,7 +223,7 @@ const brokenBin = path.join(broken, 'node_modules/.bin/auxgrad')
 fs.rmSync(path.join(inside, 'prebuilds'), { recursive: true })
 const without = node(broken, 'cjs.js')
 const sentence = without.stderr.split('\n').find((line) => line.includes('AuxgradError')) ?? ''
-const parts = [own, `Node ${process.versions.node}`, 'glibc', 'nothing there', 'npx auxgrad build']
+const parts = [own, `Node ${process.versions.node}`, process.platform === 'linux' ? 'glibc' : '', 'nothing there', 'npx auxgrad build']
 check('without a binary one sentence says so', without.status === 1 && parts.every((p) => sentence.includes(p)), without.stderr)
 write(broken, 'plan.js', `const { nn, Tensor } = require('auxgrad'); if (!nn || !Tensor) throw new Error('names')`)
 check('importing needs no binary', node(broken, 'plan.js').status === 0)

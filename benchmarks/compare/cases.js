@@ -47,12 +47,12 @@ function cases({ width, steps }) {
     for (const rule of rules(model))
       for (const optimizer of [sgd, adam, adamw]) {
         // Signs make a gradient larger than small inputs would: the rate that suits them is smaller.
-        const lr = optimizer === sgd && rule.name === 'asa' ? 0.01 : optimizer.lr
+        const lr = optimizer !== sgd ? optimizer.lr : rule.name === 'asa' ? 0.01 : model === 'cnn' ? 0.02 : 0.05
         list.push(makeCase(model, rule, { ...optimizer, lr }, { steps: steps ?? 100 }))
       }
   const wide = { batch: 16, steps: steps ?? 30 }
   for (const [layout, rule] of [['standard', bp], ['standard', asa('pm1')], ['ara', bp], ['ara', ara], ['ara', asa('01')]])
-    list.push(makeCase('resnet18', rule, { ...sgd, lr: rule.name === 'asa' ? 0.002 : 0.01 }, { ...wide, options: { layout, width } }))
+    list.push(makeCase('resnet18', rule, { ...sgd, lr: 0.001 }, { ...wide, options: { layout, width } }))
   const short = { steps: steps ?? 50 }
   for (const model of ['plain', 'cnn']) {
     list.push(makeCase(model, bp, { ...sgd, weightDecay: 0.01 }, { ...short, note: 'weight decay' }))

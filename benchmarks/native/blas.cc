@@ -118,7 +118,7 @@ std::vector<Blas> load() {
 {
     // BLIS knows few of the newer machines as AVX-512 machines: it is told, by number before version 1, else by name.
     const bool numbers = text()[0] == '0';
-    if (auxgrad::current_isa() == auxgrad::Isa::avx512) setenv("BLIS_ARCH_TYPE", numbers ? "0" : "skx", 0);
+    if (auxgrad::current_isa() >= auxgrad::Isa::avx512) setenv("BLIS_ARCH_TYPE", numbers ? "0" : "skx", 0);
     if (auxgrad::current_isa() == auxgrad::Isa::avx2) setenv("BLIS_ARCH_TYPE", numbers ? "3" : "haswell", 1);
     init();
     accept(found, {"blis", std::string("BLIS ") + text() + " " + arch_name(arch()),

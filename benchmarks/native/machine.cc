@@ -98,6 +98,7 @@ struct Chains {
 Chains chains() {
   switch (auxgrad::current_isa()) {
 #if defined(__x86_64__) || defined(_M_X64)
+    case auxgrad::Isa::amx:  // its matrix unit sums no floats
     case auxgrad::Isa::avx512: return {chains_avx512, 2.0 * 16 * kChains};
     case auxgrad::Isa::avx2: return {chains_avx2, 2.0 * 8 * 12};
 #endif

@@ -111,10 +111,10 @@ void KernelCall::run() {
   call.n_number = static_cast<int>(numbers_.size());
   call.pool = &auxgrad::process_pool();
   call.failure = &failure;
-  const int64_t bytes = kernel_->scratch ? kernel_->scratch(call, call.pool->threads()) : 0;
-  if (bytes > scratch_bytes_ || !scratch_) {
-    scratch_ = aligned(bytes);
-    scratch_bytes_ = bytes;
+  if (threads_ != call.pool->threads()) {  // as a plan does: once
+    threads_ = call.pool->threads();
+    scratch_bytes_ = kernel_->scratch ? kernel_->scratch(call, threads_) : 0;
+    scratch_ = aligned(scratch_bytes_);
   }
   call.scratch = scratch_.get();
   if (!kernel_->run(call)) die(std::string(kernel_->name) + ": " + failure.message);

@@ -23,7 +23,7 @@ enum class ErrorCode : int32_t {
 // First failure wins; may be set from any thread of the pool.
 class Failure {
  public:
-  bool failed() const { return code != ErrorCode::ok; }
+  AUXGRAD_INLINE bool failed() const { return code != ErrorCode::ok; }
   // printf-style; returns false so that a kernel can `return call.fail(...)`.
   bool set(ErrorCode code, const char* format, ...) __attribute__((format(printf, 3, 4)));
 
@@ -44,8 +44,8 @@ struct Call {
   Parallel* pool = nullptr;
   Failure* failure = nullptr;
 
-  int64_t integer(int i) const { return static_cast<int64_t>(number[i]); }
-  float real(int i) const { return static_cast<float>(number[i]); }
+  AUXGRAD_INLINE int64_t integer(int i) const { return static_cast<int64_t>(number[i]); }
+  AUXGRAD_INLINE float real(int i) const { return static_cast<float>(number[i]); }
 };
 
 struct Kernel {

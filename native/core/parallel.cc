@@ -168,6 +168,16 @@ Pool& pool() {
 
 }  // namespace
 
+FixedThreads::FixedThreads(Parallel& pool, int threads) : pool_(pool), threads_(threads) {}
+
+int FixedThreads::threads() const { return threads_; }
+
+void FixedThreads::run(int64_t tasks, Task task, void* context) { pool_.run_limited(tasks, task, context, threads_); }
+
+void FixedThreads::run_limited(int64_t tasks, Task task, void* context, int limit) {
+  pool_.run_limited(tasks, task, context, limit < threads_ ? limit : threads_);
+}
+
 int default_threads() {
   if (const char* text = std::getenv("AUXGRAD_THREADS")) {
     const int n = std::atoi(text);

@@ -24,12 +24,11 @@ class Parallel {
 // and set_threads() in another JavaScript thread must not change the number in mid-call.
 class FixedThreads : public Parallel {
  public:
-  FixedThreads(Parallel& pool, int threads) : pool_(pool), threads_(threads) {}
-  int threads() const override { return threads_; }
-  void run(int64_t tasks, Task task, void* context) override { pool_.run_limited(tasks, task, context, threads_); }
-  void run_limited(int64_t tasks, Task task, void* context, int limit) override {
-    pool_.run_limited(tasks, task, context, limit < threads_ ? limit : threads_);
-  }
+  FixedThreads(Parallel& pool, int threads);
+  // Not inline: kernel objects see this header, and must not carry copies of shared functions (native/cpu/unit.h).
+  int threads() const override;
+  void run(int64_t tasks, Task task, void* context) override;
+  void run_limited(int64_t tasks, Task task, void* context, int limit) override;
 
  private:
   Parallel& pool_;

@@ -8,6 +8,10 @@ namespace auxgrad {
 
 constexpr int kMaxRank = 8;
 
+// Kernel objects of several instruction sets see this header: a copy of one of these functions outside its callers
+// could be taken by the linker from the wrong object. So they are always inlined.
+#define AUXGRAD_INLINE __attribute__((always_inline)) inline
+
 struct View {
   void* data = nullptr;  // address of element [0, 0, ...]; null for an absent optional operand
   DType dtype = DType::f32;
@@ -15,26 +19,26 @@ struct View {
   int64_t shape[kMaxRank] = {};
   int64_t stride[kMaxRank] = {};  // in elements; 0 repeats an element along the axis (broadcast)
 
-  float* f32() const { return static_cast<float*>(data); }
-  int32_t* i32() const { return static_cast<int32_t*>(data); }
-  uint32_t* u32() const { return static_cast<uint32_t*>(data); }
-  uint8_t* u8() const { return static_cast<uint8_t*>(data); }
-  uint16_t* bf16() const { return static_cast<uint16_t*>(data); }
+  AUXGRAD_INLINE float* f32() const { return static_cast<float*>(data); }
+  AUXGRAD_INLINE int32_t* i32() const { return static_cast<int32_t*>(data); }
+  AUXGRAD_INLINE uint32_t* u32() const { return static_cast<uint32_t*>(data); }
+  AUXGRAD_INLINE uint8_t* u8() const { return static_cast<uint8_t*>(data); }
+  AUXGRAD_INLINE uint16_t* bf16() const { return static_cast<uint16_t*>(data); }
 
-  explicit operator bool() const { return data != nullptr; }
+  AUXGRAD_INLINE explicit operator bool() const { return data != nullptr; }
 
-  int64_t count() const {
+  AUXGRAD_INLINE int64_t count() const {
     int64_t n = 1;
     for (int i = 0; i < rank; i++) n *= shape[i];
     return n;
   }
   // Product of shape[from..to).
-  int64_t count(int from, int to) const {
+  AUXGRAD_INLINE int64_t count(int from, int to) const {
     int64_t n = 1;
     for (int i = from; i < to; i++) n *= shape[i];
     return n;
   }
-  bool contiguous() const {
+  AUXGRAD_INLINE bool contiguous() const {
     int64_t expected = 1;
     for (int i = rank - 1; i >= 0; i--) {
       if (shape[i] != 1 && stride[i] != expected) return false;

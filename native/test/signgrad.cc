@@ -27,28 +27,33 @@ void check_linear(int64_t tokens, int64_t outputs, int64_t inputs, int alphabet)
   CHECK(dw.guards_intact());
 }
 
-void check_conv(int64_t side, int64_t C, int64_t O, int64_t K, int64_t stride, int64_t pad, int64_t groups, int alphabet) {
-  const int64_t N = 2, P = (side + 2 * pad - K) / stride + 1, depth = C / groups;
-  test::Array x = test::Array::integers({N, side, side, C}, 1), dy = test::Array::integers({N, P, P, O}, 2);
-  test::Array signs = packed(x, N * side * side, C), dw = test::Array::f32({O, K, K, depth});
+struct Layer {
+  int64_t N, H, W, C, O, K, stride, pad, dilation, groups;
+};
+
+void check_conv(const Layer& l, int alphabet) {
+  const int64_t P = (l.H + 2 * l.pad - (l.K - 1) * l.dilation - 1) / l.stride + 1;
+  const int64_t Q = (l.W + 2 * l.pad - (l.K - 1) * l.dilation - 1) / l.stride + 1, depth = l.C / l.groups;
+  test::Array x = test::Array::integers({l.N, l.H, l.W, l.C}, 1), dy = test::Array::integers({l.N, P, Q, l.O}, 2);
+  test::Array signs = packed(x, l.N * l.H * l.W, l.C), dw = test::Array::f32({l.O, l.K, l.K, depth});
   const auto d = [](int64_t v) { return static_cast<double>(v); };
   test::call("conv2d_sign_weight_grad", {dy.view(), signs.view()}, {dw.view()},
-             {d(stride), d(stride), d(pad), d(pad), 1, 1, d(groups), d(side), d(side), 1.0, d(alphabet)});
-  for (int64_t o = 0; o < O; o++)
-    for (int64_t kh = 0; kh < K; kh++)
-      for (int64_t kw = 0; kw < K; kw++)
+             {d(l.stride), d(l.stride), d(l.pad), d(l.pad), d(l.dilation), d(l.dilation), d(l.groups), d(l.H), d(l.W), 1.0,
+              d(alphabet)});
+  for (int64_t o = 0; o < l.O; o++)
+    for (int64_t kh = 0; kh < l.K; kh++)
+      for (int64_t kw = 0; kw < l.K; kw++)
         for (int64_t c = 0; c < depth; c++) {
           float sum = 0;  // exact: small integers
-          for (int64_t n = 0; n < N; n++)
+          for (int64_t n = 0; n < l.N; n++)
             for (int64_t p = 0; p < P; p++)
-              for (int64_t q = 0; q < P; q++) {
-                const int64_t h = p * stride - pad + kh, w = q * stride - pad + kw;
-                if (h < 0 || h >= side || w < 0 || w >= side) continue;
-                const int64_t channel = o / (O / groups) * depth + c;
-                sum += dy[((n * P + p) * P + q) * O + o] *
-                       sign_of(x[((n * side + h) * side + w) * C + channel], alphabet);
+              for (int64_t q = 0; q < Q; q++) {
+                const int64_t h = p * l.stride - l.pad + kh * l.dilation, w = q * l.stride - l.pad + kw * l.dilation;
+                if (h < 0 || h >= l.H || w < 0 || w >= l.W) continue;
+                const int64_t channel = o / (l.O / l.groups) * depth + c;
+                sum += dy[((n * P + p) * Q + q) * l.O + o] * sign_of(x[((n * l.H + h) * l.W + w) * l.C + channel], alphabet);
               }
-          CHECK(dw[((o * K + kh) * K + kw) * depth + c] == sum);
+          CHECK(dw[((o * l.K + kh) * l.K + kw) * depth + c] == sum);
         }
   CHECK(dw.guards_intact());
 }
@@ -63,6 +68,7 @@ TEST(linear_sign_weight_grad_equals_dense_signs) {
       check_linear(96, 8, 16, alphabet);
       check_linear(0, 3, 5, alphabet);
       check_linear(3000, 9, 50, alphabet);
+      check_linear(70, 66, 1100, alphabet);
     }
   });
 }
@@ -70,10 +76,18 @@ TEST(linear_sign_weight_grad_equals_dense_signs) {
 TEST(conv2d_sign_weight_grad_equals_dense_signs) {
   test::each_isa([] {
     for (int alphabet : {0, 1}) {
-      check_conv(7, 3, 5, 3, 1, 1, 1, alphabet);
-      check_conv(9, 17, 10, 3, 2, 1, 1, alphabet);
-      check_conv(8, 4, 6, 1, 1, 0, 2, alphabet);
-      check_conv(11, 1, 70, 7, 2, 3, 1, alphabet);
+      check_conv({2, 7, 7, 3, 5, 3, 1, 1, 1, 1}, alphabet);
+      check_conv({2, 9, 8, 17, 10, 3, 2, 1, 1, 1}, alphabet);
+      check_conv({2, 8, 9, 4, 6, 1, 1, 0, 1, 2}, alphabet);
+      check_conv({2, 11, 11, 1, 70, 7, 2, 3, 1, 1}, alphabet);
+      check_conv({1, 10, 35, 32, 20, 3, 1, 2, 2, 1}, alphabet);
+      check_conv({3, 9, 7, 8, 4, 2, 3, 0, 1, 1}, alphabet);
+      check_conv({2, 3, 3, 5, 2, 5, 1, 3, 1, 1}, alphabet);      // taps that see nothing but padding
+      check_conv({2, 6, 6, 24, 48, 3, 1, 1, 1, 3}, alphabet);    // groups that share a vector of outputs
+      check_conv({5, 10, 9, 70, 70, 3, 1, 1, 1, 70}, alphabet);  // depthwise
+      check_conv({1, 14, 9, 6, 6, 5, 2, 2, 1, 6}, alphabet);
+      check_conv({2, 5, 5, 6, 12, 3, 1, 1, 1, 6}, alphabet);
+      check_conv({1, 6, 6, 130, 3, 3, 1, 1, 1, 1}, alphabet);    // more columns than are in place at a time
     }
   });
 }
@@ -85,4 +99,66 @@ TEST(signs_of_zero_and_nan_are_not_set) {
     test::Array signs = packed(x, 4, 1);
     CHECK(signs.u32()[0] == 8u);
   });
+}
+
+// Deltas all alike or of very different sizes are no worse than others.
+TEST(linear_sign_weight_grad_is_accurate) {
+  test::each_isa([] {
+    for (int kind = 0; kind < 3; kind++) {
+      const int64_t T = 2100, O = 20, I = 33;
+      test::Array x = test::Array::normal({T, I}, 1), delta = test::Array::normal({T, O}, 2);
+      for (int64_t i = 0; i < delta.count(); i++) {
+        if (kind == 0) delta[i] = 0.1f + 0.01f * static_cast<float>(i % 7);
+        if (kind == 1) delta[i] *= std::exp2(static_cast<float>(i % 41 - 20));
+        if (kind == 2) delta[i] *= 1e-36f;
+      }
+      test::Array signs = packed(x, T, I), dw = test::Array::f32({O, I});
+      test::call("linear_sign_weight_grad", {delta.view(), signs.view()}, {dw.view()}, {1, 0});
+      std::vector<double> expected;
+      for (int64_t o = 0; o < O; o++)
+        for (int64_t i = 0; i < I; i++) {
+          double sum = 0;
+          for (int64_t t = 0; t < T; t++)
+            sum += static_cast<double>(delta[t * O + o]) * static_cast<double>(sign_of(x[t * I + i], 0));
+          expected.push_back(sum);
+        }
+      CHECK(test::relative_error(dw.f32(), expected.data(), dw.count()) <= 1e-6);
+    }
+  });
+}
+
+// What is not finite in the deltas of an output channel shows in its gradient, and nowhere else.
+TEST(linear_sign_weight_grad_passes_on_what_is_not_finite) {
+  test::each_isa([] {
+    for (float bad : {INFINITY, -INFINITY, NAN}) {
+      test::Array x = test::Array::integers({40, 17}, 1), delta = test::Array::integers({40, 3}, 2);
+      delta[7 * 3 + 1] = bad;
+      test::Array signs = packed(x, 40, 17), dw = test::Array::f32({3, 17});
+      test::call("linear_sign_weight_grad", {delta.view(), signs.view()}, {dw.view()}, {1, 0});
+      for (int i = 0; i < 17; i++) CHECK(std::isfinite(dw[i]) && !std::isfinite(dw[17 + i]) && std::isfinite(dw[34 + i]));
+    }
+  });
+}
+
+TEST(sign_weight_grads_do_not_depend_on_threads) {
+  test::each_isa([] {
+    test::Array x = test::Array::normal({2, 20, 20, 40}, 1), dy = test::Array::normal({2, 20, 20, 72}, 2);
+    test::Array signs = packed(x, 800, 40), first = test::Array::f32({72, 3, 3, 40});
+    for (int threads : {1, 2, 5}) {
+      auxgrad::set_threads(threads);
+      test::Array dw = test::Array::f32({72, 3, 3, 40});
+      test::call("conv2d_sign_weight_grad", {dy.view(), signs.view()}, {threads == 1 ? first.view() : dw.view()},
+                 {1, 1, 1, 1, 1, 1, 1, 20, 20, 1, 0});
+      if (threads > 1) CHECK(std::memcmp(first.data(), dw.data(), static_cast<size_t>(dw.count()) * 4) == 0);
+    }
+    auxgrad::set_threads(auxgrad::default_threads());
+  });
+}
+
+TEST(sign_weight_grad_refuses_words_that_do_not_fit) {
+  test::Array delta = test::Array::integers({40, 3}, 1), dw = test::Array::f32({3, 5});
+  test::Array signs(auxgrad::DType::u32, {1, 5});
+  auxgrad::Failure failure;
+  CHECK(!test::call("linear_sign_weight_grad", {delta.view(), signs.view()}, {dw.view()}, {1, 0}, &failure));
+  CHECK(failure.code == auxgrad::ErrorCode::invalid_argument);
 }

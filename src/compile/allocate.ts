@@ -28,10 +28,9 @@ export function largestLiveSum(blocks: readonly Block[]): number {
 /**
  * Gives every block an offset so that blocks alive at the same step never overlap; returns the arena's bytes.
  *
- * Best fit in several orders; the orders are refined by moving up the blocks that stick out, until the arena is within
- * `slack` of the largest live sum or the tries are used up.
+ * Best fit in several orders, each refined by moving up the blocks that stick out of the smallest possible arena.
  */
-export function allocate(blocks: readonly Block[], slack = 1.0, tries = 24): number {
+export function allocate(blocks: readonly Block[]): number {
   const bound = largestLiveSum(blocks)
   const length = (b: Block): number => b.to - b.from
   const orders: ((a: Block, b: Block) => number)[] = [
@@ -43,26 +42,20 @@ export function allocate(blocks: readonly Block[], slack = 1.0, tries = 24): num
   ]
   let best = Infinity
   let offsets: number[] = []
-  const attempt = (sorted: Block[]): number => {
-    const size = place(sorted)
-    if (size < best) {
-      best = size
-      offsets = blocks.map((b) => b.offset)
-    }
-    return size
-  }
-  for (const order of orders) {
-    let sorted = [...blocks].sort(order)
-    for (let i = 0; i < tries / orders.length; i++) {
-      const size = attempt(sorted)
-      if (best <= bound * slack) break
-      const top = sorted.filter((b) => b.offset + b.bytes > bound)
-      if (!top.length || size <= bound) break
-      const up = new Set(top)
-      sorted = [...top, ...sorted.filter((b) => !up.has(b))]
-    }
-    if (best <= bound * slack) break
-  }
+  const sequences = orders.map((order): Block[] | undefined => [...blocks].sort(order))
+  // A few tries of each; more of them only if the arena is not within 1 % then.
+  for (const { tries, enough } of [{ tries: 5, enough: bound }, { tries: 20, enough: 1.01 * bound }])
+    for (let k = 0; k < sequences.length && best > enough; k++)
+      for (let i = 0; i < tries && best > enough && sequences[k]; i++) {
+        const sorted = sequences[k]!
+        const size = place(sorted)
+        if (size < best) {
+          best = size
+          offsets = blocks.map((b) => b.offset)
+        }
+        const up = new Set(sorted.filter((b) => b.offset + b.bytes > bound))
+        sequences[k] = up.size ? [...up, ...sorted.filter((b) => !up.has(b))] : undefined
+      }
   blocks.forEach((b, i) => (b.offset = offsets[i]))
   return blocks.length ? best : 0
 }

@@ -1,4 +1,5 @@
 import type { Graph, Node } from '../graph/graph'
+import { contiguous } from '../graph/op'
 import { claimedSigns, maskOp, packOp } from '../ops/sign'
 import { reluGrad } from '../ops/unary'
 import type { Tensor } from '../tensor/tensor'
@@ -23,9 +24,8 @@ export function maskActivations(graph: Graph): void {
     if (y.node!.phase !== 'forward' || y.rank === 0 || !list.every((n) => n.op === reluGrad && n.inputs[1] === y)) continue
     const mask = claimedSigns(y) ?? pack(graph, y)
     for (const n of list) {
-      if (!n.inputs[0]!.contiguous) continue
       n.op = maskOp
-      n.inputs = [n.inputs[0], mask]
+      n.inputs = [graph.withPhase('backward', () => graph.withScope(n.scope, () => contiguous(n.inputs[0]!))), mask]
     }
   }
 }

@@ -273,9 +273,9 @@ class Builder {
         for (const t of reader.inputs) {
           const owner = t && root(t)
           const block = owner && this.#blocks.get(owner)
-          // Single numbers (the loss, learning rates) are not what a policy is about, nor are inputs of the step alone.
+          // Single numbers (the loss) are not what a policy is about, nor are inputs of the step itself.
           if (!owner || !block || block.from >= border || keptBlocks.has(block)) continue
-          if (owner.node!.phase !== 'forward' || owner.size <= 4) continue
+          if (owner.node!.phase !== 'forward' || owner.rank === 0 || owner.node!.inputName?.startsWith('$')) continue
           keptBlocks.add(block)
           const policy = reader.policy ?? 'backpropagation'
           this.kept.push({ layer: reader.scope, policy, op: owner.node!.op.name, dtype: owner.dtype, shape: owner.shape, bytes: block.bytes })

@@ -4,6 +4,7 @@ import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
 import { Module } from './module'
 import { Parameter } from './parameter'
+import { expectSizes } from './size'
 
 type Pair = number | readonly [number, number]
 
@@ -17,9 +18,10 @@ export class Conv2d extends Module {
     super()
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
+    const [kh, kw] = typeof kernel === 'number' ? [kernel, kernel] : kernel
+    expectSizes('Conv2d', { inputs, outputs, groups, 'kernel height': kh, 'kernel width': kw })
     if (inputs % groups || outputs % groups)
       fail('AUX_INVALID_ARGUMENT', `Conv2d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`)
-    const [kh, kw] = typeof kernel === 'number' ? [kernel, kernel] : kernel
     const fanIn = kh * kw * (inputs / groups)
     this.weight = new Parameter(fanInUniform([outputs, kh, kw, inputs / groups], fanIn))
     this.bias = bias ? new Parameter(fanInUniform([outputs], fanIn)) : undefined

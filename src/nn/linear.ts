@@ -3,6 +3,7 @@ import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
 import { Module } from './module'
 import { Parameter } from './parameter'
+import { expectSizes } from './size'
 
 /** y = x Wᵀ + b on the last axis: [..., inputs] to [..., outputs]. Weight [outputs, inputs]. */
 export class Linear extends Module {
@@ -11,6 +12,7 @@ export class Linear extends Module {
 
   constructor(inputs: number, outputs: number, options: { bias?: boolean } = {}) {
     super()
+    expectSizes('Linear', { inputs, outputs })
     this.weight = new Parameter(fanInUniform([outputs, inputs], inputs))
     this.bias = options.bias === false ? undefined : new Parameter(fanInUniform([outputs], inputs))
   }

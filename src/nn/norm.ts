@@ -3,6 +3,7 @@ import { batchNorm, groupNorm, layerNorm, ones, rmsNorm, zeros } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { buffer, Module } from './module'
 import { Parameter } from './parameter'
+import { expectSizes } from './size'
 
 export interface NormOptions {
   eps?: number
@@ -23,6 +24,7 @@ class BatchNorm extends Module {
 
   constructor(channels: number, options: BatchNormOptions = {}) {
     super()
+    expectSizes('BatchNorm', { channels })
     this.weight = new Parameter(ones([channels]))
     this.bias = new Parameter(zeros([channels]))
     this.runningMean = buffer(zeros([channels]))
@@ -50,6 +52,7 @@ export class LayerNorm extends Module {
 
   constructor(features: number, options: NormOptions = {}) {
     super()
+    expectSizes('LayerNorm', { features })
     this.weight = new Parameter(ones([features]))
     this.bias = new Parameter(zeros([features]))
     this.#eps = options.eps ?? 1e-5

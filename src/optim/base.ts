@@ -44,7 +44,13 @@ export abstract class Base implements Optimizer {
     if (known) return known
     // Zeroed by the system: a plan alone touches none of it.
     const zeros = (): Tensor => keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `state of ${name}` }))
-    const made = Object.fromEntries(this.slots.map((slot) => [slot, zeros()]))
+    const made: Record<string, Tensor> = {}
+    try {
+      for (const slot of this.slots) made[slot] = zeros()
+    } catch (error) {
+      for (const t of Object.values(made)) t.dispose()
+      throw error
+    }
     this.#state.set(name, made)
     return made
   }

@@ -108,11 +108,12 @@ export class Tensor {
 
   /** @internal The values as they are stored: bf16 as 16-bit patterns. */
   rawSync(): TypedArray {
+    const scope = this.node?.graph.scope || this.node?.scope // the module that reads, or the one that made it
     if (this.node)
       fail(
         'AUX_TRACED_VALUE',
         `a traced tensor of shape ${showShape(this.shape)} has no values while a step is compiled; return it from the ` +
-          `function to read it after a run${this.node.scope ? ` (in ${this.node.scope})` : ''}`,
+          `function to read it after a run${scope ? ` (in ${scope})` : ''}`,
       )
     const storage = this.liveStorage()
     const out = typedArray(this.dtype, this.size)

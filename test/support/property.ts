@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import type { Graph, Node } from '../../src/graph/graph'
 import { apply } from '../../src/graph/op'
+import { native } from '../../src/native'
 import { Tensor } from '../../src/index'
 
 /** Seed of the property tests of this run: AUXGRAD_SEED, or a fixed one. Failures print it and the shrunk case. */
@@ -28,5 +29,19 @@ export function interpret(graph: Graph, inputs: ReadonlyMap<string, Tensor>): { 
     if (outside) return [Tensor.from(outside.rawSync(), outside.shape, outside.dtype)]
     return apply(node.op, node.inputs.map((x) => x && value(x)), node.attrs)
   }
-  return { value, update: () => graph.nodes.filter((n) => n.op.mutates).forEach(compute) }
+  const update = (): void => {
+    const changes = graph.nodes.filter((n) => n.op.mutates)
+    for (const n of changes) n.inputs.forEach((t) => t && value(t)) // all is read before anything changes
+    changes.forEach(compute)
+  }
+  return { value, update }
+}
+
+/** The bytes that auxgrad holds once the garbage collector has had its way (run node with --expose-gc). */
+export async function liveBytes(): Promise<number> {
+  for (let i = 0; i < 3; i++) {
+    global.gc!()
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  return native().memory().live
 }

@@ -1,10 +1,9 @@
 // Matrix products C[M,N] = A[M,K] B[K,N] of strided operands, with what follows and precedes them in a layer.
 //
-// A task computes a block of C. It walks its columns in panels as wide as the register tile; the panel of B is packed
-// (or copied while the first tile reads it) into what the first cache holds, and all row tiles of the block use it.
-// The block of A lies in the second cache, in place where its strides are kind to the caches, else copied in its own
-// orientation: the tile reads either. After Goto & van de Geijn, Anatomy of High-Performance Matrix Multiplication
-// (2008), without the packing of A into panels.
+// A task computes a block of C, for groups of columns and blocks of K such that the group of B lies in the second
+// cache, packed in panels as wide as the register tile: transposed where it must be, else by the first tile of rows
+// while it reads them. The rows of A that a tile needs lie in the first cache while it passes along the group: in place
+// where their strides are kind, else copied in their own orientation; the tile reads either.
 //
 // An element of C is the sum over blocks of K, each summed in order: K is cut by the shape alone, so the cut of M and N
 // may follow the threads without changing a bit.
@@ -15,13 +14,12 @@
 namespace auxgrad {
 namespace {
 
-// Blocks: kBlockM x kBlockK of A take half of the second cache (1 MiB or more where there is AVX-512, 256 KiB or more
-// else), kBlockK x kTileColumns of B about two thirds of the first. kBlockM is a multiple of 32: words of a mask are
-// not shared by blocks.
+// Blocks: kBlockK x kBlockN of B take about half of the second cache (1 MiB or more where there is AVX-512, 256 KiB or
+// more else), kTileRows x kBlockK of A half of the first.
 #if defined(__AVX512F__)
-constexpr int64_t kBlockM = 448, kBlockK = 384;
+constexpr int64_t kBlockK = 512, kBlockN = 384;
 #else
-constexpr int64_t kBlockM = 192, kBlockK = 256;
+constexpr int64_t kBlockK = 256, kBlockN = 128;
 #endif
 constexpr int64_t kStreamK = 32;  // block of K where B is read once: its rows are followed in parallel
 constexpr int64_t kPad = 16;      // floats between copied rows, so that they do not meet in a set of the cache
@@ -52,8 +50,8 @@ struct Cut {
   Left left;
   bool copy_left;       // the block of A is copied
   bool right_in_place;  // panels of B are read where they are
-  bool stream;          // blocks of K outermost although nothing is copied
   int64_t panel;        // columns of a panel
+  int64_t group;        // columns of B in the second cache
   int64_t depth;        // of a block of K
   int64_t parts;        // of K, summed apart and added at the end
   int64_t rows, columns;  // of a block of C
@@ -74,18 +72,20 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   const bool signs = p.positive != 0 || p.negative != 0;
   cut.left = left_rows || !left_columns ? kLeftRows : kLeftColumns;
 
-  // Rows a multiple of 2 KiB apart share few sets of the first cache; far apart, a tile touches a page a row.
+  // Rows a multiple of 2 KiB apart share few sets of the first cache. To one panel a copy is no use.
   const int64_t step = cut.left == kLeftRows ? p.a_row : p.a_k;
-  const bool kind = cut.left == kLeftRows ? step % 512 != 0 || p.m <= 8 : p.m * p.k <= 65536;
-  cut.copy_left = signs || !(left_rows || left_columns) || (!(kind && p.n <= 512) && p.n > kTileColumns);
+  const bool kind = step % 512 != 0 || min64(p.m, p.k) <= 8 || p.n <= kTileColumns;
+  cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
   const bool small = p.k <= 128 && p.k * p.b_k <= 8192;
   const bool one_tile = p.m <= kTileRows;
   cut.right_in_place = right_rows && (small || one_tile);
   cut.panel = cut.right_in_place && small && kWideVecs > 0 && p.n > kTileColumns ? kWideVecs * kLanes : kTileColumns;
-  cut.stream = cut.right_in_place && one_tile && p.k * p.n > 65536;
-  const int64_t depth = cut.stream ? kStreamK : kBlockK;
+  // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
+  const bool stream = one_tile && p.k * p.n > 65536;
+  const int64_t depth = stream && right_rows ? kStreamK : kBlockK;
   cut.depth = max64(1, ceil_div(p.k, max64(1, ceil_div(p.k, depth))));
+  cut.group = cut.right_in_place ? max64(p.n, 1) : one_tile ? kTileColumns : kBlockN;
 
   // A long sum into a small C is cut along K.
   cut.parts = batches == 1 && p.m * p.n <= 16384 && p.k >= 4096 ? min64(8, p.k / 2048) : 1;
@@ -95,20 +95,22 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   if (cut.parts == 1 && batches < 4 * threads && threads > 1)
     wanted = work < 2e6 ? 1 : work < 3e8 ? threads : 2 * threads;
   const int64_t most_down = max64(1, ceil_div(p.m, 32)), most_across = max64(1, ceil_div(p.n, kTileColumns));
-  const int64_t least_down = max64(1, ceil_div(p.m, kBlockM));
-  // Every block of rows packs B again, every block of columns copies A again.
-  const double pack_b = (right_rows ? 0.05 : 0.2) * static_cast<double>(p.n), copy_a = (cut.copy_left ? 0.1 : 0.02) * static_cast<double>(p.m);
+  // Every block of rows packs B again, every block of columns reads A again.
+  const double pack_b = (cut.right_in_place ? 0.02 : right_rows ? 0.2 : 0.4) * static_cast<double>(p.n);
+  const double read_a = (cut.copy_left ? 0.2 : 0.1) * static_cast<double>(p.m);
   double best = 1e300;
-  for (int64_t down = least_down; down <= min64(most_down, max64(least_down, 2 * wanted)); down++) {
+  cut.rows = round_up(p.m, 32);
+  cut.columns = round_up(p.n, kTileColumns);
+  for (int64_t down = 1; wanted > 1 && down <= min64(most_down, 2 * wanted); down++) {
     int64_t across = min64(most_across, ceil_div(wanted, down));
-    while (wanted > 1 && down * across % threads != 0 && across < most_across && across < 2 * wanted) across++;
+    while (down * across % threads != 0 && across < most_across && across < 2 * wanted) across++;
     const int64_t rows = round_up(ceil_div(p.m, down), 32), columns = round_up(ceil_div(p.n, across), kTileColumns);
     // The time of the longest thread, in units of M * N * K / 16 multiply-adds, and what packing adds.
     const int64_t tasks = down * across;
-    const double rounds = static_cast<double>(wanted > 1 ? ceil_div(tasks, threads) : tasks);
+    const double rounds = static_cast<double>(ceil_div(tasks, threads));
     const double longest = rounds * static_cast<double>(rows) * static_cast<double>(columns) / 32 +
                            rounds * (pack_b * static_cast<double>(columns) / static_cast<double>(max64(p.n, 1)) +
-                                     copy_a * static_cast<double>(rows) / static_cast<double>(max64(p.m, 1)));
+                                     read_a * static_cast<double>(rows) / static_cast<double>(max64(p.m, 1)));
     if (longest < best) {
       best = longest;
       cut.rows = rows;
@@ -120,10 +122,10 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.down = max64(1, ceil_div(p.m, cut.rows));
   cut.across = max64(1, ceil_div(p.n, cut.columns));
 
-  const int64_t rows = min64(cut.rows, p.m);
-  if (cut.copy_left)
-    cut.left_floats = round_up(cut.left == kLeftRows ? rows * (cut.depth + kPad) : cut.depth * (rows + kPad), 16);
-  cut.right_floats = cut.right_in_place && p.n % kLanes == 0 ? 0 : cut.depth * kTileColumns;
+  cut.group = min64(cut.group, cut.columns);
+  if (cut.copy_left) cut.left_floats = cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kPad;
+  cut.left_floats = round_up(cut.left_floats, 16);
+  if (!cut.right_in_place || p.n % kLanes != 0) cut.right_floats = cut.depth * round_up(cut.group, kTileColumns);
   return cut;
 }
 
@@ -142,7 +144,7 @@ inline void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, i
         Vec v = n == kLanes ? vec_load(at) : vec_load_part(at, n);
         if (f.alpha != 1) v = v * alpha;
         if (f.bias) v = v + bias;
-        if (f.relu) v = v < Vec{} ? Vec{} : v;
+        if (f.relu) v = vec_relu(v);
         if (n == kLanes) vec_store(at, v);
         else vec_store_part(at, v, n);
         if (f.mask) word = vec_or_positive(word, v, bit);
@@ -151,83 +153,102 @@ inline void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, i
     }
 }
 
+// Where a panel of B is while a block of C is computed, and how far it is packed.
+struct Panel {
+  const float* data;
+  int64_t step, columns;
+  bool copy;  // by the first tile
+};
+
+inline Panel panel_at(const Product& p, const Cut& cut, int64_t rows, int64_t c, int64_t c1, int64_t k, float* packed) {
+  Panel panel;
+  const bool right_rows = p.b_column == 1 || p.n <= 1;
+  panel.columns = min64(cut.panel, c1 - c);
+  if (panel.columns < cut.panel && panel.columns > kTileColumns) panel.columns = kTileColumns;  // of a wide one
+  const bool in_place = right_rows && panel.columns % kLanes == 0 && (cut.right_in_place || panel.columns < kTileColumns);
+  panel.copy = right_rows && !in_place && panel.columns == kTileColumns && rows > kTileRows;
+  panel.data = in_place || panel.copy ? p.b + k * p.b_k + c * p.b_column : packed;
+  panel.step = in_place || panel.copy ? p.b_k : panel.columns > kLanes ? kTileColumns : kLanes;
+  return panel;
+}
+
 // One block of C: rows [r0, r1), columns [c0, c1), over K in [k0, k1), written to `out` with rows `out_step` apart.
 inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0, int64_t c1, int64_t k0,
                           int64_t k1, float* out, int64_t out_step, bool finish, float* scratch) {
-  float* copied_left = scratch;
-  float* packed = scratch + cut.left_floats;
-  const int64_t rows = r1 - r0, tiles = ceil_div(rows, cut.panel > kTileColumns ? kWideRows : kTileRows);
-  const bool right_rows = p.b_column == 1 || p.n <= 1;
-
-  const auto panel = [&](int64_t c, int64_t k, const float* left, int64_t left_step) {
-    const int64_t depth = min64(cut.depth, k1 - k);
-    Tile t;
-    t.depth = depth;
-    t.left_step = left_step;
-    t.columns = min64(cut.panel, c1 - c);
-    t.out_step = out_step;
-    t.add = k > k0;
-    const float* right = p.b + k * p.b_k + c * p.b_column;
-    bool copy = false;
-    if (t.columns < cut.panel && t.columns > kTileColumns) t.columns = kTileColumns;  // of a wide panel, the rest follows
-    if (right_rows && t.columns % kLanes == 0 && (cut.right_in_place || t.columns < kTileColumns || tiles == 1)) {
-      t.right = right;
-      t.right_step = p.b_k;
-    } else {
-      copy = right_rows && t.columns == kTileColumns;
-      t.right = copy ? right : packed;
-      t.right_step = copy ? p.b_k : t.columns > kLanes ? kTileColumns : kLanes;
-      if (!copy) pack_right(right, p.b_k, p.b_column, depth, t.columns, static_cast<int>(t.right_step), packed);
-    }
-    t.copy = packed;
-    const int64_t height = t.columns > kTileColumns ? kWideRows : kTileRows;
-    const int64_t count = ceil_div(rows, height), low = count ? rows / count : 0, high = count ? rows % count : 0;
-    const TileKernel* kernels = tile_kernels(cut.left, t.columns, copy);
-    for (int64_t i = 0, r = 0; i < count; i++) {
-      const int64_t m = low + (i < high);
-      t.left = left + r * (cut.left == kLeftRows ? left_step : 1);
-      t.out = out + (r0 + r) * out_step + c;
-      kernels[m](t);
-      if (copy) {
-        copy = false;
-        t.right = packed;
-        t.right_step = kTileColumns;
-        kernels = tile_kernels(cut.left, t.columns, false);
-      }
-      r += m;
-    }
-    if (finish && k + depth >= k1) finish_block(p, r0, r1, c, c + t.columns);
-    return t.columns;
-  };
-
   if (k0 >= k1) {
     for (int64_t r = r0; r < r1; r++) memset(out + r * out_step + c0, 0, static_cast<size_t>(c1 - c0) * sizeof(float));
     if (finish) finish_block(p, r0, r1, c0, c1);
     return;
   }
-  if (!cut.copy_left && !cut.stream) {
-    if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, r0, r1, k0, k1, p.signs, p.k);
-    const float* left = p.a + r0 * p.a_row;
-    const int64_t step = cut.left == kLeftRows ? p.a_row : p.a_k;
-    for (int64_t c = c0; c < c1;) {
-      int64_t columns = 0;
-      for (int64_t k = k0; k < k1; k += cut.depth) columns = panel(c, k, left + k * p.a_k, step);
-      c += columns;
+  float *copied = scratch, *packed = scratch + cut.left_floats;
+  const bool by_rows = cut.left == kLeftRows, right_rows = p.b_column == 1 || p.n <= 1;
+  const int64_t rows = r1 - r0, height = cut.panel > kTileColumns ? kWideRows : kTileRows;
+  const int64_t tiles = ceil_div(rows, height), low = rows / max64(tiles, 1), high = rows % max64(tiles, 1);
+
+  for (int64_t g0 = c0; g0 < c1; g0 += cut.group) {
+    const int64_t g1 = min64(g0 + cut.group, c1), panels = ceil_div(g1 - g0, cut.panel);
+    for (int64_t k = k0; k < k1; k += cut.depth) {
+      const int64_t depth = min64(cut.depth, k1 - k);
+      const bool last = finish && k + depth >= k1;
+      if (!right_rows || (g1 - g0) % kLanes != 0 || (!cut.right_in_place && tiles == 1))
+        for (int64_t c = g0; c < g1;) {
+          float* to = packed + (c - g0) * depth;
+          const Panel panel = panel_at(p, cut, rows, c, g1, k, to);
+          if (panel.data == to)
+            pack_right(p.b + k * p.b_k + c * p.b_column, p.b_k, p.b_column, depth, panel.columns,
+                       static_cast<int>(panel.step), to);
+          c += panel.columns;
+        }
+      // Rows whose signs are packed, shortly before a tile reads them, and rows that are finished, shortly after.
+      int64_t packed_rows = p.signs && g0 == 0 ? r0 : r1, finished = r0;
+      for (int64_t i = 0, r = r0; i < tiles; i++) {
+        const int64_t m = low + (i < high);
+        Tile t;
+        t.depth = depth;
+        t.left = p.a + r * p.a_row + k * p.a_k;
+        t.left_step = by_rows ? p.a_row : p.a_k;
+        t.out_step = out_step;
+        t.add = k > k0;
+        // The rows of the next tile are fetched meanwhile, a share of their lines with every panel.
+        const float* next_left = t.left + m * p.a_row;
+        t.ahead_lines = i + 1 < tiles ? ceil_div(by_rows ? m : kChunk, panels) : 0;
+        t.ahead_line = t.left_step;
+        t.ahead_chunk = by_rows ? kChunk : kChunk * t.left_step;
+        if (packed_rows < r + m) {
+          const int64_t to = min64(r1, packed_rows + 32);
+          pack_signs(p.a, p.a_row, p.a_k, packed_rows, to, k, k + depth, p.signs, p.k);
+          packed_rows = to;
+        }
+        if (cut.copy_left) {
+          const int64_t step = by_rows ? depth + kPad : kPad;
+          if (by_rows) copy_rows(t.left, p.a_row, p.a_k, m, depth, copied, step, p.positive, p.negative);
+          else copy_rows(t.left, p.a_k, p.a_row, depth, m, copied, step, p.positive, p.negative);
+          t.left = copied;
+          t.left_step = step;
+        }
+        for (int64_t c = g0; c < g1;) {
+          float* place = packed + (c - g0) * depth;
+          Panel panel = panel_at(p, cut, rows, c, g1, k, place);
+          if (panel.copy && i > 0) panel = {place, kTileColumns, kTileColumns, false};
+          t.right = panel.data;
+          t.right_step = panel.step;
+          t.copy = place;
+          t.columns = panel.columns;
+          t.out = out + r * out_step + c;
+          t.ahead = next_left;
+          next_left += t.ahead_lines * t.ahead_line;
+          c += panel.columns;
+          t.next_out = c < g1 ? t.out + panel.columns : out + (r + (i + 1 < tiles ? m : 0)) * out_step + g0;
+          tile_kernels(cut.left, panel.columns, panel.copy)[m](t);
+        }
+        r += m;
+        if (last) {
+          const int64_t whole = i + 1 == tiles ? r1 : r0 + (r - r0) / 32 * 32;
+          finish_block(p, finished, whole, g0, g1);
+          finished = whole;
+        }
+      }
     }
-    return;
-  }
-  for (int64_t k = k0; k < k1; k += cut.depth) {
-    const int64_t depth = min64(cut.depth, k1 - k);
-    const float* left = p.a + r0 * p.a_row + k * p.a_k;
-    int64_t step = cut.left == kLeftRows ? p.a_row : p.a_k;
-    if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, r0, r1, k, k + depth, p.signs, p.k);
-    if (cut.copy_left) {
-      if (cut.left == kLeftRows)
-        copy_rows(left, p.a_row, p.a_k, rows, depth, copied_left, step = depth + kPad, p.positive, p.negative);
-      else copy_rows(left, p.a_k, p.a_row, depth, rows, copied_left, step = rows + kPad, p.positive, p.negative);
-      left = copied_left;
-    }
-    for (int64_t c = c0; c < c1;) c += panel(c, k, left, step);
   }
 }
 

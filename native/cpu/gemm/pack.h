@@ -18,6 +18,11 @@ inline void copy_rows(const float* from, int64_t row, int64_t column, int64_t ro
       else
         for (; i + kLanes <= columns; i += kLanes) vec_store(to + i, vec_load(from + i));
     }
+    if (column == 1 && i < columns) {
+      const Vec x = vec_load_part(from + i, columns - i);
+      vec_store_part(to + i, signs ? vec_add_signs(x, p, q) : x, columns - i);
+      continue;
+    }
     for (; i < columns; i++) {
       const float x = from[i * column];
       to[i] = signs ? x + (x > 0 ? positive : negative) : x;

@@ -11,12 +11,20 @@ struct Tile {
   int64_t left_step;
   const float* right;  // element (k, column) at k * right_step + column, whole vectors readable
   int64_t right_step;
-  float* copy;         // the panel is left here while it is read, k * kTileColumns + column, if the kernel is to
+  float* copy;         // of a copying kernel: where the panel is left, k * kTileColumns + column, while it is read (and
+                       // its right neighbour fetched)
   float* out;
   int64_t out_step;
   int64_t columns;     // that exist in out; they end in the last vector
   bool add;            // to out
+  // Fetched into the second cache meanwhile, what the tiles to come will read or write: for every kChunk steps
+  // `ahead_lines` cache lines, `ahead_line` apart, the next ones `ahead_chunk` on; and one row of a tile at `next_out`.
+  const float* ahead;
+  int64_t ahead_lines, ahead_line, ahead_chunk;
+  const float* next_out;
 };
+
+constexpr int64_t kChunk = 16;
 
 enum Left { kLeftRows, kLeftColumns };  // which of the two orders of the left operand lies contiguously
 
@@ -31,6 +39,8 @@ inline __attribute__((always_inline)) void tile_step(Vec (&sum)[M][V], const flo
     AUXGRAD_UNROLL
     for (int v = 0; v < V; v++) vec_store(copy + v * kLanes, x[v]);
     copy += kTileColumns;
+    AUXGRAD_UNROLL
+    for (int v = 0; v < V; v += 16 / kLanes) __builtin_prefetch(right - right_step + kTileColumns + v * kLanes, 0, 2);
   }
   AUXGRAD_UNROLL
   for (int r = 0; r < M; r++) {
@@ -51,38 +61,38 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   const float* right = t.right;
   const int64_t right_step = t.right_step, step = t.left_step;
   float* copy = t.copy;
-  float* out = t.out;
-  const int64_t out_step = t.out_step;
-  if (t.add) {
+  const float *ahead = t.ahead, *next_out = t.next_out;
+  // Every third row has a pointer of its own, the others are one or two steps away: pointers and steps stay in
+  // registers. The empty statement keeps the compiler from making it a pointer a row.
+  constexpr int kPointers = L == kLeftRows ? (M + 2) / 3 : 1;
+  const float* p[kPointers];
+  AUXGRAD_UNROLL
+  for (int i = 0; i < kPointers; i++) p[i] = t.left + 3 * i * step;
+  for (int64_t k = 0; k < t.depth; k += kChunk) {
+    for (int64_t i = 0; i < t.ahead_lines; i++) __builtin_prefetch(ahead + i * t.ahead_line, 0, 2);
+    ahead += t.ahead_chunk;
     AUXGRAD_UNROLL
-    for (int r = 0; r < M; r++)
-      for (int v = 0; v < V; v++) __builtin_prefetch(out + r * out_step + v * kLanes, 1);
-  }
-  if (L == kLeftRows) {
-    // Every third row has a pointer of its own, the others are one or two steps away: pointers and steps stay in
-    // registers. The empty statement keeps the compiler from making it a pointer a row.
-    constexpr int kPointers = (M + 2) / 3;
-    const float* p[kPointers];
-    for (int i = 0; i < kPointers; i++) p[i] = t.left + 3 * i * step;
-    for (int64_t k = 0; k < t.depth; k++) {
+    for (int v = 0; v < V; v++) __builtin_prefetch(next_out + v * kLanes, 1, 2);
+    next_out += t.out_step;
+    for (int64_t rest = min64(kChunk, t.depth - k); rest > 0; rest--) {
       const float* left[M];
-      AUXGRAD_UNROLL
-      for (int i = 0; i < kPointers; i++) asm("" : "+r"(p[i]));
-      AUXGRAD_UNROLL
-      for (int r = 0; r < M; r++) left[r] = p[r / 3] + r % 3 * step;
+      if (L == kLeftRows) {
+        AUXGRAD_UNROLL
+        for (int i = 0; i < kPointers; i++) asm("" : "+r"(p[i]));
+        AUXGRAD_UNROLL
+        for (int r = 0; r < M; r++) left[r] = p[r / 3 % kPointers] + r % 3 * step;
+      } else {
+        AUXGRAD_UNROLL
+        for (int r = 0; r < M; r++) left[r] = p[0] + r;
+      }
       tile_step<M, V, Copy>(sum, right, right_step, copy, left);
       AUXGRAD_UNROLL
-      for (int i = 0; i < kPointers; i++) p[i]++;
-    }
-  } else {
-    const float* p = t.left;
-    for (int64_t k = 0; k < t.depth; k++, p += step) {
-      const float* left[M];
-      AUXGRAD_UNROLL
-      for (int r = 0; r < M; r++) left[r] = p + r;
-      tile_step<M, V, Copy>(sum, right, right_step, copy, left);
+      for (int i = 0; i < kPointers; i++) p[i] += L == kLeftRows ? 1 : step;
     }
   }
+  float* out = t.out;
+  int64_t out_step = t.out_step;
+  asm("" : "+r"(out), "+r"(out_step));  // or the address of every row would be kept through the loop
   const int64_t last = t.columns - (V - 1) * kLanes;
   if (last == kLanes) {
     AUXGRAD_UNROLL

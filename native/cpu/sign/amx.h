@@ -99,36 +99,43 @@ AUXGRAD_AMX inline void expand_codes(const ColumnBlock& b, const Words* words, c
   }
 }
 
-// Rows t0 ... t0 + count of deltas of 16 * n output channels (lanes of the last), times factor[t] if `scaled`.
+// Rows t0 ... t0 + count of deltas of 16 * n output channels (lanes of the last), times their factors if `scaled`.
 template <int n, bool scaled>
 struct DeltaRows {
   const float* rows;
   int64_t stride;
   __mmask16 lanes;
-  const float* factor;
-  __m512 load(int64_t t, int i) const {
+  const Scales& scales;
+  __m512 plain(int64_t t, int i) const {
     const float* p = rows + t * stride + 16 * i;
-    const __m512 v = i + 1 < n ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(lanes, p);
-    return scaled ? _mm512_mul_ps(v, _mm512_set1_ps(factor[t])) : v;
+    return i + 1 < n ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(lanes, p);
+  }
+  __m512 load(int64_t t, int i) const {
+    return scaled ? _mm512_mul_ps(plain(t, i), _mm512_set1_ps(scales.factor[t])) : plain(t, i);
   }
 };
 
-// Packs them for each 16 channels as tiles [tile][limb][16 quads of tokens][16 outputs][4 tokens]; units: what an
-// integer 1 stands for, 2^(e - 30).
+// Packs them for each 16 channels as tiles [tile][limb][16 quads of tokens][16 outputs][4 tokens]. units: what an
+// integer 1 stands for, 2^(e - 30); middles: the sums of deltas times the middles of their tokens, if scaled.
 template <int n, bool scaled>
-inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* out, float (*units)[16]) {
+inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* out, float (*units)[16],
+                      float (*middles)[16]) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m512i largest[n];
+  __m512 middle[n];
 #pragma GCC unroll 4
-  for (int i = 0; i < n; i++) largest[i] = _mm512_setzero_si512();
+  for (int i = 0; i < n; i++) largest[i] = _mm512_setzero_si512(), middle[i] = _mm512_setzero_ps();
   for (int64_t t = 0; t < count; t++) {
     const float* ahead = rows.rows + min64(t + 32, count - 1) * rows.stride;
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++) {
       _mm_prefetch(reinterpret_cast<const char*>(ahead + 16 * i), _MM_HINT_T0);
       largest[i] = _mm512_max_epi32(largest[i], _mm512_and_si512(_mm512_castps_si512(rows.load(t, i)), magnitude));
+      if (scaled) middle[i] = _mm512_fmadd_ps(rows.plain(t, i), _mm512_set1_ps(rows.scales.middle[t]), middle[i]);
     }
   }
+  if (scaled)
+    for (int i = 0; i < n; i++) _mm512_store_ps(middles[i], middle[i]);
   __m512 up[n];
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++) {
@@ -163,18 +170,18 @@ inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* o
 }
 
 // Deltas of outputs [o0, o0 + outputs), at most kAmxOutputs. Rows are read whole, for they lie far apart.
-inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs, const float* factor,
-                       uint8_t* out, float (*units)[16]) {
+inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs, const Scales& scales,
+                       uint8_t* out, float (*units)[16], float (*middles)[16]) {
   const float* rows = g.delta + t0 * g.outputs + o0;
   if (outputs == kAmxOutputs) {
-    if (g.bits == 1) pack_rows<kBundle, false>({rows, g.outputs, 0xffff, factor}, count, out, units);
-    else pack_rows<kBundle, true>({rows, g.outputs, 0xffff, factor}, count, out, units);
+    if (g.bits == 1) pack_rows<kBundle, false>({rows, g.outputs, 0xffff, scales}, count, out, units, middles);
+    else pack_rows<kBundle, true>({rows, g.outputs, 0xffff, scales}, count, out, units, middles);
     return;
   }
-  for (int64_t o = 0; o < outputs; o += 16, out += kStep * 64, units++) {
+  for (int64_t o = 0; o < outputs; o += 16, out += kStep * 64, units++, middles++) {
     const __mmask16 lanes = static_cast<__mmask16>((1u << min64(16, outputs - o)) - 1);
-    if (g.bits == 1) pack_rows<1, false>({rows + o, g.outputs, lanes, factor}, count, out, units);
-    else pack_rows<1, true>({rows + o, g.outputs, lanes, factor}, count, out, units);
+    if (g.bits == 1) pack_rows<1, false>({rows + o, g.outputs, lanes, scales}, count, out, units, middles);
+    else pack_rows<1, true>({rows + o, g.outputs, lanes, scales}, count, out, units, middles);
   }
 }
 

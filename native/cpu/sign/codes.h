@@ -1,9 +1,12 @@
 // Weight gradients from codes of one or two bits: dW[o, tap, c] = sum over output tokens t of delta[t, o] v[in(t, tap), c],
-// v the value of the code, 0 in the padding. This header says what the problem is and brings the codes of one tap into the order
-// of the output's tokens; amx.h and lookup.h sum, gradient.h cuts the work.
+// v the value of the code, 0 in the padding. This header says what the problem is and brings the codes of one tap into
+// the order of the output's tokens; amx.h, lookup.h and depthwise.h sum, gradient.h cuts the work.
 //
 // Codes are packed along tokens: word [t * bits / 32][c] holds the code of token t, channel c, from bit t * bits % 32.
 #pragma once
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 #include "../unit.h"
 
 // Vectors wider than the machine's are passed between internal functions only: no ABI is concerned.
@@ -16,7 +19,7 @@ typedef uint32_t Words __attribute__((vector_size(64)));  // one word of 16 chan
 typedef float Floats __attribute__((vector_size(64)));
 
 constexpr int kColumns = 16;  // columns (tap, c) of dW that are summed together
-constexpr int kStep = 384;    // tokens between two additions to dW
+constexpr int kStep = 384;    // tokens that are summed at a time
 
 struct CodeGradient {
   const float* delta;  // [tokens, outputs]
@@ -40,8 +43,10 @@ struct CodeGradient {
   bool pointwise() const {
     return taps() == 1 && stride[0] == 1 && stride[1] == 1 && pad[0] == 0 && pad[1] == 0 && H == P && W == Q;
   }
+  // The same number of tokens, so that a tap reads tokens at a constant distance, where it does not read padding.
+  bool same_grid() const { return stride[0] == 1 && stride[1] == 1 && H == P && W == Q; }
   // Columns come in blocks of up to 16 that are neighbours in dW: channels of one tap, or several taps of few channels.
-  int64_t taps_a_block() const { return depth < kColumns ? min64(kColumns / depth, taps()) : 1; }
+  int64_t taps_a_block() const { return depth < kColumns ? min64(kColumns / max64(1, depth), taps()) : 1; }
   int64_t group_blocks() const {
     return depth < kColumns ? ceil_div(taps(), taps_a_block()) : taps() * ceil_div(depth, kColumns);
   }
@@ -49,9 +54,8 @@ struct CodeGradient {
 
 struct ColumnBlock {
   int64_t group, tap, taps, channel, channels;  // taps [tap, tap + taps), channels of the group from `channel`
-  int64_t column() const { return first; }      // in a row of dW
+  int64_t column;                               // of the first in a row of dW
   int64_t count() const { return taps * channels; }
-  int64_t first;
 };
 
 inline ColumnBlock column_block(const CodeGradient& g, int64_t index) {
@@ -115,10 +119,24 @@ inline void valid_tokens(const Run* runs, int count, uint64_t* valid) {
 
 // The words of n <= 16 channels, 0 in the other lanes.
 inline Words load_words(const uint32_t* p, int64_t n) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << n) - 1), p);
+#else
   Words v = {};
   if (n == kColumns) memcpy(&v, p, sizeof(v));
   else memcpy(&v, p, static_cast<size_t>(n) * 4);
   return v;
+#endif
+}
+
+// The first n lanes of `own` in lanes at ... at + n of `words`.
+inline Words place_lanes(Words words, Words own, int64_t at, int64_t n) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_mask_expand_epi32((__m512i)words, static_cast<__mmask16>(((1u << n) - 1) << at), (__m512i)own);
+#else
+  for (int64_t i = 0; i < n; i++) words[at + i] = own[i];
+  return words;
+#endif
 }
 
 // Every other bit (pair of bits) of the low half of a doubled word, moved together.
@@ -134,14 +152,57 @@ inline Words even_codes(Words v, int bits) {
   return (v | v >> 8) & 0xffffu;
 }
 
+// Bits 0 ... 15 moved apart and doubled: a mask of tokens as a mask of two-bit codes.
+inline uint32_t double_bits(uint32_t v) {
+  v = (v | v << 8) & 0x00ff00ffu;
+  v = (v | v << 4) & 0x0f0f0f0fu;
+  v = (v | v << 2) & 0x33333333u;
+  v = (v | v << 1) & 0x55555555u;
+  return v * 3;
+}
+
+// What the tokens of a step read at one tap.
+struct TapTokens {
+  int64_t tap = -1;
+  int made;
+  int64_t distance;               // same_grid: token i of the step reads input token i + distance
+  uint64_t valid[kStep / 64];     // token reads the image, not the padding
+  uint32_t mask[kStep / 16];      // the same for each code of a word
+  Run runs[kStep];
+
+  void set(const CodeGradient& g, int64_t which, int64_t t0, int64_t count) {
+    if (tap == which) return;
+    tap = which;
+    made = tap_runs(g, tap, t0, count, runs);
+    distance = made ? runs[0].from - runs[0].to : 0;
+    valid_tokens(runs, made, valid);
+    for (int w = 0; w < kStep / 32 * g.bits; w++)
+      mask[w] = g.bits == 1 ? static_cast<uint32_t>(valid[w / 2] >> (w % 2 * 32))
+                            : double_bits(static_cast<uint32_t>(valid[w / 4] >> (w % 4 * 16)) & 0xffffu);
+  }
+};
+
 // Codes of n channels from `source` on in the order of the step's tokens; tokens in the padding get code 0.
-inline void gather_codes(const CodeGradient& g, const Run* runs, int count, const uint32_t* source, int64_t n, Words* out) {
-  const int bits = g.bits;
+inline void gather_codes(const CodeGradient& g, const TapTokens& tokens, const uint32_t* source, int64_t n, Words* out) {
+  const int bits = g.bits, words = kStep / 32 * bits;
+  if (g.same_grid()) {
+    const int64_t first = floor_div(tokens.distance * bits, 32);
+    const int shift = static_cast<int>(tokens.distance * bits - first * 32);
+    const auto word = [&](int64_t w) { return w >= 0 && w < g.rows ? load_words(source + w * g.channels, n) : Words{}; };
+    Words low = word(first);
+    for (int w = 0; w < words; w++) {
+      const Words high = word(first + w + 1);
+      out[w] = (shift ? low >> shift | high << (32 - shift) : low) & tokens.mask[w];
+      low = high;
+    }
+    return;
+  }
   const int64_t stride = g.stride[1];
-  for (int i = 0; i < kStep / 32 * bits; i++) out[i] = Words{};
-  for (int r = 0; r < count; r++) {
-    int to = runs[r].to * bits, left = runs[r].length * bits;
-    int64_t from = runs[r].from * bits;
+  for (int i = 0; i < words; i++) out[i] = Words{};
+  for (int r = 0; r < tokens.made; r++) {
+    const Run& run = tokens.runs[r];
+    int to = run.to * bits, left = run.length * bits;
+    int64_t from = run.from * bits;
     while (left > 0) {
       const int room = 32 - to % 32 < left ? 32 - to % 32 : left, shift = static_cast<int>(from % 32);
       const uint32_t* word = source + from / 32 * g.channels;
@@ -164,27 +225,16 @@ inline void gather_codes(const CodeGradient& g, const Run* runs, int count, cons
   }
 }
 
-// The step's codes of a whole block, and which tokens each of its taps reads.
-inline void gather_block(const CodeGradient& g, const ColumnBlock& b, int64_t t0, int64_t count, Run* runs, int* made,
-                         int64_t* tap_at_hand, Words* out, uint64_t (*valid)[kStep / 64]) {
+// The step's codes of a whole block; tokens[i] is what its i-th tap reads.
+inline void gather_block(const CodeGradient& g, const ColumnBlock& b, const TapTokens* tokens, Words* out) {
   const uint32_t* source = g.words + b.group * g.depth + b.channel;
+  if (b.taps == 1) return gather_codes(g, *tokens, source, b.channels, out);
   const int words = kStep / 32 * g.bits;
+  for (int w = 0; w < words; w++) out[w] = Words{};
   for (int64_t i = 0; i < b.taps; i++) {
-    if (*tap_at_hand != b.tap + i) {
-      *tap_at_hand = b.tap + i;
-      *made = tap_runs(g, b.tap + i, t0, count, runs);
-    }
-    valid_tokens(runs, *made, valid[i]);
-    if (b.taps == 1) {
-      gather_codes(g, runs, *made, source, b.channels, out);
-    } else {
-      Words own[kStep / 16];
-      gather_codes(g, runs, *made, source, b.channels, own);
-      for (int w = 0; w < words; w++) {
-        if (i == 0) out[w] = Words{};
-        memcpy(reinterpret_cast<uint32_t*>(out + w) + i * b.channels, own + w, static_cast<size_t>(b.channels) * 4);
-      }
-    }
+    Words own[kStep / 16];
+    gather_codes(g, tokens[i], source, b.channels, own);
+    for (int w = 0; w < words; w++) out[w] = place_lanes(out[w], own[w], i * b.channels, b.channels);
   }
 }
 

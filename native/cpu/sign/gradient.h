@@ -3,6 +3,7 @@
 #pragma once
 #include "../isa.h"
 #include "codes.h"
+#include "depthwise.h"
 #include "lookup.h"
 
 #if defined(__AVX512F__) && defined(__linux__) && defined(__has_include)
@@ -16,41 +17,47 @@ namespace auxgrad {
 namespace {
 
 constexpr int64_t kChunk = 64;  // blocks of columns, and steps, whose codes are in place at a time
-constexpr int64_t kSteps = 5;
+constexpr int64_t kSteps = 6;
 // AMX, a thread: packed deltas of 64 outputs of a step, and sums of 64 outputs for each block of columns.
 constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColumns;
 
 typedef uint64_t Valid[kStep / 64];
 
+// What a thread needs to look up: tables, scaled deltas of a part, and sums [block][plane][output][column].
+struct LookupSpace {
+  alignas(64) Tables tables;
+  alignas(64) float delta[kPart][kLookupOutputs];
+  alignas(64) float sums[1][kLookupOutputs][kColumns];
+};
+
 inline int64_t aligned(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
 
 // What lies in the scratch: codes [block][step], the valid tokens of their taps, and a share for each thread.
 struct Places {
+  uint8_t* base;
   int64_t blocks, chunk, steps, code_bytes, valid_bytes, thread_bytes;
-  uint8_t *codes, *valids, *threads;
 
-  Places(const CodeGradient& g, bool amx, void* scratch) {
+  Places(const CodeGradient& g, bool amx, void* scratch) : base(static_cast<uint8_t*>(scratch)) {
     blocks = g.groups * g.group_blocks();
     chunk = ceil_div(blocks, max64(1, ceil_div(blocks, kChunk)));
-    steps = max64(1, min64(kSteps, ceil_div(g.tokens, kStep)));
+    const int64_t all = max64(1, ceil_div(g.tokens, kStep));
+    steps = ceil_div(all, ceil_div(all, kSteps));
     code_bytes = kStep / 32 * g.bits * static_cast<int64_t>(sizeof(Words));
-    thread_bytes = static_cast<int64_t>(sizeof(Tables) + sizeof(float) * kPart * kLookupOutputs);
+    thread_bytes = static_cast<int64_t>(sizeof(LookupSpace) + sizeof(LookupSpace::sums) * static_cast<size_t>(chunk * g.bits));
     if (amx) {  // the largest of both: which of them runs may be switched after planning
       code_bytes = kStep * kColumns;
       thread_bytes = max64(thread_bytes, kBundleBytes + kBundleTotals * chunk);
     }
-    thread_bytes = aligned(thread_bytes);
+    thread_bytes = aligned(max64(thread_bytes, g.taps_a_block() * static_cast<int64_t>(sizeof(TapTokens))));
     valid_bytes = aligned(g.taps_a_block() * static_cast<int64_t>(sizeof(Valid)));
-    codes = static_cast<uint8_t*>(scratch);
-    valids = codes + chunk * steps * code_bytes;
-    threads = valids + chunk * steps * valid_bytes;
   }
-  int64_t bytes(int count) const { return chunk * steps * (code_bytes + valid_bytes) + count * thread_bytes; }
-  uint8_t* code(int64_t block, int64_t step) const { return codes + (block * steps + step) * code_bytes; }
+  int64_t shared() const { return chunk * steps * (code_bytes + valid_bytes); }
+  int64_t bytes(int threads) const { return shared() + threads * thread_bytes; }
+  uint8_t* code(int64_t block, int64_t step) const { return base + (block * steps + step) * code_bytes; }
   Valid* valid(int64_t block, int64_t step) const {
-    return reinterpret_cast<Valid*>(valids + (block * steps + step) * valid_bytes);
+    return reinterpret_cast<Valid*>(base + chunk * steps * code_bytes + (block * steps + step) * valid_bytes);
   }
-  uint8_t* thread(int i) const { return threads + i * thread_bytes; }
+  uint8_t* thread(int i) const { return base + shared() + i * thread_bytes; }
 };
 
 // What a task sums: outputs from o0 on, blocks [begin, end) of the chunk that starts at `chunk`, tokens [t0, t1).
@@ -59,47 +66,50 @@ struct Task {
   int thread;
 };
 
-inline bool all_valid(const uint64_t* valid, int64_t count) {
-  for (int64_t t = 0; t < count; t += 64) {
-    const uint64_t want = count - t >= 64 ? ~0ull : (1ull << (count - t)) - 1;
-    if ((valid[t / 64] & want) != want) return false;
-  }
-  return true;
-}
-
-// The part of dW that all columns of a tap share, for `outputs` channels from o0 on and step tokens [from, to):
-// the middles of two-bit ranges for tokens in the image, and what look-up must take back for tokens in the padding
-// (their code is 0, whose value is `padded` factors).
+// The part of dW that all columns of a tap share, for `outputs` channels from o0 on and step tokens [from, to): the middles
+// of two-bit ranges for tokens in the image, and what look-up must take back for tokens in the padding (their code is 0,
+// whose value is -`padded` factors). The first as the sum over all tokens less those in the padding, mostly few.
 struct Shift {
   const CodeGradient& g;
   const Scales& scales;
   int64_t t0, from, to, o0, outputs;
   float padded;
   bool known = false;
-  float whole[kColumns] = {};
+  Floats whole = {};
 
-  bool needed(const uint64_t* valid) const { return g.bits == 2 || (padded != 0 && !all_valid(valid, to)); }
-
+  uint64_t missing(const uint64_t* valid, int64_t t) const {  // of tokens t ... t + 63, t a multiple of 64
+    const uint64_t wanted = to - t >= 64 ? ~0ull : (1ull << (to - t)) - 1;
+    return wanted & ~valid[t / 64];
+  }
+  bool needed(const uint64_t* valid) const {
+    if (g.bits == 2) return true;
+    uint64_t any = 0;
+    if (padded != 0)
+      for (int64_t t = from; t < to; t += 64) any |= missing(valid, t);
+    return any != 0;
+  }
+  Floats row(int64_t t) const {
+    Floats v = {};
+    const float* p = g.delta + (t0 + t) * g.outputs + o0;
+    if (outputs == kColumns) memcpy(&v, p, sizeof(v));
+    else memcpy(&v, p, static_cast<size_t>(outputs) * 4);
+    return v;
+  }
   void sum(const uint64_t* valid, float* out) {
-    const bool all = all_valid(valid, to);
-    if (!(all && known)) {
-      Floats total = {};
-      for (int64_t t = from; t < to; t++) {
-        const bool inside = valid[t / 64] >> (t % 64) & 1;
-        const float factor = !inside ? padded * scales.factor[t] : g.bits == 2 ? scales.middle[t] : 0.0f;
-        if (factor == 0) continue;
-        Floats row = {};
-        memcpy(&row, g.delta + (t0 + t) * g.outputs + o0, outputs == kColumns ? sizeof(row) : static_cast<size_t>(outputs) * 4);
-        total += row * factor;
-      }
-      memcpy(out, &total, sizeof(total));
-      if (!all) return;
-      memcpy(whole, out, sizeof(whole));
+    if (g.bits == 2 && !known) {
+      for (int64_t t = from; t < to; t++) whole += row(t) * scales.middle[t];
       known = true;
     }
-    memcpy(out, whole, sizeof(whole));
+    Floats total = whole;
+    int64_t left = to - from;
+    for (int64_t t = from; t < to; t += 64)
+      for (uint64_t m = missing(valid, t); m; m &= m - 1, left--) {
+        const int64_t i = t + __builtin_ctzll(m);
+        total += row(i) * (g.bits == 2 ? padded * scales.factor[i] - scales.middle[i] : padded * scales.factor[i]);
+      }
+    if (left == 0 && padded == 0) total = Floats{};
+    memcpy(out, &total, sizeof(total));
   }
-
 };
 
 // Of blocks [begin, end), those that outputs [o0, o1) have a part in.
@@ -125,9 +135,11 @@ inline void each_block(const CodeGradient& g, int64_t begin, int64_t end, int64_
 #if defined(AUXGRAD_HAS_AMX)
 // Adds the middles of the ranges of a step's tokens to the sums of 16 outputs.
 inline void add_middles(const CodeGradient& g, const Places& places, const Task& task, const Scales& scales, int64_t t0,
-                        int64_t step, int64_t bundle, float (*total)[kBundle][16][16]) {
+                        int64_t step, int64_t bundle, const float* middles, float (*total)[kBundle][16][16]) {
   const int64_t o0 = task.o0 + 16 * bundle, o1 = min64(o0 + 16, g.outputs);
   Shift shift = {g, scales, t0, 0, min64(kStep, task.t1 - t0), o0, o1 - o0, 0.0f};
+  shift.known = true;
+  memcpy(&shift.whole, middles, sizeof(shift.whole));
   int64_t tap = -1;
   alignas(64) float s[kColumns];
   each_block(g, task.begin, task.end, o0, o1, [&](int64_t i, int64_t, int64_t) {
@@ -149,14 +161,14 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
   uint8_t* delta = places.thread(task.thread);
   float (*total)[kBundle][16][16] = reinterpret_cast<float (*)[kBundle][16][16]>(delta + kBundleBytes);
   alignas(64) int32_t sums[2][kLimbs][16][16];
-  alignas(64) float units[kBundle][16], zero[16] = {};
+  alignas(64) float units[kBundle][16], middles[kBundle][16], zero[16] = {};
   Scales scales;
   start_tiles();
   for (int64_t t0 = task.t0, step = 0; t0 < task.t1; t0 += kStep, step++) {
     const int64_t count = min64(kStep, task.t1 - t0);
     const int tiles = static_cast<int>(ceil_div(count, kTileTokens));
     if (g.bits == 2) scales.set(g, t0, count);
-    pack_delta(g, t0, count, o0, o1 - o0, scales.factor, delta, units);
+    pack_delta(g, t0, count, o0, o1 - o0, scales, delta, units, middles);
     const int64_t later = t0 + kStep;
     Ahead ahead = {reinterpret_cast<const char*>(g.delta + later * g.outputs + o0), g.outputs * 4,
                    min64(kStep, task.t1 - later), static_cast<int>(ceil_div(o1 - o0, 16))};
@@ -187,7 +199,7 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
       }
       if (before) add_limbs(sums[1 - at], 0, 16, unit, high_unit, start, before);
       before = nullptr;
-      if (g.bits == 2) add_middles(g, places, task, scales, t0, step, bundle, total);
+      if (g.bits == 2) add_middles(g, places, task, scales, t0, step, bundle, middles[bundle], total);
     }
   }
   _tile_release();
@@ -195,131 +207,113 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
     const int64_t from = o0 + 16 * bundle;
     each_block(g, task.begin, task.end, from, min64(o1, from + 16), [&](int64_t i, int64_t first, int64_t last) {
       const ColumnBlock b = column_block(g, i);
-      add_total(total[i - task.begin][bundle], g.dw + from * row + b.column(), row, static_cast<int>(first - from),
+      add_total(total[i - task.begin][bundle], g.dw + from * row + b.column, row, static_cast<int>(first - from),
                 static_cast<int>(last - from), b.count(), task.t0 > 0);
     });
   }
 }
 #endif
 
-// shifts[o][column] of a block; `last` remembers for which taps it was computed.
-inline void spread_shift(Shift& shift, const ColumnBlock& b, const Valid* valid, int64_t* last, float (*out)[kColumns]) {
-  if (*last == b.tap) return;
-  *last = b.tap;
-  for (int64_t i = 0; i < b.taps; i++) {
-    float sums[kColumns];
-    shift.sum(valid[i], sums);
-    for (int64_t o = 0; o < kColumns; o++)
-      for (int64_t c = 0; c < (b.taps == 1 ? kColumns : b.channels); c++) out[o][i * b.channels + c] = sums[o];
-  }
-}
-
 inline void lookup_task(const CodeGradient& g, const Places& places, const Task& task) {
   const int64_t o0 = task.o0, o1 = min64(o0 + kLookupOutputs, g.outputs), row = g.taps() * g.depth;
-  Tables& tables = *reinterpret_cast<Tables*>(places.thread(task.thread));
-  float (*delta)[kLookupOutputs] = reinterpret_cast<float (*)[kLookupOutputs]>(places.thread(task.thread) + sizeof(Tables));
+  LookupSpace& space = *reinterpret_cast<LookupSpace*>(places.thread(task.thread));
+  const BlockRange range = block_range(g, task.begin, task.end, o0, o1);
+  // Sums of plane p of a block: of its signs, or of bits 0 and 1 of its codes.
+  const auto sums = [&](int64_t i, int p) { return space.sums[(i - range.first) * g.bits + p]; };
+  if (range.first >= range.last) return;
+  memset(sums(range.first, 0), 0, static_cast<size_t>(range.last - range.first) * static_cast<size_t>(g.bits) * sizeof(space.sums));
+  const float padded = g.zero_one ? 0.0f : g.bits == 2 ? 3.0f : 1.0f;
   Scales scales;
   for (int64_t t0 = task.t0; t0 < task.t1; t0 += kPart) {
-    const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, to = from + min64(kPart, task.t1 - t0);
+    const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, count = min64(kPart, task.t1 - t0);
     if (from == 0) scales.set(g, t0, min64(kStep, task.t1 - t0));
     for (int64_t t = 0; t < kPart; t++) {
-      const bool there = from + t < to;
-      const float factor = there ? scales.factor[from + t] : 0.0f;
+      typedef float Row __attribute__((vector_size(4 * kLookupOutputs)));
+      Row v = {};
       const float* source = g.delta + (t0 + t) * g.outputs + o0;
-      if (there && o1 - o0 == kLookupOutputs)
-        for (int o = 0; o < kLookupOutputs; o++) delta[t][o] = factor * source[o];
-      else
-        for (int o = 0; o < kLookupOutputs; o++) delta[t][o] = there && o < o1 - o0 ? factor * source[o] : 0.0f;
+      if (t < count && o1 - o0 == kLookupOutputs) memcpy(&v, source, sizeof(v));
+      else if (t < count) memcpy(&v, source, static_cast<size_t>(o1 - o0) * 4);
+      v *= t < count ? scales.factor[from + t] : 0.0f;
+      memcpy(space.delta[t], &v, sizeof(v));
     }
-    build_tables(delta, g.zero_one ? 0.0f : -1.0f, tables);
-    Shift shift = {g, scales, t0 - from, from, to, o0, o1 - o0, g.zero_one ? 0.0f : g.bits == 2 ? 3.0f : 1.0f};
-    int64_t last_tap = -1;
-    float shifts[kColumns][kColumns];
-    Floats sums[kLookupOutputs][2];
-    const bool add = t0 > 0;
-    // Adds the sums of vector v, with `twice` also two times those of vector 1, to block i.
-    const auto finish = [&](int64_t i, int v, bool twice) {
+    build_tables(space.delta, g.zero_one ? 0.0f : -1.0f, space.tables);
+    const auto words = [&](int64_t i, int plane) {
+      return reinterpret_cast<const Words*>(places.code(i - task.chunk, step)) + from / 32 + plane * (kStep / 32);
+    };
+    if (g.bits == 2) {
+      for (int64_t i = range.first; i < range.last; i++)
+        look_up(space.tables, {{words(i, 0), words(i, 1)}, {sums(i, 0), sums(i, 1)}});
+    } else {
+      int64_t i = range.first;
+      for (; i + 1 < range.last; i += 2)
+        look_up(space.tables, {{words(i, 0), words(i + 1, 0)}, {sums(i, 0), sums(i + 1, 0)}});
+      if (i < range.last) {
+        alignas(64) float unused[kLookupOutputs][kColumns] = {};
+        look_up(space.tables, {{words(i, 0), words(i, 0)}, {sums(i, 0), unused}});
+      }
+    }
+    if (g.bits == 1 && (padded == 0 || g.pointwise())) continue;
+    Shift shift = {g, scales, t0 - from, from, from + count, o0, o1 - o0, padded};
+    int64_t tap = -1;
+    float s[kColumns];
+    for (int64_t i = range.first; i < range.last; i++) {
       const ColumnBlock b = column_block(g, i);
-      const Valid* valid = places.valid(i - task.chunk, step);
-      bool shifted = false;
-      for (int64_t k = 0; k < b.taps; k++) shifted = shifted || shift.needed(valid[k]);
-      if (shifted) spread_shift(shift, b, valid, &last_tap, shifts);
-      const int64_t first = max64(o0, b.group * g.per_group()), last = min64(o1, (b.group + 1) * g.per_group());
-      const bool whole = b.count() == kColumns;
-      const size_t bytes = static_cast<size_t>(b.count()) * 4;
-      for (int64_t o = first; o < last; o++) {
-        Floats sum = sums[o - o0][v], more = {};
-        if (twice) sum += sums[o - o0][1] + sums[o - o0][1];
-        if (shifted) {
-          memcpy(&more, shifts[o - o0], sizeof(more));
-          sum += more;
-        }
-        float* p = g.dw + o * row + b.column();
-        if (whole) {
-          if (add) {
-            memcpy(&more, p, sizeof(more));
-            sum += more;
-          }
-          memcpy(p, &sum, sizeof(sum));
-        } else {
-          more = Floats{};
-          if (add) memcpy(&more, p, bytes);
-          sum += more;
-          memcpy(p, &sum, bytes);
-        }
+      for (int64_t k = 0; k < b.taps; k++) {
+        const uint64_t* valid = places.valid(i - task.chunk, step)[k];
+        if (tap != b.tap + k && shift.needed(valid)) shift.sum(valid, s);
+        else if (tap != b.tap + k) memset(s, 0, sizeof(s));
+        tap = b.tap + k;
+        for (int o = 0; o < kLookupOutputs; o++)
+          for (int64_t c = k * b.channels; c < (k + 1) * b.channels; c++) sums(i, 0)[o][c] += s[o];
       }
-    };
-    const auto words = [&](int64_t i) {
-      return reinterpret_cast<const Words*>(places.code(i - task.chunk, step)) + from / 32;
-    };
-    int64_t waiting = -1;  // a block of signs that waits for a second
-    each_block(g, task.begin, task.end, o0, o1, [&](int64_t i, int64_t, int64_t) {
-      if (g.bits == 2) {
-        look_up(tables, {{words(i), words(i) + kStep / 32}}, sums);
-        finish(i, 0, true);
-      } else if (waiting < 0) {
-        waiting = i;
-      } else {
-        look_up(tables, {{words(waiting), words(i)}}, sums);
-        finish(waiting, 0, false);
-        finish(i, 1, false);
-        waiting = -1;
-      }
-    });
-    if (waiting >= 0) {
-      look_up(tables, {{words(waiting), words(waiting)}}, sums);
-      finish(waiting, 0, false);
     }
   }
+  each_block(g, task.begin, task.end, o0, o1, [&](int64_t i, int64_t first, int64_t last) {
+    const ColumnBlock b = column_block(g, i);
+    for (int64_t o = first; o < last; o++) {
+      const float *low = sums(i, 0)[o - o0], *high = g.bits == 2 ? sums(i, 1)[o - o0] : nullptr;
+      float* p = g.dw + o * row + b.column;
+      for (int64_t c = 0; c < b.count(); c++) {
+        const float sum = high ? low[c] + 2.0f * high[c] : low[c];
+        p[c] = task.t0 > 0 ? p[c] + sum : sum;
+      }
+    }
+  });
 }
 
-// Brings the codes of blocks [begin, end) and tokens [t0, t1) into place.
+// Brings the codes of blocks [begin, end) and tokens [t0, t1) into place. Blocks at the same taps take turns, so that what
+// these read is found out once.
 inline void place_codes(const CodeGradient& g, const Places& places, bool amx, int64_t chunk, int64_t begin, int64_t end,
-                        int64_t t0, int64_t t1) {
-  Run runs[kStep];
+                        int64_t t0, int64_t t1, TapTokens* tokens) {
   Words words[kStep / 16];
+  const int64_t blocks = g.group_blocks(), tap_blocks = g.depth < kColumns ? 1 : ceil_div(g.depth, kColumns);
   for (int64_t step = 0; t0 < t1; t0 += kStep, step++) {
     const int64_t count = min64(kStep, t1 - t0);
-    int made = 0;
-    int64_t tap = -1;
-    for (int64_t i = begin; i < end; i++) {
-      const ColumnBlock b = column_block(g, i);
-      Valid* valid = places.valid(i - chunk, step);
-      gather_block(g, b, t0, count, runs, &made, &tap, words, valid);
-      uint8_t* out = places.code(i - chunk, step);
+    for (int64_t k = 0; k < g.taps_a_block(); k++) tokens[k].tap = -1;
+    for (int64_t place = 0; place < blocks; place += tap_blocks)
+      for (int64_t group = begin / blocks * blocks; group < end; group += blocks)
+        for (int64_t i = max64(begin, group + place); i < min64(end, group + place + tap_blocks); i++) {
+          const ColumnBlock b = column_block(g, i);
+          Valid* valid = places.valid(i - chunk, step);
+          for (int64_t k = 0; k < b.taps; k++) {
+            tokens[k].set(g, b.tap + k, t0, count);
+            memcpy(valid[k], tokens[k].valid, sizeof(Valid));
+          }
+          gather_block(g, b, tokens, words);
+          uint8_t* out = places.code(i - chunk, step);
 #if defined(AUXGRAD_HAS_AMX)
-      if (amx) {
-        const int tiles = static_cast<int>(ceil_div(count, kTileTokens));
-        if (g.bits == 1) expand_signs(g, b, words, valid, tiles, reinterpret_cast<int8_t*>(out));
-        else expand_codes(b, words, valid, tiles, reinterpret_cast<int8_t*>(out));
-        continue;
-      }
+          if (amx) {
+            const int tiles = static_cast<int>(ceil_div(count, kTileTokens));
+            if (g.bits == 1) expand_signs(g, b, words, valid, tiles, reinterpret_cast<int8_t*>(out));
+            else expand_codes(b, words, valid, tiles, reinterpret_cast<int8_t*>(out));
+            continue;
+          }
 #endif
-      (void)amx;
-      Words* to = reinterpret_cast<Words*>(out);
-      if (g.bits == 1) memcpy(to, words, kStep / 32 * sizeof(Words));
-      else split_codes(words, to, to + kStep / 32);
-    }
+          (void)amx;
+          Words* to = reinterpret_cast<Words*>(out);
+          if (g.bits == 1) memcpy(to, words, kStep / 32 * sizeof(Words));
+          else split_codes(words, to, to + kStep / 32);
+        }
   }
 }
 
@@ -331,21 +325,25 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
   const bool has_amx = false, amx = false;
   const int64_t task_outputs = kLookupOutputs;
 #endif
-  if (g.tokens == 0 || g.outputs == 0) {
+  if (g.tokens == 0 || g.outputs == 0 || g.depth == 0) {
     memset(g.dw, 0, static_cast<size_t>(g.outputs * g.taps() * g.depth) * sizeof(float));
     return;
   }
+  if (is_depthwise(g)) return run_depthwise(call, g);
   const Places places(g, has_amx, call.scratch);
   const int64_t blocks = places.blocks, chunk = places.chunk, tokens = places.steps * kStep;
   const int64_t o_tasks = ceil_div(g.outputs, task_outputs);
   for (int64_t from = 0; from < blocks; from += chunk) {
     const int64_t to = min64(from + chunk, blocks);
-    // Few outputs: columns are cut too.
-    const int64_t parts = max64(1, min64((to - from) / 8, 8 / o_tasks)), part = ceil_div(to - from, parts);
+    // Few outputs: columns are cut too, though each part packs the deltas anew.
+    const int64_t parts = max64(1, min64((to - from) / 16, 4 / o_tasks)), part = ceil_div(to - from, parts);
     for (int64_t t0 = 0; t0 < g.tokens; t0 += tokens) {
       const int64_t t1 = min64(t0 + tokens, g.tokens);
-      parallel_ranges(call, to - from, 4, [&](int64_t begin, int64_t end) {
-        place_codes(g, places, amx, from, from + begin, from + end, t0, t1);
+      const int64_t grain = 4;
+      parallel_tasks(call, ceil_div(to - from, grain), [&](int64_t i, int thread) {
+        const int64_t begin = from + i * grain;
+        place_codes(g, places, amx, from, begin, min64(begin + grain, to), t0, t1,
+                    reinterpret_cast<TapTokens*>(places.thread(thread)));
       });
       parallel_tasks(call, o_tasks * parts, [&](int64_t i, int thread) {
         const int64_t begin = from + i / o_tasks * part;
@@ -360,6 +358,7 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
 }
 
 inline int64_t gradient_scratch(const CodeGradient& g, int threads) {
+  if (is_depthwise(g)) return threads * static_cast<int64_t>(sizeof(DepthwiseSpace));
 #if defined(AUXGRAD_HAS_AMX)
   return Places(g, machine_has_amx(), nullptr).bytes(threads);
 #else

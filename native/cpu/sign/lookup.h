@@ -18,9 +18,10 @@ namespace {
 constexpr int kLookupOutputs = 8;
 constexpr int kPart = 128;  // tokens whose tables stay in the first-level cache
 
-// The two vectors of 16 channels that are summed together: [4 words of 32 tokens].
-struct PartBits {
-  const Words* of[2];
+// Two vectors of 16 channels that are summed together: their words of a part, and their sums for each output.
+struct PartPair {
+  const Words* bits[2];
+  float (*sums[2])[kColumns];
 };
 
 #if defined(__AVX512F__)
@@ -58,31 +59,32 @@ inline void build_tables(const float (*delta)[kLookupOutputs], float low, Tables
   }
 }
 
-inline void look_up(const Tables& tables, PartBits bits, Floats (*sums)[2]) {
+inline void look_up(const Tables& tables, PartPair pair) {
   __m512 a[kLookupOutputs], b[kLookupOutputs];
 #pragma GCC unroll 8
-  for (int o = 0; o < kLookupOutputs; o++) a[o] = b[o] = _mm512_setzero_ps();
-  for (int h = 0; h < kPart / 64; h++) {
-    for (int half = 0; half < 2; half++) {
-      __m512i i = _mm512_load_si512(bits.of[0] + 2 * h + half), j = _mm512_load_si512(bits.of[1] + 2 * h + half);
-#pragma GCC unroll 6
-      for (int n = 0; n < 6; n++) {
-        const float* table = tables.five[h][half * 6 + n][0];
+  for (int o = 0; o < kLookupOutputs; o++) a[o] = _mm512_load_ps(pair.sums[0][o]), b[o] = _mm512_load_ps(pair.sums[1][o]);
+  for (int w = 0; w < kPart / 32; w++) {
+    __m512i i = _mm512_load_si512(pair.bits[0] + w), j = _mm512_load_si512(pair.bits[1] + w);
+    const float* table = tables.five[w / 2][w % 2 * 6][0];
+#pragma GCC unroll 1
+    for (int n = 0; n < 6; n++, table += 32 * kLookupOutputs) {
 #pragma GCC unroll 8
-        for (int o = 0; o < kLookupOutputs; o++) {
-          const __m512 low = _mm512_load_ps(table + 32 * o), high = _mm512_load_ps(table + 32 * o + 16);
-          a[o] = _mm512_add_ps(a[o], _mm512_permutex2var_ps(low, i, high));
-          b[o] = _mm512_add_ps(b[o], _mm512_permutex2var_ps(low, j, high));
-        }
-        i = _mm512_srli_epi32(i, 5);
-        j = _mm512_srli_epi32(j, 5);
+      for (int o = 0; o < kLookupOutputs; o++) {
+        const __m512 low = _mm512_load_ps(table + 32 * o), high = _mm512_load_ps(table + 32 * o + 16);
+        a[o] = _mm512_add_ps(a[o], _mm512_permutex2var_ps(low, i, high));
+        b[o] = _mm512_add_ps(b[o], _mm512_permutex2var_ps(low, j, high));
       }
+      i = _mm512_srli_epi32(i, 5);
+      j = _mm512_srli_epi32(j, 5);
     }
+  }
+#pragma GCC unroll 1
+  for (int h = 0; h < kPart / 64; h++) {
     const auto rest = [&](const Words* w) {
       return _mm512_or_si512(_mm512_srli_epi32(_mm512_load_si512(w + 2 * h), 30),
                              _mm512_slli_epi32(_mm512_srli_epi32(_mm512_load_si512(w + 2 * h + 1), 30), 2));
     };
-    const __m512i i = rest(bits.of[0]), j = rest(bits.of[1]);
+    const __m512i i = rest(pair.bits[0]), j = rest(pair.bits[1]);
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) {
       const __m512 table = _mm512_load_ps(tables.rest[h][o]);
@@ -90,7 +92,8 @@ inline void look_up(const Tables& tables, PartBits bits, Floats (*sums)[2]) {
       b[o] = _mm512_add_ps(b[o], _mm512_permutexvar_ps(j, table));
     }
   }
-  for (int o = 0; o < kLookupOutputs; o++) sums[o][0] = (Floats)a[o], sums[o][1] = (Floats)b[o];
+#pragma GCC unroll 8
+  for (int o = 0; o < kLookupOutputs; o++) _mm512_store_ps(pair.sums[0][o], a[o]), _mm512_store_ps(pair.sums[1][o], b[o]);
 }
 #elif defined(__AVX2__)
 // For 32 tokens: 10 numbers of 3 bits and one of the 2 bits left.
@@ -114,13 +117,16 @@ inline void build_tables(const float (*delta)[kLookupOutputs], float low, Tables
     }
 }
 
-inline void look_up(const Tables& tables, PartBits bits, Floats (*sums)[2]) {
+inline void look_up(const Tables& tables, PartPair pair) {
   for (int v = 0; v < 4; v++) {
+    float (*sums)[kColumns] = pair.sums[v / 2];
+    const int lane = v % 2 * 8;
     __m256 sum[kLookupOutputs];
 #pragma GCC unroll 8
-    for (int o = 0; o < kLookupOutputs; o++) sum[o] = _mm256_setzero_ps();
+    for (int o = 0; o < kLookupOutputs; o++) sum[o] = _mm256_load_ps(sums[o] + lane);
     for (int w = 0; w < kPart / 32; w++) {
-      __m256i i = _mm256_load_si256(reinterpret_cast<const __m256i*>(bits.of[v / 2] + w) + v % 2);
+      __m256i i = _mm256_load_si256(reinterpret_cast<const __m256i*>(pair.bits[v / 2] + w) + v % 2);
+#pragma GCC unroll 1
       for (int n = 0; n < 11; n++) {
 #pragma GCC unroll 8
         for (int o = 0; o < kLookupOutputs; o++)
@@ -128,8 +134,8 @@ inline void look_up(const Tables& tables, PartBits bits, Floats (*sums)[2]) {
         i = _mm256_srli_epi32(i, 3);
       }
     }
-    for (int o = 0; o < kLookupOutputs; o++)
-      _mm256_storeu_ps(reinterpret_cast<float*>(&sums[o][v / 2]) + v % 2 * 8, sum[o]);
+#pragma GCC unroll 8
+    for (int o = 0; o < kLookupOutputs; o++) _mm256_store_ps(sums[o] + lane, sum[o]);
   }
 }
 #else
@@ -142,18 +148,18 @@ inline void build_tables(const float (*delta)[kLookupOutputs], float low, Tables
     for (int o = 0; o < kLookupOutputs; o++) tables.on[t][o] = delta[t][o], tables.off[t][o] = low * delta[t][o];
 }
 
-inline void look_up(const Tables& tables, PartBits bits, Floats (*sums)[2]) {
+inline void look_up(const Tables& tables, PartPair pair) {
   for (int v = 0; v < 2; v++)
     for (int c = 0; c < kColumns; c++) {
       float sum[kLookupOutputs] = {};
       for (int w = 0; w < kPart / 32; w++) {
-        const uint32_t word = bits.of[v][w][c];
+        const uint32_t word = pair.bits[v][w][c];
         for (int t = 0; t < 32; t++) {
           const float* value = word >> t & 1 ? tables.on[w * 32 + t] : tables.off[w * 32 + t];
           for (int o = 0; o < kLookupOutputs; o++) sum[o] += value[o];
         }
       }
-      for (int o = 0; o < kLookupOutputs; o++) sums[o][v][c] = sum[o];
+      for (int o = 0; o < kLookupOutputs; o++) pair.sums[v][o][c] += sum[o];
     }
 }
 #endif

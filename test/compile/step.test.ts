@@ -1,0 +1,373 @@
+import fc from 'fast-check'
+import { asa, checkpoint, compile, grad, hostArray, models, nn, optim, tensor, valueAndGrad, type MemoryAssignment, type Tensor } from '../../src'
+import { native } from '../../src/native'
+import { Tensor as Eager } from '../../src/tensor/tensor'
+import { check, liveBytes } from '../support/property'
+import { snapshot } from '../support/record'
+import { generator } from '../support/run'
+
+const random = generator(1)
+const host = (shape: number[]) => hostArray(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 2 * random() - 1), shape)
+const batchOf = (n: number) => ({ x: host([n, 6]), y: Int32Array.from({ length: n }, (_, i) => i % 3) })
+const withCode = (code: string, message = /./) => expect.objectContaining({ code, message: expect.stringMatching(message) })
+
+class Net extends nn.Module {
+  readonly hidden = [new nn.Linear(6, 16), new nn.Linear(16, 16)]
+  readonly norm = new nn.BatchNorm1d(16)
+  readonly drop = new nn.Dropout(0.2)
+  readonly fc = new nn.Linear(16, 3)
+  forward(x: Tensor): Tensor {
+    for (const layer of this.hidden) x = layer.forward(x).relu()
+    return this.fc.forward(this.drop.forward(this.norm.forward(x)))
+  }
+}
+const make = (options: Partial<Parameters<typeof compile>[0]> = {}) => {
+  const model = new Net()
+  const optimizer = new optim.AdamW({ lr: 0.01 })
+  const step = compile({ model, loss: ({ x, y }: Record<string, Tensor>) => nn.crossEntropy(model.forward(x), y), optimizer, ...options })
+  return { model, optimizer, step }
+}
+
+test('runs that are not awaited follow each other and give what awaited runs give', async () => {
+  const [a, b] = [make(), make()]
+  b.model.loadState(a.model.state())
+  const batches = Array.from({ length: 8 }, (_, i) => batchOf(3 + (i % 3)))
+  const losses: number[] = []
+  for (const batch of batches) losses.push((await a.step.run(batch)).loss)
+  const all = batches.map((batch) => b.step.run(batch))
+  expect((await Promise.all(all)).map((r) => r.loss)).toEqual(losses)
+  expect(snapshot(b.model)).toEqual(snapshot(a.model))
+  expect(b.step.runs).toBe(8)
+})
+
+test('a rejected run does not stop those behind it', async () => {
+  const { step, model } = make()
+  const before = snapshot(model)
+  const bad = { ...batchOf(4), y: Int32Array.of(0, 1, 9, 2) }
+  const results = await Promise.allSettled([step.run(bad), step.run({ x: host([4, 5]), y: Int32Array.of(0, 1, 1, 2) }), step.run(bad)])
+  expect(results.map((r) => (r as PromiseRejectedResult).reason.code)).toEqual(['AUX_INDEX_OUT_OF_RANGE', 'AUX_SHAPE_MISMATCH', 'AUX_INDEX_OUT_OF_RANGE'])
+  expect((results[0] as PromiseRejectedResult).reason.message).toMatch(/9/)
+  expect(snapshot(model)).toEqual(before)
+  expect([step.runs, step.optimizer.steps]).toEqual([0, 0])
+  expect((await step.run(batchOf(4))).loss).toBeGreaterThan(0)
+})
+
+test('batches: missing, wrong and additional fields', async () => {
+  const { step } = make()
+  const { x, y } = batchOf(4)
+  await expect(step.run({ x })).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT', /"y".*x/))
+  await expect(step.run({ x: host([4, 7]), y })).rejects.toEqual(withCode('AUX_SHAPE_MISMATCH', /6.*\[4, 7\]/))
+  await expect(step.run({ x, y: Float32Array.of(0, 1, 2, 0) })).rejects.toEqual(withCode('AUX_DTYPE_MISMATCH', /i32/))
+  await expect(step.run({ x: hostArray(new Int32Array(24), [4, 6]), y })).rejects.toEqual(withCode('AUX_DTYPE_MISMATCH', /f32/))
+  await expect(step.run({ x, y: Int32Array.of(0, 1) })).rejects.toEqual(withCode('AUX_SHAPE_MISMATCH', /\[4\].*\[2\]/))
+  await expect(step.run({ x: 'no' as never, y })).rejects.toEqual(withCode('AUX_SHAPE_MISMATCH', /input x/))
+  expect((await step.run({ y, name: [1, 2, 3, 4], x })).loss).toBeGreaterThan(0)
+})
+
+test('plans: what was planned from shapes is what runs; nothing is planned twice', async () => {
+  const { step, model, optimizer } = make()
+  let traces = 0
+  const forward = model.forward.bind(model)
+  model.forward = (x) => {
+    traces++
+    return forward(x)
+  }
+  step.plan({ x: [5, 6], y: [5] })
+  const { x, y } = batchOf(5)
+  await step.run({ x, y })
+  await step.run({ y, x })
+  optimizer.lr = 0.5
+  await step.run({ x, y: hostArray(y) })
+  expect(traces).toBe(1)
+  await step.run(batchOf(6))
+  await step.run(batchOf(5))
+  expect(traces).toBe(2)
+  model.eval()
+  await step.run({ x, y })
+  model.train()
+  model.freeze('hidden')
+  await step.run({ x, y })
+  model.unfreeze()
+  await step.run({ x, y })
+  expect(traces).toBe(4)
+})
+
+test('dropping plans, closing steps and disposing models give every byte back', async () => {
+  await make().step.run(batchOf(3)) // what is made once per process
+  const start = await liveBytes()
+  const { step, model, optimizer } = make({ clip: { norm: 1 }, accumulate: 2 } as never)
+  await step.run(batchOf(40))
+  await step.run(batchOf(40))
+  const full = native().memory()
+  for (let n = 1; n < 40; n++) {
+    await step.run(batchOf(n))
+    await step.run(batchOf(n))
+  }
+  expect(native().memory()).toMatchObject({ live: full.live, blocks: full.blocks })
+  await expect(step.run({ ...batchOf(4), y: Int32Array.of(0, 0, 0, 7) })).rejects.toBeDefined()
+  step.plan({ x: [50, 6], y: [50] })
+  expect(native().memory().live).toBe(full.live)
+  step.close()
+  model.dispose()
+  optimizer.dispose()
+  expect(await liveBytes()).toBe(start)
+})
+
+test('evaluation between steps: other shapes, many of them, not awaited; no leak', async () => {
+  const { step, model } = make({ memory: asa() } as never)
+  const evaluate = compile({ model, forward: ({ x }) => ({ logits: model.forward(x), best: model.forward(x).argmax() }) })
+  await step.run(batchOf(64))
+  const before = native().memory()
+  const sizes = Array.from({ length: 40 }, (_, i) => 1 + i)
+  const results = await Promise.all(sizes.map((n) => evaluate.run({ x: batchOf(n).x })))
+  results.forEach((r, i) => expect(r.logits.shape).toEqual([sizes[i], 3]))
+  expect(native().memory().live).toBe(before.live)
+  // Dropout is off, running statistics count, signs are added still.
+  const again = evaluate.runSync({ x: hostArray(results[3].logits.data.length ? new Float32Array(24).fill(0.5) : new Float32Array(), [4, 6]) })
+  expect([...again.logits.data.subarray(0, 3)]).toEqual([...again.logits.data.subarray(9, 12)])
+  evaluate.close()
+  expect((await step.run(batchOf(8))).loss).toBeGreaterThan(0)
+})
+
+test('abort: before, in the queue, during a run; parameters are unchanged or those of a whole step', async () => {
+  const { step, model } = make()
+  const { x, y } = batchOf(64)
+  await step.run({ x, y })
+  const before = snapshot(model)
+  const done = new AbortController()
+  done.abort(new Error('no'))
+  await expect(step.run({ x, y }, { signal: done.signal })).rejects.toThrow('no')
+  const controllers = Array.from({ length: 4 }, () => new AbortController())
+  const queued = controllers.map((c) => step.run({ x, y }, { signal: c.signal }))
+  controllers.slice(1).forEach((c) => c.abort())
+  const results = await Promise.allSettled(queued)
+  expect(results.slice(1).every((r) => r.status === 'rejected')).toBe(true)
+  expect(step.runs).toBe(results[0].status === 'fulfilled' ? 2 : 1)
+  if (results[0].status === 'rejected') expect(snapshot(model)).toEqual(before)
+  // At random moments of a run: what came out is exactly what no or one step gives.
+  for (let i = 0; i < 30; i++) {
+    const [from, runs] = [snapshot(model), step.runs]
+    const controller = new AbortController()
+    const run = step.run({ x, y }, { signal: controller.signal })
+    for (let k = 0; k < i * 40; k++) Math.sqrt(k)
+    controller.abort(new Error('enough'))
+    const result = await Promise.allSettled([run])
+    if (result[0].status === 'rejected') {
+      expect(result[0].reason.message).toBe('enough')
+      expect(snapshot(model)).toEqual(from)
+      expect(step.runs).toBe(runs)
+    } else expect(step.runs).toBe(runs + 1)
+  }
+})
+
+test('closing during a run lets it finish; runs behind it are refused', async () => {
+  const { step, model } = make()
+  await step.run(batchOf(16))
+  const before = await liveBytes()
+  const [first, second] = [step.run(batchOf(64)), step.run(batchOf(64))]
+  step.close()
+  expect((await first).loss).toBeGreaterThan(0)
+  await expect(second).rejects.toEqual(withCode('AUX_DISPOSED'))
+  await expect(step.run(batchOf(3))).rejects.toEqual(withCode('AUX_DISPOSED'))
+  await new Promise((resolve) => setImmediate(resolve))
+  expect(await liveBytes()).toBeLessThan(before)
+  model.dispose()
+})
+
+test('no memory for a larger arena: the run is refused, nothing has changed, the next one works', async () => {
+  const { step, model } = make()
+  await step.run(batchOf(4))
+  const before = snapshot(model)
+  for (const persistent of [false, true]) {
+    step.plan({ x: [100, 6], y: [100] })
+    native().setFault(1, persistent)
+    await expect(step.run(batchOf(100))).rejects.toEqual(withCode('AUX_OUT_OF_MEMORY', /arena.*\d+ bytes/))
+    native().setFault(0, false)
+    expect(snapshot(model)).toEqual(before)
+  }
+  expect((await step.run(batchOf(4))).loss).toBeGreaterThan(0)
+  expect((await step.run(batchOf(100))).loss).toBeGreaterThan(0)
+})
+
+test('every allocation of compilation and a first run may fail: an error, no leak, and it works afterwards', async () => {
+  const { step, model, optimizer } = make()
+  const batch = batchOf(9)
+  const parameters = snapshot(model)
+  let failures = 0
+  for (let k = 1; ; k++) {
+    native().setFault(k, false)
+    const result = await Promise.allSettled([step.run(batch)])
+    native().setFault(0, false)
+    if (result[0].status === 'fulfilled') break
+    failures++
+    expect(result[0].reason.code).toBe('AUX_OUT_OF_MEMORY')
+    expect(snapshot(model)).toEqual(parameters)
+  }
+  expect(failures).toBeGreaterThan(5)
+  step.close()
+  optimizer.dispose()
+  model.dispose()
+})
+
+test('budget: refused before anything runs, naming the bytes and the smallest alternative', async () => {
+  const wide = (): nn.Module & { forward(x: Tensor): Tensor } => new models.MLP([6, 64, 64, 3])
+  for (const model of [new Net(), wide(), new models.MLP([6, 64, 64, 64, 3])]) {
+    const options = { model, loss: ({ x, y }: Record<string, Tensor>) => nn.crossEntropy((model as Net).forward(x), y), optimizer: new optim.SGD({ lr: 0.1 }) }
+    const free = compile(options)
+    const { total } = free.plan({ x: [512, 6], y: [512] }).bytes
+    free.close()
+    const exact = compile({ ...options, budget: total })
+    expect(exact.plan({ x: [512, 6], y: [512] }).bytes.total).toBe(total)
+    exact.close()
+    const tight = compile({ ...options, budget: total - 1 })
+    expect(() => tight.plan({ x: [512, 6], y: [512] })).toThrow(withCode('AUX_BUDGET_TOO_SMALL', new RegExp(`${total} bytes.*${total - 1} bytes.*smallest.*asa`)))
+    const batch = { x: host([512, 6]), y: new Int32Array(512) }
+    await expect(tight.run(batch)).rejects.toEqual(withCode('AUX_BUDGET_TOO_SMALL'))
+    expect((await tight.run(batchOf(4))).loss).toBeGreaterThan(0)
+    tight.close()
+  }
+  expect(() => make({ budget: 'lots' } as never)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+})
+
+test('two models in turns, each step through both (a GAN)', async () => {
+  const generatorNet = new nn.Sequential(new nn.Linear(2, 8), new nn.ReLU(), new nn.Linear(8, 2))
+  const critic = new nn.Sequential(new nn.Linear(2, 8), new nn.BatchNorm1d(8), new nn.ReLU(), new nn.Linear(8, 1))
+  const fake = (z: Tensor): Tensor => critic.forward(generatorNet.forward(z)).sigmoid()
+  const g = compile({ model: generatorNet, loss: ({ z }) => fake(z).log().mean().neg(), optimizer: new optim.Adam({ lr: 0.01 }) })
+  const d = compile({
+    model: critic,
+    loss: ({ x, z }) => critic.forward(x).sigmoid().log().mean().neg().sub(fake(z).neg().add(1.0001).log().mean()),
+    optimizer: new optim.Adam({ lr: 0.01 }),
+  })
+  const runs: Promise<{ loss: number }>[] = []
+  for (let i = 0; i < 20; i++) runs.push(d.run({ x: host([16, 2]), z: host([16, 2]) }), g.run({ z: host([16, 2]) }))
+  for (const { loss } of await Promise.all(runs)) expect(Number.isFinite(loss)).toBe(true)
+  const [gBefore, dBefore] = [snapshot(generatorNet), snapshot(critic)]
+  await g.run({ z: host([16, 2]) })
+  const after = snapshot(critic)
+  for (const name of Object.keys(after)) if (!name.includes('running')) expect(after[name]).toBe(dBefore[name])
+  expect(snapshot(generatorNet)).not.toEqual(gBefore)
+  // The critic's mode is not the generator's, but the generator's plans depend on it.
+  critic.eval()
+  const running = snapshot(critic)
+  await g.run({ z: host([16, 2]) })
+  expect(snapshot(critic)).toEqual(running)
+  critic.train()
+  await g.run({ z: host([16, 2]) })
+  expect(snapshot(critic)).not.toEqual(running)
+})
+
+test('grad and valueAndGrad agree with finite differences', async () => {
+  await check(20, fc.nat(), fc.integer({ min: 1, max: 5 }), async (start, n) => {
+    const r = generator(start)
+    const data = [n * 3, 12].map((k) => Float32Array.from({ length: k }, () => 2 * r() - 1))
+    const f = (x: Tensor, w: Tensor): Tensor => x.matmul(w).tanh().add(x.sum()).square().mean()
+    const at = (a: Float32Array, b: Float32Array): [Eager, Eager] => [tensor(a, [n, 3]), tensor(b, [3, 4])]
+    const inputs = at(data[0], data[1])
+    const { value, grads } = valueAndGrad(f)(...inputs)
+    expect(value.item()).toBeCloseTo(f(...inputs).item(), 5)
+    expect(grad(f)(...inputs).map((g) => [...g.dataSync()])).toEqual(grads.map((g) => [...g.dataSync()]))
+    data.forEach((values, k) =>
+      values.forEach((v, i) => {
+        const moved = (d: number): number => f(...at(...(data.map((a, j) => (j === k ? a.map((u, l) => (l === i ? v + d : u)) : a)) as [Float32Array, Float32Array]))).item()
+        expect(Math.abs((moved(1e-2) - moved(-1e-2)) / 2e-2 - grads[k].dataSync()[i])).toBeLessThan(2e-2)
+      }),
+    )
+  })
+  expect(() => grad((x) => x)(tensor([1, 2]))).toThrow(withCode('AUX_SHAPE_MISMATCH', /one f32 element.*\[2\]/))
+  expect(grad((x) => x.detach().sum().add(tensor([1]).sum()))(tensor([1, 2])).map((g) => [...g.dataSync()])).toEqual([[0, 0]])
+})
+
+test('grad leaves nothing behind', async () => {
+  const x = tensor([1, 2, 3])
+  const f = grad((t) => t.mul(t).sum())
+  f(x).forEach((g) => g.dispose())
+  const before = native().memory()
+  for (let i = 0; i < 20; i++) f(x).forEach((g) => g.dispose())
+  expect(native().memory()).toMatchObject({ live: before.live, blocks: before.blocks })
+})
+
+test('reading a traced value is an error that names the layer; so is a traced tensor of another compilation', async () => {
+  class Reads extends nn.Module {
+    readonly fc = new nn.Linear(6, 3)
+    readonly inner = new (class extends nn.Module {
+      forward(x: Tensor): Tensor {
+        return x.item() > 0 ? x : x.neg()
+      }
+    })()
+    forward(x: Tensor): Tensor {
+      return this.inner.forward(this.fc.forward(x).sum())
+    }
+  }
+  const model = new Reads()
+  const step = compile({ model, loss: ({ x }) => model.forward(x), optimizer: new optim.SGD({ lr: 0.1 }) })
+  await expect(step.run({ x: host([2, 6]) })).rejects.toEqual(withCode('AUX_TRACED_VALUE', /\(in inner\)/))
+  let leaked: Tensor | undefined
+  const first = compile(({ x }) => (leaked = x.mul(2)))
+  first.runSync({ x: host([2, 2]) })
+  const second = compile(({ x }) => x.add(leaked!))
+  expect(() => second.runSync({ x: host([2, 2]) })).toThrow(withCode('AUX_TRACED_VALUE', /another compilation/))
+  expect(() => leaked!.dataSync()).toThrow(withCode('AUX_TRACED_VALUE'))
+  expect(() => compile(({ x }) => ({ x, n: 3 as never })).runSync({ x: host([2]) })).toThrow(withCode('AUX_INVALID_ARGUMENT', /"n"/))
+  expect(() => compile(() => 3 as never).runSync({ x: host([2]) })).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+})
+
+test('eager tensors in a closure are inputs by reference', async () => {
+  const factor = tensor([2])
+  const f = compile(({ x }) => x.mul(factor))
+  expect([...f.runSync({ x: Float32Array.of(1, 3) }).data]).toEqual([2, 6])
+  factor.assign([10])
+  expect([...f.runSync({ x: Float32Array.of(1, 3) }).data]).toEqual([10, 30])
+  factor.dispose() // the plan holds it still
+  expect([...f.runSync({ x: Float32Array.of(1, 3) }).data]).toEqual([10, 30])
+  f.close()
+})
+
+test('control flow, shared modules and modules in arrays', async () => {
+  class Odd extends nn.Module {
+    readonly shared = new nn.Linear(6, 6)
+    readonly twice = this.shared
+    readonly list = [[new nn.Linear(6, 6)], [new nn.Linear(6, 6), new nn.Linear(6, 6)]]
+    forward(x: Tensor): Tensor {
+      for (const row of this.list) for (const layer of row) x = x.shape[0] > 4 ? layer.forward(x).tanh() : layer.forward(x)
+      return this.twice.forward(this.shared.forward(x).relu())
+    }
+  }
+  const model = new Odd()
+  expect([...model.namedModules()].map(([name]) => name)).toEqual(['', 'shared', 'list.0.0', 'list.1.0', 'list.1.1'])
+  const policies: MemoryAssignment[] = [[], { shared: asa() }, checkpoint(), { 'list.1.*': checkpoint(), 'list.0.0': asa() }]
+  for (const memory of policies) {
+    const step = compile({ model, loss: ({ x }) => model.forward(x).square().mean(), optimizer: new optim.SGD({ lr: 0.05 }), memory })
+    const x = host([7, 6])
+    const losses: number[] = []
+    for (let i = 0; i < 20; i++) losses.push((await step.run({ x })).loss)
+    expect(losses[19]).toBeLessThan(losses[0])
+    expect((await step.run({ x: host([3, 6]) })).loss).toBeGreaterThan(0)
+    step.close()
+  }
+})
+
+test('constants that JSON does not tell apart are not taken for one another', () => {
+  const f = compile(({ x }) => ({ a: x.add(Infinity), b: x.add(-Infinity), c: x.mul(0), d: x.mul(-0) }))
+  const { a, b, c, d } = f.runSync({ x: Float32Array.of(1) })
+  expect([a.data[0], b.data[0], c.data[0], d.data[0]]).toEqual([Infinity, -Infinity, 0, -0])
+})
+
+test('accumulation over k runs is one step on the large batch', async () => {
+  const data = Array.from({ length: 4 }, () => host([5, 6]))
+  const whole = hostArray(Float32Array.from(data.flatMap((d) => [...d.data])), [20, 6])
+  const losses = (model: models.MLP) => ({ x }: Record<string, Tensor>) => model.forward(x).square().mean()
+  const [a, b] = [new models.MLP([6, 8, 2]), new models.MLP([6, 8, 2])]
+  b.loadState(a.state())
+  const options = { clip: { norm: 0.05 } }
+  const large = compile({ model: a, loss: losses(a), optimizer: new optim.SGD({ lr: 0.1, momentum: 0.9 }), ...options })
+  const small = compile({ model: b, loss: losses(b), optimizer: new optim.SGD({ lr: 0.1, momentum: 0.9 }), accumulate: 4, ...options })
+  for (let round = 0; round < 3; round++) {
+    const { gradNorm } = await large.run({ x: whole })
+    let last
+    for (const x of data) last = await small.run({ x })
+    expect(last!.gradNorm).toBeCloseTo(gradNorm!, 5)
+  }
+  expect([large.optimizer.steps, small.optimizer.steps, small.runs]).toEqual([3, 3, 12])
+  for (const [name, t] of a.state()) t.dataSync().forEach((v, i) => expect(Math.abs(v - b.state().get(name)!.dataSync()[i])).toBeLessThan(2e-6))
+})

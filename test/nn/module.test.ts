@@ -1,0 +1,88 @@
+import { compile, models, nn, optim, tensor, type Tensor } from '../../src'
+import { Tensor as Eager } from '../../src/tensor/tensor'
+import { liveBytes } from '../support/property'
+
+const withCode = (code: string, message = /./) => expect.objectContaining({ code, message: expect.stringMatching(message) })
+
+class Parts extends nn.Module {
+  readonly first = new nn.Linear(2, 3)
+  readonly list = [new nn.Linear(3, 3, { bias: false }), [new nn.BatchNorm1d(3)]]
+  readonly chain = new nn.Sequential(new nn.ReLU(), new nn.Linear(3, 1))
+  readonly tied = this.first
+  readonly scale = new nn.Parameter(tensor([1]))
+  readonly count = 3
+  readonly maybe = undefined
+  forward(x: Tensor): Tensor {
+    return x
+  }
+}
+
+test('names are paths of properties, in the order of definition, each part once', () => {
+  const model = new Parts()
+  expect([...model.namedModules()].map(([n]) => n)).toEqual(['', 'first', 'list.0', 'list.1.0', 'chain', 'chain.0', 'chain.1'])
+  expect([...model.namedParameters()].map(([n]) => n)).toEqual([
+    'scale', 'first.weight', 'first.bias', 'list.0.weight', 'list.1.0.weight', 'list.1.0.bias', 'chain.1.weight', 'chain.1.bias',
+  ])
+  expect([...model.namedBuffers()].map(([n]) => n)).toEqual(['list.1.0.runningMean', 'list.1.0.runningVar'])
+  expect(model.parameters().length).toBe(8)
+  const resnet = new models.ResNet({ depth: 18, classes: 2, width: 4 })
+  expect(resnet.state().has('stage2.0.shortcut.norm.runningVar')).toBe(true)
+  resnet.dispose()
+})
+
+test('modes and freezing reach all inside', () => {
+  const model = new Parts()
+  model.eval()
+  expect([...model.namedModules()].some(([, m]) => m.training)).toBe(false)
+  model.train()
+  expect([...model.namedModules()].every(([, m]) => m.training)).toBe(true)
+  model.freeze('first', 'chain.1.bias')
+  expect([...model.namedParameters()].filter(([, p]) => !p.trainable).map(([n]) => n)).toEqual(['first.weight', 'first.bias', 'chain.1.bias'])
+  model.unfreeze('first.weight')
+  expect(model.first.weight.trainable).toBe(true)
+  expect(() => model.freeze('chain.1.bia')).toThrow(withCode('AUX_INVALID_ARGUMENT', /chain\.1\.bia"/))
+  model.freeze()
+  const step = compile({ model, loss: ({ x }) => model.first.forward(x).sum(), optimizer: new optim.SGD({ lr: 1 }) })
+  expect(() => step.plan({ x: [1, 2] })).toThrow(withCode('AUX_NO_GRADIENT'))
+})
+
+test('loadState copies all or nothing', () => {
+  const [a, b] = [new Parts(), new Parts()]
+  b.loadState(a.state())
+  for (const [name, t] of a.state()) expect(b.state().get(name)!.dataSync()).toEqual(t.dataSync())
+  a.first.weight.assign([9, 9, 9, 9, 9, 9])
+  expect(b.first.weight.dataSync()[0]).not.toBe(9)
+  const before = [...b.state()].map(([, t]) => [...t.dataSync()])
+  const other = (name: string, value: Eager | undefined): Map<string, Tensor> => {
+    const state = new Map(a.state() as Map<string, Tensor>)
+    if (value) state.set(name, value)
+    else state.delete(name)
+    return state
+  }
+  expect(() => b.loadState(other('chain.1.bias', undefined))).toThrow(withCode('AUX_INVALID_ARGUMENT', /missing chain\.1\.bias/))
+  expect(() => b.loadState(other('more', tensor([1])))).toThrow(withCode('AUX_INVALID_ARGUMENT', /unexpected more/))
+  expect(() => b.loadState(other('chain.1.bias', tensor([1, 2])))).toThrow(withCode('AUX_SHAPE_MISMATCH', /chain\.1\.bias.*\[1\].*\[2\]/))
+  expect(() => b.loadState(other('chain.1.bias', tensor(Int32Array.of(1))))).toThrow(withCode('AUX_DTYPE_MISMATCH', /chain\.1\.bias.*f32.*i32/))
+  expect([...b.state()].map(([, t]) => [...t.dataSync()])).toEqual(before)
+  b.loadState(other('more', tensor([1])), { strict: false })
+  expect(b.first.weight.dataSync()[0]).toBe(9)
+})
+
+test('a model gives all its memory back', async () => {
+  const start = await liveBytes()
+  const model = new models.CNN()
+  expect(await liveBytes()).toBeGreaterThan(start)
+  model.dispose()
+  model.dispose()
+  expect(await liveBytes()).toBe(start)
+})
+
+test('layers refuse what cannot be', () => {
+  expect(() => new nn.Conv2d(3, 4, 3, { groups: 2 })).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+  for (const bad of [0, -1, 1.5, NaN]) {
+    expect(() => new nn.Linear(bad, 3)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+    expect(() => new nn.Linear(3, bad)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+    expect(() => new nn.Conv2d(3, 3, bad)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+    expect(() => new nn.Conv2d(3, 3, 3, { groups: bad })).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+  }
+})

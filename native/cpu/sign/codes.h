@@ -9,9 +9,6 @@
 #endif
 #include "../unit.h"
 
-// Vectors wider than the machine's are passed between internal functions only: no ABI is concerned.
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 namespace auxgrad {
 namespace {
 

@@ -376,6 +376,21 @@ test('input gradients under any policy agree with finite differences', async () 
   }
 })
 
+test('cheap checkpointing on top of ASA keeps no more than ASA', async () => {
+  const model = new models.MLP([16, 48, 48, 48, 3])
+  const random = generator(2)
+  const batch = { x: host(random, [70, 16]), r: host(random, [70, 3]) }
+  const loss = (b: Record<string, Tensor>) => model.forward(b.x).mul(b.r).sum()
+  const signs = await gradientsOf(model, loss, batch, asa())
+  const both = await gradientsOf(model, loss, batch, [['', asa()], ['', checkpoint({ recompute: 'cheap' })]])
+  expect(both.gradients).toEqual(signs.gradients)
+  expect(both.plan.bytes.kept).toBeLessThanOrEqual(signs.plan.bytes.kept)
+  const plain = await gradientsOf(model, loss, batch)
+  const cheap = await gradientsOf(model, loss, batch, checkpoint({ recompute: 'cheap' }))
+  expect(cheap.gradients).toEqual(plain.gradients)
+  expect(cheap.plan.bytes.kept).toBeLessThanOrEqual(plain.plan.bytes.kept)
+})
+
 test('kept bytes: shared inputs count once, under every policy', async () => {
   class Heads extends nn.Module {
     readonly q = new nn.Linear(48, 8)

@@ -53,7 +53,7 @@ function cases({ width, steps }) {
   const wide = { batch: 16, steps: steps ?? 30 }
   for (const [layout, rule] of [['standard', bp], ['standard', asa('pm1')], ['ara', bp], ['ara', ara], ['ara', asa('01')]])
     list.push(makeCase('resnet18', rule, { ...sgd, lr: 0.001 }, { ...wide, options: { layout, width } }))
-  const short = { steps: steps ?? 50 }
+  const short = { steps: steps ?? 30 }
   for (const model of ['plain', 'cnn']) {
     list.push(makeCase(model, bp, { ...sgd, weightDecay: 0.01 }, { ...short, note: 'weight decay' }))
     list.push(makeCase(model, bp, { ...sgd, nesterov: true }, { ...short, note: 'nesterov' }))

@@ -25,14 +25,22 @@ function options(argv) {
       o.pass.push(arg)
       continue
     }
-    if (!['--only', '--threads', '--json', '--svg', '--merge'].includes(arg))
-      fail(`unknown option ${arg}; there are --quick, --only, --threads, --json, --svg, --merge`)
+    if (!['--only', '--match', '--threads', '--json', '--svg', '--merge'].includes(arg))
+      fail(`unknown option ${arg}; there are --quick, --only, --match, --threads, --json, --svg, --merge`)
     if (++i === argv.length) fail(`${arg} needs a value`)
     if (arg === '--merge') o.merge.push(argv[i])
     else if (arg === '--json' || arg === '--svg') o[arg.slice(2)] = path.resolve(argv[i])
     else o.pass.push(arg, argv[i])
   }
   return o
+}
+
+// A row of another program joins ours of the same case: its peers' numbers, and the ratio as it measured it.
+function mergeRow(rows, row) {
+  const own = rows.find((r) => r.group === row.group && r.name === row.name && r.threads === row.threads)
+  if (!own) return rows.push(row)
+  own.peers = { ...own.peers, ...row.peers }
+  own.ratioToBestPeer = row.ratioToBestPeer ?? own.gflops / Math.max(...Object.values(own.peers))
 }
 
 function build() {
@@ -81,7 +89,8 @@ fs.rmSync(folder, { recursive: true })
 for (const name of o.merge) {
   const other = JSON.parse(fs.readFileSync(name, 'utf8'))
   if (!Array.isArray(other.results)) fail(`${name}: expected {"results": [...]}`)
-  report.results.push(...other.results)
+  for (const row of other.results) mergeRow(report.results, row)
+  report.peers = { ...report.peers, ...other.peers }
 }
 print(report)
 for (const target of [o.json, o.svg]) fs.mkdirSync(path.dirname(target), { recursive: true })

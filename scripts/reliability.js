@@ -10,7 +10,6 @@
 // --long does ten times as much.
 'use strict'
 const { spawnSync } = require('node:child_process')
-const fs = require('node:fs')
 const path = require('node:path')
 const { works } = require('./build-native.js')
 

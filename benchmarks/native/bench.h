@@ -101,6 +101,7 @@ class KernelCall {
   std::vector<double> numbers_;
   std::shared_ptr<char> scratch_;
   int64_t scratch_bytes_ = 0;
+  int threads_ = 0;  // that the scratch is for
 };
 
 // Empty if a and b are equal bit for bit (zeros of either sign are equal), else the first difference.

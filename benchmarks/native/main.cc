@@ -1,4 +1,5 @@
-// Runs the groups: `auxgrad_bench [--quick] [--only gemm,fused] [--threads 1,2] [--json FILE] [--list]`.
+// Runs the groups: `auxgrad_bench [--quick] [--only gemm,fused] [--match TEXT] [--threads 1,2] [--json FILE] [--list]`;
+// --match takes the cases whose name contains the text.
 // A case is measured as best of many, its contenders taking turns so that a slow moment of the machine hits them alike.
 #include <algorithm>
 #include <chrono>
@@ -110,10 +111,10 @@ void KernelCall::run() {
   call.n_number = static_cast<int>(numbers_.size());
   call.pool = &auxgrad::process_pool();
   call.failure = &failure;
-  const int64_t bytes = kernel_->scratch ? kernel_->scratch(call, call.pool->threads()) : 0;
-  if (bytes > scratch_bytes_ || !scratch_) {
-    scratch_ = aligned(bytes);
-    scratch_bytes_ = bytes;
+  if (threads_ != call.pool->threads()) {  // as a plan does: once
+    threads_ = call.pool->threads();
+    scratch_bytes_ = kernel_->scratch ? kernel_->scratch(call, threads_) : 0;
+    scratch_ = aligned(scratch_bytes_);
   }
   call.scratch = scratch_.get();
   if (!kernel_->run(call)) die(std::string(kernel_->name) + ": " + failure.message);
@@ -139,7 +140,7 @@ struct Options {
   bool quick = false, list = false;
   std::vector<std::string> only;
   std::vector<int> threads = {1, 2};
-  std::string json;
+  std::string json, match;
 };
 
 struct Roof {
@@ -182,10 +183,11 @@ Options parse(int argc, char** argv) {
     else if (arg == "--list") o.list = true;
     else if (arg == "--json") o.json = value();
     else if (arg == "--only") o.only = split(value());
+    else if (arg == "--match") o.match = value();
     else if (arg == "--threads") {
       o.threads.clear();
       for (const std::string& t : split(value())) o.threads.push_back(std::atoi(t.c_str()));
-    } else die("unknown option " + arg + "; there are --quick, --only, --threads, --json, --list");
+    } else die("unknown option " + arg + "; there are --quick, --only, --match, --threads, --json, --list");
   }
   for (int t : o.threads)
     if (t < 1 || t > 256) die("--threads must be numbers from 1 to 256, separated by commas");
@@ -331,7 +333,7 @@ int run(const Options& o) {
     if (wanted(g))
       for (const Case& c : g.cases)
         for (int t : threads)
-          if ((c.quick || !o.quick) && std::find(c.threads.begin(), c.threads.end(), t) != c.threads.end())
+          if ((c.quick || !o.quick) && c.name.find(o.match) != std::string::npos && std::find(c.threads.begin(), c.threads.end(), t) != c.threads.end())
             jobs.push_back({&g, &c, t});
   if (o.list) {
     for (const Job& j : jobs) std::printf("%s: %s, threads %d\n", j.group->name, j.c->name.c_str(), j.threads);

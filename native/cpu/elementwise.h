@@ -108,7 +108,9 @@ inline float erf_f32(float x) {
 // Distribution function of the standard normal; keeps its relative precision in the lower tail.
 inline float normal_cdf_f32(float x) {
   const float a = __builtin_fabsf(x) * 0.70710678f;
-  const float tail = 0.5f * (a < 1.0f ? 1.0f - erf_near(a) : erfc_far(a));
+  // Both, then the choice: calls inside a choice would keep loops from being vectorised.
+  const float near = 1.0f - erf_near(a), far = erfc_far(a);
+  const float tail = 0.5f * (a < 1.0f ? near : far);
   return x < 0 ? tail : 1.0f - tail;
 }
 
@@ -116,13 +118,15 @@ inline float normal_cdf_f32(float x) {
 inline float expm1_f32(float x) {
   const float near = x * (1.0f + x * (1.0f / 2) * (1.0f + x * (1.0f / 3) * (1.0f + x * (1.0f / 4) * (1.0f + x * (1.0f / 5) *
                      (1.0f + x * (1.0f / 6) * (1.0f + x * (1.0f / 7) * (1.0f + x * (1.0f / 8))))))));
-  return __builtin_fabsf(x) < 0.5f ? near : exp_f32(x) - 1.0f;
+  const float far = exp_f32(x) - 1.0f;
+  return __builtin_fabsf(x) < 0.5f ? near : far;
 }
 
 // log(1 + x) within 4 ULP: x / ((1 + x) - 1) undoes the rounding of 1 + x.
 inline float log1p_f32(float x) {
   const float u = 1.0f + x, d = u - 1.0f;
-  return d == 0 || x == __builtin_inff() ? x : log_f32(u) * (x / d);
+  const float y = log_f32(u) * (x / d);
+  return d == 0 || x == __builtin_inff() ? x : y;
 }
 
 // log(1 + exp(x)) without overflow.

@@ -6,6 +6,9 @@ namespace auxgrad {
 namespace {
 
 inline float sum_lanes(Vec v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)v);
+#endif
   float s[kLanes];
   store(s, v);
   AUXGRAD_UNROLL
@@ -48,7 +51,7 @@ inline float row_extreme(const float* x, int64_t n, bool* nan) {
   float best = none;
   bool odd = false;
   int64_t i = 0;
-  if (n >= 2 * kLanes) {
+  if (n >= kLanes) {
     Vec top[4] = {broadcast(none), broadcast(none), broadcast(none), broadcast(none)};
     IntVec bad = {};
     const auto take = [&](Vec& t, Vec v) {

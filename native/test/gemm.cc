@@ -1,3 +1,4 @@
+#include "core/parallel.h"
 #include "harness.h"
 
 namespace {
@@ -87,6 +88,78 @@ TEST(matmul_equals_the_reference) {
         check_matmul(1, 9, 17, 9001, t & 1, t & 2, exact);  // K in parts
       }
     check_matmul(1, 0, 3, 4, false, false, true);
+  });
+}
+
+// Sizes one below, at and above every block of every instruction set: rows, columns and steps of a tile, vectors, words
+// of a mask, groups of columns, blocks of K.
+TEST(matmul_is_exact_around_its_blocks) {
+  test::each_isa([] {
+    for (int t = 0; t < 4; t++) {
+      for (int64_t m : {1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 14, 15, 27, 28, 29, 31, 32, 33, 63, 64, 65})
+        check_matmul(1, m, 33, 20, t & 1, t & 2, true);
+      for (int64_t n : {1, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 79, 80, 81, 127, 128, 129})
+        for (int64_t m : {5, 17}) check_matmul(1, m, n, 21, t & 1, t & 2, true);
+      for (int64_t n : {255, 256, 257, 383, 384, 385, 769}) check_matmul(1, 17, n, 130, t & 1, t & 2, true);
+      for (int64_t k : {1, 2, 3, 4, 5, 15, 16, 17, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1024, 1025})
+        for (int64_t m : {3, 31}) check_matmul(1, m, 48, k, t & 1, t & 2, true);
+      check_matmul(1, 5, 300, 700, t & 1, t & 2, true);     // B read once
+      check_matmul(1, 150, 300, 512, t & 1, t & 2, true);   // rows of A that would share a set of the cache
+      check_matmul(1, 512, 70, 40, t & 1, t & 2, true);
+      check_matmul(7, 64, 64, 64, t & 1, t & 2, true);
+      check_matmul(2, 33, 9, 5000, t & 1, t & 2, true);     // K is not cut in a batch
+    }
+  });
+}
+
+TEST(matmul_takes_any_strides) {
+  test::each_isa([] {
+    const int64_t m = 37, n = 41, k = 50;
+    test::Array a = test::Array::integers({m, 3, k, 2}, 1), b = test::Array::integers({k, 2, n, 3}, 2);
+    test::Array c = test::Array::f32({3, m, n});
+    auxgrad::View va = a.view(), vb = b.view();
+    va.rank = vb.rank = 3;
+    va.shape[0] = vb.shape[0] = 3;
+    va.shape[1] = m, va.stride[1] = 6 * k, va.shape[2] = k, va.stride[2] = 2;
+    va.stride[0] = 2 * k;
+    vb.shape[1] = k, vb.stride[1] = 6 * n, vb.shape[2] = n, vb.stride[2] = 3;
+    vb.stride[0] = 0;  // one right operand for all
+    test::call("matmul", {va, vb}, {c.view()}, {0.5});
+    for (int64_t p = 0; p < 3; p++)
+      for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+          float sum = 0;
+          for (int64_t q = 0; q < k; q++) sum += a[i * 6 * k + p * 2 * k + q * 2] * b[q * 6 * n + j * 3];
+          CHECK(c[(p * m + i) * n + j] == 0.5f * sum);
+        }
+    // Rows that repeat: stride 0 inside a matrix.
+    va.stride[1] = 0;
+    test::call("matmul", {va, vb}, {c.view()}, {1});
+    for (int64_t i = 1; i < m; i++)
+      for (int64_t j = 0; j < n; j++) CHECK(c[i * n + j] == c[j]);
+  });
+}
+
+TEST(matmul_does_not_depend_on_the_threads) {
+  test::each_isa([] {
+    const int64_t shapes[][3] = {{300, 500, 700}, {70, 1000, 200}, {1000, 40, 600}, {9, 2000, 300}, {64, 80, 9000}};
+    for (const auto& s : shapes)
+      for (int t = 0; t < 4; t++) {
+        const int64_t m = s[0], n = s[1], k = s[2];
+        test::Array a = test::Array::normal(t & 1 ? std::vector<int64_t>{k, m} : std::vector<int64_t>{m, k}, 1);
+        test::Array b = test::Array::normal(t & 2 ? std::vector<int64_t>{n, k} : std::vector<int64_t>{k, n}, 2);
+        const auxgrad::View va = t & 1 ? test::permuted(a.view(), {1, 0}) : a.view();
+        const auxgrad::View vb = t & 2 ? test::permuted(b.view(), {1, 0}) : b.view();
+        test::Array one = test::Array::f32({m, n}), more = test::Array::f32({m, n});
+        auxgrad::set_threads(1);
+        test::call("matmul", {va, vb}, {one.view()}, {1});
+        for (int threads : {2, 3, 5}) {
+          auxgrad::set_threads(threads);
+          test::call("matmul", {va, vb}, {more.view()}, {1});
+          CHECK(std::memcmp(one.f32(), more.f32(), static_cast<size_t>(m * n) * 4) == 0);
+        }
+      }
+    auxgrad::set_threads(auxgrad::default_threads());
   });
 }
 

@@ -3,6 +3,7 @@ import { Command, CommanderError } from 'commander'
 import { build } from './build'
 import { info } from './info'
 import { exitCode } from './output'
+import { plan } from './plan'
 import { train } from './train'
 import { version } from './version'
 
@@ -13,7 +14,7 @@ export function program(): Command {
     .version(version(), '--version')
     .showHelpAfterError('(auxgrad --help lists commands and options)')
     .exitOverride()
-  for (const command of [train(), info(), build()]) root.addCommand(command.copyInheritedSettings(root))
+  for (const command of [train(), plan(), info(), build()]) root.addCommand(command.copyInheritedSettings(root))
   return root
 }
 

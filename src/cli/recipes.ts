@@ -17,8 +17,9 @@ export interface Recipe {
   memory: Partial<Record<Rule, MemoryAssignment>>
 }
 
-const stages = ['stage1', 'stage2', 'stage3', 'stage4']
-const each = <T>(names: readonly string[], make: () => T): Record<string, T> => Object.fromEntries(names.map((name) => [name, make()]))
+const araStages: MemoryAssignment = [[/^stage\d$/, ara()]]
+// As in the paper: the first convolution of each residual branch, and projections on the shortcut.
+const asaBranches: MemoryAssignment = [[/^stage\d\.\d\.(conv1|shortcut\.conv)$/, asa({ alphabet: 'auto' })]]
 
 export const recipes: Record<string, Recipe> = {
   mlp: {
@@ -29,12 +30,12 @@ export const recipes: Record<string, Recipe> = {
   cnn: {
     make: () => new CNN(),
     lr: 2e-3,
-    memory: { bp: {}, asa: each(stages.slice(0, 2), asa), ara: each(stages.slice(0, 2), ara) },
+    memory: { bp: {}, asa: asaBranches, ara: araStages },
   },
   resnet18: {
     make: () => new ResNet({ depth: 18, classes: 10, channels: 1, layout: 'ara' }),
     lr: 1e-3,
-    memory: { bp: {}, asa: each(stages, asa), ara: each(stages, ara) },
+    memory: { bp: {}, asa: asaBranches, ara: araStages },
   },
 }
 

@@ -1,12 +1,14 @@
 import { Command, InvalidArgumentError } from 'commander'
+import { existsSync } from 'node:fs'
 import { compile } from '../compile'
 import { parseBytes } from '../compile/budget'
 import { DataLoader, mnist, type MnistBatch } from '../data'
 import type { Dataset } from '../data'
+import { fail } from '../errors'
 import { native } from '../native'
 import { crossEntropy, seed as seedRandom } from '../ops'
 import * as optim from '../optim'
-import { accuracy, fit } from '../train'
+import { accuracy, fit, loadTraining, saveTraining } from '../train'
 import { action, exitCode, type Output } from './output'
 import { progress } from './progress'
 import { memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
@@ -21,6 +23,8 @@ interface Options {
   seed: number
   budget?: string
   limit?: number
+  save?: string
+  resume?: boolean
   threads?: number
   json?: boolean
 }
@@ -59,6 +63,8 @@ export function train(): Command {
     .option('--seed <n>', 'seed of weights and of the order of images', number(0, true), 1)
     .option('--budget <bytes>', 'refuse before the first step what would hold more than this, such as 64MiB', bytes)
     .option('--limit <n>', 'use the first n training images only', number(1, true))
+    .option('--save <file>', 'checkpoint after every epoch and when interrupted; with several rules one file each, file.<rule>')
+    .option('--resume', 'go on from the checkpoint of --save, if it is there')
     .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true))
     .option('--json', 'one JSON object as the last line of stdout, nothing else there')
     .action(action<Options>(run))
@@ -68,6 +74,7 @@ async function run(options: Options, output: Output): Promise<number> {
   const recipe = recipeOf(options.model)
   const given = options.rule ?? rules.filter((rule) => recipe.memory[rule])
   for (const rule of given) memoryOf(options.model, rule) // a rule without a place fails before any work
+  if (options.resume && !options.save) fail('AUX_INVALID_ARGUMENT', '--resume: expected --save with the file to go on from')
   if (options.threads) native().setThreads(options.threads)
   const stop = new AbortController()
   const interrupt = (): void => {
@@ -86,7 +93,8 @@ async function run(options: Options, output: Output): Promise<number> {
     )
     const runs: RunResult[] = []
     for (const rule of given) {
-      const result = stop.signal.aborted ? undefined : await trainOnce(options, rule, data, stop.signal)
+      const file = options.save && (given.length > 1 ? `${options.save}.${rule}` : options.save)
+      const result = stop.signal.aborted ? undefined : await trainOnce(options, rule, data, file, output, stop.signal)
       if (result) runs.push(result)
     }
     if (runs.length || options.json) output.result({ runs }, resultTable(runs))
@@ -101,6 +109,8 @@ async function trainOnce(
   options: Options,
   rule: Rule,
   data: { train: Dataset<MnistBatch>; test: Dataset<MnistBatch> },
+  file: string | undefined,
+  output: Output,
   signal: AbortSignal,
 ): Promise<RunResult | undefined> {
   const { model: name, epochs, batch: batchSize, seed } = options
@@ -123,6 +133,11 @@ async function trainOnce(
   const predict = compile({ model, forward: ({ x }) => model.forward(x).argmax() })
   try {
     const plan = step.plan({ x: [Math.min(batchSize, data.train.size), 28, 28, 1], y: [Math.min(batchSize, data.train.size)] })
+    const training = { step, loader }
+    if (file && options.resume && existsSync(file)) {
+      await loadTraining(file, training)
+      output.note(`${rule}: going on from ${file}, epoch ${loader.epoch + 1}, after ${step.runs} steps`)
+    }
     const bar = progress(`${name} ${rule.padEnd(3)}`, updates)
     let seconds = 0
     let rows = 0
@@ -136,9 +151,14 @@ async function trainOnce(
       else {
         seconds += event.seconds
         rows += event.rows
+        if (file) await saveTraining(file, training)
       }
     }
     bar.end()
+    if (signal.aborted && file) {
+      await saveTraining(file, training)
+      output.note(`${rule}: saved to ${file} after ${step.runs} steps`)
+    }
     if (signal.aborted) return undefined
     const testAccuracy = await accuracy(predict, new DataLoader(data.test, { batchSize }))
     return {
@@ -150,8 +170,8 @@ async function trainOnce(
       keptBytes: plan.bytes.kept,
       plannedPeakBytes: plan.bytes.total,
       measuredPeakBytes: native().memory().peak - held,
-      secondsPerEpoch: seconds / epochs,
-      imagesPerSecond: rows / seconds,
+      secondsPerEpoch: (seconds / Math.max(1, rows)) * data.train.size,
+      imagesPerSecond: rows / Math.max(seconds, 1e-9),
     }
   } finally {
     predict.close()

@@ -1,7 +1,9 @@
 import type { Keep } from '../graph/derive'
 import type { Graph, Node } from '../graph/graph'
 import type { Policies } from '../memory/assignment'
+import { relu } from '../ops/unary'
 import type { Tensor } from '../tensor/tensor'
+import { root } from './order'
 
 /**
  * How backward reads values of modules that are computed again: from a second copy of the module's nodes, on the
@@ -21,11 +23,14 @@ export function recomputation(graph: Graph, policies: Policies): Keep {
       const segment = t && segmentOf(t.node!)
       if (segment && segmentOf(reader)?.path !== segment.path && !reader.op.mutates) leaves.add(t!)
     }
+  const keptWithin = (path: string, node: Node): boolean => segmentOf(node)?.path === path && !segmentOf(node)!.again
   const copies = new Map<Tensor, Tensor>()
   const again = (value: Tensor, path: string, delta: Tensor): Tensor => {
     const node = value.node!
     const segment = node.id < last ? segmentOf(node) : undefined
     if (!segment?.again || segment.path !== path || leaves.has(value) || node.op.statistics) return value
+    // Keeping y, or one bit of it, is never more than keeping what ReLU was applied to.
+    if (node.op === relu && keptWithin(path, root(node.inputs[0]!).node!)) return value
     const known = copies.get(value)
     if (known) return known
     const clone = graph.repeat(node, node.inputs.map((t) => t && again(t, path, delta)))

@@ -179,11 +179,13 @@ export class TrainingStep<R extends Traceable = Traceable> {
   /** The bytes of the same step under the methods at hand. */
   #alternatives(specs: ReadonlyMap<string, NormalSpec>): { name: string; bytes: number }[] {
     const everywhere = (path: string): boolean => path === ''
-    const parts = (path: string): boolean => path !== '' && !path.includes('.')
+    const deep = (depth: number) => (path: string): boolean => path !== '' && path.split('.').length === depth
     const methods: [string, MemoryAssignment][] = [
       ['asa on every layer', [[everywhere, asa()]]],
-      ['checkpointing each part of the model', [[parts, checkpoint()]]],
-      ['asa on every layer and checkpointing what lies between', [[everywhere, asa()], [everywhere, checkpoint({ recompute: 'cheap' })]]],
+      ['checkpointing each part of the model', [[deep(1), checkpoint()]]],
+      ['asa on every layer and checkpointing each part of the model', [[everywhere, asa()], [deep(1), checkpoint()]]],
+      ['checkpointing each block', [[deep(2), checkpoint()]]],
+      ['asa on every layer and checkpointing each block', [[everywhere, asa()], [deep(2), checkpoint()]]],
     ]
     return methods.flatMap(([name, memory]) => {
       try {

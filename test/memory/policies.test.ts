@@ -196,7 +196,7 @@ test('ARA: all but the weight gradients of a group\'s later blocks is backpropag
       }
     }
     // Inputs of first layers: once a group, whoever reads them.
-    const inputs = under.plan.kept.filter((k) => k.shape.join() === `${T},${C}` && /fc1$/.test(k.layer))
+    const inputs = under.plan.kept.filter((k) => k.shape.join() === `${T},${C}` && k.layer.endsWith('fc1'))
     expect(inputs.length).toBeLessThanOrEqual(Math.ceil(depth / stride))
   })
 })
@@ -374,6 +374,21 @@ test('input gradients under any policy agree with finite differences', async () 
     // l4's signs may flip only where tanh crosses 0: the step is too small for that here.
     expect(((await at(1e-2)) - (await at(-1e-2))) / 2e-2).toBeCloseTo(gradients.shift[i], 2)
   }
+})
+
+test('cheap checkpointing on top of ASA keeps no more than ASA', async () => {
+  const model = new models.MLP([16, 48, 48, 48, 3])
+  const random = generator(2)
+  const batch = { x: host(random, [70, 16]), r: host(random, [70, 3]) }
+  const loss = (b: Record<string, Tensor>) => model.forward(b.x).mul(b.r).sum()
+  const signs = await gradientsOf(model, loss, batch, asa())
+  const both = await gradientsOf(model, loss, batch, [['', asa()], ['', checkpoint({ recompute: 'cheap' })]])
+  expect(both.gradients).toEqual(signs.gradients)
+  expect(both.plan.bytes.kept).toBeLessThanOrEqual(signs.plan.bytes.kept)
+  const plain = await gradientsOf(model, loss, batch)
+  const cheap = await gradientsOf(model, loss, batch, checkpoint({ recompute: 'cheap' }))
+  expect(cheap.gradients).toEqual(plain.gradients)
+  expect(cheap.plan.bytes.kept).toBeLessThanOrEqual(plain.plan.bytes.kept)
 })
 
 test('kept bytes: shared inputs count once, under every policy', async () => {

@@ -3,29 +3,37 @@
 'use strict'
 const { spawnSync } = require('node:child_process')
 
+const fail = () => {
+  throw new Error('on purpose')
+}
 const ends = {
-  exit: { code: 7, body: 'setTimeout(() => process.exit(7), delay)' },
-  uncaught: { code: 1, body: "setTimeout(() => { throw new Error('on purpose') }, delay)" },
-  rejection: { code: 1, body: "setTimeout(() => Promise.reject(new Error('on purpose')), delay)" },
-  natural: { code: 0, body: '' },
-  'exit-in-worker': { code: 0, worker: true, body: 'setTimeout(() => process.exit(7), delay)' },
-  'uncaught-in-worker': { code: 1, worker: true, body: "setTimeout(() => { throw new Error('on purpose') }, delay)" },
-  'main-ends-while-worker-trains': { code: 5, worker: true, main: 'setTimeout(() => process.exit(5), delay + 60)', body: '' },
+  exit: { code: 7, end: (delay) => setTimeout(() => process.exit(7), delay) },
+  uncaught: { code: 1, end: (delay) => setTimeout(fail, delay) },
+  rejection: { code: 1, end: (delay) => setTimeout(() => Promise.reject(new Error('on purpose')), delay) },
+  natural: { code: 0, end: () => {} },
+  'exit-in-worker': { code: 0, worker: true, end: (delay) => setTimeout(() => process.exit(7), delay) },
+  'uncaught-in-worker': { code: 1, worker: true, end: (delay) => setTimeout(fail, delay) },
+  'main-ends-while-worker-trains': {
+    code: 5,
+    worker: true,
+    main: (delay) => setTimeout(() => process.exit(5), delay + 60),
+    end: () => {},
+  },
 }
 
 if (process.argv[2] === 'child') {
   const { isMainThread, Worker } = require('node:worker_threads')
-  const { worker, body, main } = ends[process.argv[3]]
+  const { worker, end, main } = ends[process.argv[3]]
   const delay = Number(process.argv[4])
   if (worker && isMainThread) {
     new Worker(__filename, { argv: process.argv.slice(2) })
-    if (main) eval(main)
+    main?.(delay)
   } else {
     const { makeStep } = require('./common')
     const { step, batch } = makeStep(3000)
     const runs = [step.run(batch), step.run(batch), step.run(batch)]
     for (const run of runs) run.catch(() => {})
-    eval(body)
+    end(delay)
   }
 } else {
   const repetitions = Number(process.argv[2] ?? 3)

@@ -1,5 +1,6 @@
 // Depthwise convolution, one filter a channel: vectors of channels, a few output columns at a time.
 #pragma once
+#include "bits.h"
 #include "stripe.h"
 
 namespace auxgrad {
@@ -23,6 +24,7 @@ struct Depthwise {
   int64_t kernel_rows, kernel_columns;
   const float* bias;
   bool relu;
+  uint32_t* mask;  // bits of out > 0, or null
 };
 
 // Sums of the taps in reach of outputs j0, j0 + 1, .. j0 + N - 1 of one row: `weight` is [tap][channels] at the
@@ -155,7 +157,8 @@ inline void run_depthwise(const Call& call, const Depthwise& d, const RowsOf& ro
   for (int64_t tap = 0; tap < taps; tap++)
     for (int64_t c = 0; c < channels; c++) weights[tap * channels + c] = d.weight[c * taps + tap];
   const int64_t rows = d.images * d.out_rows, work = max64(1, d.out_columns * channels * taps);
-  parallel_ranges(call, rows, max64(1, min64(262144 / work, rows / 16)), [&](int64_t begin, int64_t end) {
+  const int64_t grain = max64(1, min64(262144 / work, rows / 16)), tokens = rows * d.out_columns;
+  parallel_ranges(call, rows, grain, [&](int64_t begin, int64_t end) {
     Depthwise own = d;
     const bool auxiliary = d.image.positive != 0 || d.image.negative != 0;
     for (int64_t row = begin; row < end; row++) {
@@ -165,6 +168,20 @@ inline void run_depthwise(const Call& call, const Depthwise& d, const RowsOf& ro
         if (auxiliary) depthwise_row<true>(own, image, i, out, weights);
         else depthwise_row<false>(own, image, i, out, weights);
       });
+    }
+    // Words of the mask that lie in these rows, while they are in a cache.
+    const int64_t first = ceil_div(begin * d.out_columns, 32);
+    const int64_t last = end == rows ? ceil_div(tokens, 32) : end * d.out_columns / 32;
+    if (d.mask) pack_positive(d.out, tokens, channels, d.mask, first, last, 0, channels);
+  });
+  if (!d.mask) return;
+  // Words across two ranges.
+  parallel_ranges(call, ceil_div(rows, grain) - 1, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t range = begin + 1; range <= end; range++) {
+      const int64_t token = range * grain * d.out_columns;
+      // Of several boundaries in a word, the first one.
+      if (token % 32 != 0 && (range == 1 || token - grain * d.out_columns <= token / 32 * 32))
+        pack_positive(d.out, tokens, channels, d.mask, token / 32, token / 32 + 1, 0, channels);
     }
   });
 }

@@ -64,14 +64,40 @@ inline void set_zero(float* target, int64_t n) {
   if (n > 0) memset(target, 0, static_cast<size_t>(n) * 4);
 }
 
-// The first n lanes (n < kLanes) from memory, zeros behind them.
+// Lane numbers, all bits set where a lane is one of the first n.
+inline IntVec first_lanes(int64_t n) {
+#if defined(__AVX512F__)
+  const IntVec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif defined(__AVX2__)
+  const IntVec lane = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+  const IntVec lane = {0, 1, 2, 3};
+#endif
+  return lane < static_cast<int32_t>(n);
+}
+
+// The first n lanes (n < kLanes) from memory, zeros behind them; nothing behind them is read.
 inline Vec load_part(const float* p, int64_t n) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_maskload_ps(p, (__m256i)first_lanes(n));
+#else
   Vec v = {};
-  memcpy(&v, p, static_cast<size_t>(n) * 4);
+  for (int64_t i = 0; i < n; i++) v[i] = p[i];
   return v;
+#endif
+}
+inline void store_part(float* p, Vec v, int64_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), (__m512)v);
+#elif defined(__AVX2__)
+  _mm256_maskstore_ps(p, (__m256i)first_lanes(n), (__m256)v);
+#else
+  for (int64_t i = 0; i < n; i++) p[i] = v[i];
+#endif
 }
 inline Vec load_first(const float* p, int64_t n) { return n >= kLanes ? load(p) : load_part(p, n); }
-inline void store_part(float* p, Vec v, int64_t n) { memcpy(p, &v, static_cast<size_t>(n) * 4); }
 
 // Access to a whole vector, and to the ragged end of a row: code over channels is written once for both.
 struct WholeLanes {
@@ -85,11 +111,7 @@ struct PartLanes {
   Vec load(const float* p) const { return load_part(p, n); }
   void store(float* p, Vec v) const { store_part(p, v, n); }
   // Zeros in the lanes that are not there.
-  Vec keep(Vec v) const {
-    float lanes[kLanes] = {};
-    store_part(lanes, v, n);
-    return auxgrad::load(lanes);
-  }
+  Vec keep(Vec v) const { return first_lanes(n) ? v : Vec{}; }
   int64_t count() const { return n; }
 };
 template <class F>

@@ -99,13 +99,15 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   const double pack_b = (cut.right_in_place ? 0.02 : right_rows ? 0.2 : 0.4) * static_cast<double>(p.n);
   const double read_a = (cut.copy_left ? 0.2 : 0.1) * static_cast<double>(p.m);
   double best = 1e300;
-  for (int64_t down = 1; down <= min64(most_down, 2 * wanted); down++) {
+  cut.rows = round_up(p.m, 32);
+  cut.columns = round_up(p.n, kTileColumns);
+  for (int64_t down = 1; wanted > 1 && down <= min64(most_down, 2 * wanted); down++) {
     int64_t across = min64(most_across, ceil_div(wanted, down));
-    while (wanted > 1 && down * across % threads != 0 && across < most_across && across < 2 * wanted) across++;
+    while (down * across % threads != 0 && across < most_across && across < 2 * wanted) across++;
     const int64_t rows = round_up(ceil_div(p.m, down), 32), columns = round_up(ceil_div(p.n, across), kTileColumns);
     // The time of the longest thread, in units of M * N * K / 16 multiply-adds, and what packing adds.
     const int64_t tasks = down * across;
-    const double rounds = static_cast<double>(wanted > 1 ? ceil_div(tasks, threads) : tasks);
+    const double rounds = static_cast<double>(ceil_div(tasks, threads));
     const double longest = rounds * static_cast<double>(rows) * static_cast<double>(columns) / 32 +
                            rounds * (pack_b * static_cast<double>(columns) / static_cast<double>(max64(p.n, 1)) +
                                      read_a * static_cast<double>(rows) / static_cast<double>(max64(p.m, 1)));
@@ -142,7 +144,7 @@ inline void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, i
         Vec v = n == kLanes ? vec_load(at) : vec_load_part(at, n);
         if (f.alpha != 1) v = v * alpha;
         if (f.bias) v = v + bias;
-        if (f.relu) v = v < Vec{} ? Vec{} : v;
+        if (f.relu) v = vec_relu(v);
         if (n == kLanes) vec_store(at, v);
         else vec_store_part(at, v, n);
         if (f.mask) word = vec_or_positive(word, v, bit);
@@ -178,7 +180,6 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
     if (finish) finish_block(p, r0, r1, c0, c1);
     return;
   }
-  if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, r0, r1, k0, k1, p.signs, p.k);
   float *copied = scratch, *packed = scratch + cut.left_floats;
   const bool by_rows = cut.left == kLeftRows, right_rows = p.b_column == 1 || p.n <= 1;
   const int64_t rows = r1 - r0, height = cut.panel > kTileColumns ? kWideRows : kTileRows;
@@ -198,7 +199,8 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
                        static_cast<int>(panel.step), to);
           c += panel.columns;
         }
-      int64_t finished = r0;
+      // Rows whose signs are packed, shortly before a tile reads them, and rows that are finished, shortly after.
+      int64_t packed_rows = p.signs && g0 == 0 ? r0 : r1, finished = r0;
       for (int64_t i = 0, r = r0; i < tiles; i++) {
         const int64_t m = low + (i < high);
         Tile t;
@@ -212,6 +214,11 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
         t.ahead_lines = i + 1 < tiles ? ceil_div(by_rows ? m : kChunk, panels) : 0;
         t.ahead_line = t.left_step;
         t.ahead_chunk = by_rows ? kChunk : kChunk * t.left_step;
+        if (packed_rows < r + m) {
+          const int64_t to = min64(r1, packed_rows + 32);
+          pack_signs(p.a, p.a_row, p.a_k, packed_rows, to, k, k + depth, p.signs, p.k);
+          packed_rows = to;
+        }
         if (cut.copy_left) {
           const int64_t step = by_rows ? depth + kPad : kPad;
           if (by_rows) copy_rows(t.left, p.a_row, p.a_k, m, depth, copied, step, p.positive, p.negative);
@@ -235,7 +242,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
           tile_kernels(cut.left, panel.columns, panel.copy)[m](t);
         }
         r += m;
-        if (last) {  // while they are near
+        if (last) {
           const int64_t whole = i + 1 == tiles ? r1 : r0 + (r - r0) / 32 * 32;
           finish_block(p, finished, whole, g0, g1);
           finished = whole;

@@ -96,6 +96,17 @@ inline Vec vec_add_signs(Vec v, Vec positive, Vec negative) {
 #endif
 }
 
+// 0 where v < 0; NaN stays NaN.
+inline Vec vec_relu(Vec v) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_max_ps(_mm512_setzero_ps(), (__m512)v);  // the second operand, if either is NaN
+#elif defined(__AVX2__)
+  return (Vec)_mm256_max_ps(_mm256_setzero_ps(), (__m256)v);
+#else
+  return v < Vec{} ? Vec{} : v;
+#endif
+}
+
 // word | (v > 0 ? bit : 0), lane by lane.
 inline IntVec vec_or_positive(IntVec word, Vec v, IntVec bit) {
 #if defined(__AVX512F__)

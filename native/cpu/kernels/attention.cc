@@ -11,39 +11,28 @@
 namespace auxgrad {
 namespace {
 
-constexpr int64_t kQueries = kTileRows * (64 / kTileRows);         // query rows of a tile
+constexpr int64_t kQueries = kTileRows * (64 / kTileRows);      // query rows of a tile
 constexpr int64_t kKeys = kTileColumns * (128 / kTileColumns);  // keys of a tile
+constexpr int64_t kScores = kKeys + kPad;                       // floats from row to row of a tile of scores
 constexpr int kWidth = 16;                                      // sums along a row run in 16 lanes, whatever the registers
 
-// c[m, n] (+)= a b from packed panels with k terms.
-inline void multiply(const float* a, const float* b, int64_t m, int64_t n, int64_t k, float* c, int64_t ldc, bool add) {
+// c[m, n] (+)= left right over k terms; `right` in panels of kTileColumns.
+inline void multiply(Left order, const float* left, int64_t left_step, const float* right, int64_t m, int64_t n, int64_t k,
+                     float* c, int64_t ldc, bool add) {
   for (int64_t j = 0; j < n; j += kTileColumns)
     for (int64_t i = 0; i < m; i += kTileRows) {
       Tile t = {};
       t.depth = k;
-      t.left = a + i * k;
-      t.left_step = kTileRows;
-      t.right = b + j * k;
+      t.left = left + i * (order == kLeftRows ? left_step : 1);
+      t.left_step = left_step;
+      t.right = right + j * k;
       t.right_step = kTileColumns;
       t.out = c + i * ldc + j;
       t.out_step = ldc;
       t.columns = min64(kTileColumns, n - j);
       t.add = add;
-      tile_kernels(kLeftColumns, t.columns, false)[min64(kTileRows, m - i)](t);
+      tile_kernels(order, t.columns, false)[min64(kTileRows, m - i)](t);
     }
-}
-
-// Panels of `tile` lines, depth-major and padded with zeros: element (i, k) comes from from[i * line + k * step].
-inline void pack_panels(const float* from, int64_t line, int64_t step, int64_t count, int64_t depth, int tile, float* out) {
-  for (int64_t i = 0; i < count; i += tile, from += tile * line, out += tile * depth) {
-    const int64_t lines = min64(tile, count - i);
-    for (int64_t k = 0; k < depth; k++) {
-      const float* at = from + k * step;
-      float* to = out + k * tile;
-      for (int64_t r = 0; r < lines; r++) to[r] = at[r * line];
-      for (int64_t r = lines; r < tile; r++) to[r] = 0;
-    }
-  }
 }
 
 // Matrix i of a [B, H, rows, columns] view.
@@ -51,15 +40,27 @@ struct Matrix {
   const float* data;
   int64_t row, column;
 
-  // Rows as the left operand's rows; as the right operand's columns; and the columns as the right operand's columns.
-  void pack_left(int64_t first, int64_t count, int64_t depth, float* out) const {
-    pack_panels(data + first * row, row, column, count, depth, kTileRows, out);
+  // Rows next to each other, as left operand; returns their step. (In place they may be a page apart.)
+  int64_t copy(int64_t first, int64_t count, int64_t columns, float* out) const {
+    copy_rows(data + first * row, row, column, count, columns, out, columns + kPad, 0, 0);
+    return columns + kPad;
   }
-  void pack_right(int64_t first, int64_t count, int64_t depth, float* out) const {
-    pack_panels(data + first * row, row, column, count, depth, kTileColumns, out);
+  // As right operand: `columns` columns, rows as depth.
+  void pack(int64_t first, int64_t count, int64_t columns, float* out) const {
+    panels(data + first * row, row, column, count, columns, out);
   }
-  void pack_right_by_column(int64_t columns, int64_t first, int64_t count, float* out) const {
-    pack_panels(data + first * row, column, row, columns, count, kTileColumns, out);
+  // As right operand: rows as columns, `columns` columns as depth.
+  void pack_transposed(int64_t first, int64_t count, int64_t columns, float* out) const {
+    panels(data + first * row, column, row, columns, count, out);
+  }
+
+ private:
+  static void panels(const float* from, int64_t depth_step, int64_t column_step, int64_t depth, int64_t columns, float* out) {
+    for (int64_t j = 0; j < columns; j += kTileColumns, out += kTileColumns * depth) {
+      const float* panel = from + j * column_step;
+      if (column_step == 1 && columns - j >= kTileColumns) copy_rows(panel, depth_step, 1, depth, kTileColumns, out, kTileColumns, 0, 0);
+      else pack_right(panel, depth_step, column_step, depth, min64(kTileColumns, columns - j), kTileColumns, out);
+    }
   }
 };
 
@@ -85,7 +86,7 @@ struct Attention {
   void finish_scores(float* s, int64_t i, int64_t t0, int64_t nt, int64_t s0, int64_t ns) const {
     const int64_t padded = round_up(ns, kWidth);
     for (int64_t r = 0; r < nt; r++) {
-      float* row = s + r * kKeys;
+      float* row = s + r * kScores;
       for (int64_t j = 0; j < ns; j++) row[j] *= scale;
       for (int64_t j = ns; j < padded; j++) row[j] = -__builtin_inff();
       if (causal)
@@ -121,12 +122,12 @@ inline float lanes_sum(const float* lane) {
   return sum[0];
 }
 
-inline int64_t left_panel(int64_t count, int64_t k) { return round_up(count, kTileRows) * k; }
-inline int64_t right_panel(int64_t count, int64_t k) { return round_up(count, kTileColumns) * k; }
+inline int64_t copied(int64_t count, int64_t columns) { return count * (columns + kPad); }
+inline int64_t panel(int64_t columns, int64_t depth) { return round_up(columns, kTileColumns) * depth; }
 
 int64_t forward_floats(const Attention& a) {
-  return round_up(left_panel(kQueries, a.depth) + right_panel(kKeys, a.depth) + kQueries * kKeys + left_panel(kQueries, kKeys) +
-                      right_panel(a.width, kKeys) + kQueries * a.width + 2 * kQueries, 16);
+  return round_up(copied(kQueries, a.depth) + panel(kKeys, a.depth) + kQueries * kScores + panel(a.width, kKeys) +
+                      kQueries * a.width + 2 * kQueries, 16);
 }
 int64_t forward_scratch(const Call& call, int threads) {
   return threads * forward_floats(Attention(call)) * static_cast<int64_t>(sizeof(float));
@@ -140,14 +141,13 @@ bool attention(const Call& call) {
   parallel_tasks(call, a.batches() * a.row_tiles(), [&](int64_t task, int thread) {
     const int64_t i = task / a.row_tiles(), t0 = task % a.row_tiles() * kQueries, nt = min64(kQueries, a.rows - t0);
     const Matrix q = a.of(a.q, i), k = a.of(a.k, i), v = a.of(a.v, i);
-    float* q_left = static_cast<float*>(call.scratch) + thread * space;
-    float* k_right = q_left + left_panel(kQueries, a.depth);
-    float* s = k_right + right_panel(kKeys, a.depth);
-    float* s_left = s + kQueries * kKeys;
-    float* v_right = s_left + left_panel(kQueries, kKeys);
-    float* sum = v_right + right_panel(a.width, kKeys);
+    float* queries = static_cast<float*>(call.scratch) + thread * space;
+    float* keys = queries + copied(kQueries, a.depth);
+    float* s = keys + panel(kKeys, a.depth);
+    float* values = s + kQueries * kScores;
+    float* sum = values + panel(a.width, kKeys);
     float *top = sum + kQueries * a.width, *weight = top + kQueries;  // running maximum and sum of exponentials
-    q.pack_left(t0, nt, a.depth, q_left);
+    const int64_t step = q.copy(t0, nt, a.depth, queries);
     memset(sum, 0, static_cast<size_t>(nt * a.width) * sizeof(float));
     for (int64_t r = 0; r < nt; r++) {
       top[r] = -__builtin_inff();
@@ -156,11 +156,11 @@ bool attention(const Call& call) {
     const int64_t seen = a.causal ? min64(a.keys, t0 + nt) : a.keys;
     for (int64_t s0 = 0; s0 < seen; s0 += kKeys) {
       const int64_t ns = min64(kKeys, seen - s0), padded = round_up(ns, kWidth);
-      k.pack_right(s0, ns, a.depth, k_right);
-      multiply(q_left, k_right, nt, ns, a.depth, s, kKeys, false);
+      k.pack_transposed(s0, ns, a.depth, keys);
+      multiply(kLeftRows, queries, step, keys, nt, ns, a.depth, s, kScores, false);
       a.finish_scores(s, i, t0, nt, s0, ns);
       for (int64_t r = 0; r < nt; r++) {
-        float *row = s + r * kKeys, lane[kWidth];
+        float *row = s + r * kScores, lane[kWidth];
         for (int l = 0; l < kWidth; l++) lane[l] = top[r];
         for (int64_t j = 0; j < padded; j += kWidth)
           for (int l = 0; l < kWidth; l++) lane[l] = row[j + l] > lane[l] ? row[j + l] : lane[l];
@@ -177,9 +177,8 @@ bool attention(const Call& call) {
           for (int64_t e = 0; e < a.width; e++) sum[r * a.width + e] *= shrink;
         if (a.key) a.each_kept(stream, i, t0 + r, s0, ns, [&](int64_t j, float factor) { row[j] *= factor; });
       }
-      Matrix{s, kKeys, 1}.pack_left(0, nt, ns, s_left);
-      v.pack_right_by_column(a.width, s0, ns, v_right);
-      multiply(s_left, v_right, nt, a.width, ns, sum, a.width, true);
+      v.pack(s0, ns, a.width, values);
+      multiply(kLeftRows, s, kScores, values, nt, a.width, ns, sum, a.width, true);
     }
     for (int64_t r = 0; r < nt; r++) {
       const float scale = weight[r] == 0 ? 0.0f : 1.0f / weight[r];  // no key: zeros
@@ -192,9 +191,9 @@ bool attention(const Call& call) {
 }
 
 int64_t backward_floats(const Attention& a) {
-  return round_up(a.rows + left_panel(kQueries, a.depth) + left_panel(kQueries, a.width) + right_panel(kKeys, a.depth) +
-                      right_panel(kKeys, a.width) + right_panel(a.depth, kKeys) + 2 * kQueries * kKeys +
-                      left_panel(kKeys, kQueries) + left_panel(kQueries, kKeys) + right_panel(a.depth, kQueries) + right_panel(a.width, kQueries), 16);
+  return round_up(a.rows + copied(kQueries, a.depth) + copied(kQueries, a.width) + panel(kKeys, a.depth) +
+                      panel(kKeys, a.width) + panel(a.depth, kKeys) + 2 * kQueries * kScores + panel(a.depth, kQueries) +
+                      panel(a.width, kQueries), 16);
 }
 int64_t backward_scratch(const Call& call, int threads) {
   return threads * backward_floats(Attention(call, 1)) * static_cast<int64_t>(sizeof(float));
@@ -214,17 +213,15 @@ bool attention_grad(const Call& call) {
     float* dk = call.out[1].f32() + (i / H * a.keys * H + i % H) * D;
     float* dv = call.out[2].f32() + (i / H * a.keys * H + i % H) * E;
     float* delta = static_cast<float*>(call.scratch) + thread * space;
-    float* q_left = delta + a.rows;
-    float* dy_left = q_left + left_panel(kQueries, D);
-    float* k_right = dy_left + left_panel(kQueries, E);
-    float* v_right = k_right + right_panel(kKeys, D);
-    float* k_columns = v_right + right_panel(kKeys, E);
-    float* p = k_columns + right_panel(D, kKeys);
-    float* ds = p + kQueries * kKeys;
-    float* turned = ds + kQueries * kKeys;
-    float* ds_left = turned + left_panel(kKeys, kQueries);
-    float* q_columns = ds_left + left_panel(kQueries, kKeys);
-    float* dy_columns = q_columns + right_panel(D, kQueries);
+    float* queries = delta + a.rows;
+    float* upstream = queries + copied(kQueries, D);
+    float* keys = upstream + copied(kQueries, E);      // transposed: for the scores
+    float* values = keys + panel(kKeys, D);            // transposed: for the gradients of the weights
+    float* key_columns = values + panel(kKeys, E);     // for dq
+    float* p = key_columns + panel(D, kKeys);
+    float* ds = p + kQueries * kScores;
+    float* query_columns = ds + kQueries * kScores;    // for dk
+    float* upstream_columns = query_columns + panel(D, kQueries);  // for dv
     for (int64_t t = 0; t < a.rows; t++) {
       float dot = 0;
       for (int64_t e = 0; e < E; e++) dot += dy.data[t * dy.row + e * dy.column] * y.data[t * y.row + e * y.column];
@@ -237,18 +234,17 @@ bool attention_grad(const Call& call) {
     }
     for (int64_t s0 = 0; s0 < a.keys; s0 += kKeys) {
       const int64_t ns = min64(kKeys, a.keys - s0);
-      k.pack_right(s0, ns, D, k_right);
-      v.pack_right(s0, ns, E, v_right);
-      k.pack_right_by_column(D, s0, ns, k_columns);
+      k.pack_transposed(s0, ns, D, keys);
+      v.pack_transposed(s0, ns, E, values);
+      k.pack(s0, ns, D, key_columns);
       for (int64_t t0 = a.causal ? s0 / kQueries * kQueries : 0; t0 < a.rows; t0 += kQueries) {
         const int64_t nt = min64(kQueries, a.rows - t0);
-        q.pack_left(t0, nt, D, q_left);
-        dy.pack_left(t0, nt, E, dy_left);
-        multiply(q_left, k_right, nt, ns, D, p, kKeys, false);
+        const int64_t q_step = q.copy(t0, nt, D, queries), dy_step = dy.copy(t0, nt, E, upstream);
+        multiply(kLeftRows, queries, q_step, keys, nt, ns, D, p, kScores, false);
         a.finish_scores(p, i, t0, nt, s0, ns);
-        multiply(dy_left, v_right, nt, ns, E, ds, kKeys, false);
+        multiply(kLeftRows, upstream, dy_step, values, nt, ns, E, ds, kScores, false);
         for (int64_t r = 0; r < nt; r++) {
-          float *weight = p + r * kKeys, *d = ds + r * kKeys;
+          float *weight = p + r * kScores, *d = ds + r * kScores;
           const float base = lse[t0 + r], shift = delta[t0 + r];
           const bool blind = base == -__builtin_inff();
           for (int64_t j = 0; j < ns; j++) weight[j] = blind ? 0.0f : exp_f32(weight[j] - base);
@@ -261,14 +257,12 @@ bool attention_grad(const Call& call) {
             for (int64_t j = 0; j < ns; j++) d[j] = weight[j] * (d[j] - shift) * a.scale;
           }
         }
-        dy.pack_right_by_column(E, t0, nt, dy_columns);
-        Matrix{p, 1, kKeys}.pack_left(0, ns, nt, turned);
-        multiply(turned, dy_columns, ns, E, nt, dv + s0 * H * E, H * E, true);
-        q.pack_right_by_column(D, t0, nt, q_columns);
-        Matrix{ds, 1, kKeys}.pack_left(0, ns, nt, turned);
-        multiply(turned, q_columns, ns, D, nt, dk + s0 * H * D, H * D, true);
-        Matrix{ds, kKeys, 1}.pack_left(0, nt, ns, ds_left);
-        multiply(ds_left, k_columns, nt, D, ns, dq + t0 * H * D, H * D, true);
+        // Columns of p and ds are the rows of their transposes.
+        dy.pack(t0, nt, E, upstream_columns);
+        multiply(kLeftColumns, p, kScores, upstream_columns, ns, E, nt, dv + s0 * H * E, H * E, true);
+        q.pack(t0, nt, D, query_columns);
+        multiply(kLeftColumns, ds, kScores, query_columns, ns, D, nt, dk + s0 * H * D, H * D, true);
+        multiply(kLeftRows, ds, kScores, key_columns, nt, D, ns, dq + t0 * H * D, H * D, true);
       }
     }
   });

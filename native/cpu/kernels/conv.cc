@@ -93,7 +93,7 @@ bool conv2d(const Call& call) {
   const View &x = call.in[0], &w = call.in[1], &bias = call.in[2], &y = call.out[0];
   if (!check(call, x, w, y)) return false;
   const Attributes a = attributes(call);
-  const int64_t inputs = x.count(0, 3), outputs = y.count(0, 3);
+  const int64_t inputs = x.count(0, 3);
   if (call.n_out > 1 && call.out[1]) {
     parallel_ranges(call, ceil_div(inputs, 32), max64(1, 4096 / max64(1, x.shape[3])), [&](int64_t begin, int64_t end) {
       pack_positive(x.f32(), inputs, x.shape[3], call.out[1].u32(), begin, end, 0, x.shape[3]);
@@ -110,16 +110,11 @@ bool conv2d(const Call& call) {
     return true;
   }
   Depthwise d = {image_of(x), x.shape[0], {}, {}, y.f32(), y.shape[1], y.shape[2], w.f32(), w.shape[1], w.shape[2],
-                 bias.f32(), relu};
+                 bias.f32(), relu, call.n_out > 2 ? call.out[2].u32() : nullptr};
   d.vertical = forward_axis(y.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0]);
   d.horizontal = forward_axis(y.shape[2], w.shape[2], a.stride[1], a.pad[1], a.dilation[1]);
   set_auxiliary(call, d.image);
   run_depthwise(call, d, [](Depthwise&, int64_t row, const auto& run) { run(row); });
-  if (call.n_out > 2 && call.out[2]) {
-    parallel_ranges(call, ceil_div(outputs, 32), max64(1, 4096 / max64(1, y.shape[3])), [&](int64_t begin, int64_t end) {
-      pack_positive(y.f32(), outputs, y.shape[3], call.out[2].u32(), begin, end, 0, y.shape[3]);
-    });
-  }
   return true;
 }
 
@@ -209,7 +204,7 @@ bool conv2d_input_grad(const Call& call) {
     return true;
   }
   Depthwise d = {image_of(dy), dy.shape[0], {}, {}, dx.f32(), dx.shape[1], dx.shape[2], w.f32(), w.shape[1], w.shape[2],
-                 nullptr, false};
+                 nullptr, false, nullptr};
   run_depthwise(call, d, [&](Depthwise& own, int64_t row, const auto& run_row) {
     own.vertical = gradient_axis(dx.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0], row % a.stride[0]);
     for (int64_t j = 0; j < a.stride[1]; j++) {

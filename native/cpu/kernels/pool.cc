@@ -195,11 +195,25 @@ void average(const Call& call, const Windows& v, const Windows& h, bool padding_
       const Vec scale = broadcast(share(v, h, a, b, padding_counts));
       const float* corner = x.f32() + ((n * v.inputs + v.start(p)) * h.inputs + h.start(q)) * channels;
       float* out = y.f32() + (row * h.outputs + q) * channels;
-      each_vector(part * cut, min64(channels, part * cut + cut), [&](int64_t c, auto lanes) {
+      const int64_t end = min64(channels, part * cut + cut);
+      int64_t c = part * cut;
+      // Several vectors side by side: memory is read in long runs.
+      constexpr int kSide = 8;
+      for (; c + kSide * kLanes <= end; c += kSide * kLanes) {
+        Vec sums[kSide] = {};
+        for (int64_t i = a.begin; i < a.end; i++)
+          for (int64_t j = b.begin; j < b.end; j++) {
+            const float* from = corner + (i * h.inputs + j) * channels + c;
+            AUXGRAD_UNROLL
+            for (int k = 0; k < kSide; k++) sums[k] += load(from + k * kLanes);
+          }
+        for (int k = 0; k < kSide; k++) store(out + c + k * kLanes, sums[k] * scale);
+      }
+      each_vector(c, end, [&](int64_t c1, auto lanes) {
         Vec sum = {};
         for (int64_t i = a.begin; i < a.end; i++)
-          for (int64_t j = b.begin; j < b.end; j++) sum += lanes.load(corner + (i * h.inputs + j) * channels + c);
-        lanes.store(out + c, sum * scale);
+          for (int64_t j = b.begin; j < b.end; j++) sum += lanes.load(corner + (i * h.inputs + j) * channels + c1);
+        lanes.store(out + c1, sum * scale);
       });
     }
   });

@@ -61,6 +61,14 @@ inline bool run_checked(const Call& call, const CodeGradient& g, int64_t images)
                     g.depth * g.groups == g.channels && g.outputs % max64(1, g.groups) == 0 &&
                     dw.shape[0] == g.outputs && g.rows == ceil_div(tokens * g.bits, 32) && call.in[0].contiguous() &&
                     call.in[1].contiguous() && dw.contiguous();
+  if (g.bits == 2) {
+    const View& ranges = call.in[2];
+    if (ranges.rank != 2 || ranges.shape[1] != 2 || ranges.shape[0] * g.span != g.tokens || !ranges.contiguous())
+      return call.failure->set(ErrorCode::invalid_argument,
+                               "weight gradient from codes: expected contiguous ranges [%lld, 2], got [%lld, ...]",
+                               static_cast<long long>(g.tokens / max64(1, g.span)),
+                               static_cast<long long>(ranges.rank > 0 ? ranges.shape[0] : 0));
+  }
   if (!fits)
     return call.failure->set(ErrorCode::invalid_argument,
                              "weight gradient from codes: expected contiguous delta of %lld outputs and ceil(%lld tokens * "

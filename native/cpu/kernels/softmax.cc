@@ -49,7 +49,9 @@ inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
     subtract(x + r * n, lse[r], e + r * n, n);
   }
   exp_all(e, rows * n);
-  for (int64_t r = 0; r < rows; r++) lse[r] += log_f32(static_cast<float>(row_sum(e + r * n, n)));
+  float sums[kPiece];
+  for (int64_t r = 0; r < rows; r++) sums[r] = static_cast<float>(row_sum(e + r * n, n));
+  for (int64_t r = 0; r < rows; r++) lse[r] += log_f32(sums[r]);
 }
 
 // softmax: x [..., C] -> y

@@ -8,6 +8,7 @@
 #pragma once
 #include <immintrin.h>
 
+#include "../conv/vec.h"
 #include "codes.h"
 
 // GCC bug 105593: its own intrinsics' undefined operands.
@@ -238,39 +239,11 @@ AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const int8_t* next, const
   memory_barrier();
 }
 
-inline void transpose(__m512 (&r)[16]) {
-  __m512 t[16];
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i += 2) {
-    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i += 4)
-#pragma GCC unroll 2
-    for (int j = 0; j < 2; j++) {
-      const __m512d a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + j + 2]);
-      r[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-      r[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-    }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {  // r[4 j + i]: columns i, 4 + i, 8 + i, 12 + i of rows 4 j ... 4 j + 3
-    const __m512 a = _mm512_shuffle_f32x4(r[i], r[4 + i], 0x88), b = _mm512_shuffle_f32x4(r[i], r[4 + i], 0xdd);
-    const __m512 c = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0x88), d = _mm512_shuffle_f32x4(r[8 + i], r[12 + i], 0xdd);
-    t[i] = _mm512_shuffle_f32x4(a, c, 0x88);
-    t[4 + i] = _mm512_shuffle_f32x4(b, d, 0x88);
-    t[8 + i] = _mm512_shuffle_f32x4(a, c, 0xdd);
-    t[12 + i] = _mm512_shuffle_f32x4(b, d, 0xdd);
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) r[i] = t[i];
-}
-
 // dw[o][column] (+)= total[column][o] for outputs [first, last) of the sixteen.
 inline void add_total(const float (*total)[16], float* dw, int64_t stride, int first, int last, int64_t columns, bool add) {
-  __m512 r[16];
+  Vec r[kLanes];
 #pragma GCC unroll 16
-  for (int c = 0; c < 16; c++) r[c] = _mm512_load_ps(total[c]);
+  for (int c = 0; c < 16; c++) r[c] = load(total[c]);
   transpose(r);
   const __mmask16 lanes = static_cast<__mmask16>((1u << columns) - 1);
 #pragma GCC unroll 16

@@ -1,13 +1,13 @@
 // Weight gradients from codes of one or two bits: dW[o, tap, c] = sum over output tokens t of delta[t, o] v[in(t, tap), c],
-// v the value of the code, 0 in the padding. This header says what the problem is and brings the codes of one tap into the order
-// of the output's tokens; amx.h and lookup.h sum, gradient.h cuts the work.
+// v the value of the code, 0 in the padding. This header says what the problem is and brings the codes of one tap into
+// the order of the output's tokens; amx.h, lookup.h and depthwise.h sum, gradient.h cuts the work.
 //
 // Codes are packed along tokens: word [t * bits / 32][c] holds the code of token t, channel c, from bit t * bits % 32.
 #pragma once
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 #include "../unit.h"
-
-// Vectors wider than the machine's are passed between internal functions only: no ABI is concerned.
-#pragma GCC diagnostic ignored "-Wpsabi"
 
 namespace auxgrad {
 namespace {
@@ -16,7 +16,7 @@ typedef uint32_t Words __attribute__((vector_size(64)));  // one word of 16 chan
 typedef float Floats __attribute__((vector_size(64)));
 
 constexpr int kColumns = 16;  // columns (tap, c) of dW that are summed together
-constexpr int kStep = 384;    // tokens between two additions to dW
+constexpr int kStep = 384;    // tokens that are summed at a time
 
 struct CodeGradient {
   const float* delta;  // [tokens, outputs]
@@ -43,7 +43,7 @@ struct CodeGradient {
   // The same number of tokens, so that a tap reads tokens at a constant distance, where it does not read padding.
   bool same_grid() const { return stride[0] == 1 && stride[1] == 1 && H == P && W == Q; }
   // Columns come in blocks of up to 16 that are neighbours in dW: channels of one tap, or several taps of few channels.
-  int64_t taps_a_block() const { return depth < kColumns ? min64(kColumns / depth, taps()) : 1; }
+  int64_t taps_a_block() const { return depth < kColumns ? min64(kColumns / max64(1, depth), taps()) : 1; }
   int64_t group_blocks() const {
     return depth < kColumns ? ceil_div(taps(), taps_a_block()) : taps() * ceil_div(depth, kColumns);
   }
@@ -51,9 +51,8 @@ struct CodeGradient {
 
 struct ColumnBlock {
   int64_t group, tap, taps, channel, channels;  // taps [tap, tap + taps), channels of the group from `channel`
-  int64_t column() const { return first; }      // in a row of dW
+  int64_t column;                               // of the first in a row of dW
   int64_t count() const { return taps * channels; }
-  int64_t first;
 };
 
 inline ColumnBlock column_block(const CodeGradient& g, int64_t index) {
@@ -117,10 +116,24 @@ inline void valid_tokens(const Run* runs, int count, uint64_t* valid) {
 
 // The words of n <= 16 channels, 0 in the other lanes.
 inline Words load_words(const uint32_t* p, int64_t n) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << n) - 1), p);
+#else
   Words v = {};
   if (n == kColumns) memcpy(&v, p, sizeof(v));
   else memcpy(&v, p, static_cast<size_t>(n) * 4);
   return v;
+#endif
+}
+
+// The first n lanes of `own` in lanes at ... at + n of `words`.
+inline Words place_lanes(Words words, Words own, int64_t at, int64_t n) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_mask_expand_epi32((__m512i)words, static_cast<__mmask16>(((1u << n) - 1) << at), (__m512i)own);
+#else
+  for (int64_t i = 0; i < n; i++) words[at + i] = own[i];
+  return words;
+#endif
 }
 
 // Every other bit (pair of bits) of the low half of a doubled word, moved together.
@@ -218,8 +231,7 @@ inline void gather_block(const CodeGradient& g, const ColumnBlock& b, const TapT
   for (int64_t i = 0; i < b.taps; i++) {
     Words own[kStep / 16];
     gather_codes(g, tokens[i], source, b.channels, own);
-    for (int w = 0; w < words; w++)
-      memcpy(reinterpret_cast<uint32_t*>(out + w) + i * b.channels, own + w, static_cast<size_t>(b.channels) * 4);
+    for (int w = 0; w < words; w++) out[w] = place_lanes(out[w], own[w], i * b.channels, b.channels);
   }
 }
 

@@ -2,9 +2,7 @@
 // channel's bit is set. With S the sums over set bits and D those over all tokens in the image, signs give 2 S - D and
 // two-bit codes 4 S1 + 2 S0 - 3 D, taken 32 tokens at a time so that little cancels.
 #pragma once
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
+#include "../conv/vec.h"
 #include "lookup.h"
 
 namespace auxgrad {
@@ -22,28 +20,35 @@ struct DepthwiseSpace {
   TapTokens tokens[kDepthwiseTaps];
 };
 
-// sum + (bit of word set ? v : 0)
-inline Floats add_where(Floats sum, Words word, uint32_t bit, Floats v) {
+// sum + (bit t of word set ? v : 0)
+inline Vec add_where(Vec sum, IntVec word, int t, Vec v) {
 #if defined(__AVX512F__)
-  const __mmask16 set = _mm512_test_epi32_mask((__m512i)word, _mm512_set1_epi32(static_cast<int>(bit)));
-  return (Floats)_mm512_mask_add_ps((__m512)sum, set, (__m512)sum, (__m512)v);
+  const __mmask16 set = _mm512_test_epi32_mask((__m512i)word, _mm512_set1_epi32(static_cast<int>(1u << t)));
+  return (Vec)_mm512_mask_add_ps((__m512)sum, set, (__m512)sum, (__m512)v);
 #else
-  return sum + (Floats)((Words)((word & bit) != 0u) & (Words)v);
+  return sum + (Vec)((word << (31 - t) >> 31) & (IntVec)v);
 #endif
 }
 
-// sums[tap] over 32 tokens, for n taps whose words lie `stride` apart.
+// sums[tap] over 32 tokens, for n taps whose words lie `stride` apart; all: the sum of all deltas.
 template <int n>
-inline void sum_set(const Floats* delta, const Words* words, int64_t stride, Floats* sums) {
-  Floats s[n];
-  Words w[n];
-  for (int i = 0; i < n; i++) s[i] = Floats{}, w[i] = words[i * stride];
-  for (int t = 0; t < 32; t++) {
-    const Floats v = delta[t];
+inline void sum_set(const Floats* delta, const Words* words, int64_t stride, Floats* sums, Floats* all) {
+  for (int lane = 0; lane < kColumns; lane += kLanes) {
+    Vec s[n], every = {};
+    IntVec w[n];
+    for (int i = 0; i < n; i++) {
+      s[i] = Vec{};
+      memcpy(&w[i], reinterpret_cast<const uint32_t*>(words + i * stride) + lane, sizeof(w[i]));
+    }
+    for (int t = 0; t < 32; t++) {
+      const Vec v = load(reinterpret_cast<const float*>(delta + t) + lane);
 #pragma GCC unroll 9
-    for (int i = 0; i < n; i++) s[i] = add_where(s[i], w[i], 1u << t, v);
+      for (int i = 0; i < n; i++) s[i] = add_where(s[i], w[i], t, v);
+      every += v;
+    }
+    for (int i = 0; i < n; i++) store(reinterpret_cast<float*>(sums + i) + lane, s[i]);
+    store(reinterpret_cast<float*>(all) + lane, every);
   }
-  for (int i = 0; i < n; i++) sums[i] = s[i];
 }
 
 inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t channel, int64_t first_tap, int64_t taps) {
@@ -68,7 +73,9 @@ inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t
       const size_t bytes = static_cast<size_t>(min64(kColumns, g.channels - at)) * 4;
       for (int64_t t = 0; t < kStep; t++) {
         Floats row = {};
-        if (t < count) memcpy(&row, g.delta + (t0 + t) * g.outputs + at, bytes);
+        const float* p = g.delta + (t0 + t) * g.outputs + at;
+        if (t < count && bytes == sizeof(row)) memcpy(&row, p, sizeof(row));
+        else if (t < count) memcpy(&row, p, bytes);
         space.delta[t] = t < count ? row * scales.factor[t] : row;
         if (planes == 2) space.middle[t] = t < count ? row * scales.middle[t] : row;
       }
@@ -77,12 +84,10 @@ inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t
         Floats set[2][kDepthwiseTaps], all = {}, middles = {};
         for (int p = 0; p < planes; p++) {
           const Words* words = space.words[v][0] + p * (kStep / 32) + w;
-          if (taps == 9) sum_set<9>(delta, words, kStep / 16, set[p]);
+          if (taps == 9) sum_set<9>(delta, words, kStep / 16, set[p], &all);
           else
-            for (int64_t i = 0; i < taps; i++) sum_set<1>(delta, words + i * (kStep / 16), 0, set[p] + i);
+            for (int64_t i = 0; i < taps; i++) sum_set<1>(delta, words + i * (kStep / 16), 0, set[p] + i, &all);
         }
-        if (!g.zero_one)
-          for (int t = 0; t < 32; t++) all += delta[t];
         if (planes == 2)
           for (int t = 0; t < 32; t++) middles += space.middle[w * 32 + t];
         for (int64_t i = 0; i < taps; i++) {

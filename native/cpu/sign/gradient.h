@@ -17,7 +17,7 @@ namespace auxgrad {
 namespace {
 
 constexpr int64_t kChunk = 64;  // blocks of columns, and steps, whose codes are in place at a time
-constexpr int64_t kSteps = 5;
+constexpr int64_t kSteps = 6;
 // AMX, a thread: packed deltas of 64 outputs of a step, and sums of 64 outputs for each block of columns.
 constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColumns;
 
@@ -34,13 +34,14 @@ inline int64_t aligned(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
 
 // What lies in the scratch: codes [block][step], the valid tokens of their taps, and a share for each thread.
 struct Places {
+  uint8_t* base;
   int64_t blocks, chunk, steps, code_bytes, valid_bytes, thread_bytes;
-  uint8_t *codes, *valids, *threads;
 
-  Places(const CodeGradient& g, bool amx, void* scratch) {
+  Places(const CodeGradient& g, bool amx, void* scratch) : base(static_cast<uint8_t*>(scratch)) {
     blocks = g.groups * g.group_blocks();
     chunk = ceil_div(blocks, max64(1, ceil_div(blocks, kChunk)));
-    steps = max64(1, min64(kSteps, ceil_div(g.tokens, kStep)));
+    const int64_t all = max64(1, ceil_div(g.tokens, kStep));
+    steps = ceil_div(all, ceil_div(all, kSteps));
     code_bytes = kStep / 32 * g.bits * static_cast<int64_t>(sizeof(Words));
     thread_bytes = static_cast<int64_t>(sizeof(LookupSpace) + sizeof(LookupSpace::sums) * static_cast<size_t>(chunk * g.bits));
     if (amx) {  // the largest of both: which of them runs may be switched after planning
@@ -49,16 +50,14 @@ struct Places {
     }
     thread_bytes = aligned(max64(thread_bytes, g.taps_a_block() * static_cast<int64_t>(sizeof(TapTokens))));
     valid_bytes = aligned(g.taps_a_block() * static_cast<int64_t>(sizeof(Valid)));
-    codes = static_cast<uint8_t*>(scratch);
-    valids = codes + chunk * steps * code_bytes;
-    threads = valids + chunk * steps * valid_bytes;
   }
-  int64_t bytes(int count) const { return chunk * steps * (code_bytes + valid_bytes) + count * thread_bytes; }
-  uint8_t* code(int64_t block, int64_t step) const { return codes + (block * steps + step) * code_bytes; }
+  int64_t shared() const { return chunk * steps * (code_bytes + valid_bytes); }
+  int64_t bytes(int threads) const { return shared() + threads * thread_bytes; }
+  uint8_t* code(int64_t block, int64_t step) const { return base + (block * steps + step) * code_bytes; }
   Valid* valid(int64_t block, int64_t step) const {
-    return reinterpret_cast<Valid*>(valids + (block * steps + step) * valid_bytes);
+    return reinterpret_cast<Valid*>(base + chunk * steps * code_bytes + (block * steps + step) * valid_bytes);
   }
-  uint8_t* thread(int i) const { return threads + i * thread_bytes; }
+  uint8_t* thread(int i) const { return base + shared() + i * thread_bytes; }
 };
 
 // What a task sums: outputs from o0 on, blocks [begin, end) of the chunk that starts at `chunk`, tokens [t0, t1).
@@ -208,7 +207,7 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
     const int64_t from = o0 + 16 * bundle;
     each_block(g, task.begin, task.end, from, min64(o1, from + 16), [&](int64_t i, int64_t first, int64_t last) {
       const ColumnBlock b = column_block(g, i);
-      add_total(total[i - task.begin][bundle], g.dw + from * row + b.column(), row, static_cast<int>(first - from),
+      add_total(total[i - task.begin][bundle], g.dw + from * row + b.column, row, static_cast<int>(first - from),
                 static_cast<int>(last - from), b.count(), task.t0 > 0);
     });
   }
@@ -232,7 +231,8 @@ inline void lookup_task(const CodeGradient& g, const Places& places, const Task&
       typedef float Row __attribute__((vector_size(4 * kLookupOutputs)));
       Row v = {};
       const float* source = g.delta + (t0 + t) * g.outputs + o0;
-      if (t < count) memcpy(&v, source, o1 - o0 == kLookupOutputs ? sizeof(v) : static_cast<size_t>(o1 - o0) * 4);
+      if (t < count && o1 - o0 == kLookupOutputs) memcpy(&v, source, sizeof(v));
+      else if (t < count) memcpy(&v, source, static_cast<size_t>(o1 - o0) * 4);
       v *= t < count ? scales.factor[from + t] : 0.0f;
       memcpy(space.delta[t], &v, sizeof(v));
     }
@@ -272,7 +272,7 @@ inline void lookup_task(const CodeGradient& g, const Places& places, const Task&
     const ColumnBlock b = column_block(g, i);
     for (int64_t o = first; o < last; o++) {
       const float *low = sums(i, 0)[o - o0], *high = g.bits == 2 ? sums(i, 1)[o - o0] : nullptr;
-      float* p = g.dw + o * row + b.column();
+      float* p = g.dw + o * row + b.column;
       for (int64_t c = 0; c < b.count(); c++) {
         const float sum = high ? low[c] + 2.0f * high[c] : low[c];
         p[c] = task.t0 > 0 ? p[c] + sum : sum;
@@ -325,7 +325,7 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
   const bool has_amx = false, amx = false;
   const int64_t task_outputs = kLookupOutputs;
 #endif
-  if (g.tokens == 0 || g.outputs == 0) {
+  if (g.tokens == 0 || g.outputs == 0 || g.depth == 0) {
     memset(g.dw, 0, static_cast<size_t>(g.outputs * g.taps() * g.depth) * sizeof(float));
     return;
   }

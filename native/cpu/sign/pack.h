@@ -1,21 +1,17 @@
 // Packing along tokens: signs (one bit) and codes of two bits.
 #pragma once
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-#include "codes.h"
+#include "../conv/vec.h"
 
 namespace auxgrad {
 namespace {
 
 // word | (x > 0 ? bit : 0) lane by lane; NaN is not above zero.
-inline Words mark_positive(Words word, Floats x, uint32_t bit) {
+inline IntVec mark_positive(IntVec word, Vec x, uint32_t bit) {
 #if defined(__AVX512F__)
-  const __m512i w = (__m512i)word;
   const __mmask16 positive = _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_GT_OQ);
-  return (Words)_mm512_mask_or_epi32(w, positive, w, _mm512_set1_epi32(static_cast<int>(bit)));
+  return (IntVec)_mm512_mask_or_epi32((__m512i)word, positive, (__m512i)word, _mm512_set1_epi32(static_cast<int>(bit)));
 #else
-  return word | ((Words)(x > Floats{}) & bit);
+  return word | ((x > Vec{}) & static_cast<int32_t>(bit));
 #endif
 }
 
@@ -29,21 +25,14 @@ inline void pack_signs(const float* x, int64_t tokens, int64_t channels, uint32_
       const float* rows = x + (w * 32 + t) * channels;
       const int n = static_cast<int>(min64(8, end - t));
       int64_t c = 0;
-      for (; c + kColumns <= channels; c += kColumns) {
-        Words word = {};
+      for (; c + kLanes <= channels; c += kLanes) {
+        IntVec word = {};
         if (t) memcpy(&word, out + c, sizeof(word));
-        Floats v;
         if (n == 8) {
 #pragma GCC unroll 8
-          for (int i = 0; i < 8; i++) {
-            memcpy(&v, rows + i * channels + c, sizeof(v));
-            word = mark_positive(word, v, 1u << (t + i));
-          }
+          for (int i = 0; i < 8; i++) word = mark_positive(word, load(rows + i * channels + c), 1u << (t + i));
         } else {
-          for (int i = 0; i < n; i++) {
-            memcpy(&v, rows + i * channels + c, sizeof(v));
-            word = mark_positive(word, v, 1u << (t + i));
-          }
+          for (int i = 0; i < n; i++) word = mark_positive(word, load(rows + i * channels + c), 1u << (t + i));
         }
         memcpy(out + c, &word, sizeof(word));
       }
@@ -62,19 +51,16 @@ inline void range_of(const float* x, int64_t n, float* range) {
   float low = kInfinity, high = -kInfinity;
   bool nan = false;
   int64_t i = 0;
-  if (n >= kColumns) {
-    Floats least, most;
-    memcpy(&least, x, sizeof(least));
-    most = least;
-    Words odd = {};
-    for (; i + kColumns <= n; i += kColumns) {
-      Floats v;
-      memcpy(&v, x + i, sizeof(v));
+  if (n >= kLanes) {
+    Vec least = load(x), most = least;
+    IntVec odd = {};
+    for (; i + kLanes <= n; i += kLanes) {
+      const Vec v = load(x + i);
       least = v < least ? v : least;
       most = v > most ? v : most;
-      odd |= (Words)(v != v);
+      odd |= v != v;
     }
-    for (int k = 0; k < kColumns; k++) {
+    for (int k = 0; k < kLanes; k++) {
       low = least[k] < low ? least[k] : low;
       high = most[k] > high ? most[k] : high;
       nan = nan || odd[k];
@@ -101,8 +87,6 @@ inline uint32_t code_of(float x, float low, float scale) {
   return q >= 3.0f ? 3u : q >= 1.0f ? static_cast<uint32_t>(q) : 0u;
 }
 
-typedef int32_t Integers __attribute__((vector_size(64)));
-
 // Words [first, last) of the codes of x [tokens, channels]; every `span` tokens share one range [2]. Codes beyond the last
 // token are 0.
 inline void pack_codes(const float* x, const float* ranges, int64_t span, int64_t tokens, int64_t channels,
@@ -117,19 +101,17 @@ inline void pack_codes(const float* x, const float* ranges, int64_t span, int64_
       scale[t] = code_scale(range);
     }
     const float* rows = x + w * 16 * channels;
-    const int64_t whole = channels / kColumns * kColumns;
+    const int64_t whole = channels / kLanes * kLanes;
     for (int first_row = 0; first_row < n; first_row += 8)  // more rows at a time could share one set of the cache
-      for (int64_t c = 0; c < whole; c += kColumns) {
-        Words word = {};
+      for (int64_t c = 0; c < whole; c += kLanes) {
+        IntVec word = {};
         if (first_row) memcpy(&word, out + c, sizeof(word));
         const int end = n < first_row + 8 ? n : first_row + 8;
         for (int t = first_row; t < end; t++) {
-          Floats v;
-          memcpy(&v, rows + t * channels + c, sizeof(v));
-          v = (v - low[t]) * scale[t] + 0.5f;
-          v = v > 0.0f ? v : Floats{};  // NaN too
-          v = v < 3.0f ? v : Floats{} + 3.0f;
-          word |= (Words)__builtin_convertvector(v, Integers) << (2 * t);
+          Vec q = (load(rows + t * channels + c) - low[t]) * scale[t] + 0.5f;
+          q = q > 0.0f ? q : Vec{};  // NaN too
+          q = q < 3.0f ? q : Vec{} + 3.0f;
+          word |= __builtin_convertvector(q, IntVec) << (2 * t);
         }
         memcpy(out + c, &word, sizeof(word));
       }

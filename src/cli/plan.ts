@@ -1,0 +1,64 @@
+import Table from 'cli-table3'
+import { Command, InvalidArgumentError } from 'commander'
+import { compile } from '../compile'
+import { showBytes } from '../compile/budget'
+import { crossEntropy } from '../ops'
+import * as optim from '../optim'
+import { action, exitCode, type Output } from './output'
+import { memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
+
+interface Options {
+  model: string
+  rule?: Rule
+  batch: number
+  ops?: boolean
+  json?: boolean
+}
+
+/** `auxgrad plan`: the bytes of a training step, before any step. */
+export function plan(): Command {
+  return new Command('plan')
+    .description('Show what a training step of a model will hold, by kind, layer and policy, without running it.')
+    .option('--model <name>', `one of ${Object.keys(recipes).join(', ')}`, 'cnn')
+    .option('--rule <name>', `one of ${rules.join(', ')} (default: compare all that the model has)`)
+    .option('--batch <n>', 'images of a step', (text) => {
+      const n = Number(text)
+      if (!Number.isInteger(n) || n < 1) throw new InvalidArgumentError('expected a whole number of at least 1')
+      return n
+    }, 128)
+    .option('--ops', 'list every kernel call with its lifetime and place in the arena')
+    .option('--json', 'one JSON object on stdout')
+    .action(action<Options>(run))
+}
+
+function run(options: Options, output: Output): number {
+  const recipe = recipeOf(options.model)
+  const given = options.rule ? [options.rule] : rules.filter((rule) => recipe.memory[rule])
+  const plans = given.map((rule) => {
+    const memory = memoryOf(options.model, rule)
+    const model = recipe.make()
+    const step = compile({
+      model,
+      loss: ({ x, y }) => crossEntropy(model.forward(x), y),
+      optimizer: new optim.Adam({ lr: recipe.lr }),
+      memory,
+    })
+    return { rule, plan: step.plan({ x: [options.batch, 28, 28, 1], y: [options.batch] }) }
+  })
+  const kinds = Object.keys(plans[0].plan.bytes) as (keyof (typeof plans)[0]['plan']['bytes'])[]
+  const table = new Table({ head: ['', ...given], colAligns: ['left', ...given.map(() => 'right' as const)], style: { head: [], border: [] } })
+  for (const kind of kinds) table.push([kind, ...plans.map(({ plan }) => showBytes(plan.bytes[kind]))])
+  const text = [`${options.model}, batches of ${options.batch}`, table.toString()]
+  if (options.rule) text.push(String(plans[0].plan))
+  if (options.ops)
+    for (const { rule, plan } of plans) {
+      const ops = new Table({ head: ['step', 'phase', 'layer', 'kernel', 'last read', 'offset', 'bytes'], style: { head: [], border: [] } })
+      for (const op of plan.ops) ops.push([op.from, op.phase, op.layer, op.kernel, op.to, op.offset < 0 ? '' : op.offset, op.bytes || ''])
+      text.push(rule, ops.toString())
+    }
+  output.result(
+    { model: options.model, batch: options.batch, plans: plans.map(({ rule, plan }) => ({ rule, bytes: plan.bytes, kept: plan.kept, ...(options.ops ? { ops: plan.ops } : {}) })) },
+    text.join('\n'),
+  )
+  return exitCode.ok
+}

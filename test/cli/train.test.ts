@@ -1,0 +1,56 @@
+import { main } from '../../src/cli/main'
+
+/** Runs a command in this process; what it wrote, and its exit code. */
+async function cli(...argv: string[]): Promise<{ out: string; err: string; code: number }> {
+  const text = { out: '', err: '' }
+  const out = jest.spyOn(process.stdout, 'write').mockImplementation((s) => ((text.out += String(s)), true))
+  const err = jest.spyOn(process.stderr, 'write').mockImplementation((s) => ((text.err += String(s)), true))
+  const before = process.exitCode
+  try {
+    await main(argv)
+    return { ...text, code: Number(process.exitCode ?? 0) }
+  } finally {
+    process.exitCode = before
+    out.mockRestore()
+    err.mockRestore()
+  }
+}
+
+test('train reports every rule, and measures the peak that was planned', async () => {
+  const { out, code } = await cli('train', '--model', 'mlp', '--limit', '2000', '--epochs', '2', '--json')
+  expect(code).toBe(0)
+  const { runs } = JSON.parse(out.trimEnd().split('\n').at(-1)!)
+  expect(runs.map((r: { rule: string }) => r.rule)).toEqual(['bp', 'asa'])
+  for (const run of runs) {
+    expect(run).toMatchObject({ model: 'mlp', seed: 1, epochs: 2 })
+    expect(run.testAccuracy).toBeGreaterThan(0.6)
+    expect(run.measuredPeakBytes).toBe(run.plannedPeakBytes)
+    expect(run.imagesPerSecond).toBeGreaterThan(0)
+  }
+  expect(runs[1].keptBytes).toBeLessThan(runs[0].keptBytes)
+})
+
+test('a plan that does not fit is refused before the first step', async () => {
+  const { err, code } = await cli('train', '--rule', 'bp', '--limit', '256', '--budget', '1MiB')
+  expect(code).toBe(3)
+  expect(err).toMatch(/this plan needs .* bytes\), more than the budget of 1\.00 MiB .* the smallest with the methods at hand is .* bytes/)
+})
+
+test('wrong use exits with 2, a rule without a place with 1', async () => {
+  expect((await cli('train', '--rule', 'nothing')).code).toBe(2)
+  expect((await cli('train', '--epochs', '0')).code).toBe(2)
+  expect((await cli('train', '--budget', 'much')).code).toBe(2)
+  expect((await cli('train', '--resume')).code).toBe(1)
+  const { err, code } = await cli('train', '--model', 'mlp', '--rule', 'ara')
+  expect(code).toBe(1)
+  expect(err).toMatch(/expected one of bp, asa for mlp, got ara/)
+})
+
+test('plan shows the bytes of each rule', async () => {
+  const { out, code } = await cli('plan', '--batch', '32', '--json')
+  expect(code).toBe(0)
+  const { plans } = JSON.parse(out)
+  const kept = Object.fromEntries(plans.map((p: { rule: string; bytes: { kept: number } }) => [p.rule, p.bytes.kept]))
+  expect(kept.asa).toBeLessThan(0.9 * kept.bp)
+  expect(kept.ara).toBeLessThan(kept.bp)
+})

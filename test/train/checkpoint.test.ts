@@ -1,0 +1,117 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import path from 'node:path'
+import { asa, compile, data, nn, optim, seed, train, type MemoryAssignment, type Tensor } from '../../src'
+import { generator } from '../support/run'
+
+class Net extends nn.Module {
+  conv1 = new nn.Conv2d(1, 4, 3, { padding: 1 })
+  norm = new nn.BatchNorm2d(4)
+  conv2 = new nn.Conv2d(4, 6, 3, { stride: 2 })
+  dropout = new nn.Dropout(0.3)
+  fc = new nn.Linear(6 * 3 * 3, 5)
+  forward(x: Tensor): Tensor {
+    x = this.norm.forward(this.conv1.forward(x)).relu()
+    x = this.conv2.forward(x).relu().flatten(1)
+    return this.fc.forward(this.dropout.forward(x))
+  }
+}
+
+const random = generator(3)
+const rows = data.fromArrays(
+  {
+    x: { data: Float32Array.from({ length: 40 * 64 }, random), shape: [40, 8, 8, 1], dtype: 'f32' },
+    y: Int32Array.from({ length: 40 }, () => Math.floor(5 * random())),
+  },
+)
+
+function begin(memory?: MemoryAssignment, accumulate = 1) {
+  seed(5)
+  const model = new Net()
+  const step = compile({
+    model,
+    loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y),
+    optimizer: new optim.AdamW({ lr: optim.schedule.cosine(1e-2, { steps: 30, warmUp: 4 }) }),
+    memory,
+    accumulate,
+    seed: 9,
+  })
+  const loader = new data.DataLoader(rows, { batchSize: 7, shuffle: true, seed: 2 })
+  return { model, step, loader }
+}
+
+type Run = ReturnType<typeof begin>
+
+/** Trains until so many steps are done, leaving the loader in the middle of an epoch. */
+async function until(run: Run, steps: number): Promise<number[]> {
+  const losses: number[] = []
+  for await (const event of train.fit({ step: run.step, loader: run.loader, epochs: 9 })) {
+    if (event.type === 'step') losses.push(event.result.loss)
+    if (run.step.runs >= steps) break
+  }
+  return losses
+}
+
+const everything = ({ model, step }: Run): string =>
+  [...model.state(), ...step.stateTensors()].map(([name, t]) => `${name} ${Buffer.from(t.dataSync().buffer).toString('hex')}`).join('\n')
+
+let folder: string
+beforeAll(() => void (folder = mkdtempSync(path.join(tmpdir(), 'auxgrad-'))))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+test.each([
+  ['backpropagation', undefined, 1],
+  ['asa', { conv2: asa(), fc: asa() }, 1],
+  ['accumulation in mid-sum', undefined, 3],
+] as const)('a resumed run is bit-identical to one that never stopped: %s', async (name, memory, accumulate) => {
+  const whole = begin(memory, accumulate)
+  const losses = await until(whole, 20)
+
+  const file = path.join(folder, `${name}.safetensors`)
+  const first = begin(memory, accumulate)
+  const before = await until(first, 10) // epochs have 6 steps: in mid-epoch, and in mid-sum
+  await train.saveTraining(file, first, { extra: { note: 'x' } })
+
+  seed(77)
+  const second = begin(memory, accumulate)
+  for (const p of second.model.parameters()) p.assign(new Float32Array(p.size).fill(0.5)) // what is not loaded shows
+  expect(await train.loadTraining(file, second)).toEqual({ note: 'x' })
+  const after = await until(second, 20)
+
+  expect([...before, ...after]).toEqual(losses)
+  expect(everything(second)).toBe(everything(whole))
+})
+
+test('a file that does not fit changes nothing', async () => {
+  const file = path.join(folder, 'misfit')
+  const saved = begin()
+  await train.saveTraining(file, saved)
+  class Other extends Net {
+    override fc = new nn.Linear(54, 6)
+  }
+  const model = new Other()
+  const step = compile({ model, loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y), optimizer: new optim.AdamW({ lr: 1e-3 }) })
+  const before = model.fc.weight.dataSync()
+  await expect(train.loadTraining(file, { step })).rejects.toMatchObject({ code: 'AUX_BAD_FILE', message: expect.stringContaining('model.fc.weight') })
+  expect(model.fc.weight.dataSync()).toEqual(before)
+  const sgd = compile({ model: saved.model, loss: ({ x, y }) => nn.crossEntropy(saved.model.forward(x), y), optimizer: new optim.SGD({ lr: 1 }) })
+  await expect(train.loadTraining(file, { step: sgd })).rejects.toMatchObject({ code: 'AUX_BAD_FILE' })
+  writeFileSync(file, 'no checkpoint')
+  await expect(train.loadTraining(file, saved)).rejects.toMatchObject({ code: 'AUX_BAD_FILE' })
+})
+
+test('weights go to a file and back, also in the order of PyTorch', async () => {
+  const a = new Net()
+  const b = new Net()
+  for (const layout of ['auxgrad', 'torch'] as const) {
+    const file = path.join(folder, `weights-${layout}.safetensors`)
+    await train.saveWeights(file, a, { layout, name: (p) => `net.${p}` })
+    for (const p of b.parameters()) p.assign(new Float32Array(p.size))
+    await train.loadWeights(file, b, { layout, name: (p) => `net.${p}` })
+    for (const [name, t] of a.state()) expect(b.state().get(name)!.dataSync()).toEqual(t.dataSync())
+  }
+  await expect(train.loadWeights(path.join(folder, 'weights-torch.safetensors'), b)).rejects.toMatchObject({
+    code: 'AUX_BAD_FILE',
+    message: expect.stringContaining('conv1.weight'),
+  })
+})

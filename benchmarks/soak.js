@@ -15,7 +15,9 @@ let broken = 0
 const report = (what, value, unit, limit) => {
   const ok = value <= limit
   if (!ok) broken++
-  console.log(`${what.padEnd(52)} ${value.toFixed(2).padStart(10)} ${unit.padEnd(4)} limit ${limit} ${ok ? '' : '  BROKEN'}`)
+  console.log(
+    `${what.padEnd(52)} ${value.toFixed(2).padStart(10)} ${unit.padEnd(4)} limit ${limit} ${ok ? '' : '  BROKEN'}`,
+  )
 }
 const values = (n) => Float32Array.from({ length: n }, () => Math.random() - 0.5)
 const quantile = (list, q) => Float64Array.from(list).sort()[Math.min(list.length - 1, Math.floor(q * list.length))]
@@ -29,7 +31,12 @@ const settle = async () => {
 async function flat() {
   const model = new models.MLP([16, 32, 32, 4])
   const optimizer = new optim.AdamW({ lr: optim.schedule.cosine(1e-3, { steps }) })
-  const step = compile({ model, loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y), optimizer, clip: { norm: 1 } })
+  const step = compile({
+    model,
+    loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y),
+    optimizer,
+    clip: { norm: 1 },
+  })
   const y = Int32Array.from({ length: 8 }, (_, i) => i % 4)
   const run = () => step.run({ x: { data: values(128), shape: [8, 16], dtype: 'f32' }, y })
   for (let i = 0; i < steps; i++) await run() // V8's own pages grow for about as long
@@ -77,7 +84,11 @@ async function overhead() {
 
 async function eventLoop() {
   const model = new models.ResNet({ depth: 18, classes: 10 })
-  const step = compile({ model, loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y), optimizer: new optim.SGD({ lr: 0.01, momentum: 0.9 }) })
+  const step = compile({
+    model,
+    loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y),
+    optimizer: new optim.SGD({ lr: 0.01, momentum: 0.9 }),
+  })
   const batch = { x: { data: values(8 * 32 * 32 * 3), shape: [8, 32, 32, 3], dtype: 'f32' }, y: new Int32Array(8) }
   await step.run(batch)
   const late = []
@@ -95,7 +106,9 @@ async function eventLoop() {
     count++
   }
   clearTimeout(timer)
-  console.log(`ResNet-18, batch 8: ${((performance.now() - started) / count).toFixed(0)} ms a step, ${late.length} ticks`)
+  console.log(
+    `ResNet-18, batch 8: ${((performance.now() - started) / count).toFixed(0)} ms a step, ${late.length} ticks`,
+  )
   report('1 ms timer during training, late at the median', quantile(late, 0.5), 'ms', 20)
   report('1 ms timer during training, late at the 99th pct.', quantile(late, 0.99), 'ms', 20)
   step.close()

@@ -7,7 +7,7 @@ namespace {
 
 typedef uint32_t BitWords __attribute__((vector_size(4 * kLanes)));
 
-// BitWords [first, last) of columns [from, to) of x [tokens, channels]; bits beyond the last token are 0.
+// Words [first, last) of columns [from, to) of x [tokens, channels]; bits beyond the last token are 0.
 inline void pack_positive(const float* x, int64_t tokens, int64_t channels, uint32_t* words, int64_t first,
                           int64_t last, int64_t from, int64_t to) {
   for (int64_t w = first; w < last; w++) {

@@ -206,7 +206,7 @@ async function buildDirectly(o) {
   if (o.config === 'Debug') flags.push('-g')
   const link = ['-pthread', ...target.link]
   if (o.sanitize) {
-    flags.push(`-fsanitize=${o.sanitize}`, '-fno-omit-frame-pointer', '-O1', '-g1')
+    flags.push(`-fsanitize=${o.sanitize}`, '-fno-omit-frame-pointer', '-O1', '-g1', '-Wno-uninitialized')
     if (o.sanitize.includes('undefined')) flags.push('-fno-sanitize-recover=all')
     link.push(`-fsanitize=${o.sanitize}`)
   }

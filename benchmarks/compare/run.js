@@ -58,8 +58,7 @@ async function main() {
     execFileSync(process.execPath, [path.join(root, file), ...(file.endsWith('tsc') ? ['-p', 'tsconfig.build.json'] : [])], { cwd: root, stdio: 'inherit' })
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-compare-'))
   const threads = os.availableParallelism()
-  const peers = [new Peer(python, threads, { patient: !options.speed })]
-  if (!options.speed) peers.push(new Peer(python, 1))
+  const peers = [new Peer(python, threads, { patient: !options.speed }), new Peer(python, 1)]
   try {
     const hello = await peers[0].hello()
     for (const peer of peers.slice(1)) await peer.hello()

@@ -6,7 +6,8 @@ const os = require('node:os')
 const path = require('node:path')
 const { data, hostArray, readSafetensors, writeSafetensors, saveCheckpoint, loadCheckpoint } = require('../dist')
 
-const report = (name, value, unit) => console.log(`${name.padEnd(52)} ${Math.round(value).toLocaleString('en').padStart(12)} ${unit}`)
+const report = (name, value, unit) =>
+  console.log(`${name.padEnd(52)} ${Math.round(value).toLocaleString('en').padStart(12)} ${unit}`)
 
 /** Rows a second: the median of five epochs after one to warm up. */
 async function loader(name, dataset, options) {
@@ -41,22 +42,34 @@ async function main() {
   })
   const n = 10000
   const colour = data.fromArrays({
-    x: hostArray(Uint8Array.from({ length: n * 3072 }, (_, i) => (i * 31) % 256), [n, 32, 32, 3]),
+    x: hostArray(
+      Uint8Array.from({ length: n * 3072 }, (_, i) => (i * 31) % 256),
+      [n, 32, 32, 3],
+    ),
     y: new Int32Array(n),
   })
   await loader('32 x 32 x 3, crop of 40, flip, normalize', colour, {
-    transform: data.compose(data.randomCrop(32, { padding: 4 }), data.randomFlip(), data.normalize([0.5, 0.5, 0.5], [0.2, 0.2, 0.2])),
+    transform: data.compose(
+      data.randomCrop(32, { padding: 4 }),
+      data.randomFlip(),
+      data.normalize([0.5, 0.5, 0.5], [0.2, 0.2, 0.2]),
+    ),
   })
   report('Order of 1,000,000 rows', (await seconds(async () => data.permutation(1e6, 1, 0))) * 1000, 'ms')
 
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-bench-'))
   try {
     const file = path.join(folder, 'file')
-    const tensors = new Map([['a', hostArray(new Float32Array(64 << 18).fill(1))], ['b', hostArray(new Float32Array(64 << 18).fill(2))]])
+    const tensors = new Map([
+      ['a', hostArray(new Float32Array(64 << 18).fill(1))],
+      ['b', hostArray(new Float32Array(64 << 18).fill(2))],
+    ])
     const rate = async (name, body) => report(name, 128 / (await seconds(body)), 'MiB/s')
     await rate('Safetensors, 128 MiB: write with fsync', () => writeSafetensors(file, tensors))
     await rate('Safetensors, 128 MiB: read', () => readSafetensors(file))
-    await rate('Checkpoint, 128 MiB: save with SHA-256 and fsync', () => saveCheckpoint(file, { tensors, state: { step: 1 } }))
+    await rate('Checkpoint, 128 MiB: save with SHA-256 and fsync', () =>
+      saveCheckpoint(file, { tensors, state: { step: 1 } }),
+    )
     await rate('Checkpoint, 128 MiB: load and verify', () => loadCheckpoint(file))
   } finally {
     fs.rmSync(folder, { recursive: true })

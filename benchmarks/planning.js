@@ -20,7 +20,10 @@ class Layer extends nn.Module {
     const [n, t, width] = x.shape
     const split = (y) => y.reshape([n, t, this.heads, width / this.heads]).permute([0, 2, 1, 3])
     const [q, k, v] = [this.q, this.k, this.v].map((layer) => split(layer.forward(x)))
-    const weights = q.matmul(k.transpose()).mul(1 / Math.sqrt(width / this.heads)).softmax()
+    const weights = q
+      .matmul(k.transpose())
+      .mul(1 / Math.sqrt(width / this.heads))
+      .softmax()
     const mixed = weights.matmul(v).permute([0, 2, 1, 3]).reshape([n, t, width])
     const h = this.norm1.forward(x.add(this.out.forward(mixed)))
     return this.norm2.forward(h.add(this.down.forward(this.up.forward(h).gelu())))
@@ -75,7 +78,15 @@ for (const [name, build, shapes, memory] of cases) {
   const start = performance.now()
   const plan = step.plan({ x: shapes.x, y: { shape: shapes.y, dtype: 'i32' } })
   const ms = performance.now() - start
-  table.push([name, ms.toFixed(0), plan.ops.length, mib(plan.bytes.kept), mib(plan.liveBytes), mib(plan.arenaBytes), (plan.arenaBytes / plan.liveBytes).toFixed(3)])
+  table.push([
+    name,
+    ms.toFixed(0),
+    plan.ops.length,
+    mib(plan.bytes.kept),
+    mib(plan.liveBytes),
+    mib(plan.arenaBytes),
+    (plan.arenaBytes / plan.liveBytes).toFixed(3),
+  ])
   step.close()
   model.dispose()
   optimizer.dispose()

@@ -18,7 +18,12 @@ function fail(message) {
 }
 
 function options(argv) {
-  const o = { json: path.join(root, 'build/bench.json'), svg: path.join(root, 'build/roofline.svg'), merge: [], pass: [] }
+  const o = {
+    json: path.join(root, 'build/bench.json'),
+    svg: path.join(root, 'build/roofline.svg'),
+    merge: [],
+    pass: [],
+  }
   for (let i = 0; i < argv.length; i++) {
     const arg = argv[i]
     if (arg === '--quick') {
@@ -44,7 +49,9 @@ function mergeRow(rows, row) {
 }
 
 function build() {
-  const result = spawnSync(process.execPath, [path.join(root, 'scripts/build-native.js'), '--programs'], { stdio: 'inherit' })
+  const result = spawnSync(process.execPath, [path.join(root, 'scripts/build-native.js'), '--programs'], {
+    stdio: 'inherit',
+  })
   if (result.status !== 0) process.exit(result.status ?? 1)
 }
 
@@ -52,7 +59,9 @@ const number = (v, digits = 1) => (typeof v === 'number' ? v.toFixed(digits) : '
 
 function print(report) {
   const { machine } = report
-  const peers = [...new Set(['openblas', 'blis', 'onednn', ...report.results.flatMap((r) => Object.keys(r.peers ?? {}))])]
+  const peers = [
+    ...new Set(['openblas', 'blis', 'onednn', ...report.results.flatMap((r) => Object.keys(r.peers ?? {}))]),
+  ]
   const table = new Table({
     head: ['group', 'case', 'threads', 'GF/s', 'GB/s', 'of peak', ...peers, 'ratio'],
     colAligns: ['left', 'left', ...Array(5 + peers.length).fill('right')],
@@ -67,7 +76,16 @@ function print(report) {
       return missing(peer) && r.group === 'gemm' ? 'absent' : ''
     }
     const own = r.wrong?.some((w) => w.startsWith('auxgrad: ')) ? 'WRONG' : number(r.gflops)
-    table.push([r.group, r.name, r.threads, own, number(r.gbs), share, ...peers.map(cell), number(r.ratioToBestPeer, 2)])
+    table.push([
+      r.group,
+      r.name,
+      r.threads,
+      own,
+      number(r.gbs),
+      share,
+      ...peers.map(cell),
+      number(r.ratioToBestPeer, 2),
+    ])
   }
   console.log(table.toString())
   console.log(`kernels ${machine.isa}`)

@@ -15,7 +15,9 @@ let broken = 0
 const report = (what, value, unit, limit) => {
   const ok = value <= limit
   if (!ok) broken++
-  console.log(`${what.padEnd(52)} ${value.toFixed(2).padStart(10)} ${unit.padEnd(4)} limit ${limit} ${ok ? '' : '  BROKEN'}`)
+  console.log(
+    `${what.padEnd(52)} ${value.toFixed(2).padStart(10)} ${unit.padEnd(4)} limit ${limit} ${ok ? '' : '  BROKEN'}`,
+  )
 }
 const values = (n) => Float32Array.from({ length: n }, () => Math.random() - 0.5)
 const quantile = (list, q) => Float64Array.from(list).sort()[Math.min(list.length - 1, Math.floor(q * list.length))]
@@ -29,28 +31,42 @@ const settle = async () => {
 async function flat() {
   const model = new models.MLP([16, 32, 32, 4])
   const optimizer = new optim.AdamW({ lr: optim.schedule.cosine(1e-3, { steps }) })
-  const step = compile({ model, loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y), optimizer, clip: { norm: 1 } })
+  const step = compile({
+    model,
+    loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y),
+    optimizer,
+    clip: { norm: 1 },
+  })
   const y = Int32Array.from({ length: 8 }, (_, i) => i % 4)
   const run = () => step.run({ x: { data: values(128), shape: [8, 16], dtype: 'f32' }, y })
   for (let i = 0; i < steps; i++) await run() // V8's own pages grow for about as long
   await settle()
-  const before = { rss: process.memoryUsage().rss, heap: process.memoryUsage().heapUsed, ...memory() }
+  const before = { rss: process.memoryUsage().rss, ...memory() }
+  const heaps = [process.memoryUsage().heapUsed]
   let most = before.rss
-  const started = performance.now()
-  for (let i = 0; i < steps; i++) {
-    await run()
-    if (i % 1000 === 0) most = Math.max(most, process.memoryUsage().rss)
+  let seconds = 0
+  const windows = 5
+  for (let w = 0; w < windows; w++) {
+    const started = performance.now()
+    for (let i = 0; i < steps / windows; i++) {
+      await run()
+      if (i % 1000 === 0) most = Math.max(most, process.memoryUsage().rss)
+    }
+    seconds += (performance.now() - started) / 1000
+    await settle()
+    heaps.push(process.memoryUsage().heapUsed)
   }
-  const seconds = (performance.now() - started) / 1000
-  await settle()
-  const after = { heap: process.memoryUsage().heapUsed, ...memory() }
+  // What V8 compiles for itself comes once; a leak grows in every window.
+  const growth = quantile(heaps.slice(1).map((h, i) => h - heaps[i]), 0.5)
+  console.log(`JavaScript heap after each window: ${heaps.map((h) => (h / 1024).toFixed(0)).join(', ')} KiB`)
+  const after = memory()
   console.log(`${steps} steps, ${((1e6 * seconds) / steps).toFixed(1)} us each`)
   report('resident set, growth after warm-up', (process.memoryUsage().rss - before.rss) / 2 ** 20, 'MiB', 2)
   report('resident set, highest above its start', (most - before.rss) / 2 ** 20, 'MiB', 16) // young garbage on its way
   report('native bytes, growth', after.live - before.live, 'B', 0)
   report('native blocks, growth', after.tensors - before.tensors, '', 0)
   report('allocations during steps', after.allocations - before.allocations, '', 0)
-  report('JavaScript heap, growth a step', Math.max(0, after.heap - before.heap) / steps, 'B', 2)
+  report('JavaScript heap, growth a step (median window)', (growth * windows) / steps, 'B', 1)
   step.close()
 }
 
@@ -77,7 +93,11 @@ async function overhead() {
 
 async function eventLoop() {
   const model = new models.ResNet({ depth: 18, classes: 10 })
-  const step = compile({ model, loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y), optimizer: new optim.SGD({ lr: 0.01, momentum: 0.9 }) })
+  const step = compile({
+    model,
+    loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y),
+    optimizer: new optim.SGD({ lr: 0.01, momentum: 0.9 }),
+  })
   const batch = { x: { data: values(8 * 32 * 32 * 3), shape: [8, 32, 32, 3], dtype: 'f32' }, y: new Int32Array(8) }
   await step.run(batch)
   const late = []
@@ -95,7 +115,9 @@ async function eventLoop() {
     count++
   }
   clearTimeout(timer)
-  console.log(`ResNet-18, batch 8: ${((performance.now() - started) / count).toFixed(0)} ms a step, ${late.length} ticks`)
+  console.log(
+    `ResNet-18, batch 8: ${((performance.now() - started) / count).toFixed(0)} ms a step, ${late.length} ticks`,
+  )
   report('1 ms timer during training, late at the median', quantile(late, 0.5), 'ms', 20)
   report('1 ms timer during training, late at the 99th pct.', quantile(late, 0.99), 'ms', 20)
   step.close()

@@ -80,7 +80,8 @@ function outputDir(o) {
 }
 
 // The folder of intermediate files: one for each combination that needs its own.
-const workDir = (o, kind) => path.join(root, 'build', [kind, o.target, o.config, o.sanitize.replace(/,/g, '-')].filter(Boolean).join('-'))
+const workDir = (o, kind) =>
+  path.join(root, 'build', [kind, o.target, o.config, o.sanitize.replace(/,/g, '-')].filter(Boolean).join('-'))
 
 // The compiler that makes code for the target, or the first of this machine's.
 function findCompiler(o) {
@@ -91,7 +92,9 @@ function findCompiler(o) {
     if (machine !== null && (!target || new RegExp(target.machine).test(machine.trim()))) return compiler
   }
   if (target) fail(`no C++ compiler for ${o.target} found; install one (${target.install}) or set CXX`)
-  return fail('no C++ compiler found; install one (Debian: apt-get install g++, macOS: xcode-select --install) or set CXX')
+  return fail(
+    'no C++ compiler found; install one (Debian: apt-get install g++, macOS: xcode-select --install) or set CXX',
+  )
 }
 
 const binutils = (compiler, tool) => compiler.replace(/(g|clang)\+\+.*$/, tool)
@@ -152,7 +155,12 @@ function buildWithCMake(o) {
 }
 
 function run(command, args, env) {
-  const result = spawnSync(command, args, { stdio: ['ignore', 'pipe', 'inherit'], env, encoding: 'utf8', maxBuffer: 1 << 28 })
+  const result = spawnSync(command, args, {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env,
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  })
   if (result.status !== 0) {
     process.stderr.write(result.stdout ?? '')
     fail(`${command} failed${result.error ? `: ${result.error.message}` : ` with exit code ${result.status}`}`)
@@ -181,7 +189,13 @@ async function buildDirectly(o) {
   fs.mkdirSync(output, { recursive: true })
 
   const sources = (dir) =>
-    fs.existsSync(dir) ? fs.readdirSync(dir).filter((f) => f.endsWith('.cc')).sort().map((f) => path.join(dir, f)) : []
+    fs.existsSync(dir)
+      ? fs
+          .readdirSync(dir)
+          .filter((f) => f.endsWith('.cc'))
+          .sort()
+          .map((f) => path.join(dir, f))
+      : []
   const stem = (file) => path.basename(file, '.cc')
   const kernels = sources(path.join(native, 'cpu/kernels'))
   const families = kernels.map((k) => `AUXGRAD_FAMILY_ROW(${stem(k)})\n`).join('')
@@ -192,7 +206,7 @@ async function buildDirectly(o) {
   if (o.config === 'Debug') flags.push('-g')
   const link = ['-pthread', ...target.link]
   if (o.sanitize) {
-    flags.push(`-fsanitize=${o.sanitize}`, '-fno-omit-frame-pointer', '-g')
+    flags.push(`-fsanitize=${o.sanitize}`, '-fno-omit-frame-pointer', '-O1', '-g1')
     if (o.sanitize.includes('undefined')) flags.push('-fno-sanitize-recover=all')
     link.push(`-fsanitize=${o.sanitize}`)
   }
@@ -212,14 +226,19 @@ async function buildDirectly(o) {
     for (const s of kernels)
       common.push(
         object(`kernels-${stem(s)}-${isa}`, s, [
-          ...facts.kernelFlags, ...isaFlags, `-DAUXGRAD_FAMILY=${stem(s)}`, `-DAUXGRAD_ISA=${isa}`,
+          ...facts.kernelFlags,
+          ...isaFlags,
+          `-DAUXGRAD_FAMILY=${stem(s)}`,
+          `-DAUXGRAD_ISA=${isa}`,
         ]),
       )
   const binaries = []
   if (o.addon) {
     const defines = facts.addonDefines.map((d) => `-D${d}`)
     const include = includeDirs().flatMap((d) => ['-isystem', d])
-    const objects = sources(path.join(native, 'binding')).map((s) => object(`binding-${stem(s)}`, s, [...defines, ...include]))
+    const objects = sources(path.join(native, 'binding')).map((s) =>
+      object(`binding-${stem(s)}`, s, [...defines, ...include]),
+    )
     const shared = process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared']
     if (windows) shared.push(importLibrary(o, compiler))
     if (target.exports) shared.push(`-Wl,--version-script=${path.join(native, target.exports)}`)
@@ -229,7 +248,8 @@ async function buildDirectly(o) {
     const include = [`-I${native}`, `-I${path.join(work, 'generated')}`]
     const program = (name, folder, extra) => {
       const objects = sources(folder).map((s) => object(`${name}-${stem(s)}`, s, include))
-      if (objects.length) binaries.push({ file: path.join(output, windows ? `${name}.exe` : name), objects, args: extra })
+      if (objects.length)
+        binaries.push({ file: path.join(output, windows ? `${name}.exe` : name), objects, args: extra })
     }
     program('auxgrad_test', path.join(native, 'test'), [])
     if (!windows) program('auxgrad_bench', path.join(root, 'benchmarks/native'), ['-ldl'])
@@ -251,7 +271,9 @@ async function buildDirectly(o) {
   await Promise.all(Array.from({ length: os.availableParallelism() }, worker))
   for (const binary of binaries) {
     const temporary = `${binary.file}.tmp`
-    execFileSync(compiler, [...binary.objects, ...common, ...binary.args, ...link, '-o', temporary], { stdio: 'inherit' })
+    execFileSync(compiler, [...binary.objects, ...common, ...binary.args, ...link, '-o', temporary], {
+      stdio: 'inherit',
+    })
     fs.renameSync(temporary, binary.file) // a running process keeps its old file
   }
 }

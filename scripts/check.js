@@ -24,13 +24,31 @@ function clangFormat() {
   const found = ['clang-format-14', 'clang-format'].find((name) =>
     / version 14\./.test(spawnSync(name, ['--version'], { encoding: 'utf8' }).stdout ?? ''),
   )
-  if (!found) throw new Error('clang-format 14 is missing (apt-get install clang-format-14); other versions format differently')
-  return [found, fix ? '-i' : '--dry-run', '--Werror', ...sources('native', /\.(cc|h)$/), ...sources('benchmarks', /\.(cc|h)$/)]
+  if (!found)
+    throw new Error('clang-format 14 is missing (apt-get install clang-format-14); other versions format differently')
+  return [
+    found,
+    fix ? '-i' : '--dry-run',
+    '--Werror',
+    ...sources('native', /\.(cc|h)$/),
+    ...sources('benchmarks', /\.(cc|h)$/),
+  ]
 }
 
 const steps = {
   'format-native': clangFormat,
-  format: () => [...bin('prettier', 'bin/prettier.cjs'), fix ? '--write' : '--check', '--log-level', 'warn', 'src', 'test', 'benchmarks', 'scripts', '*.json', '*.js'],
+  format: () => [
+    ...bin('prettier', 'bin/prettier.cjs'),
+    fix ? '--write' : '--check',
+    '--log-level',
+    'warn',
+    'src',
+    'test',
+    'benchmarks',
+    'scripts',
+    '*.json',
+    '*.js',
+  ],
   lint: () => [...bin('oxlint', 'bin/oxlint'), 'src', 'test', 'benchmarks', 'scripts'],
   types: () => [...bin('typescript', 'lib/tsc.js'), '--noEmit'],
   contracts: () => [...bin('jest', 'bin/jest.js'), 'test/contract'],

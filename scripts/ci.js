@@ -12,6 +12,7 @@ const script = (name, ...args) => [process.execPath, path.join(__dirname, name),
 
 /** Debian packages that a step needs besides a C++ compiler, and the commands by which they are known. */
 const tools = {
+  'clang-format-14': 'clang-format-14',
   'g++-aarch64-linux-gnu': 'aarch64-linux-gnu-g++',
   'qemu-user-static': 'qemu-aarch64-static',
   'g++-mingw-w64-x86-64-posix': 'x86_64-w64-mingw32-g++-posix',
@@ -20,11 +21,19 @@ const tools = {
 
 const steps = {
   test: { command: script('test.js') },
-  check: { command: script('check.js', 'lint', 'types', 'contracts') },
+  check: {
+    command: script('check.js'),
+    tools: ['clang-format-14'],
+    instead: script('check.js', 'format', 'lint', 'types', 'contracts'),
+  },
   package: { command: script('test-package.js') },
   reliability: { command: script('reliability.js') },
   prebuild: { command: script('prebuild.js'), tools: Object.keys(tools), instead: script('prebuild.js', 'linux-x64') },
-  'test-prebuild': { command: script('test-prebuild.js'), tools: Object.keys(tools), instead: script('test-prebuild.js', 'linux-x64') },
+  'test-prebuild': {
+    command: script('test-prebuild.js'),
+    tools: Object.keys(tools),
+    instead: script('test-prebuild.js', 'linux-x64'),
+  },
 }
 
 const has = (command) => spawnSync('sh', ['-c', `command -v ${command}`]).status === 0
@@ -55,7 +64,11 @@ for (const name of chosen.length ? chosen : Object.keys(steps)) {
   console.log(`\n== ${name}`)
   const started = Date.now()
   const log = path.join(folder, name)
-  const result = spawnSync('sh', ['-c', '"$@" 2>&1 | tee "$LOG"; exit 0', 'sh', ...line], { cwd: root, stdio: 'inherit', env: { ...process.env, LOG: log } })
+  const result = spawnSync('sh', ['-c', '"$@" 2>&1 | tee "$LOG"; exit 0', 'sh', ...line], {
+    cwd: root,
+    stdio: 'inherit',
+    env: { ...process.env, LOG: log },
+  })
   const counts = /(\d+) passed, (\d+) failed\s*$/.exec(fs.readFileSync(log, 'utf8').trimEnd())
   if (result.status === 0 && counts) {
     passed += Number(counts[1])

@@ -17,7 +17,11 @@ for (const target of targets) {
   const { file } = facts.targets[target] ?? {}
   if (!file) throw new Error(`no target ${target}; expected one of ${all.join(', ')}`)
   const compiler = findCompiler({ target })
-  const built = spawnSync(process.execPath, [path.join(__dirname, 'build-native.js'), '--target', target, '--programs'], { stdio: 'inherit' })
+  const built = spawnSync(
+    process.execPath,
+    [path.join(__dirname, 'build-native.js'), '--target', target, '--programs'],
+    { stdio: 'inherit' },
+  )
   if (built.status !== 0) process.exit(1)
   const folder = path.join(root, 'prebuilds', target)
   const binary = path.join(folder, file)

@@ -23,7 +23,12 @@ let failed = 0
 
 function run(name, command, args, env = {}, accept = (result) => result.status === 0) {
   const started = Date.now()
-  const result = spawnSync(command, args, { cwd: root, env: { ...process.env, ...env }, encoding: 'utf8', maxBuffer: 1 << 28 })
+  const result = spawnSync(command, args, {
+    cwd: root,
+    env: { ...process.env, ...env },
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  })
   const ok = accept(result)
   const last = (result.stdout ?? '').trim().split('\n').pop()
   console.log(`${ok ? 'ok  ' : 'FAIL'} ${name}, ${((Date.now() - started) / 1000).toFixed(0)} s: ${last}`)
@@ -61,19 +66,31 @@ const steps = {
     const fixed = works('setarch', ['-R', 'true']) !== null ? ['setarch', '-R'] : []
     const [command, ...first] = [...fixed, program]
     for (const filter of ['stress', 'plan_', ...(long ? [''] : ['threads'])])
-      run(`native tests "${filter || 'all'}" under TSan`, command, [...first, ...(filter ? [filter] : [])], { ...stress, TSAN_OPTIONS: 'halt_on_error=1' })
+      run(`native tests "${filter || 'all'}" under TSan`, command, [...first, ...(filter ? [filter] : [])], {
+        ...stress,
+        TSAN_OPTIONS: 'halt_on_error=1',
+      })
   },
   'addon-asan': () => {
     build('address and undefined behaviour', '--sanitize', 'address,undefined', '--programs')
     sanitized('ten training steps', ['test/reliability/steps.js', String(10 * times)])
     sanitized('failing allocations', ['--expose-gc', script('faults.js'), long ? '1' : '7'])
     sanitized('workers ended in mid-step', [script('workers.js'), String(2 * times)])
-    const jest = ['node_modules/jest/bin/jest.js', '--runInBand', '--testTimeout=600000', ...(long ? [] : ['test/ops/basics', 'test/tensor'])]
+    const jest = [
+      'node_modules/jest/bin/jest.js',
+      '--runInBand',
+      '--testTimeout=600000',
+      ...(long ? [] : ['test/ops/basics', 'test/tensor']),
+    ]
     sanitized('jest', ['--expose-gc', ...jest])
   },
   workers: () => {
     run('workers ended in mid-step', process.execPath, [script('workers.js'), String(20 * times)])
-    run('the same where only workers load auxgrad', process.execPath, [script('workers.js'), String(5 * times), 'only-workers'])
+    run('the same where only workers load auxgrad', process.execPath, [
+      script('workers.js'),
+      String(5 * times),
+      'only-workers',
+    ])
   },
   exits: () => run('processes ended in mid-step', process.execPath, [script('exits.js'), String(2 * times)]),
   faults: () => run('failing allocations', process.execPath, ['--expose-gc', script('faults.js')]),

@@ -25,7 +25,11 @@ function check(name, ok, detail = '') {
 
 const wine = ['wine64', 'wine', '/usr/lib/wine/wine64'].find((w) => spawnSync(w, ['--version']).status === 0)
 const runners = {
-  'linux-x64': { prefix: [], nodes: [process.execPath, 'linux-x64-22', 'linux-x64-24'], isas: ['scalar', 'avx2', 'avx512'] },
+  'linux-x64': {
+    prefix: [],
+    nodes: [process.execPath, 'linux-x64-22', 'linux-x64-24'],
+    isas: ['scalar', 'avx2', 'avx512'],
+  },
   'linux-arm64': {
     prefix: ['qemu-aarch64-static', '-L', '/usr/aarch64-linux-gnu'],
     nodes: ['linux-arm64-22'],
@@ -63,7 +67,8 @@ function compareTraining(stdout, isa) {
   }
   const same = isa === 'scalar' || (process.arch === 'x64' && isa.startsWith('avx'))
   const here = (reference[isa] ??= own(same ? isa : 'scalar'))
-  if (same) return { verdict: 'same bits as here', ok: there.losses.length === 10 && String(there.bits) === String(here.bits) }
+  if (same)
+    return { verdict: 'same bits as here', ok: there.losses.length === 10 && String(there.bits) === String(here.bits) }
   const close = there.losses.every((loss, i) => Math.abs(loss - here.losses[i]) <= 1e-5 * here.losses[i])
   return { verdict: 'the losses of here to 1e-5', ok: there.losses.length === 10 && close }
 }
@@ -74,7 +79,8 @@ function tooNew(binary, objdump) {
   const found = []
   for (const line of stdout.split('\n')) {
     const match = /GLIBC_(\d+)\.(\d+)\S*\)\s+(\S+)/.exec(line)
-    if (match && (Number(match[1]) > newestGlibc[0] || Number(match[2]) > newestGlibc[1])) found.push(`${match[3]} (${match[1]}.${match[2]})`)
+    if (match && (Number(match[1]) > newestGlibc[0] || Number(match[2]) > newestGlibc[1]))
+      found.push(`${match[3]} (${match[1]}.${match[2]})`)
     if (/GLIBCXX_|CXXABI_/.test(line)) found.push(line.trim())
   }
   return { found, lines: stdout.split('\n').length }
@@ -102,27 +108,46 @@ for (const target of targets) {
     check(`${target}: ${prefix[0]} is installed`, false, needs)
     continue
   }
-  const through = (program, args, options = {}) => run([...prefix, program][0], [...prefix, program].slice(1).concat(args), { env, ...options })
+  const through = (program, args, options = {}) =>
+    run([...prefix, program][0], [...prefix, program].slice(1).concat(args), { env, ...options })
 
   if (target.startsWith('linux')) {
     const binary = path.join(root, 'prebuilds', target, facts.targets[target].file)
     const { found, lines } = tooNew(binary, 'objdump')
-    check(`${target}: no symbol newer than glibc ${newestGlibc.join('.')}`, lines > 10 && found.length === 0, found.join(', '))
+    check(
+      `${target}: no symbol newer than glibc ${newestGlibc.join('.')}`,
+      lines > 10 && found.length === 0,
+      found.join(', '),
+    )
   }
   const native = through(path.join(root, 'build', target, `auxgrad_test${exe}`), [])
   const counts = /(\d+) passed, (\d+) failed\s*$/.exec(native.stdout)
-  check(`${target}: native tests (${counts?.[1]} in ${native.seconds} s)`, native.status === 0 && Number(counts?.[1]) > 0, native.stdout + native.stderr)
+  check(
+    `${target}: native tests (${counts?.[1]} in ${native.seconds} s)`,
+    native.status === 0 && Number(counts?.[1]) > 0,
+    native.stdout + native.stderr,
+  )
 
   for (const name of nodes) {
     const node = name === process.execPath ? name : fetchNode(name)
     const version = through(node, ['--version']).stdout.trim()
     for (const isa of isas) {
-      const { status, stdout, stderr, seconds } = through(node, ['smoke.js'], { cwd: project, env: { ...env, AUXGRAD_ISA: isa } })
+      const { status, stdout, stderr, seconds } = through(node, ['smoke.js'], {
+        cwd: project,
+        env: { ...env, AUXGRAD_ISA: isa },
+      })
       reference.smoke ??= stdout
-      check(`${target}: Node ${version} ${isa}, ${seconds} s`, status === 0 && stdout.includes('"worker":true') && stdout === reference.smoke, stdout + stderr)
+      check(
+        `${target}: Node ${version} ${isa}, ${seconds} s`,
+        status === 0 && stdout.includes('"worker":true') && stdout === reference.smoke,
+        stdout + stderr,
+      )
     }
     for (const isa of isas) {
-      const { status, stdout, stderr, seconds } = through(node, ['train-ten-steps.js'], { cwd: project, env: { ...env, AUXGRAD_ISA: isa } })
+      const { status, stdout, stderr, seconds } = through(node, ['train-ten-steps.js'], {
+        cwd: project,
+        env: { ...env, AUXGRAD_ISA: isa },
+      })
       const { verdict, ok } = status === 0 ? compareTraining(stdout, isa) : { verdict: 'fails', ok: false }
       check(`${target}: Node ${version} ${isa} trains ten steps, ${verdict}, ${seconds} s`, ok, `${stdout}${stderr}`)
     }

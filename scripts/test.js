@@ -11,13 +11,21 @@ let passed = 0
 let failed = 0
 
 function step(name, command, args) {
-  const result = spawnSync(command, args, { cwd: root, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], maxBuffer: 1 << 28 })
+  const result = spawnSync(command, args, {
+    cwd: root,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+    maxBuffer: 1 << 28,
+  })
   process.stdout.write(result.stdout ?? '')
   if (result.status !== 0) console.error(`test: ${name} failed`)
   return result
 }
 
-for (const [name, args] of [['build', ['scripts/build-native.js', '--programs']], ['types', ['node_modules/typescript/bin/tsc', '--noEmit']]]) {
+for (const [name, args] of [
+  ['build', ['scripts/build-native.js', '--programs']],
+  ['types', ['node_modules/typescript/bin/tsc', '--noEmit']],
+]) {
   if (step(name, process.execPath, args).status === 0) passed++
   else if (name === 'build') {
     console.log('0 passed, 1 failed') // an old binary would be tested
@@ -33,7 +41,13 @@ if (counts) {
 } else failed++
 
 const report = path.join(fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-')), 'jest.json')
-step('jest', process.execPath, ['--expose-gc', 'node_modules/jest/bin/jest.js', '--json', `--outputFile=${report}`, ...process.argv.slice(2)])
+step('jest', process.execPath, [
+  '--expose-gc',
+  'node_modules/jest/bin/jest.js',
+  '--json',
+  `--outputFile=${report}`,
+  ...process.argv.slice(2),
+])
 if (fs.existsSync(report)) {
   const result = JSON.parse(fs.readFileSync(report, 'utf8'))
   passed += result.numPassedTests

@@ -48,7 +48,13 @@ export interface Native {
   write(handle: Handle, byteOffset: number, source: NodeJS.ArrayBufferView): void
   read(handle: Handle, byteOffset: number, target: NodeJS.ArrayBufferView): void
 
-  call(kernel: string, operands: Float64Array, handles: Handle[], inputs: number, numbers: Float64Array): Status | undefined
+  call(
+    kernel: string,
+    operands: Float64Array,
+    handles: Handle[],
+    inputs: number,
+    numbers: Float64Array,
+  ): Status | undefined
   scratch(kernel: string, operands: Float64Array, inputs: number, numbers: Float64Array): number
 
   plan(words: Float64Array, kernels: string[], handles: Handle[]): PlanHandle | Status

@@ -41,14 +41,18 @@ async function batches(model, steps, batch) {
     for (let i = 0; i < x.length; i++) x[i] += 0.5 * numbers.next().value
   }
   if (at < steps) throw new Error(`${steps} batches of ${batch} are more than MNIST has`)
-  return { x: { data: x, shape: [steps, batch, size, size, channels], dtype: 'f32' }, y: { data: y, shape: [steps, batch], dtype: 'i32' } }
+  return {
+    x: { data: x, shape: [steps, batch, size, size, channels], dtype: 'f32' },
+    y: { data: y, shape: [steps, batch], dtype: 'i32' },
+  }
 }
 
 /** Rows `from` to `to` of batch i, as arrays of their own. */
 function slice({ x, y }, i, from, to) {
   const [, batch, ...image] = x.shape
   const size = image.reduce((a, b) => a * b, 1)
-  const first = i * batch + from, rows = to - from
+  const first = i * batch + from,
+    rows = to - from
   return {
     x: { data: x.data.slice(first * size, (first + rows) * size), shape: [rows, ...image], dtype: 'f32' },
     y: { data: y.data.slice(first, first + rows), shape: [rows], dtype: 'i32' },

@@ -20,7 +20,10 @@ const kinds = {
   mlp: { options: { sizes: [784, 512, 512, 10] }, make: ({ sizes }) => new models.MLP(sizes) },
   plain: { options: {}, make: () => new Plain() },
   cnn: { options: { width: 32 }, make: (options) => new models.CNN(options) },
-  resnet18: { options: { layout: 'standard', width: 32 }, make: (o) => new models.ResNet({ depth: 18, classes: 10, ...o }) },
+  resnet18: {
+    options: { layout: 'standard', width: 32 },
+    make: (o) => new models.ResNet({ depth: 18, classes: 10, ...o }),
+  },
 }
 
 const bp = { name: 'bp' }
@@ -35,8 +38,17 @@ const adamw = { name: 'adamw', lr: 1e-3, weightDecay: 0.01 }
 function makeCase(model, rule, optimizer, other = {}) {
   const { options, ...rest } = other
   return {
-    model, rule, optimizer, steps: 100, batch: 32, clip: 0, smoothing: 0, accumulate: 1, note: '',
-    ...rest, options: { ...kinds[model].options, ...options },
+    model,
+    rule,
+    optimizer,
+    steps: 100,
+    batch: 32,
+    clip: 0,
+    smoothing: 0,
+    accumulate: 1,
+    note: '',
+    ...rest,
+    options: { ...kinds[model].options, ...options },
   }
 }
 
@@ -51,7 +63,13 @@ function cases({ width, steps }) {
         list.push(makeCase(model, rule, { ...optimizer, lr }, { steps: steps ?? 100 }))
       }
   const wide = { batch: 16, steps: steps ?? 30 }
-  for (const [layout, rule] of [['standard', bp], ['standard', asa('pm1')], ['ara', bp], ['ara', ara], ['ara', asa('01')]])
+  for (const [layout, rule] of [
+    ['standard', bp],
+    ['standard', asa('pm1')],
+    ['ara', bp],
+    ['ara', ara],
+    ['ara', asa('01')],
+  ])
     list.push(makeCase('resnet18', rule, { ...sgd, lr: 0.001 }, { ...wide, options: { layout, width } }))
   const short = { steps: steps ?? 30 }
   for (const model of ['plain', 'cnn']) {
@@ -64,7 +82,14 @@ function cases({ width, steps }) {
     list.push(makeCase(model, bp, sgd, { ...short, smoothing: 0.1, note: 'smoothing 0.1' }))
   }
   for (const rule of [bp, asa('pm1')])
-    list.push(makeCase('plain', rule, { ...sgd, lr: 0.02 }, { ...short, batch: 64, accumulate: 4, clip: 1, note: 'accumulate 4, clip 1' }))
+    list.push(
+      makeCase(
+        'plain',
+        rule,
+        { ...sgd, lr: 0.02 },
+        { ...short, batch: 64, accumulate: 4, clip: 1, note: 'accumulate 4, clip 1' },
+      ),
+    )
   return list
 }
 

@@ -20,7 +20,13 @@ class Peer {
    */
   constructor(python, threads, { patient = false } = {}) {
     const n = String(threads)
-    const env = { ...process.env, OMP_NUM_THREADS: n, OPENBLAS_NUM_THREADS: n, MKL_NUM_THREADS: n, ...(patient ? { OMP_WAIT_POLICY: 'passive' } : {}) }
+    const env = {
+      ...process.env,
+      OMP_NUM_THREADS: n,
+      OPENBLAS_NUM_THREADS: n,
+      MKL_NUM_THREADS: n,
+      ...(patient ? { OMP_WAIT_POLICY: 'passive' } : {}),
+    }
     this.#child = spawn(python, [path.join(__dirname, 'train.py'), n], { env, stdio: ['pipe', 'pipe', 'pipe'] })
     this.#child.stderr.setEncoding('utf8').on('data', (text) => (this.#errors += text))
     this.#lines = readline.createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]()

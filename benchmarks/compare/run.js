@@ -34,7 +34,8 @@ function parse(argv) {
     else if (arg === '--json') o.json = path.resolve(value)
     else {
       o[arg.slice(2)] = Number(value)
-      if (!(Number.isInteger(o[arg.slice(2)]) && o[arg.slice(2)] > 0)) fail(`${arg}: expected an integer above 0, got ${value}`)
+      if (!(Number.isInteger(o[arg.slice(2)]) && o[arg.slice(2)] > 0))
+        fail(`${arg}: expected an integer above 0, got ${value}`)
     }
   }
   return o
@@ -55,7 +56,11 @@ async function main() {
     return 0
   }
   for (const file of ['scripts/build-native.js', 'node_modules/typescript/bin/tsc'])
-    execFileSync(process.execPath, [path.join(root, file), ...(file.endsWith('tsc') ? ['-p', 'tsconfig.build.json'] : [])], { cwd: root, stdio: 'inherit' })
+    execFileSync(
+      process.execPath,
+      [path.join(root, file), ...(file.endsWith('tsc') ? ['-p', 'tsconfig.build.json'] : [])],
+      { cwd: root, stdio: 'inherit' },
+    )
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-compare-'))
   const threads = os.availableParallelism()
   const peers = [new Peer(python, threads, { patient: !options.speed }), new Peer(python, 1)]
@@ -65,7 +70,8 @@ async function main() {
     const { rows, text, ok } = await require(options.speed ? './speed' : './train').run(peers, folder, options)
     print(rows)
     console.log(`${text} PyTorch ${hello.torch}, ${threads} thread(s).`)
-    if (options.json) fs.writeFileSync(options.json, `${JSON.stringify({ torch: hello.torch, threads, ok, rows }, null, 1)}\n`)
+    if (options.json)
+      fs.writeFileSync(options.json, `${JSON.stringify({ torch: hello.torch, threads, ok, rows }, null, 1)}\n`)
     if (!ok) console.error('compare: a bound is broken')
     return ok ? 0 : 1
   } finally {
@@ -74,7 +80,10 @@ async function main() {
   }
 }
 
-main().then((code) => (process.exitCode = code), (error) => {
-  console.error(error)
-  process.exitCode = 1
-})
+main().then(
+  (code) => (process.exitCode = code),
+  (error) => {
+    console.error(error)
+    process.exitCode = 1
+  },
+)

@@ -60,11 +60,19 @@ async function run(peers, folder, { only, width }) {
     const all = await batches(group[0].model, 2, group[0].batch)
     write(path.join(folder, 'batches'), Object.entries(all))
     const ours = chosen.map((c) => new Own(c, all))
-    const state = [...ours[0].model.state()].map(([name, t]) => [name, { data: t.dataSync(), shape: t.shape, dtype: t.dtype }])
+    const state = [...ours[0].model.state()].map(([name, t]) => [
+      name,
+      { data: t.dataSync(), shape: t.shape, dtype: t.dtype },
+    ])
     write(path.join(folder, 'weights'), state)
     // PyTorch trains by backpropagation, in the best of its two memory formats with one and with all threads.
     const formats = ['contiguous', 'channels_last']
-    const common = { ...chosen[0], rule: bp, weights: path.join(folder, 'weights'), batches: path.join(folder, 'batches') }
+    const common = {
+      ...chosen[0],
+      rule: bp,
+      weights: path.join(folder, 'weights'),
+      batches: path.join(folder, 'batches'),
+    }
     let bytes
     for (const peer of peers) for (const format of formats) bytes = await peer.ask({ do: 'speed', id: format, ...common, format })
     const own = ours.map(() => Infinity)
@@ -77,9 +85,18 @@ async function run(peers, folder, { only, width }) {
     chosen.forEach((c, i) => {
       const b = ours[i].bytes
       rows.push({
-        ...title(c), batch: c.batch, 'ms ours': (own[i] * 1e3).toFixed(1), 'ms torch bp': (theirs * 1e3).toFixed(1), ratio: (theirs / own[i]).toFixed(2),
-        'MiB total': mib(b.total), kept: mib(b.kept), weights: mib(b.parameters), optimizer: mib(b.optimizer),
-        'torch bp: saved': mib(bytes.saved), 'with weights, gradients, optimizer': mib(peerTotal), 'total ratio': (peerTotal / b.total).toFixed(2),
+        ...title(c),
+        batch: c.batch,
+        'ms ours': (own[i] * 1e3).toFixed(1),
+        'ms torch bp': (theirs * 1e3).toFixed(1),
+        ratio: (theirs / own[i]).toFixed(2),
+        'MiB total': mib(b.total),
+        kept: mib(b.kept),
+        weights: mib(b.parameters),
+        optimizer: mib(b.optimizer),
+        'torch bp: saved': mib(bytes.saved),
+        'with weights, gradients, optimizer': mib(peerTotal),
+        'total ratio': (peerTotal / b.total).toFixed(2),
       })
     })
     for (const o of ours) o.close()

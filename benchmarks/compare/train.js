@@ -15,7 +15,10 @@ const host = (t) => ({ data: t.dataSync(), shape: t.shape, dtype: t.dtype })
 /** This package's run of a case; leaves the initial weights for the others. */
 async function own(c, all, folder) {
   const model = makeModel(c)
-  write(path.join(folder, 'weights'), [...model.state()].map(([name, t]) => [name, host(t)]))
+  write(
+    path.join(folder, 'weights'),
+    [...model.state()].map(([name, t]) => [name, host(t)]),
+  )
   const optimizer = makeOptimizer(c.optimizer)
   const step = aux.compile({
     model,
@@ -25,10 +28,12 @@ async function own(c, all, folder) {
     clip: c.clip ? { norm: c.clip } : undefined,
     accumulate: c.accumulate,
   })
-  const losses = [], norms = []
+  const losses = [],
+    norms = []
   let gradients
   for (let i = 0; i < c.steps; i++) {
-    let loss = 0, result
+    let loss = 0,
+      result
     for (let part = 0; part < c.accumulate; part++) {
       const rows = c.batch / c.accumulate
       result = await step.run(slice(all, i, part * rows, (part + 1) * rows))
@@ -38,7 +43,9 @@ async function own(c, all, folder) {
     if (c.clip) norms.push(result.gradNorm)
     // After one step of SGD the momentum is the gradient.
     if (i === 0 && c.optimizer.name === 'sgd' && !c.optimizer.weightDecay)
-      gradients = new Map([...model.namedParameters()].map(([name, p]) => [name, host(optimizer.state(name, p).momentum)]))
+      gradients = new Map(
+        [...model.namedParameters()].map(([name, p]) => [name, host(optimizer.state(name, p).momentum)]),
+      )
   }
   const state = new Map([...model.state()].map(([name, t]) => [name, host(t)]))
   step.close()
@@ -50,7 +57,13 @@ async function own(c, all, folder) {
 async function theirs(peer, c, dtype, folder) {
   const at = (name) => path.join(folder, name)
   const answer = await peer.ask({
-    do: 'train', ...c, dtype, weights: at('weights'), batches: at('batches'), out: at('state'), gradients: at('gradients'),
+    do: 'train',
+    ...c,
+    dtype,
+    weights: at('weights'),
+    batches: at('batches'),
+    out: at('state'),
+    gradients: at('gradients'),
   })
   return { ...answer, gradients: read(at('gradients')), state: read(at('state')) }
 }
@@ -73,7 +86,8 @@ function worstTensor(a, b, names = () => true) {
   for (const [name, { data }] of b) {
     if (!names(name)) continue
     const other = a.get(name).data
-    let difference = 0, size = 0
+    let difference = 0,
+      size = 0
     for (let i = 0; i < data.length; i++) {
       difference += (other[i] - data[i]) ** 2
       size += data[i] ** 2
@@ -99,7 +113,8 @@ async function compareCase(c, peers, folder) {
 
   // Double precision is the reference; the worse of PyTorch's two runs in single precision is the yardstick.
   const checks = {}
-  const check = (name, measure, limit) => (checks[name] = { own: measure(ours), self: Math.max(...single.map(measure)), limit })
+  const check = (name, measure, limit) =>
+    (checks[name] = { own: measure(ours), self: Math.max(...single.map(measure)), limit })
   check('early', (r) => worst(r.losses, double.losses, early), limits.early)
   check('all', (r) => worst(r.losses, double.losses), limits.all)
   if (c.clip) check('norm', (r) => worst(r.norms, double.norms, early), limits.early)
@@ -109,8 +124,15 @@ async function compareCase(c, peers, folder) {
   // Adam makes a full step of a gradient that is nothing but rounding: single weights differ by the rate.
   const state = c.optimizer.name === 'sgd' ? limits.state : limits.adam
   check('state', (r) => worstTensor(r.state, double.state, (n) => !running(n)), state)
-  if ([...ours.state.keys()].some(running)) check('running', (r) => worstTensor(r.state, double.state, running), limits.state)
-  return { checks, direct: worst(ours.losses, single[0].losses), spread: worst(single[0].losses, single[1].losses), last: ours.losses.at(-1), seconds: took }
+  if ([...ours.state.keys()].some(running))
+    check('running', (r) => worstTensor(r.state, double.state, running), limits.state)
+  return {
+    checks,
+    direct: worst(ours.losses, single[0].losses),
+    spread: worst(single[0].losses, single[1].losses),
+    last: ours.losses.at(-1),
+    seconds: took,
+  }
 }
 
 const exp = (v) => (v === undefined ? '' : v.toExponential(1))
@@ -147,10 +169,21 @@ async function run(peers, folder, { only, steps, width }) {
   const rows = results.map(({ c, checks, direct, spread, last }) => {
     const broken = Object.keys(checks).filter((name) => !checks[name].ok)
     return {
-      ...title(c), optimizer: [c.optimizer.name, c.note].filter(Boolean).join(', '), steps: c.steps,
-      'first 10': pair(checks.early), bound: exp(checks.early.bound), all: pair(checks.all), 'bound ': exp(checks.all.bound),
-      direct: exp(direct), '1/2 thr.': exp(spread), gradient: pair(checks.gradient), weights: pair(checks.state), running: pair(checks.running),
-      norm: pair(checks.norm), loss: last.toFixed(4), ok: broken.length ? `NO: ${broken.join()}` : 'yes',
+      ...title(c),
+      optimizer: [c.optimizer.name, c.note].filter(Boolean).join(', '),
+      steps: c.steps,
+      'first 10': pair(checks.early),
+      bound: exp(checks.early.bound),
+      all: pair(checks.all),
+      'bound ': exp(checks.all.bound),
+      direct: exp(direct),
+      '1/2 thr.': exp(spread),
+      gradient: pair(checks.gradient),
+      weights: pair(checks.state),
+      running: pair(checks.running),
+      norm: pair(checks.norm),
+      loss: last.toFixed(4),
+      ok: broken.length ? `NO: ${broken.join()}` : 'yes',
     }
   })
   const ok = results.every(({ checks }) => Object.values(checks).every((x) => x.ok))

@@ -36,9 +36,9 @@ struct Prepared {
 
 struct Case {
   std::string name;
-  double flops = 0;      // of one run; 0 for a case that moves memory only
-  double bytes = 0;      // of one run, each operand counted once
-  bool quick = false;    // part of --quick too
+  double flops = 0;    // of one run; 0 for a case that moves memory only
+  double bytes = 0;    // of one run, each operand counted once
+  bool quick = false;  // part of --quick too
   std::function<Prepared(int threads)> prepare;
   std::vector<int> threads = {1, 2};  // those the machine lacks are left out
   bool streams = false;  // operands come from memory, so that its bandwidth may end first even where flops are counted
@@ -56,8 +56,8 @@ struct Registration {
   Registration(const char* name, void (*fill)(Group&));
 };
 
-#define GROUP(identifier, name)                                             \
-  static void fill_##identifier(bench::Group& group);                       \
+#define GROUP(identifier, name)                                                        \
+  static void fill_##identifier(bench::Group& group);                                  \
   static const bench::Registration registration_##identifier(name, fill_##identifier); \
   static void fill_##identifier(bench::Group& group)
 

@@ -95,8 +95,8 @@ std::vector<Blas> load() {
     const std::string config = text();
     if (config.find("USE64BITINT") != std::string::npos) missing.push_back("openblas: built for 64-bit integers");
     else
-      accept(found, {"openblas", config, set, [](bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a,
-                                                 const float* b, float* c) {
+      accept(found, {"openblas", config, set,
+                     [](bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
                        call_cblas(openblas_sgemm, ta, tb, m, n, k, a, b, c);
                      }});
   }
@@ -108,24 +108,22 @@ std::vector<Blas> load() {
   const char* (*arch_name)(int) = nullptr;
   if (!library) missing.push_back("blis: not installed");
   else if (!find(library, "bli_info_get_version_str", text) || !find(library, "bli_init", init) ||
-           !find(library, "cblas_sgemm", blis_sgemm) ||
-           !find(library, "bli_thread_set_num_threads", blis_threads) ||
+           !find(library, "cblas_sgemm", blis_sgemm) || !find(library, "bli_thread_set_num_threads", blis_threads) ||
            !find(library, "bli_info_get_blas_int_type_size", int_size) || !find(library, "bli_arch_query_id", arch) ||
            !find(library, "bli_arch_string", arch_name))
     missing.push_back("blis: built without CBLAS");
   else if (int_size() != 32) missing.push_back("blis: built for 64-bit integers");
-  else
-{
+  else {
     // BLIS knows few of the newer machines as AVX-512 machines: it is told, by number before version 1, else by name.
     const bool numbers = text()[0] == '0';
     if (auxgrad::current_isa() >= auxgrad::Isa::avx512) setenv("BLIS_ARCH_TYPE", numbers ? "0" : "skx", 0);
     if (auxgrad::current_isa() == auxgrad::Isa::avx2) setenv("BLIS_ARCH_TYPE", numbers ? "3" : "haswell", 1);
     init();
-    accept(found, {"blis", std::string("BLIS ") + text() + " " + arch_name(arch()),
-                   [](int threads) { blis_threads(threads); },
-                   [](bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
-                     call_cblas(blis_sgemm, ta, tb, m, n, k, a, b, c);
-                   }});
+    accept(found,
+           {"blis", std::string("BLIS ") + text() + " " + arch_name(arch()), [](int threads) { blis_threads(threads); },
+            [](bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
+              call_cblas(blis_sgemm, ta, tb, m, n, k, a, b, c);
+            }});
   }
 
   struct Version {
@@ -138,16 +136,18 @@ std::vector<Blas> load() {
   if (!library) missing.push_back("onednn: not installed");
   else if (!find(library, "dnnl_sgemm", onednn_sgemm) || !find(library, "dnnl_version", version))
     missing.push_back("onednn: without dnnl_sgemm");
-  else if (!find(RTLD_DEFAULT, "omp_set_num_threads", omp_threads) && !find(library, "omp_set_num_threads", omp_threads))
+  else if (!find(RTLD_DEFAULT, "omp_set_num_threads", omp_threads) &&
+           !find(library, "omp_set_num_threads", omp_threads))
     missing.push_back("onednn: not built on OpenMP, so its threads cannot be set");
   else {
     const Version* v = version();
-    accept(found, {"onednn",
-                   "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." + std::to_string(v->patch),
-                   [](int threads) { omp_threads(threads); },
-                   [](bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
-                     onednn_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', m, n, k, 1.0f, a, ta ? m : k, b, tb ? k : n, 0.0f, c, n);
-                   }});
+    accept(found,
+           {"onednn",
+            "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." + std::to_string(v->patch),
+            [](int threads) { omp_threads(threads); },
+            [](bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
+              onednn_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', m, n, k, 1.0f, a, ta ? m : k, b, tb ? k : n, 0.0f, c, n);
+            }});
   }
   return found;
 }

@@ -84,7 +84,8 @@ struct Operands {
         const int64_t i = p * l.stride + a - l.pad(), j = q * l.stride + b - l.pad();
         if (i < 0 || i >= l.size || j < 0 || j >= l.size) continue;
         for (int64_t c = 0; c < depth; c++)
-          f(((n * l.size + i) * l.size + j) * l.channels + from + c, ((o * l.kernel + a) * l.kernel + b) * depth + c, out);
+          f(((n * l.size + i) * l.size + j) * l.channels + from + c, ((o * l.kernel + a) * l.kernel + b) * depth + c,
+            out);
       }
   }
 };
@@ -113,9 +114,12 @@ std::string check(const Operands& s, Direction direction) {
         });
     } else {
       at = s.x.count() / kTaken * k + k;
-      const int64_t n = at / l.channels / l.size / l.size, i = at / l.channels / l.size % l.size, j = at / l.channels % l.size;
-      for (int64_t p = std::max<int64_t>(0, (i + l.pad() - l.kernel) / l.stride); p < l.out() && p * l.stride - l.pad() <= i; p++)
-        for (int64_t q = std::max<int64_t>(0, (j + l.pad() - l.kernel) / l.stride); q < l.out() && q * l.stride - l.pad() <= j; q++)
+      const int64_t n = at / l.channels / l.size / l.size, i = at / l.channels / l.size % l.size,
+                    j = at / l.channels % l.size;
+      for (int64_t p = std::max<int64_t>(0, (i + l.pad() - l.kernel) / l.stride);
+           p < l.out() && p * l.stride - l.pad() <= i; p++)
+        for (int64_t q = std::max<int64_t>(0, (j + l.pad() - l.kernel) / l.stride);
+             q < l.out() && q * l.stride - l.pad() <= j; q++)
           for (int64_t o = 0; o < l.outputs; o++)
             s.products(n, p, q, o, [&](int64_t x, int64_t w, int64_t y) {
               if (x == at) sum += double(s.y.f32()[y]) * s.w.f32()[w];

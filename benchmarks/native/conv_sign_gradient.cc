@@ -25,7 +25,8 @@ bench::Prepared prepare(Layer l, bool signs, int threads) {
   bench::Array columns({l.tokens(), l.columns()});
   for (int64_t t = 0; t < l.tokens(); t++)
     for (int64_t tap = 0; tap < l.kernel * l.kernel; tap++) {
-      const int64_t h = t / out % out * l.stride - l.pad() + tap / l.kernel, w = t % out * l.stride - l.pad() + tap % l.kernel;
+      const int64_t h = t / out % out * l.stride - l.pad() + tap / l.kernel,
+                    w = t % out * l.stride - l.pad() + tap % l.kernel;
       const bool inside = h >= 0 && h < l.side && w >= 0 && w < l.side;
       for (int64_t c = 0; c < l.channels; c++)
         columns.f32()[t * l.columns() + tap * l.channels + c] =
@@ -43,13 +44,15 @@ bench::Prepared prepare(Layer l, bool signs, int threads) {
   if (signs) numbers.push_back(0);
   auto call = std::make_shared<bench::KernelCall>(signs ? "conv2d_sign_weight_grad" : "conv2d_code2_weight_grad", in,
                                                   std::vector<auxgrad::View>{dw.view()}, numbers);
-  auto plain = std::make_shared<bench::KernelCall>(
-      "conv2d_weight_grad", std::vector<auxgrad::View>{delta.view(), x.view()}, std::vector<auxgrad::View>{dense.view()}, window);
+  auto plain =
+      std::make_shared<bench::KernelCall>("conv2d_weight_grad", std::vector<auxgrad::View>{delta.view(), x.view()},
+                                          std::vector<auxgrad::View>{dense.view()}, window);
   const auto check = [=](const bench::Array& result) {
     return bench::check_gradient(result.f32(), delta.f32(), columns.f32(), l.tokens(), l.outputs, l.columns());
   };
   bench::Prepared prepared;
-  prepared.keep = std::make_shared<std::vector<bench::Array>>(std::vector<bench::Array>{delta, x, words, ranges, dw, dense});
+  prepared.keep =
+      std::make_shared<std::vector<bench::Array>>(std::vector<bench::Array>{delta, x, words, ranges, dw, dense});
   prepared.contenders.push_back({"auxgrad", [call] { call->run(); }, [=] { return check(dw); }});
   prepared.contenders.push_back({"dense", [plain] { plain->run(); }, [=] { return check(dense); }});
   bench::add_dense_products(prepared, delta, columns, l.tokens(), l.outputs, l.columns(), threads);

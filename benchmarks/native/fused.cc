@@ -12,9 +12,15 @@ struct Layer {
   bench::Array signs, mask;
 
   Layer(int64_t tokens, int64_t in, int64_t out)
-      : tokens(tokens), in(in), out(out), x(bench::Array::integers({tokens, in}, 1)),
-        w(bench::Array::integers({out, in}, 2)), bias(bench::Array::integers({out}, 3)), h({tokens, in}),
-        y({tokens, out}), signs({(tokens + 31) / 32, in}, auxgrad::DType::u32),
+      : tokens(tokens),
+        in(in),
+        out(out),
+        x(bench::Array::integers({tokens, in}, 1)),
+        w(bench::Array::integers({out, in}, 2)),
+        bias(bench::Array::integers({out}, 3)),
+        h({tokens, in}),
+        y({tokens, out}),
+        signs({(tokens + 31) / 32, in}, auxgrad::DType::u32),
         mask({(tokens + 31) / 32, out}, auxgrad::DType::u32) {}
 
   // Every bit, and the outputs of every 16th token, summed in double.
@@ -30,14 +36,17 @@ struct Layer {
           sum += (fused ? v + (v > 0 ? kEpsilon : -kEpsilon) : v) * w.f32()[o * in + k];
         }
         if (fused && sum < 0) sum = 0;
-        if (!(y.f32()[t * out + o] == sum)) return "token " + std::to_string(t) + ", output " + std::to_string(o) + " is wrong";
+        if (!(y.f32()[t * out + o] == sum))
+          return "token " + std::to_string(t) + ", output " + std::to_string(o) + " is wrong";
       }
     if (!fused) return "";
     for (int64_t t = 0; t < tokens; t++) {
       for (int64_t k = 0; k < in; k++)
-        if (bit(signs, t, k, in) != (x.f32()[t * in + k] > 0)) return "sign of token " + std::to_string(t) + " is wrong";
+        if (bit(signs, t, k, in) != (x.f32()[t * in + k] > 0))
+          return "sign of token " + std::to_string(t) + " is wrong";
       for (int64_t o = 0; o < out; o++)
-        if (bit(mask, t, o, out) != (y.f32()[t * out + o] > 0)) return "mask of token " + std::to_string(t) + " is wrong";
+        if (bit(mask, t, o, out) != (y.f32()[t * out + o] > 0))
+          return "mask of token " + std::to_string(t) + " is wrong";
     }
     return "";
   }
@@ -55,7 +64,8 @@ bench::Prepared prepare(int64_t tokens, int64_t out, int64_t in) {
   }
   {
     auto l = std::make_shared<Layer>(tokens, in, out);
-    auto call = std::make_shared<bench::KernelCall>("linear", Views{l->x.view(), l->w.view(), bench::absent()}, Views{l->y.view()});
+    auto call = std::make_shared<bench::KernelCall>("linear", Views{l->x.view(), l->w.view(), bench::absent()},
+                                                    Views{l->y.view()});
     p.contenders.push_back({"bare", [=] { call->run(); }, [=] { return l->check(false); }});
   }
   {

@@ -29,10 +29,12 @@ std::string check_product(const auxgrad::View& a, const auxgrad::View& b, const 
   std::vector<double> expected(static_cast<size_t>(m));
   if (a.stride[a.rank - 1] == 1) {
     for (int64_t i = 0; i < m; i++)
-      for (int64_t q = 0; q < k; q++) expected[static_cast<size_t>(i)] += at(a, offset_a, i, q) * br[static_cast<size_t>(q)];
+      for (int64_t q = 0; q < k; q++)
+        expected[static_cast<size_t>(i)] += at(a, offset_a, i, q) * br[static_cast<size_t>(q)];
   } else {
     for (int64_t q = 0; q < k; q++)
-      for (int64_t i = 0; i < m; i++) expected[static_cast<size_t>(i)] += at(a, offset_a, i, q) * br[static_cast<size_t>(q)];
+      for (int64_t i = 0; i < m; i++)
+        expected[static_cast<size_t>(i)] += at(a, offset_a, i, q) * br[static_cast<size_t>(q)];
   }
   for (int64_t i = 0; i < m; i++) {
     double sum = 0;
@@ -53,8 +55,10 @@ bench::Prepared prepare(Shape s, bool ta, bool tb, int threads) {
   };
   auto sets = std::make_shared<std::vector<Set>>();
   for (int i = 0; i < copies; i++) {
-    bench::Array a = bench::Array::integers(ta ? std::vector<int64_t>{s.batch, s.k, s.m} : std::vector<int64_t>{s.batch, s.m, s.k}, 1);
-    bench::Array b = bench::Array::integers(tb ? std::vector<int64_t>{s.batch, s.n, s.k} : std::vector<int64_t>{s.batch, s.k, s.n}, 2);
+    bench::Array a = bench::Array::integers(
+        ta ? std::vector<int64_t>{s.batch, s.k, s.m} : std::vector<int64_t>{s.batch, s.m, s.k}, 1);
+    bench::Array b = bench::Array::integers(
+        tb ? std::vector<int64_t>{s.batch, s.n, s.k} : std::vector<int64_t>{s.batch, s.k, s.n}, 2);
     const auxgrad::View va = ta ? a.transposed() : a.view(), vb = tb ? b.transposed() : b.view();
     sets->push_back({std::move(a), std::move(b), va, vb});
   }
@@ -71,8 +75,9 @@ bench::Prepared prepare(Shape s, bool ta, bool tb, int threads) {
   {
     bench::Array c({s.batch, s.m, s.n});
     auto calls = std::make_shared<std::vector<bench::KernelCall>>();
-    for (const Set& set : *sets) calls->emplace_back("matmul", std::vector<auxgrad::View>{set.va, set.vb},
-                                                     std::vector<auxgrad::View>{c.view()}, std::vector<double>{1});
+    for (const Set& set : *sets)
+      calls->emplace_back("matmul", std::vector<auxgrad::View>{set.va, set.vb}, std::vector<auxgrad::View>{c.view()},
+                          std::vector<double>{1});
     auto turn = std::make_shared<size_t>(0);
     prepared.contenders.push_back(
         {"auxgrad", [=] { (*calls)[(*turn)++ % calls->size()].run(); }, [=] { return check(c); }});
@@ -97,9 +102,9 @@ bench::Prepared prepare(Shape s, bool ta, bool tb, int threads) {
 }  // namespace
 
 GROUP(gemm, "gemm") {
-  const Shape shapes[] = {{64, 64, 64, 1, true},      {256, 256, 256, 1, true},    {512, 512, 512, 1, true},
+  const Shape shapes[] = {{64, 64, 64, 1, true},       {256, 256, 256, 1, true},     {512, 512, 512, 1, true},
                           {1024, 1024, 1024, 1, true}, {2048, 2048, 2048, 1, false}, {512, 3072, 768, 1, true},
-                          {4096, 256, 256, 1, true},   {128, 1024, 1024, 1, true},  {8, 4096, 4096, 1, true},
+                          {4096, 256, 256, 1, true},   {128, 1024, 1024, 1, true},   {8, 4096, 4096, 1, true},
                           {64, 64, 64, 96, true}};
   for (const Shape& s : shapes)
     for (int t = 0; t < 4; t++) {

@@ -14,7 +14,8 @@ inline std::string check_gradient(const float* dw, const float* delta, const flo
   for (int64_t t = 0; t < tokens; t++) {
     double sum = 0;
     for (int64_t i = 0; i < inputs; i++) sum += static_cast<double>(v[t * inputs + i]) * weight(i);
-    for (int64_t o = 0; o < outputs; o++) expected[static_cast<size_t>(o)] += static_cast<double>(delta[t * outputs + o]) * sum;
+    for (int64_t o = 0; o < outputs; o++)
+      expected[static_cast<size_t>(o)] += static_cast<double>(delta[t * outputs + o]) * sum;
   }
   for (int64_t o = 0; o < outputs; o++) {
     double sum = 0;
@@ -25,8 +26,8 @@ inline std::string check_gradient(const float* dw, const float* delta, const flo
 }
 
 // The dense product of each library of the machine: dw = delta^T v with v as floats.
-inline void add_dense_products(Prepared& prepared, Array delta, Array v, int64_t tokens, int64_t outputs, int64_t inputs,
-                               int threads) {
+inline void add_dense_products(Prepared& prepared, Array delta, Array v, int64_t tokens, int64_t outputs,
+                               int64_t inputs, int threads) {
   for (const Blas& blas : blas_libraries()) {
     blas.set_threads(threads);
     const Blas* library = &blas;

@@ -115,8 +115,8 @@ volatile float sink;
 Array huge(int64_t n) {
   Array a({n}, auxgrad::DType::f32, [](void* data, int64_t bytes) {
 #ifdef __linux__
-    madvise(reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(data) + 4095) & ~uintptr_t{4095}), static_cast<size_t>(bytes) - 4096,
-            MADV_HUGEPAGE);
+    madvise(reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(data) + 4095) & ~uintptr_t{4095}),
+            static_cast<size_t>(bytes) - 4096, MADV_HUGEPAGE);
 #else
     (void)data, (void)bytes;
 #endif

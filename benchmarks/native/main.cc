@@ -292,11 +292,12 @@ void write_json(const std::string& file, const Options& o, const std::vector<Roo
     const Roof& roof = *std::find_if(roofs.begin(), roofs.end(), [&](const Roof& x) { return x.threads == r.threads; });
     const bool right = r.speeds[0].wrong.empty();
     const double seconds = right ? r.speeds[0].seconds : 1e30;
-    std::fprintf(out, "%s\n{\"group\":%s,\"name\":%s,\"threads\":%d,\"seconds\":%s,\"gflops\":%s,\"gbs\":%s,"
+    std::fprintf(out,
+                 "%s\n{\"group\":%s,\"name\":%s,\"threads\":%d,\"seconds\":%s,\"gflops\":%s,\"gbs\":%s,"
                  "\"fractionOfPeak\":%s,\"peers\":{",
-                 i ? "," : "", text(r.group).c_str(), text(r.name).c_str(), r.threads, number(right ? seconds : 0).c_str(),
-                 number(r.flops / seconds * 1e-9).c_str(), number(r.bytes / seconds * 1e-9).c_str(),
-                 number(speed(r, seconds) / roof_of(r, roof)).c_str());
+                 i ? "," : "", text(r.group).c_str(), text(r.name).c_str(), r.threads,
+                 number(right ? seconds : 0).c_str(), number(r.flops / seconds * 1e-9).c_str(),
+                 number(r.bytes / seconds * 1e-9).c_str(), number(speed(r, seconds) / roof_of(r, roof)).c_str());
     std::string wrong;
     for (size_t k = 0; k < r.speeds.size(); k++) {
       const Speed& s = r.speeds[k];
@@ -305,8 +306,9 @@ void write_json(const std::string& file, const Options& o, const std::vector<Roo
       std::fprintf(out, "%s%s:%s", k > 1 ? "," : "", text(s.name).c_str(),
                    number(s.wrong.empty() ? speed(r, s.seconds) : 0).c_str());
     }
-    std::fprintf(out, "},\"ratioToBestPeer\":%s,\"flops\":%s,\"bytes\":%s,\"roof\":%s,\"wrong\":[%s]}", number(ratio(r)).c_str(),
-                 number(r.flops).c_str(), number(r.bytes).c_str(), number(roof_of(r, roof)).c_str(), wrong.c_str());
+    std::fprintf(out, "},\"ratioToBestPeer\":%s,\"flops\":%s,\"bytes\":%s,\"roof\":%s,\"wrong\":[%s]}",
+                 number(ratio(r)).c_str(), number(r.flops).c_str(), number(r.bytes).c_str(),
+                 number(roof_of(r, roof)).c_str(), wrong.c_str());
   }
   std::fprintf(out, "\n]}\n");
   if (std::fclose(out) != 0) die("cannot write " + file);
@@ -333,7 +335,8 @@ int run(const Options& o) {
     if (wanted(g))
       for (const Case& c : g.cases)
         for (int t : threads)
-          if ((c.quick || !o.quick) && c.name.find(o.match) != std::string::npos && std::find(c.threads.begin(), c.threads.end(), t) != c.threads.end())
+          if ((c.quick || !o.quick) && c.name.find(o.match) != std::string::npos &&
+              std::find(c.threads.begin(), c.threads.end(), t) != c.threads.end())
             jobs.push_back({&g, &c, t});
   if (o.list) {
     for (const Job& j : jobs) std::printf("%s: %s, threads %d\n", j.group->name, j.c->name.c_str(), j.threads);
@@ -346,7 +349,8 @@ int run(const Options& o) {
   std::vector<Roof> roofs;
   for (int t : threads) {
     roofs.push_back({t, fma_peak_gflops(t), bandwidth_gbs(t)});
-    std::printf("threads %d: %.1f GF/s multiply-add peak, %.1f GB/s memory\n", t, roofs.back().gflops, roofs.back().gbs);
+    std::printf("threads %d: %.1f GF/s multiply-add peak, %.1f GB/s memory\n", t, roofs.back().gflops,
+                roofs.back().gbs);
   }
 
   std::vector<Result> results;

@@ -16,13 +16,19 @@ void add_elementwise(bench::Group& group, const char* kernel, int inputs, std::v
   c.bytes = 4.0 * kElements * (inputs + 1);
   c.quick = true;
   c.prepare = [=](int) {
-    bench::Array x = bench::Array::integers({kElements / 1024, 1024}, 1), z = bench::Array::integers({kElements / 1024, 1024}, 2);
+    bench::Array x = bench::Array::integers({kElements / 1024, 1024}, 1),
+                 z = bench::Array::integers({kElements / 1024, 1024}, 2);
     bench::Array y({kElements / 1024, 1024});
     auto call = std::make_shared<bench::KernelCall>(
         kernel, inputs == 2 ? std::vector<auxgrad::View>{x.view(), z.view()} : std::vector<auxgrad::View>{x.view()},
         std::vector<auxgrad::View>{y.view()}, numbers);
     bench::Prepared p;
-    p.contenders.push_back({"auxgrad", [=] { (void)x, (void)z; call->run(); }, [=] {
+    p.contenders.push_back({"auxgrad",
+                            [=] {
+                              (void)x, (void)z;
+                              call->run();
+                            },
+                            [=] {
                               for (int64_t i = 0; i < kElements; i++)
                                 if (!(y.f32()[i] == expected(x.f32()[i], z.f32()[i])))
                                   return "element " + std::to_string(i) + " is wrong";
@@ -50,7 +56,12 @@ GROUP(memory, "memory") {
     auto call = std::make_shared<bench::KernelCall>("sign_pack", std::vector<auxgrad::View>{x.view()},
                                                     std::vector<auxgrad::View>{bits.view()});
     bench::Prepared p;
-    p.contenders.push_back({"auxgrad", [=] { (void)x; call->run(); }, [=] {
+    p.contenders.push_back({"auxgrad",
+                            [=] {
+                              (void)x;
+                              call->run();
+                            },
+                            [=] {
                               for (int64_t i = 0; i < kElements; i++) {
                                 const int64_t t = i / 1024, c = i % 1024;
                                 if ((bits.u32()[t / 32 * 1024 + c] >> (t % 32) & 1) != (x.f32()[i] > 0))

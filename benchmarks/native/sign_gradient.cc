@@ -17,7 +17,8 @@ std::string name_of(const Shape& s) {
 
 // Packs v, a matrix of -1 and 1 (signs) or of -1 ... 2 (codes of range -1, 3), and sums from the packed words.
 bench::Prepared prepare(Shape s, bool signs, int threads) {
-  bench::Array delta = bench::Array::integers({s.tokens, s.outputs}, 1), v = bench::Array::integers({s.tokens, s.inputs}, 2);
+  bench::Array delta = bench::Array::integers({s.tokens, s.outputs}, 1),
+               v = bench::Array::integers({s.tokens, s.inputs}, 2);
   for (int64_t i = 0; i < v.count(); i++) {
     const int64_t k = static_cast<int64_t>(v.f32()[i]) + 4;
     v.f32()[i] = static_cast<float>(signs ? k % 2 * 2 - 1 : i % s.inputs < 2 ? i % s.inputs * 3 - 1 : k % 4 - 1);
@@ -33,9 +34,9 @@ bench::Prepared prepare(Shape s, bool signs, int threads) {
                                                   std::vector<auxgrad::View>{dw.view()}, numbers);
   bench::Prepared prepared;
   prepared.keep = std::make_shared<std::vector<bench::Array>>(std::vector<bench::Array>{delta, v, words, ranges, dw});
-  prepared.contenders.push_back({"auxgrad", [call] { call->run(); }, [=] {
-    return bench::check_gradient(dw.f32(), delta.f32(), v.f32(), s.tokens, s.outputs, s.inputs);
-  }});
+  prepared.contenders.push_back(
+      {"auxgrad", [call] { call->run(); },
+       [=] { return bench::check_gradient(dw.f32(), delta.f32(), v.f32(), s.tokens, s.outputs, s.inputs); }});
   bench::add_dense_products(prepared, delta, v, s.tokens, s.outputs, s.inputs, threads);
   return prepared;
 }
@@ -45,35 +46,39 @@ bench::Prepared prepare_pack(int64_t tokens, int64_t channels, bool signs) {
   bench::Array words({(tokens * (signs ? 1 : 2) + 31) / 32, channels}, auxgrad::DType::u32);
   std::vector<auxgrad::View> out = {words.view()};
   if (!signs) out.push_back(ranges.view());
-  auto call = std::make_shared<bench::KernelCall>(signs ? "sign_pack" : "code2_pack", std::vector<auxgrad::View>{x.view()}, out);
+  auto call = std::make_shared<bench::KernelCall>(signs ? "sign_pack" : "code2_pack",
+                                                  std::vector<auxgrad::View>{x.view()}, out);
   bench::Prepared prepared;
   prepared.keep = std::make_shared<std::vector<bench::Array>>(std::vector<bench::Array>{x, words, ranges});
-  prepared.contenders.push_back({"auxgrad", [call] { call->run(); }, [=]() -> std::string {
-    for (int64_t t = 0; t < tokens; t++) {
-      float low = 0, high = 0;
-      for (int64_t c = 0; c < channels; c++) {
-        const float v = x.f32()[t * channels + c];
-        if (c == 0 || v < low) low = v;
-        if (c == 0 || v > high) high = v;
-      }
-      for (int64_t c = 0; c < channels; c++) {
-        const float v = x.f32()[t * channels + c];
-        if (signs ? (words.u32()[t / 32 * channels + c] >> (t % 32) & 1) != (v > 0 ? 1u : 0u)
-                  : std::fabs(static_cast<float>(words.u32()[t / 16 * channels + c] >> (t % 16 * 2) & 3) * (high - low) / 3 +
-                             low - v) > (high - low) / 6 * 1.00001f)
-          return "token " + std::to_string(t) + ", channel " + std::to_string(c) + " is wrong";
-      }
-    }
-    return "";
-  }});
+  prepared.contenders.push_back(
+      {"auxgrad", [call] { call->run(); },
+       [=]() -> std::string {
+         for (int64_t t = 0; t < tokens; t++) {
+           float low = 0, high = 0;
+           for (int64_t c = 0; c < channels; c++) {
+             const float v = x.f32()[t * channels + c];
+             if (c == 0 || v < low) low = v;
+             if (c == 0 || v > high) high = v;
+           }
+           for (int64_t c = 0; c < channels; c++) {
+             const float v = x.f32()[t * channels + c];
+             if (signs ? (words.u32()[t / 32 * channels + c] >> (t % 32) & 1) != (v > 0 ? 1u : 0u)
+                       : std::fabs(static_cast<float>(words.u32()[t / 16 * channels + c] >> (t % 16 * 2) & 3) *
+                                       (high - low) / 3 +
+                                   low - v) > (high - low) / 6 * 1.00001f)
+               return "token " + std::to_string(t) + ", channel " + std::to_string(c) + " is wrong";
+           }
+         }
+         return "";
+       }});
   return prepared;
 }
 
 }  // namespace
 
 GROUP(sign_gradient, "sign-gradient") {
-  const Shape shapes[] = {{4096, 768, 768, true},   {4096, 3072, 768, true}, {4096, 768, 3072, true},
-                          {2048, 512, 512, true},   {1024, 256, 256, true},  {8192, 1024, 1024, false}};
+  const Shape shapes[] = {{4096, 768, 768, true}, {4096, 3072, 768, true}, {4096, 768, 3072, true},
+                          {2048, 512, 512, true}, {1024, 256, 256, true},  {8192, 1024, 1024, false}};
   for (const bool signs : {true, false}) {
     for (const Shape& s : shapes) {
       bench::Case c;

@@ -199,8 +199,7 @@ bool decode_call(EagerCall& eager, const Napi::Value& name, const Napi::Value& w
                  const Napi::Value& numbers, const Data& data) {
   eager.name = name.As<Napi::String>().Utf8Value();
   eager.kernel = find_kernel(eager.name.c_str());
-  if (!eager.kernel)
-    return eager.failure.set(ErrorCode::no_kernel, "no CPU kernel named \"%s\"", eager.name.c_str());
+  if (!eager.kernel) return eager.failure.set(ErrorCode::no_kernel, "no CPU kernel named \"%s\"", eager.name.c_str());
   const auto array = words.As<Napi::Float64Array>();
   const int64_t count = static_cast<int64_t>(array.ElementLength());
   int64_t at = 0;
@@ -283,8 +282,8 @@ Napi::Value make_plan(const Napi::CallbackInfo& call) {
     buffers.push_back(unbox<StorageBox>(handles.Get(i), "storage"));
   }
   Failure failure;
-  auto plan = Plan::decode(words.Data(), static_cast<int64_t>(words.ElementLength()), kernels, std::move(buffers),
-                           &failure);
+  auto plan =
+      Plan::decode(words.Data(), static_cast<int64_t>(words.ElementLength()), kernels, std::move(buffers), &failure);
   if (!plan) return status_object(env, failure);
   return Napi::External<PlanBox>::New(env, new PlanBox(std::move(plan)), [](Napi::Env, PlanBox* box) { delete box; });
 }
@@ -384,7 +383,9 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
       },
       e);
 
-  const auto add = [&](const char* name, auto function) { exports.Set(name, Napi::Function::New(env, function, name)); };
+  const auto add = [&](const char* name, auto function) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
   add("info", info);
   add("setIsa", set_isa_js);
   add("setThreads", set_threads_js);

@@ -12,12 +12,12 @@ constexpr int kMaxOperands = 24;
 
 enum class ErrorCode : int32_t {
   ok = 0,
-  invalid_argument = 1,  // AUX_INVALID_ARGUMENT
+  invalid_argument = 1,    // AUX_INVALID_ARGUMENT
   index_out_of_range = 2,  // AUX_INDEX_OUT_OF_RANGE
-  out_of_memory = 3,  // AUX_OUT_OF_MEMORY
-  aborted = 4,  // AUX_ABORTED
-  bad_plan = 5,  // AUX_BAD_PLAN
-  no_kernel = 6,  // AUX_NO_KERNEL
+  out_of_memory = 3,       // AUX_OUT_OF_MEMORY
+  aborted = 4,             // AUX_ABORTED
+  bad_plan = 5,            // AUX_BAD_PLAN
+  no_kernel = 6,           // AUX_NO_KERNEL
 };
 
 // First failure wins; may be set from any thread of the pool.

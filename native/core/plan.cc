@@ -136,8 +136,7 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
       const Operand& o = call.operands.back();
       if (!r.ok() || o.buffer >= static_cast<int64_t>(plan->buffers_.size())) return bad("malformed operand", i);
       if (o.buffer < 0) continue;
-      const int64_t size =
-          o.buffer == 0 ? plan->arena_bytes_ : plan->buffers_[static_cast<size_t>(o.buffer)]->bytes();
+      const int64_t size = o.buffer == 0 ? plan->arena_bytes_ : plan->buffers_[static_cast<size_t>(o.buffer)]->bytes();
       if (o.end_byte() > size) return bad("operand outside its buffer", i);
       if (o.byte_offset % dtype_size(o.view.dtype) != 0) return bad("misaligned operand", i);
     }

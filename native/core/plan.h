@@ -51,7 +51,7 @@ struct RunStats {
 enum Stop : int32_t {
   kRun = 0,
   kStopUnchanged = 1,  // stop if nothing has changed yet, else finish the step
-  kStopNow = 2,  // stop between any two kernels: the environment is going away and its state with it
+  kStopNow = 2,        // stop between any two kernels: the environment is going away and its state with it
 };
 
 class Plan {

@@ -42,7 +42,8 @@ void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& f, 
 // Bytes for the two results, and behind them the sums of the chunks.
 int64_t channel_scratch(const View& x) {
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
-  return channels * static_cast<int64_t>(2 * sizeof(double) + 2 * (sizeof(double) + sizeof(float)) * row_chunks(rows, channels));
+  return channels *
+         static_cast<int64_t>(2 * sizeof(double) + 2 * (sizeof(double) + sizeof(float)) * row_chunks(rows, channels));
 }
 
 }  // namespace

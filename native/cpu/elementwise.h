@@ -69,7 +69,9 @@ inline float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
 inline float tanh_f32(float x) {
   const float z = x * x;
   const float near =
-      x + x * z * (-3.33332819422e-1f + z * (1.33314422036e-1f + z * (-5.37397155531e-2f + z * (2.06390887954e-2f - z * 5.70498872745e-3f))));
+      x + x * z *
+              (-3.33332819422e-1f +
+               z * (1.33314422036e-1f + z * (-5.37397155531e-2f + z * (2.06390887954e-2f - z * 5.70498872745e-3f))));
   const float a = __builtin_fabsf(x);
   const float far = 1.0f - 2.0f / (exp_f32(2.0f * a) + 1.0f);
   return a < 0.625f ? near : (x < 0 ? -far : far);
@@ -79,15 +81,22 @@ inline float tanh_f32(float x) {
 // in double.
 inline float erf_near(float x) {
   const float z = x * x;
-  return x + x * (0.12837910652f + z * (-0.37612625957f + z * (0.11283585429f + z * (-0.02685381286f +
-                 z * (0.00518832775f + z * (-0.00080101937f + z * 7.85386146e-5f))))));
+  return x + x * (0.12837910652f +
+                  z * (-0.37612625957f +
+                       z * (0.11283585429f + z * (-0.02685381286f +
+                                                  z * (0.00518832775f + z * (-0.00080101937f + z * 7.85386146e-5f))))));
 }
 
 // 1 - erf(a) for a >= 0.95 as exp(-a^2) times a polynomial in 1 / (1 + 0.4 a); relative error below 1e-6 down to 1e-37.
 inline float erfc_far(float a) {
   const float t = a > 10.0f ? 10.0f : a, s = 1.0f / (1.0f + 0.4f * t), z = t * t;
-  const float q = 2.345096436e-5f + s * (0.225125372f + s * (0.231241047f + s * (0.175950050f + s * (0.282485545f +
-                  s * (-0.122851424f + s * (0.393921643f + s * (-0.212062001f + s * 0.026028998f)))))));
+  const float q =
+      2.345096436e-5f +
+      s * (0.225125372f +
+           s * (0.231241047f +
+                s * (0.175950050f +
+                     s * (0.282485545f +
+                          s * (-0.122851424f + s * (0.393921643f + s * (-0.212062001f + s * 0.026028998f)))))));
   // What rounding took from t^2, exactly, from halves of t.
   uint32_t bits;
   memcpy(&bits, &t, 4);
@@ -116,8 +125,15 @@ inline float normal_cdf_f32(float x) {
 
 // exp(x) - 1 within 4 ULP: a series near zero.
 inline float expm1_f32(float x) {
-  const float near = x * (1.0f + x * (1.0f / 2) * (1.0f + x * (1.0f / 3) * (1.0f + x * (1.0f / 4) * (1.0f + x * (1.0f / 5) *
-                     (1.0f + x * (1.0f / 6) * (1.0f + x * (1.0f / 7) * (1.0f + x * (1.0f / 8))))))));
+  const float near =
+      x *
+      (1.0f +
+       x * (1.0f / 2) *
+           (1.0f +
+            x * (1.0f / 3) *
+                (1.0f + x * (1.0f / 4) *
+                            (1.0f + x * (1.0f / 5) *
+                                        (1.0f + x * (1.0f / 6) * (1.0f + x * (1.0f / 7) * (1.0f + x * (1.0f / 8))))))));
   const float far = exp_f32(x) - 1.0f;
   return __builtin_fabsf(x) < 0.5f ? near : far;
 }
@@ -149,8 +165,7 @@ struct Axes {
     for (int axis = 0; axis < out.rank; axis++) {
       if (out.shape[axis] == 1) continue;
       bool joins = rank > 0;
-      for (int o = 0; o < N; o++)
-        joins = joins && stride[o][rank - 1] == operands[o]->stride[axis] * out.shape[axis];
+      for (int o = 0; o < N; o++) joins = joins && stride[o][rank - 1] == operands[o]->stride[axis] * out.shape[axis];
       if (joins) shape[rank - 1] *= out.shape[axis];
       else shape[rank++] = out.shape[axis];
       for (int o = 0; o < N; o++) stride[o][rank - 1] = operands[o]->stride[axis];
@@ -225,7 +240,7 @@ inline void map1(const Call& call, const View& x, const View& y, const F& f) {
   const T* in = static_cast<const T*>(x.data);
   R* out = static_cast<R*>(y.data);
   const View* const operands[1] = {&x};
-  for_rows(call, y, operands, [&](const int64_t (&offset)[1], const int64_t (&step)[1], int64_t at, int64_t n) {
+  for_rows(call, y, operands, [&](const int64_t(&offset)[1], const int64_t(&step)[1], int64_t at, int64_t n) {
     const T* u = in + offset[0];
     if (step[0] == 1) return apply1(u, out + at, n, f);
     T buffer[kGather];
@@ -246,18 +261,20 @@ inline void map2(const Call& call, const View& a, const View& b, const View& y, 
   // One operand repeats short rows, as a bias over few channels does: the row is repeated to a long one first.
   const auto dense = [&](int o) { return axes.stride[o][0] == axes.shape[1] && axes.stride[o][1] == 1; };
   const auto repeats = [&](int o) { return axes.stride[o][0] == 0 && axes.stride[o][1] == 1; };
-  if (axes.rank == 2 && axes.shape[1] <= 128 && y.count() > 0 && ((dense(0) && repeats(1)) || (dense(1) && repeats(0)))) {
+  if (axes.rank == 2 && axes.shape[1] <= 128 && y.count() > 0 &&
+      ((dense(0) && repeats(1)) || (dense(1) && repeats(0)))) {
     const int64_t rows = axes.shape[0], n = axes.shape[1], together = kGather / n;
     const bool second = repeats(1);
     parallel_ranges(call, rows, ceil_div(32768 / n, together) * together, [&](int64_t begin, int64_t end) {
       T repeated[kGather];
       for (int64_t i = 0; i < min64(together, end - begin) * n; i++) repeated[i] = (second ? q : p)[i % n];
       for (int64_t r = begin; r < end; r += together)
-        apply2(second ? p + r * n : repeated, second ? repeated : q + r * n, out + r * n, min64(together, end - r) * n, f);
+        apply2(second ? p + r * n : repeated, second ? repeated : q + r * n, out + r * n, min64(together, end - r) * n,
+               f);
     });
     return;
   }
-  for_rows(call, y, operands, [&](const int64_t (&offset)[2], const int64_t (&step)[2], int64_t at, int64_t n) {
+  for_rows(call, y, operands, [&](const int64_t(&offset)[2], const int64_t(&step)[2], int64_t at, int64_t n) {
     const T *u = p + offset[0], *v = q + offset[1];
     R* w = out + at;
     if (step[0] == 1 && step[1] == 1) return apply2(u, v, w, n, f);

@@ -16,12 +16,12 @@
 namespace auxgrad {
 
 #if defined(__x86_64__) || defined(_M_X64)
-#define AUXGRAD_FAMILY_ROW(family)                   \
+#define AUXGRAD_FAMILY_ROW(family)                        \
   extern const KernelTable AUXGRAD_TABLE(family, scalar); \
   extern const KernelTable AUXGRAD_TABLE(family, avx2);   \
   extern const KernelTable AUXGRAD_TABLE(family, avx512);
 #elif defined(__aarch64__)
-#define AUXGRAD_FAMILY_ROW(family)                   \
+#define AUXGRAD_FAMILY_ROW(family)                        \
   extern const KernelTable AUXGRAD_TABLE(family, scalar); \
   extern const KernelTable AUXGRAD_TABLE(family, neon);
 #else
@@ -38,9 +38,10 @@ struct Family {
 };
 
 #if defined(__x86_64__) || defined(_M_X64)
-#define AUXGRAD_FAMILY_ROW(family) \
-  {#family, {&AUXGRAD_TABLE(family, scalar), nullptr, &AUXGRAD_TABLE(family, avx2), &AUXGRAD_TABLE(family, avx512), \
-             &AUXGRAD_TABLE(family, avx512)}},
+#define AUXGRAD_FAMILY_ROW(family)                                                                         \
+  {#family,                                                                                                \
+   {&AUXGRAD_TABLE(family, scalar), nullptr, &AUXGRAD_TABLE(family, avx2), &AUXGRAD_TABLE(family, avx512), \
+    &AUXGRAD_TABLE(family, avx512)}},
 #elif defined(__aarch64__)
 #define AUXGRAD_FAMILY_ROW(family) \
   {#family, {&AUXGRAD_TABLE(family, scalar), &AUXGRAD_TABLE(family, neon), nullptr, nullptr, nullptr}},

@@ -15,14 +15,13 @@
 #define AUXGRAD_JOIN(a, b, c) AUXGRAD_JOIN_(a, b, c)
 
 // Ends a kernel source: AUXGRAD_KERNELS({"name", run}, {"name", run, scratch}, ...).
-#define AUXGRAD_KERNELS(...)                                                                       \
-  namespace auxgrad {                                                                              \
-  namespace {                                                                                      \
-  constexpr Kernel kRows[] = {__VA_ARGS__};                                                        \
-  }                                                                                                \
-  extern const KernelTable AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_ISA);                    \
-  const KernelTable AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_ISA) = {kRows,                  \
-                                                                  sizeof(kRows) / sizeof(Kernel)}; \
+#define AUXGRAD_KERNELS(...)                                                                                       \
+  namespace auxgrad {                                                                                              \
+  namespace {                                                                                                      \
+  constexpr Kernel kRows[] = {__VA_ARGS__};                                                                        \
+  }                                                                                                                \
+  extern const KernelTable AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_ISA);                                    \
+  const KernelTable AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_ISA) = {kRows, sizeof(kRows) / sizeof(Kernel)}; \
   }
 
 namespace auxgrad {

@@ -18,7 +18,8 @@ struct Reference {
   Reference(const Shape& shape, const float* q_, const float* k_, const float* v_, const float* dy_, double scale)
       : s(shape), q(q_), k(k_), v(v_), dy(dy_) {
     const auto at = [](int64_t n) { return std::vector<double>(static_cast<size_t>(n)); };
-    p = at(s.rows * s.keys), y = at(s.rows * s.width), dq = at(s.rows * s.depth), dk = at(s.keys * s.depth), dv = at(s.keys * s.width), lse = at(s.rows);
+    p = at(s.rows * s.keys), y = at(s.rows * s.width), dq = at(s.rows * s.depth), dk = at(s.keys * s.depth),
+    dv = at(s.keys * s.width), lse = at(s.rows);
     for (int64_t t = 0; t < s.rows; t++) {
       const int64_t seen = s.causal ? std::min(s.keys, t + 1) : s.keys;
       std::vector<double> score(static_cast<size_t>(seen));
@@ -54,7 +55,8 @@ struct Reference {
 };
 
 // Rows of one head out of [B, T, H, D].
-double head_error(Array& a, const std::vector<double>& expected, int64_t b, int64_t h, int64_t heads, int64_t rows, int64_t width) {
+double head_error(Array& a, const std::vector<double>& expected, int64_t b, int64_t h, int64_t heads, int64_t rows,
+                  int64_t width) {
   std::vector<float> head;
   for (int64_t t = 0; t < rows; t++)
     for (int64_t d = 0; d < width; d++) head.push_back(a[((b * rows + t) * heads + h) * width + d]);
@@ -65,21 +67,31 @@ double head_error(Array& a, const std::vector<double>& expected, int64_t b, int6
 
 TEST(attention_and_its_gradients_match_the_definition) {
   test::each_isa([] {
-    for (const Shape& s : {Shape{1, 1, 1, 1, 1, 1, false}, {2, 3, 61, 131, 17, 9, false}, {1, 2, 200, 200, 32, 32, true},
-                           {1, 2, 65, 10, 8, 8, true}, {1, 1, 10, 150, 64, 64, true}}) {
-      Array q = Array::normal({s.batch, s.heads, s.rows, s.depth}, 1), k = Array::normal({s.batch, s.heads, s.keys, s.depth}, 2);
-      Array v = Array::normal({s.batch, s.heads, s.keys, s.width}, 3), dy = Array::normal({s.batch, s.heads, s.rows, s.width}, 4);
+    for (const Shape& s : {Shape{1, 1, 1, 1, 1, 1, false},
+                           {2, 3, 61, 131, 17, 9, false},
+                           {1, 2, 200, 200, 32, 32, true},
+                           {1, 2, 65, 10, 8, 8, true},
+                           {1, 1, 10, 150, 64, 64, true}}) {
+      Array q = Array::normal({s.batch, s.heads, s.rows, s.depth}, 1),
+            k = Array::normal({s.batch, s.heads, s.keys, s.depth}, 2);
+      Array v = Array::normal({s.batch, s.heads, s.keys, s.width}, 3),
+            dy = Array::normal({s.batch, s.heads, s.rows, s.width}, 4);
       Array y = Array::f32({s.batch, s.rows, s.heads, s.width}), lse = Array::f32({s.batch, s.heads, s.rows});
-      Array dq = Array::f32({s.batch, s.rows, s.heads, s.depth}), dk = Array::f32({s.batch, s.keys, s.heads, s.depth}), dv = Array::f32({s.batch, s.keys, s.heads, s.width});
+      Array dq = Array::f32({s.batch, s.rows, s.heads, s.depth}), dk = Array::f32({s.batch, s.keys, s.heads, s.depth}),
+            dv = Array::f32({s.batch, s.keys, s.heads, s.width});
       const double scale = 0.3;
       const std::vector<double> numbers = {scale, s.causal ? 1.0 : 0.0, 0, 0};
-      test::call("attention", {q.view(), k.view(), v.view(), test::absent(), test::absent()}, {y.view(), lse.view()}, numbers);
-      test::call("attention_grad", {test::permuted(dy.view(), {0, 2, 1, 3}), q.view(), k.view(), v.view(), test::absent(), test::absent(), y.view(), lse.view()},
+      test::call("attention", {q.view(), k.view(), v.view(), test::absent(), test::absent()}, {y.view(), lse.view()},
+                 numbers);
+      test::call("attention_grad",
+                 {test::permuted(dy.view(), {0, 2, 1, 3}), q.view(), k.view(), v.view(), test::absent(), test::absent(),
+                  y.view(), lse.view()},
                  {dq.view(), dk.view(), dv.view()}, numbers);
       for (int64_t b = 0; b < s.batch; b++)
         for (int64_t h = 0; h < s.heads; h++) {
           const int64_t i = b * s.heads + h;
-          const Reference r(s, &q[i * s.rows * s.depth], &k[i * s.keys * s.depth], &v[i * s.keys * s.width], &dy[i * s.rows * s.width], scale);
+          const Reference r(s, &q[i * s.rows * s.depth], &k[i * s.keys * s.depth], &v[i * s.keys * s.width],
+                            &dy[i * s.rows * s.width], scale);
           CHECK(head_error(y, r.y, b, h, s.heads, s.rows, s.width) < 2e-6);
           CHECK(test::relative_error(&lse[i * s.rows], r.lse.data(), s.rows) < 1e-6);
           CHECK(head_error(dq, r.dq, b, h, s.heads, s.rows, s.depth) < 4e-6 || s.keys == 1);

@@ -76,7 +76,8 @@ TEST(arithmetic_of_every_layout) {
       check_pair(strided(a, {5, n}, {n, 1}), strided(b, {5, n}, {1, 0}));  // a value a row
       check_pair(strided(a, {5, n}, {n, 1}), strided(b, {5, n}, {0, 0}));
       check_pair(strided(a, {n, 5}, {1, n}), strided(b, {n, 5}, {5, 1}));  // a transposed operand
-      check_pair(strided(a, {5, 1, n}, {n, 7, 1}), strided(b, {5, 1, n}, {n, 0, 1}));  // axes of size 1 may have any stride
+      check_pair(strided(a, {5, 1, n}, {n, 7, 1}),
+                 strided(b, {5, 1, n}, {n, 0, 1}));  // axes of size 1 may have any stride
     }
     test::Array a = values(2 * 3 * 4 * 5, 3), b = values(60, 4);
     check_pair(strided(a, {2, 3, 4, 5}, {60, 20, 5, 1}), strided(b, {2, 3, 4, 5}, {0, 20, 0, 1}));
@@ -88,7 +89,8 @@ TEST(arithmetic_of_every_layout) {
 TEST(bias_over_many_rows_and_long_rows) {
   test::each_isa([] {
     for (auto [rows, n] : {std::pair<int64_t, int64_t>{9001, 7}, {3000, 64}, {300, 128}, {300, 129}, {2, 70001}}) {
-      test::Array a = test::Array::integers({rows, n}, 1), b = test::Array::integers({n}, 2), y = test::Array::f32({rows, n});
+      test::Array a = test::Array::integers({rows, n}, 1), b = test::Array::integers({n}, 2),
+                  y = test::Array::f32({rows, n});
       test::call("add", {a.view(), strided(b, {rows, n}, {0, 1})}, {y.view()});
       for (int64_t i = 0; i < y.count(); i++) CHECK(y[i] == a[i] + b[i % n]);
       test::call("sub", {strided(b, {rows, n}, {0, 1}), a.view()}, {a.view()});  // in place of an operand
@@ -100,7 +102,8 @@ TEST(bias_over_many_rows_and_long_rows) {
 
 TEST(power_by_sign_and_exponent) {
   test::each_isa([] {
-    const float bases[] = {0, 0.5f, 1, 2, 3.7f, 100, -0.5f, -1, -2, -3.7f}, exponents[] = {0, 1, 2, 3, 0.5f, -1, -2, 5, 7.5f, -3};
+    const float bases[] = {0, 0.5f, 1, 2, 3.7f, 100, -0.5f, -1, -2, -3.7f},
+                exponents[] = {0, 1, 2, 3, 0.5f, -1, -2, 5, 7.5f, -3};
     test::Array a = test::Array::f32({100}), b = test::Array::f32({100}), y = test::Array::f32({100});
     for (int i = 0; i < 100; i++) a[i] = bases[i / 10], b[i] = exponents[i % 10];
     test::call("pow", {a.view(), b.view()}, {y.view()});
@@ -119,10 +122,18 @@ TEST(unary_of_special_values_and_ragged_sizes) {
     float nan, inf, minus_inf, zero;  // what these become; NaN stands for NaN
   };
   static const Row rows[] = {
-      {"neg", NAN, -INFINITY, INFINITY, 0},     {"abs", NAN, INFINITY, INFINITY, 0},  {"exp", NAN, INFINITY, 0, 1},
-      {"log", NAN, INFINITY, NAN, -INFINITY},   {"sqrt", NAN, INFINITY, NAN, 0},      {"square", NAN, INFINITY, INFINITY, 0},
-      {"tanh", NAN, 1, -1, 0},                  {"sigmoid", NAN, 1, 0, 0.5f},         {"relu", NAN, INFINITY, 0, 0},
-      {"floor", NAN, INFINITY, -INFINITY, 0},   {"reciprocal", NAN, 0, 0, INFINITY},  {"sign", NAN, 1, -1, 0},
+      {"neg", NAN, -INFINITY, INFINITY, 0},
+      {"abs", NAN, INFINITY, INFINITY, 0},
+      {"exp", NAN, INFINITY, 0, 1},
+      {"log", NAN, INFINITY, NAN, -INFINITY},
+      {"sqrt", NAN, INFINITY, NAN, 0},
+      {"square", NAN, INFINITY, INFINITY, 0},
+      {"tanh", NAN, 1, -1, 0},
+      {"sigmoid", NAN, 1, 0, 0.5f},
+      {"relu", NAN, INFINITY, 0, 0},
+      {"floor", NAN, INFINITY, -INFINITY, 0},
+      {"reciprocal", NAN, 0, 0, INFINITY},
+      {"sign", NAN, 1, -1, 0},
   };
   test::each_isa([] {
     for (const Row& r : rows)
@@ -162,7 +173,8 @@ TEST(activation_gradients_are_derivatives) {
   };
   test::each_isa([] {
     for (const Row& r : rows) {
-      test::Array x = test::Array::normal({1003}, 1, 2), dy = test::Array::normal({1003}, 2), v = test::Array::f32({1003});
+      test::Array x = test::Array::normal({1003}, 1, 2), dy = test::Array::normal({1003}, 2),
+                  v = test::Array::f32({1003});
       test::Array dx = test::Array::f32({1003});
       for (int64_t i = 0; i < x.count(); i++) v[i] = r.of_output ? float(r.f(x[i])) : x[i];
       test::call(r.kernel, {dy.view(), v.view()}, {dx.view()});

@@ -83,8 +83,9 @@ void check_conv(const Layer& l) {
   const std::vector<double> v = values(p, tokens, l.C, l.N);
   test::Array dw = test::Array::f32({l.O, l.K, l.K, depth});
   const auto d = [](int64_t i) { return static_cast<double>(i); };
-  test::call("conv2d_code2_weight_grad", {dy.view(), p.codes.view(), p.ranges.view()}, {dw.view()},
-             {d(l.stride), d(l.stride), d(l.pad), d(l.pad), d(l.dilation), d(l.dilation), d(l.groups), d(l.H), d(l.W), 0.5});
+  test::call(
+      "conv2d_code2_weight_grad", {dy.view(), p.codes.view(), p.ranges.view()}, {dw.view()},
+      {d(l.stride), d(l.stride), d(l.pad), d(l.pad), d(l.dilation), d(l.dilation), d(l.groups), d(l.H), d(l.W), 0.5});
   std::vector<double> expected;
   for (int64_t o = 0; o < l.O; o++)
     for (int64_t kh = 0; kh < l.K; kh++)
@@ -129,7 +130,8 @@ TEST(code2_of_constant_and_nan) {
 }
 
 TEST(code2_ranges_must_divide_the_tokens) {
-  test::Array x = test::Array::integers({5, 3}, 1), codes(auxgrad::DType::u32, {1, 3}), ranges = test::Array::f32({2, 2});
+  test::Array x = test::Array::integers({5, 3}, 1), codes(auxgrad::DType::u32, {1, 3}),
+              ranges = test::Array::f32({2, 2});
   auxgrad::Failure failure;
   CHECK(!test::call("code2_pack", {x.view()}, {codes.view(), ranges.view()}, {}, &failure));
   CHECK(failure.code == auxgrad::ErrorCode::invalid_argument);

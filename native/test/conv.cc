@@ -92,33 +92,33 @@ void check_auxiliary(const Shape& s, bool pm1, uint32_t seed) {
 
 const Shape kShapes[] = {
     // n h w c o kh kw sh sw top left bottom right dh dw groups
-    {2, 7, 7, 5, 9, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},          // pointwise, odd channels
-    {3, 9, 11, 70, 33, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},       // pointwise, stride 2: phases without taps
-    {2, 5, 5, 300, 70, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},       // several slices of channels
-    {1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},          //
-    {2, 13, 17, 1, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},       // first layer of MNIST
-    {1, 37, 41, 3, 20, 7, 7, 2, 2, 3, 3, 3, 3, 1, 1, 1},       // stem
-    {2, 14, 14, 32, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},      //
-    {9, 4, 4, 96, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},        // several images a block
-    {1, 33, 29, 17, 19, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1},      //
-    {2, 12, 10, 6, 8, 2, 3, 3, 2, 0, 1, 1, 2, 1, 1, 1},        // uneven everything
-    {1, 15, 16, 7, 11, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2, 1},       // dilation
-    {1, 17, 16, 4, 5, 3, 2, 2, 3, 3, 2, 2, 3, 3, 2, 1},        // dilation and stride
-    {1, 3, 600, 40, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},       // columns in several blocks
-    {2, 9, 9, 24, 36, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 4},        // groups
-    {2, 8, 8, 12, 12, 5, 5, 2, 2, 2, 2, 2, 2, 1, 1, 3},        //
-    {2, 6, 7, 5, 10, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 5},         // depth multiplier 2
-    {2, 9, 13, 37, 37, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 37},      // depthwise
-    {1, 15, 15, 16, 16, 5, 5, 2, 2, 2, 2, 2, 2, 1, 1, 16},     //
-    {2, 11, 12, 21, 21, 3, 4, 2, 1, 2, 3, 1, 0, 2, 2, 21},     //
-    {1, 2, 2, 3, 4, 3, 3, 1, 1, 2, 2, 2, 2, 1, 1, 1},          // more padding than image
-    {1, 1, 1, 33, 65, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},        //
-    {1, 5, 5, 2, 3, 1, 1, 1, 1, 1, 2, 0, 1, 1, 1, 1},          // padded pointwise
-    {1, 9, 9, 2, 200, 5, 1, 1, 4, 2, 0, 2, 0, 1, 1, 1},        //
-    {2, 19, 23, 3, 24, 7, 7, 2, 2, 3, 3, 3, 3, 1, 1, 1},       // input gradient to few channels
-    {1, 9, 14, 1, 40, 5, 3, 3, 1, 2, 5, 1, 4, 2, 1, 1},        // the same, rows dilated, more padding than kernel
-    {2, 9, 21, 2, 9, 2, 11, 1, 4, 0, 2, 1, 0, 1, 1, 1},        // the same, a wide kernel
-    {0, 5, 5, 2, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},          // no images: dw is zero
+    {2, 7, 7, 5, 9, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},       // pointwise, odd channels
+    {3, 9, 11, 70, 33, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},    // pointwise, stride 2: phases without taps
+    {2, 5, 5, 300, 70, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},    // several slices of channels
+    {1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},       //
+    {2, 13, 17, 1, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},    // first layer of MNIST
+    {1, 37, 41, 3, 20, 7, 7, 2, 2, 3, 3, 3, 3, 1, 1, 1},    // stem
+    {2, 14, 14, 32, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   //
+    {9, 4, 4, 96, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},     // several images a block
+    {1, 33, 29, 17, 19, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1},   //
+    {2, 12, 10, 6, 8, 2, 3, 3, 2, 0, 1, 1, 2, 1, 1, 1},     // uneven everything
+    {1, 15, 16, 7, 11, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2, 1},    // dilation
+    {1, 17, 16, 4, 5, 3, 2, 2, 3, 3, 2, 2, 3, 3, 2, 1},     // dilation and stride
+    {1, 3, 600, 40, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},    // columns in several blocks
+    {2, 9, 9, 24, 36, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 4},     // groups
+    {2, 8, 8, 12, 12, 5, 5, 2, 2, 2, 2, 2, 2, 1, 1, 3},     //
+    {2, 6, 7, 5, 10, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 5},      // depth multiplier 2
+    {2, 9, 13, 37, 37, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 37},   // depthwise
+    {1, 15, 15, 16, 16, 5, 5, 2, 2, 2, 2, 2, 2, 1, 1, 16},  //
+    {2, 11, 12, 21, 21, 3, 4, 2, 1, 2, 3, 1, 0, 2, 2, 21},  //
+    {1, 2, 2, 3, 4, 3, 3, 1, 1, 2, 2, 2, 2, 1, 1, 1},       // more padding than image
+    {1, 1, 1, 33, 65, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},     //
+    {1, 5, 5, 2, 3, 1, 1, 1, 1, 1, 2, 0, 1, 1, 1, 1},       // padded pointwise
+    {1, 9, 9, 2, 200, 5, 1, 1, 4, 2, 0, 2, 0, 1, 1, 1},     //
+    {2, 19, 23, 3, 24, 7, 7, 2, 2, 3, 3, 3, 3, 1, 1, 1},    // input gradient to few channels
+    {1, 9, 14, 1, 40, 5, 3, 3, 1, 2, 5, 1, 4, 2, 1, 1},     // the same, rows dilated, more padding than kernel
+    {2, 9, 21, 2, 9, 2, 11, 1, 4, 0, 2, 1, 0, 1, 1, 1},     // the same, a wide kernel
+    {0, 5, 5, 2, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},       // no images: dw is zero
 };
 
 std::vector<uint8_t> bytes_of(test::Array& a) { return {a.data(), a.data() + a.count() * 4}; }
@@ -213,7 +213,8 @@ TEST(conv2d_same_bits_for_any_threads) {
 TEST(conv2d_spreads_nan_only_where_it_is_read) {
   test::each_isa([] {
     const Shape s = {1, 5, 5, 3, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1};
-    test::Array x = test::Array::integers(s.x(), 1), w = test::Array::integers(s.weight(), 2), y = test::Array::f32(s.y());
+    test::Array x = test::Array::integers(s.x(), 1), w = test::Array::integers(s.weight(), 2),
+                y = test::Array::f32(s.y());
     x[(0 * 5 + 0) * 3] = NAN;
     std::vector<double> numbers = s.numbers();
     numbers.insert(numbers.end(), {0, 0, 1});
@@ -225,7 +226,8 @@ TEST(conv2d_spreads_nan_only_where_it_is_read) {
 }
 
 TEST(conv2d_refuses_operands_that_do_not_fit) {
-  test::Array x = test::Array::f32({1, 4, 4, 3}), w = test::Array::f32({5, 3, 3, 2}), y = test::Array::f32({1, 2, 2, 5});
+  test::Array x = test::Array::f32({1, 4, 4, 3}), w = test::Array::f32({5, 3, 3, 2}),
+              y = test::Array::f32({1, 2, 2, 5});
   auxgrad::Failure failure;
   const std::vector<double> numbers = {1, 1, 0, 0, 1, 1, 1, 0, 0, 0};
   CHECK(!test::call("conv2d", {x.view(), w.view(), test::absent()}, {y.view(), test::absent(), test::absent()}, numbers,

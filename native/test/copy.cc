@@ -4,7 +4,14 @@
 
 TEST(contiguous_copies_any_strides) {
   test::each_isa([] {
-    for (auto shape : {std::vector<int64_t>{3, 5, 7}, {1, 1, 1}, {0, 4, 2}, {64, 33, 2}, {17, 3, 40}, {33, 2, 64}, {5, 16, 16}, {300, 1, 19}}) {
+    for (auto shape : {std::vector<int64_t>{3, 5, 7},
+                       {1, 1, 1},
+                       {0, 4, 2},
+                       {64, 33, 2},
+                       {17, 3, 40},
+                       {33, 2, 64},
+                       {5, 16, 16},
+                       {300, 1, 19}}) {
       test::Array x = test::Array::normal(shape, 1);
       test::Array y = test::Array::f32({shape[2], shape[0], shape[1]});
       test::call("contiguous", {test::permuted(x.view(), {2, 0, 1})}, {y.view()});
@@ -21,7 +28,8 @@ TEST(contiguous_copies_any_strides) {
 TEST(contiguous_turns_planes) {
   test::each_isa([] {
     for (auto [n, h, w, c] : {std::array<int64_t, 4>{2, 5, 7, 33}, {1, 16, 1, 16}, {3, 9, 8, 20}, {2, 1, 70, 17}}) {
-      test::Array x = test::Array::normal({n, c, h, w}, 1), y = test::Array::f32({n, h, w, c}), z = test::Array::f32({w, n, c, h});
+      test::Array x = test::Array::normal({n, c, h, w}, 1), y = test::Array::f32({n, h, w, c}),
+                  z = test::Array::f32({w, n, c, h});
       test::call("contiguous", {test::permuted(x.view(), {0, 2, 3, 1})}, {y.view()});
       test::call("contiguous", {test::permuted(x.view(), {3, 0, 1, 2})}, {z.view()});
       for (int64_t i = 0; i < x.count(); i++) {

@@ -8,7 +8,8 @@ double worst_ulp(const char* kernel, double (*f)(double), float low, float high,
   test::Array x = test::Array::f32({kCount}), y = test::Array::f32({kCount});
   for (int64_t i = 0; i < kCount; i++) {
     const double t = static_cast<double>(i) / (kCount - 1);
-    x[i] = static_cast<float>(logarithmic ? low * std::pow(static_cast<double>(high) / low, t) : low + (static_cast<double>(high) - low) * t);
+    x[i] = static_cast<float>(logarithmic ? low * std::pow(static_cast<double>(high) / low, t)
+                                          : low + (static_cast<double>(high) - low) * t);
   }
   test::call(kernel, {x.view()}, {y.view()});
   double worst = 0;

@@ -47,19 +47,23 @@ struct Fused {
 // On integers and an epsilon that is a power of two every order of summation gives the same bits.
 void check_linear(const Fused& f) {
   const auto make = [](int64_t rows, int64_t columns, bool transposed, uint32_t seed) {
-    return test::Array::integers(transposed ? std::vector<int64_t>{columns, rows} : std::vector<int64_t>{rows, columns}, seed);
+    return test::Array::integers(transposed ? std::vector<int64_t>{columns, rows} : std::vector<int64_t>{rows, columns},
+                                 seed);
   };
   test::Array x = make(f.tokens, f.in, f.transposed_x, 1), w = make(f.out, f.in, f.transposed_w, 2);
   for (int64_t i = 0; i < x.count(); i++)
     if (x[i] == 1) x[i] = -0.0f;
   test::Array bias = test::Array::integers({f.out}, 3), y = test::Array::f32({f.tokens, f.out});
-  test::Array signs(auxgrad::DType::u32, {(f.tokens + 31) / 32, f.in}), mask(auxgrad::DType::u32, {(f.tokens + 31) / 32, f.out});
+  test::Array signs(auxgrad::DType::u32, {(f.tokens + 31) / 32, f.in}),
+      mask(auxgrad::DType::u32, {(f.tokens + 31) / 32, f.out});
   const auxgrad::View vx = f.transposed_x ? test::permuted(x.view(), {1, 0}) : x.view();
   const auxgrad::View vw = f.transposed_w ? test::permuted(w.view(), {1, 0}) : w.view();
   test::call("linear", {vx, vw, f.bias ? bias.view() : test::absent()},
              {y.view(), f.signs ? signs.view() : test::absent(), f.mask ? mask.view() : test::absent()},
              {0.25, double(f.alphabet), double(f.activation)});
-  const auto at = [](const auxgrad::View& v, int64_t i, int64_t k) { return v.f32()[i * v.stride[0] + k * v.stride[1]]; };
+  const auto at = [](const auxgrad::View& v, int64_t i, int64_t k) {
+    return v.f32()[i * v.stride[0] + k * v.stride[1]];
+  };
   for (int64_t t = 0; t < f.tokens; t++)
     for (int64_t o = 0; o < f.out; o++) {
       double sum = f.bias ? bias[o] : 0;
@@ -103,11 +107,11 @@ TEST(matmul_is_exact_around_its_blocks) {
       for (int64_t n : {255, 256, 257, 383, 384, 385, 769}) check_matmul(1, 17, n, 130, t & 1, t & 2, true);
       for (int64_t k : {1, 2, 3, 4, 5, 15, 16, 17, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1024, 1025})
         for (int64_t m : {3, 31}) check_matmul(1, m, 48, k, t & 1, t & 2, true);
-      check_matmul(1, 5, 300, 700, t & 1, t & 2, true);     // B read once
-      check_matmul(1, 150, 300, 512, t & 1, t & 2, true);   // rows of A that would share a set of the cache
+      check_matmul(1, 5, 300, 700, t & 1, t & 2, true);    // B read once
+      check_matmul(1, 150, 300, 512, t & 1, t & 2, true);  // rows of A that would share a set of the cache
       check_matmul(1, 512, 70, 40, t & 1, t & 2, true);
       check_matmul(7, 64, 64, 64, t & 1, t & 2, true);
-      check_matmul(2, 33, 9, 5000, t & 1, t & 2, true);     // K is not cut in a batch
+      check_matmul(2, 33, 9, 5000, t & 1, t & 2, true);  // K is not cut in a batch
     }
   });
 }
@@ -194,7 +198,8 @@ TEST(linear_fuses_signs_bias_activation_and_mask) {
 
 TEST(linear_relu_keeps_nan) {
   test::each_isa([] {
-    test::Array x = test::Array::integers({2, 3}, 1), w = test::Array::integers({4, 3}, 2), y = test::Array::f32({2, 4});
+    test::Array x = test::Array::integers({2, 3}, 1), w = test::Array::integers({4, 3}, 2),
+                y = test::Array::f32({2, 4});
     test::Array mask(auxgrad::DType::u32, {1, 4});
     x[0] = std::nanf("");
     test::call("linear", {x.view(), w.view(), test::absent()}, {y.view(), test::absent(), mask.view()}, {0, 0, 1});

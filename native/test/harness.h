@@ -25,8 +25,8 @@ struct Register {
 // Counts a failed check of the running test and prints the first few.
 void failed(const char* file, int line, const std::string& text);
 
-#define TEST(name)                                        \
-  static void test_##name();                              \
+#define TEST(name)                                           \
+  static void test_##name();                                 \
   static test::Register register_##name(#name, test_##name); \
   static void test_##name()
 #define CHECK(condition)                                            \
@@ -34,13 +34,13 @@ void failed(const char* file, int line, const std::string& text);
     if (!(condition)) test::failed(__FILE__, __LINE__, #condition); \
   } while (0)
 // NaN fails.
-#define CHECK_NEAR(a, b, tolerance)                                                              \
-  do {                                                                                           \
-    const double a_ = (a), b_ = (b);                                                             \
-    if (!(std::fabs(a_ - b_) <= (tolerance)))                                                    \
-      test::failed(__FILE__, __LINE__,                                                           \
+#define CHECK_NEAR(a, b, tolerance)                                                                  \
+  do {                                                                                               \
+    const double a_ = (a), b_ = (b);                                                                 \
+    if (!(std::fabs(a_ - b_) <= (tolerance)))                                                        \
+      test::failed(__FILE__, __LINE__,                                                               \
                    #a " = " + std::to_string(a_) + ", expected " + std::to_string(b_) + " within " + \
-                       std::to_string(static_cast<double>(tolerance)));                          \
+                       std::to_string(static_cast<double>(tolerance)));                              \
   } while (0)
 
 // A tensor in memory of its own, with guard bytes on both sides and every element poisoned (NaN) until written.

@@ -1,7 +1,7 @@
 #include "harness.h"
 
-using test::Array;
 using auxgrad::DType;
+using test::Array;
 
 namespace {
 
@@ -48,7 +48,8 @@ TEST(concat_takes_every_element_size) {
 TEST(take_grad_adds_in_order_and_leaves_the_padding) {
   test::each_isa([] {
     const int64_t rows = 13, features = 37, tokens = 500;
-    Array index = indices({tokens}, rows, 2), dy = Array::integers({tokens, features}, 3), dx = Array::f32({rows, features});
+    Array index = indices({tokens}, rows, 2), dy = Array::integers({tokens, features}, 3),
+          dx = Array::f32({rows, features});
     test::call("take_grad", {dy.view(), index.view()}, {dx.view()}, {0, 1, 4});
     for (int64_t r = 0; r < rows; r++)
       for (int64_t f = 0; f < features; f++) {

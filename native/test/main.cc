@@ -6,7 +6,7 @@
 namespace test {
 namespace {
 
-int failures = 0;      // of the running test
+int failures = 0;  // of the running test
 constexpr int kShown = 5;
 
 uint8_t* aligned(int64_t bytes) {

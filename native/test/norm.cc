@@ -9,9 +9,9 @@ struct Shape {
   double mean, deviation;
 };
 
-const Shape kShapes[] = {{1, 1, 0, 1},      {2, 3, 0, 1},        {33, 17, 100, 1},   {700, 16, -100, 0.5}, {257, 31, 5, 2},
-                         {4100, 7, 1e3, 1}, {64, 300, 100, 1},   {5000, 33, 100, 1}, {16, 15, 0, 1e-3},    {31, 32, 0, 1},
-                         {1000, 1, 1e4, 3}, {100, 2048, 0.1, 1}};
+const Shape kShapes[] = {{1, 1, 0, 1},      {2, 3, 0, 1},      {33, 17, 100, 1},  {700, 16, -100, 0.5},
+                         {257, 31, 5, 2},   {4100, 7, 1e3, 1}, {64, 300, 100, 1}, {5000, 33, 100, 1},
+                         {16, 15, 0, 1e-3}, {31, 32, 0, 1},    {1000, 1, 1e4, 3}, {100, 2048, 0.1, 1}};
 
 test::Array sample(const Shape& s, uint32_t seed) {
   test::Array x = test::Array::normal({s.rows, s.channels}, seed, static_cast<float>(s.deviation));
@@ -20,7 +20,9 @@ test::Array sample(const Shape& s, uint32_t seed) {
   return x;
 }
 
-double worst(test::Array& a, const std::vector<double>& b) { return test::relative_error(a.f32(), b.data(), a.count()); }
+double worst(test::Array& a, const std::vector<double>& b) {
+  return test::relative_error(a.f32(), b.data(), a.count());
+}
 
 }  // namespace
 
@@ -52,7 +54,8 @@ TEST(batch_norm_apply_and_gradient) {
     for (const Shape& s : kShapes)
       for (int own : {0, 1})
         for (int relu : {0, 1}) {
-          test::Array x = sample(s, 2), dy = test::Array::normal({s.rows, s.channels}, 3), gamma = test::Array::normal({s.channels}, 4);
+          test::Array x = sample(s, 2), dy = test::Array::normal({s.rows, s.channels}, 3),
+                      gamma = test::Array::normal({s.channels}, 4);
           // Upstream gradients with a mean: their sums must not drown in it.
           for (int64_t i = 0; i < dy.count(); i++) dy[i] += 0.5f;
           test::Array beta = test::Array::normal({s.channels}, 5), mean = test::Array::f32({s.channels});
@@ -60,10 +63,12 @@ TEST(batch_norm_apply_and_gradient) {
           test::call("batch_norm_stats", {x.view()}, {mean.view(), var.view(), rstd.view()}, {1e-5});
           test::Array y = test::Array::f32({s.rows, s.channels}), dx = test::Array::f32({s.rows, s.channels});
           test::Array dgamma = test::Array::f32({s.channels}), dbeta = test::Array::f32({s.channels});
-          test::call("batch_norm_apply", {x.view(), mean.view(), rstd.view(), gamma.view(), beta.view()}, {y.view()}, {double(relu)});
+          test::call("batch_norm_apply", {x.view(), mean.view(), rstd.view(), gamma.view(), beta.view()}, {y.view()},
+                     {double(relu)});
           test::call("batch_norm_grad", {dy.view(), x.view(), mean.view(), rstd.view(), gamma.view()},
                      {dx.view(), dgamma.view(), dbeta.view()}, {double(own)});
-          std::vector<double> y_(size_t(x.count())), dx_(size_t(x.count())), dg(size_t(s.channels)), db(size_t(s.channels));
+          std::vector<double> y_(size_t(x.count())), dx_(size_t(x.count())), dg(size_t(s.channels)),
+              db(size_t(s.channels));
           const auto normal = [&](int64_t i) { return (double(x[i]) - mean[i % s.channels]) * rstd[i % s.channels]; };
           for (int64_t i = 0; i < x.count(); i++) {
             const int64_t c = i % s.channels;
@@ -96,11 +101,14 @@ TEST(batch_norm_apply_and_gradient) {
 TEST(layer_norm_and_gradient) {
   test::each_isa([] {
     for (Shape s : kShapes) {
-      test::Array x = sample(s, 6), dy = test::Array::normal({s.rows, s.channels}, 7), gamma = test::Array::normal({s.channels}, 8);
+      test::Array x = sample(s, 6), dy = test::Array::normal({s.rows, s.channels}, 7),
+                  gamma = test::Array::normal({s.channels}, 8);
       test::Array beta = test::Array::normal({s.channels}, 9), y = test::Array::f32({s.rows, s.channels});
-      for (int64_t i = 0; i < x.count(); i++) x[i] = x[i] - static_cast<float>(s.mean * (i % s.channels % 5));  // one mean a row
+      for (int64_t i = 0; i < x.count(); i++)
+        x[i] = x[i] - static_cast<float>(s.mean * (i % s.channels % 5));  // one mean a row
       test::Array mean = test::Array::f32({s.rows}), rstd = test::Array::f32({s.rows});
-      test::Array dx = test::Array::f32({s.rows, s.channels}), dgamma = test::Array::f32({s.channels}), dbeta = test::Array::f32({s.channels});
+      test::Array dx = test::Array::f32({s.rows, s.channels}), dgamma = test::Array::f32({s.channels}),
+                  dbeta = test::Array::f32({s.channels});
       test::call("layer_norm", {x.view(), gamma.view(), beta.view()}, {y.view(), mean.view(), rstd.view()}, {1e-5});
       test::call("layer_norm_grad", {dy.view(), x.view(), mean.view(), rstd.view(), gamma.view()},
                  {dx.view(), dgamma.view(), dbeta.view()});
@@ -118,7 +126,8 @@ TEST(layer_norm_and_gradient) {
         // Gradients are those of the statistics that were kept.
         const auto normal = [&](int64_t c) { return (double(x[at + c]) - mean[r]) * rstd[r]; };
         for (int64_t c = 0; c < s.channels; c++) {
-          CHECK_NEAR(y[at + c], normal(c) * gamma[c] + beta[c], 4e-7 * (std::fabs(normal(c) * gamma[c]) + std::fabs(beta[c])));
+          CHECK_NEAR(y[at + c], normal(c) * gamma[c] + beta[c],
+                     4e-7 * (std::fabs(normal(c) * gamma[c]) + std::fabs(beta[c])));
           a += double(dy[at + c]) * gamma[c] / double(s.channels);
           b += double(dy[at + c]) * gamma[c] * normal(c) / double(s.channels);
           dg[size_t(c)] += dy[at + c] * normal(c);
@@ -141,12 +150,15 @@ TEST(layer_norm_and_gradient) {
 TEST(norm_same_bits_for_any_threads) {
   test::each_isa([] {
     const Shape s = {3001, 70, 3, 1};
-    test::Array x = sample(s, 10), dy = test::Array::normal({s.rows, s.channels}, 11), gamma = test::Array::normal({s.channels}, 12);
+    test::Array x = sample(s, 10), dy = test::Array::normal({s.rows, s.channels}, 11),
+                gamma = test::Array::normal({s.channels}, 12);
     std::vector<std::vector<float>> first;
     for (int threads : {1, 2, 5}) {
       auxgrad::set_threads(threads);
-      test::Array mean = test::Array::f32({s.channels}), var = test::Array::f32({s.channels}), rstd = test::Array::f32({s.channels});
-      test::Array dx = test::Array::f32({s.rows, s.channels}), dgamma = test::Array::f32({s.channels}), dbeta = test::Array::f32({s.channels});
+      test::Array mean = test::Array::f32({s.channels}), var = test::Array::f32({s.channels}),
+                  rstd = test::Array::f32({s.channels});
+      test::Array dx = test::Array::f32({s.rows, s.channels}), dgamma = test::Array::f32({s.channels}),
+                  dbeta = test::Array::f32({s.channels});
       test::call("batch_norm_stats", {x.view()}, {mean.view(), var.view(), rstd.view()}, {1e-5});
       test::call("batch_norm_grad", {dy.view(), x.view(), mean.view(), rstd.view(), gamma.view()},
                  {dx.view(), dgamma.view(), dbeta.view()}, {1});
@@ -161,7 +173,8 @@ TEST(norm_same_bits_for_any_threads) {
 
 TEST(batch_norm_keeps_nan_in_its_channel) {
   test::each_isa([] {
-    test::Array x = test::Array::normal({40, 19}, 1), mean = test::Array::f32({19}), var = test::Array::f32({19}), rstd = test::Array::f32({19});
+    test::Array x = test::Array::normal({40, 19}, 1), mean = test::Array::f32({19}), var = test::Array::f32({19}),
+                rstd = test::Array::f32({19});
     x[7 * 19 + 3] = NAN;
     test::call("batch_norm_stats", {x.view()}, {mean.view(), var.view(), rstd.view()}, {1e-5});
     for (int64_t c = 0; c < 19; c++) CHECK(std::isnan(mean[c]) == (c == 3) && std::isnan(var[c]) == (c == 3));

@@ -18,7 +18,8 @@ TEST(sgd_update_steps) {
     for (int64_t n : {0, 1, 15, 16, 17, 33, 40001})
       for (double momentum : {0.0, 0.9})
         for (int nesterov : {0, 1}) {
-          test::Array w = test::Array::normal({n}, 1), buffer = test::Array::f32({n}), lr = scalar(0.1f), scale = scalar(0.5f);
+          test::Array w = test::Array::normal({n}, 1), buffer = test::Array::f32({n}), lr = scalar(0.1f),
+                      scale = scalar(0.5f);
           for (int64_t i = 0; i < n; i++) buffer[i] = 0;
           std::vector<double> w_ = doubles(w), b_(static_cast<size_t>(n));
           for (uint32_t step = 0; step < 3; step++) {
@@ -71,7 +72,8 @@ TEST(adam_update_steps) {
 TEST(running_update_and_accumulate) {
   test::each_isa([] {
     for (int64_t n : {0, 1, 17, 40001}) {
-      test::Array r = test::Array::normal({n}, 1), x = test::Array::normal({n}, 2), total = test::Array::integers({n}, 3);
+      test::Array r = test::Array::normal({n}, 1), x = test::Array::normal({n}, 2),
+                  total = test::Array::integers({n}, 3);
       test::Array add = test::Array::integers({n}, 4);
       const std::vector<double> before = doubles(r), sums = doubles(total);
       test::call("running_update", {x.view()}, {r.view()}, {0.1, 1.25});

@@ -9,10 +9,26 @@ struct Shape {
   std::vector<double> axes;  // reduced
 };
 
-const Shape kShapes[] = {{{1}, {0}},          {{15}, {0}},         {{16}, {0}},        {{17}, {0}},          {{63, 5}, {1}},
-                         {{5, 63}, {1}},      {{5, 65}, {1}},      {{3, 1000}, {1}},   {{3, 1000}, {0}},     {{700, 33}, {0}},
-                         {{200, 9, 33}, {0, 1}}, {{4, 5, 6}, {1}}, {{4, 5, 6}, {0, 2}}, {{4, 5, 6}, {1, 2}}, {{4, 5, 6}, {0, 1, 2}},
-                         {{200001}, {0}},     {{2, 70000}, {1}},   {{3, 1, 4}, {1}},   {{1, 7}, {0}},        {{4, 5}, {}}};
+const Shape kShapes[] = {{{1}, {0}},
+                         {{15}, {0}},
+                         {{16}, {0}},
+                         {{17}, {0}},
+                         {{63, 5}, {1}},
+                         {{5, 63}, {1}},
+                         {{5, 65}, {1}},
+                         {{3, 1000}, {1}},
+                         {{3, 1000}, {0}},
+                         {{700, 33}, {0}},
+                         {{200, 9, 33}, {0, 1}},
+                         {{4, 5, 6}, {1}},
+                         {{4, 5, 6}, {0, 2}},
+                         {{4, 5, 6}, {1, 2}},
+                         {{4, 5, 6}, {0, 1, 2}},
+                         {{200001}, {0}},
+                         {{2, 70000}, {1}},
+                         {{3, 1, 4}, {1}},
+                         {{1, 7}, {0}},
+                         {{4, 5}, {}}};
 
 // Calls f(output, input) for every element; returns the number of outputs.
 template <class F>
@@ -49,7 +65,8 @@ TEST(sum_mean_and_extremes) {
         top[size_t(o)] = std::max(top[size_t(o)], double(x[i]));
         low[size_t(o)] = std::min(low[size_t(o)], double(x[i]));
       });
-      test::Array y = test::Array::f32({n}), m = test::Array::f32({n}), a = test::Array::f32({n}), b = test::Array::f32({n});
+      test::Array y = test::Array::f32({n}), m = test::Array::f32({n}), a = test::Array::f32({n}),
+                  b = test::Array::f32({n});
       test::call("sum", {x.view()}, {y.view()}, s.axes);
       test::call("mean", {x.view()}, {m.view()}, s.axes);
       test::call("max", {x.view()}, {a.view()}, s.axes);

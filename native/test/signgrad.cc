@@ -14,7 +14,8 @@ float sign_of(float x, int alphabet) { return x > 0 ? 1.0f : alphabet ? 0.0f : -
 void check_linear(int64_t tokens, int64_t outputs, int64_t inputs, int alphabet) {
   test::Array x = test::Array::integers({tokens, inputs}, 1), delta = test::Array::normal({tokens, outputs}, 2);
   test::Array signs = packed(x, tokens, inputs), dw = test::Array::f32({outputs, inputs});
-  test::call("linear_sign_weight_grad", {delta.view(), signs.view()}, {dw.view()}, {0.5, static_cast<double>(alphabet)});
+  test::call("linear_sign_weight_grad", {delta.view(), signs.view()}, {dw.view()},
+             {0.5, static_cast<double>(alphabet)});
   std::vector<double> expected;
   for (int64_t o = 0; o < outputs; o++)
     for (int64_t i = 0; i < inputs; i++) {
@@ -38,8 +39,8 @@ void check_conv(const Layer& l, int alphabet) {
   test::Array signs = packed(x, l.N * l.H * l.W, l.C), dw = test::Array::f32({l.O, l.K, l.K, depth});
   const auto d = [](int64_t v) { return static_cast<double>(v); };
   test::call("conv2d_sign_weight_grad", {dy.view(), signs.view()}, {dw.view()},
-             {d(l.stride), d(l.stride), d(l.pad), d(l.pad), d(l.dilation), d(l.dilation), d(l.groups), d(l.H), d(l.W), 1.0,
-              d(alphabet)});
+             {d(l.stride), d(l.stride), d(l.pad), d(l.pad), d(l.dilation), d(l.dilation), d(l.groups), d(l.H), d(l.W),
+              1.0, d(alphabet)});
   for (int64_t o = 0; o < l.O; o++)
     for (int64_t kh = 0; kh < l.K; kh++)
       for (int64_t kw = 0; kw < l.K; kw++)
@@ -51,7 +52,8 @@ void check_conv(const Layer& l, int alphabet) {
                 const int64_t h = p * l.stride - l.pad + kh * l.dilation, w = q * l.stride - l.pad + kw * l.dilation;
                 if (h < 0 || h >= l.H || w < 0 || w >= l.W) continue;
                 const int64_t channel = o / (l.O / l.groups) * depth + c;
-                sum += dy[((n * P + p) * Q + q) * l.O + o] * sign_of(x[((n * l.H + h) * l.W + w) * l.C + channel], alphabet);
+                sum += dy[((n * P + p) * Q + q) * l.O + o] *
+                       sign_of(x[((n * l.H + h) * l.W + w) * l.C + channel], alphabet);
               }
           CHECK(dw[((o * l.K + kh) * l.K + kw) * depth + c] == sum);
         }
@@ -87,7 +89,7 @@ TEST(conv2d_sign_weight_grad_equals_dense_signs) {
       check_conv({5, 10, 9, 70, 70, 3, 1, 1, 1, 70}, alphabet);  // depthwise
       check_conv({1, 14, 9, 6, 6, 5, 2, 2, 1, 6}, alphabet);
       check_conv({2, 5, 5, 6, 12, 3, 1, 1, 1, 6}, alphabet);
-      check_conv({1, 6, 6, 130, 3, 3, 1, 1, 1, 1}, alphabet);    // more columns than are in place at a time
+      check_conv({1, 6, 6, 130, 3, 3, 1, 1, 1, 1}, alphabet);  // more columns than are in place at a time
     }
   });
 }
@@ -135,7 +137,8 @@ TEST(linear_sign_weight_grad_passes_on_what_is_not_finite) {
       delta[7 * 3 + 1] = bad;
       test::Array signs = packed(x, 40, 17), dw = test::Array::f32({3, 17});
       test::call("linear_sign_weight_grad", {delta.view(), signs.view()}, {dw.view()}, {1, 0});
-      for (int i = 0; i < 17; i++) CHECK(std::isfinite(dw[i]) && !std::isfinite(dw[17 + i]) && std::isfinite(dw[34 + i]));
+      for (int i = 0; i < 17; i++)
+        CHECK(std::isfinite(dw[i]) && !std::isfinite(dw[17 + i]) && std::isfinite(dw[34 + i]));
     }
   });
 }

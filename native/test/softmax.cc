@@ -9,8 +9,9 @@ struct Shape {
   float scale;
 };
 
-const Shape kShapes[] = {{1, 1, 1},    {5, 2, 3},      {300, 10, 1},  {7, 15, 2},    {3, 16, 30},  {4, 17, 1},    {2, 33, 5},
-                         {3, 1000, 1}, {2, 1023, 100}, {2, 1025, 1}, {2, 30522, 3}, {1, 2048, 1}, {1100, 1, 1}, {0, 10, 1}};
+const Shape kShapes[] = {{1, 1, 1},     {5, 2, 3},    {300, 10, 1}, {7, 15, 2},     {3, 16, 30},
+                         {4, 17, 1},    {2, 33, 5},   {3, 1000, 1}, {2, 1023, 100}, {2, 1025, 1},
+                         {2, 30522, 3}, {1, 2048, 1}, {1100, 1, 1}, {0, 10, 1}};
 
 // Exact log of the sum of exponentials of a row.
 double log_sum_exp(const float* x, int64_t n) {
@@ -46,7 +47,8 @@ TEST(softmax_and_gradients) {
         }
         for (int64_t i = r * n; i < (r + 1) * n; i++) {
           CHECK_NEAR(dx[i], y[i] * (dy[i] - dot), 1e-6 * y[i] * (1 + std::fabs(dy[i])) + 1e-37);
-          CHECK_NEAR(dl[i], dy[i] - std::exp(double(l[i])) * sum, 1e-6 * (std::fabs(dy[i]) + std::exp(double(l[i])) * size));
+          CHECK_NEAR(dl[i], dy[i] - std::exp(double(l[i])) * sum,
+                     1e-6 * (std::fabs(dy[i]) + std::exp(double(l[i])) * size));
         }
       }
       CHECK(y.guards_intact() && dx.guards_intact() && l.guards_intact() && dl.guards_intact());
@@ -62,7 +64,8 @@ TEST(cross_entropy_and_gradient) {
         test::Array x = test::Array::normal({s.rows, n}, 3, s.scale), up = test::Array::normal({s.rows}, 4);
         test::Array labels(auxgrad::DType::i32, {s.rows});
         for (int64_t r = 0; r < s.rows; r++) labels.i32()[r] = r % 7 == 6 ? -100 : static_cast<int32_t>(r * 7919 % n);
-        test::Array loss = test::Array::f32({s.rows}), lse = test::Array::f32({s.rows}), dx = test::Array::f32({s.rows, n});
+        test::Array loss = test::Array::f32({s.rows}), lse = test::Array::f32({s.rows}),
+                    dx = test::Array::f32({s.rows, n});
         test::call("cross_entropy", {x.view(), labels.view()}, {loss.view(), lse.view()}, {smooth, -100});
         test::call("cross_entropy_grad", {up.view(), x.view(), labels.view(), lse.view()}, {dx.view()}, {smooth, -100});
         for (int64_t r = 0; r < s.rows; r++) {
@@ -98,8 +101,8 @@ TEST(softmax_of_infinities_and_nan) {
   test::each_isa([] {
     for (int64_t n : {3, 16, 40, 1100}) {
       test::Array x = test::Array::normal({3, n}, 1), y = test::Array::f32({3, n}), l = test::Array::f32({3, n});
-      x[1] = -INFINITY;   // a masked position: probability 0, the others as without it
-      x[n + 2] = NAN;     // spreads over its row only
+      x[1] = -INFINITY;  // a masked position: probability 0, the others as without it
+      x[n + 2] = NAN;    // spreads over its row only
       test::call("softmax", {x.view()}, {y.view()});
       test::call("log_softmax", {x.view()}, {l.view()});
       CHECK(y[1] == 0 && l[1] == -INFINITY);

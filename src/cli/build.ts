@@ -19,7 +19,8 @@ export function build(): Command {
         const script = path.join(packageRoot, 'scripts/build-native.js')
         output.note(`compiling the native part in ${packageRoot} (about a minute)`)
         const code = await run(process.execPath, options.cmake ? [script] : [script, '--no-cmake'])
-        if (code !== 0) throw new AuxgradError('AUX_NO_NATIVE', 'the native build failed; its last lines say what is missing')
+        if (code !== 0)
+          throw new AuxgradError('AUX_NO_NATIVE', 'the native build failed; its last lines say what is missing')
         const check = `require(${JSON.stringify(path.join(__dirname, '../native.js'))}).native().info()`
         // In another process: a broken binary that this one has loaded stays loaded.
         if ((await run(process.execPath, ['-e', check])) !== 0)

@@ -21,11 +21,16 @@ export function plan(): Command {
     .description('Show what a training step of a model will hold, by kind, layer and policy, without running it.')
     .option('--model <name>', `one of ${Object.keys(recipes).join(', ')}`, 'cnn')
     .option('--rule <name>', `one of ${rules.join(', ')} (default: compare all that the model has)`)
-    .option('--batch <n>', 'images of a step', (text) => {
-      const n = Number(text)
-      if (!Number.isInteger(n) || n < 1) throw new InvalidArgumentError('expected a whole number of at least 1')
-      return n
-    }, 128)
+    .option(
+      '--batch <n>',
+      'images of a step',
+      (text) => {
+        const n = Number(text)
+        if (!Number.isInteger(n) || n < 1) throw new InvalidArgumentError('expected a whole number of at least 1')
+        return n
+      },
+      128,
+    )
     .option('--ops', 'list every kernel call with its lifetime and place in the arena')
     .option('--json', 'one JSON object on stdout')
     .action(action<Options>(run))
@@ -46,18 +51,35 @@ function run(options: Options, output: Output): number {
     return { rule, plan: step.plan({ x: [options.batch, 28, 28, 1], y: [options.batch] }) }
   })
   const kinds = Object.keys(plans[0].plan.bytes) as (keyof (typeof plans)[0]['plan']['bytes'])[]
-  const table = new Table({ head: ['', ...given], colAligns: ['left', ...given.map(() => 'right' as const)], style: { head: [], border: [] } })
+  const table = new Table({
+    head: ['', ...given],
+    colAligns: ['left', ...given.map(() => 'right' as const)],
+    style: { head: [], border: [] },
+  })
   for (const kind of kinds) table.push([kind, ...plans.map(({ plan }) => showBytes(plan.bytes[kind]))])
   const text = [`${options.model}, batches of ${options.batch}`, table.toString()]
   if (options.rule) text.push(String(plans[0].plan))
   if (options.ops)
     for (const { rule, plan } of plans) {
-      const ops = new Table({ head: ['step', 'phase', 'layer', 'kernel', 'last read', 'offset', 'bytes'], style: { head: [], border: [] } })
-      for (const op of plan.ops) ops.push([op.from, op.phase, op.layer, op.kernel, op.to, op.offset < 0 ? '' : op.offset, op.bytes || ''])
+      const ops = new Table({
+        head: ['step', 'phase', 'layer', 'kernel', 'last read', 'offset', 'bytes'],
+        style: { head: [], border: [] },
+      })
+      for (const op of plan.ops)
+        ops.push([op.from, op.phase, op.layer, op.kernel, op.to, op.offset < 0 ? '' : op.offset, op.bytes || ''])
       text.push(rule, ops.toString())
     }
   output.result(
-    { model: options.model, batch: options.batch, plans: plans.map(({ rule, plan }) => ({ rule, bytes: plan.bytes, kept: plan.kept, ...(options.ops ? { ops: plan.ops } : {}) })) },
+    {
+      model: options.model,
+      batch: options.batch,
+      plans: plans.map(({ rule, plan }) => ({
+        rule,
+        bytes: plan.bytes,
+        kept: plan.kept,
+        ...(options.ops ? { ops: plan.ops } : {}),
+      })),
+    },
     text.join('\n'),
   )
   return exitCode.ok

@@ -28,4 +28,7 @@ export function progress(title: string, total: number): Progress {
   }
 }
 
-const line = (facts: Record<string, string>): string => Object.entries(facts).map(([name, value]) => `${name} ${value}`).join('  ')
+const line = (facts: Record<string, string>): string =>
+  Object.entries(facts)
+    .map(([name, value]) => `${name} ${value}`)
+    .join('  ')

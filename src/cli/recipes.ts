@@ -41,9 +41,13 @@ export const recipes: Record<string, Recipe> = {
 
 /** @throws AUX_INVALID_ARGUMENT naming the models there are. */
 export const recipeOf = (model: string): Recipe =>
-  recipes[model] ?? fail('AUX_INVALID_ARGUMENT', `--model: expected one of ${Object.keys(recipes).join(', ')}, got ${model}`)
+  recipes[model] ??
+  fail('AUX_INVALID_ARGUMENT', `--model: expected one of ${Object.keys(recipes).join(', ')}, got ${model}`)
 
 /** @throws AUX_INVALID_ARGUMENT naming the rules the model has. */
 export const memoryOf = (model: string, rule: Rule): MemoryAssignment =>
   recipeOf(model).memory[rule] ??
-  fail('AUX_INVALID_ARGUMENT', `--rule: expected one of ${Object.keys(recipeOf(model).memory).join(', ')} for ${model}, got ${rule} (ara needs residual blocks)`)
+  fail(
+    'AUX_INVALID_ARGUMENT',
+    `--rule: expected one of ${Object.keys(recipeOf(model).memory).join(', ')} for ${model}, got ${rule} (ara needs residual blocks)`,
+  )

@@ -29,16 +29,19 @@ interface Options {
   json?: boolean
 }
 
-const number = (least: number, whole: boolean) => (text: string): number => {
-  const n = Number(text)
-  if (!(n >= least) || !Number.isFinite(n) || (whole && !Number.isInteger(n)))
-    throw new InvalidArgumentError(`expected ${whole ? 'a whole number' : 'a number'} of at least ${least}`)
-  return n
-}
+const number =
+  (least: number, whole: boolean) =>
+  (text: string): number => {
+    const n = Number(text)
+    if (!(n >= least) || !Number.isFinite(n) || (whole && !Number.isInteger(n)))
+      throw new InvalidArgumentError(`expected ${whole ? 'a whole number' : 'a number'} of at least ${least}`)
+    return n
+  }
 
 function ruleList(text: string): Rule[] {
   const list = text.split(',') as Rule[]
-  for (const rule of list) if (!rules.includes(rule)) throw new InvalidArgumentError(`expected ${rules.join(', ')} or several with commas`)
+  for (const rule of list)
+    if (!rules.includes(rule)) throw new InvalidArgumentError(`expected ${rules.join(', ')} or several with commas`)
   return list
 }
 
@@ -63,7 +66,10 @@ export function train(): Command {
     .option('--seed <n>', 'seed of weights and of the order of images', number(0, true), 1)
     .option('--budget <bytes>', 'refuse before the first step what would hold more than this, such as 64MiB', bytes)
     .option('--limit <n>', 'use the first n training images only', number(1, true))
-    .option('--save <file>', 'checkpoint after every epoch and when interrupted; with several rules one file each, file.<rule>')
+    .option(
+      '--save <file>',
+      'checkpoint after every epoch and when interrupted; with several rules one file each, file.<rule>',
+    )
     .option('--resume', 'go on from the checkpoint of --save, if it is there')
     .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true))
     .option('--json', 'one JSON object as the last line of stdout, nothing else there')
@@ -74,7 +80,8 @@ async function run(options: Options, output: Output): Promise<number> {
   const recipe = recipeOf(options.model)
   const given = options.rule ?? rules.filter((rule) => recipe.memory[rule])
   for (const rule of given) memoryOf(options.model, rule) // a rule without a place fails before any work
-  if (options.resume && !options.save) fail('AUX_INVALID_ARGUMENT', '--resume: expected --save with the file to go on from')
+  if (options.resume && !options.save)
+    fail('AUX_INVALID_ARGUMENT', '--resume: expected --save with the file to go on from')
   if (options.threads) native().setThreads(options.threads)
   const stop = new AbortController()
   const interrupt = (): void => {
@@ -121,7 +128,10 @@ async function trainOnce(
   const model = recipe.make()
   const loader = new DataLoader(data.train, { batchSize, shuffle: true, seed })
   const updates = epochs * loader.length
-  const lr = optim.schedule.cosine(options.lr ?? recipe.lr, { steps: updates, warmUp: Math.min(100, Math.ceil(updates / 20)) })
+  const lr = optim.schedule.cosine(options.lr ?? recipe.lr, {
+    steps: updates,
+    warmUp: Math.min(100, Math.ceil(updates / 20)),
+  })
   const optimizer = new optim.Adam({ lr })
   const step = compile({
     model,
@@ -132,7 +142,10 @@ async function trainOnce(
   })
   const predict = compile({ model, forward: ({ x }) => model.forward(x).argmax() })
   try {
-    const plan = step.plan({ x: [Math.min(batchSize, data.train.size), 28, 28, 1], y: [Math.min(batchSize, data.train.size)] })
+    const plan = step.plan({
+      x: [Math.min(batchSize, data.train.size), 28, 28, 1],
+      y: [Math.min(batchSize, data.train.size)],
+    })
     const training = { step, loader }
     if (file && options.resume && existsSync(file)) {
       await loadTraining(file, training)

@@ -44,7 +44,10 @@ export function allocate(blocks: readonly Block[]): number {
   let offsets: number[] = []
   const sequences = orders.map((order): Block[] | undefined => [...blocks].sort(order))
   // A few tries of each; more of them only if the arena is not within 1 % then.
-  for (const { tries, enough } of [{ tries: 5, enough: bound }, { tries: 20, enough: 1.01 * bound }])
+  for (const { tries, enough } of [
+    { tries: 5, enough: bound },
+    { tries: 20, enough: 1.01 * bound },
+  ])
     for (let k = 0; k < sequences.length && best > enough; k++)
       for (let i = 0; i < tries && best > enough && sequences[k]; i++) {
         const sorted = sequences[k]!

@@ -5,7 +5,17 @@ import type { Plan } from './plan'
 export type Bytes = number | string
 
 const units: Record<string, number> = {
-  '': 1, b: 1, k: 1000, kb: 1000, kib: 1024, m: 1e6, mb: 1e6, mib: 1024 ** 2, g: 1e9, gb: 1e9, gib: 1024 ** 3,
+  '': 1,
+  b: 1,
+  k: 1000,
+  kb: 1000,
+  kib: 1024,
+  m: 1e6,
+  mb: 1e6,
+  mib: 1024 ** 2,
+  g: 1e9,
+  gb: 1e9,
+  gib: 1024 ** 3,
 }
 
 /** @throws AUX_INVALID_ARGUMENT for what is not a number of bytes. */
@@ -13,13 +23,20 @@ export function parseBytes(bytes: Bytes): number {
   const match = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(String(bytes))
   const unit = match && units[match[2].toLowerCase()]
   if (!match || !unit || !(Number(match[1]) > 0))
-    fail('AUX_INVALID_ARGUMENT', `expected a number of bytes such as 67108864, '64MiB' or '1.5GB', got ${JSON.stringify(bytes)}`)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `expected a number of bytes such as 67108864, '64MiB' or '1.5GB', got ${JSON.stringify(bytes)}`,
+    )
   return Math.floor(Number(match[1]) * unit)
 }
 
 /** Bytes for people. */
 export function showBytes(bytes: number): string {
-  const steps: [number, string][] = [[1024 ** 3, 'GiB'], [1024 ** 2, 'MiB'], [1024, 'KiB']]
+  const steps: [number, string][] = [
+    [1024 ** 3, 'GiB'],
+    [1024 ** 2, 'MiB'],
+    [1024, 'KiB'],
+  ]
   for (const [size, unit] of steps) if (bytes >= size) return `${(bytes / size).toFixed(2)} ${unit}`
   return `${bytes} bytes`
 }
@@ -28,7 +45,11 @@ export function showBytes(bytes: number): string {
  * Refuses a plan that does not fit, before anything runs. `alternatives` are the same step under other methods.
  * @throws AUX_BUDGET_TOO_SMALL naming the plan's bytes and the smallest that would do.
  */
-export function checkBudget(plan: Plan, budget: number | undefined, alternatives?: () => { name: string; bytes: number }[]): void {
+export function checkBudget(
+  plan: Plan,
+  budget: number | undefined,
+  alternatives?: () => { name: string; bytes: number }[],
+): void {
   if (budget === undefined || plan.bytes.total <= budget) return
   const others = (alternatives?.() ?? []).filter((a) => a.bytes < plan.bytes.total).sort((a, b) => a.bytes - b.bytes)
   const advice = others.length

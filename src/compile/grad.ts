@@ -24,13 +24,19 @@ export function valueAndGrad(f: ScalarFunction): (...inputs: Tensor[]) => { valu
     const loss = outputs.get(soleOutput)
     if (!loss || loss.size !== 1 || loss.dtype !== 'f32') {
       graph.dispose()
-      fail('AUX_SHAPE_MISMATCH', `grad: expected a function that returns one f32 element, got ${loss ? `${loss.dtype} ${showShape(loss.shape)}` : 'several tensors'}`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `grad: expected a function that returns one f32 element, got ${loss ? `${loss.dtype} ${showShape(loss.shape)}` : 'several tensors'}`,
+      )
     }
     let plan: Plan | undefined
     const session = new Session()
     try {
       const results = graph.trace(() => {
-        const seed = graph.withPhase('backward', () => graph.add(fillOp, [], { shape: loss.shape, dtype: 'f32', value: 1 }).outputs[0])
+        const seed = graph.withPhase(
+          'backward',
+          () => graph.add(fillOp, [], { shape: loss.shape, dtype: 'f32', value: 1 }).outputs[0],
+        )
         const wanted = names.map((name) => graph.inputs.get(name)!.outputs[0])
         const gradients = derive(loss, seed, wanted, { add: (a, b) => a.add(b) })
         maskActivations(graph)
@@ -50,8 +56,10 @@ export function valueAndGrad(f: ScalarFunction): (...inputs: Tensor[]) => { valu
 }
 
 /** The gradients of f with respect to its inputs, as eager tensors. */
-export const grad = (f: ScalarFunction) => (...inputs: Tensor[]): Tensor[] => {
-  const { value, grads } = valueAndGrad(f)(...inputs)
-  value.dispose()
-  return grads
-}
+export const grad =
+  (f: ScalarFunction) =>
+  (...inputs: Tensor[]): Tensor[] => {
+    const { value, grads } = valueAndGrad(f)(...inputs)
+    value.dispose()
+    return grads
+  }

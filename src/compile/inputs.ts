@@ -16,9 +16,12 @@ export interface NormalSpec {
 }
 
 export function normalSpec(name: string, spec: InputSpec): NormalSpec {
-  const { shape, dtype } = Array.isArray(spec) ? { shape: spec as Shape, dtype: undefined } : (spec as { shape: Shape; dtype?: DType })
+  const { shape, dtype } = Array.isArray(spec)
+    ? { shape: spec as Shape, dtype: undefined }
+    : (spec as { shape: Shape; dtype?: DType })
   checkShape(`input ${name}`, shape)
-  if (dtype !== undefined && !dtypes.includes(dtype)) fail('AUX_DTYPE_MISMATCH', `input ${name}: expected one of ${dtypes.join(', ')}, got ${String(dtype)}`)
+  if (dtype !== undefined && !dtypes.includes(dtype))
+    fail('AUX_DTYPE_MISMATCH', `input ${name}: expected one of ${dtypes.join(', ')}, got ${String(dtype)}`)
   return { shape, dtype }
 }
 
@@ -30,7 +33,12 @@ export function hostValue(name: string, value: InputValue): HostArray | Tensor {
 }
 
 /** The bytes to write for a value. */
-export const bytesOfValue = (value: HostArray | Tensor): TypedArray => (value instanceof Tensor ? value.rawSync() : value.data)
+export const bytesOfValue = (value: HostArray | Tensor): TypedArray =>
+  value instanceof Tensor ? value.rawSync() : value.data
 
 /** An empty array to read an output into. */
-export const emptyHost = (shape: Shape, dtype: DType): HostArray => ({ data: typedArray(dtype, sizeOf(shape)), shape, dtype })
+export const emptyHost = (shape: Shape, dtype: DType): HostArray => ({
+  data: typedArray(dtype, sizeOf(shape)),
+  shape,
+  dtype,
+})

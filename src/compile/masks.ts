@@ -21,7 +21,8 @@ export function maskActivations(graph: Graph): void {
     }
   }
   for (const [y, list] of readers) {
-    if (y.node!.phase !== 'forward' || y.rank === 0 || !list.every((n) => n.op === reluGrad && n.inputs[1] === y)) continue
+    if (y.node!.phase !== 'forward' || y.rank === 0 || !list.every((n) => n.op === reluGrad && n.inputs[1] === y))
+      continue
     const mask = claimedSigns(y) ?? pack(graph, y)
     for (const n of list) {
       n.op = maskOp

@@ -113,7 +113,15 @@ export class Plan {
     const staging = Math.min(builder.stagingBytes, arena - kept)
     const workspace = Math.min(builder.workspaceBytes, arena - kept - staging)
     const transient = arena - kept - staging - workspace
-    return { parameters, optimizer: optimizerBytes, kept, transient, workspace, staging, total: parameters + optimizerBytes + arena }
+    return {
+      parameters,
+      optimizer: optimizerBytes,
+      kept,
+      transient,
+      workspace,
+      staging,
+      total: parameters + optimizerBytes + arena,
+    }
   }
 
   /** @internal End of the last byte that a run writes inputs to. */
@@ -221,15 +229,28 @@ class Builder {
   }
 
   #operands(n: Node): { ins: (Tensor | undefined)[]; outs: (Tensor | undefined)[] } {
-    return kernelOperands<Tensor | undefined>(n.op, n.inputs, n.outputs.map((t) => (this.#made(t) ? t : undefined)))
+    return kernelOperands<Tensor | undefined>(
+      n.op,
+      n.inputs,
+      n.outputs.map((t) => (this.#made(t) ? t : undefined)),
+    )
   }
 
   slot(t: Tensor): Slot {
-    return { offset: this.#blocks.get(root(t))!.offset + t.offset * bytesPerElement(t.dtype), shape: t.shape, dtype: t.dtype }
+    return {
+      offset: this.#blocks.get(root(t))!.offset + t.offset * bytesPerElement(t.dtype),
+      shape: t.shape,
+      dtype: t.dtype,
+    }
   }
 
   #block(t: Tensor, from: number): void {
-    this.#blocks.set(t, { bytes: Math.max(64, bytesOf(t)), from, to: Math.max(from, this.#lastUse.get(t) ?? from), offset: 0 })
+    this.#blocks.set(t, {
+      bytes: Math.max(64, bytesOf(t)),
+      from,
+      to: Math.max(from, this.#lastUse.get(t) ?? from),
+      offset: 0,
+    })
   }
 
   /** Lets an output take over the memory of an input that dies here. */
@@ -278,7 +299,14 @@ class Builder {
           if (owner.node!.phase !== 'forward' || owner.rank === 0 || owner.node!.inputName?.startsWith('$')) continue
           keptBlocks.add(block)
           const policy = reader.policy ?? 'backpropagation'
-          this.kept.push({ layer: reader.scope, policy, op: owner.node!.op.name, dtype: owner.dtype, shape: owner.shape, bytes: block.bytes })
+          this.kept.push({
+            layer: reader.scope,
+            policy,
+            op: owner.node!.op.name,
+            dtype: owner.dtype,
+            shape: owner.shape,
+            bytes: block.bytes,
+          })
         }
       }
     for (const n of order) {

@@ -33,7 +33,10 @@ export function recomputation(graph: Graph, policies: Policies): Keep {
     if (node.op === relu && keptWithin(path, root(node.inputs[0]!).node!)) return value
     const known = copies.get(value)
     if (known) return known
-    const clone = graph.repeat(node, node.inputs.map((t) => t && again(t, path, delta)))
+    const clone = graph.repeat(
+      node,
+      node.inputs.map((t) => t && again(t, path, delta)),
+    )
     clone.after = [delta.node!]
     clone.policy = 'checkpoint'
     node.outputs.forEach((t, i) => copies.set(t, clone.outputs[i]))

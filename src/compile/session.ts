@@ -41,7 +41,11 @@ export class Session {
   }
 
   /** Values in, one run on the executor's thread, values out. */
-  async execute(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>, options: RunOptions = {}): Promise<HostArray[]> {
+  async execute(
+    plan: Plan,
+    values: ReadonlyMap<string, HostArray | Tensor>,
+    options: RunOptions = {},
+  ): Promise<HostArray[]> {
     const { signal } = options
     if (signal?.aborted) throw aborted(signal)
     const arena = this.#write(plan, values)
@@ -61,7 +65,8 @@ export class Session {
 
   /** The same on the calling thread. */
   executeSync(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>): HostArray[] {
-    if (this.busy) fail('AUX_INVALID_ARGUMENT', 'a synchronous run was asked for while another is under way; await it first')
+    if (this.busy)
+      fail('AUX_INVALID_ARGUMENT', 'a synchronous run was asked for while another is under way; await it first')
     const arena = this.#write(plan, values)
     const { status, stats } = native().runSync(plan.handle(), arena.handle)
     this.measuredArena = Math.max(this.measuredArena, stats.arenaPeak, plan.inputEnd)
@@ -103,7 +108,9 @@ export class Session {
 }
 
 const aborted = (signal: AbortSignal): unknown =>
-  signal.reason instanceof Error ? signal.reason : new AuxgradError('AUX_ABORTED', 'the step was aborted before it changed anything', { cause: signal.reason })
+  signal.reason instanceof Error
+    ? signal.reason
+    : new AuxgradError('AUX_ABORTED', 'the step was aborted before it changed anything', { cause: signal.reason })
 
 const sessions = new WeakMap<object, Session>()
 

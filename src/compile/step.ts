@@ -94,9 +94,11 @@ export class TrainingStep<R extends Traceable = Traceable> {
   /** @internal Use `compile`. */
   constructor(options: StepOptions<R>) {
     const { accumulate = 1, clip } = options
-    if (!Number.isInteger(accumulate) || accumulate < 1) fail('AUX_INVALID_ARGUMENT', `accumulate: expected an integer >= 1, got ${accumulate}`)
+    if (!Number.isInteger(accumulate) || accumulate < 1)
+      fail('AUX_INVALID_ARGUMENT', `accumulate: expected an integer >= 1, got ${accumulate}`)
     for (const [name, limit] of Object.entries(clip ?? {}))
-      if (limit !== undefined && !(limit > 0)) fail('AUX_INVALID_ARGUMENT', `clip.${name}: expected a number > 0, got ${limit}`)
+      if (limit !== undefined && !(limit > 0))
+        fail('AUX_INVALID_ARGUMENT', `clip.${name}: expected a number > 0, got ${limit}`)
     this.model = options.model
     this.optimizer = options.optimizer
     this.#options = options
@@ -151,10 +153,14 @@ export class TrainingStep<R extends Traceable = Traceable> {
 
   #result(entry: Entry, arrays: HostArray[]): StepResult<R> {
     const result: Record<string, unknown> = {}
-    entry.names.forEach((name, i) => (result[name] = name === 'loss' || name === 'gradNorm' ? arrays[i].data[0] : arrays[i]))
+    entry.names.forEach(
+      (name, i) => (result[name] = name === 'loss' || name === 'gradNorm' ? arrays[i].data[0] : arrays[i]),
+    )
     if (entry.indicators.length) {
       const rest = arrays.slice(entry.names.length)
-      result.indicators = Object.fromEntries(entry.indicators.map((layer, i) => [layer, summary(rest[i].data as Float32Array)]))
+      result.indicators = Object.fromEntries(
+        entry.indicators.map((layer, i) => [layer, summary(rest[i].data as Float32Array)]),
+      )
     }
     return result as StepResult<R>
   }
@@ -170,7 +176,12 @@ export class TrainingStep<R extends Traceable = Traceable> {
     checkBudget(entry.plan, this.#budget, () => this.#alternatives(specs))
     this.#plans.set(prefix + keyOf(specs), entry)
     if ([...specs.values()].some((s) => s.dtype === undefined)) {
-      const declared = new Map([...specs].map(([name, s]) => [name, { shape: s.shape, dtype: entry.plan.inputs.get(name)?.dtype ?? s.dtype ?? 'f32' }]))
+      const declared = new Map(
+        [...specs].map(([name, s]) => [
+          name,
+          { shape: s.shape, dtype: entry.plan.inputs.get(name)?.dtype ?? s.dtype ?? 'f32' },
+        ]),
+      )
       this.#plans.set(prefix + keyOf(declared), entry)
     }
     return entry
@@ -179,13 +190,28 @@ export class TrainingStep<R extends Traceable = Traceable> {
   /** The bytes of the same step under the methods at hand. */
   #alternatives(specs: ReadonlyMap<string, NormalSpec>): { name: string; bytes: number }[] {
     const everywhere = (path: string): boolean => path === ''
-    const deep = (depth: number) => (path: string): boolean => path !== '' && path.split('.').length === depth
+    const deep =
+      (depth: number) =>
+      (path: string): boolean =>
+        path !== '' && path.split('.').length === depth
     const methods: [string, MemoryAssignment][] = [
       ['asa on every layer', [[everywhere, asa()]]],
       ['checkpointing each part of the model', [[deep(1), checkpoint()]]],
-      ['asa on every layer and checkpointing each part of the model', [[everywhere, asa()], [deep(1), checkpoint()]]],
+      [
+        'asa on every layer and checkpointing each part of the model',
+        [
+          [everywhere, asa()],
+          [deep(1), checkpoint()],
+        ],
+      ],
       ['checkpointing each block', [[deep(2), checkpoint()]]],
-      ['asa on every layer and checkpointing each block', [[everywhere, asa()], [deep(2), checkpoint()]]],
+      [
+        'asa on every layer and checkpointing each block',
+        [
+          [everywhere, asa()],
+          [deep(2), checkpoint()],
+        ],
+      ],
     ]
     return methods.flatMap(([name, memory]) => {
       try {
@@ -212,9 +238,16 @@ export class TrainingStep<R extends Traceable = Traceable> {
 
   #finish({ graph, outputs, indicators }: Traced, policies: Policies, update: boolean): Entry {
     const loss = outputs.get('loss') ?? outputs.get(soleOutput)
-    if (!loss) fail('AUX_INVALID_ARGUMENT', `expected the function to return its loss as "loss", got ${[...outputs.keys()].join(', ')}`)
+    if (!loss)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `expected the function to return its loss as "loss", got ${[...outputs.keys()].join(', ')}`,
+      )
     if (loss.size !== 1 || loss.dtype !== 'f32')
-      fail('AUX_SHAPE_MISMATCH', `expected a loss of one f32 element, got ${loss.dtype} ${showShape(loss.shape)}; reduce it with mean() or sum()`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `expected a loss of one f32 element, got ${loss.dtype} ${showShape(loss.shape)}; reduce it with mean() or sum()`,
+      )
     outputs.delete(soleOutput)
     outputs.delete('loss')
     const all = new Map([['loss', loss], ...outputs])
@@ -236,14 +269,22 @@ export class TrainingStep<R extends Traceable = Traceable> {
       if (leaf) parameters.push([name, p, leaf])
     }
     if (!parameters.length) fail('AUX_NO_GRADIENT', 'the loss reads no trainable parameter of the model')
-    const seed = graph.withPhase('backward', () =>
-      graph.add(fillOp, [], { shape: loss.shape, dtype: 'f32', value: 1 / this.#accumulate }).outputs[0],
+    const seed = graph.withPhase(
+      'backward',
+      () => graph.add(fillOp, [], { shape: loss.shape, dtype: 'f32', value: 1 / this.#accumulate }).outputs[0],
     )
-    const gradients = derive(loss, seed, parameters.map(([, , leaf]) => leaf), {
-      add: (a, b) => a.add(b),
-      keep: policies.empty ? undefined : recomputation(graph, policies),
-    })
-    return parameters.flatMap(([name, p], i) => (gradients[i] ? [[name, p, gradients[i]] as [string, ParameterLike, Tensor]] : []))
+    const gradients = derive(
+      loss,
+      seed,
+      parameters.map(([, , leaf]) => leaf),
+      {
+        add: (a, b) => a.add(b),
+        keep: policies.empty ? undefined : recomputation(graph, policies),
+      },
+    )
+    return parameters.flatMap(([name, p], i) =>
+      gradients[i] ? [[name, p, gradients[i]] as [string, ParameterLike, Tensor]] : [],
+    )
   }
 
   #update(
@@ -269,7 +310,12 @@ export class TrainingStep<R extends Traceable = Traceable> {
     })
     let scale: Tensor | undefined
     if (clip?.norm !== undefined) {
-      const squares = ready.map(([, , g]) => g.reshape([1, -1]).matmul(g.reshape([-1, 1])).reshape([]))
+      const squares = ready.map(([, , g]) =>
+        g
+          .reshape([1, -1])
+          .matmul(g.reshape([-1, 1]))
+          .reshape([]),
+      )
       const norm = squares.reduce((a, b) => a.add(b)).sqrt()
       scale = norm.add(1e-6).reciprocal().mul(clip.norm).clamp(0, 1)
       outputs.set('gradNorm', norm)

@@ -33,7 +33,10 @@ function fields(inputs: Record<string, Tensor>): Record<string, Tensor> {
   return new Proxy(inputs, {
     get(target, name) {
       if (typeof name === 'string' && !(name in target) && name !== 'then' && name !== 'toJSON')
-        fail('AUX_INVALID_ARGUMENT', `the function reads the input "${name}", but the batch has only ${Object.keys(target).join(', ') || 'none'}`)
+        fail(
+          'AUX_INVALID_ARGUMENT',
+          `the function reads the input "${name}", but the batch has only ${Object.keys(target).join(', ') || 'none'}`,
+        )
       return target[name as string]
     },
   })
@@ -91,14 +94,23 @@ function namedOutputs(result: unknown): Outputs {
   if (result && typeof result === 'object' && !Array.isArray(result)) {
     const entries = Object.entries(result as Record<string, unknown>)
     for (const [name, t] of entries)
-      if (!(t instanceof Tensor)) fail('AUX_INVALID_ARGUMENT', `expected the traced function to return tensors, got ${typeof t} as "${name}"`)
+      if (!(t instanceof Tensor))
+        fail('AUX_INVALID_ARGUMENT', `expected the traced function to return tensors, got ${typeof t} as "${name}"`)
     return new Map(entries as [string, Tensor][])
   }
-  return fail('AUX_INVALID_ARGUMENT', `expected the traced function to return a tensor or an object of tensors, got ${result === null ? 'null' : typeof result}`)
+  return fail(
+    'AUX_INVALID_ARGUMENT',
+    `expected the traced function to return a tensor or an object of tensors, got ${result === null ? 'null' : typeof result}`,
+  )
 }
 
 /** Makes every forward of the model announce itself; returns what undoes it. */
-function enterModules(graph: Graph, model: Trainable, policies: Policies | undefined, training: boolean | undefined): () => void {
+function enterModules(
+  graph: Graph,
+  model: Trainable,
+  policies: Policies | undefined,
+  training: boolean | undefined,
+): () => void {
   const undo: (() => void)[] = []
   for (const [path, module] of model.namedModules()) {
     const own = Object.getOwnPropertyDescriptor(module, 'forward')

@@ -16,7 +16,10 @@ export interface BatchContext {
 }
 
 /** Makes a batch from a batch: a pure function of its two arguments that leaves the batch it is given unchanged. */
-export type Transform<A extends Batch = Batch, B extends Batch = A> = (batch: A, context: BatchContext) => B | Promise<B>
+export type Transform<A extends Batch = Batch, B extends Batch = A> = (
+  batch: A,
+  context: BatchContext,
+) => B | Promise<B>
 
 export interface FieldOptions {
   /** Element types of fields given as plain numbers (f32 otherwise), as in `{ y: 'i32' }`. */

@@ -50,7 +50,12 @@ function imagesOf(what: string, batch: Batch, name: string): HostArray {
 const withField = <B extends Batch>(batch: B, name: string, array: HostArray): B => ({ ...batch, [name]: array })
 
 // Random choices belong to a row of the data set, wherever in a batch it comes.
-function eachRow(context: BatchContext, stream: number, rows: number, visit: (i: number, random: Random) => void): void {
+function eachRow(
+  context: BatchContext,
+  stream: number,
+  rows: number,
+  visit: (i: number, random: Random) => void,
+): void {
   const random = new Random(context.seed)
   for (let i = 0; i < rows; i++) visit(i, random.seek(context.indices[i], context.epoch, stream))
 }
@@ -199,7 +204,9 @@ export function normalize(
 }
 
 /** Transforms one after another, each of which may be asynchronous. */
-export function compose(...transforms: FieldTransform[]): <B extends Batch>(batch: B, context: BatchContext) => Promise<B>
+export function compose(
+  ...transforms: FieldTransform[]
+): <B extends Batch>(batch: B, context: BatchContext) => Promise<B>
 export function compose<A extends Batch, B extends Batch>(
   first: Transform<A, B>,
   ...rest: Transform<B, B>[]

@@ -145,7 +145,10 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
         )
     }
     const last = Number.isNaN(this.length) ? Number.MAX_SAFE_INTEGER : this.length
-    for (const [name, value, most] of [['epoch', state.epoch, 2 ** 32 - 1], ['position', state.position, last]] as const)
+    for (const [name, value, most] of [
+      ['epoch', state.epoch, 2 ** 32 - 1],
+      ['position', state.position, last],
+    ] as const)
       if (!Number.isSafeInteger(value) || value < 0 || value > most)
         fail(
           'AUX_INVALID_ARGUMENT',

@@ -23,14 +23,22 @@ export interface DeriveOptions {
  * or undefined where the loss does not depend on it.
  * @throws AUX_NO_GRADIENT at an op that has no derivative.
  */
-export function derive(loss: Tensor, seed: Tensor, wanted: readonly Tensor[], options: DeriveOptions): (Tensor | undefined)[] {
+export function derive(
+  loss: Tensor,
+  seed: Tensor,
+  wanted: readonly Tensor[],
+  options: DeriveOptions,
+): (Tensor | undefined)[] {
   const graph = loss.node!.graph
   const forward = graph.nodes.slice(0, loss.node!.id + 1)
   const reached = dependsOn(forward, wanted)
   const gradients = new Map<Tensor, Tensor>()
   const accumulate = (of: Tensor, gradient: Tensor): void => {
     if (gradient.shape.length !== of.shape.length || gradient.shape.some((d, i) => d !== of.shape[i]))
-      fail('AUX_SHAPE_MISMATCH', `gradient of shape ${showShape(gradient.shape)} for a value of shape ${showShape(of.shape)}`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `gradient of shape ${showShape(gradient.shape)} for a value of shape ${showShape(of.shape)}`,
+      )
     const before = gradients.get(of)
     gradients.set(of, before ? options.add(before, gradient) : gradient)
   }
@@ -66,8 +74,12 @@ function inputGradients(
 ): (Tensor | undefined)[] {
   const { op } = node
   if (!op.derive)
-    fail('AUX_NO_GRADIENT', `${op.name}${node.scope ? ` in ${node.scope}` : ''}: this op has no gradient; wrap its input in detach() if none is meant`)
-  const required = (t: Tensor | undefined, what: string): Tensor => t ?? fail('AUX_NO_GRADIENT', `${op.name}: ${what} is absent`)
+    fail(
+      'AUX_NO_GRADIENT',
+      `${op.name}${node.scope ? ` in ${node.scope}` : ''}: this op has no gradient; wrap its input in detach() if none is meant`,
+    )
+  const required = (t: Tensor | undefined, what: string): Tensor =>
+    t ?? fail('AUX_NO_GRADIENT', `${op.name}: ${what} is absent`)
   const arrived = node.outputs.map((t) => gradients.get(t)).find((g) => g !== undefined)!
   const d: Derivation<unknown> = {
     attrs: node.attrs,
@@ -91,4 +103,3 @@ function inputGradients(
   }
   return result
 }
-

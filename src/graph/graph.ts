@@ -37,7 +37,8 @@ export class Node {
 }
 
 /** JSON has no infinities, NaN or -0. */
-const exact = (_: string, v: unknown): unknown => (typeof v === 'number' && (!Number.isFinite(v) || Object.is(v, -0)) ? `${1 / v} ${v}` : v)
+const exact = (_: string, v: unknown): unknown =>
+  typeof v === 'number' && (!Number.isFinite(v) || Object.is(v, -0)) ? `${1 / v} ${v}` : v
 
 const leaf: Op = { name: 'leaf', infer: () => [] }
 
@@ -197,14 +198,22 @@ export class Graph {
     const node = this.#push(op, inputs, attrs, null, null)
     if (op.view) {
       const input = inputs[0]!
-      node.outputs.push(new Tensor({ dtype: input.dtype, layout: op.view(input, attrs), node, base: input.base ?? input }))
+      node.outputs.push(
+        new Tensor({ dtype: input.dtype, layout: op.view(input, attrs), node, base: input.base ?? input }),
+      )
     } else {
       for (const spec of op.infer(inputs, attrs)) this.#output(node, spec.shape, spec.dtype)
     }
     return node
   }
 
-  #push(op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown, reference: Tensor | null, name: string | null): Node {
+  #push(
+    op: Op,
+    inputs: readonly (Tensor | undefined)[],
+    attrs: unknown,
+    reference: Tensor | null,
+    name: string | null,
+  ): Node {
     const phase = op.mutates && this.phase === 'forward' ? 'update' : this.phase
     const node = new Node(this, this.nodes.length, op, [...inputs], attrs, this.scope, phase, reference, name)
     this.nodes.push(node)

@@ -124,8 +124,7 @@ export function apply<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], att
     return strided ? t : contiguous(t)
   })
   if (graph) {
-    if (op.weighted && graph.onWeightedOp && graph.phase === 'forward')
-      return graph.onWeightedOp(op, ready, attrs)
+    if (op.weighted && graph.onWeightedOp && graph.phase === 'forward') return graph.onWeightedOp(op, ready, attrs)
     return graph.add(op, ready, attrs).outputs
   }
   const results = op.view ? [eagerView(op, ready[0]!, attrs)] : eagerCall(op, ready, attrs)
@@ -161,8 +160,17 @@ function eagerCall<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], attrs:
 }
 
 /** @internal */
-export function kernelCall<A>(op: Op<A>, inputs: readonly (Spec | undefined)[], outputs: readonly Spec[], attrs: A): KernelCall {
-  if (!op.kernel) fail('AUX_NO_KERNEL', `${op.name}: no kernel for shapes ${inputs.map((t) => (t ? showShape(t.shape) : '-')).join(', ')}`)
+export function kernelCall<A>(
+  op: Op<A>,
+  inputs: readonly (Spec | undefined)[],
+  outputs: readonly Spec[],
+  attrs: A,
+): KernelCall {
+  if (!op.kernel)
+    fail(
+      'AUX_NO_KERNEL',
+      `${op.name}: no kernel for shapes ${inputs.map((t) => (t ? showShape(t.shape) : '-')).join(', ')}`,
+    )
   return op.kernel(inputs, outputs, attrs)
 }
 

@@ -41,7 +41,7 @@ const faults = new Faults()
 const chunkBytes = 8 << 20
 
 async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
-  for (let done = 0; done < bytes.length; ) {
+  for (let done = 0; done < bytes.length;) {
     let wanted = Math.min(chunkBytes, bytes.length - done)
     if (faults.check('write')) wanted = Math.ceil(wanted / 2)
     done += (await handle.write(bytes, done, wanted)).bytesWritten
@@ -176,7 +176,9 @@ export async function writeAtomic(
         await forget(temporary)
       }
       if (cause instanceof AuxgradError) throw cause
-      const state = replaced ? 'it is written, but may not outlive a power failure' : 'the file that was there is unchanged'
+      const state = replaced
+        ? 'it is written, but may not outlive a power failure'
+        : 'the file that was there is unchanged'
       throw new AuxgradError('AUX_WRITE_FAILED', `${file}: cannot be written: ${reasonOf(cause)}; ${state}`, { cause })
     }
   })

@@ -70,7 +70,7 @@ export class InputFile {
 
   /** Fills `target` with the bytes from `position` on; `seen` is given each part as it comes. */
   async read(target: Uint8Array, position: number, seen?: (part: Uint8Array) => void): Promise<void> {
-    for (let done = 0; done < target.length; ) {
+    for (let done = 0; done < target.length;) {
       const wanted = Math.min(chunkBytes, target.length - done)
       let got: number
       try {

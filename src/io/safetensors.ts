@@ -71,11 +71,8 @@ interface Header {
 
 /** Reads and checks a header, which must describe exactly `bytes` bytes of tensors. */
 function parseHeader(file: string, header: Uint8Array, bytes: number): Header {
-  const bad = (problem: string, cause?: unknown): AuxgradError => badFile(
-    file,
-    `not a valid safetensors file: ${problem}`,
-    cause,
-  )
+  const bad = (problem: string, cause?: unknown): AuxgradError =>
+    badFile(file, `not a valid safetensors file: ${problem}`, cause)
   let source: string
   try {
     source = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(header)
@@ -307,7 +304,14 @@ async function checkInside(index: string, directory: string, file: string): Prom
 }
 
 /** auxgrad's dtypes in files; the others have to be converted. */
-const fileTypes: Record<DType, SafetensorsDType> = { f32: 'F32', bf16: 'BF16', i32: 'I32', u8: 'U8', bool: 'BOOL', u32: 'U32' }
+const fileTypes: Record<DType, SafetensorsDType> = {
+  f32: 'F32',
+  bf16: 'BF16',
+  i32: 'I32',
+  u8: 'U8',
+  bool: 'BOOL',
+  u32: 'U32',
+}
 const ownType = (dtype: SafetensorsDType): DType | undefined => dtypes.find((d) => fileTypes[d] === dtype)
 
 /**
@@ -345,8 +349,7 @@ export function toHostArray(tensor: RawTensor, dtype?: DType, what = 'tensor'): 
             : integer
               ? out[i] === value
               : Number.isFinite(out[i]) || !Number.isFinite(value)
-        if (!fits)
-          fail('AUX_BAD_FILE', `${what}: expected values that f32 can hold, got ${String(data[i])} at ${i}`)
+        if (!fits) fail('AUX_BAD_FILE', `${what}: expected values that f32 can hold, got ${String(data[i])} at ${i}`)
       }
     return { data: out, shape, dtype }
   }

@@ -20,7 +20,8 @@ export interface AraOptions {
  */
 export function ara(options: AraOptions = {}): MemoryPolicy {
   const { stride = 2 } = options
-  if (!Number.isInteger(stride) || stride < 1) fail('AUX_INVALID_ARGUMENT', `ara: expected a stride that is an integer >= 1, got ${stride}`)
+  if (!Number.isInteger(stride) || stride < 1)
+    fail('AUX_INVALID_ARGUMENT', `ara: expected a stride that is an integer >= 1, got ${stride}`)
   return {
     name: 'ara',
     at(stage) {

@@ -21,7 +21,8 @@ export interface AsaOptions {
 export function asa(options: AsaOptions = {}): MemoryPolicy {
   const { epsilon = 0.01, alphabet = 'pm1' } = options
   const lambda = options.lambda ?? 1 / epsilon
-  if (!(epsilon > 0 && Number.isFinite(epsilon))) fail('AUX_INVALID_ARGUMENT', `asa: expected epsilon > 0, got ${epsilon}`)
+  if (!(epsilon > 0 && Number.isFinite(epsilon)))
+    fail('AUX_INVALID_ARGUMENT', `asa: expected epsilon > 0, got ${epsilon}`)
   if (!Number.isFinite(lambda)) fail('AUX_INVALID_ARGUMENT', `asa: expected a finite lambda, got ${lambda}`)
   return {
     name: 'asa',
@@ -36,8 +37,12 @@ export function asa(options: AsaOptions = {}): MemoryPolicy {
         const signs = claimSigns(traced, node.outputs[1])
         return {
           node,
-          weightGradient: (delta) => weighted.signGradient(delta, signs, attrs, traced, weight, epsilon * lambda, letters),
-          auxiliary: () => ({ kept: signUnpack(signs, x.shape, letters, epsilon), operand: addSign(x, epsilon, letters) }),
+          weightGradient: (delta) =>
+            weighted.signGradient(delta, signs, attrs, traced, weight, epsilon * lambda, letters),
+          auxiliary: () => ({
+            kept: signUnpack(signs, x.shape, letters, epsilon),
+            operand: addSign(x, epsilon, letters),
+          }),
         }
       },
     }),

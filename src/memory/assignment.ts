@@ -15,13 +15,14 @@ export type MemoryAssignment =
   | readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[]
 
 // Arrays have an `at` too.
-const isPolicy = (value: unknown): value is MemoryPolicy => !Array.isArray(value) && typeof (value as MemoryPolicy)?.at === 'function'
+const isPolicy = (value: unknown): value is MemoryPolicy =>
+  !Array.isArray(value) && typeof (value as MemoryPolicy)?.at === 'function'
 
 /** `*` stands for one part of a path, `**` for any number of parts. */
 function matcher(pattern: string): RegExp {
-  const parts = pattern.split('.').map((part) =>
-    part === '**' ? '.*' : part.replace(/[\\^$+?()|[\]{}]/g, '\\$&').replace(/\*/g, '[^.]*'),
-  )
+  const parts = pattern
+    .split('.')
+    .map((part) => (part === '**' ? '.*' : part.replace(/[\\^$+?()|[\]{}]/g, '\\$&').replace(/\*/g, '[^.]*')))
   return new RegExp(`^${parts.join('\\.').replace(/\.\*\\\./g, '(?:.*\\.)?')}$`)
 }
 
@@ -46,12 +47,21 @@ export class Policies {
         ? [...(assignment as readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[])]
         : Object.entries(assignment as Record<string, MemoryPolicy>)
     for (const [where, policy] of rows) {
-      if (!isPolicy(policy)) fail('AUX_INVALID_ARGUMENT', `memory: expected a policy for ${String(where)}, got ${String(policy)}`)
+      if (!isPolicy(policy))
+        fail('AUX_INVALID_ARGUMENT', `memory: expected a policy for ${String(where)}, got ${String(policy)}`)
       const test: ModuleTest =
-        typeof where === 'function' ? where : ((r) => (path: string) => r.test(path))(typeof where === 'string' ? matcher(where) : where)
+        typeof where === 'function'
+          ? where
+          : (
+              (r) => (path: string) =>
+                r.test(path)
+            )(typeof where === 'string' ? matcher(where) : where)
       const found = [...modules].filter(([path, module]) => test(path, module))
       if (!found.length)
-        fail('AUX_INVALID_ARGUMENT', `memory: ${String(where)} names no module; there are ${[...modules.keys()].filter(Boolean).join(', ') || 'none'}`)
+        fail(
+          'AUX_INVALID_ARGUMENT',
+          `memory: ${String(where)} names no module; there are ${[...modules.keys()].filter(Boolean).join(', ') || 'none'}`,
+        )
       for (const [path] of found) this.#assigned.push({ path, policy, answers: policy.at(path) })
     }
     // Innermost first; of two on one module the later one.
@@ -64,7 +74,8 @@ export class Policies {
   }
 
   enter(module: string, inputs: readonly unknown[]): void {
-    for (const { path, answers } of this.#assigned) if (answers.enter && holds(path, module)) answers.enter(module, inputs)
+    for (const { path, answers } of this.#assigned)
+      if (answers.enter && holds(path, module)) answers.enter(module, inputs)
   }
 
   /** Runs a layer under the innermost policy that answers for it. */
@@ -80,7 +91,8 @@ export class Policies {
   segment(node: Node): { path: string; again: boolean } | undefined {
     let segment: { path: string; again: boolean } | undefined
     for (const { path, answers } of this.#assigned)
-      if (answers.recompute && holds(path, node.scope)) segment = { path, again: (segment?.again ?? true) && answers.recompute(node) }
+      if (answers.recompute && holds(path, node.scope))
+        segment = { path, again: (segment?.again ?? true) && answers.recompute(node) }
     return segment
   }
 }

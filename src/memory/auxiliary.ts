@@ -33,7 +33,10 @@ export function auxiliary(options: AuxiliaryOptions): MemoryPolicy {
         const stand = (): Tensor => {
           const a = read(kept, x.shape)
           if (!sameShape(a.shape, x.shape))
-            fail('AUX_SHAPE_MISMATCH', `${name}: ${module} expected an auxiliary of shape ${showShape(x.shape)}, got ${showShape(a.shape)}`)
+            fail(
+              'AUX_SHAPE_MISMATCH',
+              `${name}: ${module} expected an auxiliary of shape ${showShape(x.shape)}, got ${showShape(a.shape)}`,
+            )
           return a
         }
         return {

@@ -16,7 +16,11 @@ export class CNN extends nn.Module {
     this.stem = new nn.Conv2d(channels, width, 3, { padding: 1, bias: false })
     this.norm = new nn.BatchNorm2d(width)
     // The block that changes the shape ends its stage: what auxiliary residual activation wants.
-    this.stage1 = new nn.Sequential(new BasicBlock(width, width), new BasicBlock(width, width), new BasicBlock(width, 2 * width, 2))
+    this.stage1 = new nn.Sequential(
+      new BasicBlock(width, width),
+      new BasicBlock(width, width),
+      new BasicBlock(width, 2 * width, 2),
+    )
     this.stage2 = new nn.Sequential(new BasicBlock(2 * width, 2 * width), new BasicBlock(2 * width, 2 * width))
     this.fc = new nn.Linear(2 * width, classes)
   }

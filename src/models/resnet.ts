@@ -35,7 +35,11 @@ export class BasicBlock extends nn.Module {
   readonly norm2: nn.BatchNorm2d
   readonly shortcut: Projection | undefined
 
-  constructor(inputs: number, readonly planes: number, stride = 1) {
+  constructor(
+    inputs: number,
+    readonly planes: number,
+    stride = 1,
+  ) {
     super()
     this.conv1 = conv(inputs, planes, 3, { stride, padding: 1 })
     this.norm1 = new nn.BatchNorm2d(planes)
@@ -120,7 +124,11 @@ export class ResNet extends nn.Module {
     super()
     const { depth, classes, channels = 3, layout = 'standard', stem = 'small', width = 64 } = options
     const counts = blocksOf[depth]?.[layout]
-    if (!counts) fail('AUX_INVALID_ARGUMENT', `ResNet: expected depth 18, 34, 50, 101 or 152 and layout 'standard' or 'ara', got ${depth} and ${layout}`)
+    if (!counts)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `ResNet: expected depth 18, 34, 50, 101 or 152 and layout 'standard' or 'ara', got ${depth} and ${layout}`,
+      )
     const large = stem === 'large'
     this.stem = conv(channels, width, large ? 7 : 3, { stride: stem === 'small' ? 1 : 2, padding: large ? 3 : 1 })
     this.norm = new nn.BatchNorm2d(width)

@@ -27,7 +27,8 @@ export class MultiHeadAttention extends Module {
 
   constructor(features: number, heads: number, options: MultiHeadAttentionOptions = {}) {
     super()
-    if (features % heads) fail('AUX_INVALID_ARGUMENT', `MultiHeadAttention: expected features that ${heads} heads divide, got ${features}`)
+    if (features % heads)
+      fail('AUX_INVALID_ARGUMENT', `MultiHeadAttention: expected features that ${heads} heads divide, got ${features}`)
     const { bias = true, dropout = 0, causal = false } = options
     this.q = new Linear(features, features, { bias })
     this.k = new Linear(features, features, { bias })
@@ -42,11 +43,16 @@ export class MultiHeadAttention extends Module {
   forward(x: Tensor, options: { context?: Tensor; mask?: Tensor } = {}): Tensor {
     const { context = x, mask } = options
     const heads = (t: Tensor): Tensor => t.reshape([t.shape[0], t.shape[1], this.#heads, -1]).permute([0, 2, 1, 3])
-    const y = scaledDotProductAttention(heads(this.q.forward(x)), heads(this.k.forward(context)), heads(this.v.forward(context)), {
-      mask,
-      causal: this.#causal,
-      dropoutP: this.training ? this.#dropout : 0,
-    })
+    const y = scaledDotProductAttention(
+      heads(this.q.forward(x)),
+      heads(this.k.forward(context)),
+      heads(this.v.forward(context)),
+      {
+        mask,
+        causal: this.#causal,
+        dropoutP: this.training ? this.#dropout : 0,
+      },
+    )
     return this.out.forward(y.permute([0, 2, 1, 3]).reshape(x.shape))
   }
 }

@@ -21,7 +21,10 @@ export class Conv2d extends Module {
     const [kh, kw] = typeof kernel === 'number' ? [kernel, kernel] : kernel
     expectSizes('Conv2d', { inputs, outputs, groups, 'kernel height': kh, 'kernel width': kw })
     if (inputs % groups || outputs % groups)
-      fail('AUX_INVALID_ARGUMENT', `Conv2d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `Conv2d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
+      )
     const fanIn = kh * kw * (inputs / groups)
     this.weight = new Parameter(fanInUniform([outputs, kh, kw, inputs / groups], fanIn))
     this.bias = bias ? new Parameter(fanInUniform([outputs], fanIn)) : undefined

@@ -91,14 +91,21 @@ export abstract class Module implements Trainable {
     const missing = [...own.keys()].filter((name) => !values.has(name))
     const extra = [...values.keys()].filter((name) => !own.has(name))
     if ((options.strict ?? true) && (missing.length || extra.length))
-      fail('AUX_INVALID_ARGUMENT', `loadState: missing ${missing.join(', ') || 'nothing'}; unexpected ${extra.join(', ') || 'nothing'}`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `loadState: missing ${missing.join(', ') || 'nothing'}; unexpected ${extra.join(', ') || 'nothing'}`,
+      )
     const pairs = [...own].filter(([name]) => values.has(name))
     // All is checked before anything changes.
     for (const [name, t] of pairs) {
       const value = values.get(name)!
       if (value.shape.join() !== t.shape.join())
-        fail('AUX_SHAPE_MISMATCH', `loadState: expected ${name} of shape ${showShape(t.shape)}, got ${showShape(value.shape)}`)
-      if (value.dtype !== t.dtype) fail('AUX_DTYPE_MISMATCH', `loadState: expected ${name} of dtype ${t.dtype}, got ${value.dtype}`)
+        fail(
+          'AUX_SHAPE_MISMATCH',
+          `loadState: expected ${name} of shape ${showShape(t.shape)}, got ${showShape(value.shape)}`,
+        )
+      if (value.dtype !== t.dtype)
+        fail('AUX_DTYPE_MISMATCH', `loadState: expected ${name} of dtype ${t.dtype}, got ${value.dtype}`)
     }
     for (const [name, t] of pairs) t.assign(values.get(name)!)
     return this
@@ -115,9 +122,13 @@ export abstract class Module implements Trainable {
 
   #setTrainable(paths: string[], trainable: boolean): this {
     const all = [...this.namedParameters()]
-    const below = (path: string) => (name: string): boolean => name === path || name.startsWith(`${path}.`)
+    const below =
+      (path: string) =>
+      (name: string): boolean =>
+        name === path || name.startsWith(`${path}.`)
     for (const path of paths)
-      if (!all.some(([name]) => below(path)(name))) fail('AUX_INVALID_ARGUMENT', `freeze: no parameter at or below "${path}"`)
+      if (!all.some(([name]) => below(path)(name)))
+        fail('AUX_INVALID_ARGUMENT', `freeze: no parameter at or below "${path}"`)
     for (const [name, p] of all) if (!paths.length || paths.some((path) => below(path)(name))) p.trainable = trainable
     return this
   }

@@ -72,7 +72,8 @@ export class GroupNorm extends Module {
 
   constructor(groups: number, channels: number, options: NormOptions = {}) {
     super()
-    if (channels % groups) fail('AUX_INVALID_ARGUMENT', `GroupNorm: expected channels that ${groups} groups divide, got ${channels}`)
+    if (channels % groups)
+      fail('AUX_INVALID_ARGUMENT', `GroupNorm: expected channels that ${groups} groups divide, got ${channels}`)
     this.weight = new Parameter(ones([channels]))
     this.bias = new Parameter(zeros([channels]))
     this.#groups = groups

@@ -5,7 +5,10 @@ import { Module } from './module'
 type Pair = number | readonly [number, number]
 
 export class MaxPool2d extends Module {
-  constructor(readonly kernel: Pair, readonly options: PoolOptions = {}) {
+  constructor(
+    readonly kernel: Pair,
+    readonly options: PoolOptions = {},
+  ) {
     super()
   }
   forward(x: Tensor): Tensor {
@@ -13,7 +16,10 @@ export class MaxPool2d extends Module {
   }
 }
 export class AvgPool2d extends Module {
-  constructor(readonly kernel: Pair, readonly options: PoolOptions = {}) {
+  constructor(
+    readonly kernel: Pair,
+    readonly options: PoolOptions = {},
+  ) {
     super()
   }
   forward(x: Tensor): Tensor {

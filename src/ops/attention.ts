@@ -41,7 +41,11 @@ const attentionOp: Op<Attrs> = defineOp({
   name: 'attention',
   infer: ([q, k, v, mask]) => {
     const name = 'scaledDotProductAttention'
-    for (const [what, t] of [['q', q], ['k', k], ['v', v]] as const) {
+    for (const [what, t] of [
+      ['q', q],
+      ['k', k],
+      ['v', v],
+    ] as const) {
       expectRank(name, what, t!, 4)
       expectDType(name, what, t!, 'f32')
     }
@@ -57,9 +61,17 @@ const attentionOp: Op<Attrs> = defineOp({
   },
   kernel: (_, __, a) => ({ name: 'attention', numbers: numbers(a) }),
   derive: (d) => {
-    if (d.has(3) && d.needs(3)) fail('AUX_NO_GRADIENT', 'scaledDotProductAttention: the mask gets no gradient; wrap it in detach() if none is meant')
+    if (d.has(3) && d.needs(3))
+      fail(
+        'AUX_NO_GRADIENT',
+        'scaledDotProductAttention: the mask gets no gradient; wrap it in detach() if none is meant',
+      )
     const optional = [3, 4].map((i) => (d.has(i) ? d.input(i) : undefined))
-    const grads = apply(gradOp, [d.grad()!, d.input(0), d.input(1), d.input(2), ...optional, d.output(0), d.output(1)], d.attrs)
+    const grads = apply(
+      gradOp,
+      [d.grad()!, d.input(0), d.input(1), d.input(2), ...optional, d.output(0), d.output(1)],
+      d.attrs,
+    )
     return grads.map((g, i) => (d.needs(i) ? g.permute([0, 2, 1, 3]) : undefined))
   },
   strided: 'all',
@@ -75,8 +87,15 @@ export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, optio
   checkDropout('scaledDotProductAttention dropoutP', p)
   return tidy(() => {
     const whole = [q.shape[0], q.shape[1], q.shape[2], k.shape[2]]
-    if (mask && (mask.rank > 4 || broadcastShapes('scaledDotProductAttention mask', mask.shape, whole).some((n, i) => n !== whole[i])))
-      fail('AUX_SHAPE_MISMATCH', `scaledDotProductAttention: expected a mask that broadcasts to ${showShape(whole)}, got ${showShape(mask.shape)}`)
+    if (
+      mask &&
+      (mask.rank > 4 ||
+        broadcastShapes('scaledDotProductAttention mask', mask.shape, whole).some((n, i) => n !== whole[i]))
+    )
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `scaledDotProductAttention: expected a mask that broadcasts to ${showShape(whole)}, got ${showShape(mask.shape)}`,
+      )
     const random = p > 0 ? randomFor([q, k, v]) : { key: undefined, id: 0 }
     const inputs = [q, k, v, mask && expand(mask, whole), random.key]
     return apply(attentionOp, inputs, { scale, causal, p, id: random.id })[0].permute([0, 2, 1, 3])

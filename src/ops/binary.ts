@@ -39,18 +39,28 @@ const comparison = (name: string): Op<undefined> =>
 const add = arithmetic('add', (_, g) => [() => g, () => g])
 const sub = arithmetic('sub', (_, g) => [() => g, () => g.neg()])
 const mul = arithmetic('mul', (d, g) => [() => g.mul(d.input(1)), () => g.mul(d.input(0))])
-const div = arithmetic('div', (d, g) => [() => g.div(d.input(1)), () => g.mul(d.output()).div(d.input(1)).neg()], ['f32'])
-const pow = arithmetic('pow', (d, g) => [
-  () => g.mul(d.input(1)).mul(d.input(0).pow(d.input(1).add(-1))),
-  () => g.mul(d.output()).mul(d.input(0).log()),
-], ['f32'])
+const div = arithmetic('div', (d, g) => [() => g.div(d.input(1)), () => g.mul(d.output()).div(d.input(1)).neg()], [
+  'f32',
+])
+const pow = arithmetic(
+  'pow',
+  (d, g) => [
+    () => g.mul(d.input(1)).mul(d.input(0).pow(d.input(1).add(-1))),
+    () => g.mul(d.output()).mul(d.input(0).log()),
+  ],
+  ['f32'],
+)
 const pick = (d: Derivation<undefined>, g: Tensor): [() => Tensor, () => Tensor] => {
   const first = (): Tensor => d.output().eq(d.input(0)).cast('f32')
   return [() => g.mul(first()), () => g.sub(g.mul(first()))]
 }
 const maximum = arithmetic('maximum', pick)
 const minimum = arithmetic('minimum', pick)
-const ratioOp = arithmetic('ratio', (d, g) => [() => ratio(g, d.input(1)), () => ratio(g.mul(d.output()), d.input(1)).neg()], ['f32'])
+const ratioOp = arithmetic(
+  'ratio',
+  (d, g) => [() => ratio(g, d.input(1)), () => ratio(g.mul(d.output()), d.input(1)).neg()],
+  ['f32'],
+)
 /** @internal a / b, and 0 where b is 0: gradients of roots. */
 export const ratio = (a: Tensor, b: Tensor): Tensor => broadcast(ratioOp, a, b)
 
@@ -67,7 +77,11 @@ const logical = (name: string): Op<undefined> =>
     strided: 'all',
     inplace: [0, 1],
   })
-const logicals = { logicalAnd: logical('logical_and'), logicalOr: logical('logical_or'), logicalXor: logical('logical_xor') }
+const logicals = {
+  logicalAnd: logical('logical_and'),
+  logicalOr: logical('logical_or'),
+  logicalXor: logical('logical_xor'),
+}
 const logicalNot: Op<undefined> = defineOp({
   name: 'logical_not',
   infer: ([x]) => {
@@ -103,7 +117,8 @@ export type Operand = Tensor | number
 function scalar(like: Tensor, value: number): Tensor {
   if (like.dtype !== 'f32' && !Number.isInteger(value))
     fail('AUX_DTYPE_MISMATCH', `cannot combine ${like.dtype} with the fraction ${value}; cast to f32 first`)
-  const data = like.dtype === 'f32' ? Float32Array.of(value) : like.dtype === 'i32' ? Int32Array.of(value) : Uint8Array.of(value)
+  const data =
+    like.dtype === 'f32' ? Float32Array.of(value) : like.dtype === 'i32' ? Int32Array.of(value) : Uint8Array.of(value)
   return Tensor.from(data, [], like.dtype)
 }
 
@@ -123,7 +138,8 @@ export function where(condition: Tensor, a: Tensor, b: Tensor): Tensor {
 
 /** All products of two vectors: a [M], b [N]; y [M, N]. */
 export function outer(a: Tensor, b: Tensor): Tensor {
-  if (a.rank !== 1 || b.rank !== 1) fail('AUX_SHAPE_MISMATCH', `outer: expected two vectors, got ${showShape(a.shape)} and ${showShape(b.shape)}`)
+  if (a.rank !== 1 || b.rank !== 1)
+    fail('AUX_SHAPE_MISMATCH', `outer: expected two vectors, got ${showShape(a.shape)} and ${showShape(b.shape)}`)
   return tidy(() => a.unsqueeze(1).mul(b.unsqueeze(0)))
 }
 
@@ -156,12 +172,31 @@ declare module '../tensor/tensor' {
 }
 
 for (const [name, op] of Object.entries({ pow, maximum, minimum, ...comparisons, ...logicals }))
-  Object.defineProperty(Tensor.prototype, name, { value: function (this: Tensor, b: Operand) { return broadcast(op, this, b) }, writable: true })
+  Object.defineProperty(Tensor.prototype, name, {
+    value: function (this: Tensor, b: Operand) {
+      return broadcast(op, this, b)
+    },
+    writable: true,
+  })
 const float = (a: Tensor, b: Operand): b is number => typeof b === 'number' && a.dtype === 'f32'
-Tensor.prototype.add = function (b) { return float(this, b) ? scalarAdd(this, b) : broadcast(add, this, b) }
-Tensor.prototype.sub = function (b) { return float(this, b) ? scalarAdd(this, -b) : broadcast(sub, this, b) }
-Tensor.prototype.mul = function (b) { return float(this, b) ? scalarMul(this, b) : broadcast(mul, this, b) }
-Tensor.prototype.div = function (b) { return float(this, b) ? scalarMul(this, 1 / b) : broadcast(div, this, b) }
-Tensor.prototype.logicalNot = function () { return apply(logicalNot, [this], undefined)[0] }
-Tensor.prototype.isNaN = function () { return apply(comparisons.ne, [this, this], undefined)[0] }
-Tensor.prototype.isFinite = function () { return tidy(() => this.sub(this).eq(0)) }
+Tensor.prototype.add = function (b) {
+  return float(this, b) ? scalarAdd(this, b) : broadcast(add, this, b)
+}
+Tensor.prototype.sub = function (b) {
+  return float(this, b) ? scalarAdd(this, -b) : broadcast(sub, this, b)
+}
+Tensor.prototype.mul = function (b) {
+  return float(this, b) ? scalarMul(this, b) : broadcast(mul, this, b)
+}
+Tensor.prototype.div = function (b) {
+  return float(this, b) ? scalarMul(this, 1 / b) : broadcast(div, this, b)
+}
+Tensor.prototype.logicalNot = function () {
+  return apply(logicalNot, [this], undefined)[0]
+}
+Tensor.prototype.isNaN = function () {
+  return apply(comparisons.ne, [this, this], undefined)[0]
+}
+Tensor.prototype.isFinite = function () {
+  return tidy(() => this.sub(this).eq(0))
+}

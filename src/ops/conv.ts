@@ -13,7 +13,10 @@ function outputShape(x: Spec, w: Spec, a: ConvAttrs): number[] {
     )
   const [p, q] = [0, 1].map((i) => windows(x.shape[1 + i], w.shape[1 + i], a.stride[i], a.padding[i], a.dilation[i]))
   if (p < 1 || q < 1)
-    fail('AUX_SHAPE_MISMATCH', `conv2d: kernel ${showShape(w.shape.slice(1, 3))} does not fit the padded input ${showShape(x.shape)}`)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `conv2d: kernel ${showShape(w.shape.slice(1, 3))} does not fit the padded input ${showShape(x.shape)}`,
+    )
   return [x.shape[0], p, q, w.shape[0]]
 }
 
@@ -41,7 +44,9 @@ const conv2dOp = defineOp<ConvAttrs & Fused>({
   },
   kernel: (_, __, a) => ({ name: 'conv2d', numbers: [...convNumbers(a), ...fusedNumbers(a)] }),
   derive: (d) => [
-    d.needs(0) ? apply(inputGrad, [d.grad()!, d.input(1)], { ...geometry(d.attrs), shape: d.spec(0).shape })[0] : undefined,
+    d.needs(0)
+      ? apply(inputGrad, [d.grad()!, d.input(1)], { ...geometry(d.attrs), shape: d.spec(0).shape })[0]
+      : undefined,
     d.needs(1) ? convWeightGradient(d.grad()!, d.input(0), geometry(d.attrs), d.spec(1).shape) : undefined,
     d.needs(2) ? d.grad()!.sum([0, 1, 2]) : undefined,
   ],
@@ -56,7 +61,12 @@ const conv2dOp = defineOp<ConvAttrs & Fused>({
   },
 })
 
-const geometry = ({ stride, padding, dilation, groups }: ConvAttrs): ConvAttrs => ({ stride, padding, dilation, groups })
+const geometry = ({ stride, padding, dilation, groups }: ConvAttrs): ConvAttrs => ({
+  stride,
+  padding,
+  dilation,
+  groups,
+})
 
 /** 2-D convolution, channels-last: x [N, H, W, C], weight [O, KH, KW, C/groups], bias [O]; y [N, P, Q, O]. */
 export function conv2d(x: Tensor, weight: Tensor, bias?: Tensor, options: ConvOptions = {}): Tensor {

@@ -20,7 +20,10 @@ function flattenInto(values: Nested, shape: Shape, out: TypedArray, at: number):
     return at + 1
   }
   if (!Array.isArray(values) || values.length !== shape[0])
-    fail('AUX_SHAPE_MISMATCH', `tensor: expected nested arrays of equal lengths, got ${Array.isArray(values) ? values.length : 'a number'} where ${shape[0]} were before`)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `tensor: expected nested arrays of equal lengths, got ${Array.isArray(values) ? values.length : 'a number'} where ${shape[0]} were before`,
+    )
   for (const v of values as Nested[]) at = flattenInto(v, shape.slice(1), out, at)
   return at
 }
@@ -31,7 +34,10 @@ function dtypeOfArray(values: ArrayBufferView): DType {
   if (values instanceof Uint32Array) return 'u32'
   if (values instanceof Uint16Array) return 'bf16'
   if (values instanceof Uint8Array || values instanceof Uint8ClampedArray) return 'u8'
-  return fail('AUX_DTYPE_MISMATCH', `tensor: expected a typed array of 32 or 64-bit floats, i32, u32, u16 (bf16) or u8, got ${values.constructor.name}`)
+  return fail(
+    'AUX_DTYPE_MISMATCH',
+    `tensor: expected a typed array of 32 or 64-bit floats, i32, u32, u16 (bf16) or u8, got ${values.constructor.name}`,
+  )
 }
 
 const firstOf = (values: Nested): unknown => (Array.isArray(values) ? firstOf(values[0] as Nested) : values)
@@ -40,13 +46,20 @@ const firstOf = (values: Nested): unknown => (Array.isArray(values) ? firstOf(va
  * A tensor from nested arrays or a typed array (then with its shape; one axis by default). The dtype is f32 for plain
  * numbers, bool for booleans, and the array's own for typed arrays (a Uint16Array holds bf16 patterns), unless given.
  */
-export function tensor(values: Nested | TypedArray | Float64Array | Uint8ClampedArray, shape?: Shape, dtype?: DType): Tensor {
+export function tensor(
+  values: Nested | TypedArray | Float64Array | Uint8ClampedArray,
+  shape?: Shape,
+  dtype?: DType,
+): Tensor {
   if (ArrayBuffer.isView(values)) {
     const array = values as TypedArray
     const target = shape ?? [array.length]
     checkShape('tensor', target)
     if (sizeOf(target) !== array.length)
-      fail('AUX_SHAPE_MISMATCH', `tensor: expected ${sizeOf(target)} values for shape ${showShape(target)}, got ${array.length}`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `tensor: expected ${sizeOf(target)} values for shape ${showShape(target)}, got ${array.length}`,
+      )
     const own = dtypeOfArray(array)
     if ((!dtype || dtype === own) && !(values instanceof Float64Array)) return Tensor.from(array, target, own)
     const numbers = own === 'bf16' ? fromBf16(array as Uint16Array) : array
@@ -60,7 +73,10 @@ export function tensor(values: Nested | TypedArray | Float64Array | Uint8Clamped
   const target = shape ?? nested
   checkShape('tensor', target)
   if (sizeOf(target) !== data.length)
-    fail('AUX_SHAPE_MISMATCH', `tensor: expected ${sizeOf(target)} values for shape ${showShape(target)}, got ${data.length}`)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `tensor: expected ${sizeOf(target)} values for shape ${showShape(target)}, got ${data.length}`,
+    )
   return Tensor.from(kind === 'bf16' ? encode(data, kind) : data, target, kind)
 }
 
@@ -82,15 +98,26 @@ export const ones = (shape: Shape, dtype: DType = 'f32'): Tensor => full(shape, 
 /** start, start + step, ... below stop. */
 export function arange(start: number, stop?: number, step = 1, dtype: DType = 'f32'): Tensor {
   const [from, to] = stop === undefined ? [0, start] : [start, stop]
-  if (![from, to, step].every(Number.isFinite) || step === 0) fail('AUX_INVALID_ARGUMENT', `arange: expected finite bounds and a step that is not 0, got ${from}, ${to}, ${step}`)
+  if (![from, to, step].every(Number.isFinite) || step === 0)
+    fail('AUX_INVALID_ARGUMENT', `arange: expected finite bounds and a step that is not 0, got ${from}, ${to}, ${step}`)
   const n = Math.max(0, Math.ceil((to - from) / step))
-  return Tensor.from(encode(Array.from({ length: n }, (_, i) => from + i * step), dtype), [n], dtype)
+  return Tensor.from(
+    encode(
+      Array.from({ length: n }, (_, i) => from + i * step),
+      dtype,
+    ),
+    [n],
+    dtype,
+  )
 }
 
 /** `count` values from start to stop, both included. */
 export function linspace(start: number, stop: number, count: number): Tensor {
-  if (!Number.isSafeInteger(count) || count < 0) fail('AUX_INVALID_ARGUMENT', `linspace: expected a count >= 0, got ${count}`)
-  const data = Float32Array.from({ length: count }, (_, i) => (count === 1 ? start : start + ((stop - start) * i) / (count - 1)))
+  if (!Number.isSafeInteger(count) || count < 0)
+    fail('AUX_INVALID_ARGUMENT', `linspace: expected a count >= 0, got ${count}`)
+  const data = Float32Array.from({ length: count }, (_, i) =>
+    count === 1 ? start : start + ((stop - start) * i) / (count - 1),
+  )
   return Tensor.from(data, [count], 'f32')
 }
 

@@ -6,8 +6,17 @@ export { arange, eye, full, linspace, ones, tensor, zeros, type Nested } from '.
 export { embedding, oneHot } from './indices'
 export { concat, stack, type Range } from './join'
 export {
-  bceWithLogits, crossEntropy, huber, klDivergence, l1, mse, nll, smoothL1,
-  type CrossEntropyOptions, type NllOptions, type Reduction,
+  bceWithLogits,
+  crossEntropy,
+  huber,
+  klDivergence,
+  l1,
+  mse,
+  nll,
+  smoothL1,
+  type CrossEntropyOptions,
+  type NllOptions,
+  type Reduction,
 } from './loss'
 export { linear, matmul } from './matmul'
 export { batchNorm, groupNorm, layerNorm, rmsNorm, type BatchNormState } from './norm'

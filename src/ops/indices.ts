@@ -28,7 +28,10 @@ export function expectIndices(op: string, name: string, t: Tensor): Tensor {
     for (const view of views) (view as { dtype: DType }).dtype = 'i32'
     return t
   }
-  return fail('AUX_DTYPE_MISMATCH', `${op}: expected ${name} of dtype i32 or u8, got ${t.dtype}; cast('i32') if they are whole numbers`)
+  return fail(
+    'AUX_DTYPE_MISMATCH',
+    `${op}: expected ${name} of dtype i32 or u8, got ${t.dtype}; cast('i32') if they are whole numbers`,
+  )
 }
 
 /** An input and all its views; throws if anything has read their values as f32 already. */
@@ -37,7 +40,10 @@ function viewsOf(input: Tensor, op: string, name: string): Set<Tensor> {
   for (const node of input.node!.graph.nodes) {
     if (!node.inputs.some((t) => t && views.has(t))) continue
     if (!node.op.view)
-      fail('AUX_DTYPE_MISMATCH', `${op}: expected ${name} of dtype i32, but ${node.op.name} has read input ${input.node!.inputName} as f32; declare its dtype`)
+      fail(
+        'AUX_DTYPE_MISMATCH',
+        `${op}: expected ${name} of dtype i32, but ${node.op.name} has read input ${input.node!.inputName} as f32; declare its dtype`,
+      )
     for (const t of node.outputs) views.add(t)
   }
   return views
@@ -58,7 +64,10 @@ const takeOp: Op<TakeAttrs> = defineOp({
     { shape: [...x!.shape.slice(0, axis), ...indices!.shape, ...x!.shape.slice(axis + 1)], dtype: x!.dtype },
   ],
   kernel: (_, __, a) => ({ name: 'take', numbers: [a.axis, code(a.caller)] }),
-  derive: (d) => [d.needs(0) ? apply(takeGradOp, [d.grad()!, d.input(1)], { ...d.attrs, shape: d.spec(0).shape })[0] : undefined, undefined],
+  derive: (d) => [
+    d.needs(0) ? apply(takeGradOp, [d.grad()!, d.input(1)], { ...d.attrs, shape: d.spec(0).shape })[0] : undefined,
+    undefined,
+  ],
 })
 
 /**
@@ -67,16 +76,28 @@ const takeOp: Op<TakeAttrs> = defineOp({
  * @throws AUX_INDEX_OUT_OF_RANGE
  */
 export function embedding(indices: Tensor, weight: Tensor, options: { paddingIdx?: number } = {}): Tensor {
-  if (weight.rank !== 2) fail('AUX_SHAPE_MISMATCH', `embedding: expected weight with 2 axes, got shape ${showShape(weight.shape)}`)
-  const padding = options.paddingIdx === undefined ? -1 : resolveAxis('embedding paddingIdx', options.paddingIdx, weight.shape[0])
-  return tidy(() => apply(takeOp, [weight, expectIndices('embedding', 'indices', indices)], { axis: 0, caller: 'embedding', padding })[0])
+  if (weight.rank !== 2)
+    fail('AUX_SHAPE_MISMATCH', `embedding: expected weight with 2 axes, got shape ${showShape(weight.shape)}`)
+  const padding =
+    options.paddingIdx === undefined ? -1 : resolveAxis('embedding paddingIdx', options.paddingIdx, weight.shape[0])
+  return tidy(
+    () =>
+      apply(takeOp, [weight, expectIndices('embedding', 'indices', indices)], {
+        axis: 0,
+        caller: 'embedding',
+        padding,
+      })[0],
+  )
 }
 
 type GatherAttrs = { axis: number; caller: Caller }
 
 function checkGather(name: string, shape: Shape, index: Shape, axis: number): void {
   if (shape.length !== index.length || index.some((n, i) => i !== axis && n > shape[i]))
-    fail('AUX_SHAPE_MISMATCH', `${name}: expected an index no larger than ${showShape(shape)} in every axis but ${axis}, got ${showShape(index)}`)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `${name}: expected an index no larger than ${showShape(shape)} in every axis but ${axis}, got ${showShape(index)}`,
+    )
 }
 
 const scatterOp: Op<GatherAttrs & { shape: Shape }> = defineOp({
@@ -89,7 +110,11 @@ const scatterOp: Op<GatherAttrs & { shape: Shape }> = defineOp({
     return [{ shape, dtype: 'f32' }]
   },
   kernel: (_, __, a) => ({ name: 'scatter_add', numbers: [a.axis, code(a.caller)] }),
-  derive: (d) => [d.has(0) && d.needs(0) ? d.grad()! : undefined, undefined, d.needs(2) ? d.grad()!.gather(d.attrs.axis, d.input(1)) : undefined],
+  derive: (d) => [
+    d.has(0) && d.needs(0) ? d.grad()! : undefined,
+    undefined,
+    d.needs(2) ? d.grad()!.gather(d.attrs.axis, d.input(1)) : undefined,
+  ],
 })
 
 /** @internal Zeros of the shape, plus source at the indexed places: the gradient of what gathers. */
@@ -103,7 +128,10 @@ const gatherOp: Op<GatherAttrs> = defineOp({
     return [{ shape: index!.shape, dtype: x!.dtype }]
   },
   kernel: (_, __, a) => ({ name: 'gather', numbers: [a.axis, code(a.caller)] }),
-  derive: (d) => [d.needs(0) ? scatterZeros(d.spec(0).shape, d.attrs.axis, d.input(1), d.grad()!, 'gather') : undefined, undefined],
+  derive: (d) => [
+    d.needs(0) ? scatterZeros(d.spec(0).shape, d.attrs.axis, d.input(1), d.grad()!, 'gather') : undefined,
+    undefined,
+  ],
   strided: [0],
 })
 
@@ -116,7 +144,8 @@ const oneHotOp = defineOp<{ classes: number }>({
 
 /** 1 at each label, 0 elsewhere: labels i32 [...]; y f32 [..., classes]. @throws AUX_INDEX_OUT_OF_RANGE */
 export function oneHot(labels: Tensor, classes: number): Tensor {
-  if (!Number.isInteger(classes) || classes < 1) fail('AUX_INVALID_ARGUMENT', `oneHot: expected a number of classes >= 1, got ${classes}`)
+  if (!Number.isInteger(classes) || classes < 1)
+    fail('AUX_INVALID_ARGUMENT', `oneHot: expected a number of classes >= 1, got ${classes}`)
   return tidy(() => apply(oneHotOp, [expectIndices('oneHot', 'labels', labels)], { classes })[0])
 }
 

@@ -21,7 +21,9 @@ const sliceOp: Op<Window> = defineOp({
 })
 
 const window = (x: Tensor, starts: readonly number[], sizes: readonly number[], steps: readonly number[]): Tensor =>
-  starts.every((s, i) => s === 0 && sizes[i] === x.shape[i] && steps[i] === 1) ? alias(x) : apply(sliceOp, [x], { starts, sizes, steps })[0]
+  starts.every((s, i) => s === 0 && sizes[i] === x.shape[i] && steps[i] === 1)
+    ? alias(x)
+    : apply(sliceOp, [x], { starts, sizes, steps })[0]
 
 type PlaceAttrs = { shape: Shape; starts: readonly number[]; steps: readonly number[]; value: number }
 const placeOp: Op<PlaceAttrs> = defineOp({
@@ -43,7 +45,10 @@ const concatOp: Op<{ axis: number }> = defineOp({
     for (const x of inputs) {
       expectDType('concat', 'every tensor', x!, first.dtype)
       if (x!.shape.length !== first.shape.length || x!.shape.some((n, i) => i !== axis && n !== first.shape[i]))
-        fail('AUX_SHAPE_MISMATCH', `concat: expected shapes equal but for axis ${axis}, got ${showShape(first.shape)} and ${showShape(x!.shape)}`)
+        fail(
+          'AUX_SHAPE_MISMATCH',
+          `concat: expected shapes equal but for axis ${axis}, got ${showShape(first.shape)} and ${showShape(x!.shape)}`,
+        )
     }
     const size = inputs.reduce((n, x) => n + x!.shape[axis], 0)
     return [{ shape: first.shape.map((n, i) => (i === axis ? size : n)), dtype: first.dtype }]
@@ -82,8 +87,16 @@ export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
   if (!tensors.length) fail('AUX_INVALID_ARGUMENT', 'stack: expected at least one tensor, got none')
   for (const t of tensors)
     if (t.rank !== tensors[0].rank || t.shape.some((n, i) => n !== tensors[0].shape[i]))
-      fail('AUX_SHAPE_MISMATCH', `stack: expected equal shapes, got ${showShape(tensors[0].shape)} and ${showShape(t.shape)}`)
-  return tidy(() => concat(tensors.map((t) => t.unsqueeze(axis)), resolveAxis('stack', axis, tensors[0].rank + 1)))
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `stack: expected equal shapes, got ${showShape(tensors[0].shape)} and ${showShape(t.shape)}`,
+      )
+  return tidy(() =>
+    concat(
+      tensors.map((t) => t.unsqueeze(axis)),
+      resolveAxis('stack', axis, tensors[0].rank + 1),
+    ),
+  )
 }
 
 const flipOp: Op<{ axes: readonly number[] }> = defineOp({
@@ -98,7 +111,8 @@ const triangleOp: Op<{ diagonal: number; upper: boolean }> = defineOp({
   name: 'triangle',
   infer: ([x]) => {
     expectDType('tril', 'input', x!, 'f32')
-    if (x!.shape.length < 2) fail('AUX_SHAPE_MISMATCH', `tril: expected at least 2 axes, got shape ${showShape(x!.shape)}`)
+    if (x!.shape.length < 2)
+      fail('AUX_SHAPE_MISMATCH', `tril: expected at least 2 axes, got shape ${showShape(x!.shape)}`)
     return [{ shape: x!.shape, dtype: 'f32' }]
   },
   kernel: (_, __, a) => ({ name: 'triangle', numbers: [a.diagonal, a.upper ? 1 : 0] }),
@@ -140,7 +154,11 @@ declare module '../tensor/tensor' {
 }
 
 Tensor.prototype.slice = function (...ranges) {
-  if (ranges.length > this.rank) fail('AUX_INVALID_ARGUMENT', `slice: expected at most ${this.rank} ranges for shape ${showShape(this.shape)}, got ${ranges.length}`)
+  if (ranges.length > this.rank)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `slice: expected at most ${this.rank} ranges for shape ${showShape(this.shape)}, got ${ranges.length}`,
+    )
   const steps: number[] = []
   const starts: number[] = []
   const sizes = this.shape.map((n, axis) => {
@@ -150,7 +168,8 @@ Tensor.prototype.slice = function (...ranges) {
       if (!Number.isInteger(v)) fail('AUX_INVALID_ARGUMENT', `slice: expected whole bounds at axis ${axis}, got ${v}`)
       return Math.min(n, Math.max(0, v < 0 ? v + n : v))
     }
-    if (!Number.isInteger(step) || step < 1) fail('AUX_INVALID_ARGUMENT', `slice: expected a step >= 1 at axis ${axis}, got ${step}; use flip() to reverse`)
+    if (!Number.isInteger(step) || step < 1)
+      fail('AUX_INVALID_ARGUMENT', `slice: expected a step >= 1 at axis ${axis}, got ${step}; use flip() to reverse`)
     const from = bound(start, 0)
     starts.push(from)
     steps.push(step)
@@ -162,9 +181,20 @@ Tensor.prototype.narrow = function (axis, start, length) {
   const at = resolveAxis('narrow', axis, this.rank)
   const from = start < 0 ? start + this.shape[at] : start
   if (!Number.isInteger(start) || !Number.isInteger(length) || from < 0 || length < 0 || from + length > this.shape[at])
-    fail('AUX_INDEX_OUT_OF_RANGE', `narrow: ${length} entries from ${start} do not lie in axis ${axis} of ${showShape(this.shape)}`)
+    fail(
+      'AUX_INDEX_OUT_OF_RANGE',
+      `narrow: ${length} entries from ${start} do not lie in axis ${axis} of ${showShape(this.shape)}`,
+    )
   const put = (fill: readonly number[], value: number): number[] => fill.map((v, i) => (i === at ? value : v))
-  return window(this, put(this.shape.map(() => 0), from), put(this.shape, length), this.shape.map(() => 1))
+  return window(
+    this,
+    put(
+      this.shape.map(() => 0),
+      from,
+    ),
+    put(this.shape, length),
+    this.shape.map(() => 1),
+  )
 }
 Tensor.prototype.select = function (axis, index) {
   const at = resolveAxis('select', axis, this.rank)
@@ -175,15 +205,22 @@ Tensor.prototype.select = function (axis, index) {
 Tensor.prototype.split = function (sizes, axis = 0) {
   const at = resolveAxis('split', axis, this.rank)
   const size = this.shape[at]
-  if (typeof sizes === 'number' && (!Number.isInteger(sizes) || sizes < 1)) fail('AUX_INVALID_ARGUMENT', `split: expected a size >= 1, got ${sizes}`)
-  const list = typeof sizes === 'number' ? Array.from({ length: Math.max(1, Math.ceil(size / sizes)) }, (_, i) => Math.min(sizes, size - i * sizes)) : sizes
-  if (list.reduce((n, s) => n + s, 0) !== size) fail('AUX_SHAPE_MISMATCH', `split: expected sizes that add up to ${size}, got ${showShape(list)}`)
+  if (typeof sizes === 'number' && (!Number.isInteger(sizes) || sizes < 1))
+    fail('AUX_INVALID_ARGUMENT', `split: expected a size >= 1, got ${sizes}`)
+  const list =
+    typeof sizes === 'number'
+      ? Array.from({ length: Math.max(1, Math.ceil(size / sizes)) }, (_, i) => Math.min(sizes, size - i * sizes))
+      : sizes
+  if (list.reduce((n, s) => n + s, 0) !== size)
+    fail('AUX_SHAPE_MISMATCH', `split: expected sizes that add up to ${size}, got ${showShape(list)}`)
   let from = 0
   return list.map((n) => this.narrow(at, (from += n) - n, n))
 }
 Tensor.prototype.pad = function (pairs, value = 0) {
-  if (pairs.length !== this.rank) fail('AUX_INVALID_ARGUMENT', `pad: expected a pair for each of ${this.rank} axes, got ${pairs.length}`)
-  for (const n of pairs.flat()) if (!Number.isInteger(n)) fail('AUX_INVALID_ARGUMENT', `pad: expected whole counts, got ${n}`)
+  if (pairs.length !== this.rank)
+    fail('AUX_INVALID_ARGUMENT', `pad: expected a pair for each of ${this.rank} axes, got ${pairs.length}`)
+  for (const n of pairs.flat())
+    if (!Number.isInteger(n)) fail('AUX_INVALID_ARGUMENT', `pad: expected whole counts, got ${n}`)
   const shape = this.shape.map((n, i) => n + pairs[i][0] + pairs[i][1])
   checkShape('pad', shape)
   return tidy(() => {
@@ -191,21 +228,29 @@ Tensor.prototype.pad = function (pairs, value = 0) {
     const cut = pairs.map(([before, after], i): Range => [Math.max(0, -before), this.shape[i] - Math.max(0, -after)])
     const x = this.slice(...cut)
     const starts = pairs.map(([before]) => Math.max(0, before))
-    return place(x, shape, starts, shape.map(() => 1), value)
+    return place(
+      x,
+      shape,
+      starts,
+      shape.map(() => 1),
+      value,
+    )
   })
 }
-const resolved = (name: string, axes: number | readonly number[], rank: number): number[] => [axes].flat().map((a) => resolveAxis(name, a, rank))
+const resolved = (name: string, axes: number | readonly number[], rank: number): number[] =>
+  [axes].flat().map((a) => resolveAxis(name, a, rank))
 Tensor.prototype.flip = function (axes) {
   return apply(flipOp, [this], { axes: [...new Set(resolved('flip', axes, this.rank))] })[0]
 }
 Tensor.prototype.roll = function (shifts, axes) {
   const along = resolved('roll', axes, this.rank)
   const by = [shifts].flat()
-  if (by.length !== along.length) fail('AUX_INVALID_ARGUMENT', `roll: expected as many shifts as axes, got ${by.length} and ${along.length}`)
+  if (by.length !== along.length)
+    fail('AUX_INVALID_ARGUMENT', `roll: expected as many shifts as axes, got ${by.length} and ${along.length}`)
   return tidy(() =>
     along.reduce((x: Tensor, axis, i) => {
       const n = x.shape[axis]
-      const cut = n && (((-by[i] % n) + n) % n)
+      const cut = n && ((-by[i] % n) + n) % n
       return cut ? concat([x.narrow(axis, cut, n - cut), x.narrow(axis, 0, cut)], axis) : alias(x)
     }, this),
   )
@@ -219,7 +264,10 @@ Tensor.prototype.tile = function (repeats) {
     for (let axis = rank - 1; axis >= 0; axis--) {
       if (full[axis] === 1) continue
       const [head, tail] = [x.shape.slice(0, axis), x.shape.slice(axis)]
-      x = x.reshape([...head, 1, ...tail]).expand([...head, full[axis], ...tail]).reshape([...head, full[axis] * tail[0], ...tail.slice(1)])
+      x = x
+        .reshape([...head, 1, ...tail])
+        .expand([...head, full[axis], ...tail])
+        .reshape([...head, full[axis] * tail[0], ...tail.slice(1)])
     }
     return x
   })
@@ -229,8 +277,14 @@ Tensor.prototype.repeatInterleave = function (repeats, axis = 0) {
   checkShape('repeatInterleave', [repeats])
   const [head, tail] = [this.shape.slice(0, at + 1), this.shape.slice(at + 1)]
   return tidy(() =>
-    this.reshape([...head, 1, ...tail]).expand([...head, repeats, ...tail]).reshape([...head.slice(0, -1), head[at] * repeats, ...tail]),
+    this.reshape([...head, 1, ...tail])
+      .expand([...head, repeats, ...tail])
+      .reshape([...head.slice(0, -1), head[at] * repeats, ...tail]),
   )
 }
-Tensor.prototype.tril = function (diagonal = 0) { return apply(triangleOp, [this], { diagonal, upper: false })[0] }
-Tensor.prototype.triu = function (diagonal = 0) { return apply(triangleOp, [this], { diagonal, upper: true })[0] }
+Tensor.prototype.tril = function (diagonal = 0) {
+  return apply(triangleOp, [this], { diagonal, upper: false })[0]
+}
+Tensor.prototype.triu = function (diagonal = 0) {
+  return apply(triangleOp, [this], { diagonal, upper: true })[0]
+}

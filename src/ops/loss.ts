@@ -94,7 +94,10 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
   return tidy(() => {
     const classes = expectIndices('crossEntropy', 'labels', labels)
     expectShape('crossEntropy', 'labels', classes, logits.shape.slice(0, -1))
-    const [x, y] = logits.rank === 2 ? [logits, classes] : [logits.reshape([-1, logits.shape[logits.rank - 1]]), classes.reshape([classes.size])]
+    const [x, y] =
+      logits.rank === 2
+        ? [logits, classes]
+        : [logits.reshape([-1, logits.shape[logits.rank - 1]]), classes.reshape([classes.size])]
     const attrs = { smoothing: options.labelSmoothing ?? 0, ignore: options.ignoreIndex ?? nothing }
     const losses = apply(entropyOp, [x, y], attrs)[0]
     if (options.reduction === 'none') return losses.reshape(labels.shape)
@@ -104,7 +107,8 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
 
 /** Negative log-likelihood: log-probabilities [..., classes], labels i32 [...]; otherwise as `crossEntropy`. */
 export function nll(logProbabilities: Tensor, labels: Tensor, options: NllOptions = {}): Tensor {
-  if (logProbabilities.rank < 1) fail('AUX_SHAPE_MISMATCH', 'nll: expected log-probabilities [..., classes], got shape []')
+  if (logProbabilities.rank < 1)
+    fail('AUX_SHAPE_MISMATCH', 'nll: expected log-probabilities [..., classes], got shape []')
   return tidy(() => {
     const classes = expectIndices('nll', 'labels', labels)
     expectShape('nll', 'labels', classes, logProbabilities.shape.slice(0, -1))
@@ -125,14 +129,22 @@ export const l1 = (prediction: Tensor, target: Tensor, options: { reduction?: Re
   tidy(() => reduced('l1', prediction.sub(target).abs(), options.reduction))
 
 /** Squared up to a distance of delta (halved), straight beyond (Huber 1964). */
-export function huber(prediction: Tensor, target: Tensor, options: { delta?: number; reduction?: Reduction } = {}): Tensor {
+export function huber(
+  prediction: Tensor,
+  target: Tensor,
+  options: { delta?: number; reduction?: Reduction } = {},
+): Tensor {
   const { delta = 1, reduction } = options
   if (!(delta > 0)) fail('AUX_INVALID_ARGUMENT', `huber: expected delta > 0, got ${delta}`)
   return tidy(() => reduced('huber', huberOf(prediction.sub(target), delta), reduction))
 }
 
 /** huber / beta with delta = beta: the absolute error, rounded off within beta of 0. */
-export function smoothL1(prediction: Tensor, target: Tensor, options: { beta?: number; reduction?: Reduction } = {}): Tensor {
+export function smoothL1(
+  prediction: Tensor,
+  target: Tensor,
+  options: { beta?: number; reduction?: Reduction } = {},
+): Tensor {
   const { beta = 1, reduction } = options
   if (!(beta >= 0)) fail('AUX_INVALID_ARGUMENT', `smoothL1: expected beta >= 0, got ${beta}`)
   if (beta === 0) return l1(prediction, target, { reduction })
@@ -157,15 +169,22 @@ const bceOp: Op<{ weight: number }> = defineOp({
   },
   kernel: (_, __, { weight }) => ({ name: 'bce_with_logits', numbers: [weight] }),
   derive: (d) => {
-    if (d.needs(1)) fail('AUX_NO_GRADIENT', 'bceWithLogits: the targets get no gradient; wrap them in detach() if none is meant')
+    if (d.needs(1))
+      fail('AUX_NO_GRADIENT', 'bceWithLogits: the targets get no gradient; wrap them in detach() if none is meant')
     return [apply(bceGrad, [d.grad()!, d.input(0), d.input(1)], d.attrs)[0], undefined]
   },
   strided: 'all',
 })
 
 /** Binary cross entropy of sigmoid(logits), stable for logits of any size; `posWeight` multiplies the positive class. */
-export function bceWithLogits(logits: Tensor, targets: Tensor, options: { posWeight?: number; reduction?: Reduction } = {}): Tensor {
-  return tidy(() => reduced('bceWithLogits', apply(bceOp, [logits, targets], { weight: options.posWeight ?? 1 })[0], options.reduction))
+export function bceWithLogits(
+  logits: Tensor,
+  targets: Tensor,
+  options: { posWeight?: number; reduction?: Reduction } = {},
+): Tensor {
+  return tidy(() =>
+    reduced('bceWithLogits', apply(bceOp, [logits, targets], { weight: options.posWeight ?? 1 })[0], options.reduction),
+  )
 }
 
 /**
@@ -200,5 +219,9 @@ function along(op: Op<undefined>, x: Tensor, axis: number): Tensor {
   if (at === x.rank - 1) return apply(op, [x], undefined)[0]
   return tidy(() => apply(op, [x.transpose(at, -1)], undefined)[0].transpose(at, -1))
 }
-Tensor.prototype.softmax = function (axis = -1) { return along(softmaxOp, this, axis) }
-Tensor.prototype.logSoftmax = function (axis = -1) { return along(logSoftmaxOp, this, axis) }
+Tensor.prototype.softmax = function (axis = -1) {
+  return along(softmaxOp, this, axis)
+}
+Tensor.prototype.logSoftmax = function (axis = -1) {
+  return along(logSoftmaxOp, this, axis)
+}

@@ -23,9 +23,16 @@ const matmulOp = defineOp<undefined>({
 /** Matrix product a [..., M, K] · b [..., K, N] with broadcast batch axes; transposed views cost no copy. */
 export function matmul(a: Tensor, b: Tensor): Tensor {
   if (a.rank < 2 || b.rank < 2 || a.shape[a.rank - 1] !== b.shape[b.rank - 2])
-    fail('AUX_SHAPE_MISMATCH', `matmul: expected inner sizes to match, got ${showShape(a.shape)} x ${showShape(b.shape)}`)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `matmul: expected inner sizes to match, got ${showShape(a.shape)} x ${showShape(b.shape)}`,
+    )
   const batch = broadcastShapes('matmul', a.shape.slice(0, -2), b.shape.slice(0, -2))
-  return apply(matmulOp, [expand(a, [...batch, ...a.shape.slice(-2)]), expand(b, [...batch, ...b.shape.slice(-2)])], undefined)[0]
+  return apply(
+    matmulOp,
+    [expand(a, [...batch, ...a.shape.slice(-2)]), expand(b, [...batch, ...b.shape.slice(-2)])],
+    undefined,
+  )[0]
 }
 
 const linearOp = defineOp<Fused>({
@@ -69,4 +76,6 @@ declare module '../tensor/tensor' {
   }
 }
 
-Tensor.prototype.matmul = function (b) { return matmul(this, b) }
+Tensor.prototype.matmul = function (b) {
+  return matmul(this, b)
+}

@@ -31,7 +31,9 @@ const applyOp: Op<{ own: boolean; relu?: boolean }> = defineOp({
   kernel: (_, __, a) => ({ name: 'batch_norm_apply', numbers: [a.relu ? 1 : 0] }),
   relu: { attrs: (a) => ({ ...a, relu: true }) },
   derive: (d) => {
-    const [dx, dgamma, dbeta] = apply(gradOp, [d.grad()!, d.input(0), d.input(1), d.input(2), d.input(3)], { own: d.attrs.own })
+    const [dx, dgamma, dbeta] = apply(gradOp, [d.grad()!, d.input(0), d.input(1), d.input(2), d.input(3)], {
+      own: d.attrs.own,
+    })
     return [dx, undefined, undefined, dgamma, dbeta]
   },
   inplace: [0],
@@ -55,7 +57,14 @@ export interface BatchNormState {
  * Batch normalisation over the last axis (Ioffe & Szegedy 2015). In training the batch's own statistics are used and
  * the running ones updated (variance unbiased); otherwise the running ones are used.
  */
-export function batchNorm(x: Tensor, gamma: Tensor, beta: Tensor, state: BatchNormState, training: boolean, eps = 1e-5): Tensor {
+export function batchNorm(
+  x: Tensor,
+  gamma: Tensor,
+  beta: Tensor,
+  state: BatchNormState,
+  training: boolean,
+  eps = 1e-5,
+): Tensor {
   if (!training) {
     const rstd = state.runningVar.add(eps).rsqrt()
     return apply(applyOp, [x, state.runningMean, rstd, gamma, beta], { own: false })[0]
@@ -86,7 +95,8 @@ const layerOp: Op<{ eps: number }> = defineOp({
 })
 
 /** Layer normalisation over the last axis (Ba et al. 2016). */
-export const layerNorm = (x: Tensor, gamma: Tensor, beta: Tensor, eps = 1e-5): Tensor => apply(layerOp, [x, gamma, beta], { eps })[0]
+export const layerNorm = (x: Tensor, gamma: Tensor, beta: Tensor, eps = 1e-5): Tensor =>
+  apply(layerOp, [x, gamma, beta], { eps })[0]
 
 const groupGradOp: Op<{ groups: number }> = defineOp({
   name: 'group_norm_grad',
@@ -99,7 +109,8 @@ const groupOp: Op<{ groups: number; eps: number }> = defineOp({
   name: 'group_norm',
   infer: ([x, gamma, beta], { groups }) => {
     expectDType('groupNorm', 'input', x!, 'f32')
-    if (x!.shape.length < 2) fail('AUX_SHAPE_MISMATCH', `groupNorm: expected input [N, ..., C], got shape ${showShape(x!.shape)}`)
+    if (x!.shape.length < 2)
+      fail('AUX_SHAPE_MISMATCH', `groupNorm: expected input [N, ..., C], got shape ${showShape(x!.shape)}`)
     const [c] = channels(x!.shape)
     if (!Number.isInteger(groups) || groups < 1 || c % groups)
       fail('AUX_INVALID_ARGUMENT', `groupNorm: expected a number of groups that divides ${c} channels, got ${groups}`)
@@ -109,7 +120,8 @@ const groupOp: Op<{ groups: number; eps: number }> = defineOp({
     return [f32(x!.shape), statistics, statistics]
   },
   kernel: (_, __, a) => ({ name: 'group_norm', numbers: [a.groups, a.eps] }),
-  derive: (d) => apply(groupGradOp, [d.grad()!, d.input(0), d.output(1), d.output(2), d.input(1)], { groups: d.attrs.groups }),
+  derive: (d) =>
+    apply(groupGradOp, [d.grad()!, d.input(0), d.output(1), d.output(2), d.input(1)], { groups: d.attrs.groups }),
   inplace: [0],
 })
 

@@ -13,20 +13,31 @@ interface PoolAttrs {
 function pooledShape(name: string, x: Spec, a: PoolAttrs): number[] {
   expectRank(name, 'input', x, 4)
   const [p, q] = [0, 1].map((i) => windows(x.shape[1 + i], a.kernel[i], a.stride[i], a.padding[i], 1))
-  if (p < 1 || q < 1) fail('AUX_SHAPE_MISMATCH', `${name}: window ${showShape(a.kernel)} does not fit the padded input ${showShape(x.shape)}`)
+  if (p < 1 || q < 1)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `${name}: window ${showShape(a.kernel)} does not fit the padded input ${showShape(x.shape)}`,
+    )
   return [x.shape[0], p, q, x.shape[3]]
 }
 
 const numbers = (a: PoolAttrs): number[] => [...a.kernel, ...a.stride, ...a.padding]
 const gradient = <A extends { shape: Shape }>(name: string, of: (a: A) => number[]): Op<A> =>
-  defineOp<A>({ name, infer: (_, { shape }) => [{ shape, dtype: 'f32' }], kernel: (_, __, a) => ({ name, numbers: of(a) }) })
+  defineOp<A>({
+    name,
+    infer: (_, { shape }) => [{ shape, dtype: 'f32' }],
+    kernel: (_, __, a) => ({ name, numbers: of(a) }),
+  })
 
 const maxGrad = gradient<PoolAttrs & { shape: Shape }>('max_pool2d_grad', (a) => [...numbers(a), 1, 1])
 const maxPool = defineOp<PoolAttrs>({
   name: 'max_pool2d',
   infer: ([x], a) => {
     const shape = pooledShape('max_pool2d', x!, a)
-    return [{ shape, dtype: 'f32' }, { shape, dtype: 'u8' }]
+    return [
+      { shape, dtype: 'f32' },
+      { shape, dtype: 'u8' },
+    ]
   },
   kernel: (_, __, a) => ({ name: 'max_pool2d', numbers: [...numbers(a), 1, 1] }),
   nonNegative: 'as input',
@@ -77,6 +88,12 @@ declare module '../tensor/tensor' {
   }
 }
 
-Tensor.prototype.maxPool2d = function (kernel, options = {}) { return apply(maxPool, [this], attrsOf(kernel, options))[0] }
-Tensor.prototype.avgPool2d = function (kernel, options = {}) { return apply(avgPool, [this], attrsOf(kernel, options))[0] }
-Tensor.prototype.adaptiveAvgPool2d = function (size) { return apply(adaptivePool, [this], { size: pair(size, 1) })[0] }
+Tensor.prototype.maxPool2d = function (kernel, options = {}) {
+  return apply(maxPool, [this], attrsOf(kernel, options))[0]
+}
+Tensor.prototype.avgPool2d = function (kernel, options = {}) {
+  return apply(avgPool, [this], attrsOf(kernel, options))[0]
+}
+Tensor.prototype.adaptiveAvgPool2d = function (size) {
+  return apply(adaptivePool, [this], { size: pair(size, 1) })[0]
+}

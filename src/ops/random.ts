@@ -52,7 +52,8 @@ const bitsOp = generator('random_bits', 'i32')
 
 function generate(op: Op<RandomAttrs>, name: string, shape: Shape, numbers: readonly number[]): Tensor {
   checkShape(name, shape)
-  for (const n of numbers) if (!Number.isFinite(n)) fail('AUX_INVALID_ARGUMENT', `${name}: expected finite parameters, got ${n}`)
+  for (const n of numbers)
+    if (!Number.isFinite(n)) fail('AUX_INVALID_ARGUMENT', `${name}: expected finite parameters, got ${n}`)
   return tidy(() => {
     const { key, id } = nextKey(tracing())
     return apply(op, [key], { shape, id, numbers })[0]
@@ -89,9 +90,15 @@ function erf(x: number): number {
 /** Normal, restricted to [a, b] (absolute bounds, within about 5 standard deviations of the mean), by inversion. */
 export function truncatedNormal(
   shape: Shape,
-  { mean = 0, std = 1, a = mean - 2 * std, b = mean + 2 * std }: { mean?: number; std?: number; a?: number; b?: number } = {},
+  {
+    mean = 0,
+    std = 1,
+    a = mean - 2 * std,
+    b = mean + 2 * std,
+  }: { mean?: number; std?: number; a?: number; b?: number } = {},
 ): Tensor {
-  if (!(std > 0) || !(a < b)) fail('AUX_INVALID_ARGUMENT', `truncatedNormal: expected std > 0 and a < b, got ${std}, ${a}, ${b}`)
+  if (!(std > 0) || !(a < b))
+    fail('AUX_INVALID_ARGUMENT', `truncatedNormal: expected std > 0 and a < b, got ${std}, ${a}, ${b}`)
   const of = (bound: number): number => erf((bound - mean) / (std * Math.SQRT2))
   if (!(of(a) < of(b)) || Math.max(of(a), -of(b)) > 1 - 1e-6)
     fail('AUX_INVALID_ARGUMENT', `truncatedNormal: the bounds ${a} and ${b} lie too far from mean ${mean} (std ${std})`)
@@ -107,7 +114,10 @@ export function bernoulli(shape: Shape, p = 0.5): Tensor {
 /** Whole numbers in [low, high), i32. */
 export function randint(low: number, high: number, shape: Shape): Tensor {
   if (!Number.isInteger(low) || !Number.isInteger(high) || low >= high || low < -(2 ** 31) || high > 2 ** 31)
-    fail('AUX_INVALID_ARGUMENT', `randint: expected whole numbers low < high in the range of i32, got ${low} and ${high}`)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `randint: expected whole numbers low < high in the range of i32, got ${low} and ${high}`,
+    )
   return generate(integerOp, 'randint', shape, [low, high - low])
 }
 

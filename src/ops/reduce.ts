@@ -17,14 +17,21 @@ const reducedShape = (shape: Shape, { axes, keep }: Axes): number[] =>
 const spread = (t: Tensor, shape: Shape, axes: readonly number[]): Tensor =>
   expand(t.reshape(shape.map((d, i) => (axes.includes(i) ? 1 : d))), shape)
 
-const reduction = (name: string, derive?: (d: Derivation<Axes>) => Tensor, kinds: ('f32' | 'i32' | 'bool')[] = ['f32', 'i32']): Op<Axes> =>
+const reduction = (
+  name: string,
+  derive?: (d: Derivation<Axes>) => Tensor,
+  kinds: ('f32' | 'i32' | 'bool')[] = ['f32', 'i32'],
+): Op<Axes> =>
   defineOp<Axes>({
     name,
     infer: ([x], attrs) => {
       expectDType(name, 'input', x!, ...kinds)
       return [{ shape: reducedShape(x!.shape, attrs), dtype: x!.dtype }]
     },
-    kernel: (_, __, { axes, correction }) => ({ name, numbers: correction === undefined ? axes : [correction, ...axes] }),
+    kernel: (_, __, { axes, correction }) => ({
+      name,
+      numbers: correction === undefined ? axes : [correction, ...axes],
+    }),
     derive: derive && ((d) => [derive(d)]),
     strided: 'all',
   })
@@ -33,13 +40,20 @@ const count = (shape: Shape, axes: readonly number[]): number => axes.reduce((n,
 const extremeGrad = (d: Derivation<Axes>): Tensor => {
   const { shape } = d.spec(0)
   // Ties share the gradient.
-  const hit = d.input(0).eq(spread(d.output(), shape, d.attrs.axes)).cast('f32')
+  const hit = d
+    .input(0)
+    .eq(spread(d.output(), shape, d.attrs.axes))
+    .cast('f32')
   const share = hit.div(spread(hit.sum(d.attrs.axes as number[]), shape, d.attrs.axes))
   return share.mul(spread(d.grad()!, shape, d.attrs.axes))
 }
 
 const sum = reduction('sum', (d) => spread(d.grad()!, d.spec(0).shape, d.attrs.axes))
-const mean = reduction('mean', (d) => spread(d.grad()!.mul(1 / count(d.spec(0).shape, d.attrs.axes)), d.spec(0).shape, d.attrs.axes), ['f32'])
+const mean = reduction(
+  'mean',
+  (d) => spread(d.grad()!.mul(1 / count(d.spec(0).shape, d.attrs.axes)), d.spec(0).shape, d.attrs.axes),
+  ['f32'],
+)
 const prodGradOp: Op<Axes> = defineOp({
   name: 'prod_grad',
   infer: ([x]) => [{ shape: x!.shape, dtype: 'f32' }],
@@ -54,13 +68,27 @@ const deviation = (d: Derivation<Axes>): Tensor => {
   const { axes, correction } = d.attrs
   return x.sub(x.mean(axes, true)).mul(1 / Math.max(0, count(x.shape, axes) - correction!))
 }
-const variance = reduction('var', (d) => deviation(d).mul(spread(d.grad()!.mul(2), d.spec(0).shape, d.attrs.axes)), ['f32'])
+const variance = reduction('var', (d) => deviation(d).mul(spread(d.grad()!.mul(2), d.spec(0).shape, d.attrs.axes)), [
+  'f32',
+])
 // Gradients of roots are 0 where the root is.
-const norm2 = reduction('norm', (d) => d.input(0).mul(spread(ratio(d.grad()!, d.output()), d.spec(0).shape, d.attrs.axes)), ['f32'])
-const logSumExp = reduction('log_sum_exp', (d) => {
-  const { shape } = d.spec(0)
-  return d.input(0).sub(spread(d.output(), shape, d.attrs.axes)).exp().mul(spread(d.grad()!, shape, d.attrs.axes))
-}, ['f32'])
+const norm2 = reduction(
+  'norm',
+  (d) => d.input(0).mul(spread(ratio(d.grad()!, d.output()), d.spec(0).shape, d.attrs.axes)),
+  ['f32'],
+)
+const logSumExp = reduction(
+  'log_sum_exp',
+  (d) => {
+    const { shape } = d.spec(0)
+    return d
+      .input(0)
+      .sub(spread(d.output(), shape, d.attrs.axes))
+      .exp()
+      .mul(spread(d.grad()!, shape, d.attrs.axes))
+  },
+  ['f32'],
+)
 const rootOp = defineOp<undefined>({
   name: 'sqrt',
   infer: ([x]) => [x!],
@@ -89,7 +117,10 @@ function reduce(op: Op<Axes>, x: Tensor, axes: number | readonly number[] | unde
 function pickOne(op: Op<Axes>, x: Tensor, axes: number | readonly number[] | undefined, keep?: boolean): Tensor {
   const along = resolve(op.name, x, axes)
   if (count(x.shape, along) === 0 && x.shape.every((n, i) => n > 0 || along.includes(i)))
-    fail('AUX_INVALID_ARGUMENT', `${op.name}: expected at least one element along axes ${showShape(along)}, got shape ${showShape(x.shape)}`)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${op.name}: expected at least one element along axes ${showShape(along)}, got shape ${showShape(x.shape)}`,
+    )
   return reduce(op, x, along, keep)
 }
 
@@ -105,7 +136,10 @@ const truth = (x: Tensor): Tensor => (x.dtype === 'bool' ? x : x.ne(0))
 /** Sum of the products of two vectors. */
 export function dot(a: Tensor, b: Tensor): Tensor {
   if (a.rank !== 1 || b.rank !== 1 || a.shape[0] !== b.shape[0])
-    fail('AUX_SHAPE_MISMATCH', `dot: expected two vectors of one length, got ${showShape(a.shape)} and ${showShape(b.shape)}`)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `dot: expected two vectors of one length, got ${showShape(a.shape)} and ${showShape(b.shape)}`,
+    )
   return tidy(() => a.mul(b).sum())
 }
 
@@ -135,20 +169,42 @@ declare module '../tensor/tensor' {
   }
 }
 
-Tensor.prototype.sum = function (axes, keep) { return reduce(sum, this, axes, keep) }
-Tensor.prototype.mean = function (axes, keep) { return reduce(mean, this, axes, keep) }
-Tensor.prototype.max = function (axes, keep) { return pickOne(max, this, axes, keep) }
-Tensor.prototype.min = function (axes, keep) { return pickOne(min, this, axes, keep) }
-Tensor.prototype.argmax = function (axis = -1) { return pickOne(argmax, this, axis) }
-Tensor.prototype.argmin = function (axis = -1) { return tidy(() => this.neg().argmax(axis)) }
-Tensor.prototype.prod = function (axes, keep) { return reduce(prod, this, axes, keep) }
-Tensor.prototype.any = function (axes, keep) { return tidy(() => reduce(any, truth(this), axes, keep)) }
-Tensor.prototype.all = function (axes, keep) { return tidy(() => reduce(all, truth(this), axes, keep)) }
+Tensor.prototype.sum = function (axes, keep) {
+  return reduce(sum, this, axes, keep)
+}
+Tensor.prototype.mean = function (axes, keep) {
+  return reduce(mean, this, axes, keep)
+}
+Tensor.prototype.max = function (axes, keep) {
+  return pickOne(max, this, axes, keep)
+}
+Tensor.prototype.min = function (axes, keep) {
+  return pickOne(min, this, axes, keep)
+}
+Tensor.prototype.argmax = function (axis = -1) {
+  return pickOne(argmax, this, axis)
+}
+Tensor.prototype.argmin = function (axis = -1) {
+  return tidy(() => this.neg().argmax(axis))
+}
+Tensor.prototype.prod = function (axes, keep) {
+  return reduce(prod, this, axes, keep)
+}
+Tensor.prototype.any = function (axes, keep) {
+  return tidy(() => reduce(any, truth(this), axes, keep))
+}
+Tensor.prototype.all = function (axes, keep) {
+  return tidy(() => reduce(all, truth(this), axes, keep))
+}
 Tensor.prototype.var = function (axes, { correction = 1, keep = false } = {}) {
   return apply(variance, [this], { axes: resolve('var', this, axes), keep, correction })[0]
 }
-Tensor.prototype.std = function (axes, options) { return tidy(() => apply(rootOp, [this.var(axes, options)], undefined)[0]) }
-Tensor.prototype.logSumExp = function (axes, keep) { return reduce(logSumExp, this, axes, keep) }
+Tensor.prototype.std = function (axes, options) {
+  return tidy(() => apply(rootOp, [this.var(axes, options)], undefined)[0])
+}
+Tensor.prototype.logSumExp = function (axes, keep) {
+  return reduce(logSumExp, this, axes, keep)
+}
 Tensor.prototype.norm = function (axes, { p = 2, keep = false } = {}) {
   if (p === 2) return reduce(norm2, this, axes, keep)
   if (p !== 1 && p !== Infinity) fail('AUX_INVALID_ARGUMENT', `norm: expected p to be 1, 2 or Infinity, got ${p}`)

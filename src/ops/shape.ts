@@ -19,7 +19,11 @@ const reshapeOp = defineOp<{ shape: Shape }>({
 const permuteOp = defineOp<{ order: readonly number[] }>({
   name: 'permute',
   infer: viewless,
-  view: (x, { order }) => ({ shape: order.map((a) => x.shape[a]), strides: order.map((a) => x.strides[a]), offset: x.offset }),
+  view: (x, { order }) => ({
+    shape: order.map((a) => x.shape[a]),
+    strides: order.map((a) => x.strides[a]),
+    offset: x.offset,
+  }),
   derive: (d) => [d.grad()!.permute(d.attrs.order.map((_, i) => d.attrs.order.indexOf(i)))],
 })
 
@@ -88,7 +92,10 @@ Tensor.prototype.reshape = function (shape) {
   const target = shape.map((d) => (d === -1 ? (known ? this.size / known : 0) : d))
   checkShape('reshape', target)
   if (sizeOf(target) !== this.size || shape.filter((d) => d === -1).length > 1)
-    fail('AUX_SHAPE_MISMATCH', `reshape: cannot make ${showShape(shape)} of ${showShape(this.shape)} (${this.size} elements)`)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `reshape: cannot make ${showShape(shape)} of ${showShape(this.shape)} (${this.size} elements)`,
+    )
   return tidy(() => apply(reshapeOp, [contiguous(this)], { shape: target })[0])
 }
 Tensor.prototype.flatten = function (from = 0) {
@@ -97,7 +104,10 @@ Tensor.prototype.flatten = function (from = 0) {
 }
 Tensor.prototype.permute = function (order) {
   if (order.length !== this.rank || [...order].sort((a, b) => a - b).some((a, i) => a !== i))
-    fail('AUX_INVALID_ARGUMENT', `permute: expected each of the axes 0 to ${this.rank - 1} once, got ${showShape(order)}`)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `permute: expected each of the axes 0 to ${this.rank - 1} once, got ${showShape(order)}`,
+    )
   return apply(permuteOp, [this], { order: [...order] })[0]
 }
 Tensor.prototype.transpose = function (a = -2, b = -1) {
@@ -120,18 +130,27 @@ Tensor.prototype.unsqueeze = function (axis) {
 }
 Tensor.prototype.squeeze = function (axis) {
   const at = resolveAxis('squeeze', axis, this.rank)
-  if (this.shape[at] !== 1) fail('AUX_SHAPE_MISMATCH', `squeeze: expected size 1 at axis ${axis}, got ${showShape(this.shape)}`)
+  if (this.shape[at] !== 1)
+    fail('AUX_SHAPE_MISMATCH', `squeeze: expected size 1 at axis ${axis}, got ${showShape(this.shape)}`)
   return this.reshape([...this.shape.slice(0, at), ...this.shape.slice(at + 1)])
 }
-Tensor.prototype.clone = function () { return copy(this) }
-Tensor.prototype.detach = function () { return apply(detachOp, [this], undefined)[0] }
+Tensor.prototype.clone = function () {
+  return copy(this)
+}
+Tensor.prototype.detach = function () {
+  return apply(detachOp, [this], undefined)[0]
+}
 Tensor.prototype.copyTo = function (target) {
   if (target instanceof Tensor) {
     if (target.rank !== this.rank || target.shape.some((d, i) => d !== this.shape[i]))
-      fail('AUX_SHAPE_MISMATCH', `copyTo: expected a target of shape ${showShape(this.shape)}, got ${showShape(target.shape)}`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `copyTo: expected a target of shape ${showShape(this.shape)}, got ${showShape(target.shape)}`,
+      )
     target.assign(this)
     return
   }
-  if (target.length !== this.size) fail('AUX_SHAPE_MISMATCH', `copyTo: expected an array of ${this.size} values, got ${target.length}`)
+  if (target.length !== this.size)
+    fail('AUX_SHAPE_MISMATCH', `copyTo: expected an array of ${this.size} values, got ${target.length}`)
   target.set(this.dataSync())
 }

@@ -11,7 +11,10 @@ export const alphabetCode = (a: Alphabet): number => (a === '01' ? 1 : 0)
 const code = alphabetCode
 
 /** @internal Shape of the packed signs of a tensor. */
-export const packedShape = (shape: Shape): number[] => [Math.ceil(sizeOf(shape.slice(0, -1)) / 32), shape[shape.length - 1]]
+export const packedShape = (shape: Shape): number[] => [
+  Math.ceil(sizeOf(shape.slice(0, -1)) / 32),
+  shape[shape.length - 1],
+]
 
 /** @internal */
 export const packOp = defineOp<undefined>({
@@ -50,7 +53,8 @@ const addOp = defineOp<{ epsilon: number; alphabet: Alphabet }>({
 })
 
 /** h = x + epsilon s, s the signs of x. */
-export const addSign = (x: Tensor, epsilon: number, alphabet: Alphabet): Tensor => apply(addOp, [x], { epsilon, alphabet })[0]
+export const addSign = (x: Tensor, epsilon: number, alphabet: Alphabet): Tensor =>
+  apply(addOp, [x], { epsilon, alphabet })[0]
 
 const unpackOp = defineOp<{ shape: Shape; alphabet: Alphabet; scale: number }>({
   name: 'sign_unpack',
@@ -95,7 +99,13 @@ const convOp = defineOp<ConvAttrs & { shape: Shape; image: Shape; scale: number;
 
 /** dW of a convolution from the packed signs of its unpadded input of shape `image`; padding contributes 0. */
 export const conv2dSignWeightGrad = (
-  delta: Tensor, signs: Tensor, attrs: ConvAttrs, shape: Shape, image: Shape, scale: number, alphabet: Alphabet,
+  delta: Tensor,
+  signs: Tensor,
+  attrs: ConvAttrs,
+  shape: Shape,
+  image: Shape,
+  scale: number,
+  alphabet: Alphabet,
 ): Tensor => apply(convOp, [delta, signs], { ...attrs, shape, image, scale, alphabet })[0]
 
 /** @internal What a forward kernel with a weight does besides: x + epsilon s as its operand, ReLU on its result. */

@@ -9,7 +9,10 @@ const sortOp = defineOp<{ descending: boolean; count: number }>({
   infer: ([x], { count }) => {
     expectDType('sort', 'input', x!, 'f32', 'i32')
     const shape = [...x!.shape.slice(0, -1), count]
-    return [{ shape, dtype: x!.dtype }, { shape, dtype: 'i32' }]
+    return [
+      { shape, dtype: x!.dtype },
+      { shape, dtype: 'i32' },
+    ]
   },
   kernel: (_, __, a) => ({ name: 'sort', numbers: [a.descending ? 1 : 0] }),
   derive: (d) => [scatterZeros(d.spec(0).shape, d.spec(0).shape.length - 1, d.output(1), d.grad()!, 'sort')],
@@ -26,7 +29,9 @@ const cumsumOp: Op<{ axis: number; reverse: boolean }> = defineOp({
 })
 
 function sorted(name: string, x: Tensor, descending: boolean, count?: number): Tensor[] {
-  const size = x.rank ? x.shape[x.rank - 1] : fail('AUX_SHAPE_MISMATCH', `${name}: expected at least one axis, got shape []`)
+  const size = x.rank
+    ? x.shape[x.rank - 1]
+    : fail('AUX_SHAPE_MISMATCH', `${name}: expected at least one axis, got shape []`)
   if (count !== undefined && (!Number.isInteger(count) || count < 0 || count > size))
     fail('AUX_INVALID_ARGUMENT', `${name}: expected k in [0, ${size}] for shape ${showShape(x.shape)}, got ${count}`)
   return apply(sortOp, [x], { descending, count: count ?? size })

@@ -5,7 +5,11 @@ import { Tensor } from '../tensor/tensor'
 
 // Elementwise functions of one tensor. A row: name, derivative.
 
-const unary = <A = undefined>(name: string, derive?: (d: Derivation<A>) => Tensor, numbers?: (attrs: A) => number[]): Op<A> =>
+const unary = <A = undefined>(
+  name: string,
+  derive?: (d: Derivation<A>) => Tensor,
+  numbers?: (attrs: A) => number[],
+): Op<A> =>
   defineOp<A>({
     name,
     infer: ([x]) => {
@@ -50,12 +54,23 @@ const abs = unary('abs', (d) => d.grad()!.mul(d.input(0).sign()))
 const exp = unary('exp', (d) => d.grad()!.mul(d.output()))
 const log = unary('log', (d) => d.grad()!.div(d.input(0)))
 const sqrt = unary('sqrt', (d) => d.grad()!.div(d.output()).mul(0.5))
-const rsqrt = unary('rsqrt', (d) => { const y = d.output(); return d.grad()!.mul(y.mul(y).mul(y)).mul(-0.5) })
+const rsqrt = unary('rsqrt', (d) => {
+  const y = d.output()
+  return d.grad()!.mul(y.mul(y).mul(y)).mul(-0.5)
+})
 const square = unary('square', (d) => d.grad()!.mul(d.input(0)).mul(2))
-const reciprocal = unary('reciprocal', (d) => { const y = d.output(); return d.grad()!.mul(y.mul(y)).neg() })
+const reciprocal = unary('reciprocal', (d) => {
+  const y = d.output()
+  return d.grad()!.mul(y.mul(y)).neg()
+})
 const tanh = unary('tanh', (d) => one(tanhGrad, [d.grad()!, d.output()], undefined))
 const sigmoid = unary('sigmoid', (d) => one(sigmoidGrad, [d.grad()!, d.output()], undefined))
-const erf = unary('erf', (d) => d.grad()!.mul(d.input(0).square().neg().exp()).mul(2 / Math.sqrt(Math.PI)))
+const erf = unary('erf', (d) =>
+  d
+    .grad()!
+    .mul(d.input(0).square().neg().exp())
+    .mul(2 / Math.sqrt(Math.PI)),
+)
 const gelu = unary('gelu', (d) => one(geluGrad, [d.grad()!, d.input(0)], undefined))
 const silu = unary('silu', (d) => one(siluGrad, [d.grad()!, d.input(0)], undefined))
 /** @internal */
@@ -80,8 +95,16 @@ const hardtanhOp: Op<Range> = {
   name: 'hardtanh',
 }
 const clamp = unary<Range>('clamp', (d) => one(clampGrad, [d.grad()!, d.input(0)], d.attrs), range)
-const addScalar = unary<{ value: number }>('add_scalar', (d) => d.grad()!, (a) => [a.value])
-const mulScalar = unary<{ value: number }>('mul_scalar', (d) => d.grad()!.mul(d.attrs.value), (a) => [a.value])
+const addScalar = unary<{ value: number }>(
+  'add_scalar',
+  (d) => d.grad()!,
+  (a) => [a.value],
+)
+const mulScalar = unary<{ value: number }>(
+  'mul_scalar',
+  (d) => d.grad()!.mul(d.attrs.value),
+  (a) => [a.value],
+)
 
 /** @internal x²/2 within delta of 0, delta (|x| − delta/2) beyond. */
 export const huberOf = (x: Tensor, delta: number): Tensor => one(huber, [x], { value: delta })
@@ -95,7 +118,9 @@ const castOp = defineOp<{ dtype: DType }>({
   name: 'cast',
   infer: ([x], { dtype }) => [{ shape: x!.shape, dtype }],
   kernel: () => ({ name: 'cast' }),
-  derive: (d) => [d.spec(0).dtype === 'f32' || d.spec(0).dtype === 'bf16' ? d.grad()!.cast(d.spec(0).dtype) : undefined],
+  derive: (d) => [
+    d.spec(0).dtype === 'f32' || d.spec(0).dtype === 'bf16' ? d.grad()!.cast(d.spec(0).dtype) : undefined,
+  ],
   strided: 'all',
 })
 
@@ -150,20 +175,56 @@ declare module '../tensor/tensor' {
   }
 }
 
-const methods = { neg, abs, exp, log, sqrt, rsqrt, square, reciprocal, tanh, sigmoid, erf, gelu, silu, relu, sign, floor, ceil, round, sin, cos, expm1, log1p }
+const methods = {
+  neg,
+  abs,
+  exp,
+  log,
+  sqrt,
+  rsqrt,
+  square,
+  reciprocal,
+  tanh,
+  sigmoid,
+  erf,
+  gelu,
+  silu,
+  relu,
+  sign,
+  floor,
+  ceil,
+  round,
+  sin,
+  cos,
+  expm1,
+  log1p,
+}
 for (const [name, op] of Object.entries(methods))
-  Object.defineProperty(Tensor.prototype, name, { value: function (this: Tensor) { return one(op, [this], undefined) }, writable: true })
+  Object.defineProperty(Tensor.prototype, name, {
+    value: function (this: Tensor) {
+      return one(op, [this], undefined)
+    },
+    writable: true,
+  })
 Tensor.prototype.clamp = function (low, high) {
   return one(clamp, [this], { low, high })
 }
 Tensor.prototype.cast = function (dtype) {
   return dtype === this.dtype ? this : one(castOp, [this], { dtype })
 }
-Tensor.prototype.leakyRelu = function (slope = 0.01) { return one(leakyRelu, [this], { value: slope }) }
-Tensor.prototype.elu = function (alpha = 1) { return one(elu, [this], { value: alpha }) }
+Tensor.prototype.leakyRelu = function (slope = 0.01) {
+  return one(leakyRelu, [this], { value: slope })
+}
+Tensor.prototype.elu = function (alpha = 1) {
+  return one(elu, [this], { value: alpha })
+}
 Tensor.prototype.softplus = function (beta = 1) {
   if (!(beta > 0)) fail('AUX_INVALID_ARGUMENT', `softplus: expected beta > 0, got ${beta}`)
   return one(softplus, [this], { value: beta })
 }
-Tensor.prototype.hardtanh = function (low = -1, high = 1) { return one(hardtanhOp, [this], { low, high }) }
-Tensor.prototype.relu6 = function () { return one(hardtanhOp, [this], { low: 0, high: 6 }) }
+Tensor.prototype.hardtanh = function (low = -1, high = 1) {
+  return one(hardtanhOp, [this], { low, high })
+}
+Tensor.prototype.relu6 = function () {
+  return one(hardtanhOp, [this], { low: 0, high: 6 })
+}

@@ -22,13 +22,27 @@ export class Adam extends Base {
     super(options)
     this.#betas = options.betas ?? [0.9, 0.999]
     this.#eps = options.eps ?? 1e-8
-    for (const beta of this.#betas) if (!(beta >= 0 && beta < 1)) fail('AUX_INVALID_ARGUMENT', `betas: expected numbers in [0, 1), got ${this.#betas.join(' and ')}`)
+    for (const beta of this.#betas)
+      if (!(beta >= 0 && beta < 1))
+        fail('AUX_INVALID_ARGUMENT', `betas: expected numbers in [0, 1), got ${this.#betas.join(' and ')}`)
     if (!(this.#eps > 0)) fail('AUX_INVALID_ARGUMENT', `eps: expected a number > 0, got ${this.#eps}`)
   }
 
-  protected apply(w: Tensor, { m, v }: Record<string, Tensor>, gradient: Tensor, { lr, step, scale }: UpdateInputs, weightDecay: number): void {
+  protected apply(
+    w: Tensor,
+    { m, v }: Record<string, Tensor>,
+    gradient: Tensor,
+    { lr, step, scale }: UpdateInputs,
+    weightDecay: number,
+  ): void {
     const [beta1, beta2] = this.#betas
-    adamUpdate(w, m, v, gradient, lr, step, scale, { beta1, beta2, eps: this.#eps, weightDecay, decoupled: this.decoupled })
+    adamUpdate(w, m, v, gradient, lr, step, scale, {
+      beta1,
+      beta2,
+      eps: this.#eps,
+      weightDecay,
+      decoupled: this.decoupled,
+    })
   }
 }
 

@@ -29,7 +29,8 @@ export abstract class Base implements Optimizer {
 
   constructor(options: BaseOptions) {
     const { lr, weightDecay = 0, groups = [] } = options
-    if (typeof lr !== 'function' && !(lr >= 0 && Number.isFinite(lr))) fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0 or a schedule, got ${String(lr)}`)
+    if (typeof lr !== 'function' && !(lr >= 0 && Number.isFinite(lr)))
+      fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0 or a schedule, got ${String(lr)}`)
     if (!(weightDecay >= 0)) fail('AUX_INVALID_ARGUMENT', `weightDecay: expected a number >= 0, got ${weightDecay}`)
     this.lr = lr
     this.#groups = groups
@@ -43,7 +44,8 @@ export abstract class Base implements Optimizer {
     const known = this.#state.get(name)
     if (known) return known
     // Zeroed by the system: a plan alone touches none of it.
-    const zeros = (): Tensor => keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `state of ${name}` }))
+    const zeros = (): Tensor =>
+      keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `state of ${name}` }))
     const made: Record<string, Tensor> = {}
     try {
       for (const slot of this.slots) made[slot] = zeros()
@@ -56,12 +58,26 @@ export abstract class Base implements Optimizer {
   }
 
   update(name: string, parameter: Tensor, gradient: Tensor, inputs: UpdateInputs): void {
-    const group = this.#groups.find(({ match }) => (typeof match === 'function' ? match(name, parameter) : match.test(name)))
+    const group = this.#groups.find(({ match }) =>
+      typeof match === 'function' ? match(name, parameter) : match.test(name),
+    )
     const lr = group?.lrScale === undefined ? inputs.lr : inputs.lr.mul(group.lrScale)
-    this.apply(parameter, this.state(name, parameter), gradient, { ...inputs, lr }, group?.weightDecay ?? this.#weightDecay)
+    this.apply(
+      parameter,
+      this.state(name, parameter),
+      gradient,
+      { ...inputs, lr },
+      group?.weightDecay ?? this.#weightDecay,
+    )
   }
 
-  protected abstract apply(w: Tensor, state: Record<string, Tensor>, gradient: Tensor, inputs: UpdateInputs, weightDecay: number): void
+  protected abstract apply(
+    w: Tensor,
+    state: Record<string, Tensor>,
+    gradient: Tensor,
+    inputs: UpdateInputs,
+    weightDecay: number,
+  ): void
 
   /** Frees the state. */
   dispose(): void {

@@ -10,7 +10,10 @@ export interface WarmUp {
 const rise = (step: number, warmUp: number): number => (step < warmUp ? (step + 1) / warmUp : 1)
 
 /** The same rate, after a warm-up. */
-export const constant = (lr: number, { warmUp = 0 }: WarmUp = {}) => (step: number): number => lr * rise(step, warmUp)
+export const constant =
+  (lr: number, { warmUp = 0 }: WarmUp = {}) =>
+  (step: number): number =>
+    lr * rise(step, warmUp)
 
 /** Times `gamma` after every `every` updates. */
 export function stepDecay(lr: number, { every, gamma = 0.1, warmUp = 0 }: { every: number; gamma?: number } & WarmUp) {
@@ -47,7 +50,10 @@ export function cosine(lr: number, { steps, end = 0, warmUp = 0 }: Span & WarmUp
 export function oneCycle(lr: number, options: { steps: number; rise?: number; divide?: number; finalDivide?: number }) {
   const { steps, rise: share = 0.3, divide = 25, finalDivide = 1e4 } = options
   const top = Math.max(1, share * steps)
-  const between = (a: number, b: number, t: number): number => a + (b - a) * 0.5 * (1 - Math.cos(Math.PI * Math.min(1, t)))
+  const between = (a: number, b: number, t: number): number =>
+    a + (b - a) * 0.5 * (1 - Math.cos(Math.PI * Math.min(1, t)))
   return (step: number): number =>
-    step < top ? between(lr / divide, lr, step / top) : between(lr, lr / finalDivide, (step - top) / Math.max(1, steps - top))
+    step < top
+      ? between(lr / divide, lr, step / top)
+      : between(lr, lr / finalDivide, (step - top) / Math.max(1, steps - top))
 }

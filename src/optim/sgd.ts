@@ -22,12 +22,20 @@ export class SGD extends Base {
     super(options)
     this.#momentum = options.momentum ?? 0
     this.#nesterov = options.nesterov ?? false
-    if (!(this.#momentum >= 0 && this.#momentum < 1)) fail('AUX_INVALID_ARGUMENT', `momentum: expected a number in [0, 1), got ${this.#momentum}`)
-    if (this.#nesterov && !this.#momentum) fail('AUX_INVALID_ARGUMENT', 'nesterov: expected a momentum > 0 with it, got none')
+    if (!(this.#momentum >= 0 && this.#momentum < 1))
+      fail('AUX_INVALID_ARGUMENT', `momentum: expected a number in [0, 1), got ${this.#momentum}`)
+    if (this.#nesterov && !this.#momentum)
+      fail('AUX_INVALID_ARGUMENT', 'nesterov: expected a momentum > 0 with it, got none')
     this.slots = this.#momentum ? ['momentum'] : []
   }
 
-  protected apply(w: Tensor, { momentum }: Record<string, Tensor>, gradient: Tensor, { lr, scale }: UpdateInputs, weightDecay: number): void {
+  protected apply(
+    w: Tensor,
+    { momentum }: Record<string, Tensor>,
+    gradient: Tensor,
+    { lr, scale }: UpdateInputs,
+    weightDecay: number,
+  ): void {
     sgdUpdate(w, momentum, gradient, lr, scale, { momentum: this.#momentum, nesterov: this.#nesterov, weightDecay })
   }
 }

@@ -29,11 +29,14 @@ export const typedArray = (dtype: DType, length: number): TypedArray => new arra
 /** bf16 patterns of numbers, rounded to nearest, ties to even; NaN stays NaN. */
 export function toBf16(values: ArrayLike<number>): Uint16Array {
   const bits = new Uint32Array(Float32Array.from(values).buffer)
-  return Uint16Array.from(bits, (b) => ((b & 0x7fffffff) > 0x7f800000 ? (b >>> 16) | 0x40 : (b + 0x7fff + ((b >>> 16) & 1)) >>> 16))
+  return Uint16Array.from(bits, (b) =>
+    (b & 0x7fffffff) > 0x7f800000 ? (b >>> 16) | 0x40 : (b + 0x7fff + ((b >>> 16) & 1)) >>> 16,
+  )
 }
 
 /** The numbers that bf16 patterns stand for. */
-export const fromBf16 = (patterns: Uint16Array): Float32Array => new Float32Array(Uint32Array.from(patterns, (p) => p << 16).buffer)
+export const fromBf16 = (patterns: Uint16Array): Float32Array =>
+  new Float32Array(Uint32Array.from(patterns, (p) => p << 16).buffer)
 
 /** Numbers as a typed array of the kind that holds a dtype (bf16 rounded, bool as 0 and 1). */
 export function encode(values: ArrayLike<number>, dtype: DType): TypedArray {

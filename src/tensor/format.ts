@@ -23,7 +23,8 @@ const most = 1000
 
 const show = (v: number, dtype: DType): string => {
   if (dtype === 'bool') return v ? 'true' : 'false'
-  if ((Number.isInteger(v) && (dtype !== 'f32' || Math.abs(v) < 1e8)) || !Number.isFinite(v)) return Object.is(v, -0) ? '-0' : String(v)
+  if ((Number.isInteger(v) && (dtype !== 'f32' || Math.abs(v) < 1e8)) || !Number.isFinite(v))
+    return Object.is(v, -0) ? '-0' : String(v)
   const size = Math.abs(v)
   return size >= 1e5 || size < 1e-3 ? v.toExponential(4) : v.toFixed(4)
 }
@@ -54,4 +55,5 @@ export function format(values: TypedArray, shape: Shape, dtype: DType): string {
 const range = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i)
 
 /** Values as numbers that JavaScript can read: bf16 as floats. */
-export const readable = (values: TypedArray, dtype: DType): TypedArray => (dtype === 'bf16' ? fromBf16(values as Uint16Array) : values)
+export const readable = (values: TypedArray, dtype: DType): TypedArray =>
+  dtype === 'bf16' ? fromBf16(values as Uint16Array) : values

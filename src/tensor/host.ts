@@ -32,7 +32,8 @@ const natural = (values: unknown): DType | undefined =>
             ? 'u8'
             : undefined
 
-const sameStorage = (a: DType, b: DType): boolean => a === b || (a === 'u8' && b === 'bool') || (a === 'bool' && b === 'u8')
+const sameStorage = (a: DType, b: DType): boolean =>
+  a === b || (a === 'u8' && b === 'bool') || (a === 'bool' && b === 'u8')
 
 /** A host array on a typed array (not copied); one axis and the dtype of the array unless given. */
 export function hostArray(data: TypedArray, shape: Shape = [data.length], dtype?: DType): HostArray {
@@ -111,7 +112,15 @@ function asHost(what: string, values: HostValues, dtype?: DType): HostArray {
   return { data, shape, dtype: kind }
 }
 
-function flatten(what: string, v: NestedNumbers, shape: Shape, axis: number, dtype: DType, out: TypedArray, at: number): number {
+function flatten(
+  what: string,
+  v: NestedNumbers,
+  shape: Shape,
+  axis: number,
+  dtype: DType,
+  out: TypedArray,
+  at: number,
+): number {
   if (axis === shape.length) {
     if (typeof v !== 'number' && typeof v !== 'boolean')
       fail('AUX_SHAPE_MISMATCH', `${what}: expected numbers in arrays of shape ${showShape(shape)}, got ${describe(v)}`)
@@ -138,5 +147,5 @@ function store(what: string, value: number, dtype: DType, out: TypedArray, at: n
 function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value)
   if (typeof value === 'object') return value.constructor?.name ?? 'an object'
-  return typeof value === 'function' ? 'a function' : JSON.stringify(value) ?? String(value)
+  return typeof value === 'function' ? 'a function' : (JSON.stringify(value) ?? String(value))
 }

@@ -53,7 +53,8 @@ export function resolveAxis(what: string, axis: number, rank: number): number {
 }
 
 export function checkShape(what: string, shape: Shape): void {
-  if (!Array.isArray(shape)) fail('AUX_INVALID_ARGUMENT', `${what}: expected a shape (array of sizes), got ${String(shape)}`)
+  if (!Array.isArray(shape))
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected a shape (array of sizes), got ${String(shape)}`)
   if (shape.length > maxRank)
     fail('AUX_INVALID_ARGUMENT', `${what}: expected at most ${maxRank} axes, got ${shape.length}: ${showShape(shape)}`)
   for (const d of shape)

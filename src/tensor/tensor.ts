@@ -176,7 +176,10 @@ export class Tensor {
       fail('AUX_DTYPE_MISMATCH', `assign: expected ${this.dtype}, got ${values.dtype}`)
     const source = values instanceof Tensor ? values.rawSync() : values
     if (source.length !== this.size)
-      fail('AUX_SHAPE_MISMATCH', `assign: expected ${this.size} values for shape ${showShape(this.shape)}, got ${source.length}`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `assign: expected ${this.size} values for shape ${showShape(this.shape)}, got ${source.length}`,
+      )
     const stored = values instanceof Tensor || (this.dtype === 'bf16' && source instanceof Uint16Array)
     const data = stored ? (source as TypedArray) : encode(source, this.dtype)
     native().write(storage.handle, this.offset * bytesPerElement(this.dtype), data)
@@ -186,7 +189,8 @@ export class Tensor {
   /** @internal The storage, or a clear error. */
   liveStorage(): Storage {
     if (!this.storage) throw new AuxgradError('AUX_TRACED_VALUE', 'expected an eager tensor, got a traced one')
-    if (this.#disposed) throw new AuxgradError('AUX_DISPOSED', `this tensor of shape ${showShape(this.shape)} was disposed`)
+    if (this.#disposed)
+      throw new AuxgradError('AUX_DISPOSED', `this tensor of shape ${showShape(this.shape)} was disposed`)
     return this.storage
   }
 

@@ -13,7 +13,10 @@ export async function accuracy(predict: CompiledFunction<Tensor>, batches: Async
   for await (const { x, y } of batches) {
     const { data, dtype } = await predict.run({ x })
     if (dtype !== 'i32' || data.length !== y.data.length)
-      fail('AUX_SHAPE_MISMATCH', `accuracy: expected ${y.data.length} predicted classes of dtype i32, got ${data.length} of ${dtype}`)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `accuracy: expected ${y.data.length} predicted classes of dtype i32, got ${data.length} of ${dtype}`,
+      )
     for (let i = 0; i < data.length; i++) right += Number(data[i] === y.data[i])
     rows += data.length
   }

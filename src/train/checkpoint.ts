@@ -32,7 +32,11 @@ function* tensorsOf({ step }: Training): Iterable<[string, Tensor]> {
  * far. A run resumed from it is bit-identical to one that never stopped.
  * @param options.keep files to keep in all; predecessors become `file.1`, `file.2`, ...
  */
-export async function saveTraining(file: string, training: Training, options: { keep?: number; extra?: Json } = {}): Promise<void> {
+export async function saveTraining(
+  file: string,
+  training: Training,
+  options: { keep?: number; extra?: Json } = {},
+): Promise<void> {
   const { step, loader } = training
   await step.idle()
   const tensors = new Map<string, HostArray>()
@@ -52,7 +56,11 @@ export async function saveTraining(file: string, training: Training, options: { 
  * Nothing changes unless all of it fits.
  * @throws AUX_BAD_FILE naming what is missing, too much, or of another shape.
  */
-export async function loadTraining(file: string, training: Training, options: { fallback?: boolean } = {}): Promise<Json> {
+export async function loadTraining(
+  file: string,
+  training: Training,
+  options: { fallback?: boolean } = {},
+): Promise<Json> {
   const { step, loader } = training
   const { tensors, state: raw, path } = await loadCheckpoint(file, options)
   const state = raw as unknown as State
@@ -61,16 +69,26 @@ export async function loadTraining(file: string, training: Training, options: { 
   const missing = [...own.keys()].filter((name) => !tensors.has(name))
   const extra = [...tensors.keys()].filter((name) => !own.has(name))
   if (missing.length || extra.length)
-    fail('AUX_BAD_FILE', `${path}: expected the state of this model and optimizer; missing ${missing.join(', ') || 'none'}, unexpected ${extra.join(', ') || 'none'}`)
+    fail(
+      'AUX_BAD_FILE',
+      `${path}: expected the state of this model and optimizer; missing ${missing.join(', ') || 'none'}, unexpected ${extra.join(', ') || 'none'}`,
+    )
   for (const [name, t] of own) {
     const value = tensors.get(name)!
     if (value.shape.join() !== t.shape.join() || value.dtype !== t.dtype)
-      fail('AUX_BAD_FILE', `${path}: expected ${name} as ${t.dtype} ${showShape(t.shape)}, got ${value.dtype} ${showShape(value.shape)}`)
+      fail(
+        'AUX_BAD_FILE',
+        `${path}: expected ${name} as ${t.dtype} ${showShape(t.shape)}, got ${value.dtype} ${showShape(value.shape)}`,
+      )
   }
   if (state?.optimizer !== step.optimizer.name)
-    fail('AUX_BAD_FILE', `${path}: expected a run with the optimizer ${step.optimizer.name}, got ${String(state?.optimizer)}`)
+    fail(
+      'AUX_BAD_FILE',
+      `${path}: expected a run with the optimizer ${step.optimizer.name}, got ${String(state?.optimizer)}`,
+    )
   for (const count of [state.updates, state.runs])
-    if (!Number.isSafeInteger(count) || count < 0) fail('AUX_BAD_FILE', `${path}: expected whole numbers of updates and runs, got ${String(count)}`)
+    if (!Number.isSafeInteger(count) || count < 0)
+      fail('AUX_BAD_FILE', `${path}: expected whole numbers of updates and runs, got ${String(count)}`)
   if (loader && state.loader) loader.restore(state.loader)
   for (const [name, t] of own) t.assign(tensors.get(name)!.data)
   step.optimizer.steps = state.updates

@@ -65,7 +65,9 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
       count++
       const rate = (rowsDone + rows) / (secondsDone + seconds)
       const { position } = loader.state()
-      const left = (steps - position + (epochs - epoch - 1) * steps) * ((secondsDone + seconds) / Math.max(1, (rowsDone + rows) / size))
+      const left =
+        (steps - position + (epochs - epoch - 1) * steps) *
+        ((secondsDone + seconds) / Math.max(1, (rowsDone + rows) / size))
       yield { type: 'step', epoch, step: position, steps, result, rate, secondsLeft: left }
       if (signal?.aborted) return
       started = performance.now()

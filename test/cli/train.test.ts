@@ -33,7 +33,9 @@ test('train reports every rule, and measures the peak that was planned', async (
 test('a plan that does not fit is refused before the first step', async () => {
   const { err, code } = await cli('train', '--rule', 'bp', '--limit', '256', '--budget', '1MiB')
   expect(code).toBe(3)
-  expect(err).toMatch(/this plan needs .* bytes\), more than the budget of 1\.00 MiB .* the smallest with the methods at hand is .* bytes/)
+  expect(err).toMatch(
+    /this plan needs .* bytes\), more than the budget of 1\.00 MiB .* the smallest with the methods at hand is .* bytes/,
+  )
 })
 
 test('wrong use exits with 2, a rule without a place with 1', async () => {

@@ -12,7 +12,12 @@ class Net extends nn.Module {
 /** Layers whose weight gradient the plan takes from signs. */
 function signed(memory: MemoryAssignment): string[] {
   const model = new Net()
-  const step = compile({ model, loss: ({ x, y }) => crossEntropy(model.forward(x), y), optimizer: new optim.SGD({ lr: 0.1 }), memory })
+  const step = compile({
+    model,
+    loss: ({ x, y }) => crossEntropy(model.forward(x), y),
+    optimizer: new optim.SGD({ lr: 0.1 }),
+    memory,
+  })
   const plan = step.plan({ x: [5, 6], y: { shape: [5], dtype: 'i32' } })
   const layers = plan.ops.filter((o) => o.kernel === 'linear_sign_weight_grad').map((o) => o.layer)
   step.close()

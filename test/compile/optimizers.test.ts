@@ -1,7 +1,8 @@
 import { compile, nn, optim, tensor, type Tensor } from '../../src'
 
 const size = 257
-const wave = (phase: number, scale: number): Float32Array => Float32Array.from({ length: size }, (_, i) => scale * Math.sin(1.3 * i + phase))
+const wave = (phase: number, scale: number): Float32Array =>
+  Float32Array.from({ length: size }, (_, i) => scale * Math.sin(1.3 * i + phase))
 
 class Line extends nn.Module {
   w = new nn.Parameter(tensor(wave(0, 1), [size]))
@@ -23,7 +24,10 @@ async function trained(optimizer: optim.Base, gradients: readonly Float32Array[]
 }
 
 /** Kingma & Ba 2015, algorithm 1, in double precision; with weight decay as L2 or decoupled (Loshchilov & Hutter 2019). */
-function adam(gradients: readonly Float32Array[], { lr, decay, decoupled, beta1 = 0.9, beta2 = 0.999, eps = 1e-8 }: Record<string, number>): Float64Array {
+function adam(
+  gradients: readonly Float32Array[],
+  { lr, decay, decoupled, beta1 = 0.9, beta2 = 0.999, eps = 1e-8 }: Record<string, number>,
+): Float64Array {
   const w = Float64Array.from(wave(0, 1))
   const [m, v] = [new Float64Array(size), new Float64Array(size)]
   gradients.forEach((gradient, k) => {
@@ -49,13 +53,27 @@ describe('optimizers against double precision', () => {
   for (const steps of [1, 2, 30]) {
     const gradients = Array.from({ length: steps }, (_, k) => wave(0.7 * k + 0.4, 10 ** (k % 3)))
     test(`Adam, ${steps} steps`, async () => {
-      expect(error(await trained(new optim.Adam({ lr }), gradients), adam(gradients, { lr, decay: 0, decoupled: 0 }), lr)).toBeLessThan(2e-6)
+      expect(
+        error(await trained(new optim.Adam({ lr }), gradients), adam(gradients, { lr, decay: 0, decoupled: 0 }), lr),
+      ).toBeLessThan(2e-6)
     })
     test(`Adam with L2, ${steps} steps`, async () => {
-      expect(error(await trained(new optim.Adam({ lr, weightDecay: 0.1 }), gradients), adam(gradients, { lr, decay: 0.1, decoupled: 0 }), lr)).toBeLessThan(2e-6)
+      expect(
+        error(
+          await trained(new optim.Adam({ lr, weightDecay: 0.1 }), gradients),
+          adam(gradients, { lr, decay: 0.1, decoupled: 0 }),
+          lr,
+        ),
+      ).toBeLessThan(2e-6)
     })
     test(`AdamW, ${steps} steps`, async () => {
-      expect(error(await trained(new optim.AdamW({ lr, weightDecay: 0.1 }), gradients), adam(gradients, { lr, decay: 0.1, decoupled: 1 }), lr)).toBeLessThan(2e-6)
+      expect(
+        error(
+          await trained(new optim.AdamW({ lr, weightDecay: 0.1 }), gradients),
+          adam(gradients, { lr, decay: 0.1, decoupled: 1 }),
+          lr,
+        ),
+      ).toBeLessThan(2e-6)
     })
   }
 })

@@ -1,5 +1,19 @@
 import fc from 'fast-check'
-import { ara, asa, checkpoint, compile, conv2d, layerNorm, batchNorm, linear, models, nn, optim, type MemoryAssignment, type Tensor } from '../../src'
+import {
+  ara,
+  asa,
+  checkpoint,
+  compile,
+  conv2d,
+  layerNorm,
+  batchNorm,
+  linear,
+  models,
+  nn,
+  optim,
+  type MemoryAssignment,
+  type Tensor,
+} from '../../src'
 import { allocate, largestLiveSum, type Block } from '../../src/compile/allocate'
 import { fuseActivations } from '../../src/compile/fuse'
 import { maskActivations } from '../../src/compile/masks'
@@ -18,16 +32,23 @@ function expectNoOverlap(blocks: readonly Block[], arena: number): void {
   const sorted = [...blocks].sort((a, b) => a.offset - b.offset)
   const open: Block[] = []
   for (const b of sorted) {
-    if (b.offset % 64 || b.bytes % 64 || b.offset < 0 || b.offset + b.bytes > arena) throw new Error(`block ${JSON.stringify(b)} in an arena of ${arena}`)
+    if (b.offset % 64 || b.bytes % 64 || b.offset < 0 || b.offset + b.bytes > arena)
+      throw new Error(`block ${JSON.stringify(b)} in an arena of ${arena}`)
     for (const o of open)
-      if (o.offset + o.bytes > b.offset && o.from <= b.to && b.from <= o.to) throw new Error(`blocks ${JSON.stringify(o)} and ${JSON.stringify(b)} overlap`)
+      if (o.offset + o.bytes > b.offset && o.from <= b.to && b.from <= o.to)
+        throw new Error(`blocks ${JSON.stringify(o)} and ${JSON.stringify(b)} overlap`)
     open.push(b)
   }
 }
 
 /** The nodes of a graph as text, for failures. */
 const listing = (graph: Graph): string =>
-  graph.nodes.map((n) => `${n.id} ${n.inputName ?? n.op.name}(${n.inputs.map((t) => (t ? `${t.node!.id}.${t.index}` : '-')).join(' ')}) ${n.phase}`).join('\n')
+  graph.nodes
+    .map(
+      (n) =>
+        `${n.id} ${n.inputName ?? n.op.name}(${n.inputs.map((t) => (t ? `${t.node!.id}.${t.index}` : '-')).join(' ')}) ${n.phase}`,
+    )
+    .join('\n')
 
 /** A random program on [n, c] values: what it returns is one element. `pick(k)` is a whole number below k. */
 function program(pick: (k: number) => number, length: number, x: Tensor, weights: Tensor[], vectors: Tensor[]): Tensor {
@@ -35,78 +56,134 @@ function program(pick: (k: number) => number, length: number, x: Tensor, weights
   const values = [x]
   const any = (): Tensor => values[pick(values.length)]
   const steps: (() => Tensor)[] = [
-    () => any().add(any()), () => any().sub(any()), () => any().mul(any()), () => any().maximum(any()),
-    () => any().relu(), () => linear(any(), weights[0], vectors[1]).relu(),
-    () => batchNorm(any(), vectors[0], vectors[1], { runningMean: vectors[2], runningVar: vectors[3], momentum: 0.1 }, true).relu(), () => any().tanh(), () => any().gelu(), () => any().sigmoid(), () => any().softmax(), () => any().square().neg(),
-    () => any().add(vectors[pick(vectors.length)]), () => any().mul(0.5), () => any().add(0.25), () => any().clamp(-1, 1),
-    () => any().mean(1, true).add(any()), () => any().sub(any().mean(0)),
+    () => any().add(any()),
+    () => any().sub(any()),
+    () => any().mul(any()),
+    () => any().maximum(any()),
+    () => any().relu(),
+    () => linear(any(), weights[0], vectors[1]).relu(),
+    () =>
+      batchNorm(
+        any(),
+        vectors[0],
+        vectors[1],
+        { runningMean: vectors[2], runningVar: vectors[3], momentum: 0.1 },
+        true,
+      ).relu(),
+    () => any().tanh(),
+    () => any().gelu(),
+    () => any().sigmoid(),
+    () => any().softmax(),
+    () => any().square().neg(),
+    () => any().add(vectors[pick(vectors.length)]),
+    () => any().mul(0.5),
+    () => any().add(0.25),
+    () => any().clamp(-1, 1),
+    () => any().mean(1, true).add(any()),
+    () => any().sub(any().mean(0)),
     () => linear(any(), weights[pick(weights.length)], pick(2) ? vectors[0] : undefined),
     () => any().matmul(weights[pick(weights.length)].transpose()),
-    () => any().reshape([c, n]).transpose().mul(0.7), () => any().transpose().reshape([n, c]),
+    () => any().reshape([c, n]).transpose().mul(0.7),
+    () => any().transpose().reshape([n, c]),
     () => layerNorm(any(), vectors[0], vectors[1]),
-    () => batchNorm(any(), vectors[0], vectors[1], { runningMean: vectors[2], runningVar: vectors[3], momentum: 0.1 }, true),
+    () =>
+      batchNorm(
+        any(),
+        vectors[0],
+        vectors[1],
+        { runningMean: vectors[2], runningVar: vectors[3], momentum: 0.1 },
+        true,
+      ),
     () => conv2d(any().reshape([1, n, 1, c]), weights[0].reshape([c, 1, 1, c]), undefined, {}).reshape([n, c]),
     () => any().relu().reshape([1, n, c]).relu().reshape([n, c]),
     () => any().exp().clamp(0, 4).log().clamp(-3, 3),
   ]
   for (let i = 0; i < length; i++) values.push(steps[pick(steps.length)]())
   // Some values in the middle count too; the rest are dead code.
-  return values.slice(-3).map((v) => v.mul(v).mean()).reduce((a, b) => a.add(b))
+  return values
+    .slice(-3)
+    .map((v) => v.mul(v).mean())
+    .reduce((a, b) => a.add(b))
 }
 
 test('random programs and their gradients: a plan computes, bit for bit, what node after node does', async () => {
-  await check(150, fc.nat(), fc.integer({ min: 1, max: 9 }), fc.integer({ min: 1, max: 7 }), fc.integer({ min: 1, max: 24 }), async (start, n, c, length) => {
-    const random = generator(start)
-    const pick = (k: number): number => Math.floor(random() * k)
-    const make = (shape: number[], low = -1, high = 1): Eager =>
-      Eager.from(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => low + (high - low) * random()), shape, 'f32')
-    const x = make([n, c])
-    const weights = [make([c, c]), make([c, c])]
-    const vectors = [make([c], 0.5, 1.5), make([c]), make([c]), make([c], 0.5, 2)]
-    const graph = new Graph()
-    const traced = graph.input('x', [n, c], 'f32')
-    const seed = graph.input('seed', [], 'f32')
-    const loss = graph.trace(() => program(pick, length, traced, weights, vectors))
-    const wanted = [traced, ...[...weights, vectors[0]].map((t) => graph.referenceOf(t)?.outputs[0]).filter((t) => t !== undefined)]
-    const gradients = graph.trace(() => {
-      const found = derive(loss, seed, wanted, { add: (a, b) => a.add(b) })
-      return graph.withPhase('backward', () => found.filter((g) => g !== undefined).map((g) => copy(g)))
-    })
-    const results = [loss, ...gradients]
-    const inputs = new Map([['x', x], ['seed', Eager.from(Float32Array.of(1), [], 'f32')]])
-    const reference = interpret(graph, inputs)
-    const expected = results.map((t) => reference.value(t).rawSync())
-    reference.update()
-    const state = vectors.slice(2).map((t) => graph.referenceOf(t)).map((node) => node && reference.value(node.outputs[0]).rawSync())
+  await check(
+    150,
+    fc.nat(),
+    fc.integer({ min: 1, max: 9 }),
+    fc.integer({ min: 1, max: 7 }),
+    fc.integer({ min: 1, max: 24 }),
+    async (start, n, c, length) => {
+      const random = generator(start)
+      const pick = (k: number): number => Math.floor(random() * k)
+      const make = (shape: number[], low = -1, high = 1): Eager =>
+        Eager.from(
+          Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => low + (high - low) * random()),
+          shape,
+          'f32',
+        )
+      const x = make([n, c])
+      const weights = [make([c, c]), make([c, c])]
+      const vectors = [make([c], 0.5, 1.5), make([c]), make([c]), make([c], 0.5, 2)]
+      const graph = new Graph()
+      const traced = graph.input('x', [n, c], 'f32')
+      const seed = graph.input('seed', [], 'f32')
+      const loss = graph.trace(() => program(pick, length, traced, weights, vectors))
+      const wanted = [
+        traced,
+        ...[...weights, vectors[0]].map((t) => graph.referenceOf(t)?.outputs[0]).filter((t) => t !== undefined),
+      ]
+      const gradients = graph.trace(() => {
+        const found = derive(loss, seed, wanted, { add: (a, b) => a.add(b) })
+        return graph.withPhase('backward', () => found.filter((g) => g !== undefined).map((g) => copy(g)))
+      })
+      const results = [loss, ...gradients]
+      const inputs = new Map([
+        ['x', x],
+        ['seed', Eager.from(Float32Array.of(1), [], 'f32')],
+      ])
+      const reference = interpret(graph, inputs)
+      const expected = results.map((t) => reference.value(t).rawSync())
+      reference.update()
+      const state = vectors
+        .slice(2)
+        .map((t) => graph.referenceOf(t))
+        .map((node) => node && reference.value(node.outputs[0]).rawSync())
 
-    const named = new Map(results.map((t, i) => [`${i}`, t]))
-    graph.trace(() => {
-      fuseActivations(graph, named)
-      maskActivations(graph)
-    })
-    const outputs = [...named.values()]
-    const plan = new Plan(graph, outputs)
-    expectNoOverlap(plan.blocks, plan.arenaBytes)
-    expect(plan.arenaBytes).toBeGreaterThanOrEqual(plan.liveBytes)
-    const arena = new Storage(plan.arenaBytes)
-    native().write(arena.handle, 0, new Uint8Array(plan.arenaBytes).fill(0xff)) // NaN everywhere: nothing may be read before it is written
-    for (const [name, slot] of plan.inputs) native().write(arena.handle, slot.offset, inputs.get(name)!.rawSync())
-    const { status, stats } = native().runSync(plan.handle(), arena.handle)
-    ok(status)
-    expect(Math.max(stats.arenaPeak, plan.inputEnd)).toBe(plan.arenaBytes)
-    plan.outputs.forEach((slot, i) => {
-      const got = typedArray(slot.dtype, outputs[i].size)
-      native().read(arena.handle, slot.offset, got)
-      if (bytes(got) !== bytes(expected[i])) throw new Error(`output ${i}: expected ${expected[i]}, got ${got}\n${listing(graph)}`)
-    })
-    vectors.slice(2).forEach((t, i) => state[i] && expect(bytes(t.rawSync()) === bytes(state[i])).toBe(true))
-    arena.release()
-    plan.dispose()
-  })
+      const named = new Map(results.map((t, i) => [`${i}`, t]))
+      graph.trace(() => {
+        fuseActivations(graph, named)
+        maskActivations(graph)
+      })
+      const outputs = [...named.values()]
+      const plan = new Plan(graph, outputs)
+      expectNoOverlap(plan.blocks, plan.arenaBytes)
+      expect(plan.arenaBytes).toBeGreaterThanOrEqual(plan.liveBytes)
+      const arena = new Storage(plan.arenaBytes)
+      native().write(arena.handle, 0, new Uint8Array(plan.arenaBytes).fill(0xff)) // NaN everywhere: nothing may be read before it is written
+      for (const [name, slot] of plan.inputs) native().write(arena.handle, slot.offset, inputs.get(name)!.rawSync())
+      const { status, stats } = native().runSync(plan.handle(), arena.handle)
+      ok(status)
+      expect(Math.max(stats.arenaPeak, plan.inputEnd)).toBe(plan.arenaBytes)
+      plan.outputs.forEach((slot, i) => {
+        const got = typedArray(slot.dtype, outputs[i].size)
+        native().read(arena.handle, slot.offset, got)
+        if (bytes(got) !== bytes(expected[i]))
+          throw new Error(`output ${i}: expected ${expected[i]}, got ${got}\n${listing(graph)}`)
+      })
+      vectors.slice(2).forEach((t, i) => state[i] && expect(bytes(t.rawSync()) === bytes(state[i])).toBe(true))
+      arena.release()
+      plan.dispose()
+    },
+  )
 })
 
 test('allocation: no overlap, never below the live sum, for any lifetimes', async () => {
-  const block = fc.record({ bytes: fc.integer({ min: 1, max: 50 }).map((n) => n * 64), from: fc.nat(40), length: fc.nat(20) })
+  const block = fc.record({
+    bytes: fc.integer({ min: 1, max: 50 }).map((n) => n * 64),
+    from: fc.nat(40),
+    length: fc.nat(20),
+  })
   await check(300, fc.array(block, { maxLength: 60 }), async (list) => {
     const blocks = list.map(({ bytes, from, length }) => ({ bytes, from, to: from + length, offset: -1 }))
     const arena = allocate(blocks)
@@ -114,12 +191,21 @@ test('allocation: no overlap, never below the live sum, for any lifetimes', asyn
     expect(arena).toBeGreaterThanOrEqual(largestLiveSum(blocks))
     let naive = 0
     for (let step = 0; step <= 60; step++)
-      naive = Math.max(naive, blocks.filter((b) => b.from <= step && step <= b.to).reduce((n, b) => n + b.bytes, 0))
+      naive = Math.max(
+        naive,
+        blocks.filter((b) => b.from <= step && step <= b.to).reduce((n, b) => n + b.bytes, 0),
+      )
     expect(largestLiveSum(blocks)).toBe(naive)
   })
 })
 
-type Case = [name: string, model: () => nn.Module & { forward(x: Tensor): Tensor }, x: number[], memory: MemoryAssignment | undefined, dtype?: 'i32']
+type Case = [
+  name: string,
+  model: () => nn.Module & { forward(x: Tensor): Tensor },
+  x: number[],
+  memory: MemoryAssignment | undefined,
+  dtype?: 'i32',
+]
 const stages = Object.fromEntries([1, 2, 3, 4].map((s) => [`stage${s}`, ara({ stride: 2 })]))
 const policies: [string, MemoryAssignment | undefined][] = [
   ['backpropagation', undefined],
@@ -129,9 +215,20 @@ const policies: [string, MemoryAssignment | undefined][] = [
 ]
 const resnets = ([18, 50, 152] as const).flatMap((depth) =>
   (['standard', 'ara'] as const).flatMap((layout) =>
-    [...policies, ...(layout === 'ara' ? [['ara', stages], ['ara + cheap', { ...stages, 'stage*.*': checkpoint({ recompute: 'cheap' }) }]] as [string, MemoryAssignment][] : [])].map(
-      ([policy, memory]): Case => [`ResNet-${depth} ${layout} ${policy}`, () => new models.ResNet({ depth, layout, classes: 10, width: 16 }), [4, 32, 32, 3], memory],
-    ),
+    [
+      ...policies,
+      ...(layout === 'ara'
+        ? ([
+            ['ara', stages],
+            ['ara + cheap', { ...stages, 'stage*.*': checkpoint({ recompute: 'cheap' }) }],
+          ] as [string, MemoryAssignment][])
+        : []),
+    ].map(([policy, memory]): Case => [
+      `ResNet-${depth} ${layout} ${policy}`,
+      () => new models.ResNet({ depth, layout, classes: 10, width: 16 }),
+      [4, 32, 32, 3],
+      memory,
+    ]),
   ),
 )
 const encoder = (): nn.Module & { forward(x: Tensor): Tensor } =>
@@ -174,8 +271,13 @@ describe.each(cases)('%s', (_, build, shape, memory, dtype) => {
   test2('a run measures what was planned', async () => {
     const random = generator(7)
     const size = shape.reduce((a, b) => a * b, 1)
-    const data = dtype ? Int32Array.from({ length: size }, () => Math.floor(random() * 50)) : Float32Array.from({ length: size }, () => random() - 0.5)
-    const batch = { x: { data, shape, dtype: dtype ?? 'f32' }, y: Int32Array.from({ length: shape[0] }, (_, i) => i % 3) } as const
+    const data = dtype
+      ? Int32Array.from({ length: size }, () => Math.floor(random() * 50))
+      : Float32Array.from({ length: size }, () => random() - 0.5)
+    const batch = {
+      x: { data, shape, dtype: dtype ?? 'f32' },
+      y: Int32Array.from({ length: shape[0] }, (_, i) => i % 3),
+    } as const
     const plan = step.plan({ x: { shape, dtype }, y: [shape[0]] })
     const before = await liveBytes()
     const { loss } = await step.run(batch)
@@ -187,7 +289,12 @@ describe.each(cases)('%s', (_, build, shape, memory, dtype) => {
 
 /** Bytes that backward keeps, for a batch of images. */
 function keptBytes(model: nn.Module & { forward(x: Tensor): Tensor }, x: number[], memory?: MemoryAssignment): number {
-  const step = compile({ model, loss: (b) => nn.crossEntropy(model.forward(b.x), b.y), optimizer: new optim.SGD({ lr: 0.1 }), memory })
+  const step = compile({
+    model,
+    loss: (b) => nn.crossEntropy(model.forward(b.x), b.y),
+    optimizer: new optim.SGD({ lr: 0.1 }),
+    memory,
+  })
   const { kept } = step.plan({ x, y: [x[0]] }).bytes
   step.close()
   model.dispose()

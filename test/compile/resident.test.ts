@@ -31,12 +31,19 @@ warm.run({ x: new Float32Array(8) }).then(async () => {
 `
 
 const linux = process.platform === 'linux' ? test : test.skip
-linux.each(['cnn', 'asa', 'resnet18'])('the resident set grows by the planned arena, 10 %% and 16 MiB at most: %s', (name) => {
-  const out = execFileSync(process.execPath, ['--expose-gc', '-e', program, path.join(sources.folder, 'index.js'), name], {
-    env: { ...process.env, AUXGRAD_BINARY: binary },
-    encoding: 'utf8',
-  })
-  const { growth, arena } = JSON.parse(out)
-  expect(growth).toBeLessThanOrEqual(1.1 * arena + 16 * 2 ** 20)
-  expect(growth).toBeGreaterThan(0.5 * arena) // it was really touched
-})
+linux.each(['cnn', 'asa', 'resnet18'])(
+  'the resident set grows by the planned arena, 10 %% and 16 MiB at most: %s',
+  (name) => {
+    const out = execFileSync(
+      process.execPath,
+      ['--expose-gc', '-e', program, path.join(sources.folder, 'index.js'), name],
+      {
+        env: { ...process.env, AUXGRAD_BINARY: binary },
+        encoding: 'utf8',
+      },
+    )
+    const { growth, arena } = JSON.parse(out)
+    expect(growth).toBeLessThanOrEqual(1.1 * arena + 16 * 2 ** 20)
+    expect(growth).toBeGreaterThan(0.5 * arena) // it was really touched
+  },
+)

@@ -1,5 +1,18 @@
 import fc from 'fast-check'
-import { asa, checkpoint, compile, grad, hostArray, models, nn, optim, tensor, valueAndGrad, type MemoryAssignment, type Tensor } from '../../src'
+import {
+  asa,
+  checkpoint,
+  compile,
+  grad,
+  hostArray,
+  models,
+  nn,
+  optim,
+  tensor,
+  valueAndGrad,
+  type MemoryAssignment,
+  type Tensor,
+} from '../../src'
 import { native } from '../../src/native'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { check, liveBytes } from '../support/property'
@@ -7,9 +20,14 @@ import { snapshot } from '../support/record'
 import { generator } from '../support/run'
 
 const random = generator(1)
-const host = (shape: number[]) => hostArray(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 2 * random() - 1), shape)
+const host = (shape: number[]) =>
+  hostArray(
+    Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 2 * random() - 1),
+    shape,
+  )
 const batchOf = (n: number) => ({ x: host([n, 6]), y: Int32Array.from({ length: n }, (_, i) => i % 3) })
-const withCode = (code: string, message = /./) => expect.objectContaining({ code, message: expect.stringMatching(message) })
+const withCode = (code: string, message = /./) =>
+  expect.objectContaining({ code, message: expect.stringMatching(message) })
 
 class Net extends nn.Module {
   readonly hidden = [new nn.Linear(6, 16), new nn.Linear(16, 16)]
@@ -24,7 +42,12 @@ class Net extends nn.Module {
 const make = (options: Partial<Parameters<typeof compile>[0]> = {}) => {
   const model = new Net()
   const optimizer = new optim.AdamW({ lr: 0.01 })
-  const step = compile({ model, loss: ({ x, y }: Record<string, Tensor>) => nn.crossEntropy(model.forward(x), y), optimizer, ...options })
+  const step = compile({
+    model,
+    loss: ({ x, y }: Record<string, Tensor>) => nn.crossEntropy(model.forward(x), y),
+    optimizer,
+    ...options,
+  })
   return { model, optimizer, step }
 }
 
@@ -44,8 +67,16 @@ test('a rejected run does not stop those behind it', async () => {
   const { step, model } = make()
   const before = snapshot(model)
   const bad = { ...batchOf(4), y: Int32Array.of(0, 1, 9, 2) }
-  const results = await Promise.allSettled([step.run(bad), step.run({ x: host([4, 5]), y: Int32Array.of(0, 1, 1, 2) }), step.run(bad)])
-  expect(results.map((r) => (r as PromiseRejectedResult).reason.code)).toEqual(['AUX_INDEX_OUT_OF_RANGE', 'AUX_SHAPE_MISMATCH', 'AUX_INDEX_OUT_OF_RANGE'])
+  const results = await Promise.allSettled([
+    step.run(bad),
+    step.run({ x: host([4, 5]), y: Int32Array.of(0, 1, 1, 2) }),
+    step.run(bad),
+  ])
+  expect(results.map((r) => (r as PromiseRejectedResult).reason.code)).toEqual([
+    'AUX_INDEX_OUT_OF_RANGE',
+    'AUX_SHAPE_MISMATCH',
+    'AUX_INDEX_OUT_OF_RANGE',
+  ])
   expect((results[0] as PromiseRejectedResult).reason.message).toMatch(/9/)
   expect(snapshot(model)).toEqual(before)
   expect([step.runs, step.optimizer.steps]).toEqual([0, 0])
@@ -58,7 +89,9 @@ test('batches: missing, wrong and additional fields', async () => {
   await expect(step.run({ x })).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT', /"y".*x/))
   await expect(step.run({ x: host([4, 7]), y })).rejects.toEqual(withCode('AUX_SHAPE_MISMATCH', /6.*\[4, 7\]/))
   await expect(step.run({ x, y: Float32Array.of(0, 1, 2, 0) })).rejects.toEqual(withCode('AUX_DTYPE_MISMATCH', /i32/))
-  await expect(step.run({ x: hostArray(new Int32Array(24), [4, 6]), y })).rejects.toEqual(withCode('AUX_DTYPE_MISMATCH', /f32/))
+  await expect(step.run({ x: hostArray(new Int32Array(24), [4, 6]), y })).rejects.toEqual(
+    withCode('AUX_DTYPE_MISMATCH', /f32/),
+  )
   await expect(step.run({ x, y: Int32Array.of(0, 1) })).rejects.toEqual(withCode('AUX_SHAPE_MISMATCH', /\[4\].*\[2\]/))
   await expect(step.run({ x: 'no' as never, y })).rejects.toEqual(withCode('AUX_SHAPE_MISMATCH', /input x/))
   expect((await step.run({ y, name: [1, 2, 3, 4], x })).loss).toBeGreaterThan(0)
@@ -115,7 +148,10 @@ test('dropping plans, closing steps and disposing models give every byte back', 
 
 test('evaluation between steps: other shapes, many of them, not awaited; no leak', async () => {
   const { step, model } = make({ memory: asa() } as never)
-  const evaluate = compile({ model, forward: ({ x }) => ({ logits: model.forward(x), best: model.forward(x).argmax() }) })
+  const evaluate = compile({
+    model,
+    forward: ({ x }) => ({ logits: model.forward(x), best: model.forward(x).argmax() }),
+  })
   await step.run(batchOf(64))
   const before = native().memory()
   const sizes = Array.from({ length: 40 }, (_, i) => 1 + i)
@@ -123,7 +159,9 @@ test('evaluation between steps: other shapes, many of them, not awaited; no leak
   results.forEach((r, i) => expect(r.logits.shape).toEqual([sizes[i], 3]))
   expect(native().memory().live).toBe(before.live)
   // Dropout is off, running statistics count, signs are added still.
-  const again = evaluate.runSync({ x: hostArray(results[3].logits.data.length ? new Float32Array(24).fill(0.5) : new Float32Array(), [4, 6]) })
+  const again = evaluate.runSync({
+    x: hostArray(results[3].logits.data.length ? new Float32Array(24).fill(0.5) : new Float32Array(), [4, 6]),
+  })
   expect([...again.logits.data.subarray(0, 3)]).toEqual([...again.logits.data.subarray(9, 12)])
   evaluate.close()
   expect((await step.run(batchOf(8))).loss).toBeGreaterThan(0)
@@ -211,7 +249,11 @@ test('every allocation of compilation and a first run may fail: an error, no lea
 
 test('budget: refused before anything runs, naming the bytes and the smallest alternative', async () => {
   const model = new models.MLP([6, 256, 256, 256, 3]) // no part of it stands alone: checkpointing parts is no alternative
-  const options = { model, loss: ({ x, y }: Record<string, Tensor>) => nn.crossEntropy(model.forward(x), y), optimizer: new optim.SGD({ lr: 0.1 }) }
+  const options = {
+    model,
+    loss: ({ x, y }: Record<string, Tensor>) => nn.crossEntropy(model.forward(x), y),
+    optimizer: new optim.SGD({ lr: 0.1 }),
+  }
   const shapes = { x: [2048, 6], y: [2048] }
   const free = compile(options)
   const { total } = free.plan(shapes).bytes
@@ -220,9 +262,13 @@ test('budget: refused before anything runs, naming the bytes and the smallest al
   expect(exact.plan(shapes).bytes.total).toBe(total)
   exact.close()
   const tight = compile({ ...options, budget: total - 1 })
-  expect(() => tight.plan(shapes)).toThrow(withCode('AUX_BUDGET_TOO_SMALL', new RegExp(`${total} bytes.*${total - 1} bytes.*smallest.*asa`)))
+  expect(() => tight.plan(shapes)).toThrow(
+    withCode('AUX_BUDGET_TOO_SMALL', new RegExp(`${total} bytes.*${total - 1} bytes.*smallest.*asa`)),
+  )
   const before = native().memory().live
-  await expect(tight.run({ x: host([2048, 6]), y: new Int32Array(2048) })).rejects.toEqual(withCode('AUX_BUDGET_TOO_SMALL'))
+  await expect(tight.run({ x: host([2048, 6]), y: new Int32Array(2048) })).rejects.toEqual(
+    withCode('AUX_BUDGET_TOO_SMALL'),
+  )
   expect(native().memory().live).toBe(before)
   expect((await tight.run(batchOf(4))).loss).toBeGreaterThan(0)
   tight.close()
@@ -233,7 +279,11 @@ test('two models in turns, each step through both (a GAN)', async () => {
   const generatorNet = new nn.Sequential(new nn.Linear(2, 8), new nn.ReLU(), new nn.Linear(8, 2))
   const critic = new nn.Sequential(new nn.Linear(2, 8), new nn.BatchNorm1d(8), new nn.ReLU(), new nn.Linear(8, 1))
   const fake = (z: Tensor): Tensor => critic.forward(generatorNet.forward(z)).sigmoid()
-  const g = compile({ model: generatorNet, loss: ({ z }) => fake(z).log().mean().neg(), optimizer: new optim.Adam({ lr: 0.01 }) })
+  const g = compile({
+    model: generatorNet,
+    loss: ({ z }) => fake(z).log().mean().neg(),
+    optimizer: new optim.Adam({ lr: 0.01 }),
+  })
   const d = compile({
     model: critic,
     loss: ({ x, z }) => critic.forward(x).sigmoid().log().mean().neg().sub(fake(z).neg().add(1.0001).log().mean()),
@@ -269,13 +319,28 @@ test('grad and valueAndGrad agree with finite differences', async () => {
     expect(grad(f)(...inputs).map((g) => [...g.dataSync()])).toEqual(grads.map((g) => [...g.dataSync()]))
     data.forEach((values, k) =>
       values.forEach((v, i) => {
-        const moved = (d: number): number => f(...at(...(data.map((a, j) => (j === k ? a.map((u, l) => (l === i ? v + d : u)) : a)) as [Float32Array, Float32Array]))).item()
+        const moved = (d: number): number =>
+          f(
+            ...at(
+              ...(data.map((a, j) => (j === k ? a.map((u, l) => (l === i ? v + d : u)) : a)) as [
+                Float32Array,
+                Float32Array,
+              ]),
+            ),
+          ).item()
         expect(Math.abs((moved(1e-2) - moved(-1e-2)) / 2e-2 - grads[k].dataSync()[i])).toBeLessThan(2e-2)
       }),
     )
   })
   expect(() => grad((x) => x)(tensor([1, 2]))).toThrow(withCode('AUX_SHAPE_MISMATCH', /one f32 element.*\[2\]/))
-  expect(grad((x) => x.detach().sum().add(tensor([1]).sum()))(tensor([1, 2])).map((g) => [...g.dataSync()])).toEqual([[0, 0]])
+  expect(
+    grad((x) =>
+      x
+        .detach()
+        .sum()
+        .add(tensor([1]).sum()),
+    )(tensor([1, 2])).map((g) => [...g.dataSync()]),
+  ).toEqual([[0, 0]])
 })
 
 test('grad leaves nothing behind', async () => {
@@ -308,7 +373,9 @@ test('reading a traced value is an error that names the layer; so is a traced te
   const second = compile(({ x }) => x.add(leaked!))
   expect(() => second.runSync({ x: host([2, 2]) })).toThrow(withCode('AUX_TRACED_VALUE', /another compilation/))
   expect(() => leaked!.dataSync()).toThrow(withCode('AUX_TRACED_VALUE'))
-  expect(() => compile(({ x }) => ({ x, n: 3 as never })).runSync({ x: host([2]) })).toThrow(withCode('AUX_INVALID_ARGUMENT', /"n"/))
+  expect(() => compile(({ x }) => ({ x, n: 3 as never })).runSync({ x: host([2]) })).toThrow(
+    withCode('AUX_INVALID_ARGUMENT', /"n"/),
+  )
   expect(() => compile(() => 3 as never).runSync({ x: host([2]) })).toThrow(withCode('AUX_INVALID_ARGUMENT'))
 })
 
@@ -329,15 +396,26 @@ test('control flow, shared modules and modules in arrays', async () => {
     readonly twice = this.shared
     readonly list = [[new nn.Linear(6, 6)], [new nn.Linear(6, 6), new nn.Linear(6, 6)]]
     forward(x: Tensor): Tensor {
-      for (const row of this.list) for (const layer of row) x = x.shape[0] > 4 ? layer.forward(x).tanh() : layer.forward(x)
+      for (const row of this.list)
+        for (const layer of row) x = x.shape[0] > 4 ? layer.forward(x).tanh() : layer.forward(x)
       return this.twice.forward(this.shared.forward(x).relu())
     }
   }
   const model = new Odd()
   expect([...model.namedModules()].map(([name]) => name)).toEqual(['', 'shared', 'list.0.0', 'list.1.0', 'list.1.1'])
-  const policies: MemoryAssignment[] = [[], { shared: asa() }, checkpoint(), { 'list.1.*': checkpoint(), 'list.0.0': asa() }]
+  const policies: MemoryAssignment[] = [
+    [],
+    { shared: asa() },
+    checkpoint(),
+    { 'list.1.*': checkpoint(), 'list.0.0': asa() },
+  ]
   for (const memory of policies) {
-    const step = compile({ model, loss: ({ x }) => model.forward(x).square().mean(), optimizer: new optim.SGD({ lr: 0.05 }), memory })
+    const step = compile({
+      model,
+      loss: ({ x }) => model.forward(x).square().mean(),
+      optimizer: new optim.SGD({ lr: 0.05 }),
+      memory,
+    })
     const x = host([7, 6])
     const losses: number[] = []
     for (let i = 0; i < 20; i++) losses.push((await step.run({ x })).loss)
@@ -356,12 +434,21 @@ test('constants that JSON does not tell apart are not taken for one another', ()
 test('accumulation over k runs is one step on the large batch', async () => {
   const data = Array.from({ length: 4 }, () => host([5, 6]))
   const whole = hostArray(Float32Array.from(data.flatMap((d) => [...d.data])), [20, 6])
-  const losses = (model: models.MLP) => ({ x }: Record<string, Tensor>) => model.forward(x).square().mean()
+  const losses =
+    (model: models.MLP) =>
+    ({ x }: Record<string, Tensor>) =>
+      model.forward(x).square().mean()
   const [a, b] = [new models.MLP([6, 8, 2]), new models.MLP([6, 8, 2])]
   b.loadState(a.state())
   const options = { clip: { norm: 0.05 } }
   const large = compile({ model: a, loss: losses(a), optimizer: new optim.SGD({ lr: 0.1, momentum: 0.9 }), ...options })
-  const small = compile({ model: b, loss: losses(b), optimizer: new optim.SGD({ lr: 0.1, momentum: 0.9 }), accumulate: 4, ...options })
+  const small = compile({
+    model: b,
+    loss: losses(b),
+    optimizer: new optim.SGD({ lr: 0.1, momentum: 0.9 }),
+    accumulate: 4,
+    ...options,
+  })
   for (let round = 0; round < 3; round++) {
     const { gradNorm } = await large.run({ x: whole })
     let last
@@ -369,5 +456,6 @@ test('accumulation over k runs is one step on the large batch', async () => {
     expect(last!.gradNorm).toBeCloseTo(gradNorm!, 5)
   }
   expect([large.optimizer.steps, small.optimizer.steps, small.runs]).toEqual([3, 3, 12])
-  for (const [name, t] of a.state()) t.dataSync().forEach((v, i) => expect(Math.abs(v - b.state().get(name)!.dataSync()[i])).toBeLessThan(2e-6))
+  for (const [name, t] of a.state())
+    t.dataSync().forEach((v, i) => expect(Math.abs(v - b.state().get(name)!.dataSync()[i])).toBeLessThan(2e-6))
 })

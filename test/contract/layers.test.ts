@@ -4,7 +4,23 @@ import path from 'node:path'
 const root = path.resolve(__dirname, '../..')
 
 /** Rooms of src/ in the order in which they build on each other: each may import from itself and from its left. */
-const rooms = ['errors', 'native', 'tensor', 'graph', 'ops', 'memory', 'compile', 'nn', 'optim', 'io', 'data', 'train', 'models', 'cli', 'index']
+const rooms = [
+  'errors',
+  'native',
+  'tensor',
+  'graph',
+  'ops',
+  'memory',
+  'compile',
+  'nn',
+  'optim',
+  'io',
+  'data',
+  'train',
+  'models',
+  'cli',
+  'index',
+]
 
 /** Who may include whom in C++. */
 const native: Record<string, string[]> = {
@@ -33,7 +49,8 @@ test('src/ imports go one way', () => {
   for (const file of all) {
     const text = readFileSync(path.join(root, file), 'utf8')
     // Types alone are gone at run time: `import type` may look to the right.
-    const imports = /^(?:import|export)\s+(?!type\s)(?:[^'"]*?\sfrom\s+)?'(\.[^']*)'|require\('(\.[^']*)'\)|import\('(\.[^']*)'\)/gm
+    const imports =
+      /^(?:import|export)\s+(?!type\s)(?:[^'"]*?\sfrom\s+)?'(\.[^']*)'|require\('(\.[^']*)'\)|import\('(\.[^']*)'\)/gm
     for (const match of text.matchAll(imports)) {
       const target = path.posix.join(path.posix.dirname(file), match[1] ?? match[2] ?? match[3])
       const [from, to] = [rooms.indexOf(room(file)), rooms.indexOf(room(target))]

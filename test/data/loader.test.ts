@@ -5,7 +5,10 @@ import { tensor } from '../../src/ops'
 import type { Batch, LoaderOptions } from '../../src/data'
 
 const rows = (n: number): data.Dataset<{ x: Batch[string]; y: Batch[string] }> =>
-  data.fromArrays({ x: { data: Float32Array.from({ length: n * 3 }, (_, i) => i), shape: [n, 3], dtype: 'f32' }, y: Int32Array.from({ length: n }, (_, i) => i) })
+  data.fromArrays({
+    x: { data: Float32Array.from({ length: n * 3 }, (_, i) => i), shape: [n, 3], dtype: 'f32' },
+    y: Int32Array.from({ length: n }, (_, i) => i),
+  })
 
 type XY = { x: Batch[string]; y: Batch[string] }
 async function all<B extends Batch>(loader: AsyncIterable<B>): Promise<B[]> {
@@ -20,8 +23,15 @@ test('rows keep their fields together, the last batch is short, lengths agree', 
   const loader = new data.DataLoader(rows(10), { batchSize: 4, shuffle: true, seed: 1 })
   expect(loader.length).toBe(3)
   const batches = await all(loader)
-  expect(batches.map((b) => b.x.shape)).toEqual([[4, 3], [4, 3], [2, 3]])
-  for (const { x, y } of batches) y.data.forEach((label, i) => expect([...x.data.slice(3 * i, 3 * i + 3)]).toEqual([3 * label, 3 * label + 1, 3 * label + 2]))
+  expect(batches.map((b) => b.x.shape)).toEqual([
+    [4, 3],
+    [4, 3],
+    [2, 3],
+  ])
+  for (const { x, y } of batches)
+    y.data.forEach((label, i) =>
+      expect([...x.data.slice(3 * i, 3 * i + 3)]).toEqual([3 * label, 3 * label + 1, 3 * label + 2]),
+    )
   const dropping = new data.DataLoader(rows(10), { batchSize: 4, dropLast: true })
   expect(dropping.length).toBe(2)
   expect(labels(await all(dropping))).toEqual([0, 1, 2, 3, 4, 5, 6, 7])
@@ -30,7 +40,8 @@ test('rows keep their fields together, the last batch is short, lengths agree', 
 test('a permutation is a function of seed and epoch', () => {
   expect([...data.permutation(8, 1, 0)]).toEqual([...data.permutation(8, 1, 0)])
   const orders = new Set<string>()
-  for (const seed of [0, 1, 2 ** 32]) for (const epoch of [0, 1, 2]) orders.add(data.permutation(20, seed, epoch).join())
+  for (const seed of [0, 1, 2 ** 32])
+    for (const epoch of [0, 1, 2]) orders.add(data.permutation(20, seed, epoch).join())
   expect(orders.size).toBe(9)
   // All 24 orders of four rows come about equally often: chi-squared with 23 degrees of freedom, 1 in 1000.
   const counts = new Map<string, number>()
@@ -83,25 +94,39 @@ async function interrupted<A extends Batch>(make: () => data.DataLoader<A>, stop
   return result
 }
 
-async function checkResume<A extends Batch>(make: () => data.DataLoader<A>, stop: number, total: number): Promise<void> {
+async function checkResume<A extends Batch>(
+  make: () => data.DataLoader<A>,
+  stop: number,
+  total: number,
+): Promise<void> {
   const straight: A[] = []
-  for (const loader = make(); straight.length < total; ) for await (const batch of loader) straight.push(batch)
+  for (const loader = make(); straight.length < total;) for await (const batch of loader) straight.push(batch)
   expect(await interrupted(make, stop, total)).toEqual(straight.slice(0, total))
 }
 
 const pixels = (n: number): data.Dataset<XY> =>
-  data.fromArrays({ x: { data: Uint8Array.from({ length: n * 48 }, (_, i) => (i * 7) % 256), shape: [n, 4, 4, 3], dtype: 'u8' }, y: Int32Array.from({ length: n }, (_, i) => i) })
+  data.fromArrays({
+    x: { data: Uint8Array.from({ length: n * 48 }, (_, i) => (i * 7) % 256), shape: [n, 4, 4, 3], dtype: 'u8' },
+    y: Int32Array.from({ length: n }, (_, i) => i),
+  })
 
 test('a run resumed anywhere gives the batches of one that was not interrupted', async () => {
-  const augment = data.compose(data.randomCrop(4, { padding: 1 }), data.randomFlip(), data.normalize([0.1, 0.2, 0.3], 0.5))
+  const augment = data.compose(
+    data.randomCrop(4, { padding: 1 }),
+    data.randomFlip(),
+    data.normalize([0.1, 0.2, 0.3], 0.5),
+  )
   await fc.assert(
     fc.asyncProperty(settings, fc.nat({ max: 30 }), async ({ size, ...options }, stop) => {
       const images = pixels(size + 1)
       await checkResume(() => new data.DataLoader(images, { ...options, transform: augment }), stop, 32)
       const stream = (): data.SampleStream<{ y: Batch[string] }> =>
-        data.fromSamples(async function* ({ epoch }) {
-          for (let i = 0; i <= size; i++) yield { y: epoch * 1000 + i }
-        }, { shuffleBuffer: 7 })
+        data.fromSamples(
+          async function* ({ epoch }) {
+            for (let i = 0; i <= size; i++) yield { y: epoch * 1000 + i }
+          },
+          { shuffleBuffer: 7 },
+        )
       await checkResume(() => new data.DataLoader(stream(), options), stop, 32)
     }),
     { numRuns: 40 },
@@ -248,7 +273,9 @@ test('a stream in memory, by epochs, and one that can be read only once', async 
 test('samples that do not match are refused', async () => {
   const fails = async (samples: unknown[], expected: string): Promise<void> => {
     await expect(data.collect(samples as data.Sample[])).rejects.toEqual(code(expected))
-    await expect(all(new data.DataLoader(data.fromSamples(samples as data.Sample[]), { batchSize: 4 }))).rejects.toEqual(code(expected))
+    await expect(
+      all(new data.DataLoader(data.fromSamples(samples as data.Sample[]), { batchSize: 4 })),
+    ).rejects.toEqual(code(expected))
   }
   await fails([{ x: [1, 2] }, { x: [1] }], 'AUX_SHAPE_MISMATCH')
   await fails([{ x: 1 }, { x: true }], 'AUX_SHAPE_MISMATCH')
@@ -265,7 +292,10 @@ test('data sets map, slice and select', async () => {
   expect([...(await doubled.slice(-3).batch([2, 0])).z.data]).toEqual([8, 4])
   expect([...(await set.select([3, 1]).slice(1).batch([0, 0])).y.data]).toEqual([1, 1])
   expect(set.slice(3, 1).size).toBe(0)
-  const into = { x: { data: new Float32Array(2), shape: [2, 1], dtype: 'f32' as const }, y: { data: new Int32Array(2), shape: [2], dtype: 'i32' as const } }
+  const into = {
+    x: { data: new Float32Array(2), shape: [2, 1], dtype: 'f32' as const },
+    y: { data: new Int32Array(2), shape: [2], dtype: 'i32' as const },
+  }
   const batch = await set.batch([2, 1], { into })
   expect(batch.x.data).toBe(into.x.data)
   expect([...into.x.data, ...into.y.data]).toEqual([3, 2, 2, 1])
@@ -285,17 +315,36 @@ test('batches are kept by nobody else', async () => {
 })
 
 test('wrong arguments are named', () => {
-  const make = (options: Partial<LoaderOptions<XY, XY>>) => () => new data.DataLoader(rows(4), { batchSize: 2, ...options })
-  for (const options of [{ batchSize: 0 }, { batchSize: 1.5 }, { seed: -1 }, { prefetch: -1 }, { batchSize: 5, dropLast: true }, { transform: 3 as never }])
+  const make = (options: Partial<LoaderOptions<XY, XY>>) => () =>
+    new data.DataLoader(rows(4), { batchSize: 2, ...options })
+  for (const options of [
+    { batchSize: 0 },
+    { batchSize: 1.5 },
+    { seed: -1 },
+    { prefetch: -1 },
+    { batchSize: 5, dropLast: true },
+    { transform: 3 as never },
+  ])
     expect(make(options)).toThrow(code('AUX_INVALID_ARGUMENT'))
   expect(() => new data.DataLoader([1] as never, { batchSize: 1 })).toThrow(code('AUX_INVALID_ARGUMENT'))
-  expect(() => new data.DataLoader(data.fromSamples([{ y: 1 }]), { batchSize: 1, shuffle: true })).toThrow(code('AUX_INVALID_ARGUMENT'))
+  expect(() => new data.DataLoader(data.fromSamples([{ y: 1 }]), { batchSize: 1, shuffle: true })).toThrow(
+    code('AUX_INVALID_ARGUMENT'),
+  )
   expect(() => data.fromArrays({})).toThrow(code('AUX_INVALID_ARGUMENT'))
   expect(() => data.fromArrays({ x: [1, 2], y: [1] })).toThrow(code('AUX_SHAPE_MISMATCH'))
   expect(() => data.fromArrays({ x: 1 })).toThrow(code('AUX_SHAPE_MISMATCH'))
   const loader = make({})()
   const state = loader.state()
-  for (const change of [{ version: 2 }, { seed: 1 }, { size: 5 }, { batchSize: 1 }, { shuffle: true }, { position: 3 }, { position: -1 }, { epoch: 0.5 }])
+  for (const change of [
+    { version: 2 },
+    { seed: 1 },
+    { size: 5 },
+    { batchSize: 1 },
+    { shuffle: true },
+    { position: 3 },
+    { position: -1 },
+    { epoch: 0.5 },
+  ])
     expect(() => loader.restore({ ...state, ...change } as never)).toThrow(code('AUX_INVALID_ARGUMENT'))
   expect(() => loader.restore(null as never)).toThrow(code('AUX_INVALID_ARGUMENT'))
 })

@@ -1,5 +1,18 @@
 import { spawn, spawnSync } from 'node:child_process'
-import { chmodSync, existsSync, linkSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -64,7 +77,8 @@ test('a state that JSON would change is refused, and says where', async () => {
     await expect(saving).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
     await expect(saving).rejects.toThrow(message)
   }
-  for (const keep of [0, 1.5]) await expect(saveCheckpoint(at('c'), { ...numbered(1), keep })).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+  for (const keep of [0, 1.5])
+    await expect(saveCheckpoint(at('c'), { ...numbered(1), keep })).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
   expect(readdirSync(folder)).toEqual([])
 })
 
@@ -91,7 +105,11 @@ test('predecessors are kept, as many as asked for, and stand in when asked to', 
   await saveCheckpoint(at('d'), numbered(1))
   linkSync(at('d'), at('d.1'))
   await saveCheckpoint(at('d'), { ...numbered(2), keep: 2 })
-  expect(readdirSync(folder).filter((n) => n.startsWith('d')).sort()).toEqual(['d', 'd.1'])
+  expect(
+    readdirSync(folder)
+      .filter((n) => n.startsWith('d'))
+      .sort(),
+  ).toEqual(['d', 'd.1'])
   expect([await stepOf(at('d')), await stepOf(at('d.1'))]).toEqual([2, 1])
 })
 
@@ -120,7 +138,13 @@ test('links are followed, modes are kept, old leftovers go, others stay', async 
   await writeAtomic(at('link'), [Buffer.from('2'), Buffer.alloc(0), Buffer.from('3')])
   expect(readFileSync(at('real'), 'utf8')).toBe('23')
   expect(statSync(at('real')).mode & 0o777).toBe(0o600)
-  expect(readdirSync(folder).sort()).toEqual(['link', 'other.tmp-12-0123456789ab', 'real', 'real.tmp-13-0123456789ab', 'real.tmp-x'])
+  expect(readdirSync(folder).sort()).toEqual([
+    'link',
+    'other.tmp-12-0123456789ab',
+    'real',
+    'real.tmp-13-0123456789ab',
+    'real.tmp-x',
+  ])
 })
 
 test('directories that are not there, or are in the way', async () => {
@@ -128,7 +152,8 @@ test('directories that are not there, or are in the way', async () => {
   writeFileSync(at('file'), '')
   await expect(saveCheckpoint(at('file/c'), numbered(1))).rejects.toThrow(/not a directory \(ENOTDIR\)/)
   await expect(saveCheckpoint(folder, numbered(1))).rejects.toThrow(/it is a directory/)
-  for (const file of ['no/such/c', 'file/c']) await expect(saveCheckpoint(at(file), numbered(1))).rejects.toEqual(code('AUX_WRITE_FAILED'))
+  for (const file of ['no/such/c', 'file/c'])
+    await expect(saveCheckpoint(at(file), numbered(1))).rejects.toEqual(code('AUX_WRITE_FAILED'))
   await expect(writeAtomic('', [])).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
   expect(readdirSync(folder)).toEqual(['file'])
 })
@@ -141,7 +166,9 @@ test.each(['open', 'write', 'fsync', 'link', 'rename'])('every %s that fails lea
     mkdirSync(folder)
     for (const step of [1, 2, 3]) await saveCheckpoint(at('c'), { ...numbered(step), keep: 3 })
     process.env.AUXGRAD_FAULTS = `${call}:${k}:${call === 'open' ? 'EACCES' : call === 'write' ? 'ENOSPC' : 'EIO'}`
-    const error = await saveCheckpoint(at('c'), { ...numbered(4), keep: 3 }).catch((e: unknown) => e as Error & { code: string })
+    const error = await saveCheckpoint(at('c'), { ...numbered(4), keep: 3 }).catch(
+      (e: unknown) => e as Error & { code: string },
+    )
     delete process.env.AUXGRAD_FAULTS
     if (!error) break
     failures++
@@ -161,7 +188,10 @@ test.each(['open', 'write', 'fsync', 'link', 'rename'])('every %s that fails lea
 test('a failure that lasts, a short write, a file system without links', async () => {
   await saveCheckpoint(at('c'), numbered(1))
   process.env.AUXGRAD_FAULTS = 'write:2+:EDQUOT'
-  for (let i = 0; i < 2; i++) await expect(saveCheckpoint(at('c'), numbered(2))).rejects.toThrow(/quota is used up \(EDQUOT\); the file that was there is unchanged/)
+  for (let i = 0; i < 2; i++)
+    await expect(saveCheckpoint(at('c'), numbered(2))).rejects.toThrow(
+      /quota is used up \(EDQUOT\); the file that was there is unchanged/,
+    )
   process.env.AUXGRAD_FAULTS = 'write:1+:SHORT'
   await saveCheckpoint(at('c'), numbered(3))
   expect(await stepOf(at('c'))).toBe(3)
@@ -193,42 +223,55 @@ describe('in another process', () => {
     })().catch((error) => { console.log(error.code, error.message); process.exit(3) })`
   const args = (from: number, to: number): string[] => ['-e', saver, program.folder, at('c'), String(from), String(to)]
 
-  test('kill -9 at any moment leaves a checkpoint that loads, the newest that was reported or a newer one', async () => {
-    let reported = 0
-    let interrupted = 0
-    for (let round = 0; round < (long ? 200 : 20); round++) {
-      const child = spawn(process.execPath, args(reported + 1, reported + 1000), { stdio: ['ignore', 'pipe', 'inherit'] })
-      let out = ''
-      let wake = (): void => {}
-      const first = new Promise<void>((resolve) => (wake = resolve))
-      child.stdout.on('data', (text: Buffer) => {
-        out += text.toString()
-        wake()
-      })
-      const closed = new Promise((resolve) => child.on('close', resolve))
-      await first
-      await sleep(Math.random() * 20)
-      child.kill('SIGKILL')
-      await closed
-      reported = Number(out.trim().split('\n').pop())
-      expect(reported).toBeGreaterThan(0)
-      expect([reported, reported + 1]).toContain(await stepOf(at('c')))
-      if (existsSync(at('c.1'))) await stepOf(at('c.1'))
-      for (const name of readdirSync(folder))
-        if (!/^c(\.1)?$/.test(name)) {
-          interrupted++
-          rmSync(at(name))
-        }
-    }
-    // The rounds are worth something only if many of them struck in the middle of a write.
-    if (long) console.info(`${interrupted} of 200 rounds struck during a save`)
-    expect(interrupted).toBeGreaterThan(long ? 40 : 2)
-  }, long ? 600_000 : 60_000)
+  test(
+    'kill -9 at any moment leaves a checkpoint that loads, the newest that was reported or a newer one',
+    async () => {
+      let reported = 0
+      let interrupted = 0
+      for (let round = 0; round < (long ? 200 : 20); round++) {
+        const child = spawn(process.execPath, args(reported + 1, reported + 1000), {
+          stdio: ['ignore', 'pipe', 'inherit'],
+        })
+        let out = ''
+        let wake = (): void => {}
+        const first = new Promise<void>((resolve) => (wake = resolve))
+        child.stdout.on('data', (text: Buffer) => {
+          out += text.toString()
+          wake()
+        })
+        const closed = new Promise((resolve) => child.on('close', resolve))
+        await first
+        await sleep(Math.random() * 20)
+        child.kill('SIGKILL')
+        await closed
+        reported = Number(out.trim().split('\n').pop())
+        expect(reported).toBeGreaterThan(0)
+        expect([reported, reported + 1]).toContain(await stepOf(at('c')))
+        if (existsSync(at('c.1'))) await stepOf(at('c.1'))
+        for (const name of readdirSync(folder))
+          if (!/^c(\.1)?$/.test(name)) {
+            interrupted++
+            rmSync(at(name))
+          }
+      }
+      // The rounds are worth something only if many of them struck in the middle of a write.
+      if (long) console.info(`${interrupted} of 200 rounds struck during a save`)
+      expect(interrupted).toBeGreaterThan(long ? 40 : 2)
+    },
+    long ? 600_000 : 60_000,
+  )
 
   test('a limit on the size of files (EFBIG)', async () => {
     expect(spawnSync(process.execPath, args(1, 1), { encoding: 'utf8' }).stdout).toBe('1\n')
-    const { stdout, status } = spawnSync('sh', ['-c', 'ulimit -f 256; exec "$0" "$@"', process.execPath, ...args(2, 2)], { encoding: 'utf8' })
-    expect([stdout, status]).toEqual([expect.stringMatching(/^AUX_WRITE_FAILED .*\(EFBIG\); the file that was there is unchanged/), 3])
+    const { stdout, status } = spawnSync(
+      'sh',
+      ['-c', 'ulimit -f 256; exec "$0" "$@"', process.execPath, ...args(2, 2)],
+      { encoding: 'utf8' },
+    )
+    expect([stdout, status]).toEqual([
+      expect.stringMatching(/^AUX_WRITE_FAILED .*\(EFBIG\); the file that was there is unchanged/),
+      3,
+    ])
     expect(await stepOf(at('c'))).toBe(1)
     expect(readdirSync(folder)).toEqual(['c'])
   })
@@ -237,19 +280,35 @@ describe('in another process', () => {
     // A file system of 3 MiB of its own: two checkpoints fit, a third does not. Needs the right to mount.
     const script = `mount -t tmpfs -o size=3m none "$0" || exit 77
       "$@"; a=$?; ls "$0"; exec "$1" -e "require('$2/io').loadCheckpoint('$0/c').then(({ state }) => console.log(state.step, $a))"`
-    const body = saver.replace('const data', 'if (step === 3) require("fs").writeFileSync(process.argv[2] + ".fill", new Uint8Array(700000)); const data')
-    const wrapped = ['unshare', '-rm', 'sh', '-c', script.replace('"$@"', `"$1" -e '${body.replace(/'/g, `'\\''`)}' "$2" "$0/c" 1 4`), folder, process.execPath, program.folder]
+    const body = saver.replace(
+      'const data',
+      'if (step === 3) require("fs").writeFileSync(process.argv[2] + ".fill", new Uint8Array(700000)); const data',
+    )
+    const wrapped = [
+      'unshare',
+      '-rm',
+      'sh',
+      '-c',
+      script.replace('"$@"', `"$1" -e '${body.replace(/'/g, `'\\''`)}' "$2" "$0/c" 1 4`),
+      folder,
+      process.execPath,
+      program.folder,
+    ]
     const { stdout, stderr, status, error } = spawnSync(wrapped[0], wrapped.slice(1), { encoding: 'utf8' })
     if (error || status === 77 || stderr.startsWith('unshare:')) {
       console.warn('no right to mount here: a full disk was tried by injected faults only')
       return
     }
-    expect(stdout).toMatch(/^1\n2\nAUX_WRITE_FAILED .*no space left on the device \(ENOSPC\); the file that was there is unchanged\nc\nc.1\nc.fill\n2 3\n$/)
+    expect(stdout).toMatch(
+      /^1\n2\nAUX_WRITE_FAILED .*no space left on the device \(ENOSPC\); the file that was there is unchanged\nc\nc.1\nc.fill\n2 3\n$/,
+    )
   })
 
   test('importing auxgrad loads its own files and nothing else', () => {
     const list = `require(process.argv[1]); console.log(JSON.stringify(Object.keys(require.cache)))`
-    const { stdout, stderr } = spawnSync(process.execPath, ['-e', list, path.join(program.folder, 'index.js')], { encoding: 'utf8' })
+    const { stdout, stderr } = spawnSync(process.execPath, ['-e', list, path.join(program.folder, 'index.js')], {
+      encoding: 'utf8',
+    })
     expect(stderr).toBe('')
     const files = JSON.parse(stdout) as string[]
     expect(files.length).toBeGreaterThan(20)

@@ -26,11 +26,65 @@ function counting(on: boolean): void {
         return Reflect.construct(target as never, args, made) as object
       },
     })
-  Object.assign(globalThis, on ? { ArrayBuffer: counted(real.ArrayBuffer), Uint8Array: counted(real.Uint8Array) } : real)
+  Object.assign(
+    globalThis,
+    on ? { ArrayBuffer: counted(real.ArrayBuffer), Uint8Array: counted(real.Uint8Array) } : real,
+  )
 }
 
-const numbers = ['0', '1', '2', '3', '4', '7', '8', '15', '16', '64', '255', '256', '65536', '2147483647', '2147483648', '4294967295', '4294967296', '4611686018427387904', '9007199254740991', '9007199254740992', '18446744073709551615', '18446744073709551616', '-1', '-0', '1e3', '0.5', '00', '""', 'null', '[]']
-const pieces = ['{', '}', '[', ']', ',', ':', '"', '\\', ' ', '\0', '"dtype"', '"shape"', '"data_offsets"', '"__metadata__"', '"F32"', '"I64"', '"F8_E5M2"', '"\\u0000"', '\ufeff']
+const numbers = [
+  '0',
+  '1',
+  '2',
+  '3',
+  '4',
+  '7',
+  '8',
+  '15',
+  '16',
+  '64',
+  '255',
+  '256',
+  '65536',
+  '2147483647',
+  '2147483648',
+  '4294967295',
+  '4294967296',
+  '4611686018427387904',
+  '9007199254740991',
+  '9007199254740992',
+  '18446744073709551615',
+  '18446744073709551616',
+  '-1',
+  '-0',
+  '1e3',
+  '0.5',
+  '00',
+  '""',
+  'null',
+  '[]',
+]
+const pieces = [
+  '{',
+  '}',
+  '[',
+  ']',
+  ',',
+  ':',
+  '"',
+  '\\',
+  ' ',
+  '\0',
+  '"dtype"',
+  '"shape"',
+  '"data_offsets"',
+  '"__metadata__"',
+  '"F32"',
+  '"I64"',
+  '"F8_E5M2"',
+  '"\\u0000"',
+  '\ufeff',
+]
 
 function withHeader(header: Buffer, rest: Buffer): Buffer {
   const length = Buffer.alloc(8)
@@ -60,7 +114,9 @@ function mutate(file: Buffer, random: Random): Buffer {
     case 3: {
       const runs = [...text.matchAll(/\d+/g)]
       const run = runs[random.below(runs.length)]
-      return edited(text.slice(0, run.index) + numbers[random.below(numbers.length)] + text.slice(run.index + run[0].length))
+      return edited(
+        text.slice(0, run.index) + numbers[random.below(numbers.length)] + text.slice(run.index + run[0].length),
+      )
     }
     case 4: {
       const place = random.below(n + 1)
@@ -82,8 +138,21 @@ function mutate(file: Buffer, random: Random): Buffer {
 
 async function seeds(): Promise<Buffer[]> {
   const plain = at('plain')
-  await writeSafetensors(plain, { w: hostArray(Float32Array.of(1, 2, 3, 4, 5, 6), [2, 3]), b: hostArray(Uint8Array.of(1, 0, 1), [3], 'bool'), e: hostArray(new Int32Array(0), [0, 7]), s: hostArray(Uint16Array.of(9), []) }, { k: 'v' })
-  return [plain, path.join(__dirname, 'fixtures/reference.safetensors'), path.join(__dirname, 'fixtures/float.safetensors')].map((name) => readFileSync(name))
+  await writeSafetensors(
+    plain,
+    {
+      w: hostArray(Float32Array.of(1, 2, 3, 4, 5, 6), [2, 3]),
+      b: hostArray(Uint8Array.of(1, 0, 1), [3], 'bool'),
+      e: hostArray(new Int32Array(0), [0, 7]),
+      s: hostArray(Uint16Array.of(9), []),
+    },
+    { k: 'v' },
+  )
+  return [
+    plain,
+    path.join(__dirname, 'fixtures/reference.safetensors'),
+    path.join(__dirname, 'fixtures/float.safetensors'),
+  ].map((name) => readFileSync(name))
 }
 
 async function outcome(read: (name: string) => Promise<unknown>, bytes: Uint8Array): Promise<unknown> {
@@ -113,44 +182,59 @@ test('the counter of allocations sees what is allocated', async () => {
   await expect(outcome(async () => new ArrayBuffer(3 * bytes.length), bytes)).rejects.toThrow('allocated')
 })
 
-test('a damaged safetensors file is read consistently or refused', async () => {
-  const files = await seeds()
-  const random = new Random(seed).seek(1)
-  let valid = 0
-  const read = async (bytes: Buffer): Promise<void> => {
-    const result = (await outcome(readSafetensors, bytes)) as Awaited<ReturnType<typeof readSafetensors>> | undefined
-    if (!result) return
-    valid++
-    let total = 8 + Number(bytes.readBigUInt64LE())
-    for (const { shape, data } of result.tensors.values()) {
-      expect(shape.reduce((n, d) => n * d, 1)).toBe(data.length)
-      total += data.byteLength
+test(
+  'a damaged safetensors file is read consistently or refused',
+  async () => {
+    const files = await seeds()
+    const random = new Random(seed).seek(1)
+    let valid = 0
+    const read = async (bytes: Buffer): Promise<void> => {
+      const result = (await outcome(readSafetensors, bytes)) as Awaited<ReturnType<typeof readSafetensors>> | undefined
+      if (!result) return
+      valid++
+      let total = 8 + Number(bytes.readBigUInt64LE())
+      for (const { shape, data } of result.tensors.values()) {
+        expect(shape.reduce((n, d) => n * d, 1)).toBe(data.length)
+        total += data.byteLength
+      }
+      expect(total).toBe(bytes.length)
     }
-    expect(total).toBe(bytes.length)
-  }
-  let cases = 0
-  for (const file of files) for (let cut = 0; cut <= file.length; cut++, cases++) await read(file.subarray(0, cut))
-  expect(valid).toBe(files.length)
-  for (; cases < rounds; cases++) await read(mutate(files[random.below(files.length)], random))
-  // Values may change unseen, the shape of the file may not.
-  expect(valid).toBeGreaterThan(cases / 100)
-  expect(valid).toBeLessThan(cases / 2)
-}, long ? 600_000 : 60_000)
+    let cases = 0
+    for (const file of files) for (let cut = 0; cut <= file.length; cut++, cases++) await read(file.subarray(0, cut))
+    expect(valid).toBe(files.length)
+    for (; cases < rounds; cases++) await read(mutate(files[random.below(files.length)], random))
+    // Values may change unseen, the shape of the file may not.
+    expect(valid).toBeGreaterThan(cases / 100)
+    expect(valid).toBeLessThan(cases / 2)
+  },
+  long ? 600_000 : 60_000,
+)
 
-test('a damaged checkpoint is refused, whichever bit it is', async () => {
-  const name = at('checkpoint')
-  await saveCheckpoint(name, { tensors: new Map([['w', hostArray(Float32Array.of(1, 2, 3))], ['m', hostArray(Uint8Array.of(1, 0), [2], 'bool')]]), state: { step: 3, seed: [1, 'two', null] } })
-  const file = readFileSync(name)
-  for (let cut = 0; cut < file.length; cut++) expect(await outcome(loadCheckpoint, file.subarray(0, cut))).toBeUndefined()
-  for (let bit = 0; bit < 8 * file.length; bit++) {
-    const copy = Buffer.from(file)
-    copy[bit >> 3] ^= 1 << (bit & 7)
-    expect(await outcome(loadCheckpoint, copy)).toBeUndefined()
-  }
-  const random = new Random(seed).seek(2)
-  for (let i = 0; i < (long ? 20_000 : 1_000); i++) {
-    const copy = mutate(file, random)
-    if (!copy.equals(file)) expect(await outcome(loadCheckpoint, copy)).toBeUndefined()
-  }
-  expect(await outcome(loadCheckpoint, file)).toMatchObject({ state: { step: 3 } })
-}, long ? 600_000 : 60_000)
+test(
+  'a damaged checkpoint is refused, whichever bit it is',
+  async () => {
+    const name = at('checkpoint')
+    await saveCheckpoint(name, {
+      tensors: new Map([
+        ['w', hostArray(Float32Array.of(1, 2, 3))],
+        ['m', hostArray(Uint8Array.of(1, 0), [2], 'bool')],
+      ]),
+      state: { step: 3, seed: [1, 'two', null] },
+    })
+    const file = readFileSync(name)
+    for (let cut = 0; cut < file.length; cut++)
+      expect(await outcome(loadCheckpoint, file.subarray(0, cut))).toBeUndefined()
+    for (let bit = 0; bit < 8 * file.length; bit++) {
+      const copy = Buffer.from(file)
+      copy[bit >> 3] ^= 1 << (bit & 7)
+      expect(await outcome(loadCheckpoint, copy)).toBeUndefined()
+    }
+    const random = new Random(seed).seek(2)
+    for (let i = 0; i < (long ? 20_000 : 1_000); i++) {
+      const copy = mutate(file, random)
+      if (!copy.equals(file)) expect(await outcome(loadCheckpoint, copy)).toBeUndefined()
+    }
+    expect(await outcome(loadCheckpoint, file)).toMatchObject({ state: { step: 3 } })
+  },
+  long ? 600_000 : 60_000,
+)

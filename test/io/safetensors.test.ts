@@ -3,7 +3,14 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSyn
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import fc from 'fast-check'
-import { readSafetensors, SafetensorsFile, toHostArray, writeSafetensors, type RawTensor, type SafetensorsDType } from '../../src/io'
+import {
+  readSafetensors,
+  SafetensorsFile,
+  toHostArray,
+  writeSafetensors,
+  type RawTensor,
+  type SafetensorsDType,
+} from '../../src/io'
 import { hostArray, type HostArray } from '../../src/tensor/host'
 import { compiled } from '../support/compiled'
 
@@ -25,7 +32,10 @@ const raw = (header: string | Uint8Array, bytes = 0): string => {
 // Both fixtures were written by the reference library (Python, safetensors 0.8.0).
 test('a file of the reference library, with every type', async () => {
   const { tensors, metadata } = await readSafetensors(fixture('reference.safetensors'))
-  expect([...metadata].sort()).toEqual([['format', 'pt'], ['note', 'a "quoted" ü\n']])
+  expect([...metadata].sort()).toEqual([
+    ['format', 'pt'],
+    ['note', 'a "quoted" ü\n'],
+  ])
   const expected: Record<string, [SafetensorsDType, number[], unknown[]]> = {
     f64: ['F64', [2], [0.1, -1e300]],
     i64: ['I64', [2], [-(2n ** 63n), 7n]],
@@ -66,21 +76,47 @@ test('conversions', async () => {
   const { tensors } = await readSafetensors(fixture('reference.safetensors'))
   const of = (name: string, dtype?: HostArray['dtype']): HostArray => toHostArray(tensors.get(name)!, dtype, name)
   expect(of('layer.bias').data).toBe(tensors.get('layer.bias')!.data)
-  expect(['bf16', 'i32', 'u8', 'bool', 'u32'].map((name) => of(name).dtype)).toEqual(['bf16', 'i32', 'u8', 'bool', 'u32'])
+  expect(['bf16', 'i32', 'u8', 'bool', 'u32'].map((name) => of(name).dtype)).toEqual([
+    'bf16',
+    'i32',
+    'u8',
+    'bool',
+    'u32',
+  ])
   expect([...of('bf16', 'f32').data]).toEqual([1, -2, Infinity])
   expect([...of('f16', 'f32').data]).toEqual([1, -2, 2 ** -24, 65504, -Infinity, -0])
   expect([...of('i8', 'i32').data]).toEqual([-128, 0, 127])
   expect([...of('i16', 'f32').data]).toEqual([-32768, 5])
   expect([...of('bool', 'i32').data]).toEqual([1, 0, 0, 1])
-  const f64 = (...values: number[]): RawTensor => ({ dtype: 'F64', shape: [values.length], data: Float64Array.from(values) })
-  const i64 = (...values: bigint[]): RawTensor => ({ dtype: 'I64', shape: [values.length], data: BigInt64Array.from(values) })
+  const f64 = (...values: number[]): RawTensor => ({
+    dtype: 'F64',
+    shape: [values.length],
+    data: Float64Array.from(values),
+  })
+  const i64 = (...values: bigint[]): RawTensor => ({
+    dtype: 'I64',
+    shape: [values.length],
+    data: BigInt64Array.from(values),
+  })
   expect([...toHostArray(f64(0.1, NaN, -Infinity), 'f32').data]).toEqual([Math.fround(0.1), NaN, -Infinity])
   expect([...toHostArray(i64(-5n, 2n ** 24n), 'f32').data]).toEqual([-5, 2 ** 24])
   expect([...toHostArray(i64(-(2n ** 31n), 2n ** 31n - 1n), 'i32').data]).toEqual([-(2 ** 31), 2 ** 31 - 1])
-  for (const [tensor, dtype] of [[tensors.get('f64')!, 'f32'], [i64(2n ** 31n), 'i32'], [i64(2n ** 24n + 1n), 'f32'], [tensors.get('u64')!, 'i32'], [tensors.get('u32')!, 'i32']] as const)
+  for (const [tensor, dtype] of [
+    [tensors.get('f64')!, 'f32'],
+    [i64(2n ** 31n), 'i32'],
+    [i64(2n ** 24n + 1n), 'f32'],
+    [tensors.get('u64')!, 'i32'],
+    [tensors.get('u32')!, 'i32'],
+  ] as const)
     expect(() => toHostArray(tensor, dtype)).toThrow(code('AUX_BAD_FILE'))
   expect(() => toHostArray({ dtype: 'BOOL', shape: [1], data: Uint8Array.of(2) })).toThrow(code('AUX_BAD_FILE'))
-  for (const [name, dtype] of [['f64', undefined], ['f64', 'i32'], ['f16', undefined], ['layer.bias', 'u8'], ['i64', undefined]] as const)
+  for (const [name, dtype] of [
+    ['f64', undefined],
+    ['f64', 'i32'],
+    ['f16', undefined],
+    ['layer.bias', 'u8'],
+    ['i64', undefined],
+  ] as const)
     expect(() => of(name, dtype)).toThrow(code('AUX_DTYPE_MISMATCH'))
 })
 
@@ -119,33 +155,55 @@ const arrays: Record<SafetensorsDType, (bytes: ArrayBuffer) => RawTensor['data']
   F64: (b) => new Float64Array(b),
 }
 const tensorArbitrary = fc
-  .tuple(fc.constantFrom(...(Object.keys(arrays) as SafetensorsDType[])), fc.array(fc.nat(4), { maxLength: 4 }), fc.infiniteStream(fc.nat(255)))
+  .tuple(
+    fc.constantFrom(...(Object.keys(arrays) as SafetensorsDType[])),
+    fc.array(fc.nat(4), { maxLength: 4 }),
+    fc.infiniteStream(fc.nat(255)),
+  )
   .map(([dtype, shape, bytes]): RawTensor => {
     const count = shape.reduce((n, d) => n * d, 1)
     const size = arrays[dtype](new ArrayBuffer(0)).BYTES_PER_ELEMENT
-    return { dtype, shape, data: arrays[dtype](Uint8Array.from({ length: count * size }, () => bytes.next().value as number).buffer) }
+    return {
+      dtype,
+      shape,
+      data: arrays[dtype](Uint8Array.from({ length: count * size }, () => bytes.next().value as number).buffer),
+    }
   })
-const names = fc.string({ unit: 'binary', maxLength: 8 }).filter((s) => s !== '__metadata__' && !/\p{Surrogate}/u.test(s))
-const bits = (t: RawTensor): unknown => [t.dtype, t.shape, Buffer.from(t.data.buffer, t.data.byteOffset, t.data.byteLength).toString('hex')]
+const names = fc
+  .string({ unit: 'binary', maxLength: 8 })
+  .filter((s) => s !== '__metadata__' && !/\p{Surrogate}/u.test(s))
+const bits = (t: RawTensor): unknown => [
+  t.dtype,
+  t.shape,
+  Buffer.from(t.data.buffer, t.data.byteOffset, t.data.byteLength).toString('hex'),
+]
 
 test('what is written is read, bit by bit, and the order of insertion leaves no trace', async () => {
   await fc.assert(
-    fc.asyncProperty(fc.uniqueArray(fc.tuple(names, tensorArbitrary), { selector: ([n]) => n, maxLength: 8 }), fc.dictionary(names, names, { maxKeys: 4 }), async (entries, metadata) => {
-      await writeSafetensors(at('a'), new Map(entries), metadata)
-      const back = await readSafetensors(at('a'))
-      expect(new Map([...back.tensors].map(([n, t]) => [n, bits(t)]))).toEqual(new Map(entries.map(([n, t]) => [n, bits(t)])))
-      expect(back.metadata).toEqual(new Map(Object.entries(metadata)))
-      await writeSafetensors(at('b'), new Map(entries.reverse()), new Map(Object.entries(metadata).reverse()))
-      const bytes = readFileSync(at('a'))
-      expect(readFileSync(at('b'))).toEqual(bytes)
-      expect(bytes.readBigUInt64LE() % 8n).toBe(0n)
-    }),
+    fc.asyncProperty(
+      fc.uniqueArray(fc.tuple(names, tensorArbitrary), { selector: ([n]) => n, maxLength: 8 }),
+      fc.dictionary(names, names, { maxKeys: 4 }),
+      async (entries, metadata) => {
+        await writeSafetensors(at('a'), new Map(entries), metadata)
+        const back = await readSafetensors(at('a'))
+        expect(new Map([...back.tensors].map(([n, t]) => [n, bits(t)]))).toEqual(
+          new Map(entries.map(([n, t]) => [n, bits(t)])),
+        )
+        expect(back.metadata).toEqual(new Map(Object.entries(metadata)))
+        await writeSafetensors(at('b'), new Map(entries.reverse()), new Map(Object.entries(metadata).reverse()))
+        const bytes = readFileSync(at('a'))
+        expect(readFileSync(at('b'))).toEqual(bytes)
+        expect(bytes.readBigUInt64LE() % 8n).toBe(0n)
+      },
+    ),
     { numRuns: 150 },
   )
 })
 
 test('names that plain objects stumble over', async () => {
-  const tensors = new Map(['__proto__', 'constructor', 'toString', ''].map((name, i) => [name, hostArray(Int32Array.of(i))]))
+  const tensors = new Map(
+    ['__proto__', 'constructor', 'toString', ''].map((name, i) => [name, hostArray(Int32Array.of(i))]),
+  )
   await writeSafetensors(at('proto'), tensors, new Map([['__proto__', 'x']]))
   const back = await readSafetensors(at('proto'))
   for (const [name, { data }] of tensors) expect([...back.tensors.get(name)!.data]).toEqual([...data])
@@ -154,7 +212,11 @@ test('names that plain objects stumble over', async () => {
 
 test('one tensor at a time, and views of larger arrays', async () => {
   const big = Float32Array.of(9, 1, 2, 9)
-  await writeSafetensors(at('view'), { part: hostArray(big.subarray(1, 3)), other: hostArray(Uint8Array.of(1)) }, { format: 'pt' })
+  await writeSafetensors(
+    at('view'),
+    { part: hostArray(big.subarray(1, 3)), other: hostArray(Uint8Array.of(1)) },
+    { format: 'pt' },
+  )
   const file = await SafetensorsFile.open(at('view'))
   expect([...file.infos.keys()].sort()).toEqual(['other', 'part'])
   const seen: number[] = []
@@ -172,16 +234,34 @@ test('headers that break a rule', async () => {
   expect((await readSafetensors(raw(`${good}   `, 4))).tensors.size).toBe(1)
   expect((await readSafetensors(raw(good.replace(/([:,])/g, ' $1\n\t '), 4))).tensors.size).toBe(1)
   // A tensor without values may lie where another one does begin.
-  expect((await readSafetensors(raw('{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"z":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}', 4))).tensors.size).toBe(2)
-  const one = (dtype: string, shape: string, offsets: string): string => `{"a":{"dtype":${dtype},"shape":${shape},"data_offsets":${offsets}}}`
+  expect(
+    (
+      await readSafetensors(
+        raw(
+          '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"z":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}',
+          4,
+        ),
+      )
+    ).tensors.size,
+  ).toBe(2)
+  const one = (dtype: string, shape: string, offsets: string): string =>
+    `{"a":{"dtype":${dtype},"shape":${shape},"data_offsets":${offsets}}}`
   const bad: [string | Uint8Array, number, RegExp][] = [
     [` ${good}`, 4, /begins with \{/],
     [`\ufeff${good}`, 4, /begins with \{/],
     [`${good}\n`, 4, /end/],
     [`${good}{}`, 4, /end/],
     [Buffer.from([0x7b, 0x22, 0xff, 0x22, 0x7d]), 0, /UTF-8/],
-    ['{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', 8, /once/],
-    ['{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"\\u0061":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', 8, /once/],
+    [
+      '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
+      8,
+      /once/,
+    ],
+    [
+      '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"\\u0061":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}',
+      8,
+      /once/,
+    ],
     ['{"a":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}', 4, /once/],
     ['{"__metadata__":{"k":"v","k":"w"}}', 0, /once/],
     ['{"__metadata__":{},"__metadata__":{}}', 0, /once/],
@@ -219,15 +299,30 @@ test('headers that break a rule', async () => {
     [good, 3, /data_offsets/],
     [good, 5, /followed/],
     ['{}', 1, /followed/],
-    ['{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[3,5]}}', 5, /begin at 2/],
-    ['{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}', 3, /begin at 2/],
-    ['{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[0],"data_offsets":[1,1]}}', 2, /begin at/],
+    [
+      '{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[3,5]}}',
+      5,
+      /begin at 2/,
+    ],
+    [
+      '{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}',
+      3,
+      /begin at 2/,
+    ],
+    [
+      '{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[0],"data_offsets":[1,1]}}',
+      2,
+      /begin at/,
+    ],
     ['[]', 0, /begins with/],
     [`{"${'x'.repeat(100000)}":3}`, 0, /expected \{/],
   ]
   for (const [header, bytes, message] of bad) {
     const error = await readSafetensors(raw(header, bytes)).catch((e: unknown) => e as Error & { code: string })
-    expect([String(header).slice(0, 80), (error as { code?: string }).code]).toEqual([String(header).slice(0, 80), 'AUX_BAD_FILE'])
+    expect([String(header).slice(0, 80), (error as { code?: string }).code]).toEqual([
+      String(header).slice(0, 80),
+      'AUX_BAD_FILE',
+    ])
     expect((error as Error).message).toMatch(message)
     expect((error as Error).message).toMatch(/raw: .*expected .*got /s)
     expect((error as Error).message.length).toBeLessThan(600)
@@ -235,11 +330,21 @@ test('headers that break a rule', async () => {
 })
 
 test('lengths that lie', async () => {
-  for (const bytes of [[], [1, 2, 3], [2, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0, 123], [3, 0, 0, 0, 0, 0, 0, 0, 123, 125], [0, 0, 0, 0, 0, 0, 0, 0], [255, 255, 255, 255, 255, 255, 255, 255, 123, 125], [0, 0, 0, 0, 0, 0, 0, 128]]) {
+  for (const bytes of [
+    [],
+    [1, 2, 3],
+    [2, 0, 0, 0, 0, 0, 0],
+    [1, 0, 0, 0, 0, 0, 0, 0, 123],
+    [3, 0, 0, 0, 0, 0, 0, 0, 123, 125],
+    [0, 0, 0, 0, 0, 0, 0, 0],
+    [255, 255, 255, 255, 255, 255, 255, 255, 123, 125],
+    [0, 0, 0, 0, 0, 0, 0, 128],
+  ]) {
     writeFileSync(at('short'), Uint8Array.from(bytes))
     await expect(readSafetensors(at('short'))).rejects.toEqual(code('AUX_BAD_FILE'))
   }
-  for (const name of [at('absent'), folder, '/dev/null']) await expect(readSafetensors(name)).rejects.toEqual(code('AUX_BAD_FILE'))
+  for (const name of [at('absent'), folder, '/dev/null'])
+    await expect(readSafetensors(name)).rejects.toEqual(code('AUX_BAD_FILE'))
   await expect(readSafetensors(3 as never)).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
 })
 
@@ -259,7 +364,9 @@ test('tensors and metadata that cannot be written', async () => {
     [{ a: one }, { k: '\udfff' }],
   ]
   for (const [tensors, metadata] of bad)
-    await expect(writeSafetensors(at('never'), tensors as never, metadata as never)).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+    await expect(writeSafetensors(at('never'), tensors as never, metadata as never)).rejects.toEqual(
+      code('AUX_INVALID_ARGUMENT'),
+    )
   expect(() => readFileSync(at('never'))).toThrow('ENOENT')
 })
 
@@ -267,16 +374,37 @@ test('sharded models', async () => {
   const home = at('sharded')
   mkdirSync(home)
   const index = path.join(home, 'model.safetensors.index.json')
-  const write = (map: Record<string, string>, more = ''): void => writeFileSync(index, `{"metadata":{"total_size":8,"x":[null,-1.5e3,{"y":true}]},"weight_map":${JSON.stringify(map)}${more}}\n`)
-  await writeSafetensors(path.join(home, 'm-1.safetensors'), { a: hostArray(Int32Array.of(1)), extra: hostArray(Int32Array.of(3)) }, { format: 'pt' })
+  const write = (map: Record<string, string>, more = ''): void =>
+    writeFileSync(
+      index,
+      `{"metadata":{"total_size":8,"x":[null,-1.5e3,{"y":true}]},"weight_map":${JSON.stringify(map)}${more}}\n`,
+    )
+  await writeSafetensors(
+    path.join(home, 'm-1.safetensors'),
+    { a: hostArray(Int32Array.of(1)), extra: hostArray(Int32Array.of(3)) },
+    { format: 'pt' },
+  )
   await writeSafetensors(path.join(home, 'm-2.safetensors'), { b: hostArray(Int32Array.of(2)) })
   write({ a: 'm-1.safetensors', b: 'm-2.safetensors' })
   const { tensors, metadata } = await readSafetensors(index)
-  expect([...tensors].map(([name, t]) => [name, ...t.data])).toEqual([['a', 1], ['b', 2]])
+  expect([...tensors].map(([name, t]) => [name, ...t.data])).toEqual([
+    ['a', 1],
+    ['b', 2],
+  ])
   expect(metadata.get('format')).toBe('pt')
   expect([...(await readSafetensors(index, { only: (name) => name === 'b' })).tensors.keys()]).toEqual(['b'])
   await writeSafetensors(at('outside.safetensors'), { a: hostArray(Int32Array.of(1)) })
-  for (const shard of ['../outside.safetensors', '..', '.', '', 'x/../m-1.safetensors', at('outside.safetensors'), '..\\outside.safetensors', 'C:outside.safetensors', 'absent.safetensors']) {
+  for (const shard of [
+    '../outside.safetensors',
+    '..',
+    '.',
+    '',
+    'x/../m-1.safetensors',
+    at('outside.safetensors'),
+    '..\\outside.safetensors',
+    'C:outside.safetensors',
+    'absent.safetensors',
+  ]) {
     write({ a: shard })
     await expect(readSafetensors(index)).rejects.toEqual(code('AUX_BAD_FILE'))
   }
@@ -289,7 +417,16 @@ test('sharded models', async () => {
   expect((await readSafetensors(index)).tensors.size).toBe(1)
   write({ b: 'm-1.safetensors' })
   await expect(readSafetensors(index)).rejects.toThrow('expected a tensor "b"')
-  for (const text of ['{}', '[]', '{"weight_map":{"a":1}}', '{"weight_map":{"a":"x","a":"y"}}', '{"weight_map":{}', '\xff', `{"x":${'['.repeat(1000)}`, '{"weight_map":{}} x']) {
+  for (const text of [
+    '{}',
+    '[]',
+    '{"weight_map":{"a":1}}',
+    '{"weight_map":{"a":"x","a":"y"}}',
+    '{"weight_map":{}',
+    '\xff',
+    `{"x":${'['.repeat(1000)}`,
+    '{"weight_map":{}} x',
+  ]) {
     writeFileSync(index, text, 'latin1')
     await expect(readSafetensors(index)).rejects.toEqual(code('AUX_BAD_FILE'))
   }
@@ -297,7 +434,10 @@ test('sharded models', async () => {
 
 test('reading takes the memory of the tensors once', async () => {
   const mebibytes = 96
-  await writeSafetensors(at('big'), { a: hostArray(new Float32Array(mebibytes << 17).fill(1)), b: hostArray(new Int32Array(mebibytes << 17).fill(2)) })
+  await writeSafetensors(at('big'), {
+    a: hostArray(new Float32Array(mebibytes << 17).fill(1)),
+    b: hostArray(new Int32Array(mebibytes << 17).fill(2)),
+  })
   const { folder: src, remove } = compiled()
   const program = `const { readSafetensors } = require(process.argv[1] + '/io')
     const before = process.resourceUsage().maxRSS

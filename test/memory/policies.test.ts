@@ -1,5 +1,22 @@
 import fc from 'fast-check'
-import { addSign, ara, asa, auxiliary, backprop, checkpoint, compile, hostArray, models, nn, optim, seed, signPack, signUnpack, type MemoryAssignment, type Tensor } from '../../src'
+import {
+  addSign,
+  ara,
+  asa,
+  auxiliary,
+  backprop,
+  checkpoint,
+  compile,
+  hostArray,
+  models,
+  nn,
+  optim,
+  seed,
+  signPack,
+  signUnpack,
+  type MemoryAssignment,
+  type Tensor,
+} from '../../src'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { check } from '../support/property'
 import { gradientsOf, snapshot } from '../support/record'
@@ -26,7 +43,11 @@ const distance = (got: Float32Array, expected: Float64Array): number => {
 /** One layer, and a parameter of zeros added to its input: its gradient is the input gradient. */
 class One<L extends nn.Module & { forward(x: Tensor): Tensor }> extends nn.Module {
   readonly shift: nn.Parameter
-  constructor(readonly layer: L, shape: number[], readonly before: (x: Tensor) => Tensor = (x) => x) {
+  constructor(
+    readonly layer: L,
+    shape: number[],
+    readonly before: (x: Tensor) => Tensor = (x) => x,
+  ) {
     super()
     this.shift = new nn.Parameter(Eager.from(new Float32Array(size(shape)), shape, 'f32'))
   }
@@ -36,8 +57,16 @@ class One<L extends nn.Module & { forward(x: Tensor): Tensor }> extends nn.Modul
 }
 
 /** The layer under ASA, and under backpropagation with the same forward operand. delta is r itself. */
-async function compareAsa(layer: nn.Module & { forward(x: Tensor): Tensor }, x: ReturnType<typeof host>, r: ReturnType<typeof host>, epsilon: number, lambda: number, alphabet: Alphabet) {
-  const loss = (model: nn.Module & { forward(x: Tensor): Tensor }) => (b: Record<string, Tensor>) => model.forward(b.x).mul(b.r).sum()
+async function compareAsa(
+  layer: nn.Module & { forward(x: Tensor): Tensor },
+  x: ReturnType<typeof host>,
+  r: ReturnType<typeof host>,
+  epsilon: number,
+  lambda: number,
+  alphabet: Alphabet,
+) {
+  const loss = (model: nn.Module & { forward(x: Tensor): Tensor }) => (b: Record<string, Tensor>) =>
+    model.forward(b.x).mul(b.r).sum()
   const a = new One(layer, [...x.shape])
   const b = new One(layer, [...x.shape], (t) => addSign(t, epsilon, alphabet))
   const under = await gradientsOf(a, loss(a), { x, r }, { layer: asa({ epsilon, lambda, alphabet }) })
@@ -49,10 +78,19 @@ async function compareAsa(layer: nn.Module & { forward(x: Tensor): Tensor }, x: 
   return { under, exact }
 }
 
-const asaOptions = [fc.nat(), fc.constantFrom<Alphabet>('pm1', '01'), fc.constantFrom(0.01, 0.5, 0.003), fc.constantFrom(100, 1, 7)] as const
+const asaOptions = [
+  fc.nat(),
+  fc.constantFrom<Alphabet>('pm1', '01'),
+  fc.constantFrom(0.01, 0.5, 0.003),
+  fc.constantFrom(100, 1, 7),
+] as const
 
-test('ASA, linear: input and bias gradients are backpropagation\'s, the weight gradient is that of dense signs', async () => {
-  const sizes = [fc.integer({ min: 1, max: 140 }), fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 24 })] as const
+test("ASA, linear: input and bias gradients are backpropagation's, the weight gradient is that of dense signs", async () => {
+  const sizes = [
+    fc.integer({ min: 1, max: 140 }),
+    fc.integer({ min: 1, max: 40 }),
+    fc.integer({ min: 1, max: 24 }),
+  ] as const
   await check(60, ...asaOptions, ...sizes, async (start, alphabet, epsilon, lambda, T, I, O) => {
     const random = generator(start)
     const layer = new nn.Linear(I, O)
@@ -62,7 +100,9 @@ test('ASA, linear: input and bias gradients are backpropagation\'s, the weight g
     const { under } = await compareAsa(layer, x, r, epsilon, lambda, alphabet)
     const expected = new Float64Array(O * I)
     for (let t = 0; t < T; t++)
-      for (let o = 0; o < O; o++) for (let i = 0; i < I; i++) expected[o * I + i] += epsilon * lambda * r.data[t * O + o] * sign(x.data[t * I + i], alphabet)
+      for (let o = 0; o < O; o++)
+        for (let i = 0; i < I; i++)
+          expected[o * I + i] += epsilon * lambda * r.data[t * O + o] * sign(x.data[t * I + i], alphabet)
     expect(distance(under.gradients['layer.weight'], expected)).toBeLessThan(1e-6)
     const kept = under.plan.kept.filter((k) => k.layer === 'layer')
     expect(kept.map((k) => k.bytes)).toEqual([Math.ceil((4 * I * Math.ceil(T / 32)) / 64) * 64])
@@ -70,12 +110,24 @@ test('ASA, linear: input and bias gradients are backpropagation\'s, the weight g
   })
 })
 
-const geometry = fc.record({
-  n: fc.integer({ min: 1, max: 3 }), h: fc.integer({ min: 3, max: 9 }), w: fc.integer({ min: 3, max: 9 }),
-  kh: fc.integer({ min: 1, max: 3 }), kw: fc.integer({ min: 1, max: 3 }), stride: fc.integer({ min: 1, max: 2 }),
-  padding: fc.integer({ min: 0, max: 2 }), dilation: fc.integer({ min: 1, max: 2 }), groups: fc.constantFrom(1, 2, 3), perGroup: fc.integer({ min: 1, max: 3 }),
-  outPerGroup: fc.integer({ min: 1, max: 3 }), depthwise: fc.boolean(),
-}).filter((g) => g.h + 2 * g.padding >= g.dilation * (g.kh - 1) + 1 && g.w + 2 * g.padding >= g.dilation * (g.kw - 1) + 1)
+const geometry = fc
+  .record({
+    n: fc.integer({ min: 1, max: 3 }),
+    h: fc.integer({ min: 3, max: 9 }),
+    w: fc.integer({ min: 3, max: 9 }),
+    kh: fc.integer({ min: 1, max: 3 }),
+    kw: fc.integer({ min: 1, max: 3 }),
+    stride: fc.integer({ min: 1, max: 2 }),
+    padding: fc.integer({ min: 0, max: 2 }),
+    dilation: fc.integer({ min: 1, max: 2 }),
+    groups: fc.constantFrom(1, 2, 3),
+    perGroup: fc.integer({ min: 1, max: 3 }),
+    outPerGroup: fc.integer({ min: 1, max: 3 }),
+    depthwise: fc.boolean(),
+  })
+  .filter(
+    (g) => g.h + 2 * g.padding >= g.dilation * (g.kh - 1) + 1 && g.w + 2 * g.padding >= g.dilation * (g.kw - 1) + 1,
+  )
 
 test('ASA, convolution: the same for strides, padding, dilation, groups and depthwise', async () => {
   await check(60, ...asaOptions, geometry, async (start, alphabet, epsilon, lambda, g) => {
@@ -90,15 +142,22 @@ test('ASA, convolution: the same for strides, padding, dilation, groups and dept
     const r = host(random, [g.n, P, Q, O])
     const { under } = await compareAsa(layer, x, r, epsilon, lambda, alphabet)
     const expected = new Float64Array(O * g.kh * g.kw * depth)
-    for (let n = 0; n < g.n; n++) for (let p = 0; p < P; p++) for (let q = 0; q < Q; q++) for (let o = 0; o < O; o++)
-      for (let kh = 0; kh < g.kh; kh++) for (let kw = 0; kw < g.kw; kw++) {
-        const [y, z] = [p * g.stride + kh * g.dilation - g.padding, q * g.stride + kw * g.dilation - g.padding]
-        if (y < 0 || z < 0 || y >= g.h || z >= g.w) continue
-        const group = Math.floor(o / g.outPerGroup)
-        for (let c = 0; c < depth; c++)
-          expected[((o * g.kh + kh) * g.kw + kw) * depth + c] +=
-            epsilon * lambda * r.data[((n * P + p) * Q + q) * O + o] * sign(x.data[((n * g.h + y) * g.w + z) * C + group * depth + c], alphabet)
-      }
+    for (let n = 0; n < g.n; n++)
+      for (let p = 0; p < P; p++)
+        for (let q = 0; q < Q; q++)
+          for (let o = 0; o < O; o++)
+            for (let kh = 0; kh < g.kh; kh++)
+              for (let kw = 0; kw < g.kw; kw++) {
+                const [y, z] = [p * g.stride + kh * g.dilation - g.padding, q * g.stride + kw * g.dilation - g.padding]
+                if (y < 0 || z < 0 || y >= g.h || z >= g.w) continue
+                const group = Math.floor(o / g.outPerGroup)
+                for (let c = 0; c < depth; c++)
+                  expected[((o * g.kh + kh) * g.kw + kw) * depth + c] +=
+                    epsilon *
+                    lambda *
+                    r.data[((n * P + p) * Q + q) * O + o] *
+                    sign(x.data[((n * g.h + y) * g.w + z) * C + group * depth + c], alphabet)
+              }
     expect(distance(under.gradients['layer.weight'], expected)).toBeLessThan(1e-6)
     const kept = under.plan.kept.filter((k) => k.layer === 'layer')
     expect(kept.map((k) => k.bytes)).toEqual([Math.ceil((4 * C * Math.ceil((g.n * g.h * g.w) / 32)) / 64) * 64])
@@ -106,20 +165,42 @@ test('ASA, convolution: the same for strides, padding, dilation, groups and dept
 })
 
 test('ASA: only signs count, and on inputs of ±c it is backpropagation times epsilon lambda / (c + epsilon)', async () => {
-  await check(30, fc.nat(), fc.integer({ min: 1, max: 70 }), fc.integer({ min: 1, max: 20 }), fc.constantFrom(0.25, 1, 3), async (start, T, I, c) => {
-    const random = generator(start)
-    const layer = new nn.Linear(I, 5)
-    const r = host(random, [T, 5])
-    const x = Float32Array.from({ length: T * I }, () => (random() < 0.5 ? -1 : 1) * (0.1 + random()))
-    const gradient = async (data: Float32Array): Promise<Float32Array> =>
-      (await compareAsa(layer, hostArray(data, [T, I]), r, 0.01, 100, 'pm1')).under.gradients['layer.weight']
-    const plain = await gradient(x)
-    expect(same(await gradient(x.map((v) => v * (0.01 + 10 * random()))), plain)).toBe(true)
-    expect(same((await gradient(x.map((v) => -v))).map((v) => 0 - v), plain.map((v) => 0 + v))).toBe(true)
-    const { under, exact } = await compareAsa(layer, hostArray(x.map((v) => c * Math.sign(v)), [T, I]), r, 0.01, 100, 'pm1')
-    const scaled = Float64Array.from(exact.gradients['layer.weight'], (v) => v / (c + 0.01))
-    expect(distance(under.gradients['layer.weight'], scaled)).toBeLessThan(2e-6)
-  })
+  await check(
+    30,
+    fc.nat(),
+    fc.integer({ min: 1, max: 70 }),
+    fc.integer({ min: 1, max: 20 }),
+    fc.constantFrom(0.25, 1, 3),
+    async (start, T, I, c) => {
+      const random = generator(start)
+      const layer = new nn.Linear(I, 5)
+      const r = host(random, [T, 5])
+      const x = Float32Array.from({ length: T * I }, () => (random() < 0.5 ? -1 : 1) * (0.1 + random()))
+      const gradient = async (data: Float32Array): Promise<Float32Array> =>
+        (await compareAsa(layer, hostArray(data, [T, I]), r, 0.01, 100, 'pm1')).under.gradients['layer.weight']
+      const plain = await gradient(x)
+      expect(same(await gradient(x.map((v) => v * (0.01 + 10 * random()))), plain)).toBe(true)
+      expect(
+        same(
+          (await gradient(x.map((v) => -v))).map((v) => 0 - v),
+          plain.map((v) => 0 + v),
+        ),
+      ).toBe(true)
+      const { under, exact } = await compareAsa(
+        layer,
+        hostArray(
+          x.map((v) => c * Math.sign(v)),
+          [T, I],
+        ),
+        r,
+        0.01,
+        100,
+        'pm1',
+      )
+      const scaled = Float64Array.from(exact.gradients['layer.weight'], (v) => v / (c + 0.01))
+      expect(distance(under.gradients['layer.weight'], scaled)).toBeLessThan(2e-6)
+    },
+  )
 })
 
 /** A residual block whose first layer's delta can be read: `probe` is added to its result. */
@@ -158,47 +239,59 @@ class Residual extends nn.Module {
   }
 }
 
-test('ARA: all but the weight gradients of a group\'s later blocks is backpropagation\'s; these are deltaᵀ a; LI is 1 - |h - a|²/|h|²', async () => {
-  await check(25, fc.nat(), fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 12 }), fc.integer({ min: 1, max: 9 }), fc.integer({ min: 1, max: 5 }), fc.integer({ min: 1, max: 4 }), async (start, T, C, hidden, depth, stride) => {
-    const random = generator(start)
-    const model = new Residual(T, C, hidden, depth)
-    const batch = { x: host(random, [T, C]), r: host(random, [T, C]) }
-    const loss = (b: Record<string, Tensor>) => {
-      const y = model.forward(b.x).mul(b.r).sum()
-      return { loss: y, ...Object.fromEntries(model.blocks.map((block, i) => [`seen${i}`, block.seen])) }
-    }
-    const exact = await gradientsOf(model, loss, batch)
-    const under = await gradientsOf(model, loss, batch, { stage: ara({ stride }) }, true)
-    for (const name of Object.keys(exact.gradients)) {
-      const block = Number(/^stage\.(\d+)\.fc1\.weight$/.exec(name)?.[1] ?? 0)
-      if (block % stride === 0) expect([name, same(under.gradients[name], exact.gradients[name])]).toEqual([name, true])
-      else {
-        const a = under.result[`seen${block - (block % stride)}`].data
-        const h = under.result[`seen${block}`].data
-        const delta = under.gradients[`stage.${block}.probe`]
-        const expected = new Float64Array(hidden * C)
-        for (let t = 0; t < T; t++) for (let o = 0; o < hidden; o++) for (let c = 0; c < C; c++) expected[o * C + c] += delta[t * hidden + o] * a[t * C + c]
-        expect(distance(under.gradients[name], expected)).toBeLessThan(2e-6)
-        const { values: li, min, mean, share } = under.result.indicators![`stage.${block}.fc1`]
-        for (let t = 0; t < T; t++) {
-          let [gap, norm] = [0, 0]
-          for (let c = 0; c < C; c++) {
-            gap += (h[t * C + c] - a[t * C + c]) ** 2
-            norm += h[t * C + c] ** 2
-          }
-          expect(li[t]).toBeLessThanOrEqual(1 + 1e-6)
-          expect(Math.abs(li[t] - (norm - gap) / (norm + 1e-6))).toBeLessThan(1e-4 * (1 + Math.abs(li[t])))
-          if (Math.abs(norm - gap) > 1e-4 * norm) expect(li[t] > 0).toBe(gap < norm)
-        }
-        expect(min).toBeCloseTo(Math.min(...li), 6)
-        expect(mean).toBeCloseTo(li.reduce((p, q) => p + q, 0) / T, 4)
-        expect(share).toBeCloseTo(li.filter((v) => !(v > 0)).length / T, 6)
+test("ARA: all but the weight gradients of a group's later blocks is backpropagation's; these are deltaᵀ a; LI is 1 - |h - a|²/|h|²", async () => {
+  await check(
+    25,
+    fc.nat(),
+    fc.integer({ min: 1, max: 40 }),
+    fc.integer({ min: 1, max: 12 }),
+    fc.integer({ min: 1, max: 9 }),
+    fc.integer({ min: 1, max: 5 }),
+    fc.integer({ min: 1, max: 4 }),
+    async (start, T, C, hidden, depth, stride) => {
+      const random = generator(start)
+      const model = new Residual(T, C, hidden, depth)
+      const batch = { x: host(random, [T, C]), r: host(random, [T, C]) }
+      const loss = (b: Record<string, Tensor>) => {
+        const y = model.forward(b.x).mul(b.r).sum()
+        return { loss: y, ...Object.fromEntries(model.blocks.map((block, i) => [`seen${i}`, block.seen])) }
       }
-    }
-    // Inputs of first layers: once a group, whoever reads them.
-    const inputs = under.plan.kept.filter((k) => k.shape.join() === `${T},${C}` && k.layer.endsWith('fc1'))
-    expect(inputs.length).toBeLessThanOrEqual(Math.ceil(depth / stride))
-  })
+      const exact = await gradientsOf(model, loss, batch)
+      const under = await gradientsOf(model, loss, batch, { stage: ara({ stride }) }, true)
+      for (const name of Object.keys(exact.gradients)) {
+        const block = Number(/^stage\.(\d+)\.fc1\.weight$/.exec(name)?.[1] ?? 0)
+        if (block % stride === 0)
+          expect([name, same(under.gradients[name], exact.gradients[name])]).toEqual([name, true])
+        else {
+          const a = under.result[`seen${block - (block % stride)}`].data
+          const h = under.result[`seen${block}`].data
+          const delta = under.gradients[`stage.${block}.probe`]
+          const expected = new Float64Array(hidden * C)
+          for (let t = 0; t < T; t++)
+            for (let o = 0; o < hidden; o++)
+              for (let c = 0; c < C; c++) expected[o * C + c] += delta[t * hidden + o] * a[t * C + c]
+          expect(distance(under.gradients[name], expected)).toBeLessThan(2e-6)
+          const { values: li, min, mean, share } = under.result.indicators![`stage.${block}.fc1`]
+          for (let t = 0; t < T; t++) {
+            let [gap, norm] = [0, 0]
+            for (let c = 0; c < C; c++) {
+              gap += (h[t * C + c] - a[t * C + c]) ** 2
+              norm += h[t * C + c] ** 2
+            }
+            expect(li[t]).toBeLessThanOrEqual(1 + 1e-6)
+            expect(Math.abs(li[t] - (norm - gap) / (norm + 1e-6))).toBeLessThan(1e-4 * (1 + Math.abs(li[t])))
+            if (Math.abs(norm - gap) > 1e-4 * norm) expect(li[t] > 0).toBe(gap < norm)
+          }
+          expect(min).toBeCloseTo(Math.min(...li), 6)
+          expect(mean).toBeCloseTo(li.reduce((p, q) => p + q, 0) / T, 4)
+          expect(share).toBeCloseTo(li.filter((v) => !(v > 0)).length / T, 6)
+        }
+      }
+      // Inputs of first layers: once a group, whoever reads them.
+      const inputs = under.plan.kept.filter((k) => k.shape.join() === `${T},${C}` && k.layer.endsWith('fc1'))
+      expect(inputs.length).toBeLessThanOrEqual(Math.ceil(depth / stride))
+    },
+  )
 })
 
 test('the indicator: 1 under backpropagation, in [0, 1] under ASA', async () => {
@@ -206,7 +299,13 @@ test('the indicator: 1 under backpropagation, in [0, 1] under ASA', async () => 
     const random = generator(start)
     const model = new One(new nn.Linear(C, 3), [T, C])
     const loss = (b: Record<string, Tensor>) => model.forward(b.x).mul(b.r).sum()
-    const batch = { x: hostArray(values(random, [T, C]).map((v) => v + 0.05), [T, C]), r: host(random, [T, 3]) }
+    const batch = {
+      x: hostArray(
+        values(random, [T, C]).map((v) => v + 0.05),
+        [T, C],
+      ),
+      r: host(random, [T, 3]),
+    }
     const exact = await gradientsOf(model, loss, batch, undefined, true)
     exact.result.indicators!.layer.values.forEach((v, t) => {
       const norm = [...batch.x.data.subarray(t * C, (t + 1) * C)].reduce((n, h) => n + h * h, 0)
@@ -232,8 +331,22 @@ test('an update from signs decreases the loss of its sample', async () => {
   await check(30, fc.nat(), fc.integer({ min: 1, max: 30 }), fc.integer({ min: 1, max: 10 }), async (start, I, O) => {
     const random = generator(start)
     const model = new nn.Linear(I, O, { bias: false })
-    const step = compile({ model, loss: (b) => model.forward(b.x).mul(b.r).sum(), optimizer: new optim.SGD({ lr: 0.1 }), memory: asa() })
-    const batch = { x: hostArray(values(random, [1, I]).map((v) => v || 0.5), [1, I]), r: hostArray(values(random, [1, O]).map((v) => v || 0.5), [1, O]) }
+    const step = compile({
+      model,
+      loss: (b) => model.forward(b.x).mul(b.r).sum(),
+      optimizer: new optim.SGD({ lr: 0.1 }),
+      memory: asa(),
+    })
+    const batch = {
+      x: hostArray(
+        values(random, [1, I]).map((v) => v || 0.5),
+        [1, I],
+      ),
+      r: hostArray(
+        values(random, [1, O]).map((v) => v || 0.5),
+        [1, O],
+      ),
+    }
     const before = (await step.run(batch)).loss
     const after = (await step.run(batch)).loss
     expect(after).toBeLessThan(before)
@@ -242,7 +355,13 @@ test('an update from signs decreases the loss of its sample', async () => {
 })
 
 /** Losses and all state after some steps. */
-async function train(build: () => nn.Module & { forward(x: Tensor): Tensor }, memory: MemoryAssignment | undefined, shape: number[], steps = 4, indices = false) {
+async function train(
+  build: () => nn.Module & { forward(x: Tensor): Tensor },
+  memory: MemoryAssignment | undefined,
+  shape: number[],
+  steps = 4,
+  indices = false,
+) {
   seed(3)
   const model = build()
   const optimizer = new optim.AdamW({ lr: 3e-3 })
@@ -250,11 +369,24 @@ async function train(build: () => nn.Module & { forward(x: Tensor): Tensor }, me
   const random = generator(11)
   const losses: number[] = []
   for (let i = 0; i < steps; i++) {
-    const x = indices ? hostArray(Int32Array.from({ length: size(shape) }, () => Math.floor(random() * 20)), shape) : host(random, shape)
+    const x = indices
+      ? hostArray(
+          Int32Array.from({ length: size(shape) }, () => Math.floor(random() * 20)),
+          shape,
+        )
+      : host(random, shape)
     losses.push((await step.run({ x, y: Int32Array.from({ length: shape[0] }, () => Math.floor(random() * 3)) })).loss)
   }
   const plan = step.plan({ x: { shape, dtype: indices ? 'i32' : 'f32' }, y: { shape: [shape[0]], dtype: 'i32' } })
-  const result = { losses, state: snapshot(model), kept: plan.bytes.kept, moments: [...step.stateTensors()].map(([n, t]) => [n, Buffer.from(t.rawSync().buffer).toString('base64')]), measured: step.measuredArenaBytes, arena: plan.arenaBytes, calls: plan.ops.length }
+  const result = {
+    losses,
+    state: snapshot(model),
+    kept: plan.bytes.kept,
+    moments: [...step.stateTensors()].map(([n, t]) => [n, Buffer.from(t.rawSync().buffer).toString('base64')]),
+    measured: step.measuredArenaBytes,
+    arena: plan.arenaBytes,
+    calls: plan.ops.length,
+  }
   step.close()
   model.dispose()
   optimizer.dispose()
@@ -291,9 +423,14 @@ test.each<[string, MemoryAssignment]>([
 })
 
 test('checkpointing a transformer with dropout is bit-identical, and keeps less', async () => {
-  const build = (): models.Encoder => new models.Encoder({ vocabulary: 20, length: 7, classes: 3, layers: 2, features: 16, heads: 2, dropout: 0.2 })
+  const build = (): models.Encoder =>
+    new models.Encoder({ vocabulary: 20, length: 7, classes: 3, layers: 2, features: 16, heads: 2, dropout: 0.2 })
   const plain = await train(build, undefined, [4, 7], 4, true)
-  for (const memory of [{ 'blocks.*': checkpoint() }, { 'blocks.*': checkpoint({ recompute: 'cheap' }) }, { 'blocks.*.attention': checkpoint() }] as MemoryAssignment[]) {
+  for (const memory of [
+    { 'blocks.*': checkpoint() },
+    { 'blocks.*': checkpoint({ recompute: 'cheap' }) },
+    { 'blocks.*.attention': checkpoint() },
+  ] as MemoryAssignment[]) {
     const again = await train(build, memory, [4, 7], 4, true)
     expect(again.losses).toEqual(plain.losses)
     expect(again.state).toEqual(plain.state)
@@ -317,15 +454,30 @@ test('ARA: a stage that runs twice groups its blocks anew each time', async () =
   const batch = { x: host(random, [6, 5]), z: host(random, [6, 5]), r: host(random, [6, 5]) }
   const part = (field: 'x' | 'z') => (b: Record<string, Tensor>) => model.forward(b[field]).mul(b.r).sum()
   const both = await gradientsOf(model, (b) => part('x')(b).add(part('z')(b)), batch, { stage: ara({ stride: 2 }) })
-  const [x, z] = [await gradientsOf(model, part('x'), batch, { stage: ara({ stride: 2 }) }), await gradientsOf(model, part('z'), batch, { stage: ara({ stride: 2 }) })]
+  const [x, z] = [
+    await gradientsOf(model, part('x'), batch, { stage: ara({ stride: 2 }) }),
+    await gradientsOf(model, part('z'), batch, { stage: ara({ stride: 2 }) }),
+  ]
   for (const name of Object.keys(both.gradients))
-    expect(distance(both.gradients[name], Float64Array.from(x.gradients[name], (v, i) => v + z.gradients[name][i]))).toBeLessThan(1e-5)
+    expect(
+      distance(
+        both.gradients[name],
+        Float64Array.from(x.gradients[name], (v, i) => v + z.gradients[name][i]),
+      ),
+    ).toBeLessThan(1e-5)
 })
 
 test('ARA refuses blocks whose inputs have other shapes, naming both', async () => {
   const model = new nn.Sequential(new nn.Sequential(new nn.Linear(4, 6), new nn.Linear(6, 6)))
-  const step = compile({ model, loss: ({ x }) => model.forward(x).sum(), optimizer: new optim.SGD({ lr: 1 }), memory: { 0: ara() } })
-  expect(() => step.plan({ x: [2, 4] })).toThrow(expect.objectContaining({ code: 'AUX_SHAPE_MISMATCH', message: expect.stringMatching(/\[2, 6\].*\[2, 4\]/) }))
+  const step = compile({
+    model,
+    loss: ({ x }) => model.forward(x).sum(),
+    optimizer: new optim.SGD({ lr: 1 }),
+    memory: { 0: ara() },
+  })
+  expect(() => step.plan({ x: [2, 4] })).toThrow(
+    expect.objectContaining({ code: 'AUX_SHAPE_MISMATCH', message: expect.stringMatching(/\[2, 6\].*\[2, 4\]/) }),
+  )
 })
 
 class Chain extends nn.Module {
@@ -340,7 +492,7 @@ class Chain extends nn.Module {
   }
 }
 
-test('policies compose: each layer\'s gradient is what it is among backpropagation with the same operands', async () => {
+test("policies compose: each layer's gradient is what it is among backpropagation with the same operands", async () => {
   const operand = (): ReturnType<typeof auxiliary> => {
     const signs = (x: Tensor): Tensor => signUnpack(signPack(x), x.shape, 'pm1', 0.01)
     return auxiliary({ name: 'operand', keep: (x) => x.add(signs(x)), add: signs })
@@ -356,7 +508,12 @@ test('policies compose: each layer\'s gradient is what it is among backpropagati
   for (const layer of Object.keys(mixed) as (keyof typeof mixed)[]) {
     const alone = await gradientsOf(model, loss, batch, { ...exact, [layer]: mixed[layer] })
     expect(alone.result.loss).toBe(all.result.loss)
-    for (const part of ['weight', 'bias']) expect([layer, part, same(alone.gradients[`${layer}.${part}`], all.gradients[`${layer}.${part}`])]).toEqual([layer, part, true])
+    for (const part of ['weight', 'bias'])
+      expect([layer, part, same(alone.gradients[`${layer}.${part}`], all.gradients[`${layer}.${part}`])]).toEqual([
+        layer,
+        part,
+        true,
+      ])
   }
 })
 
@@ -370,7 +527,20 @@ test('input gradients under any policy agree with finite differences', async () 
   const { gradients } = await gradientsOf(model, loss, { x: hostArray(x, [3, 6]), r }, memory)
   for (let i = 0; i < x.length; i++) {
     const at = async (d: number): Promise<number> =>
-      (await gradientsOf(model, loss, { x: hostArray(x.map((v, k) => (k === i ? v + d : v)), [3, 6]), r }, memory)).result.loss
+      (
+        await gradientsOf(
+          model,
+          loss,
+          {
+            x: hostArray(
+              x.map((v, k) => (k === i ? v + d : v)),
+              [3, 6],
+            ),
+            r,
+          },
+          memory,
+        )
+      ).result.loss
     // l4's signs may flip only where tanh crosses 0: the step is too small for that here.
     expect(((await at(1e-2)) - (await at(-1e-2))) / 2e-2).toBeCloseTo(gradients.shift[i], 2)
   }
@@ -382,7 +552,10 @@ test('cheap checkpointing on top of ASA keeps no more than ASA', async () => {
   const batch = { x: host(random, [70, 16]), r: host(random, [70, 3]) }
   const loss = (b: Record<string, Tensor>) => model.forward(b.x).mul(b.r).sum()
   const signs = await gradientsOf(model, loss, batch, asa())
-  const both = await gradientsOf(model, loss, batch, [['', asa()], ['', checkpoint({ recompute: 'cheap' })]])
+  const both = await gradientsOf(model, loss, batch, [
+    ['', asa()],
+    ['', checkpoint({ recompute: 'cheap' })],
+  ])
   expect(both.gradients).toEqual(signs.gradients)
   expect(both.plan.bytes.kept).toBeLessThanOrEqual(signs.plan.bytes.kept)
   const plain = await gradientsOf(model, loss, batch)
@@ -405,14 +578,20 @@ test('kept bytes: shared inputs count once, under every policy', async () => {
   const random = generator(1)
   const batch = { x: host(random, [2, 35, 48]), r: host(random, [2, 35, 8]) }
   const loss = (b: Record<string, Tensor>) => model.forward(b.x).mul(b.r).sum()
-  const layers = (kept: { layer: string; bytes: number }[]): number => kept.filter((k) => k.layer).reduce((n, k) => n + k.bytes, 0)
+  const layers = (kept: { layer: string; bytes: number }[]): number =>
+    kept.filter((k) => k.layer).reduce((n, k) => n + k.bytes, 0)
   expect(layers((await gradientsOf(model, loss, batch)).plan.kept)).toBe(4 * 70 * 48)
   expect(layers((await gradientsOf(model, loss, batch, asa())).plan.kept)).toBe(4 * 48 * 3)
-  expect(layers((await gradientsOf(model, loss, batch, { q: asa(), k: asa({ alphabet: '01' }), v: backprop() })).plan.kept)).toBe(4 * 48 * 3 + 4 * 70 * 48)
+  expect(
+    layers((await gradientsOf(model, loss, batch, { q: asa(), k: asa({ alphabet: '01' }), v: backprop() })).plan.kept),
+  ).toBe(4 * 48 * 3 + 4 * 70 * 48)
 })
 
 test('ReLU before a layer under ASA adds no bits of its own, also where the layer flattens its tokens', async () => {
-  for (const shape of [[70, 48], [2, 35, 48]]) {
+  for (const shape of [
+    [70, 48],
+    [2, 35, 48],
+  ]) {
     class Two extends nn.Module {
       readonly a = new nn.Linear(48, 48)
       readonly b = new nn.Linear(48, 8)

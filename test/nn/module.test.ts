@@ -2,7 +2,8 @@ import { compile, models, nn, optim, tensor, type Tensor } from '../../src'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { liveBytes } from '../support/property'
 
-const withCode = (code: string, message = /./) => expect.objectContaining({ code, message: expect.stringMatching(message) })
+const withCode = (code: string, message = /./) =>
+  expect.objectContaining({ code, message: expect.stringMatching(message) })
 
 class Parts extends nn.Module {
   readonly first = new nn.Linear(2, 3)
@@ -19,9 +20,24 @@ class Parts extends nn.Module {
 
 test('names are paths of properties, in the order of definition, each part once', () => {
   const model = new Parts()
-  expect([...model.namedModules()].map(([n]) => n)).toEqual(['', 'first', 'list.0', 'list.1.0', 'chain', 'chain.0', 'chain.1'])
+  expect([...model.namedModules()].map(([n]) => n)).toEqual([
+    '',
+    'first',
+    'list.0',
+    'list.1.0',
+    'chain',
+    'chain.0',
+    'chain.1',
+  ])
   expect([...model.namedParameters()].map(([n]) => n)).toEqual([
-    'scale', 'first.weight', 'first.bias', 'list.0.weight', 'list.1.0.weight', 'list.1.0.bias', 'chain.1.weight', 'chain.1.bias',
+    'scale',
+    'first.weight',
+    'first.bias',
+    'list.0.weight',
+    'list.1.0.weight',
+    'list.1.0.bias',
+    'chain.1.weight',
+    'chain.1.bias',
   ])
   expect([...model.namedBuffers()].map(([n]) => n)).toEqual(['list.1.0.runningMean', 'list.1.0.runningVar'])
   expect(model.parameters().length).toBe(8)
@@ -37,7 +53,11 @@ test('modes and freezing reach all inside', () => {
   model.train()
   expect([...model.namedModules()].every(([, m]) => m.training)).toBe(true)
   model.freeze('first', 'chain.1.bias')
-  expect([...model.namedParameters()].filter(([, p]) => !p.trainable).map(([n]) => n)).toEqual(['first.weight', 'first.bias', 'chain.1.bias'])
+  expect([...model.namedParameters()].filter(([, p]) => !p.trainable).map(([n]) => n)).toEqual([
+    'first.weight',
+    'first.bias',
+    'chain.1.bias',
+  ])
   model.unfreeze('first.weight')
   expect(model.first.weight.trainable).toBe(true)
   expect(() => model.freeze('chain.1.bia')).toThrow(withCode('AUX_INVALID_ARGUMENT', /chain\.1\.bia"/))
@@ -59,10 +79,16 @@ test('loadState copies all or nothing', () => {
     else state.delete(name)
     return state
   }
-  expect(() => b.loadState(other('chain.1.bias', undefined))).toThrow(withCode('AUX_INVALID_ARGUMENT', /missing chain\.1\.bias/))
+  expect(() => b.loadState(other('chain.1.bias', undefined))).toThrow(
+    withCode('AUX_INVALID_ARGUMENT', /missing chain\.1\.bias/),
+  )
   expect(() => b.loadState(other('more', tensor([1])))).toThrow(withCode('AUX_INVALID_ARGUMENT', /unexpected more/))
-  expect(() => b.loadState(other('chain.1.bias', tensor([1, 2])))).toThrow(withCode('AUX_SHAPE_MISMATCH', /chain\.1\.bias.*\[1\].*\[2\]/))
-  expect(() => b.loadState(other('chain.1.bias', tensor(Int32Array.of(1))))).toThrow(withCode('AUX_DTYPE_MISMATCH', /chain\.1\.bias.*f32.*i32/))
+  expect(() => b.loadState(other('chain.1.bias', tensor([1, 2])))).toThrow(
+    withCode('AUX_SHAPE_MISMATCH', /chain\.1\.bias.*\[1\].*\[2\]/),
+  )
+  expect(() => b.loadState(other('chain.1.bias', tensor(Int32Array.of(1))))).toThrow(
+    withCode('AUX_DTYPE_MISMATCH', /chain\.1\.bias.*f32.*i32/),
+  )
   expect([...b.state()].map(([, t]) => [...t.dataSync()])).toEqual(before)
   b.loadState(other('more', tensor([1])), { strict: false })
   expect(b.first.weight.dataSync()[0]).toBe(9)

@@ -49,11 +49,25 @@ const add = (row: Row): void => void rows.push(row)
 
 // --- elementwise, one operand ---
 
-function unary(name: string, f: (x: Tensor) => Tensor, g: (v: number) => number, o: Partial<Row> & { low?: number; high?: number } = {}): void {
+function unary(
+  name: string,
+  f: (x: Tensor) => Tensor,
+  g: (v: number) => number,
+  o: Partial<Row> & { low?: number; high?: number } = {},
+): void {
   const { low = -3, high = 3, ...rest } = o
   add({
-    name, f, reference: (x) => map(x, g), special: true,
-    samples: [[within(low, high, 2, 3, 5)], [within(low, high, 1)], [within(low, high)], [within(low, high, 0, 3)], [within(low, high, 40, 41)]],
+    name,
+    f,
+    reference: (x) => map(x, g),
+    special: true,
+    samples: [
+      [within(low, high, 2, 3, 5)],
+      [within(low, high, 1)],
+      [within(low, high)],
+      [within(low, high, 0, 3)],
+      [within(low, high, 40, 41)],
+    ],
     ...rest,
   })
 }
@@ -65,57 +79,167 @@ const roundEven = (v: number): number => {
   if (v - low !== 0.5) return Math.round(v)
   return low % 2 === 0 ? low : low + 1
 }
-const wrongKind = (op: (t: Tensor) => unknown) => [{ what: 'i32', run: () => op(tensor(Int32Array.of(1))), code: 'AUX_DTYPE_MISMATCH' as const }]
+const wrongKind = (op: (t: Tensor) => unknown) => [
+  { what: 'i32', run: () => op(tensor(Int32Array.of(1))), code: 'AUX_DTYPE_MISMATCH' as const },
+]
 
-unary('neg', (x) => x.neg(), (v) => -v, { bad: wrongKind((t) => t.neg()) })
+unary(
+  'neg',
+  (x) => x.neg(),
+  (v) => -v,
+  { bad: wrongKind((t) => t.neg()) },
+)
 unary('abs', (x) => x.abs(), Math.abs)
 unary('exp', (x) => x.exp(), Math.exp, { low: -80, high: 80, gtol: 1e-4, wanted: [] })
 unary('exp, gradient', (x) => x.exp(), Math.exp)
 unary('log', (x) => x.log(), Math.log, { low: 1e-3, high: 50 })
 unary('sqrt', (x) => x.sqrt(), Math.sqrt, { low: 0.1, high: 9 })
-unary('rsqrt', (x) => x.rsqrt(), (v) => 1 / Math.sqrt(v), { low: 0.1, high: 9 })
-unary('square', (x) => x.square(), (v) => v * v)
-unary('reciprocal', (x) => x.reciprocal(), (v) => 1 / v, { low: 0.3, high: 4 })
+unary(
+  'rsqrt',
+  (x) => x.rsqrt(),
+  (v) => 1 / Math.sqrt(v),
+  { low: 0.1, high: 9 },
+)
+unary(
+  'square',
+  (x) => x.square(),
+  (v) => v * v,
+)
+unary(
+  'reciprocal',
+  (x) => x.reciprocal(),
+  (v) => 1 / v,
+  { low: 0.3, high: 4 },
+)
 unary('tanh', (x) => x.tanh(), Math.tanh)
 unary('sigmoid', (x) => x.sigmoid(), sigmoid)
 unary('erf', (x) => x.erf(), ref.erf, { rtol: 3e-7, atol: 0 })
-unary('gelu', (x) => x.gelu(), (v) => v * cdf(v), { low: -6, high: 6, rtol: 3e-6, atol: 1e-9 })
-unary('silu', (x) => x.silu(), (v) => v * sigmoid(v), { low: -6, high: 6 })
-unary('relu', (x) => x.relu(), (v) => (v < 0 ? 0 : v))
+unary(
+  'gelu',
+  (x) => x.gelu(),
+  (v) => v * cdf(v),
+  { low: -6, high: 6, rtol: 3e-6, atol: 1e-9 },
+)
+unary(
+  'silu',
+  (x) => x.silu(),
+  (v) => v * sigmoid(v),
+  { low: -6, high: 6 },
+)
+unary(
+  'relu',
+  (x) => x.relu(),
+  (v) => (v < 0 ? 0 : v),
+)
 unary('sign', (x) => x.sign(), signOf)
 unary('floor', (x) => x.floor(), Math.floor)
 unary('ceil', (x) => x.ceil(), Math.ceil)
 unary('round', (x) => x.round(), roundEven)
-add({ name: 'round, ties and large numbers', f: (x) => x.round(), reference: (x) => map(x, roundEven), samples: [[{ shape: [9], values: [0.5, 1.5, 2.5, -0.5, -1.5, 4194303.5, 4194305, 8388609, -3e9] }]], rtol: 0, atol: 0, wanted: [] })
+add({
+  name: 'round, ties and large numbers',
+  f: (x) => x.round(),
+  reference: (x) => map(x, roundEven),
+  samples: [[{ shape: [9], values: [0.5, 1.5, 2.5, -0.5, -1.5, 4194303.5, 4194305, 8388609, -3e9] }]],
+  rtol: 0,
+  atol: 0,
+  wanted: [],
+})
 unary('sin', (x) => x.sin(), Math.sin, { low: -1000, high: 1000, gtol: 1e-4 })
 unary('cos', (x) => x.cos(), Math.cos, { low: -1000, high: 1000, gtol: 1e-4 })
 unary('expm1', (x) => x.expm1(), Math.expm1, { rtol: 5e-7, atol: 0 })
 unary('log1p', (x) => x.log1p(), Math.log1p, { low: -0.9, high: 5, rtol: 5e-7, atol: 0 })
-add({ name: 'expm1 and log1p near 0', f: (x) => x.expm1().add(x.log1p()), reference: (x) => map(x, (v) => Math.expm1(v) + Math.log1p(v)), samples: [[{ shape: [5], values: [1e-9, -1e-7, 3e-5, -1e-3, 0] }]], rtol: 1e-6, atol: 0 })
-unary('leakyRelu', (x) => x.leakyRelu(0.1), (v) => (v < 0 ? v * Math.fround(0.1) : v))
-unary('elu', (x) => x.elu(1.5), (v) => (v > 0 ? v : 1.5 * Math.expm1(v)))
-unary('softplus', (x) => x.softplus(2), (v) => (Math.max(2 * v, 0) + Math.log1p(Math.exp(-Math.abs(2 * v)))) / 2, {
-  low: -30, high: 30, bad: [{ what: 'beta 0', run: () => tensor([1]).softplus(0), code: 'AUX_INVALID_ARGUMENT' }],
+add({
+  name: 'expm1 and log1p near 0',
+  f: (x) => x.expm1().add(x.log1p()),
+  reference: (x) => map(x, (v) => Math.expm1(v) + Math.log1p(v)),
+  samples: [[{ shape: [5], values: [1e-9, -1e-7, 3e-5, -1e-3, 0] }]],
+  rtol: 1e-6,
+  atol: 0,
 })
+unary(
+  'leakyRelu',
+  (x) => x.leakyRelu(0.1),
+  (v) => (v < 0 ? v * Math.fround(0.1) : v),
+)
+unary(
+  'elu',
+  (x) => x.elu(1.5),
+  (v) => (v > 0 ? v : 1.5 * Math.expm1(v)),
+)
+unary(
+  'softplus',
+  (x) => x.softplus(2),
+  (v) => (Math.max(2 * v, 0) + Math.log1p(Math.exp(-Math.abs(2 * v)))) / 2,
+  {
+    low: -30,
+    high: 30,
+    bad: [{ what: 'beta 0', run: () => tensor([1]).softplus(0), code: 'AUX_INVALID_ARGUMENT' }],
+  },
+)
 const clamp = (low: number, high: number) => (v: number) => (v < low ? low : v > high ? high : v)
 unary('clamp', (x) => x.clamp(-1, 0.5), clamp(-1, 0.5))
 unary('hardtanh', (x) => x.hardtanh(), clamp(-1, 1))
 unary('relu6', (x) => x.relu6(), clamp(0, 6), { high: 9 })
-unary('add a number', (x) => x.add(2.5), (v) => v + 2.5)
-unary('mul by a number', (x) => x.mul(-0.5), (v) => v * -0.5)
-unary('isNaN', (x) => x.isNaN(), (v) => Number(Number.isNaN(v)), { wanted: [] })
-unary('isFinite', (x) => x.isFinite(), (v) => Number(Number.isFinite(v)), { wanted: [] })
-unary('cast', (x) => x.cast('i32').cast('f32'), (v) => Math.trunc(v), { special: false, wanted: [] })
-add({ name: 'logicalNot', f: (x) => x.logicalNot(), reference: (x) => map(x, (v) => Number(!v)), samples: [[bools(3, 4)]], bad: [{ what: 'f32', run: () => tensor([1]).logicalNot(), code: 'AUX_DTYPE_MISMATCH' }] })
+unary(
+  'add a number',
+  (x) => x.add(2.5),
+  (v) => v + 2.5,
+)
+unary(
+  'mul by a number',
+  (x) => x.mul(-0.5),
+  (v) => v * -0.5,
+)
+unary(
+  'isNaN',
+  (x) => x.isNaN(),
+  (v) => Number(Number.isNaN(v)),
+  { wanted: [] },
+)
+unary(
+  'isFinite',
+  (x) => x.isFinite(),
+  (v) => Number(Number.isFinite(v)),
+  { wanted: [] },
+)
+unary(
+  'cast',
+  (x) => x.cast('i32').cast('f32'),
+  (v) => Math.trunc(v),
+  { special: false, wanted: [] },
+)
+add({
+  name: 'logicalNot',
+  f: (x) => x.logicalNot(),
+  reference: (x) => map(x, (v) => Number(!v)),
+  samples: [[bools(3, 4)]],
+  bad: [{ what: 'f32', run: () => tensor([1]).logicalNot(), code: 'AUX_DTYPE_MISMATCH' }],
+})
 
 // --- elementwise, two operands ---
 
 const pairs: Sample[][] = [
-  [s(2, 3, 4), s(2, 3, 4)], [s(2, 3, 4), s(4)], [s(3, 1), s(1, 4)], [s(), s(2, 2)], [s(5, 1), s(5, 7)], [s(0, 3), s(3)], [s(1), s(1)], [s(30, 31), s(30, 31)],
+  [s(2, 3, 4), s(2, 3, 4)],
+  [s(2, 3, 4), s(4)],
+  [s(3, 1), s(1, 4)],
+  [s(), s(2, 2)],
+  [s(5, 1), s(5, 7)],
+  [s(0, 3), s(3)],
+  [s(1), s(1)],
+  [s(30, 31), s(30, 31)],
 ]
-function binary(name: string, f: (a: Tensor, b: Tensor) => Tensor, g: (a: number, b: number) => number, o: Partial<Row> = {}): void {
+function binary(
+  name: string,
+  f: (a: Tensor, b: Tensor) => Tensor,
+  g: (a: number, b: number) => number,
+  o: Partial<Row> = {},
+): void {
   add({
-    name, f, reference: (a, b) => zip(a, b, g), samples: pairs, special: true,
+    name,
+    f,
+    reference: (a, b) => zip(a, b, g),
+    samples: pairs,
+    special: true,
     bad: [
       { what: 'shapes', run: () => f(tensor([1, 2, 3]), tensor([1, 2])), code: 'AUX_SHAPE_MISMATCH' },
       { what: 'dtypes', run: () => f(tensor([1, 2]), tensor(Int32Array.of(1, 2))), code: 'AUX_DTYPE_MISMATCH' },
@@ -124,46 +248,125 @@ function binary(name: string, f: (a: Tensor, b: Tensor) => Tensor, g: (a: number
   })
 }
 const positive = pairs.map((list) => list.map((x) => ({ ...x, low: 0.4, high: 3 })))
-binary('add', (a, b) => a.add(b), (a, b) => a + b)
-binary('sub', (a, b) => a.sub(b), (a, b) => a - b)
-binary('mul', (a, b) => a.mul(b), (a, b) => a * b)
-binary('div', (a, b) => a.div(b), (a, b) => a / b, { samples: positive })
+binary(
+  'add',
+  (a, b) => a.add(b),
+  (a, b) => a + b,
+)
+binary(
+  'sub',
+  (a, b) => a.sub(b),
+  (a, b) => a - b,
+)
+binary(
+  'mul',
+  (a, b) => a.mul(b),
+  (a, b) => a * b,
+)
+binary(
+  'div',
+  (a, b) => a.div(b),
+  (a, b) => a / b,
+  { samples: positive },
+)
 binary('pow', (a, b) => a.pow(b), Math.pow, { samples: positive, special: false, rtol: 4e-6 })
 binary('maximum', (a, b) => a.maximum(b), Math.max)
 binary('minimum', (a, b) => a.minimum(b), Math.min)
 for (const [name, g] of Object.entries({
-  eq: (a: number, b: number) => a === b, ne: (a: number, b: number) => a !== b, lt: (a: number, b: number) => a < b,
-  le: (a: number, b: number) => a <= b, gt: (a: number, b: number) => a > b, ge: (a: number, b: number) => a >= b,
+  eq: (a: number, b: number) => a === b,
+  ne: (a: number, b: number) => a !== b,
+  lt: (a: number, b: number) => a < b,
+  le: (a: number, b: number) => a <= b,
+  gt: (a: number, b: number) => a > b,
+  ge: (a: number, b: number) => a >= b,
 }))
-  binary(name, (a, b) => a[name as 'eq'](b), (a, b) => Number(g(a, b)), { wanted: [] })
-const boolPairs = [[bools(3, 4), bools(4)], [bools(2), bools(2)]]
-const logicalBad = [{ what: 'f32', run: () => tensor([1]).logicalAnd(tensor([1])), code: 'AUX_DTYPE_MISMATCH' as const }]
-binary('logicalAnd', (a, b) => a.logicalAnd(b), (a, b) => Number(a && b), { samples: boolPairs, special: false, bad: logicalBad })
-binary('logicalOr', (a, b) => a.logicalOr(b), (a, b) => Number(a || b), { samples: boolPairs, special: false, bad: logicalBad })
-binary('logicalXor', (a, b) => a.logicalXor(b), (a, b) => Number(a !== b), { samples: boolPairs, special: false, bad: logicalBad })
-binary('add of i32', (a, b) => a.add(b), (a, b) => a + b, { samples: [[ints(3, 4), ints(4)]], special: false, bad: [] })
+  binary(
+    name,
+    (a, b) => a[name as 'eq'](b),
+    (a, b) => Number(g(a, b)),
+    { wanted: [] },
+  )
+const boolPairs = [
+  [bools(3, 4), bools(4)],
+  [bools(2), bools(2)],
+]
+const logicalBad = [
+  { what: 'f32', run: () => tensor([1]).logicalAnd(tensor([1])), code: 'AUX_DTYPE_MISMATCH' as const },
+]
+binary(
+  'logicalAnd',
+  (a, b) => a.logicalAnd(b),
+  (a, b) => Number(a && b),
+  { samples: boolPairs, special: false, bad: logicalBad },
+)
+binary(
+  'logicalOr',
+  (a, b) => a.logicalOr(b),
+  (a, b) => Number(a || b),
+  { samples: boolPairs, special: false, bad: logicalBad },
+)
+binary(
+  'logicalXor',
+  (a, b) => a.logicalXor(b),
+  (a, b) => Number(a !== b),
+  { samples: boolPairs, special: false, bad: logicalBad },
+)
+binary(
+  'add of i32',
+  (a, b) => a.add(b),
+  (a, b) => a + b,
+  { samples: [[ints(3, 4), ints(4)]], special: false, bad: [] },
+)
 add({
-  name: 'where', f: (c, a, b) => aux.where(c, a, b),
+  name: 'where',
+  f: (c, a, b) => aux.where(c, a, b),
   reference: (c, a, b) => make(ref.broadcast(c.shape, a.shape, b.shape), (i) => (get(c, i) ? get(a, i) : get(b, i))),
-  samples: [[bools(3, 4), s(4), s(3, 1)], [bools(1), s(2, 2), s(2, 2)]],
+  samples: [
+    [bools(3, 4), s(4), s(3, 1)],
+    [bools(1), s(2, 2), s(2, 2)],
+  ],
 })
 add({
-  name: 'outer', f: (a, b) => aux.outer(a, b), reference: (a, b) => make([a.shape[0], b.shape[0]], ([i, j]) => a.data[i] * b.data[j]),
-  samples: [[s(3), s(4)], [s(1), s(0)]], bad: [{ what: 'a matrix', run: () => aux.outer(tensor([[1]]), tensor([1])), code: 'AUX_SHAPE_MISMATCH' }],
+  name: 'outer',
+  f: (a, b) => aux.outer(a, b),
+  reference: (a, b) => make([a.shape[0], b.shape[0]], ([i, j]) => a.data[i] * b.data[j]),
+  samples: [
+    [s(3), s(4)],
+    [s(1), s(0)],
+  ],
+  bad: [{ what: 'a matrix', run: () => aux.outer(tensor([[1]]), tensor([1])), code: 'AUX_SHAPE_MISMATCH' }],
 })
 add({
-  name: 'dot', f: (a, b) => aux.dot(a, b), reference: (a, b) => reduce(zip(a, b, (x, y) => x * y), undefined, sum),
-  samples: [[s(7), s(7)]], bad: [{ what: 'lengths', run: () => aux.dot(tensor([1]), tensor([1, 2])), code: 'AUX_SHAPE_MISMATCH' }],
+  name: 'dot',
+  f: (a, b) => aux.dot(a, b),
+  reference: (a, b) =>
+    reduce(
+      zip(a, b, (x, y) => x * y),
+      undefined,
+      sum,
+    ),
+  samples: [[s(7), s(7)]],
+  bad: [{ what: 'lengths', run: () => aux.dot(tensor([1]), tensor([1, 2])), code: 'AUX_SHAPE_MISMATCH' }],
 })
 
 // --- reductions ---
 
 type ReductionCase = [axes: number | number[] | undefined, keep: boolean, ...shape: number[]]
 const reductionCases: ReductionCase[] = [
-  [undefined, false, 2, 3, 4], [1, false, 2, 3, 4], [[0, 2], true, 2, 3, 4], [-1, true, 5, 7], [0, false, 600, 5], [[], false, 3, 2], [undefined, false], [0, false, 1, 4], [1, false, 30, 700],
+  [undefined, false, 2, 3, 4],
+  [1, false, 2, 3, 4],
+  [[0, 2], true, 2, 3, 4],
+  [-1, true, 5, 7],
+  [0, false, 600, 5],
+  [[], false, 3, 2],
+  [undefined, false],
+  [0, false, 1, 4],
+  [1, false, 30, 700],
 ]
 function reduction(
-  name: string, f: (x: Tensor, axes: number | number[] | undefined, keep: boolean) => Tensor, g: (values: number[]) => number,
+  name: string,
+  f: (x: Tensor, axes: number | number[] | undefined, keep: boolean) => Tensor,
+  g: (values: number[]) => number,
   o: Partial<Row> & { low?: number; high?: number; dtype?: Sample['dtype']; empty?: boolean } = {},
 ): void {
   const { low = -2, high = 2, dtype, empty = true, ...rest } = o
@@ -175,58 +378,216 @@ function reduction(
       reference: (x) => reduce(x, axes === undefined ? undefined : [axes].flat(), g, keep),
       samples: [[{ shape, low, high, dtype }]],
       ...rest,
-      bad: i ? [] : [...(rest.bad ?? []), { what: 'axis', run: () => f(tensor([1, 2]), 1, false), code: 'AUX_INVALID_ARGUMENT' }],
+      bad: i
+        ? []
+        : [...(rest.bad ?? []), { what: 'axis', run: () => f(tensor([1, 2]), 1, false), code: 'AUX_INVALID_ARGUMENT' }],
     }),
   )
 }
-const variance = (correction: number) => (v: number[]): number => sum(v.map((x) => (x - mean(v)) ** 2)) / Math.max(0, v.length - correction)
-const nothingThere = (run: (t: Tensor) => unknown) => [{ what: 'no terms', run: () => run(aux.zeros([2, 0])), code: 'AUX_INVALID_ARGUMENT' as const }]
+const variance =
+  (correction: number) =>
+  (v: number[]): number =>
+    sum(v.map((x) => (x - mean(v)) ** 2)) / Math.max(0, v.length - correction)
+const nothingThere = (run: (t: Tensor) => unknown) => [
+  { what: 'no terms', run: () => run(aux.zeros([2, 0])), code: 'AUX_INVALID_ARGUMENT' as const },
+]
 reduction('sum', (x, a, k) => x.sum(a, k), sum, { atol: 1e-5, twoPaths: true })
 reduction('mean', (x, a, k) => x.mean(a, k), mean, { twoPaths: true })
-reduction('max', (x, a, k) => x.max(a, k), (v) => Math.max(...v), { empty: false, bad: nothingThere((t) => t.max(1)) })
-reduction('min', (x, a, k) => x.min(a, k), (v) => Math.min(...v), { empty: false, bad: nothingThere((t) => t.min(1)) })
-reduction('prod', (x, a, k) => x.prod(a, k), (v) => v.reduce((p, x) => p * x, 1), { low: 0.7, high: 1.3, rtol: 2e-6, gtol: 1e-4 })
+reduction(
+  'max',
+  (x, a, k) => x.max(a, k),
+  (v) => Math.max(...v),
+  { empty: false, bad: nothingThere((t) => t.max(1)) },
+)
+reduction(
+  'min',
+  (x, a, k) => x.min(a, k),
+  (v) => Math.min(...v),
+  { empty: false, bad: nothingThere((t) => t.min(1)) },
+)
+reduction(
+  'prod',
+  (x, a, k) => x.prod(a, k),
+  (v) => v.reduce((p, x) => p * x, 1),
+  { low: 0.7, high: 1.3, rtol: 2e-6, gtol: 1e-4 },
+)
 reduction('var', (x, a, k) => x.var(a, { keep: k }), variance(1), { empty: false, wanted: [] })
-reduction('biased var', (x, a, k) => x.var(a, { keep: k, correction: 0 }), variance(0), { low: 99, high: 101, empty: false, gtol: 1e-4 })
-reduction('std', (x, a, k) => x.std(a, { keep: k, correction: 0 }), (v) => Math.sqrt(variance(0)(v)), { empty: false, wanted: [] })
+reduction('biased var', (x, a, k) => x.var(a, { keep: k, correction: 0 }), variance(0), {
+  low: 99,
+  high: 101,
+  empty: false,
+  gtol: 1e-4,
+})
+reduction(
+  'std',
+  (x, a, k) => x.std(a, { keep: k, correction: 0 }),
+  (v) => Math.sqrt(variance(0)(v)),
+  { empty: false, wanted: [] },
+)
 reduction('logSumExp', (x, a, k) => x.logSumExp(a, k), ref.logSumExp, { low: -60, high: 60 })
-reduction('norm', (x, a, k) => x.norm(a, { keep: k }), (v) => Math.sqrt(sum(v.map((x) => x * x))))
-reduction('norm 1', (x, a, k) => x.norm(a, { p: 1, keep: k }), (v) => sum(v.map(Math.abs)), { atol: 1e-5, bad: [{ what: 'p', run: () => tensor([1]).norm(0, { p: 3 }), code: 'AUX_INVALID_ARGUMENT' }] })
-reduction('norm infinity', (x, a, k) => x.norm(a, { p: Infinity, keep: k }), (v) => Math.max(...v.map(Math.abs)), { empty: false })
-reduction('any', (x, a, k) => x.any(a, k), (v) => Number(v.some((x) => x)), { dtype: 'bool', low: 0, high: 2 })
-reduction('all', (x, a, k) => x.all(a, k), (v) => Number(v.every((x) => x)), { dtype: 'bool', low: 0, high: 2 })
+reduction(
+  'norm',
+  (x, a, k) => x.norm(a, { keep: k }),
+  (v) => Math.sqrt(sum(v.map((x) => x * x))),
+)
+reduction(
+  'norm 1',
+  (x, a, k) => x.norm(a, { p: 1, keep: k }),
+  (v) => sum(v.map(Math.abs)),
+  { atol: 1e-5, bad: [{ what: 'p', run: () => tensor([1]).norm(0, { p: 3 }), code: 'AUX_INVALID_ARGUMENT' }] },
+)
+reduction(
+  'norm infinity',
+  (x, a, k) => x.norm(a, { p: Infinity, keep: k }),
+  (v) => Math.max(...v.map(Math.abs)),
+  { empty: false },
+)
+reduction(
+  'any',
+  (x, a, k) => x.any(a, k),
+  (v) => Number(v.some((x) => x)),
+  { dtype: 'bool', low: 0, high: 2 },
+)
+reduction(
+  'all',
+  (x, a, k) => x.all(a, k),
+  (v) => Number(v.every((x) => x)),
+  { dtype: 'bool', low: 0, high: 2 },
+)
 reduction('sum of i32', (x, a, k) => x.sum(a, k), sum, { dtype: 'i32', low: -9, high: 9 })
-add({ name: 'std, gradient', f: (x) => x.std(1), reference: (x) => reduce(x, [1], (v) => Math.sqrt(variance(1)(v))), samples: [[s(3, 5)]] })
-add({ name: 'any of f32', f: (x) => x.any(1), reference: (x) => reduce(x, [1], (v) => Number(v.some((y) => y))), samples: [[{ shape: [2, 2], values: [0, 0, 0, -1] }]], wanted: [] })
-const arg = (better: (a: number, b: number) => boolean) => (v: number[]): number => v.reduce((best, x, i) => (better(x, v[best]) ? i : best), 0)
-add({ name: 'argmax', f: (x) => x.argmax(1), reference: (x) => reduce(x, [1], arg((a, b) => a > b)), samples: [[s(2, 5, 3)], [s(2, 1)]], wanted: [], bad: nothingThere((t) => t.argmax(1)) })
-add({ name: 'argmin', f: (x) => x.argmin(), reference: (x) => reduce(x, [-1], arg((a, b) => a < b)), samples: [[s(4, 5)]], wanted: [] })
 add({
-  name: 'prod with zeros', f: (x) => x.prod(1), reference: (x) => reduce(x, [1], (v) => v.reduce((p, y) => p * y, 1)),
+  name: 'std, gradient',
+  f: (x) => x.std(1),
+  reference: (x) => reduce(x, [1], (v) => Math.sqrt(variance(1)(v))),
+  samples: [[s(3, 5)]],
+})
+add({
+  name: 'any of f32',
+  f: (x) => x.any(1),
+  reference: (x) => reduce(x, [1], (v) => Number(v.some((y) => y))),
+  samples: [[{ shape: [2, 2], values: [0, 0, 0, -1] }]],
+  wanted: [],
+})
+const arg =
+  (better: (a: number, b: number) => boolean) =>
+  (v: number[]): number =>
+    v.reduce((best, x, i) => (better(x, v[best]) ? i : best), 0)
+add({
+  name: 'argmax',
+  f: (x) => x.argmax(1),
+  reference: (x) =>
+    reduce(
+      x,
+      [1],
+      arg((a, b) => a > b),
+    ),
+  samples: [[s(2, 5, 3)], [s(2, 1)]],
+  wanted: [],
+  bad: nothingThere((t) => t.argmax(1)),
+})
+add({
+  name: 'argmin',
+  f: (x) => x.argmin(),
+  reference: (x) =>
+    reduce(
+      x,
+      [-1],
+      arg((a, b) => a < b),
+    ),
+  samples: [[s(4, 5)]],
+  wanted: [],
+})
+add({
+  name: 'prod with zeros',
+  f: (x) => x.prod(1),
+  reference: (x) => reduce(x, [1], (v) => v.reduce((p, y) => p * y, 1)),
   samples: [[{ shape: [3, 3], values: [0, 2, 3, 0, 0, 5, 1, 2, 3] }]],
 })
 
 // --- along an axis ---
 
 const cumulate = (v: number[]): number[] => v.map((_, i) => sum(v.slice(0, i + 1)))
-add({ name: 'cumsum', f: (x) => x.cumsum(1), reference: (x) => lines(x, 1, cumulate), samples: [[s(2, 5, 3)], [s(2, 1, 4)]], bad: wrongKind((t) => t.cumsum(0)) })
-add({ name: 'cumsum over the last axis', f: (x) => x.cumsum(-1), reference: (x) => lines(x, -1, cumulate), samples: [[s(3, 400)]] })
+add({
+  name: 'cumsum',
+  f: (x) => x.cumsum(1),
+  reference: (x) => lines(x, 1, cumulate),
+  samples: [[s(2, 5, 3)], [s(2, 1, 4)]],
+  bad: wrongKind((t) => t.cumsum(0)),
+})
+add({
+  name: 'cumsum over the last axis',
+  f: (x) => x.cumsum(-1),
+  reference: (x) => lines(x, -1, cumulate),
+  samples: [[s(3, 400)]],
+})
 for (const axis of [-1, 0, 1]) {
-  add({ name: `softmax over ${axis}`, f: (x) => x.softmax(axis), reference: (x) => lines(x, axis, ref.softmax), samples: [[within(-9, 9, 3, 4, 5)], [s(1, 1, 1)], [s(20, 3, 300)]] })
-  add({ name: `logSoftmax over ${axis}`, f: (x) => x.logSoftmax(axis), reference: (x) => lines(x, axis, (v) => v.map((y) => y - ref.logSumExp(v))), samples: [[within(-9, 9, 3, 4, 5)], [s(1, 1, 1)]] })
+  add({
+    name: `softmax over ${axis}`,
+    f: (x) => x.softmax(axis),
+    reference: (x) => lines(x, axis, ref.softmax),
+    samples: [[within(-9, 9, 3, 4, 5)], [s(1, 1, 1)], [s(20, 3, 300)]],
+  })
+  add({
+    name: `logSoftmax over ${axis}`,
+    f: (x) => x.logSoftmax(axis),
+    reference: (x) => lines(x, axis, (v) => v.map((y) => y - ref.logSumExp(v))),
+    samples: [[within(-9, 9, 3, 4, 5)], [s(1, 1, 1)]],
+  })
 }
 const sorted = (v: number[]): number[] => [...v].sort((a, b) => a - b)
-const order = (v: number[], descending = false): number[] => v.map((_, i) => i).sort((i, j) => (descending ? v[j] - v[i] : v[i] - v[j]) || i - j)
-add({ name: 'sort', f: (x) => x.sort().values, reference: (x) => lines(x, -1, sorted), samples: [[s(3, 7)], [s(2, 1)], [s(4, 100)], [s(3, 1000)]], rtol: 0, atol: 0, bad: [{ what: 'a number', run: () => tensor(1).sort(), code: 'AUX_SHAPE_MISMATCH' }] })
-add({ name: 'sort, descending', f: (x) => x.sort({ descending: true }).values, reference: (x) => lines(x, -1, (v) => sorted(v).reverse()), samples: [[s(3, 33)]], rtol: 0, atol: 0 })
-add({ name: 'sort of i32', f: (x) => x.sort().values, reference: (x) => lines(x, -1, sorted), samples: [[ints(3, 50)]] })
-add({ name: 'argsort with ties', f: (x) => x.argsort(), reference: (x) => lines(x, -1, (v) => order(v)), samples: [[ints(3, 50)], [ints(2, 300)]] })
-add({ name: 'argsort with ties, descending', f: (x) => x.argsort({ descending: true }), reference: (x) => lines(x, -1, (v) => order(v, true)), samples: [[ints(3, 50)]] })
+const order = (v: number[], descending = false): number[] =>
+  v.map((_, i) => i).sort((i, j) => (descending ? v[j] - v[i] : v[i] - v[j]) || i - j)
 add({
-  name: 'topk', f: (x) => x.topk(3).values, reference: (x) => lines(x, -1, (v) => sorted(v).reverse().slice(0, 3)), samples: [[s(2, 9)], [s(3)]], rtol: 0, atol: 0,
+  name: 'sort',
+  f: (x) => x.sort().values,
+  reference: (x) => lines(x, -1, sorted),
+  samples: [[s(3, 7)], [s(2, 1)], [s(4, 100)], [s(3, 1000)]],
+  rtol: 0,
+  atol: 0,
+  bad: [{ what: 'a number', run: () => tensor(1).sort(), code: 'AUX_SHAPE_MISMATCH' }],
+})
+add({
+  name: 'sort, descending',
+  f: (x) => x.sort({ descending: true }).values,
+  reference: (x) => lines(x, -1, (v) => sorted(v).reverse()),
+  samples: [[s(3, 33)]],
+  rtol: 0,
+  atol: 0,
+})
+add({
+  name: 'sort of i32',
+  f: (x) => x.sort().values,
+  reference: (x) => lines(x, -1, sorted),
+  samples: [[ints(3, 50)]],
+})
+add({
+  name: 'argsort with ties',
+  f: (x) => x.argsort(),
+  reference: (x) => lines(x, -1, (v) => order(v)),
+  samples: [[ints(3, 50)], [ints(2, 300)]],
+})
+add({
+  name: 'argsort with ties, descending',
+  f: (x) => x.argsort({ descending: true }),
+  reference: (x) => lines(x, -1, (v) => order(v, true)),
+  samples: [[ints(3, 50)]],
+})
+add({
+  name: 'topk',
+  f: (x) => x.topk(3).values,
+  reference: (x) => lines(x, -1, (v) => sorted(v).reverse().slice(0, 3)),
+  samples: [[s(2, 9)], [s(3)]],
+  rtol: 0,
+  atol: 0,
   bad: [{ what: 'k', run: () => tensor([1, 2]).topk(3), code: 'AUX_INVALID_ARGUMENT' }],
 })
-add({ name: 'topk, smallest', f: (x) => x.topk(2, { largest: false }).indices, reference: (x) => lines(x, -1, (v) => order(v).slice(0, 2)), samples: [[s(2, 9)]], wanted: [] })
+add({
+  name: 'topk, smallest',
+  f: (x) => x.topk(2, { largest: false }).indices,
+  reference: (x) => lines(x, -1, (v) => order(v).slice(0, 2)),
+  samples: [[s(2, 9)]],
+  wanted: [],
+})
 
 // --- views and joins ---
 
@@ -235,28 +596,61 @@ const sliceBad = [
   { what: 'step 0', run: () => tensor([1]).slice([0, 1, 0]), code: 'AUX_INVALID_ARGUMENT' as const },
   { what: 'a fraction', run: () => tensor([1]).slice([0.5]), code: 'AUX_INVALID_ARGUMENT' as const },
 ]
-add({ name: 'slice', f: (x) => x.slice([1, 3], [-3, null, 2]), reference: (x) => make([2, 2], ([i, j]) => get(x, [i + 1, j * 2 + 1])), samples: [[s(4, 4)]], bad: sliceBad })
+add({
+  name: 'slice',
+  f: (x) => x.slice([1, 3], [-3, null, 2]),
+  reference: (x) => make([2, 2], ([i, j]) => get(x, [i + 1, j * 2 + 1])),
+  samples: [[s(4, 4)]],
+  bad: sliceBad,
+})
 add({ name: 'slice, empty', f: (x) => x.slice([3, 2]), reference: () => make([0, 3], () => 0), samples: [[s(4, 3)]] })
-add({ name: 'slice, beyond the end', f: (x) => x.slice(null, [2, 99, 3]), reference: (x) => make([2, 2], ([i, j]) => get(x, [i, 2 + 3 * j])), samples: [[s(2, 6)]] })
+add({
+  name: 'slice, beyond the end',
+  f: (x) => x.slice(null, [2, 99, 3]),
+  reference: (x) => make([2, 2], ([i, j]) => get(x, [i, 2 + 3 * j])),
+  samples: [[s(2, 6)]],
+})
 add({ name: 'slice of all', f: (x) => x.slice().mul(1), reference: (x) => x, samples: [[s(2, 6)]] })
 add({
-  name: 'narrow', f: (x) => x.narrow(1, -3, 2), reference: (x) => make([3, 2], ([i, j]) => get(x, [i, j + 2])), samples: [[s(3, 5)]],
+  name: 'narrow',
+  f: (x) => x.narrow(1, -3, 2),
+  reference: (x) => make([3, 2], ([i, j]) => get(x, [i, j + 2])),
+  samples: [[s(3, 5)]],
   bad: [{ what: 'length', run: () => tensor([1, 2]).narrow(0, 1, 2), code: 'AUX_INDEX_OUT_OF_RANGE' }],
 })
 add({
-  name: 'select', f: (x) => x.select(1, -1), reference: (x) => make([3, 2], ([i, k]) => get(x, [i, 4, k])), samples: [[s(3, 5, 2)]],
+  name: 'select',
+  f: (x) => x.select(1, -1),
+  reference: (x) => make([3, 2], ([i, k]) => get(x, [i, 4, k])),
+  samples: [[s(3, 5, 2)]],
   bad: [{ what: 'index', run: () => tensor([1, 2]).select(0, 2), code: 'AUX_INDEX_OUT_OF_RANGE' }],
 })
 add({
-  name: 'split', f: (x) => { const [a, b, c] = x.split(2, 1); return a.mul(b).add(aux.concat([c, c], 1)) },
-  reference: (x) => make([2, 2], ([i, j]) => get(x, [i, j]) * get(x, [i, j + 2]) + get(x, [i, 4])), samples: [[s(2, 5)]],
-  bad: [{ what: 'sizes', run: () => tensor([1, 2]).split([1, 2]), code: 'AUX_SHAPE_MISMATCH' }, { what: 'size', run: () => tensor([1, 2]).split(0), code: 'AUX_INVALID_ARGUMENT' }],
+  name: 'split',
+  f: (x) => {
+    const [a, b, c] = x.split(2, 1)
+    return a.mul(b).add(aux.concat([c, c], 1))
+  },
+  reference: (x) => make([2, 2], ([i, j]) => get(x, [i, j]) * get(x, [i, j + 2]) + get(x, [i, 4])),
+  samples: [[s(2, 5)]],
+  bad: [
+    { what: 'sizes', run: () => tensor([1, 2]).split([1, 2]), code: 'AUX_SHAPE_MISMATCH' },
+    { what: 'size', run: () => tensor([1, 2]).split(0), code: 'AUX_INVALID_ARGUMENT' },
+  ],
 })
 add({
-  name: 'concat', f: (a, b, c) => aux.concat([a, b, c], 1), samples: [[s(2, 3, 2), s(2, 1, 2), s(2, 4, 2)], [s(1, 1, 1), s(1, 0, 1), s(1, 2, 1)], [s(200, 3, 50), s(200, 2, 50), s(200, 1, 50)]],
+  name: 'concat',
+  f: (a, b, c) => aux.concat([a, b, c], 1),
+  samples: [
+    [s(2, 3, 2), s(2, 1, 2), s(2, 4, 2)],
+    [s(1, 1, 1), s(1, 0, 1), s(1, 2, 1)],
+    [s(200, 3, 50), s(200, 2, 50), s(200, 1, 50)],
+  ],
   reference: (a, b, c) => {
     const [m, n] = [a.shape[1], a.shape[1] + b.shape[1]]
-    return make([a.shape[0], n + c.shape[1], a.shape[2]], ([i, j, k]) => (j < m ? get(a, [i, j, k]) : j < n ? get(b, [i, j - m, k]) : get(c, [i, j - n, k])))
+    return make([a.shape[0], n + c.shape[1], a.shape[2]], ([i, j, k]) =>
+      j < m ? get(a, [i, j, k]) : j < n ? get(b, [i, j - m, k]) : get(c, [i, j - n, k]),
+    )
   },
   bad: [
     { what: 'none', run: () => aux.concat([]), code: 'AUX_INVALID_ARGUMENT' },
@@ -264,185 +658,525 @@ add({
     { what: 'dtypes', run: () => aux.concat([tensor([1]), tensor(Int32Array.of(1))]), code: 'AUX_DTYPE_MISMATCH' },
   ],
 })
-add({ name: 'concat of 60', f: (x) => aux.concat(Array.from({ length: 60 }, (_, i) => x.mul(i)), 0), reference: (x) => make([120, 3], ([i, j]) => get(x, [i % 2, j]) * Math.floor(i / 2)), samples: [[s(2, 3)]] })
-add({ name: 'concat of bool', f: (a, b) => aux.concat([a, b]), reference: (a, b) => make([5], ([i]) => (i < 3 ? a.data[i] : b.data[i - 3])), samples: [[bools(3), bools(2)]] })
 add({
-  name: 'stack', f: (a, b) => aux.stack([a, b], -1), reference: (a, b) => make([2, 3, 2], ([i, j, k]) => get(k ? b : a, [i, j])), samples: [[s(2, 3), s(2, 3)]],
-  bad: [{ what: 'shapes', run: () => aux.stack([tensor([1]), tensor([1, 2])]), code: 'AUX_SHAPE_MISMATCH' }, { what: 'none', run: () => aux.stack([]), code: 'AUX_INVALID_ARGUMENT' }],
+  name: 'concat of 60',
+  f: (x) =>
+    aux.concat(
+      Array.from({ length: 60 }, (_, i) => x.mul(i)),
+      0,
+    ),
+  reference: (x) => make([120, 3], ([i, j]) => get(x, [i % 2, j]) * Math.floor(i / 2)),
+  samples: [[s(2, 3)]],
 })
 add({
-  name: 'pad', f: (x) => x.pad([[1, 0], [2, 1]], 7), samples: [[s(2, 3)], [s(1, 1)], [s(0, 2)]],
-  reference: (x) => make([x.shape[0] + 1, x.shape[1] + 3], ([i, j]) => (i < 1 || j < 2 || j >= x.shape[1] + 2 ? 7 : get(x, [i - 1, j - 2]))),
-  bad: [{ what: 'pairs', run: () => tensor([1]).pad([]), code: 'AUX_INVALID_ARGUMENT' }, { what: 'a negative result', run: () => tensor([1]).pad([[-2, 0]]), code: 'AUX_INVALID_ARGUMENT' }],
+  name: 'concat of bool',
+  f: (a, b) => aux.concat([a, b]),
+  reference: (a, b) => make([5], ([i]) => (i < 3 ? a.data[i] : b.data[i - 3])),
+  samples: [[bools(3), bools(2)]],
 })
-add({ name: 'pad, cutting', f: (x) => x.pad([[-1, 2], [1, -1]]), reference: (x) => make([4, 3], ([i, j]) => (i < 2 && j >= 1 ? get(x, [i + 1, j - 1]) : 0)), samples: [[s(3, 3)]] })
-add({ name: 'flip', f: (x) => x.flip([0, 2]), reference: (x) => make(x.shape, ([i, j, k]) => get(x, [x.shape[0] - 1 - i, j, x.shape[2] - 1 - k])), samples: [[s(3, 2, 4)], [s(1, 2, 1)], [s(0, 2, 3)]] })
+add({
+  name: 'stack',
+  f: (a, b) => aux.stack([a, b], -1),
+  reference: (a, b) => make([2, 3, 2], ([i, j, k]) => get(k ? b : a, [i, j])),
+  samples: [[s(2, 3), s(2, 3)]],
+  bad: [
+    { what: 'shapes', run: () => aux.stack([tensor([1]), tensor([1, 2])]), code: 'AUX_SHAPE_MISMATCH' },
+    { what: 'none', run: () => aux.stack([]), code: 'AUX_INVALID_ARGUMENT' },
+  ],
+})
+add({
+  name: 'pad',
+  f: (x) =>
+    x.pad(
+      [
+        [1, 0],
+        [2, 1],
+      ],
+      7,
+    ),
+  samples: [[s(2, 3)], [s(1, 1)], [s(0, 2)]],
+  reference: (x) =>
+    make([x.shape[0] + 1, x.shape[1] + 3], ([i, j]) =>
+      i < 1 || j < 2 || j >= x.shape[1] + 2 ? 7 : get(x, [i - 1, j - 2]),
+    ),
+  bad: [
+    { what: 'pairs', run: () => tensor([1]).pad([]), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'a negative result', run: () => tensor([1]).pad([[-2, 0]]), code: 'AUX_INVALID_ARGUMENT' },
+  ],
+})
+add({
+  name: 'pad, cutting',
+  f: (x) =>
+    x.pad([
+      [-1, 2],
+      [1, -1],
+    ]),
+  reference: (x) => make([4, 3], ([i, j]) => (i < 2 && j >= 1 ? get(x, [i + 1, j - 1]) : 0)),
+  samples: [[s(3, 3)]],
+})
+add({
+  name: 'flip',
+  f: (x) => x.flip([0, 2]),
+  reference: (x) => make(x.shape, ([i, j, k]) => get(x, [x.shape[0] - 1 - i, j, x.shape[2] - 1 - k])),
+  samples: [[s(3, 2, 4)], [s(1, 2, 1)], [s(0, 2, 3)]],
+})
 const mod = (a: number, n: number): number => ((a % n) + n) % n
 add({
-  name: 'roll', f: (x) => x.roll([1, -2], [0, 1]), reference: (x) => make(x.shape, ([i, j]) => get(x, [mod(i - 1, x.shape[0]), mod(j + 2, x.shape[1])])), samples: [[s(3, 5)], [s(1, 2)]],
+  name: 'roll',
+  f: (x) => x.roll([1, -2], [0, 1]),
+  reference: (x) => make(x.shape, ([i, j]) => get(x, [mod(i - 1, x.shape[0]), mod(j + 2, x.shape[1])])),
+  samples: [[s(3, 5)], [s(1, 2)]],
   bad: [{ what: 'axes', run: () => tensor([1]).roll([1, 2], 0), code: 'AUX_INVALID_ARGUMENT' }],
 })
-add({ name: 'tile', f: (x) => x.tile([2, 1, 3]), reference: (x) => make([2, x.shape[0], x.shape[1] * 3], ([, j, k]) => get(x, [j, k % x.shape[1]])), samples: [[s(2, 3)]], bad: [{ what: 'negative', run: () => tensor([1]).tile([-1]), code: 'AUX_INVALID_ARGUMENT' }] })
-add({ name: 'repeatInterleave', f: (x) => x.repeatInterleave(3, 1), reference: (x) => make([2, 9], ([i, j]) => get(x, [i, Math.floor(j / 3)])), samples: [[s(2, 3)]] })
-add({ name: 'tril', f: (x) => x.tril(1), reference: (x) => make(x.shape, (i) => (i[i.length - 1] <= i[i.length - 2] + 1 ? get(x, i) : 0)), samples: [[s(4, 5)], [s(2, 3, 3)], [s(1, 1)]], bad: [{ what: 'a vector', run: () => tensor([1]).tril(), code: 'AUX_SHAPE_MISMATCH' }] })
-add({ name: 'triu', f: (x) => x.triu(-1), reference: (x) => make(x.shape, (i) => (i[i.length - 1] >= i[i.length - 2] - 1 ? get(x, i) : 0)), samples: [[s(5, 4)], [s(70, 300)]] })
 add({
-  name: 'reshape and permute', f: (x) => x.reshape([3, -1]).permute([1, 0]).reshape([2, 2, 3]).transpose(0, 2),
-  reference: (x) => permute(reshape(permute(reshape(x, [3, 4]), [1, 0]), [2, 2, 3]), [2, 1, 0]), samples: [[s(2, 6)]],
-  bad: [{ what: 'size', run: () => tensor([1, 2]).reshape([3]), code: 'AUX_SHAPE_MISMATCH' }, { what: 'order', run: () => tensor([[1]]).permute([0, 0]), code: 'AUX_INVALID_ARGUMENT' }],
+  name: 'tile',
+  f: (x) => x.tile([2, 1, 3]),
+  reference: (x) => make([2, x.shape[0], x.shape[1] * 3], ([, j, k]) => get(x, [j, k % x.shape[1]])),
+  samples: [[s(2, 3)]],
+  bad: [{ what: 'negative', run: () => tensor([1]).tile([-1]), code: 'AUX_INVALID_ARGUMENT' }],
 })
-add({ name: 'expand', f: (x) => x.expand([2, 3, 4]).mul(1), reference: (x) => make([2, 3, 4], (i) => get(x, i)), samples: [[s(3, 1)]], bad: [{ what: 'size', run: () => tensor([1, 2]).expand([3]), code: 'AUX_SHAPE_MISMATCH' }] })
-add({ name: 'squeeze and unsqueeze', f: (x) => x.unsqueeze(-1).squeeze(0), reference: (x) => reshape(x, [3, 1]), samples: [[s(1, 3)]], bad: [{ what: 'size', run: () => tensor([1, 2]).squeeze(0), code: 'AUX_SHAPE_MISMATCH' }] })
+add({
+  name: 'repeatInterleave',
+  f: (x) => x.repeatInterleave(3, 1),
+  reference: (x) => make([2, 9], ([i, j]) => get(x, [i, Math.floor(j / 3)])),
+  samples: [[s(2, 3)]],
+})
+add({
+  name: 'tril',
+  f: (x) => x.tril(1),
+  reference: (x) => make(x.shape, (i) => (i[i.length - 1] <= i[i.length - 2] + 1 ? get(x, i) : 0)),
+  samples: [[s(4, 5)], [s(2, 3, 3)], [s(1, 1)]],
+  bad: [{ what: 'a vector', run: () => tensor([1]).tril(), code: 'AUX_SHAPE_MISMATCH' }],
+})
+add({
+  name: 'triu',
+  f: (x) => x.triu(-1),
+  reference: (x) => make(x.shape, (i) => (i[i.length - 1] >= i[i.length - 2] - 1 ? get(x, i) : 0)),
+  samples: [[s(5, 4)], [s(70, 300)]],
+})
+add({
+  name: 'reshape and permute',
+  f: (x) => x.reshape([3, -1]).permute([1, 0]).reshape([2, 2, 3]).transpose(0, 2),
+  reference: (x) => permute(reshape(permute(reshape(x, [3, 4]), [1, 0]), [2, 2, 3]), [2, 1, 0]),
+  samples: [[s(2, 6)]],
+  bad: [
+    { what: 'size', run: () => tensor([1, 2]).reshape([3]), code: 'AUX_SHAPE_MISMATCH' },
+    { what: 'order', run: () => tensor([[1]]).permute([0, 0]), code: 'AUX_INVALID_ARGUMENT' },
+  ],
+})
+add({
+  name: 'expand',
+  f: (x) => x.expand([2, 3, 4]).mul(1),
+  reference: (x) => make([2, 3, 4], (i) => get(x, i)),
+  samples: [[s(3, 1)]],
+  bad: [{ what: 'size', run: () => tensor([1, 2]).expand([3]), code: 'AUX_SHAPE_MISMATCH' }],
+})
+add({
+  name: 'squeeze and unsqueeze',
+  f: (x) => x.unsqueeze(-1).squeeze(0),
+  reference: (x) => reshape(x, [3, 1]),
+  samples: [[s(1, 3)]],
+  bad: [{ what: 'size', run: () => tensor([1, 2]).squeeze(0), code: 'AUX_SHAPE_MISMATCH' }],
+})
 add({ name: 'clone', f: (x) => x.clone(), reference: (x) => x, samples: [[s(2, 3)]] })
-add({ name: 'detach', f: (x) => x.detach().mul(x), reference: (x) => map(x, (v) => v * v), samples: [[s(2, 3)]], wanted: [] })
+add({
+  name: 'detach',
+  f: (x) => x.detach().mul(x),
+  reference: (x) => map(x, (v) => v * v),
+  samples: [[s(2, 3)]],
+  wanted: [],
+})
 
 // --- by index ---
 
-const outside = (run: () => unknown, message: RegExp) => ({ what: 'index', run, code: 'AUX_INDEX_OUT_OF_RANGE' as const, message })
+const outside = (run: () => unknown, message: RegExp) => ({
+  what: 'index',
+  run,
+  code: 'AUX_INDEX_OUT_OF_RANGE' as const,
+  message,
+})
 add({
-  name: 'embedding', f: (i, w) => aux.embedding(i, w), reference: (i, w) => make([...i.shape, w.shape[1]], (at) => get(w, [get(i, at.slice(0, -1)), at[at.length - 1]])),
-  samples: [[indices(5, 3, 2), s(5, 4)], [indices(1, 1), s(1, 1)], [indices(5, 0), s(5, 3)], [indices(50, 300), s(50, 70)]],
+  name: 'embedding',
+  f: (i, w) => aux.embedding(i, w),
+  reference: (i, w) => make([...i.shape, w.shape[1]], (at) => get(w, [get(i, at.slice(0, -1)), at[at.length - 1]])),
+  samples: [
+    [indices(5, 3, 2), s(5, 4)],
+    [indices(1, 1), s(1, 1)],
+    [indices(5, 0), s(5, 3)],
+    [indices(50, 300), s(50, 70)],
+  ],
   bad: [
-    outside(() => aux.embedding(tensor(Int32Array.of(0, 5, 1)), aux.zeros([5, 2])), /embedding: index 5 at position 1 is not in \[0, 5\)/),
+    outside(
+      () => aux.embedding(tensor(Int32Array.of(0, 5, 1)), aux.zeros([5, 2])),
+      /embedding: index 5 at position 1 is not in \[0, 5\)/,
+    ),
     outside(() => aux.embedding(tensor(Int32Array.of(-1)), aux.zeros([5, 2])), /index -1 at position 0/),
     { what: 'f32 indices', run: () => aux.embedding(tensor([1]), aux.zeros([5, 2])), code: 'AUX_DTYPE_MISMATCH' },
     { what: 'weight', run: () => aux.embedding(tensor(Int32Array.of(1)), aux.zeros([5])), code: 'AUX_SHAPE_MISMATCH' },
   ],
 })
-add({ name: 'embedding by u8', f: (i, w) => aux.embedding(i, w), reference: (i, w) => make([3, 2], ([j, k]) => get(w, [i.data[j], k])), samples: [[{ shape: [3], low: 0, high: 4, dtype: 'u8' }, s(4, 2)]] })
 add({
-  name: 'indexSelect', f: (x, i) => x.indexSelect(1, i), reference: (x, i) => make([x.shape[0], ...i.shape, x.shape[2]], (at) => get(x, [at[0], get(i, at.slice(1, -1)), at[at.length - 1]])),
-  samples: [[s(2, 4, 3), indices(4, 6)], [s(2, 4, 3), indices(4, 2, 2)], [s(2, 1, 1), indices(1, 1)]],
-  bad: [outside(() => tensor([1, 2]).indexSelect(0, tensor(Int32Array.of(2))), /indexSelect: index 2 at position 0 is not in \[0, 2\)/)],
+  name: 'embedding by u8',
+  f: (i, w) => aux.embedding(i, w),
+  reference: (i, w) => make([3, 2], ([j, k]) => get(w, [i.data[j], k])),
+  samples: [[{ shape: [3], low: 0, high: 4, dtype: 'u8' }, s(4, 2)]],
 })
 add({
-  name: 'gather', f: (x, i) => x.gather(1, i), reference: (x, i) => make(i.shape, (at) => get(x, [at[0], get(i, at), at[2]])),
-  samples: [[s(2, 5, 3), indices(5, 2, 4, 3)], [s(3, 5, 3), indices(5, 2, 1, 2)], [s(60, 40, 30), indices(40, 60, 7, 30)]],
+  name: 'indexSelect',
+  f: (x, i) => x.indexSelect(1, i),
+  reference: (x, i) =>
+    make([x.shape[0], ...i.shape, x.shape[2]], (at) => get(x, [at[0], get(i, at.slice(1, -1)), at[at.length - 1]])),
+  samples: [
+    [s(2, 4, 3), indices(4, 6)],
+    [s(2, 4, 3), indices(4, 2, 2)],
+    [s(2, 1, 1), indices(1, 1)],
+  ],
   bad: [
-    outside(() => tensor([[1, 2]]).gather(1, tensor(Int32Array.of(0, 3), [1, 2])), /gather: index 3 at position 1 is not in \[0, 2\)/),
+    outside(
+      () => tensor([1, 2]).indexSelect(0, tensor(Int32Array.of(2))),
+      /indexSelect: index 2 at position 0 is not in \[0, 2\)/,
+    ),
+  ],
+})
+add({
+  name: 'gather',
+  f: (x, i) => x.gather(1, i),
+  reference: (x, i) => make(i.shape, (at) => get(x, [at[0], get(i, at), at[2]])),
+  samples: [
+    [s(2, 5, 3), indices(5, 2, 4, 3)],
+    [s(3, 5, 3), indices(5, 2, 1, 2)],
+    [s(60, 40, 30), indices(40, 60, 7, 30)],
+  ],
+  bad: [
+    outside(
+      () => tensor([[1, 2]]).gather(1, tensor(Int32Array.of(0, 3), [1, 2])),
+      /gather: index 3 at position 1 is not in \[0, 2\)/,
+    ),
     { what: 'rank', run: () => tensor([[1, 2]]).gather(1, tensor(Int32Array.of(0))), code: 'AUX_SHAPE_MISMATCH' },
   ],
 })
-add({ name: 'gather along the last axis', f: (x, i) => x.gather(-1, i), reference: (x, i) => make(i.shape, ([a, b]) => get(x, [a, get(i, [a, b])])), samples: [[s(3, 5), indices(5, 3, 8)]] })
 add({
-  name: 'scatterAdd', f: (x, i, v) => x.scatterAdd(0, i, v),
+  name: 'gather along the last axis',
+  f: (x, i) => x.gather(-1, i),
+  reference: (x, i) => make(i.shape, ([a, b]) => get(x, [a, get(i, [a, b])])),
+  samples: [[s(3, 5), indices(5, 3, 8)]],
+})
+add({
+  name: 'scatterAdd',
+  f: (x, i, v) => x.scatterAdd(0, i, v),
   reference: (x, i, v) => {
     const y = { shape: x.shape, data: x.data.slice() }
     ref.eachIndex(i.shape, (at) => (y.data[get(i, at) * x.shape[1] + at[1]] += get(v, at)))
     return y
   },
-  samples: [[s(4, 3), indices(4, 6, 3), s(6, 3)], [s(4, 3), indices(4, 2, 2), s(2, 2)], [s(20, 300), indices(20, 90, 300), s(90, 300)]], atol: 2e-6,
+  samples: [
+    [s(4, 3), indices(4, 6, 3), s(6, 3)],
+    [s(4, 3), indices(4, 2, 2), s(2, 2)],
+    [s(20, 300), indices(20, 90, 300), s(90, 300)],
+  ],
+  atol: 2e-6,
   bad: [
-    outside(() => tensor([1, 2]).scatterAdd(0, tensor(Int32Array.of(9)), tensor([1])), /scatterAdd: index 9 at position 0/),
-    { what: 'source', run: () => tensor([1, 2]).scatterAdd(0, tensor(Int32Array.of(1)), tensor([1, 2])), code: 'AUX_SHAPE_MISMATCH' },
+    outside(
+      () => tensor([1, 2]).scatterAdd(0, tensor(Int32Array.of(9)), tensor([1])),
+      /scatterAdd: index 9 at position 0/,
+    ),
+    {
+      what: 'source',
+      run: () => tensor([1, 2]).scatterAdd(0, tensor(Int32Array.of(1)), tensor([1, 2])),
+      code: 'AUX_SHAPE_MISMATCH',
+    },
   ],
 })
 add({
-  name: 'oneHot', f: (i) => aux.oneHot(i, 5), reference: (i) => make([...i.shape, 5], (at) => Number(get(i, at.slice(0, -1)) === at[at.length - 1])), samples: [[indices(5, 3, 2)], [indices(5)], [indices(5, 0)]],
-  bad: [outside(() => aux.oneHot(tensor(Int32Array.of(7)), 5), /oneHot: index 7 at position 0 is not in \[0, 5\)/), { what: 'classes', run: () => aux.oneHot(tensor(Int32Array.of(0)), 0), code: 'AUX_INVALID_ARGUMENT' }],
+  name: 'oneHot',
+  f: (i) => aux.oneHot(i, 5),
+  reference: (i) => make([...i.shape, 5], (at) => Number(get(i, at.slice(0, -1)) === at[at.length - 1])),
+  samples: [[indices(5, 3, 2)], [indices(5)], [indices(5, 0)]],
+  bad: [
+    outside(() => aux.oneHot(tensor(Int32Array.of(7)), 5), /oneHot: index 7 at position 0 is not in \[0, 5\)/),
+    { what: 'classes', run: () => aux.oneHot(tensor(Int32Array.of(0)), 0), code: 'AUX_INVALID_ARGUMENT' },
+  ],
 })
 
 // --- products, windows, normalisation ---
 
 const product = { rtol: 2e-6, atol: 2e-6, fused: true }
 add({
-  name: 'matmul', f: (a, b) => a.matmul(b), reference: ref.matmul, ...product,
-  samples: [[s(3, 4), s(4, 5)], [s(2, 3, 4), s(2, 4, 5)], [s(2, 1, 3, 4), s(5, 4, 2)], [s(1, 1), s(1, 1)], [s(2, 0), s(0, 3)], [s(0, 2), s(2, 3)]],
+  name: 'matmul',
+  f: (a, b) => a.matmul(b),
+  reference: ref.matmul,
+  ...product,
+  samples: [
+    [s(3, 4), s(4, 5)],
+    [s(2, 3, 4), s(2, 4, 5)],
+    [s(2, 1, 3, 4), s(5, 4, 2)],
+    [s(1, 1), s(1, 1)],
+    [s(2, 0), s(0, 3)],
+    [s(0, 2), s(2, 3)],
+  ],
   bad: [{ what: 'sizes', run: () => tensor([[1, 2]]).matmul(tensor([[1, 2]])), code: 'AUX_SHAPE_MISMATCH' }],
 })
 add({
-  name: 'linear', f: (x, w, b) => aux.linear(x, w, b), ...product,
-  reference: (x, w, b) => make([...x.shape.slice(0, -1), w.shape[0]], (at) => sum(Array.from({ length: w.shape[1] }, (_, k) => get(x, [...at.slice(0, -1), k]) * get(w, [at[at.length - 1], k]))) + get(b, [at[at.length - 1]])),
-  samples: [[s(3, 4), s(5, 4), s(5)], [s(2, 3, 4), s(5, 4), s(5)], [s(1, 1), s(1, 1), s(1)]],
+  name: 'linear',
+  f: (x, w, b) => aux.linear(x, w, b),
+  ...product,
+  reference: (x, w, b) =>
+    make(
+      [...x.shape.slice(0, -1), w.shape[0]],
+      (at) =>
+        sum(
+          Array.from(
+            { length: w.shape[1] },
+            (_, k) => get(x, [...at.slice(0, -1), k]) * get(w, [at[at.length - 1], k]),
+          ),
+        ) + get(b, [at[at.length - 1]]),
+    ),
+  samples: [
+    [s(3, 4), s(5, 4), s(5)],
+    [s(2, 3, 4), s(5, 4), s(5)],
+    [s(1, 1), s(1, 1), s(1)],
+  ],
   bad: [{ what: 'sizes', run: () => aux.linear(tensor([[1, 2]]), tensor([[1]])), code: 'AUX_SHAPE_MISMATCH' }],
 })
 for (const o of [{}, { stride: 2, padding: 1 }, { padding: 2, dilation: 2 }, { groups: 2, padding: 1 }])
   add({
-    name: `conv2d ${JSON.stringify(o)}`, f: (x, w) => aux.conv2d(x, w, undefined, o), reference: (x, w) => ref.conv2d(x, w, o), ...product, gtol: 2e-5,
+    name: `conv2d ${JSON.stringify(o)}`,
+    f: (x, w) => aux.conv2d(x, w, undefined, o),
+    reference: (x, w) => ref.conv2d(x, w, o),
+    ...product,
+    gtol: 2e-5,
     samples: [[s(2, 6, 5, 4), s(4, 3, 3, 4 / ((o as { groups?: number }).groups ?? 1))]],
-    bad: [{ what: 'channels', run: () => aux.conv2d(aux.zeros([1, 4, 4, 3]), aux.zeros([2, 3, 3, 4])), code: 'AUX_SHAPE_MISMATCH' }],
+    bad: [
+      {
+        what: 'channels',
+        run: () => aux.conv2d(aux.zeros([1, 4, 4, 3]), aux.zeros([2, 3, 3, 4])),
+        code: 'AUX_SHAPE_MISMATCH',
+      },
+    ],
   })
-add({ name: 'maxPool2d', f: (x) => x.maxPool2d(2), reference: (x) => ref.pool2d(x, 2, 2, 0, (v) => Math.max(...v)), samples: [[s(2, 6, 4, 3)], [s(1, 2, 2, 1)]] })
-add({ name: 'avgPool2d', f: (x) => x.avgPool2d(3, { stride: 2, padding: 1 }), reference: (x) => ref.pool2d(x, 3, 2, 1, (v) => sum(v) / 9), samples: [[s(2, 6, 5, 3)]] })
-add({ name: 'adaptiveAvgPool2d', f: (x) => x.adaptiveAvgPool2d(1), reference: (x) => reduce(x, [1, 2], mean, true), samples: [[s(2, 3, 4, 3)]] })
+add({
+  name: 'maxPool2d',
+  f: (x) => x.maxPool2d(2),
+  reference: (x) => ref.pool2d(x, 2, 2, 0, (v) => Math.max(...v)),
+  samples: [[s(2, 6, 4, 3)], [s(1, 2, 2, 1)]],
+})
+add({
+  name: 'avgPool2d',
+  f: (x) => x.avgPool2d(3, { stride: 2, padding: 1 }),
+  reference: (x) => ref.pool2d(x, 3, 2, 1, (v) => sum(v) / 9),
+  samples: [[s(2, 6, 5, 3)]],
+})
+add({
+  name: 'adaptiveAvgPool2d',
+  f: (x) => x.adaptiveAvgPool2d(1),
+  reference: (x) => reduce(x, [1, 2], mean, true),
+  samples: [[s(2, 3, 4, 3)]],
+})
 
-const normalised = (x: Arr, keys: (i: number[]) => string, eps: number, scale: (i: number[]) => number, shift: (i: number[]) => number, centre = true): Arr => {
+const normalised = (
+  x: Arr,
+  keys: (i: number[]) => string,
+  eps: number,
+  scale: (i: number[]) => number,
+  shift: (i: number[]) => number,
+  centre = true,
+): Arr => {
   const groups = new Map<string, number[]>()
   ref.eachIndex(x.shape, (i, at) => groups.set(keys(i), [...(groups.get(keys(i)) ?? []), x.data[at]]))
-  const statistics = new Map([...groups].map(([key, v]) => {
-    const m = centre ? mean(v) : 0
-    return [key, [m, 1 / Math.sqrt(mean(v.map((y) => (y - m) ** 2)) + eps)]]
-  }))
+  const statistics = new Map(
+    [...groups].map(([key, v]) => {
+      const m = centre ? mean(v) : 0
+      return [key, [m, 1 / Math.sqrt(mean(v.map((y) => (y - m) ** 2)) + eps)]]
+    }),
+  )
   return make(x.shape, (i) => {
     const [m, r] = statistics.get(keys(i))!
     return (get(x, i) - m) * r * scale(i) + shift(i)
   })
 }
 const last = (i: number[]): number => i[i.length - 1]
-const channel = (a: Arr) => (i: number[]): number => a.data[last(i)]
+const channel =
+  (a: Arr) =>
+  (i: number[]): number =>
+    a.data[last(i)]
 const norms = { rtol: 3e-6, atol: 3e-6, gtol: 2e-5 }
 add({
-  name: 'layerNorm', f: (x, g, b) => aux.layerNorm(x, g, b), reference: (x, g, b) => normalised(x, (i) => i.slice(0, -1).join(), 1e-5, channel(g), channel(b)), ...norms,
-  samples: [[s(3, 2, 6), s(6), s(6)], [within(5, 6, 4, 8), s(8), s(8)]], bad: [{ what: 'weight', run: () => aux.layerNorm(tensor([[1, 2]]), tensor([1]), tensor([1])), code: 'AUX_SHAPE_MISMATCH' }],
-})
-add({
-  name: 'rmsNorm', f: (x, g) => aux.rmsNorm(x, g), reference: (x, g) => normalised(x, (i) => i.slice(0, -1).join(), 1e-6, channel(g), () => 0, false), ...norms,
-  samples: [[s(3, 2, 6), s(6)], [s(1, 1), s(1)], [s(700, 40), s(40)], [s(0, 4), s(4)]], bad: [{ what: 'weight', run: () => aux.rmsNorm(tensor([[1, 2]]), tensor([1])), code: 'AUX_SHAPE_MISMATCH' }],
-})
-add({
-  name: 'groupNorm', f: (x, g, b) => aux.groupNorm(x, 2, g, b), reference: (x, g, b) => normalised(x, (i) => `${i[0]}.${Math.floor(last(i) / (g.shape[0] / 2))}`, 1e-5, channel(g), channel(b)), ...norms,
-  samples: [[s(2, 3, 2, 6), s(6), s(6)], [s(3, 4), s(4), s(4)], [s(2, 30, 40, 4), s(4), s(4)]],
+  name: 'layerNorm',
+  f: (x, g, b) => aux.layerNorm(x, g, b),
+  reference: (x, g, b) => normalised(x, (i) => i.slice(0, -1).join(), 1e-5, channel(g), channel(b)),
+  ...norms,
+  samples: [
+    [s(3, 2, 6), s(6), s(6)],
+    [within(5, 6, 4, 8), s(8), s(8)],
+  ],
   bad: [
-    { what: 'groups', run: () => aux.groupNorm(aux.zeros([1, 2, 3]), 2, tensor([1, 1, 1]), tensor([1, 1, 1])), code: 'AUX_INVALID_ARGUMENT' },
-    { what: 'rank', run: () => aux.groupNorm(tensor([1, 2]), 1, tensor([1, 1]), tensor([1, 1])), code: 'AUX_SHAPE_MISMATCH' },
+    {
+      what: 'weight',
+      run: () => aux.layerNorm(tensor([[1, 2]]), tensor([1]), tensor([1])),
+      code: 'AUX_SHAPE_MISMATCH',
+    },
   ],
 })
 add({
-  name: 'batchNorm, training', ...norms,
-  f: (x, g, b) => aux.batchNorm(x, g, b, { runningMean: aux.zeros([3]), runningVar: aux.ones([3]), momentum: 0.1 }, true),
-  reference: (x, g, b) => normalised(x, (i) => String(last(i)), 1e-5, channel(g), channel(b)), samples: [[s(4, 2, 3), s(3), s(3)]],
+  name: 'rmsNorm',
+  f: (x, g) => aux.rmsNorm(x, g),
+  reference: (x, g) =>
+    normalised(
+      x,
+      (i) => i.slice(0, -1).join(),
+      1e-6,
+      channel(g),
+      () => 0,
+      false,
+    ),
+  ...norms,
+  samples: [
+    [s(3, 2, 6), s(6)],
+    [s(1, 1), s(1)],
+    [s(700, 40), s(40)],
+    [s(0, 4), s(4)],
+  ],
+  bad: [{ what: 'weight', run: () => aux.rmsNorm(tensor([[1, 2]]), tensor([1])), code: 'AUX_SHAPE_MISMATCH' }],
 })
 add({
-  name: 'batchNorm, evaluation', ...norms,
-  f: (x, g, b) => aux.batchNorm(x, g, b, { runningMean: tensor([0.5, -1, 2]), runningVar: tensor([1, 2, 0.25]), momentum: 0.1 }, false),
-  reference: (x, g, b) => make(x.shape, (i) => ((get(x, i) - [0.5, -1, 2][last(i)]) / Math.sqrt([1, 2, 0.25][last(i)] + 1e-5)) * g.data[last(i)] + b.data[last(i)]),
+  name: 'groupNorm',
+  f: (x, g, b) => aux.groupNorm(x, 2, g, b),
+  reference: (x, g, b) =>
+    normalised(x, (i) => `${i[0]}.${Math.floor(last(i) / (g.shape[0] / 2))}`, 1e-5, channel(g), channel(b)),
+  ...norms,
+  samples: [
+    [s(2, 3, 2, 6), s(6), s(6)],
+    [s(3, 4), s(4), s(4)],
+    [s(2, 30, 40, 4), s(4), s(4)],
+  ],
+  bad: [
+    {
+      what: 'groups',
+      run: () => aux.groupNorm(aux.zeros([1, 2, 3]), 2, tensor([1, 1, 1]), tensor([1, 1, 1])),
+      code: 'AUX_INVALID_ARGUMENT',
+    },
+    {
+      what: 'rank',
+      run: () => aux.groupNorm(tensor([1, 2]), 1, tensor([1, 1]), tensor([1, 1])),
+      code: 'AUX_SHAPE_MISMATCH',
+    },
+  ],
+})
+add({
+  name: 'batchNorm, training',
+  ...norms,
+  f: (x, g, b) =>
+    aux.batchNorm(x, g, b, { runningMean: aux.zeros([3]), runningVar: aux.ones([3]), momentum: 0.1 }, true),
+  reference: (x, g, b) => normalised(x, (i) => String(last(i)), 1e-5, channel(g), channel(b)),
+  samples: [[s(4, 2, 3), s(3), s(3)]],
+})
+add({
+  name: 'batchNorm, evaluation',
+  ...norms,
+  f: (x, g, b) =>
+    aux.batchNorm(
+      x,
+      g,
+      b,
+      { runningMean: tensor([0.5, -1, 2]), runningVar: tensor([1, 2, 0.25]), momentum: 0.1 },
+      false,
+    ),
+  reference: (x, g, b) =>
+    make(
+      x.shape,
+      (i) =>
+        ((get(x, i) - [0.5, -1, 2][last(i)]) / Math.sqrt([1, 2, 0.25][last(i)] + 1e-5)) * g.data[last(i)] +
+        b.data[last(i)],
+    ),
   samples: [[s(4, 2, 3), s(3), s(3)]],
 })
 
 // --- attention ---
 
-const heads = (t: number, keys: number, d: number, e = d): Sample[] => [s(2, 2, t, d), s(2, 2, keys, d), s(2, 2, keys, e)]
+const heads = (t: number, keys: number, d: number, e = d): Sample[] => [
+  s(2, 2, t, d),
+  s(2, 2, keys, d),
+  s(2, 2, keys, e),
+]
 const attending = { rtol: 3e-6, atol: 2e-6, gtol: 3e-5, fused: true }
 add({
-  name: 'scaledDotProductAttention', f: (q, k, v) => aux.scaledDotProductAttention(q, k, v), reference: (q, k, v) => ref.attention(q, k, v), ...attending,
+  name: 'scaledDotProductAttention',
+  f: (q, k, v) => aux.scaledDotProductAttention(q, k, v),
+  reference: (q, k, v) => ref.attention(q, k, v),
+  ...attending,
   samples: [heads(3, 5, 4), heads(1, 1, 1), heads(70, 140, 20, 12), heads(2, 3, 5, 2)],
   bad: [
-    { what: 'k', run: () => aux.scaledDotProductAttention(aux.zeros([1, 2, 3, 4]), aux.zeros([1, 2, 3, 5]), aux.zeros([1, 2, 3, 5])), code: 'AUX_SHAPE_MISMATCH' },
-    { what: 'mask', run: () => aux.scaledDotProductAttention(aux.zeros([1, 2, 3, 4]), aux.zeros([1, 2, 3, 4]), aux.zeros([1, 2, 3, 4]), { mask: aux.zeros([2]) }), code: 'AUX_SHAPE_MISMATCH' },
-    { what: 'rank', run: () => aux.scaledDotProductAttention(aux.zeros([2, 3, 4]), aux.zeros([2, 3, 4]), aux.zeros([2, 3, 4])), code: 'AUX_SHAPE_MISMATCH' },
-    { what: 'dropout', run: () => aux.scaledDotProductAttention(aux.zeros([1, 2, 3, 4]), aux.zeros([1, 2, 3, 4]), aux.zeros([1, 2, 3, 4]), { dropoutP: 2 }), code: 'AUX_INVALID_ARGUMENT' },
+    {
+      what: 'k',
+      run: () =>
+        aux.scaledDotProductAttention(aux.zeros([1, 2, 3, 4]), aux.zeros([1, 2, 3, 5]), aux.zeros([1, 2, 3, 5])),
+      code: 'AUX_SHAPE_MISMATCH',
+    },
+    {
+      what: 'mask',
+      run: () =>
+        aux.scaledDotProductAttention(aux.zeros([1, 2, 3, 4]), aux.zeros([1, 2, 3, 4]), aux.zeros([1, 2, 3, 4]), {
+          mask: aux.zeros([2]),
+        }),
+      code: 'AUX_SHAPE_MISMATCH',
+    },
+    {
+      what: 'rank',
+      run: () => aux.scaledDotProductAttention(aux.zeros([2, 3, 4]), aux.zeros([2, 3, 4]), aux.zeros([2, 3, 4])),
+      code: 'AUX_SHAPE_MISMATCH',
+    },
+    {
+      what: 'dropout',
+      run: () =>
+        aux.scaledDotProductAttention(aux.zeros([1, 2, 3, 4]), aux.zeros([1, 2, 3, 4]), aux.zeros([1, 2, 3, 4]), {
+          dropoutP: 2,
+        }),
+      code: 'AUX_INVALID_ARGUMENT',
+    },
   ],
 })
 add({
-  name: 'attention, causal', f: (q, k, v) => aux.scaledDotProductAttention(q, k, v, { causal: true, scale: 0.7 }),
-  reference: (q, k, v) => ref.attention(q, k, v, { causal: true, scale: 0.7 }), samples: [heads(5, 5, 3), heads(3, 7, 2), heads(7, 3, 2), heads(150, 150, 8)], ...attending,
+  name: 'attention, causal',
+  f: (q, k, v) => aux.scaledDotProductAttention(q, k, v, { causal: true, scale: 0.7 }),
+  reference: (q, k, v) => ref.attention(q, k, v, { causal: true, scale: 0.7 }),
+  samples: [heads(5, 5, 3), heads(3, 7, 2), heads(7, 3, 2), heads(150, 150, 8)],
+  ...attending,
 })
 add({
-  name: 'attention, bool mask of keys', f: (q, k, v, m) => aux.scaledDotProductAttention(q, k, v, { mask: m }),
-  reference: (q, k, v, m) => ref.attention(q, k, v, { mask: ([b, , , t]) => (get(m, [b, 0, 0, t]) ? 0 : -Infinity) }), samples: [[...heads(4, 6, 3), bools(2, 1, 1, 6)]], ...attending,
+  name: 'attention, bool mask of keys',
+  f: (q, k, v, m) => aux.scaledDotProductAttention(q, k, v, { mask: m }),
+  reference: (q, k, v, m) => ref.attention(q, k, v, { mask: ([b, , , t]) => (get(m, [b, 0, 0, t]) ? 0 : -Infinity) }),
+  samples: [[...heads(4, 6, 3), bools(2, 1, 1, 6)]],
+  ...attending,
 })
 add({
-  name: 'attention, additive mask', f: (q, k, v, m) => aux.scaledDotProductAttention(q, k, v, { mask: m, causal: true }),
-  reference: (q, k, v, m) => ref.attention(q, k, v, { causal: true, mask: ([, h, t, j]) => get(m, [h, t, j]) }), samples: [[...heads(4, 4, 3), s(2, 4, 4)]], wanted: [0, 1, 2], ...attending,
+  name: 'attention, additive mask',
+  f: (q, k, v, m) => aux.scaledDotProductAttention(q, k, v, { mask: m, causal: true }),
+  reference: (q, k, v, m) => ref.attention(q, k, v, { causal: true, mask: ([, h, t, j]) => get(m, [h, t, j]) }),
+  samples: [[...heads(4, 4, 3), s(2, 4, 4)]],
+  wanted: [0, 1, 2],
+  ...attending,
 })
 add({
-  name: 'attention that sees nothing', f: (q, k, v, m) => aux.scaledDotProductAttention(q, k, v, { mask: m }), ...attending,
-  reference: (q, k, v, m) => ref.attention(q, k, v, { mask: ([, , t, j]) => (get(m, [t, j]) ? 0 : -Infinity) }), samples: [[...heads(2, 3, 3), { shape: [2, 3], dtype: 'bool', values: [0, 0, 0, 1, 0, 1] }]],
+  name: 'attention that sees nothing',
+  f: (q, k, v, m) => aux.scaledDotProductAttention(q, k, v, { mask: m }),
+  ...attending,
+  reference: (q, k, v, m) => ref.attention(q, k, v, { mask: ([, , t, j]) => (get(m, [t, j]) ? 0 : -Infinity) }),
+  samples: [[...heads(2, 3, 3), { shape: [2, 3], dtype: 'bool', values: [0, 0, 0, 1, 0, 1] }]],
 })
 const packed = (x: Arr, which: number): Arr => make([2, 2, 5, 3], ([b, h, t, d]) => get(x, [b, t, which, h, d]))
 add({
-  name: 'attention from one projection', f: (x) => aux.scaledDotProductAttention(...([0, 1, 2].map((i) => x.select(2, i).permute([0, 2, 1, 3])) as [Tensor, Tensor, Tensor])).permute([0, 2, 1, 3]).reshape([2, 5, 6]),
-  reference: (x) => reshape(permute(ref.attention(packed(x, 0), packed(x, 1), packed(x, 2)), [0, 2, 1, 3]), [2, 5, 6]), samples: [[s(2, 5, 3, 2, 3)]], ...attending,
+  name: 'attention from one projection',
+  f: (x) =>
+    aux
+      .scaledDotProductAttention(
+        ...([0, 1, 2].map((i) => x.select(2, i).permute([0, 2, 1, 3])) as [Tensor, Tensor, Tensor]),
+      )
+      .permute([0, 2, 1, 3])
+      .reshape([2, 5, 6]),
+  reference: (x) => reshape(permute(ref.attention(packed(x, 0), packed(x, 1), packed(x, 2)), [0, 2, 1, 3]), [2, 5, 6]),
+  samples: [[s(2, 5, 3, 2, 3)]],
+  ...attending,
 })
 
 // --- losses ---
@@ -451,42 +1185,155 @@ const entropy = (v: number[], label: number, smoothing = 0): number => {
   const l = v.map((x) => ref.logSumExp(v) - x)
   return (1 - smoothing) * l[label] + smoothing * mean(l)
 }
-const rowsOf = (x: Arr): number[][] => Array.from({ length: x.data.length / last(x.shape) }, (_, i) => [...x.data.slice(i * last(x.shape), (i + 1) * last(x.shape))])
+const rowsOf = (x: Arr): number[][] =>
+  Array.from({ length: x.data.length / last(x.shape) }, (_, i) => [
+    ...x.data.slice(i * last(x.shape), (i + 1) * last(x.shape)),
+  ])
 const scalar = (v: number): Arr => ({ shape: [], data: Float64Array.of(v) })
 const labelsBad = [
-  { what: 'f32 labels', run: () => aux.crossEntropy(tensor([[1, 2]]), tensor([1])), code: 'AUX_DTYPE_MISMATCH' as const },
-  { what: 'shape', run: () => aux.crossEntropy(tensor([[1, 2]]), tensor(Int32Array.of(1, 0))), code: 'AUX_SHAPE_MISMATCH' as const },
+  {
+    what: 'f32 labels',
+    run: () => aux.crossEntropy(tensor([[1, 2]]), tensor([1])),
+    code: 'AUX_DTYPE_MISMATCH' as const,
+  },
+  {
+    what: 'shape',
+    run: () => aux.crossEntropy(tensor([[1, 2]]), tensor(Int32Array.of(1, 0))),
+    code: 'AUX_SHAPE_MISMATCH' as const,
+  },
   outside(() => aux.crossEntropy(tensor([[1, 2]]), tensor(Int32Array.of(2))), /label 2 at row 0 is not in \[0, 2\)/),
   outside(() => aux.crossEntropy(tensor([[1, 2]]), tensor(Int32Array.of(-100))), /label -100/),
-  { what: 'reduction', run: () => aux.crossEntropy(tensor([[1, 2]]), tensor(Int32Array.of(1)), { reduction: 'max' as 'sum' }), code: 'AUX_INVALID_ARGUMENT' as const },
+  {
+    what: 'reduction',
+    run: () => aux.crossEntropy(tensor([[1, 2]]), tensor(Int32Array.of(1)), { reduction: 'max' as 'sum' }),
+    code: 'AUX_INVALID_ARGUMENT' as const,
+  },
 ]
-add({ name: 'crossEntropy', f: (x, y) => aux.crossEntropy(x, y), reference: (x, y) => scalar(mean(rowsOf(x).map((v, i) => entropy(v, y.data[i])))), samples: [[within(-9, 9, 4, 5), indices(5, 4)], [s(1, 1), indices(1, 1)], [s(2, 3, 5), indices(5, 2, 3)]], bad: labelsBad })
-add({ name: 'crossEntropy by u8, smoothed, summed', f: (x, y) => aux.crossEntropy(x, y, { labelSmoothing: 0.1, reduction: 'sum' }), reference: (x, y) => scalar(sum(rowsOf(x).map((v, i) => entropy(v, y.data[i], 0.1)))), samples: [[s(4, 5), { shape: [4], low: 0, high: 5, dtype: 'u8' }]] })
-add({ name: 'crossEntropy, each', f: (x, y) => aux.crossEntropy(x, y, { reduction: 'none' }), reference: (x, y) => ({ shape: y.shape, data: Float64Array.from(rowsOf(x), (v, i) => entropy(v, y.data[i])) }), samples: [[s(2, 3, 4), indices(4, 2, 3)]] })
+add({
+  name: 'crossEntropy',
+  f: (x, y) => aux.crossEntropy(x, y),
+  reference: (x, y) => scalar(mean(rowsOf(x).map((v, i) => entropy(v, y.data[i])))),
+  samples: [
+    [within(-9, 9, 4, 5), indices(5, 4)],
+    [s(1, 1), indices(1, 1)],
+    [s(2, 3, 5), indices(5, 2, 3)],
+  ],
+  bad: labelsBad,
+})
+add({
+  name: 'crossEntropy by u8, smoothed, summed',
+  f: (x, y) => aux.crossEntropy(x, y, { labelSmoothing: 0.1, reduction: 'sum' }),
+  reference: (x, y) => scalar(sum(rowsOf(x).map((v, i) => entropy(v, y.data[i], 0.1)))),
+  samples: [[s(4, 5), { shape: [4], low: 0, high: 5, dtype: 'u8' }]],
+})
+add({
+  name: 'crossEntropy, each',
+  f: (x, y) => aux.crossEntropy(x, y, { reduction: 'none' }),
+  reference: (x, y) => ({ shape: y.shape, data: Float64Array.from(rowsOf(x), (v, i) => entropy(v, y.data[i])) }),
+  samples: [[s(2, 3, 4), indices(4, 2, 3)]],
+})
 const ignored = (x: Arr, y: Arr, loss: (v: number[], label: number) => number): Arr => {
-  const kept = rowsOf(x).map((v, i) => (y.data[i] === -1 ? undefined : loss(v, y.data[i]))).filter((v) => v !== undefined)
+  const kept = rowsOf(x)
+    .map((v, i) => (y.data[i] === -1 ? undefined : loss(v, y.data[i])))
+    .filter((v) => v !== undefined)
   return scalar(kept.length ? mean(kept) : 0)
 }
-const someIgnored: Sample[][] = [[s(4, 3), { shape: [4], dtype: 'i32', values: [2, -1, 0, -1] }], [s(2, 3), { shape: [2], dtype: 'i32', values: [-1, -1] }]]
-add({ name: 'crossEntropy, ignoring', f: (x, y) => aux.crossEntropy(x, y, { ignoreIndex: -1 }), reference: (x, y) => ignored(x, y, entropy), samples: someIgnored })
-add({ name: 'nll', f: (x, y) => aux.nll(x, y), reference: (x, y) => scalar(-mean(rowsOf(x).map((v, i) => v[y.data[i]]))), samples: [[s(4, 5), indices(5, 4)], [s(2, 3, 5), indices(5, 2, 3)]], bad: [outside(() => aux.nll(tensor([[1, 2]]), tensor(Int32Array.of(2))), /index 2/)] })
-add({ name: 'nll, ignoring', f: (x, y) => aux.nll(x, y, { ignoreIndex: -1 }), reference: (x, y) => ignored(x, y, (v, label) => -v[label]), samples: someIgnored })
-const meanOf = (f: (a: number, b: number) => number) => (a: Arr, b: Arr): Arr => reduce(zip(a, b, f), undefined, mean)
-const twins: Sample[][] = [[s(3, 4), s(3, 4)], [s(1), s(1)], [within(-9, 9, 30, 50), within(-9, 9, 30, 50)]]
-const huber = (d: number, delta: number): number => (Math.abs(d) <= delta ? (d * d) / 2 : delta * (Math.abs(d) - delta / 2))
+const someIgnored: Sample[][] = [
+  [s(4, 3), { shape: [4], dtype: 'i32', values: [2, -1, 0, -1] }],
+  [s(2, 3), { shape: [2], dtype: 'i32', values: [-1, -1] }],
+]
+add({
+  name: 'crossEntropy, ignoring',
+  f: (x, y) => aux.crossEntropy(x, y, { ignoreIndex: -1 }),
+  reference: (x, y) => ignored(x, y, entropy),
+  samples: someIgnored,
+})
+add({
+  name: 'nll',
+  f: (x, y) => aux.nll(x, y),
+  reference: (x, y) => scalar(-mean(rowsOf(x).map((v, i) => v[y.data[i]]))),
+  samples: [
+    [s(4, 5), indices(5, 4)],
+    [s(2, 3, 5), indices(5, 2, 3)],
+  ],
+  bad: [outside(() => aux.nll(tensor([[1, 2]]), tensor(Int32Array.of(2))), /index 2/)],
+})
+add({
+  name: 'nll, ignoring',
+  f: (x, y) => aux.nll(x, y, { ignoreIndex: -1 }),
+  reference: (x, y) => ignored(x, y, (v, label) => -v[label]),
+  samples: someIgnored,
+})
+const meanOf =
+  (f: (a: number, b: number) => number) =>
+  (a: Arr, b: Arr): Arr =>
+    reduce(zip(a, b, f), undefined, mean)
+const twins: Sample[][] = [
+  [s(3, 4), s(3, 4)],
+  [s(1), s(1)],
+  [within(-9, 9, 30, 50), within(-9, 9, 30, 50)],
+]
+const huber = (d: number, delta: number): number =>
+  Math.abs(d) <= delta ? (d * d) / 2 : delta * (Math.abs(d) - delta / 2)
 add({ name: 'mse', f: (a, b) => aux.mse(a, b), reference: meanOf((a, b) => (a - b) ** 2), samples: twins })
 add({ name: 'l1', f: (a, b) => aux.l1(a, b), reference: meanOf((a, b) => Math.abs(a - b)), samples: twins })
-add({ name: 'huber', f: (a, b) => aux.huber(a, b, { delta: 0.7 }), reference: meanOf((a, b) => huber(a - b, 0.7)), samples: twins, bad: [{ what: 'delta', run: () => aux.huber(tensor([1]), tensor([1]), { delta: 0 }), code: 'AUX_INVALID_ARGUMENT' }] })
-add({ name: 'smoothL1', f: (a, b) => aux.smoothL1(a, b, { beta: 0.5 }), reference: meanOf((a, b) => huber(a - b, 0.5) / 0.5), samples: twins })
-add({ name: 'smoothL1 without rounding off', f: (a, b) => aux.smoothL1(a, b, { beta: 0 }), reference: meanOf((a, b) => Math.abs(a - b)), samples: twins })
-const bce = (x: number, y: number, w = 1): number => w * y * Math.log1p(Math.exp(-x)) + (1 - y) * (x + Math.log1p(Math.exp(-x)))
 add({
-  name: 'bceWithLogits', f: (x, y) => aux.bceWithLogits(x, y), reference: meanOf((x, y) => bce(x, y)), samples: [[within(-20, 20, 3, 4), within(0, 1, 3, 4)], [s(1), within(0, 1, 1)]], wanted: [0],
+  name: 'huber',
+  f: (a, b) => aux.huber(a, b, { delta: 0.7 }),
+  reference: meanOf((a, b) => huber(a - b, 0.7)),
+  samples: twins,
+  bad: [{ what: 'delta', run: () => aux.huber(tensor([1]), tensor([1]), { delta: 0 }), code: 'AUX_INVALID_ARGUMENT' }],
+})
+add({
+  name: 'smoothL1',
+  f: (a, b) => aux.smoothL1(a, b, { beta: 0.5 }),
+  reference: meanOf((a, b) => huber(a - b, 0.5) / 0.5),
+  samples: twins,
+})
+add({
+  name: 'smoothL1 without rounding off',
+  f: (a, b) => aux.smoothL1(a, b, { beta: 0 }),
+  reference: meanOf((a, b) => Math.abs(a - b)),
+  samples: twins,
+})
+const bce = (x: number, y: number, w = 1): number =>
+  w * y * Math.log1p(Math.exp(-x)) + (1 - y) * (x + Math.log1p(Math.exp(-x)))
+add({
+  name: 'bceWithLogits',
+  f: (x, y) => aux.bceWithLogits(x, y),
+  reference: meanOf((x, y) => bce(x, y)),
+  samples: [
+    [within(-20, 20, 3, 4), within(0, 1, 3, 4)],
+    [s(1), within(0, 1, 1)],
+  ],
+  wanted: [0],
   bad: [{ what: 'shapes', run: () => aux.bceWithLogits(tensor([1, 2]), tensor([1])), code: 'AUX_SHAPE_MISMATCH' }],
 })
-add({ name: 'bceWithLogits, weighted, each', f: (x, y) => aux.bceWithLogits(x, y, { posWeight: 3, reduction: 'none' }), reference: (x, y) => zip(x, y, (a, b) => bce(a, b, 3)), samples: [[within(-20, 20, 3, 4), within(0, 1, 3, 4)]], wanted: [0] })
-add({ name: 'klDivergence', f: (x, t) => aux.klDivergence(x, t, { reduction: 'batchmean' }), reference: (x, t) => scalar(sum([...zip(x, t, (a, b) => (b > 0 ? b * (Math.log(b) - a) : 0)).data]) / x.shape[0]), samples: [[within(-4, 0, 3, 4), within(0.01, 1, 3, 4)]] })
-add({ name: 'klDivergence with zeros', f: (x, t) => aux.klDivergence(x, t), reference: meanOf((a, b) => (b > 0 ? b * (Math.log(b) - a) : 0)), samples: [[s(3), { shape: [3], values: [0, 0.25, 0.75] }]], wanted: [0] })
-add({ name: 'klDivergence of logarithms', f: (x, t) => aux.klDivergence(x, t, { logTarget: true, reduction: 'sum' }), reference: (x, t) => scalar(sum([...zip(x, t, (a, b) => Math.exp(b) * (b - a)).data])), samples: [[within(-4, 0, 3, 4), within(-4, 0, 3, 4)]] })
+add({
+  name: 'bceWithLogits, weighted, each',
+  f: (x, y) => aux.bceWithLogits(x, y, { posWeight: 3, reduction: 'none' }),
+  reference: (x, y) => zip(x, y, (a, b) => bce(a, b, 3)),
+  samples: [[within(-20, 20, 3, 4), within(0, 1, 3, 4)]],
+  wanted: [0],
+})
+add({
+  name: 'klDivergence',
+  f: (x, t) => aux.klDivergence(x, t, { reduction: 'batchmean' }),
+  reference: (x, t) => scalar(sum([...zip(x, t, (a, b) => (b > 0 ? b * (Math.log(b) - a) : 0)).data]) / x.shape[0]),
+  samples: [[within(-4, 0, 3, 4), within(0.01, 1, 3, 4)]],
+})
+add({
+  name: 'klDivergence with zeros',
+  f: (x, t) => aux.klDivergence(x, t),
+  reference: meanOf((a, b) => (b > 0 ? b * (Math.log(b) - a) : 0)),
+  samples: [[s(3), { shape: [3], values: [0, 0.25, 0.75] }]],
+  wanted: [0],
+})
+add({
+  name: 'klDivergence of logarithms',
+  f: (x, t) => aux.klDivergence(x, t, { logTarget: true, reduction: 'sum' }),
+  reference: (x, t) => scalar(sum([...zip(x, t, (a, b) => Math.exp(b) * (b - a)).data])),
+  samples: [[within(-4, 0, 3, 4), within(-4, 0, 3, 4)]],
+})
 
 export { rows }

@@ -8,7 +8,9 @@ test('an input of undeclared dtype becomes i32 where it is read as indices, thro
   ]) {
     expect(loss.plan({ x: [4, 5], y: [4] }).inputs.get('y')!.dtype).toBe('i32')
     expect(loss.plan({ x: [4, 5], y: { shape: [4], dtype: 'u8' } }).inputs.get('y')!.dtype).toBe('u8')
-    expect(() => loss.plan({ x: [4, 5], y: { shape: [4], dtype: 'f32' } })).toThrow(/expected (labels|indices) of dtype i32 or u8, got f32/)
+    expect(() => loss.plan({ x: [4, 5], y: { shape: [4], dtype: 'f32' } })).toThrow(
+      /expected (labels|indices) of dtype i32 or u8, got f32/,
+    )
     loss.close()
   }
 })
@@ -25,5 +27,9 @@ test('an input read as f32 elsewhere and then as indices is refused', () => {
 test('the padding row of an embedding gets no gradient', () => {
   const indices = tensor(Int32Array.of(0, 2, 2, 1))
   const [g] = grad((w) => embedding(indices, w, { paddingIdx: -1 }).sum())(ones([3, 2]))
-  expect(g.toArray()).toEqual([[1, 1], [1, 1], [0, 0]])
+  expect(g.toArray()).toEqual([
+    [1, 1],
+    [1, 1],
+    [0, 0],
+  ])
 })

@@ -8,7 +8,9 @@ function values(sample: Sample, random: () => number): Float64Array {
   const { shape, low = -2, high = 2, dtype = 'f32' } = sample
   if (sample.values) return Float64Array.from(sample.values)
   const draw = (): number => low + (high - low) * random()
-  return Float64Array.from({ length: sizeOf(shape) }, () => (dtype === 'f32' ? Math.fround(draw()) : Math.floor(draw())))
+  return Float64Array.from({ length: sizeOf(shape) }, () =>
+    dtype === 'f32' ? Math.fround(draw()) : Math.floor(draw()),
+  )
 }
 
 interface Inputs {
@@ -22,7 +24,8 @@ function inputsOf(samples: Sample[], seed: number): Inputs {
   return { arrays, tensors: arrays.map((a, i) => tensor(a.data, a.shape, samples[i].dtype ?? 'f32')) }
 }
 
-const wantedOf = (row: Row, samples: Sample[]): number[] => row.wanted ?? samples.flatMap((s, i) => ((s.dtype ?? 'f32') === 'f32' ? [i] : []))
+const wantedOf = (row: Row, samples: Sample[]): number[] =>
+  row.wanted ?? samples.flatMap((s, i) => ((s.dtype ?? 'f32') === 'f32' ? [i] : []))
 const shapesOf = (samples: Sample[]): string => samples.map((s) => `[${s.shape.join()}]`).join(' ')
 
 /** Equal, or both NaN, or the same infinity once rounded to f32, or within the tolerance. */
@@ -32,7 +35,9 @@ function expectClose(row: Row, actual: ArrayLike<number>, expected: Float64Array
     const [a, e] = [actual[i], expected[i]]
     if (Object.is(a, e) || a === Math.fround(e) || (Number.isNaN(a) && Number.isNaN(e))) continue
     if (!(Math.abs(a - e) <= factor * (atol + rtol * Math.abs(e))))
-      throw new Error(`${row.name} ${what}: element ${i} is ${a}, expected ${e} (off by ${Math.abs(a - e).toExponential(2)})`)
+      throw new Error(
+        `${row.name} ${what}: element ${i} is ${a}, expected ${e} (off by ${Math.abs(a - e).toExponential(2)})`,
+      )
   }
   expect(actual.length).toBe(expected.length)
 }
@@ -44,7 +49,9 @@ function layouts(t: Tensor): Tensor[] {
   const turned = t.permute(reverse).clone().permute(reverse)
   const doubled = t.repeatInterleave(2, t.rank - 1)
   const spread = concat([doubled, doubled], 0).slice([t.shape[0], null], ...t.shape.slice(1).map(() => null))
-  const all = t.shape.map((n, i): [number, number, number] => (i === t.rank - 1 ? [i ? 0 : t.shape[0] * 2, 4 * n, 2] : [0, n, 1]))
+  const all = t.shape.map((n, i): [number, number, number] =>
+    i === t.rank - 1 ? [i ? 0 : t.shape[0] * 2, 4 * n, 2] : [0, n, 1],
+  )
   return [turned, t.rank === 1 ? concat([doubled, doubled], 0).slice([t.shape[0] * 2, null, 2]) : spread.slice(...all)]
 }
 
@@ -60,7 +67,9 @@ describe.each(rows.map((row) => [row.name, row] as const))('%s', (_, row) => {
     expect(bytes(planned.data)).toBe(bytes(eager.rawSync()))
   })
 
-  const differentiable = row.samples.filter((s) => wantedOf(row, s).length && s.reduce((n, x) => n + sizeOf(x.shape), 0) < 400)
+  const differentiable = row.samples.filter(
+    (s) => wantedOf(row, s).length && s.reduce((n, x) => n + sizeOf(x.shape), 0) < 400,
+  )
   if (differentiable.length)
     test.each(differentiable.map((s) => [shapesOf(s), s] as const))('gradient of %s', (_shapes, samples) => {
       const { tensors, arrays } = inputsOf(samples, 2)
@@ -88,7 +97,9 @@ describe.each(rows.map((row) => [row.name, row] as const))('%s', (_, row) => {
         }
         for (let i = 0; i < data.length; i += stride)
           if (!(Math.abs(actual[k][i] - expected[i]) <= (row.gtol ?? 1e-5) * scale))
-            throw new Error(`${row.name}: gradient of input ${input} at ${i} is ${actual[k][i]}, expected ${expected[i]} (scale ${scale})`)
+            throw new Error(
+              `${row.name}: gradient of input ${input} at ${i} is ${actual[k][i]}, expected ${expected[i]} (scale ${scale})`,
+            )
         expect(actual[k].length).toBe(data.length)
       })
     })
@@ -116,7 +127,10 @@ describe.each(rows.map((row) => [row.name, row] as const))('%s', (_, row) => {
       const weights = tensor(Float32Array.from({ length: sizeOf(shape) }, random), shape)
       const first = new Map<string, string>()
       eachSetting((isa) => {
-        const results = [row.f(...tensors).rawSync(), ...(wanted.length && sizeOf(shape) ? gradients(row.f, tensors, wanted, weights) : [])]
+        const results = [
+          row.f(...tensors).rawSync(),
+          ...(wanted.length && sizeOf(shape) ? gradients(row.f, tensors, wanted, weights) : []),
+        ]
         const key = row.fused ? isa : ''
         const got = results.map(bytes).join()
         if (!first.has(key)) first.set(key, got)
@@ -132,7 +146,13 @@ describe.each(rows.map((row) => [row.name, row] as const))('%s', (_, row) => {
       const two = row.samples[0].length === 2
       const lists = two ? [special.flatMap((a) => special.map(() => a)), special.flatMap(() => special)] : [special]
       const arrays = lists.map((v) => ({ shape: [v.length], data: Float64Array.from(v) }))
-      expectClose(row, row.f(...arrays.map((a) => tensor(a.data))).dataSync(), row.reference(...arrays).data, 'special', 2)
+      expectClose(
+        row,
+        row.f(...arrays.map((a) => tensor(a.data))).dataSync(),
+        row.reference(...arrays).data,
+        'special',
+        2,
+      )
     })
 
   if (row.bad?.length)

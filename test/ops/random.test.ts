@@ -28,7 +28,13 @@ test('a prefix does not depend on the length, nor anything on threads and instru
   const make = (n: number): string[] => {
     aux.seed(7)
     return [
-      randomBits([n]), aux.uniform([n]), aux.normal([n]), aux.truncatedNormal([n]), aux.bernoulli([n], 0.3), aux.randint(-5, 9, [n]), aux.permutation(n),
+      randomBits([n]),
+      aux.uniform([n]),
+      aux.normal([n]),
+      aux.truncatedNormal([n]),
+      aux.bernoulli([n], 0.3),
+      aux.randint(-5, 9, [n]),
+      aux.permutation(n),
       aux.dropout(aux.ones([n]), 0.4),
     ].map((t) => bytes(t.rawSync()))
   }
@@ -72,7 +78,12 @@ test('dropout: off, all and half; its gradient has the mask of its forward', () 
   aux.seed(5)
   const x = aux.normal([64, 50])
   expect(bytes(aux.dropout(x, 0.5, false).dataSync())).toBe(bytes(x.dataSync()))
-  expect(aux.dropout(x, 1).dataSync().every((v) => v === 0)).toBe(true)
+  expect(
+    aux
+      .dropout(x, 1)
+      .dataSync()
+      .every((v) => v === 0),
+  ).toBe(true)
   const w = aux.normal([64, 50])
   const f = (t: aux.Tensor): aux.Tensor => aux.dropout(aux.dropout(t, 0.5).mul(w), 0.25).sum()
   const { value, grads } = aux.valueAndGrad(f)(x)
@@ -98,9 +109,14 @@ test('random ops in a compiled function: new numbers at each run, the same after
 
 test('attention dropout: unbiased, and its gradients belong to its forward', () => {
   const random = generator(1)
-  const draw = (...shape: number[]): aux.Tensor => tensor(Float32Array.from({ length: shape.reduce((n, d) => n * d, 1) }, () => random() * 2 - 1), shape)
+  const draw = (...shape: number[]): aux.Tensor =>
+    tensor(
+      Float32Array.from({ length: shape.reduce((n, d) => n * d, 1) }, () => random() * 2 - 1),
+      shape,
+    )
   const [q, k, v, w] = [draw(1, 2, 70, 8), draw(1, 2, 150, 8), draw(1, 2, 150, 8), draw(1, 2, 70, 8)]
-  const loss = (a: aux.Tensor, b: aux.Tensor, c: aux.Tensor): aux.Tensor => aux.scaledDotProductAttention(a, b, c, { dropoutP: 0.3 }).mul(w).sum()
+  const loss = (a: aux.Tensor, b: aux.Tensor, c: aux.Tensor): aux.Tensor =>
+    aux.scaledDotProductAttention(a, b, c, { dropoutP: 0.3 }).mul(w).sum()
   const at = (a: aux.Tensor, b: aux.Tensor, c: aux.Tensor): { value: number; grads: Float32Array[] } => {
     aux.seed(11)
     const r = aux.valueAndGrad(loss)(a, b, c)

@@ -18,34 +18,61 @@ class Two extends nn.Module {
   }
 }
 
-interface Settings { lr: (step: number) => number; decay: number }
+interface Settings {
+  lr: (step: number) => number
+  decay: number
+}
 type Rule = (w: number, g: number, step: number, lr: number, decay: number, memory: Record<string, number>) => number
 
-const sgd = (momentum: number, nesterov: boolean): Rule => (w, g, _, lr, decay, memory) => {
-  g += decay * w
-  if (momentum) {
-    memory.v = momentum * (memory.v ?? 0) + g
-    g = nesterov ? g + momentum * memory.v : memory.v
+const sgd =
+  (momentum: number, nesterov: boolean): Rule =>
+  (w, g, _, lr, decay, memory) => {
+    g += decay * w
+    if (momentum) {
+      memory.v = momentum * (memory.v ?? 0) + g
+      g = nesterov ? g + momentum * memory.v : memory.v
+    }
+    return w - lr * g
   }
-  return w - lr * g
-}
-const adam = (b1: number, b2: number, eps: number, decoupled: boolean): Rule => (w, g, step, lr, decay, memory) => {
-  if (decoupled) w -= lr * decay * w
-  else g += decay * w
-  memory.m = b1 * (memory.m ?? 0) + (1 - b1) * g
-  memory.v = b2 * (memory.v ?? 0) + (1 - b2) * g * g
-  return w - (lr * (memory.m / (1 - b1 ** step))) / (Math.sqrt(memory.v / (1 - b2 ** step)) + eps)
-}
+const adam =
+  (b1: number, b2: number, eps: number, decoupled: boolean): Rule =>
+  (w, g, step, lr, decay, memory) => {
+    if (decoupled) w -= lr * decay * w
+    else g += decay * w
+    memory.m = b1 * (memory.m ?? 0) + (1 - b1) * g
+    memory.v = b2 * (memory.v ?? 0) + (1 - b2) * g * g
+    return w - (lr * (memory.m / (1 - b1 ** step))) / (Math.sqrt(memory.v / (1 - b2 ** step)) + eps)
+  }
 
 const lr = (step: number): number => 0.05 / (1 + step / 10)
 const cases: [string, () => optim.Base, Rule, Settings][] = [
   ['SGD', () => new optim.SGD({ lr }), sgd(0, false), { lr, decay: 0 }],
-  ['SGD with momentum and weight decay', () => new optim.SGD({ lr, momentum: 0.9, weightDecay: 0.1 }), sgd(0.9, false), { lr, decay: 0.1 }],
-  ['SGD, Nesterov', () => new optim.SGD({ lr, momentum: 0.8, nesterov: true, weightDecay: 0.01 }), sgd(0.8, true), { lr, decay: 0.01 }],
+  [
+    'SGD with momentum and weight decay',
+    () => new optim.SGD({ lr, momentum: 0.9, weightDecay: 0.1 }),
+    sgd(0.9, false),
+    { lr, decay: 0.1 },
+  ],
+  [
+    'SGD, Nesterov',
+    () => new optim.SGD({ lr, momentum: 0.8, nesterov: true, weightDecay: 0.01 }),
+    sgd(0.8, true),
+    { lr, decay: 0.01 },
+  ],
   ['Adam', () => new optim.Adam({ lr }), adam(0.9, 0.999, 1e-8, false), { lr, decay: 0 }],
-  ['Adam with weight decay', () => new optim.Adam({ lr, betas: [0.8, 0.95], eps: 1e-4, weightDecay: 0.1 }), adam(0.8, 0.95, 1e-4, false), { lr, decay: 0.1 }],
+  [
+    'Adam with weight decay',
+    () => new optim.Adam({ lr, betas: [0.8, 0.95], eps: 1e-4, weightDecay: 0.1 }),
+    adam(0.8, 0.95, 1e-4, false),
+    { lr, decay: 0.1 },
+  ],
   ['AdamW', () => new optim.AdamW({ lr, weightDecay: 0.2 }), adam(0.9, 0.999, 1e-8, true), { lr, decay: 0.2 }],
-  ['AdamW, its own weight decay', () => new optim.AdamW({ lr: 0.01 }), adam(0.9, 0.999, 1e-8, true), { lr: () => 0.01, decay: 0.01 }],
+  [
+    'AdamW, its own weight decay',
+    () => new optim.AdamW({ lr: 0.01 }),
+    adam(0.9, 0.999, 1e-8, true),
+    { lr: () => 0.01, decay: 0.01 },
+  ],
 ]
 
 test.each(cases)('%s over 50 steps, in float64', async (_, make, rule, settings) => {
@@ -60,10 +87,14 @@ test.each(cases)('%s over 50 steps, in float64', async (_, make, rule, settings)
     for (let i = 0; i < 50; i++) {
       const gradients = [values(n), values(m)]
       await step.run({ g: hostArray(gradients[0]), h: hostArray(gradients[1]) })
-      expected.forEach((p, k) => p.forEach((w, j) => (p[j] = rule(w, gradients[k][j], i + 1, settings.lr(i), settings.decay, memory[k][j]))))
+      expected.forEach((p, k) =>
+        p.forEach((w, j) => (p[j] = rule(w, gradients[k][j], i + 1, settings.lr(i), settings.decay, memory[k][j]))),
+      )
     }
     expect(optimizer.steps).toBe(50)
-    ;[model.w, model.b].forEach((p, k) => p.dataSync().forEach((v, j) => expect(Math.abs(v - expected[k][j])).toBeLessThan(2e-5)))
+    ;[model.w, model.b].forEach((p, k) =>
+      p.dataSync().forEach((v, j) => expect(Math.abs(v - expected[k][j])).toBeLessThan(2e-5)),
+    )
     step.close()
     model.dispose()
     optimizer.dispose()
@@ -72,7 +103,14 @@ test.each(cases)('%s over 50 steps, in float64', async (_, make, rule, settings)
 
 test('groups: the first that matches gives its rate factor and weight decay', async () => {
   const model = new Two(Float32Array.of(1, 1), Float32Array.of(1))
-  const optimizer = new optim.SGD({ lr: 0.1, weightDecay: 0.5, groups: [{ match: /^b$/, lrScale: 10, weightDecay: 0 }, { match: () => true, lrScale: 2 }] })
+  const optimizer = new optim.SGD({
+    lr: 0.1,
+    weightDecay: 0.5,
+    groups: [
+      { match: /^b$/, lrScale: 10, weightDecay: 0 },
+      { match: () => true, lrScale: 2 },
+    ],
+  })
   const step = compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer })
   await step.run({ g: Float32Array.of(1, 2), h: Float32Array.of(0.5) })
   expect(model.w.dataSync()[0]).toBeCloseTo(1 - 0.2 * 1.5, 6)
@@ -99,7 +137,9 @@ test('clipping by norm and by value', async () => {
   near(value.w, [3, -3.5, 3.5])
   expect(value.norm).toBeUndefined()
   for (const clip of [{ norm: 0 }, { value: -1 }, { norm: NaN }])
-    expect(() => compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer: new optim.SGD({ lr: 1 }), clip })).toThrow(expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' }))
+    expect(() =>
+      compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer: new optim.SGD({ lr: 1 }), clip }),
+    ).toThrow(expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' }))
 })
 
 test('schedules', () => {

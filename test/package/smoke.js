@@ -6,14 +6,30 @@ const auxgrad = require('auxgrad')
 
 function compute() {
   const { conv2d, crossEntropy, tensor } = auxgrad
-  const square = tensor([[1, 2], [3, 4]])
-  const image = tensor(Float32Array.from({ length: 50 }, (_, i) => (i * 7) % 5), [1, 5, 5, 2])
-  const filter = tensor(Float32Array.from({ length: 54 }, (_, i) => ((i * 5) % 7) - 3), [3, 3, 3, 2])
+  const square = tensor([
+    [1, 2],
+    [3, 4],
+  ])
+  const image = tensor(
+    Float32Array.from({ length: 50 }, (_, i) => (i * 7) % 5),
+    [1, 5, 5, 2],
+  )
+  const filter = tensor(
+    Float32Array.from({ length: 54 }, (_, i) => ((i * 5) % 7) - 3),
+    [3, 3, 3, 2],
+  )
   return {
     product: [...square.matmul(square).dataSync()],
-    sum: [...square.add(tensor([10, 20])).sum(1).dataSync()],
+    sum: [
+      ...square
+        .add(tensor([10, 20]))
+        .sum(1)
+        .dataSync(),
+    ],
     convolution: [...conv2d(image, filter, undefined, { padding: 1 }).dataSync()],
-    loss: crossEntropy(tensor([[0, 0]]), tensor(Int32Array.of(1))).item().toFixed(6),
+    loss: crossEntropy(tensor([[0, 0]]), tensor(Int32Array.of(1)))
+      .item()
+      .toFixed(6),
   }
 }
 

@@ -15,7 +15,10 @@ class Net extends nn.Module {
 /** Numbers that are no one's business but reproducible: a linear congruential generator. */
 function numbers(count, seed) {
   let state = seed
-  return Float32Array.from({ length: count }, () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 31 - 1)
+  return Float32Array.from(
+    { length: count },
+    () => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 31 - 1,
+  )
 }
 
 async function main() {

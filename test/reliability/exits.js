@@ -41,9 +41,14 @@ if (process.argv[2] === 'child') {
   for (let i = 0; i < repetitions; i++)
     for (const [name, { code }] of Object.entries(ends)) {
       const delay = (i * 13) % 50
-      const result = spawnSync(process.execPath, [...process.execArgv, __filename, 'child', name, String(delay)], { encoding: 'utf8', timeout: 120000 })
+      const result = spawnSync(process.execPath, [...process.execArgv, __filename, 'child', name, String(delay)], {
+        encoding: 'utf8',
+        timeout: 120000,
+      })
       if (result.status !== code || result.signal)
-        throw new Error(`${name} after ${delay} ms: exit code ${result.status}, signal ${result.signal}, expected ${code}\n${result.stderr}`)
+        throw new Error(
+          `${name} after ${delay} ms: exit code ${result.status}, signal ${result.signal}, expected ${code}\n${result.stderr}`,
+        )
       count++
     }
   console.log(`${count} ends in mid-step with the right exit code`)

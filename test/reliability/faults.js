@@ -71,7 +71,10 @@ async function main() {
     )
     await count('eager', () => {
       auxgrad.tidy(() => {
-        const t = auxgrad.tensor([[1, 2], [3, 4]])
+        const t = auxgrad.tensor([
+          [1, 2],
+          [3, 4],
+        ])
         t.matmul(t).transpose().add(t).softmax(-1).sum().item()
       })
     })
@@ -82,15 +85,23 @@ async function main() {
     // What a constructor had made when it failed has no owner: the collector frees it.
     await count('model', () => void new Net(), collect)
   }
-  if (report.step < 10 || report.eager < 8 || report.model < 8) throw new Error(`too few allocations met: ${JSON.stringify(report)}`)
+  if (report.step < 10 || report.eager < 8 || report.model < 8)
+    throw new Error(`too few allocations met: ${JSON.stringify(report)}`)
   await train.loadTraining(file, { step: first.step })
   const { loss } = await first.step.run(first.batch)
   if (!(loss > 0)) throw new Error(`loss ${loss}`)
 
-  const child = spawnSync(process.execPath, ['-e', "require('.').tensor([1])"], { cwd: path.join(__dirname, '../..'), env: { ...process.env, AUXGRAD_FAULTS: 'alloc:1' }, encoding: 'utf8' })
-  if (child.status !== 1 || !child.stderr.includes('AUX_OUT_OF_MEMORY')) throw new Error(`AUXGRAD_FAULTS: ${child.stderr}`)
+  const child = spawnSync(process.execPath, ['-e', "require('.').tensor([1])"], {
+    cwd: path.join(__dirname, '../..'),
+    env: { ...process.env, AUXGRAD_FAULTS: 'alloc:1' },
+    encoding: 'utf8',
+  })
+  if (child.status !== 1 || !child.stderr.includes('AUX_OUT_OF_MEMORY'))
+    throw new Error(`AUXGRAD_FAULTS: ${child.stderr}`)
   rmSync(folder, { recursive: true })
-  console.log(`allocations failed one by one: ${JSON.stringify(report)}; each an AUX_OUT_OF_MEMORY, nothing left behind`)
+  console.log(
+    `allocations failed one by one: ${JSON.stringify(report)}; each an AUX_OUT_OF_MEMORY, nothing left behind`,
+  )
 }
 
 main().catch((error) => {

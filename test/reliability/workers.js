@@ -54,7 +54,9 @@ if (!isMainThread) {
     const late = Math.min(...sizes.slice(-Math.ceil(rounds / 4)))
     if (counts[counts.length - 1] > counts[0] + 1) throw new Error(`threads grow: ${counts}`)
     if (late > early * 1.25) throw new Error(`memory grows: ${sizes.map((s) => s.toFixed(0))}`)
-    console.log(`${rounds} rounds of 8 workers ended in mid-step; ${counts[0]} to ${counts[counts.length - 1]} threads, ${sizes[0].toFixed(0)} to ${sizes[sizes.length - 1].toFixed(0)} MiB`)
+    console.log(
+      `${rounds} rounds of 8 workers ended in mid-step; ${counts[0]} to ${counts[counts.length - 1]} threads, ${sizes[0].toFixed(0)} to ${sizes[sizes.length - 1].toFixed(0)} MiB`,
+    )
   }
   void main()
 }

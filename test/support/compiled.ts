@@ -14,7 +14,11 @@ export function compiled(): { folder: string; remove: () => void } {
       const [a, b] = [path.join(from, entry.name), path.join(to, entry.name)]
       if (entry.isDirectory()) visit(a, b)
       else if (entry.name.endsWith('.ts')) {
-        const { code } = transformFileSync(a, { jsc: { target: 'es2022', parser: { syntax: 'typescript' } }, module: { type: 'commonjs' }, swcrc: false })
+        const { code } = transformFileSync(a, {
+          jsc: { target: 'es2022', parser: { syntax: 'typescript' } },
+          module: { type: 'commonjs' },
+          swcrc: false,
+        })
         writeFileSync(b.replace(/\.ts$/, '.js'), code)
       }
     }

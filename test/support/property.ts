@@ -8,7 +8,10 @@ import { Tensor } from '../../src/index'
 export const seed = Number(process.env.AUXGRAD_SEED ?? 20240607)
 
 /** Runs a property with the seed of the run. */
-export function check<T extends [unknown, ...unknown[]]>(runs: number, ...property: Parameters<typeof fc.asyncProperty<T>>): Promise<void> {
+export function check<T extends [unknown, ...unknown[]]>(
+  runs: number,
+  ...property: Parameters<typeof fc.asyncProperty<T>>
+): Promise<void> {
   return fc.assert(fc.asyncProperty<T>(...property), { seed, numRuns: runs, verbose: fc.VerbosityLevel.Verbose })
 }
 
@@ -16,7 +19,10 @@ export function check<T extends [unknown, ...unknown[]]>(runs: number, ...proper
  * The values of a graph, each computed when it is asked for, in memory of its own: no plan, no arena, nothing in place.
  * Captured tensors are copied. `update` makes the changes of state, in the order of the graph.
  */
-export function interpret(graph: Graph, inputs: ReadonlyMap<string, Tensor>): { value: (t: Tensor) => Tensor; update: () => void } {
+export function interpret(
+  graph: Graph,
+  inputs: ReadonlyMap<string, Tensor>,
+): { value: (t: Tensor) => Tensor; update: () => void } {
   const known = new Map<Node, Tensor[]>()
   const value = (t: Tensor): Tensor => {
     const node = t.node!
@@ -27,7 +33,11 @@ export function interpret(graph: Graph, inputs: ReadonlyMap<string, Tensor>): { 
     if (node.inputName !== null) return [inputs.get(node.inputName)!]
     const outside = node.reference
     if (outside) return [Tensor.from(outside.rawSync(), outside.shape, outside.dtype)]
-    return apply(node.op, node.inputs.map((x) => x && value(x)), node.attrs)
+    return apply(
+      node.op,
+      node.inputs.map((x) => x && value(x)),
+      node.attrs,
+    )
   }
   const update = (): void => {
     const changes = graph.nodes.filter((n) => n.op.mutates)

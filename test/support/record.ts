@@ -30,10 +30,21 @@ export async function gradientsOf(
   indicator = false,
 ) {
   const optimizer = new Recorder()
-  const step = compile({ model, loss: loss as (b: Record<string, Tensor>) => { loss: Tensor }, optimizer, memory: memory ?? [], indicator })
-  const result = (await step.run(batch)) as Awaited<ReturnType<typeof step.run>> & Record<string, { data: Float32Array }>
-  const gradients = Object.fromEntries([...optimizer.gradients].map(([name, t]) => [name, t.dataSync() as Float32Array]))
-  const plan = step.plan(Object.fromEntries(Object.entries(batch).map(([name, v]) => [name, v as unknown as { shape: number[] }])))
+  const step = compile({
+    model,
+    loss: loss as (b: Record<string, Tensor>) => { loss: Tensor },
+    optimizer,
+    memory: memory ?? [],
+    indicator,
+  })
+  const result = (await step.run(batch)) as Awaited<ReturnType<typeof step.run>> &
+    Record<string, { data: Float32Array }>
+  const gradients = Object.fromEntries(
+    [...optimizer.gradients].map(([name, t]) => [name, t.dataSync() as Float32Array]),
+  )
+  const plan = step.plan(
+    Object.fromEntries(Object.entries(batch).map(([name, v]) => [name, v as unknown as { shape: number[] }])),
+  )
   const measured = step.measuredArenaBytes
   step.close()
   return { result, gradients, plan, measured }

@@ -47,7 +47,12 @@ export const zip = (a: Arr, b: Arr, f: (x: number, y: number) => number): Arr =>
   make(broadcast(a.shape, b.shape), (i) => f(get(a, i), get(b, i)))
 
 /** f of the list of elements that share the indices of the axes not reduced. */
-export function reduce(a: Arr, axes: readonly number[] | undefined, f: (values: number[]) => number, keep = false): Arr {
+export function reduce(
+  a: Arr,
+  axes: readonly number[] | undefined,
+  f: (values: number[]) => number,
+  keep = false,
+): Arr {
   const gone = (axes ?? a.shape.map((_, i) => i)).map((x) => (x < 0 ? x + a.shape.length : x))
   const kept = a.shape.map((_, i) => i).filter((i) => !gone.includes(i))
   const lists = new Map<string, number[]>()
@@ -56,7 +61,10 @@ export function reduce(a: Arr, axes: readonly number[] | undefined, f: (values: 
     if (!lists.has(key)) lists.set(key, [])
     lists.get(key)!.push(a.data[at])
   })
-  const result = make(kept.map((i) => a.shape[i]), (index) => f(lists.get(index.join()) ?? []))
+  const result = make(
+    kept.map((i) => a.shape[i]),
+    (index) => f(lists.get(index.join()) ?? []),
+  )
   return keep ? { ...result, shape: a.shape.map((d, i) => (gone.includes(i) ? 1 : d)) } : result
 }
 
@@ -67,11 +75,14 @@ export const mean = (values: number[]): number => sum(values) / values.length
 export const reshape = (a: Arr, shape: number[]): Arr => ({ shape, data: a.data })
 
 export const permute = (a: Arr, order: number[]): Arr =>
-  make(order.map((o) => a.shape[o]), (index) => {
-    const from = new Array<number>(order.length)
-    order.forEach((o, i) => (from[o] = index[i]))
-    return get(a, from)
-  })
+  make(
+    order.map((o) => a.shape[o]),
+    (index) => {
+      const from = new Array<number>(order.length)
+      order.forEach((o, i) => (from[o] = index[i]))
+      return get(a, from)
+    },
+  )
 
 /** Along one axis: f maps a line of values to another (of any one length). */
 export function lines(a: Arr, axis: number, f: (values: number[]) => number[]): Arr {
@@ -79,12 +90,24 @@ export function lines(a: Arr, axis: number, f: (values: number[]) => number[]): 
   const known = new Map<string, number[]>()
   const lineAt = (index: number[]): number[] => {
     const key = index.map((v, k) => (k === at ? '' : v)).join()
-    const line = known.get(key) ?? f(Array.from({ length: a.shape[at] }, (_, i) => get(a, index.map((v, k) => (k === at ? i : v)))))
+    const line =
+      known.get(key) ??
+      f(
+        Array.from({ length: a.shape[at] }, (_, i) =>
+          get(
+            a,
+            index.map((v, k) => (k === at ? i : v)),
+          ),
+        ),
+      )
     known.set(key, line)
     return line
   }
   const length = lineAt(a.shape.map(() => 0)).length
-  return make(a.shape.map((d, i) => (i === at ? length : d)), (index) => lineAt(index)[index[at]])
+  return make(
+    a.shape.map((d, i) => (i === at ? length : d)),
+    (index) => lineAt(index)[index[at]],
+  )
 }
 
 /** Error function: the series for small arguments, the continued fraction of erfc beyond. */
@@ -127,7 +150,12 @@ export const matmul = (a: Arr, b: Arr): Arr => {
 }
 
 /** Attention by its definition. */
-export function attention(q: Arr, k: Arr, v: Arr, o: { causal?: boolean; scale?: number; mask?: (index: number[]) => number } = {}): Arr {
+export function attention(
+  q: Arr,
+  k: Arr,
+  v: Arr,
+  o: { causal?: boolean; scale?: number; mask?: (index: number[]) => number } = {},
+): Arr {
   const scale = o.scale ?? 1 / Math.sqrt(q.shape[3])
   const scores = make([q.shape[0], q.shape[1], q.shape[2], k.shape[2]], (index) => {
     const [b, h, t, s] = index
@@ -140,11 +168,16 @@ export function attention(q: Arr, k: Arr, v: Arr, o: { causal?: boolean; scale?:
 }
 
 /** Convolution by its definition, channels-last. */
-export function conv2d(x: Arr, w: Arr, o: { stride?: number; padding?: number; dilation?: number; groups?: number } = {}): Arr {
+export function conv2d(
+  x: Arr,
+  w: Arr,
+  o: { stride?: number; padding?: number; dilation?: number; groups?: number } = {},
+): Arr {
   const { stride = 1, padding = 0, dilation = 1, groups = 1 } = o
   const [n, h, width] = x.shape
   const [out, kh, kw, cin] = w.shape
-  const positions = (size: number, kernel: number): number => Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
+  const positions = (size: number, kernel: number): number =>
+    Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
   return make([n, positions(h, kh), positions(width, kw), out], ([b, p, q, f]) => {
     const group = Math.floor(f / (out / groups))
     let total = 0

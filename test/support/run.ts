@@ -27,11 +27,18 @@ export function compiled(f: Function, inputs: readonly Tensor[]): { data: TypedA
 }
 
 /** Gradients of sum(weights · f) with respect to the inputs at `wanted`; the others are captured by reference. */
-export function gradients(f: Function, inputs: readonly Tensor[], wanted: readonly number[], weights: Tensor): TypedArray[] {
+export function gradients(
+  f: Function,
+  inputs: readonly Tensor[],
+  wanted: readonly number[],
+  weights: Tensor,
+): TypedArray[] {
   const loss = (...xs: Tensor[]): Tensor => {
     const all = [...inputs]
     wanted.forEach((i, k) => (all[i] = xs[k]))
-    return f(...all).mul(weights).sum()
+    return f(...all)
+      .mul(weights)
+      .sum()
   }
   const { value, grads } = valueAndGrad(loss)(...wanted.map((i) => inputs[i]))
   value.dispose()

@@ -2,7 +2,12 @@ import { tensor } from '../../src/ops'
 import { hostArray, isHostArray, toHost } from '../../src/tensor/host'
 
 test('values of every kind become host arrays', () => {
-  expect(toHost('v', [[1, 2], [3, 4.5]])).toEqual({ data: Float32Array.of(1, 2, 3, 4.5), shape: [2, 2], dtype: 'f32' })
+  expect(
+    toHost('v', [
+      [1, 2],
+      [3, 4.5],
+    ]),
+  ).toEqual({ data: Float32Array.of(1, 2, 3, 4.5), shape: [2, 2], dtype: 'f32' })
   expect(toHost('v', [true, false])).toEqual({ data: Uint8Array.of(1, 0), shape: [2], dtype: 'bool' })
   expect(toHost('v', 3, 'i32')).toEqual({ data: Int32Array.of(3), shape: [], dtype: 'i32' })
   expect(toHost('v', Uint8Array.of(1, 255), 'i32')).toEqual({ data: Int32Array.of(1, 255), shape: [2], dtype: 'i32' })
@@ -13,7 +18,8 @@ test('values of every kind become host arrays', () => {
   expect(toHost('v', own).data).toBe(own)
   expect(toHost('v', hostArray(own, [2, 1])).data).toBe(own)
   expect(isHostArray(hostArray(own))).toBe(true)
-  for (const other of [null, 3, own, [1], tensor([1]), { data: [1], shape: [1], dtype: 'f32' }]) expect(isHostArray(other)).toBe(false)
+  for (const other of [null, 3, own, [1], tensor([1]), { data: [1], shape: [1], dtype: 'f32' }])
+    expect(isHostArray(other)).toBe(false)
 })
 
 test('what does not fit is refused', () => {
@@ -38,7 +44,9 @@ test('what does not fit is refused', () => {
   expect(code(() => toHost('v', [1], 'bf16'))).toBe('AUX_DTYPE_MISMATCH')
   expect(code(() => toHost('v', { data: Float32Array.of(1), shape: [2], dtype: 'f32' }))).toBe('AUX_SHAPE_MISMATCH')
   expect(code(() => toHost('v', { data: Float32Array.of(1), shape: [1], dtype: 'i32' }))).toBe('AUX_DTYPE_MISMATCH')
-  expect(code(() => toHost('v', { data: Float32Array.of(1), shape: [1], dtype: 'f99' as never }))).toBe('AUX_DTYPE_MISMATCH')
+  expect(code(() => toHost('v', { data: Float32Array.of(1), shape: [1], dtype: 'f99' as never }))).toBe(
+    'AUX_DTYPE_MISMATCH',
+  )
   expect(code(() => hostArray(Float32Array.of(1), [2]))).toBe('AUX_SHAPE_MISMATCH')
   expect(code(() => hostArray(Float32Array.of(1), [1], 'i32'))).toBe('AUX_DTYPE_MISMATCH')
 })

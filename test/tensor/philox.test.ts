@@ -11,7 +11,9 @@ test('Philox4x32-10 gives its known answers', () => {
   const ones = 0xffffffff
   expect(hex([0, 0, 0, 0], [0, 0])).toBe('6627e8d5 e169c58d bc57ac4c 9b00dbd8')
   expect(hex([ones, ones, ones, ones], [ones, ones])).toBe('408f276d 41c83b0e a20bc7c6 6d5451fd')
-  expect(hex([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0])).toBe('d16cfe09 94fdcceb 5001e420 24126ea1')
+  expect(hex([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0])).toBe(
+    'd16cfe09 94fdcceb 5001e420 24126ea1',
+  )
 })
 
 test('Philox agrees with 64-bit arithmetic everywhere', () => {
@@ -30,11 +32,15 @@ test('Philox agrees with 64-bit arithmetic everywhere', () => {
   }
   const word = fc.integer({ min: 0, max: 0xffffffff })
   fc.assert(
-    fc.property(fc.array(word, { minLength: 4, maxLength: 4 }), fc.array(word, { minLength: 2, maxLength: 2 }), (c, k) => {
-      const out = new Uint32Array(4)
-      philox(c, k, out)
-      expect([...out]).toEqual(reference(c, k))
-    }),
+    fc.property(
+      fc.array(word, { minLength: 4, maxLength: 4 }),
+      fc.array(word, { minLength: 2, maxLength: 2 }),
+      (c, k) => {
+        const out = new Uint32Array(4)
+        philox(c, k, out)
+        expect([...out]).toEqual(reference(c, k))
+      },
+    ),
     { numRuns: 500 },
   )
 })
@@ -57,5 +63,6 @@ test('numbers belong to a place, streams differ, below() is even', () => {
     const u = random.uniform()
     expect(u >= 0 && u < 1 && Number.isInteger(u * 2 ** 24)).toBe(true)
   }
-  for (const seed of [-1, 0.5, NaN, 2 ** 53]) expect(() => new Random(seed)).toThrow(expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' }))
+  for (const seed of [-1, 0.5, NaN, 2 ** 53])
+    expect(() => new Random(seed)).toThrow(expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' }))
 })

@@ -14,8 +14,27 @@ const code = (f: () => unknown): string | undefined => {
 
 describe('values in and out', () => {
   test('nested arrays', () => {
-    expect(tensor([[1, 2], [3, 4]]).toArray()).toEqual([[1, 2], [3, 4]])
-    expect(tensor([[1, 2, 3], [4, 5, 6]]).transpose().toArray()).toEqual([[1, 4], [2, 5], [3, 6]])
+    expect(
+      tensor([
+        [1, 2],
+        [3, 4],
+      ]).toArray(),
+    ).toEqual([
+      [1, 2],
+      [3, 4],
+    ])
+    expect(
+      tensor([
+        [1, 2, 3],
+        [4, 5, 6],
+      ])
+        .transpose()
+        .toArray(),
+    ).toEqual([
+      [1, 4],
+      [2, 5],
+      [3, 6],
+    ])
     expect(tensor(7).toArray()).toBe(7)
     expect(tensor([[true], [false]]).toArray()).toEqual([[true], [false]])
     expect(tensor([[], []]).toArray()).toEqual([[], []])
@@ -46,13 +65,19 @@ describe('values in and out', () => {
   })
 
   test('copyTo fills arrays and tensors', () => {
-    const x = tensor([[1, 2], [3, 4]]).transpose()
+    const x = tensor([
+      [1, 2],
+      [3, 4],
+    ]).transpose()
     const out = new Float32Array(4)
     x.copyTo(out)
     expect([...out]).toEqual([1, 3, 2, 4])
     const y = aux.zeros([2, 2])
     x.copyTo(y)
-    expect(y.toArray()).toEqual([[1, 3], [2, 4]])
+    expect(y.toArray()).toEqual([
+      [1, 3],
+      [2, 4],
+    ])
     expect(code(() => x.copyTo(new Float32Array(3)))).toBe('AUX_SHAPE_MISMATCH')
     expect(code(() => x.copyTo(aux.zeros([4])))).toBe('AUX_SHAPE_MISMATCH')
   })
@@ -60,7 +85,14 @@ describe('values in and out', () => {
 
 describe('printing', () => {
   test('small tensors are shown whole and aligned', () => {
-    expect(String(tensor([[1, -2.5], [100, 0.125]]))).toBe('Tensor f32 [2, 2]\n[[      1, -2.5000],\n [    100,  0.1250]]')
+    expect(
+      String(
+        tensor([
+          [1, -2.5],
+          [100, 0.125],
+        ]),
+      ),
+    ).toBe('Tensor f32 [2, 2]\n[[      1, -2.5000],\n [    100,  0.1250]]')
     expect(inspect(tensor([true, false]))).toBe('Tensor bool [2]\n[ true, false]')
     expect(String(tensor(3))).toBe('Tensor f32 []\n3')
     expect(String(aux.zeros([0, 3]))).toBe('Tensor f32 [0, 3]\n[]')
@@ -69,7 +101,9 @@ describe('printing', () => {
 
   test('large ones are cut', () => {
     const text = String(aux.arange(2000).reshape([2, 1000]))
-    expect(text).toBe('Tensor f32 [2, 1000]\n[[   0,    1,    2, ...,  997,  998,  999],\n [1000, 1001, 1002, ..., 1997, 1998, 1999]]')
+    expect(text).toBe(
+      'Tensor f32 [2, 1000]\n[[   0,    1,    2, ...,  997,  998,  999],\n [1000, 1001, 1002, ..., 1997, 1998, 1999]]',
+    )
     expect(String(aux.zeros([100, 100])).split('\n').length).toBe(8)
   })
 
@@ -105,7 +139,13 @@ describe('memory', () => {
       for (const t of [kept, result, result]) t.dispose()
     }
     expect(memory().live).toBe(start.live)
-    expect(() => tidy(() => tensor([1]).add(tensor([1, 2])).reshape([5]))).toThrow()
+    expect(() =>
+      tidy(() =>
+        tensor([1])
+          .add(tensor([1, 2]))
+          .reshape([5]),
+      ),
+    ).toThrow()
     expect(memory().live).toBe(start.live)
   })
 
@@ -139,16 +179,56 @@ describe('memory', () => {
     const mask = tensor([true, false, true, true, true])
     const refused = new Set<number>()
     const ops: (() => aux.Tensor | aux.Tensor[])[] = [
-      () => x.add(1), () => x.lt(0), () => x.mul(index), () => turned.reshape([6]), () => x.softmax(0), () => x.std(1), () => x.any(),
-      () => x.norm(1, { p: 1 }), () => x.argmin(), () => x.isFinite(), () => x.slice([0, 1]), () => x.slice(), () => x.select(0, 1),
-      () => x.split(2, 1), () => x.pad([[1, 1], [0, 2]]), () => x.roll(1, 1), () => x.tile([2, 2]), () => x.repeatInterleave(2),
-      () => x.flip(0), () => aux.stack([x, x]), () => aux.concat(new Array<aux.Tensor>(30).fill(x)), () => Object.values(x.sort()),
-      () => x.argsort(), () => Object.values(turned.topk(1)), () => x.gather(1, index), () => aux.embedding(bytes, turned), () => aux.oneHot(bytes, 3),
-      () => aux.crossEntropy(x, labels, { ignoreIndex: 2 }), () => aux.nll(x, bytes, { ignoreIndex: 2 }), () => aux.mse(x, x),
-      () => aux.huber(x, x, { reduction: 'none' }), () => aux.bceWithLogits(x, x), () => aux.klDivergence(x, x), () => aux.uniform([3]),
-      () => aux.bernoulli([3]), () => aux.permutation(4), () => aux.shuffle(x), () => aux.dropout(x, 0.5), () => aux.dropout(x, 0.5, false),
-      () => aux.dot(labels, labels), () => x.clone(), () => x.detach(), () => aux.where(positive, x, x),
-      () => aux.scaledDotProductAttention(q, k, k, { mask, dropoutP: 0.1 }), () => aux.linear(x, x), () => turned.cumsum(0),
+      () => x.add(1),
+      () => x.lt(0),
+      () => x.mul(index),
+      () => turned.reshape([6]),
+      () => x.softmax(0),
+      () => x.std(1),
+      () => x.any(),
+      () => x.norm(1, { p: 1 }),
+      () => x.argmin(),
+      () => x.isFinite(),
+      () => x.slice([0, 1]),
+      () => x.slice(),
+      () => x.select(0, 1),
+      () => x.split(2, 1),
+      () =>
+        x.pad([
+          [1, 1],
+          [0, 2],
+        ]),
+      () => x.roll(1, 1),
+      () => x.tile([2, 2]),
+      () => x.repeatInterleave(2),
+      () => x.flip(0),
+      () => aux.stack([x, x]),
+      () => aux.concat(new Array<aux.Tensor>(30).fill(x)),
+      () => Object.values(x.sort()),
+      () => x.argsort(),
+      () => Object.values(turned.topk(1)),
+      () => x.gather(1, index),
+      () => aux.embedding(bytes, turned),
+      () => aux.oneHot(bytes, 3),
+      () => aux.crossEntropy(x, labels, { ignoreIndex: 2 }),
+      () => aux.nll(x, bytes, { ignoreIndex: 2 }),
+      () => aux.mse(x, x),
+      () => aux.huber(x, x, { reduction: 'none' }),
+      () => aux.bceWithLogits(x, x),
+      () => aux.klDivergence(x, x),
+      () => aux.uniform([3]),
+      () => aux.bernoulli([3]),
+      () => aux.permutation(4),
+      () => aux.shuffle(x),
+      () => aux.dropout(x, 0.5),
+      () => aux.dropout(x, 0.5, false),
+      () => aux.dot(labels, labels),
+      () => x.clone(),
+      () => x.detach(),
+      () => aux.where(positive, x, x),
+      () => aux.scaledDotProductAttention(q, k, k, { mask, dropoutP: 0.1 }),
+      () => aux.linear(x, x),
+      () => turned.cumsum(0),
     ].map((op, i) => () => {
       try {
         return op()
@@ -161,7 +241,8 @@ describe('memory', () => {
     const start = memory()
     for (let i = 0; i < 1000; i++) {
       for (const t of [ops[i % ops.length]()].flat()) t.dispose()
-      if (memory().tensors !== start.tensors) throw new Error(`op ${i % ops.length} left ${memory().tensors - start.tensors} tensors`)
+      if (memory().tensors !== start.tensors)
+        throw new Error(`op ${i % ops.length} left ${memory().tensors - start.tensors} tensors`)
     }
     expect(memory().live).toBe(start.live)
     expect([...refused]).toEqual([2]) // f32 times i32

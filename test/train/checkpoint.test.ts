@@ -18,12 +18,10 @@ class Net extends nn.Module {
 }
 
 const random = generator(3)
-const rows = data.fromArrays(
-  {
-    x: { data: Float32Array.from({ length: 40 * 64 }, random), shape: [40, 8, 8, 1], dtype: 'f32' },
-    y: Int32Array.from({ length: 40 }, () => Math.floor(5 * random())),
-  },
-)
+const rows = data.fromArrays({
+  x: { data: Float32Array.from({ length: 40 * 64 }, random), shape: [40, 8, 8, 1], dtype: 'f32' },
+  y: Int32Array.from({ length: 40 }, () => Math.floor(5 * random())),
+})
 
 function begin(memory?: MemoryAssignment, accumulate = 1) {
   seed(5)
@@ -53,7 +51,9 @@ async function until(run: Run, steps: number): Promise<number[]> {
 }
 
 const everything = ({ model, step }: Run): string =>
-  [...model.state(), ...step.stateTensors()].map(([name, t]) => `${name} ${Buffer.from(t.dataSync().buffer).toString('hex')}`).join('\n')
+  [...model.state(), ...step.stateTensors()]
+    .map(([name, t]) => `${name} ${Buffer.from(t.dataSync().buffer).toString('hex')}`)
+    .join('\n')
 
 let folder: string
 beforeAll(() => void (folder = mkdtempSync(path.join(tmpdir(), 'auxgrad-'))))
@@ -90,11 +90,22 @@ test('a file that does not fit changes nothing', async () => {
     override fc = new nn.Linear(54, 6)
   }
   const model = new Other()
-  const step = compile({ model, loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y), optimizer: new optim.AdamW({ lr: 1e-3 }) })
+  const step = compile({
+    model,
+    loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y),
+    optimizer: new optim.AdamW({ lr: 1e-3 }),
+  })
   const before = model.fc.weight.dataSync()
-  await expect(train.loadTraining(file, { step })).rejects.toMatchObject({ code: 'AUX_BAD_FILE', message: expect.stringContaining('model.fc.weight') })
+  await expect(train.loadTraining(file, { step })).rejects.toMatchObject({
+    code: 'AUX_BAD_FILE',
+    message: expect.stringContaining('model.fc.weight'),
+  })
   expect(model.fc.weight.dataSync()).toEqual(before)
-  const sgd = compile({ model: saved.model, loss: ({ x, y }) => nn.crossEntropy(saved.model.forward(x), y), optimizer: new optim.SGD({ lr: 1 }) })
+  const sgd = compile({
+    model: saved.model,
+    loss: ({ x, y }) => nn.crossEntropy(saved.model.forward(x), y),
+    optimizer: new optim.SGD({ lr: 1 }),
+  })
   await expect(train.loadTraining(file, { step: sgd })).rejects.toMatchObject({ code: 'AUX_BAD_FILE' })
   writeFileSync(file, 'no checkpoint')
   await expect(train.loadTraining(file, saved)).rejects.toMatchObject({ code: 'AUX_BAD_FILE' })

@@ -1,12 +1,12 @@
 // Lets a release built on a new glibc load on an old one (2.28, what Node 20 itself needs). Linked into releases only,
 // with -Wl,--wrap of each function here: the static libstdc++ asks for versions that came with the move of libpthread
 // into libc (2.34) or later; the functions themselves are old. test/package checks the result symbol by symbol.
+#include <pthread.h>
+#include <sys/random.h>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
-#include <pthread.h>
-#include <sys/random.h>
 
 #if defined(__x86_64__)
 #define AUXGRAD_BASE "GLIBC_2.2.5"
@@ -15,8 +15,8 @@
 #endif
 
 // Declares old_<name>, bound to the oldest version of a function.
-#define AUXGRAD_OLD(result, name, ...)                    \
-  extern "C" result old_##name(__VA_ARGS__);              \
+#define AUXGRAD_OLD(result, name, ...)       \
+  extern "C" result old_##name(__VA_ARGS__); \
   __asm__(".symver old_" #name "," #name "@" AUXGRAD_BASE)
 
 AUXGRAD_OLD(int, pthread_create, pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);

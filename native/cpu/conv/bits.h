@@ -5,6 +5,8 @@
 namespace auxgrad {
 namespace {
 
+typedef uint32_t BitWords __attribute__((vector_size(4 * kLanes)));
+
 // Words [first, last) of columns [from, to) of x [tokens, channels]; bits beyond the last token are 0.
 inline void pack_positive(const float* x, int64_t tokens, int64_t channels, uint32_t* words, int64_t first,
                           int64_t last, int64_t from, int64_t to) {
@@ -14,8 +16,8 @@ inline void pack_positive(const float* x, int64_t tokens, int64_t channels, uint
     uint32_t* out = words + w * channels;
     int64_t c = from;
     for (; c + kLanes <= to; c += kLanes) {
-      IntVec word = {};
-      for (int64_t t = n - 1; t >= 0; t--) word = word + word - (load(rows + t * channels + c) > Vec{});
+      BitWords word = {};
+      for (int64_t t = n - 1; t >= 0; t--) word = word + word - (BitWords)(load(rows + t * channels + c) > Vec{});
       memcpy(out + c, &word, sizeof(word));
     }
     for (; c < to; c++) {

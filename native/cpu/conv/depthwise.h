@@ -67,7 +67,8 @@ inline void depthwise_small_tile(const Depthwise& d, const float* image, int64_t
     if (row < 0 || row >= d.image.rows) continue;
     const int64_t column = j0 * Step + h.tap_start;
     const float* line = image + (row * d.image.columns + column) * channels;
-    const float* kernel = weight + ((v.kernel_start + a * v.kernel_step) * d.kernel_columns + h.kernel_start) * channels;
+    const float* kernel =
+        weight + ((v.kernel_start + a * v.kernel_step) * d.kernel_columns + h.kernel_start) * channels;
     Vec w[Taps];
     AUXGRAD_UNROLL
     for (int b = 0; b < Taps; b++) w[b] = lanes.load(kernel + b * h.kernel_step * channels);
@@ -78,7 +79,8 @@ inline void depthwise_small_tile(const Depthwise& d, const float* image, int64_t
       if (Auxiliary) x += x > Vec{} ? positive : negative;
       AUXGRAD_UNROLL
       for (int b = 0; b < Taps; b++)
-        if (t >= b && (t - b) % Step == 0 && (t - b) / Step < N) acc[(t - b) / Step] = fma(x, w[b], acc[(t - b) / Step]);
+        if (t >= b && (t - b) % Step == 0 && (t - b) / Step < N)
+          acc[(t - b) / Step] = fma(x, w[b], acc[(t - b) / Step]);
     }
   }
 }

@@ -12,15 +12,17 @@ namespace {
 struct Narrow {
   const float* dy;
   float* dx;
-  const float* weight;  // [outputs][kernel rows][kernel columns][channels]
-  int64_t images, rows, columns, channels;  // of dx
-  int64_t out_rows, out_columns, outputs;   // of dy
+  const float* weight;                                               // [outputs][kernel rows][kernel columns][channels]
+  int64_t images, rows, columns, channels;                           // of dx
+  int64_t out_rows, out_columns, outputs;                            // of dy
   int64_t kernel_rows, kernel_columns, stride[2], pad[2], dilation;  // dilation of rows; that of columns is 1
 
   int64_t reach() const { return kernel_columns * channels; }
   int64_t width() const { return ceil_div(reach(), kLanes) * kLanes; }
   int64_t packed() const { return kernel_rows * outputs * width(); }
-  int64_t line() const { return (((out_columns - 1) * stride[1] + kernel_columns) * channels + width() + 15) / 16 * 16; }
+  int64_t line() const {
+    return (((out_columns - 1) * stride[1] + kernel_columns) * channels + width() + 15) / 16 * 16;
+  }
   int64_t workspace() const { return line() + (out_columns * width() + 15) / 16 * 16; }
 };
 
@@ -48,7 +50,8 @@ inline void narrow_row(const Narrow& p, const float* packed, int64_t n, int64_t 
   // Weights of the phases before this one.
   const float* panel = packed;
   for (int64_t phase = 0; phase < row % p.stride[0]; phase++)
-    panel += gradient_axis(p.rows, p.kernel_rows, p.stride[0], p.pad[0], p.dilation, phase).taps * p.outputs * p.width();
+    panel +=
+        gradient_axis(p.rows, p.kernel_rows, p.stride[0], p.pad[0], p.dilation, phase).taps * p.outputs * p.width();
   const Axis v = gradient_axis(p.rows, p.kernel_rows, p.stride[0], p.pad[0], p.dilation, row % p.stride[0]);
   const int64_t i = row / p.stride[0];
   const auto inside = [&](int64_t a) {
@@ -89,7 +92,8 @@ inline void narrow_row(const Narrow& p, const float* packed, int64_t n, int64_t 
       for (int64_t c = 0; c < p.width(); c += kLanes) store(to + c, load(to + c) + load(products + q * p.width() + c));
     }
   const int64_t from = p.pad[1] * p.channels;
-  const int64_t written = max64(0, min64(floats, ((p.out_columns - 1) * p.stride[1] + p.kernel_columns) * p.channels - from));
+  const int64_t written =
+      max64(0, min64(floats, ((p.out_columns - 1) * p.stride[1] + p.kernel_columns) * p.channels - from));
   if (written > 0) memcpy(dx, line + from, static_cast<size_t>(written) * 4);
   set_zero(dx + written, floats - written);
 }

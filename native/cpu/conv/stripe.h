@@ -20,7 +20,8 @@ inline Axis forward_axis(int64_t outputs, int64_t kernel, int64_t stride, int64_
 
 // Input positions phase, phase + stride, ... of the input gradient: those share the kernel positions k with
 // (phase + pad - k * dilation) divisible by stride, which makes it a product of stride 1. Taps in ascending order.
-inline Axis gradient_axis(int64_t inputs, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation, int64_t phase) {
+inline Axis gradient_axis(int64_t inputs, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation,
+                          int64_t phase) {
   Axis a = {phase, stride, phase < inputs ? ceil_div(inputs - phase, stride) : 0, 1, 0, 0, 1, 0, 1};
   int64_t first = -1, second = -1;
   for (int64_t k = kernel - 1; k >= 0; k--) {
@@ -71,7 +72,8 @@ inline void pack_floats(float* target, const float* source, int64_t n, const Ima
 // Channels [channel, channel + depth) of the inputs of outputs (i0.., j0..) of image n, as [rows][columns][depth], with
 // columns `pitch` floats apart; zeros stand for the padding.
 inline void pack_stripe(float* target, const Image& image, int64_t n, const Axis& vertical, int64_t i0, int64_t rows,
-                        const Axis& horizontal, int64_t j0, int64_t columns, int64_t channel, int64_t depth, int64_t pitch) {
+                        const Axis& horizontal, int64_t j0, int64_t columns, int64_t channel, int64_t depth,
+                        int64_t pitch) {
   const int64_t row_step = vertical.taps <= 1 ? vertical.in_step : 1;
   const int64_t column_step = horizontal.taps <= 1 ? horizontal.in_step : 1;
   const int64_t h0 = i0 * vertical.in_step + vertical.tap_start;
@@ -90,7 +92,8 @@ inline void pack_stripe(float* target, const Image& image, int64_t n, const Axis
     const float* source =
         image.data + ((n * image.rows + h) * image.columns + w0 + left * column_step) * image.channels + channel;
     const int64_t source_step = column_step * image.channels;
-    if (source_step == depth && pitch == depth) pack_floats(target + left * depth, source, (right - left) * depth, image);
+    if (source_step == depth && pitch == depth)
+      pack_floats(target + left * depth, source, (right - left) * depth, image);
     else
       for (int64_t c = left; c < right; c++, source += source_step)
         pack_floats(target + c * pitch, source, depth, image);
@@ -122,7 +125,8 @@ inline Blocks cut_blocks(int64_t images, const Axis& vertical, const Axis& horiz
   while (floats(1, b.columns) > budget && b.columns > 2 * kTileRows)
     b.columns = even_size(horizontal.count, ceil_div(b.columns, 2));
   while (floats(1, b.columns) > budget && b.depth > 16) b.depth = ceil_div(ceil_div(b.depth, 2), 16) * 16;
-  while (b.rows < vertical.count && (b.rows + 1) * b.columns <= tokens && floats(b.rows + 1, b.columns) <= budget) b.rows++;
+  while (b.rows < vertical.count && (b.rows + 1) * b.columns <= tokens && floats(b.rows + 1, b.columns) <= budget)
+    b.rows++;
   b.rows = even_size(vertical.count, b.rows);
   if (b.rows >= vertical.count && b.columns >= horizontal.count) {
     const int64_t image = max64(1, floats(b.rows, b.columns)), outputs = max64(1, b.rows * b.columns);

@@ -10,14 +10,14 @@
 namespace auxgrad {
 namespace {
 
-constexpr int64_t kGradTokens = 192;        // positions of a block
-constexpr int64_t kGradWidth = 64;          // output channels of a part, at least
-constexpr int64_t kGradReach = 576;         // taps x input channels of a part, about
-constexpr int64_t kGradDepth = 256;         // input channels of a part, at most
-constexpr int64_t kGradPart = 128 * 1024;   // floats of a part, about
-constexpr int64_t kGradStripe = 64 * 1024;  // floats of a stripe
-constexpr int64_t kGradTasks = 16;          // chunks, at most
-constexpr int64_t kGradWanted = 8;          // tasks
+constexpr int64_t kGradTokens = 192;           // positions of a block
+constexpr int64_t kGradWidth = 64;             // output channels of a part, at least
+constexpr int64_t kGradReach = 576;            // taps x input channels of a part, about
+constexpr int64_t kGradDepth = 256;            // input channels of a part, at most
+constexpr int64_t kGradPart = 128 * 1024;      // floats of a part, about
+constexpr int64_t kGradStripe = 64 * 1024;     // floats of a stripe
+constexpr int64_t kGradTasks = 16;             // chunks, at most
+constexpr int64_t kGradWanted = 8;             // tasks
 constexpr int64_t kGradPartials = 320 * 1024;  // floats of all partial sums, if there are several chunks
 
 struct WeightGradient {
@@ -32,14 +32,14 @@ struct WeightGradient {
 
 struct WeightGradientPlan {
   Blocks blocks;
-  int64_t slices;    // of the input channels
-  int64_t pitch;     // of the columns of a stripe
-  int64_t part;      // output channels of a task
-  int64_t parts;     // in a group
-  int64_t chunks;    // of the blocks
-  int64_t sum;       // floats of the partial sums of one part
-  int64_t stripe;    // floats of a stripe
-  int64_t workspace; // floats of one thread
+  int64_t slices;     // of the input channels
+  int64_t pitch;      // of the columns of a stripe
+  int64_t part;       // output channels of a task
+  int64_t parts;      // in a group
+  int64_t chunks;     // of the blocks
+  int64_t sum;        // floats of the partial sums of one part
+  int64_t stripe;     // floats of a stripe
+  int64_t workspace;  // floats of one thread
 };
 
 // Columns of a stripe some odd lines apart: 192 of them, read at one channel, then spread over all sets of a cache.
@@ -57,12 +57,14 @@ inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
   int64_t part = min64(max64(1, panels), max64(kGradWidth, kGradPart / max64(1, reach)) / kPanel);
   // Narrower parts rather than too few tasks, but not so narrow that packing x again costs more than it saves.
   const auto tasks = [&](int64_t size) { return p.groups * plan.slices * ceil_div(panels, size); };
-  while (part > kGradWidth / kPanel && tasks(part) * min64(partials, kGradTasks) < kGradWanted) part = max64(kGradWidth / kPanel, part / 2);
+  while (part > kGradWidth / kPanel && tasks(part) * min64(partials, kGradTasks) < kGradWanted)
+    part = max64(kGradWidth / kPanel, part / 2);
   plan.part = even_size(panels, part) * kPanel;
   plan.parts = ceil_div(p.width, plan.part);
   plan.sum = reach * min64(plan.part, p.width <= kLanes ? kLanes : plan.part);
   const int64_t parts = max64(1, p.groups * plan.slices * plan.parts);
-  plan.chunks = max64(1, min64(min64(ceil_div(kGradTasks, parts), kGradPartials / max64(1, parts * plan.sum)), plan.blocks.count()));
+  plan.chunks = max64(
+      1, min64(min64(ceil_div(kGradTasks, parts), kGradPartials / max64(1, parts * plan.sum)), plan.blocks.count()));
   plan.stripe = (plan.blocks.stripe / max64(1, plan.blocks.depth) * plan.pitch + 16) / 16 * 16;
   plan.workspace = plan.stripe + plan.blocks.images * plan.blocks.rows * plan.blocks.columns * plan.part +
                    (plan.chunks == 1 ? plan.sum : 0);
@@ -183,11 +185,11 @@ inline void run_weight_gradient(const Call& call, const WeightGradient& p) {
     float* stripe = workspace + thread * plan.workspace;
     float* panels = stripe + plan.stripe;
     float* sum = plan.chunks == 1 ? panels + b.images * b.rows * b.columns * plan.part : partial + task * plan.sum;
-    const int64_t begin = even_start(b.count(), plan.chunks, chunk), end = even_start(b.count(), plan.chunks, chunk + 1);
+    const int64_t begin = even_start(b.count(), plan.chunks, chunk),
+                  end = even_start(b.count(), plan.chunks, chunk + 1);
     for (int64_t i = begin; i < end; i++) {
       const Block k = block_at(b, p.images, p.vertical, p.horizontal, i);
-      pack_block(stripe, p.image, k, p.vertical, p.horizontal, a.group * p.depth + a.channel, a.depth,
-                 plan.pitch);
+      pack_block(stripe, p.image, k, p.vertical, p.horizontal, a.group * p.depth + a.channel, a.depth, plan.pitch);
       pack_gradient(panels, p, k, a.group * p.width + a.from, a.columns);
       add_block(p, k, stripe, a.depth, plan.pitch, panels, a.columns, sum, i == begin);
     }

@@ -129,8 +129,7 @@ inline Span block_tokens(const Product& p, const Blocks& b, int64_t t) {
     return {n0 * image, min64(p.images, n0 + b.images) * image};
   }
   const int64_t i0 = (t % image) / p.horizontal.count / b.rows * b.rows;
-  return {n * image + i0 * p.horizontal.count,
-          n * image + min64(p.vertical.count, i0 + b.rows) * p.horizontal.count};
+  return {n * image + i0 * p.horizontal.count, n * image + min64(p.vertical.count, i0 + b.rows) * p.horizontal.count};
 }
 
 // Words of the mask that no block holds alone.
@@ -225,7 +224,8 @@ inline void run_product(const Call& call, const Product& p) {
         } else {
           float* stripe = stripes + thread * stripe_floats;
           find_addresses(p, k, stripe_pitch(k, p.vertical, p.horizontal, depth), at);
-          if (reduction > 0) pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth, depth);
+          if (reduction > 0)
+            pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth, depth);
           source = stripe;
         }
 

@@ -89,7 +89,8 @@ inline void pack_taps(const Call& call, const Product& p, float* target, int64_t
   int64_t tap[9];
   for (int i = 0; i < 9; i++)
     tap[i] = ((p.vertical.kernel_start + i / 3 * p.vertical.kernel_step) * p.kernel_columns +
-              p.horizontal.kernel_start + i % 3 * p.horizontal.kernel_step) * p.tap_step;
+              p.horizontal.kernel_start + i % 3 * p.horizontal.kernel_step) *
+             p.tap_step;
   const int64_t run = 4 * kLanes, runs = ceil_div(depth, run);
   parallel_tasks(call, ceil_div(columns, kPanel) * runs, [&](int64_t task, int) {
     const int64_t c = task / runs * kPanel, width = panel_width(columns, c);
@@ -255,14 +256,15 @@ inline void run_patches(const Call& call, const Product& p) {
             }
           }
           const int64_t first = from + c;
-          write_patches(p, k, products, width,
-                        {slice > 0, last && p.relu, last && p.bias ? p.bias + first : nullptr, first,
-                         min64(width, columns - c)});
+          write_patches(
+              p, k, products, width,
+              {slice > 0, last && p.relu, last && p.bias ? p.bias + first : nullptr, first, min64(width, columns - c)});
         }
         if (last && p.mask && rows_are_whole(p, outputs)) {
           const int64_t all = p.images * p.out_rows * p.out_columns;
           const int64_t t0 = (k.n0 * p.out_rows + 2 * k.i0) * p.out_columns;
-          const int64_t t1 = ((k.n0 + k.images - 1) * p.out_rows + min64(p.out_rows, 2 * (k.i0 + k.rows))) * p.out_columns;
+          const int64_t t1 =
+              ((k.n0 + k.images - 1) * p.out_rows + min64(p.out_rows, 2 * (k.i0 + k.rows))) * p.out_columns;
           pack_positive(p.out, all, p.out_channels, p.mask, ceil_div(t0, 32), t1 == all ? ceil_div(t1, 32) : t1 / 32,
                         from + part, from + stop);
         }

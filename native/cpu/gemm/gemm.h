@@ -48,14 +48,14 @@ struct Product {
 // How a product is cut, from its sizes, strides and the threads.
 struct Cut {
   Left left;
-  bool copy_left;       // the block of A is copied
-  bool right_in_place;  // panels of B are read where they are
-  int64_t panel;        // columns of a panel
-  int64_t group;        // columns of B in the second cache
-  int64_t depth;        // of a block of K
-  int64_t parts;        // of K, summed apart and added at the end
-  int64_t rows, columns;  // of a block of C
-  int64_t down, across;   // blocks of C
+  bool copy_left;                     // the block of A is copied
+  bool right_in_place;                // panels of B are read where they are
+  int64_t panel;                      // columns of a panel
+  int64_t group;                      // columns of B in the second cache
+  int64_t depth;                      // of a block of K
+  int64_t parts;                      // of K, summed apart and added at the end
+  int64_t rows, columns;              // of a block of C
+  int64_t down, across;               // blocks of C
   int64_t left_floats, right_floats;  // scratch of a thread
 
   int64_t tasks() const { return parts * down * across; }
@@ -165,7 +165,8 @@ inline Panel panel_at(const Product& p, const Cut& cut, int64_t rows, int64_t c,
   const bool right_rows = p.b_column == 1 || p.n <= 1;
   panel.columns = min64(cut.panel, c1 - c);
   if (panel.columns < cut.panel && panel.columns > kTileColumns) panel.columns = kTileColumns;  // of a wide one
-  const bool in_place = right_rows && panel.columns % kLanes == 0 && (cut.right_in_place || panel.columns < kTileColumns);
+  const bool in_place =
+      right_rows && panel.columns % kLanes == 0 && (cut.right_in_place || panel.columns < kTileColumns);
   panel.copy = right_rows && !in_place && panel.columns == kTileColumns && rows > kTileRows;
   panel.data = in_place || panel.copy ? p.b + k * p.b_k + c * p.b_column : packed;
   panel.step = in_place || panel.copy ? p.b_k : panel.columns > kLanes ? kTileColumns : kLanes;

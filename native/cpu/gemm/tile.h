@@ -6,17 +6,17 @@ namespace auxgrad {
 namespace {
 
 struct Tile {
-  int64_t depth;       // steps of the reduction
-  const float* left;   // element (row, k) at row * left_step + k, or k * left_step + row
+  int64_t depth;      // steps of the reduction
+  const float* left;  // element (row, k) at row * left_step + k, or k * left_step + row
   int64_t left_step;
   const float* right;  // element (k, column) at k * right_step + column, whole vectors readable
   int64_t right_step;
-  float* copy;         // of a copying kernel: where the panel is left, k * kTileColumns + column, while it is read (and
-                       // its right neighbour fetched)
+  float* copy;  // of a copying kernel: where the panel is left, k * kTileColumns + column, while it is read (and
+                // its right neighbour fetched)
   float* out;
   int64_t out_step;
-  int64_t columns;     // that exist in out; they end in the last vector
-  bool add;            // to out
+  int64_t columns;  // that exist in out; they end in the last vector
+  bool add;         // to out
   // Fetched into the second cache meanwhile, what the tiles to come will read or write: for every kChunk steps
   // `ahead_lines` cache lines, `ahead_line` apart, the next ones `ahead_chunk` on; and one row of a tile at `next_out`.
   const float* ahead;
@@ -136,7 +136,8 @@ inline const TileKernel* tile_kernels_of(int64_t columns, bool copy) {
   if constexpr (kWideVecs > 0) {
     if (columns > kTileColumns) return kTileKernels<kWideRows, kWideVecs, L, false>.of_rows;
   }
-  if (columns > kLanes) return copy ? kTileKernels<kTileRows, 2, L, true>.of_rows : kTileKernels<kTileRows, 2, L, false>.of_rows;
+  if (columns > kLanes)
+    return copy ? kTileKernels<kTileRows, 2, L, true>.of_rows : kTileKernels<kTileRows, 2, L, false>.of_rows;
   return kTileKernels<kTileRows, 1, L, false>.of_rows;
 }
 

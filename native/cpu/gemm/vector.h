@@ -32,7 +32,7 @@ constexpr int kLanes = 4, kTileRows = 4, kTileVecs = 2, kWideRows = 0, kWideVecs
 constexpr int kTileColumns = kTileVecs * kLanes;
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
-typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t IntVec __attribute__((vector_size(4 * kLanes)));
 
 inline Vec vec_load(const float* p) {
   Vec v;

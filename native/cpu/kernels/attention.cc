@@ -14,11 +14,11 @@ namespace {
 constexpr int64_t kQueries = kTileRows * (64 / kTileRows);      // query rows of a tile
 constexpr int64_t kKeys = kTileColumns * (128 / kTileColumns);  // keys of a tile
 constexpr int64_t kScores = kKeys + kPad;                       // floats from row to row of a tile of scores
-constexpr int kWidth = 16;                                      // sums along a row run in 16 lanes, whatever the registers
+constexpr int kWidth = 16;  // sums along a row run in 16 lanes, whatever the registers
 
 // c[m, n] (+)= left right over k terms; `right` in panels of kTileColumns.
-inline void multiply(Left order, const float* left, int64_t left_step, const float* right, int64_t m, int64_t n, int64_t k,
-                     float* c, int64_t ldc, bool add) {
+inline void multiply(Left order, const float* left, int64_t left_step, const float* right, int64_t m, int64_t n,
+                     int64_t k, float* c, int64_t ldc, bool add) {
   for (int64_t j = 0; j < n; j += kTileColumns)
     for (int64_t i = 0; i < m; i += kTileRows) {
       Tile t = {};
@@ -55,10 +55,12 @@ struct Matrix {
   }
 
  private:
-  static void panels(const float* from, int64_t depth_step, int64_t column_step, int64_t depth, int64_t columns, float* out) {
+  static void panels(const float* from, int64_t depth_step, int64_t column_step, int64_t depth, int64_t columns,
+                     float* out) {
     for (int64_t j = 0; j < columns; j += kTileColumns, out += kTileColumns * depth) {
       const float* panel = from + j * column_step;
-      if (column_step == 1 && columns - j >= kTileColumns) copy_rows(panel, depth_step, 1, depth, kTileColumns, out, kTileColumns, 0, 0);
+      if (column_step == 1 && columns - j >= kTileColumns)
+        copy_rows(panel, depth_step, 1, depth, kTileColumns, out, kTileColumns, 0, 0);
       else pack_right(panel, depth_step, column_step, depth, min64(kTileColumns, columns - j), kTileColumns, out);
     }
   }
@@ -72,9 +74,20 @@ struct Attention {
   bool causal;
 
   explicit Attention(const Call& c, int first = 0)
-      : call(c), q(c.in[first]), k(c.in[first + 1]), v(c.in[first + 2]), mask(c.in[first + 3]), key(c.in[first + 4]),
-        heads(q.shape[1]), rows(q.shape[2]), keys(k.shape[2]), depth(q.shape[3]), width(v.shape[3]),
-        scale(c.real(0)), dropout(c.real(2)), causal(c.integer(1) != 0) {}
+      : call(c),
+        q(c.in[first]),
+        k(c.in[first + 1]),
+        v(c.in[first + 2]),
+        mask(c.in[first + 3]),
+        key(c.in[first + 4]),
+        heads(q.shape[1]),
+        rows(q.shape[2]),
+        keys(k.shape[2]),
+        depth(q.shape[3]),
+        width(v.shape[3]),
+        scale(c.real(0)),
+        dropout(c.real(2)),
+        causal(c.integer(1) != 0) {}
 
   int64_t batches() const { return q.shape[0] * heads; }
   int64_t row_tiles() const { return ceil_div(rows, kQueries); }
@@ -92,7 +105,8 @@ struct Attention {
       if (causal)
         for (int64_t j = max64(0, t0 + r + 1 - s0); j < ns; j++) row[j] = -__builtin_inff();
       if (!mask) continue;
-      const int64_t at = i / heads * mask.stride[0] + i % heads * mask.stride[1] + (t0 + r) * mask.stride[2] + s0 * mask.stride[3];
+      const int64_t at =
+          i / heads * mask.stride[0] + i % heads * mask.stride[1] + (t0 + r) * mask.stride[2] + s0 * mask.stride[3];
       if (mask.dtype == DType::boolean)
         for (int64_t j = 0; j < ns; j++) row[j] = mask.u8()[at + j * mask.stride[3]] ? row[j] : -__builtin_inff();
       else
@@ -127,7 +141,8 @@ inline int64_t panel(int64_t columns, int64_t depth) { return round_up(columns, 
 
 int64_t forward_floats(const Attention& a) {
   return round_up(copied(kQueries, a.depth) + panel(kKeys, a.depth) + kQueries * kScores + panel(a.width, kKeys) +
-                      kQueries * a.width + 2 * kQueries, 16);
+                      kQueries * a.width + 2 * kQueries,
+                  16);
 }
 int64_t forward_scratch(const Call& call, int threads) {
   return threads * forward_floats(Attention(call)) * static_cast<int64_t>(sizeof(float));
@@ -192,8 +207,9 @@ bool attention(const Call& call) {
 
 int64_t backward_floats(const Attention& a) {
   return round_up(a.rows + copied(kQueries, a.depth) + copied(kQueries, a.width) + panel(kKeys, a.depth) +
-                      panel(kKeys, a.width) + panel(a.depth, kKeys) + 2 * kQueries * kScores + panel(a.depth, kQueries) +
-                      panel(a.width, kQueries), 16);
+                      panel(kKeys, a.width) + panel(a.depth, kKeys) + 2 * kQueries * kScores +
+                      panel(a.depth, kQueries) + panel(a.width, kQueries),
+                  16);
 }
 int64_t backward_scratch(const Call& call, int threads) {
   return threads * backward_floats(Attention(call, 1)) * static_cast<int64_t>(sizeof(float));
@@ -215,12 +231,12 @@ bool attention_grad(const Call& call) {
     float* delta = static_cast<float*>(call.scratch) + thread * space;
     float* queries = delta + a.rows;
     float* upstream = queries + copied(kQueries, D);
-    float* keys = upstream + copied(kQueries, E);      // transposed: for the scores
-    float* values = keys + panel(kKeys, D);            // transposed: for the gradients of the weights
-    float* key_columns = values + panel(kKeys, E);     // for dq
+    float* keys = upstream + copied(kQueries, E);   // transposed: for the scores
+    float* values = keys + panel(kKeys, D);         // transposed: for the gradients of the weights
+    float* key_columns = values + panel(kKeys, E);  // for dq
     float* p = key_columns + panel(D, kKeys);
     float* ds = p + kQueries * kScores;
-    float* query_columns = ds + kQueries * kScores;    // for dk
+    float* query_columns = ds + kQueries * kScores;                // for dk
     float* upstream_columns = query_columns + panel(D, kQueries);  // for dv
     for (int64_t t = 0; t < a.rows; t++) {
       float dot = 0;

@@ -4,17 +4,17 @@
 namespace auxgrad {
 namespace {
 
-#define ARITHMETIC(name, expression)                                                                              \
-  bool name(const Call& call) {                                                                                   \
-    if (call.in[0].dtype == DType::i32)                                                                           \
-      map2<int32_t, int32_t>(call, call.in[0], call.in[1], call.out[0], [](int32_t a, int32_t b) -> int32_t { return expression; }); \
-    else                                                                                                          \
-      map2<float, float>(call, call.in[0], call.in[1], call.out[0], [](float a, float b) { return expression; }); \
-    return true;                                                                                                  \
+#define ARITHMETIC(name, expression)                                                                                 \
+  bool name(const Call& call) {                                                                                      \
+    if (call.in[0].dtype == DType::i32)                                                                              \
+      map2<int32_t, int32_t>(call, call.in[0], call.in[1], call.out[0],                                              \
+                             [](int32_t a, int32_t b) -> int32_t { return expression; });                            \
+    else map2<float, float>(call, call.in[0], call.in[1], call.out[0], [](float a, float b) { return expression; }); \
+    return true;                                                                                                     \
   }
 ARITHMETIC(add, a + b)
 ARITHMETIC(sub, a - b)
-ARITHMETIC(mul, a * b)
+ARITHMETIC(mul, a* b)
 ARITHMETIC(maximum, a != a ? a : (a < b || b != b ? b : a))
 ARITHMETIC(minimum, a != a ? a : (b < a || b != b ? b : a))
 #undef ARITHMETIC
@@ -30,12 +30,13 @@ bool ratio(const Call& call) {
   return true;
 }
 
-#define LOGICAL(name, expression)                                                                                        \
-  bool name(const Call& call) {                                                                                          \
-    map2<uint8_t, uint8_t>(call, call.in[0], call.in[1], call.out[0], [](uint8_t a, uint8_t b) -> uint8_t { return expression; }); \
-    return true;                                                                                                         \
+#define LOGICAL(name, expression)                                                       \
+  bool name(const Call& call) {                                                         \
+    map2<uint8_t, uint8_t>(call, call.in[0], call.in[1], call.out[0],                   \
+                           [](uint8_t a, uint8_t b) -> uint8_t { return expression; }); \
+    return true;                                                                        \
   }
-LOGICAL(logical_and, a && b)
+LOGICAL(logical_and, a&& b)
 LOGICAL(logical_or, a || b)
 LOGICAL(logical_xor, !a != !b)
 #undef LOGICAL
@@ -56,13 +57,15 @@ bool power(const Call& call) {
   return true;
 }
 
-#define COMPARISON(name, expression)                                                                                                                     \
-  bool name(const Call& call) {                                                                                                                          \
-    const View &x = call.in[0], &y = call.in[1], &out = call.out[0];                                                                                     \
-    if (x.dtype == DType::f32) map2<float, uint8_t>(call, x, y, out, [](float a, float b) -> uint8_t { return expression; });                            \
-    else if (x.dtype == DType::i32) map2<int32_t, uint8_t>(call, x, y, out, [](int32_t a, int32_t b) -> uint8_t { return expression; });                 \
-    else map2<uint8_t, uint8_t>(call, x, y, out, [](uint8_t a, uint8_t b) -> uint8_t { return expression; });                                            \
-    return true;                                                                                                                                         \
+#define COMPARISON(name, expression)                                                                          \
+  bool name(const Call& call) {                                                                               \
+    const View &x = call.in[0], &y = call.in[1], &out = call.out[0];                                          \
+    if (x.dtype == DType::f32)                                                                                \
+      map2<float, uint8_t>(call, x, y, out, [](float a, float b) -> uint8_t { return expression; });          \
+    else if (x.dtype == DType::i32)                                                                           \
+      map2<int32_t, uint8_t>(call, x, y, out, [](int32_t a, int32_t b) -> uint8_t { return expression; });    \
+    else map2<uint8_t, uint8_t>(call, x, y, out, [](uint8_t a, uint8_t b) -> uint8_t { return expression; }); \
+    return true;                                                                                              \
   }
 COMPARISON(equal, a == b)
 COMPARISON(not_equal, a != b)
@@ -76,7 +79,7 @@ COMPARISON(greater_equal, a >= b)
 bool where(const Call& call) {
   const View &c = call.in[0], &a = call.in[1], &b = call.in[2], &y = call.out[0];
   const View* const operands[3] = {&c, &a, &b};
-  for_rows(call, y, operands, [&](const int64_t (&offset)[3], const int64_t (&step)[3], int64_t at, int64_t n) {
+  for_rows(call, y, operands, [&](const int64_t(&offset)[3], const int64_t(&step)[3], int64_t at, int64_t n) {
     const uint8_t* yes = c.u8() + offset[0];
     const uint32_t *p = a.u32() + offset[1], *q = b.u32() + offset[2];
     uint32_t* out = y.u32() + at;

@@ -23,9 +23,10 @@ bool code2_pack(const Call& call) {
   const auto range = [&](int64_t group) {
     range_of(x.f32() + group * span * channels, span * channels, ranges.f32() + 2 * group);
   };
-  if (span > 1) parallel_ranges(call, tokens / span, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) range(i);
-  });
+  if (span > 1)
+    parallel_ranges(call, tokens / span, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i++) range(i);
+    });
   parallel_ranges(call, words, grain, [&](int64_t begin, int64_t end) {
     for (int64_t w = begin; w < end; w++) {
       if (span == 1)

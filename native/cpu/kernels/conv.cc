@@ -14,18 +14,22 @@ struct Attributes {
 };
 
 inline Attributes attributes(const Call& call) {
-  return {{call.integer(0), call.integer(1)}, {call.integer(2), call.integer(3)},
-          {call.integer(4), call.integer(5)}, call.integer(6)};
+  return {{call.integer(0), call.integer(1)},
+          {call.integer(2), call.integer(3)},
+          {call.integer(4), call.integer(5)},
+          call.integer(6)};
 }
 
 inline Image image_of(const View& v) { return {v.f32(), v.shape[1], v.shape[2], v.shape[3]}; }
 
-inline bool is_depthwise(const View& w, const Attributes& a) { return w.shape[3] == 1 && w.shape[0] == a.groups && a.groups > 1; }
+inline bool is_depthwise(const View& w, const Attributes& a) {
+  return w.shape[3] == 1 && w.shape[0] == a.groups && a.groups > 1;
+}
 
 // A 1x1 kernel at stride 1 without padding sees no neighbours: all positions make one row.
 inline bool is_pointwise(const View& w, const Attributes& a, const View& x, const View& y) {
-  return w.shape[1] == 1 && w.shape[2] == 1 && a.stride[0] == 1 && a.stride[1] == 1 && a.pad[0] == 0 &&
-         a.pad[1] == 0 && x.shape[1] == y.shape[1] && x.shape[2] == y.shape[2];
+  return w.shape[1] == 1 && w.shape[2] == 1 && a.stride[0] == 1 && a.stride[1] == 1 && a.pad[0] == 0 && a.pad[1] == 0 &&
+         x.shape[1] == y.shape[1] && x.shape[2] == y.shape[2];
 }
 
 // Whether the views of a call make a convolution: what keeps reads and writes inside of them.
@@ -35,11 +39,12 @@ inline bool check(const Call& call, const View& x, const View& w, const View& y)
                     a.stride[1] >= 1 && a.dilation[0] >= 1 && a.dilation[1] >= 1 && x.shape[0] == y.shape[0] &&
                     w.shape[3] * a.groups == x.shape[3] && w.shape[0] == y.shape[3] && w.shape[0] % a.groups == 0;
   if (fits && x.contiguous() && w.contiguous() && y.contiguous()) return true;
-  return call.failure->set(ErrorCode::invalid_argument,
-                           "conv2d: expected contiguous x [N,H,W,C], w [O,KH,KW,C/groups] and y [N,P,Q,O] that fit, got "
-                           "C = %lld, w of %lld inputs, O = %lld, groups = %lld",
-                           static_cast<long long>(x.shape[3]), static_cast<long long>(w.shape[3]),
-                           static_cast<long long>(y.shape[3]), static_cast<long long>(a.groups));
+  return call.failure->set(
+      ErrorCode::invalid_argument,
+      "conv2d: expected contiguous x [N,H,W,C], w [O,KH,KW,C/groups] and y [N,P,Q,O] that fit, got "
+      "C = %lld, w of %lld inputs, O = %lld, groups = %lld",
+      static_cast<long long>(x.shape[3]), static_cast<long long>(w.shape[3]), static_cast<long long>(y.shape[3]),
+      static_cast<long long>(a.groups));
 }
 
 inline Product forward_product(const Call& call) {
@@ -109,8 +114,19 @@ bool conv2d(const Call& call) {
     run(call, p);
     return true;
   }
-  Depthwise d = {image_of(x), x.shape[0], {}, {}, y.f32(), y.shape[1], y.shape[2], w.f32(), w.shape[1], w.shape[2],
-                 bias.f32(), relu, call.n_out > 2 ? call.out[2].u32() : nullptr};
+  Depthwise d = {image_of(x),
+                 x.shape[0],
+                 {},
+                 {},
+                 y.f32(),
+                 y.shape[1],
+                 y.shape[2],
+                 w.f32(),
+                 w.shape[1],
+                 w.shape[2],
+                 bias.f32(),
+                 relu,
+                 call.n_out > 2 ? call.out[2].u32() : nullptr};
   d.vertical = forward_axis(y.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0]);
   d.horizontal = forward_axis(y.shape[2], w.shape[2], a.stride[1], a.pad[1], a.dilation[1]);
   set_auxiliary(call, d.image);
@@ -185,9 +201,21 @@ inline bool is_narrow(const Call& call) {
 inline Narrow narrow_gradient(const Call& call) {
   const View &dy = call.in[0], &w = call.in[1], &dx = call.out[0];
   const Attributes a = attributes(call);
-  return {dy.f32(), dx.f32(), w.f32(), dx.shape[0], dx.shape[1], dx.shape[2], dx.shape[3],
-          dy.shape[1], dy.shape[2], dy.shape[3], w.shape[1], w.shape[2],
-          {a.stride[0], a.stride[1]}, {a.pad[0], a.pad[1]}, a.dilation[0]};
+  return {dy.f32(),
+          dx.f32(),
+          w.f32(),
+          dx.shape[0],
+          dx.shape[1],
+          dx.shape[2],
+          dx.shape[3],
+          dy.shape[1],
+          dy.shape[2],
+          dy.shape[3],
+          w.shape[1],
+          w.shape[2],
+          {a.stride[0], a.stride[1]},
+          {a.pad[0], a.pad[1]},
+          a.dilation[0]};
 }
 
 // conv2d_input_grad: dy, w -> dx
@@ -203,8 +231,8 @@ bool conv2d_input_grad(const Call& call) {
     each_gradient_product(call, [&](const Product& p) { run(call, p); });
     return true;
   }
-  Depthwise d = {image_of(dy), dy.shape[0], {}, {}, dx.f32(), dx.shape[1], dx.shape[2], w.f32(), w.shape[1], w.shape[2],
-                 nullptr, false, nullptr};
+  Depthwise d = {image_of(dy), dy.shape[0], {},         {},      dx.f32(), dx.shape[1], dx.shape[2],
+                 w.f32(),      w.shape[1],  w.shape[2], nullptr, false,    nullptr};
   run_depthwise(call, d, [&](Depthwise& own, int64_t row, const auto& run_row) {
     own.vertical = gradient_axis(dx.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0], row % a.stride[0]);
     for (int64_t j = 0; j < a.stride[1]; j++) {
@@ -250,9 +278,12 @@ inline WeightGradient weight_gradient(const Call& call) {
 inline DepthwiseGradient depthwise_gradient(const Call& call) {
   const View &dy = call.in[0], &x = call.in[1], &dw = call.out[0];
   const Attributes a = attributes(call);
-  return {image_of(x), x.shape[0],
+  return {image_of(x),
+          x.shape[0],
           forward_axis(dy.shape[1], dw.shape[1], a.stride[0], a.pad[0], a.dilation[0]),
-          forward_axis(dy.shape[2], dw.shape[2], a.stride[1], a.pad[1], a.dilation[1]), dy.f32(), dw.f32()};
+          forward_axis(dy.shape[2], dw.shape[2], a.stride[1], a.pad[1], a.dilation[1]),
+          dy.f32(),
+          dw.f32()};
 }
 
 // conv2d_weight_grad: dy, x -> dw
@@ -271,6 +302,5 @@ int64_t conv2d_weight_grad_scratch(const Call& call, int threads) {
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"conv2d", conv2d, conv2d_scratch},
-                {"conv2d_input_grad", conv2d_input_grad, conv2d_input_grad_scratch},
+AUXGRAD_KERNELS({"conv2d", conv2d, conv2d_scratch}, {"conv2d_input_grad", conv2d_input_grad, conv2d_input_grad_scratch},
                 {"conv2d_weight_grad", conv2d_weight_grad, conv2d_weight_grad_scratch})

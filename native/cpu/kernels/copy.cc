@@ -40,7 +40,8 @@ bool copy_transposed(const Call& call) {
   for (int axis = 0; axis < last; axis++)
     if (x.stride[axis] == 1 && x.shape[axis] >= kLanes) dense = axis;
   if (dense < 0 || x.stride[last] <= 1 || x.shape[last] < kLanes) return false;
-  const int64_t rows = x.shape[dense], columns = x.shape[last], pitch = x.count(dense + 1, x.rank), step = x.stride[last];
+  const int64_t rows = x.shape[dense], columns = x.shape[last], pitch = x.count(dense + 1, x.rank),
+                step = x.stride[last];
   const int64_t row_blocks = ceil_div(rows, kLanes), outer = y.count() / (rows * columns);
   const int64_t run = max64(kLanes, min64(columns, 4096 / kLanes)), runs = ceil_div(columns, run);
   parallel_ranges(call, outer * row_blocks * runs, max64(1, 32768 / (run * kLanes)), [&](int64_t begin, int64_t end) {

@@ -12,7 +12,8 @@ void copy_to(const Call& call, const View& x, E* y, const int64_t* y_stride) {
   // The longest run of last axes that lie contiguously on both sides is one memcpy.
   int outer = x.rank;
   int64_t run = 1;
-  while (outer > 0 && (x.shape[outer - 1] == 1 || (x.stride[outer - 1] == run && y_stride[outer - 1] == run))) run *= x.shape[--outer];
+  while (outer > 0 && (x.shape[outer - 1] == 1 || (x.stride[outer - 1] == run && y_stride[outer - 1] == run)))
+    run *= x.shape[--outer];
   const bool runs = outer < x.rank || outer == 0;
   const int last = runs ? outer : outer - 1;  // axes walked row by row
   const int64_t inner = runs ? run : x.shape[last];
@@ -199,7 +200,8 @@ void gather_elements(const Call& call, int axis) {
       }
       const E* from = static_cast<const E*>(x.data) + offset;
       for (int64_t i = 0; i < inner; i++)
-        static_cast<E*>(call.out[0].data)[row * inner + i] = from[index.i32()[row * inner + i] * x.stride[axis] + i * step];
+        static_cast<E*>(call.out[0].data)[row * inner + i] =
+            from[index.i32()[row * inner + i] * x.stride[axis] + i * step];
     }
   });
 }

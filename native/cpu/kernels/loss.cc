@@ -8,8 +8,9 @@ namespace {
 // numbers: weight of the positive class
 bool bce_with_logits(const Call& call) {
   const float weight = call.real(0);
-  map2<float, float>(call, call.in[0], call.in[1], call.out[0],
-                     [=](float x, float y) { return (1.0f - y) * x + (1.0f + (weight - 1.0f) * y) * softplus_f32(-x); });
+  map2<float, float>(call, call.in[0], call.in[1], call.out[0], [=](float x, float y) {
+    return (1.0f - y) * x + (1.0f + (weight - 1.0f) * y) * softplus_f32(-x);
+  });
   return true;
 }
 
@@ -18,7 +19,7 @@ bool bce_with_logits_grad(const Call& call) {
   const View &g = call.in[0], &x = call.in[1], &y = call.in[2], &dx = call.out[0];
   const float weight = call.real(0);
   const View* const operands[3] = {&g, &x, &y};
-  for_rows(call, dx, operands, [&](const int64_t (&offset)[3], const int64_t (&step)[3], int64_t at, int64_t n) {
+  for_rows(call, dx, operands, [&](const int64_t(&offset)[3], const int64_t(&step)[3], int64_t at, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
       const float target = y.f32()[offset[2] + i * step[2]], p = sigmoid_f32(x.f32()[offset[1] + i * step[1]]);
       // For weight 1 this is p - target.

@@ -30,20 +30,26 @@ bool batch_norm_stats(const Call& call) {
   float* shift = reinterpret_cast<float*>(static_cast<char*>(call.scratch) + channel_scratch(x));
   sample_mean(x.f32(), rows, channels, shift);
   if (rows > 0)
-    channel_sums(call, rows, channels, [&](int64_t r, float* a, float* b) {
-      const float* row = x.f32() + r * channels;
-      for (int64_t c = 0; c < channels; c++) {
-        const float d = row[c] - shift[c];
-        a[c] += d;
-        b[c] += d * d;
-      }
-    }, sum, squares);
+    channel_sums(
+        call, rows, channels,
+        [&](int64_t r, float* a, float* b) {
+          const float* row = x.f32() + r * channels;
+          for (int64_t c = 0; c < channels; c++) {
+            const float d = row[c] - shift[c];
+            a[c] += d;
+            b[c] += d * d;
+          }
+        },
+        sum, squares);
   for (int64_t c = 0; c < channels; c++) {
     const double n = static_cast<double>(rows), mean = rows ? sum[c] / n : 0;
     const double var = rows ? squares[c] / n - mean * mean : 0;
     call.out[0].f32()[c] = static_cast<float>(shift[c] + mean);
     call.out[1].f32()[c] = static_cast<float>(var > 0 ? var : var == var ? 0 : var);
-    call.out[2].f32()[c] = static_cast<float>(1 / __builtin_sqrt((var > 0 ? var : var == var ? 0 : var) + call.number[0]));
+    call.out[2].f32()[c] = static_cast<float>(1 / __builtin_sqrt((var > 0      ? var
+                                                                  : var == var ? 0
+                                                                               : var) +
+                                                                 call.number[0]));
   }
   return true;
 }
@@ -76,13 +82,16 @@ bool batch_norm_grad(const Call& call) {
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   const float *dy = call.in[0].f32(), *mean = call.in[2].f32(), *rstd = call.in[3].f32(), *gamma = call.in[4].f32();
   double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
-  channel_sums(call, rows, channels, [&](int64_t r, float* a, float* b) {
-    const float *g = dy + r * channels, *row = x.f32() + r * channels;
-    for (int64_t c = 0; c < channels; c++) {
-      a[c] += g[c];
-      b[c] += g[c] * ((row[c] - mean[c]) * rstd[c]);
-    }
-  }, sum, dot);
+  channel_sums(
+      call, rows, channels,
+      [&](int64_t r, float* a, float* b) {
+        const float *g = dy + r * channels, *row = x.f32() + r * channels;
+        for (int64_t c = 0; c < channels; c++) {
+          a[c] += g[c];
+          b[c] += g[c] * ((row[c] - mean[c]) * rstd[c]);
+        }
+      },
+      sum, dot);
   float *dgamma = call.out[1].f32(), *dbeta = call.out[2].f32();
   for (int64_t c = 0; c < channels; c++) {
     dgamma[c] = static_cast<float>(dot[c]);
@@ -137,13 +146,16 @@ bool layer_norm_grad(const Call& call) {
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   const float *dy = call.in[0].f32(), *mean = call.in[2].f32(), *rstd = call.in[3].f32(), *gamma = call.in[4].f32();
   double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
-  channel_sums(call, rows, channels, [&](int64_t r, float* a, float* b) {
-    const float *g = dy + r * channels, *row = x.f32() + r * channels;
-    for (int64_t c = 0; c < channels; c++) {
-      a[c] += g[c];
-      b[c] += g[c] * ((row[c] - mean[r]) * rstd[r]);
-    }
-  }, sum, dot);
+  channel_sums(
+      call, rows, channels,
+      [&](int64_t r, float* a, float* b) {
+        const float *g = dy + r * channels, *row = x.f32() + r * channels;
+        for (int64_t c = 0; c < channels; c++) {
+          a[c] += g[c];
+          b[c] += g[c] * ((row[c] - mean[r]) * rstd[r]);
+        }
+      },
+      sum, dot);
   for (int64_t c = 0; c < channels; c++) {
     call.out[1].f32()[c] = static_cast<float>(dot[c]);
     call.out[2].f32()[c] = static_cast<float>(sum[c]);
@@ -154,12 +166,14 @@ bool layer_norm_grad(const Call& call) {
       float* dx = call.out[0].f32() + r * channels;
       const Vec middle = broadcast(mean[r]), scale = broadcast(rstd[r]);
       const double n = static_cast<double>(channels);
-      const Vec a = broadcast(static_cast<float>(sum_terms(channels, [&](int64_t c, auto lanes) {
-        return lanes.load(g + c) * lanes.load(gamma + c);
-      }) / n));
-      const Vec b = broadcast(static_cast<float>(sum_terms(channels, [&](int64_t c, auto lanes) {
-        return lanes.load(g + c) * lanes.load(gamma + c) * ((lanes.load(row + c) - middle) * scale);
-      }) / n));
+      const Vec a = broadcast(static_cast<float>(
+          sum_terms(channels, [&](int64_t c, auto lanes) { return lanes.load(g + c) * lanes.load(gamma + c); }) / n));
+      const Vec b = broadcast(static_cast<float>(sum_terms(channels,
+                                                           [&](int64_t c, auto lanes) {
+                                                             return lanes.load(g + c) * lanes.load(gamma + c) *
+                                                                    ((lanes.load(row + c) - middle) * scale);
+                                                           }) /
+                                                 n));
       each_vector(0, channels, [&](int64_t c, auto lanes) {
         const Vec normal = (lanes.load(row + c) - middle) * scale;
         lanes.store(dx + c, scale * (lanes.load(g + c) * lanes.load(gamma + c) - a - normal * b));

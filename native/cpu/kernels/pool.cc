@@ -166,7 +166,8 @@ bool max_pool2d_grad(const Call& call) {
           const int64_t kw = h.tap(q, j);
           if (kw < 0) continue;
           if (count == kReaders) add();
-          readers[count++] = {((n * v.outputs + p) * h.outputs + q) * channels, static_cast<int32_t>(kh * h.kernel + kw)};
+          readers[count++] = {((n * v.outputs + p) * h.outputs + q) * channels,
+                              static_cast<int32_t>(kh * h.kernel + kw)};
         }
       }
       if (first || count > 0) add();
@@ -187,36 +188,38 @@ void average(const Call& call, const Windows& v, const Windows& h, bool padding_
   // Few outputs with large windows (global pooling): cut the channels too.
   const int64_t cut = 256, cuts = ceil_div(channels, cut);
   const int64_t window = max64(1, v.inputs / max64(1, v.outputs)) * max64(1, h.inputs / max64(1, h.outputs));
-  each_row(call, y.shape[0] * v.outputs, cuts, h.outputs * min64(channels, cut) * window, [&](int64_t row, int64_t part) {
-    const int64_t n = row / v.outputs, p = row % v.outputs;
-    const Range a = v.taps(p);
-    for (int64_t q = 0; q < h.outputs; q++) {
-      const Range b = h.taps(q);
-      const Vec scale = broadcast(share(v, h, a, b, padding_counts));
-      const float* corner = x.f32() + ((n * v.inputs + v.start(p)) * h.inputs + h.start(q)) * channels;
-      float* out = y.f32() + (row * h.outputs + q) * channels;
-      const int64_t end = min64(channels, part * cut + cut);
-      int64_t c = part * cut;
-      // Several vectors side by side: memory is read in long runs.
-      constexpr int kSide = 8;
-      for (; c + kSide * kLanes <= end; c += kSide * kLanes) {
-        Vec sums[kSide] = {};
-        for (int64_t i = a.begin; i < a.end; i++)
-          for (int64_t j = b.begin; j < b.end; j++) {
-            const float* from = corner + (i * h.inputs + j) * channels + c;
-            AUXGRAD_UNROLL
-            for (int k = 0; k < kSide; k++) sums[k] += load(from + k * kLanes);
-          }
-        for (int k = 0; k < kSide; k++) store(out + c + k * kLanes, sums[k] * scale);
-      }
-      each_vector(c, end, [&](int64_t c1, auto lanes) {
-        Vec sum = {};
-        for (int64_t i = a.begin; i < a.end; i++)
-          for (int64_t j = b.begin; j < b.end; j++) sum += lanes.load(corner + (i * h.inputs + j) * channels + c1);
-        lanes.store(out + c1, sum * scale);
-      });
-    }
-  });
+  each_row(call, y.shape[0] * v.outputs, cuts, h.outputs * min64(channels, cut) * window,
+           [&](int64_t row, int64_t part) {
+             const int64_t n = row / v.outputs, p = row % v.outputs;
+             const Range a = v.taps(p);
+             for (int64_t q = 0; q < h.outputs; q++) {
+               const Range b = h.taps(q);
+               const Vec scale = broadcast(share(v, h, a, b, padding_counts));
+               const float* corner = x.f32() + ((n * v.inputs + v.start(p)) * h.inputs + h.start(q)) * channels;
+               float* out = y.f32() + (row * h.outputs + q) * channels;
+               const int64_t end = min64(channels, part * cut + cut);
+               int64_t c = part * cut;
+               // Several vectors side by side: memory is read in long runs.
+               constexpr int kSide = 8;
+               for (; c + kSide * kLanes <= end; c += kSide * kLanes) {
+                 Vec sums[kSide] = {};
+                 for (int64_t i = a.begin; i < a.end; i++)
+                   for (int64_t j = b.begin; j < b.end; j++) {
+                     const float* from = corner + (i * h.inputs + j) * channels + c;
+                     AUXGRAD_UNROLL
+                     for (int k = 0; k < kSide; k++) sums[k] += load(from + k * kLanes);
+                   }
+                 for (int k = 0; k < kSide; k++) store(out + c + k * kLanes, sums[k] * scale);
+               }
+               each_vector(c, end, [&](int64_t c1, auto lanes) {
+                 Vec sum = {};
+                 for (int64_t i = a.begin; i < a.end; i++)
+                   for (int64_t j = b.begin; j < b.end; j++)
+                     sum += lanes.load(corner + (i * h.inputs + j) * channels + c1);
+                 lanes.store(out + c1, sum * scale);
+               });
+             }
+           });
 }
 
 void average_grad(const Call& call, const Windows& v, const Windows& h, bool padding_counts) {
@@ -249,7 +252,8 @@ inline bool check_average(const Call& call, const View& x, const View& y) {
   if (!check_pool(call, x, y)) return false;
   for (int i = 0; i < 4; i++)
     if (call.integer(i) < 1)
-      return call.failure->set(ErrorCode::invalid_argument, "avg_pool2d: expected a positive window and stride, got %lld",
+      return call.failure->set(ErrorCode::invalid_argument,
+                               "avg_pool2d: expected a positive window and stride, got %lld",
                                static_cast<long long>(call.integer(i)));
   return true;
 }

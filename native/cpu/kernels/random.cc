@@ -52,7 +52,8 @@ bool random_uniform(const Call& call) {
 bool random_integer(const Call& call) {
   const int64_t low = call.integer(1);
   const uint64_t range = static_cast<uint64_t>(call.integer(2));
-  generate_each<int32_t>(call, [=](uint32_t w) { return static_cast<int32_t>(low + static_cast<int64_t>((w * range) >> 32)); });
+  generate_each<int32_t>(
+      call, [=](uint32_t w) { return static_cast<int32_t>(low + static_cast<int64_t>((w * range) >> 32)); });
   return true;
 }
 
@@ -68,7 +69,8 @@ bool random_normal(const Call& call) {
       const int32_t q = static_cast<int32_t>(turn + 0.5f);
       const float r = (turn - static_cast<float>(q)) * 1.57079633f, z = r * r;
       const float s = r + r * z * (-1.6666654611e-1f + z * (8.3321608736e-3f - z * 1.9515295891e-4f));
-      const float c = 1.0f - 0.5f * z + z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
+      const float c =
+          1.0f - 0.5f * z + z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
       const float sine = q & 1 ? c : s, cosine = q & 1 ? s : c;
       values[2 * i] = mean + radius * ((q + 1) & 2 ? -cosine : cosine);
       values[2 * i + 1] = mean + radius * (q & 2 ? -sine : sine);
@@ -105,10 +107,12 @@ inline float inverse_erf(float x, float log_rest) {
 // the same of b. By inversion, so each element takes one word.
 bool random_truncated_normal(const Call& call) {
   const double from = call.number[5], range = call.number[6] - from;
-  const float mean = call.real(1), scale = static_cast<float>(call.number[2] * 1.4142135623730951), a = call.real(3), b = call.real(4);
+  const float mean = call.real(1), scale = static_cast<float>(call.number[2] * 1.4142135623730951), a = call.real(3),
+              b = call.real(4);
   generate_each<float>(call, [=](uint32_t w) {
     const double x = from + (static_cast<double>(w) + 0.5) * (1.0 / 4294967296.0) * range;
-    const float v = mean + scale * inverse_erf(static_cast<float>(x), log_f32(static_cast<float>((1.0 - x) * (1.0 + x))));
+    const float v =
+        mean + scale * inverse_erf(static_cast<float>(x), log_f32(static_cast<float>((1.0 - x) * (1.0 + x))));
     return v < a ? a : (v > b ? b : v);
   });
   return true;
@@ -117,7 +121,8 @@ bool random_truncated_normal(const Call& call) {
 // dropout: x, key -> y = x keep / (1 - p), keep = uniform >= p; numbers: stream, p. Its own gradient, on dy.
 bool dropout(const Call& call) {
   const Stream stream = stream_of(call.in[1], call.number[0]);
-  const float *x = call.in[0].f32(), p = call.real(1), scale = p < 1 ? static_cast<float>(1 / (1 - call.number[1])) : 0.0f;
+  const float *x = call.in[0].f32(), p = call.real(1),
+              scale = p < 1 ? static_cast<float>(1 / (1 - call.number[1])) : 0.0f;
   float* y = call.out[0].f32();
   parallel_ranges(call, call.out[0].count(), kGrain, [&](int64_t begin, int64_t end) {
     uint32_t words[kGroup];

@@ -162,14 +162,20 @@ void float_sum(const Call& call, const Scale& scale) {
   const double factor = scale(split_axes(call, call.in[0]).terms);
   const auto end = [&](int64_t o, double s) { y.f32()[o] = static_cast<float>(s * factor); };
   if (is_column_sum(call)) column_sum(call, factor);
-  else if (is_row_reduction(call)) reduce_rows(call, row_sum, [](double a, double b) { return a + b; }, end);
-  else reduce<float>(call, 0.0, [](double s, float v) { return s + v; }, [&](int64_t o, double s, int64_t) { end(o, s); });
+  else if (is_row_reduction(call))
+    reduce_rows(
+        call, row_sum, [](double a, double b) { return a + b; }, end);
+  else
+    reduce<float>(
+        call, 0.0, [](double s, float v) { return s + v; }, [&](int64_t o, double s, int64_t) { end(o, s); });
 }
 
 bool sum(const Call& call) {
   const View& y = call.out[0];
   if (call.in[0].dtype == DType::i32)
-    reduce<int32_t>(call, int64_t{0}, [](int64_t s, int32_t v) { return s + v; }, [&](int64_t o, int64_t s, int64_t) { y.i32()[o] = static_cast<int32_t>(s); });
+    reduce<int32_t>(
+        call, int64_t{0}, [](int64_t s, int32_t v) { return s + v; },
+        [&](int64_t o, int64_t s, int64_t) { y.i32()[o] = static_cast<int32_t>(s); });
   else float_sum(call, [](int64_t) { return 1.0; });
   return true;
 }
@@ -207,7 +213,9 @@ template <bool kMax>
 bool extreme(const Call& call) {
   const View& y = call.out[0];
   if (call.in[0].dtype == DType::i32)
-    reduce<int32_t>(call, kMax ? INT32_MIN : INT32_MAX, [](int32_t s, int32_t v) { return (kMax ? v > s : v < s) ? v : s; }, [&](int64_t o, int32_t s, int64_t) { y.i32()[o] = s; });
+    reduce<int32_t>(
+        call, kMax ? INT32_MIN : INT32_MAX, [](int32_t s, int32_t v) { return (kMax ? v > s : v < s) ? v : s; },
+        [&](int64_t o, int32_t s, int64_t) { y.i32()[o] = s; });
   else if (is_column_sum(call)) column_extreme<kMax>(call);
   else if (is_row_reduction(call))
     reduce_rows(
@@ -220,7 +228,10 @@ bool extreme(const Call& call) {
         [](double a, double b) { return a != a ? a : ((kMax ? b > a : b < a) || b != b ? b : a); },
         [&](int64_t o, double s) { y.f32()[o] = static_cast<float>(s); });
   else
-    reduce<float>(call, kMax ? -__builtin_inff() : __builtin_inff(), [](float s, float v) { return s != s ? s : ((kMax ? v > s : v < s) || v != v ? v : s); }, [&](int64_t o, float s, int64_t) { y.f32()[o] = s; });
+    reduce<float>(
+        call, kMax ? -__builtin_inff() : __builtin_inff(),
+        [](float s, float v) { return s != s ? s : ((kMax ? v > s : v < s) || v != v ? v : s); },
+        [&](int64_t o, float s, int64_t) { y.f32()[o] = s; });
   return true;
 }
 
@@ -271,7 +282,9 @@ void each_output(const Call& call, const View& x, const F& f) {
 
 bool prod(const Call& call) {
   const View& y = call.out[0];
-  reduce<float>(call, 1.0, [](double s, float v) { return s * v; }, [&](int64_t o, double s, int64_t) { y.f32()[o] = static_cast<float>(s); });
+  reduce<float>(
+      call, 1.0, [](double s, float v) { return s * v; },
+      [&](int64_t o, double s, int64_t) { y.f32()[o] = static_cast<float>(s); });
   return true;
 }
 
@@ -297,15 +310,18 @@ bool prod_grad(const Call& call) {
 template <bool kAll>
 bool logical(const Call& call) {
   const View& y = call.out[0];
-  reduce<uint8_t>(call, static_cast<uint8_t>(kAll), [](uint8_t s, uint8_t v) -> uint8_t { return kAll ? s && v : s || v; },
-                  [&](int64_t o, uint8_t s, int64_t) { y.u8()[o] = s; });
+  reduce<uint8_t>(
+      call, static_cast<uint8_t>(kAll), [](uint8_t s, uint8_t v) -> uint8_t { return kAll ? s && v : s || v; },
+      [&](int64_t o, uint8_t s, int64_t) { y.u8()[o] = s; });
   return true;
 }
 
 // norm: the Euclidean norm
 bool norm(const Call& call) {
   const View& y = call.out[0];
-  reduce<float>(call, 0.0, [](double s, float v) { return s + static_cast<double>(v) * v; }, [&](int64_t o, double s, int64_t) { y.f32()[o] = static_cast<float>(__builtin_sqrt(s)); });
+  reduce<float>(
+      call, 0.0, [](double s, float v) { return s + static_cast<double>(v) * v; },
+      [&](int64_t o, double s, int64_t) { y.f32()[o] = static_cast<float>(__builtin_sqrt(s)); });
   return true;
 }
 
@@ -338,6 +354,7 @@ bool log_sum_exp(const Call& call) {
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"sum", sum, sum_scratch}, {"mean", mean, sum_scratch}, {"max", extreme<true>, row_scratch}, {"min", extreme<false>, row_scratch},
-                {"argmax", argmax}, {"prod", prod}, {"prod_grad", prod_grad}, {"any", logical<false>},
-                {"all", logical<true>}, {"norm", norm}, {"var", var}, {"log_sum_exp", log_sum_exp})
+AUXGRAD_KERNELS({"sum", sum, sum_scratch}, {"mean", mean, sum_scratch}, {"max", extreme<true>, row_scratch},
+                {"min", extreme<false>, row_scratch}, {"argmax", argmax}, {"prod", prod}, {"prod_grad", prod_grad},
+                {"any", logical<false>}, {"all", logical<true>}, {"norm", norm}, {"var", var},
+                {"log_sum_exp", log_sum_exp})

@@ -70,12 +70,13 @@ inline bool run_checked(const Call& call, const CodeGradient& g, int64_t images)
                                static_cast<long long>(ranges.rank > 0 ? ranges.shape[0] : 0));
   }
   if (!fits)
-    return call.failure->set(ErrorCode::invalid_argument,
-                             "weight gradient from codes: expected contiguous delta of %lld outputs and ceil(%lld tokens * "
-                             "%d / 32) words of %lld channels, got %lld words of %lld channels for %lld outputs",
-                             static_cast<long long>(dw.shape[0]), static_cast<long long>(tokens), g.bits,
-                             static_cast<long long>(g.depth * g.groups), static_cast<long long>(g.rows),
-                             static_cast<long long>(g.channels), static_cast<long long>(g.outputs));
+    return call.failure->set(
+        ErrorCode::invalid_argument,
+        "weight gradient from codes: expected contiguous delta of %lld outputs and ceil(%lld tokens * "
+        "%d / 32) words of %lld channels, got %lld words of %lld channels for %lld outputs",
+        static_cast<long long>(dw.shape[0]), static_cast<long long>(tokens), g.bits,
+        static_cast<long long>(g.depth * g.groups), static_cast<long long>(g.rows), static_cast<long long>(g.channels),
+        static_cast<long long>(g.outputs));
   run_gradient(call, g);
   return true;
 }

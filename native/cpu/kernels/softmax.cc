@@ -24,9 +24,10 @@ inline void subtract(const float* x, float shift, float* y, int64_t n) {
 template <class F>
 inline void each_rows(const Call& call, int64_t rows, int64_t n, const F& f) {
   const int64_t together = rows_together(n);
-  parallel_ranges(call, rows, max64(together, 16384 / max64(n, 1) / together * together), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r += together) f(r, min64(together, end - r));
-  });
+  parallel_ranges(call, rows, max64(together, 16384 / max64(n, 1) / together * together),
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t r = begin; r < end; r += together) f(r, min64(together, end - r));
+                  });
 }
 
 // lse[r] = max + log(sum(exp(x - max))) of rows [0, rows).
@@ -82,7 +83,8 @@ bool softmax_grad(const Call& call) {
       float* dx = call.out[0].f32() + r * n;
       const Vec dot = broadcast(static_cast<float>(
           sum_terms(n, [&](int64_t i, auto lanes) { return lanes.load(g + i) * lanes.load(p + i); })));
-      each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(dx + i, lanes.load(p + i) * (lanes.load(g + i) - dot)); });
+      each_vector(0, n,
+                  [&](int64_t i, auto lanes) { lanes.store(dx + i, lanes.load(p + i) * (lanes.load(g + i) - dot)); });
     }
   });
   return true;
@@ -115,7 +117,9 @@ bool log_softmax_grad(const Call& call) {
       for (int64_t k = 0; k < count;) {
         const int64_t r = (i + k) / n, stop = min64(count, (r + 1) * n - i);
         const Vec sum = broadcast(sums[r]);
-        each_vector(k, stop, [&](int64_t j, auto lanes) { lanes.store(dx + i + j, lanes.load(g + i + j) - lanes.load(e + j) * sum); });
+        each_vector(k, stop, [&](int64_t j, auto lanes) {
+          lanes.store(dx + i + j, lanes.load(g + i + j) - lanes.load(e + j) * sum);
+        });
         k = stop;
       }
     }
@@ -132,7 +136,8 @@ bool cross_entropy(const Call& call) {
   for (int64_t r = 0; r < rows; r++) {
     const int64_t label = call.in[1].i32()[r];
     if (label != ignore && (label < 0 || label >= n))
-      return call.failure->set(ErrorCode::index_out_of_range, "crossEntropy: label %lld at row %lld is not in [0, %lld)",
+      return call.failure->set(ErrorCode::index_out_of_range,
+                               "crossEntropy: label %lld at row %lld is not in [0, %lld)",
                                static_cast<long long>(label), static_cast<long long>(r), static_cast<long long>(n));
   }
   each_rows(call, rows, n, [&](int64_t first, int64_t count) {

@@ -53,7 +53,8 @@ void sort_rows(const Call& call) {
   parallel_tasks(call, x.count(0, x.rank - 1), [&](int64_t row, int thread) {
     uint64_t* a = static_cast<uint64_t*>(call.scratch) + 2 * thread * n;
     const T* from = static_cast<const T*>(x.data) + row * n;
-    for (int64_t i = 0; i < n; i++) a[i] = static_cast<uint64_t>(key_of(from[i]) ^ turn) << 32 | static_cast<uint32_t>(i);
+    for (int64_t i = 0; i < n; i++)
+      a[i] = static_cast<uint64_t>(key_of(from[i]) ^ turn) << 32 | static_cast<uint32_t>(i);
     const uint64_t* sorted = merge_sort(a, a + n, n);
     for (int64_t i = 0; i < k; i++) {
       const uint32_t at = static_cast<uint32_t>(sorted[i]);

@@ -93,7 +93,8 @@ AUXGRAD_AMX inline void expand_codes(const ColumnBlock& b, const Words* words, c
     for (int r = 0; r < 16; r++) {
       const __m128i own = _mm_setr_epi32(static_cast<int>(codes[0][r]), static_cast<int>(codes[1][r]),
                                          static_cast<int>(codes[2][r]), static_cast<int>(codes[3][r]));
-      const __m512i q = _mm512_multishift_epi64_epi8(offsets, _mm512_shuffle_epi8(_mm512_broadcast_i32x4(own), spreading));
+      const __m512i q =
+          _mm512_multishift_epi64_epi8(offsets, _mm512_shuffle_epi8(_mm512_broadcast_i32x4(own), spreading));
       _mm512_store_si512(out + k * kTileBytes + r * 64,
                          _mm512_maskz_shuffle_epi8(valid[tap.of[r]][k], value, _mm512_and_si512(q, three)));
     }
@@ -171,8 +172,8 @@ inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* o
 }
 
 // Deltas of outputs [o0, o0 + outputs), at most kAmxOutputs. Rows are read whole, for they lie far apart.
-inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs, const Scales& scales,
-                       uint8_t* out, float (*units)[16], float (*middles)[16]) {
+inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs,
+                       const Scales& scales, uint8_t* out, float (*units)[16], float (*middles)[16]) {
   const float* rows = g.delta + t0 * g.outputs + o0;
   if (outputs == kAmxOutputs) {
     if (g.bits == 1) pack_rows<kBundle, false>({rows, g.outputs, 0xffff, scales}, count, out, units, middles);
@@ -187,12 +188,14 @@ inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t
 }
 
 // total[c][o] (+)= start[o] + unit[o] * (the limbs of column c and output o put together), for columns [from, to).
-inline void add_limbs(const int32_t (*sums)[16][16], int from, int to, __m512 unit, __m512 high_unit, const float* start,
-                      float (*total)[16]) {
+inline void add_limbs(const int32_t (*sums)[16][16], int from, int to, __m512 unit, __m512 high_unit,
+                      const float* start, float (*total)[16]) {
 #pragma GCC unroll 2
   for (int c = from; c < to; c++) {
-    const __m512i low = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[1][c]), 8), _mm512_load_si512(sums[0][c]));
-    const __m512i high = _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[3][c]), 8), _mm512_load_si512(sums[2][c]));
+    const __m512i low =
+        _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[1][c]), 8), _mm512_load_si512(sums[0][c]));
+    const __m512i high =
+        _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[3][c]), 8), _mm512_load_si512(sums[2][c]));
     const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), unit, _mm512_loadu_ps(start ? start : total[c]));
     _mm512_store_ps(total[c], _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), high_unit, sum));
   }
@@ -201,8 +204,8 @@ inline void add_limbs(const int32_t (*sums)[16][16], int from, int to, __m512 un
 // Sums limb l of column c and output o of a block into sums[l][c][o]. The first tile of codes was loaded before; that of
 // `next` is loaded ahead. meanwhile() runs once a tile: the matrix unit leaves the others idle.
 template <class F>
-AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const int8_t* next, const uint8_t* delta, int tiles, int32_t (*sums)[16][16],
-                                  const F& meanwhile) {
+AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const int8_t* next, const uint8_t* delta, int tiles,
+                                  int32_t (*sums)[16][16], const F& meanwhile) {
   memory_barrier();
   _tile_zero(0);
   _tile_zero(1);
@@ -240,7 +243,8 @@ AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const int8_t* next, const
 }
 
 // dw[o][column] (+)= total[column][o] for outputs [first, last) of the sixteen.
-inline void add_total(const float (*total)[16], float* dw, int64_t stride, int first, int last, int64_t columns, bool add) {
+inline void add_total(const float (*total)[16], float* dw, int64_t stride, int first, int last, int64_t columns,
+                      bool add) {
   Vec r[kLanes];
 #pragma GCC unroll 16
   for (int c = 0; c < 16; c++) r[c] = load(total[c]);

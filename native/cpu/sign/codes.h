@@ -93,8 +93,7 @@ inline int tap_runs(const CodeGradient& g, int64_t tap, int64_t t0, int64_t coun
       Run* last = runs + made - 1;
       if (made && g.stride[1] == 1 && last->to + last->length == run.to && last->from + last->length == run.from)
         last->length += run.length;
-      else
-        runs[made++] = run;
+      else runs[made++] = run;
     }
     done += end - q;
     q = 0;
@@ -162,9 +161,9 @@ inline uint32_t double_bits(uint32_t v) {
 struct TapTokens {
   int64_t tap = -1;
   int made;
-  int64_t distance;               // same_grid: token i of the step reads input token i + distance
-  uint64_t valid[kStep / 64];     // token reads the image, not the padding
-  uint32_t mask[kStep / 16];      // the same for each code of a word
+  int64_t distance;            // same_grid: token i of the step reads input token i + distance
+  uint64_t valid[kStep / 64];  // token reads the image, not the padding
+  uint32_t mask[kStep / 16];   // the same for each code of a word
   Run runs[kStep];
 
   void set(const CodeGradient& g, int64_t which, int64_t t0, int64_t count) {
@@ -180,12 +179,15 @@ struct TapTokens {
 };
 
 // Codes of n channels from `source` on in the order of the step's tokens; tokens in the padding get code 0.
-inline void gather_codes(const CodeGradient& g, const TapTokens& tokens, const uint32_t* source, int64_t n, Words* out) {
+inline void gather_codes(const CodeGradient& g, const TapTokens& tokens, const uint32_t* source, int64_t n,
+                         Words* out) {
   const int bits = g.bits, words = kStep / 32 * bits;
   if (g.same_grid()) {
     const int64_t first = floor_div(tokens.distance * bits, 32);
     const int shift = static_cast<int>(tokens.distance * bits - first * 32);
-    const auto word = [&](int64_t w) { return w >= 0 && w < g.rows ? load_words(source + w * g.channels, n) : Words{}; };
+    const auto word = [&](int64_t w) {
+      return w >= 0 && w < g.rows ? load_words(source + w * g.channels, n) : Words{};
+    };
     Words low = word(first);
     for (int w = 0; w < words; w++) {
       const Words high = word(first + w + 1);

@@ -51,7 +51,8 @@ inline void sum_set(const Floats* delta, const Words* words, int64_t stride, Flo
   }
 }
 
-inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t channel, int64_t first_tap, int64_t taps) {
+inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t channel, int64_t first_tap,
+                           int64_t taps) {
   const int64_t vectors = min64(kDepthwiseVectors, ceil_div(g.channels - channel, kColumns));
   memset(space.total, 0, sizeof(space.total));
   Scales scales;
@@ -98,8 +99,9 @@ inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t
               inside -= delta[t];
               if (planes == 2) middle -= space.middle[w * 32 + t];
             }
-          const Floats sum = planes == 2 ? set[1][i] * 4.0f + set[0][i] * 2.0f - inside * 3.0f + middle
-                             : g.zero_one ? set[0][i] : set[0][i] * 2.0f - inside;
+          const Floats sum = planes == 2  ? set[1][i] * 4.0f + set[0][i] * 2.0f - inside * 3.0f + middle
+                             : g.zero_one ? set[0][i]
+                                          : set[0][i] * 2.0f - inside;
           space.total[v][i] += sum;
         }
       }
@@ -114,8 +116,8 @@ inline void run_depthwise(const Call& call, const CodeGradient& g) {
   const int64_t channel_tasks = ceil_div(g.channels, kColumns * kDepthwiseVectors);
   parallel_tasks(call, channel_tasks * ceil_div(g.taps(), kDepthwiseTaps), [&](int64_t task, int thread) {
     const int64_t first = task / channel_tasks * kDepthwiseTaps;
-    depthwise_task(g, static_cast<DepthwiseSpace*>(call.scratch)[thread], task % channel_tasks * kColumns * kDepthwiseVectors,
-                   first, min64(kDepthwiseTaps, g.taps() - first));
+    depthwise_task(g, static_cast<DepthwiseSpace*>(call.scratch)[thread],
+                   task % channel_tasks * kColumns * kDepthwiseVectors, first, min64(kDepthwiseTaps, g.taps() - first));
   });
 }
 

@@ -43,7 +43,8 @@ struct Places {
     const int64_t all = max64(1, ceil_div(g.tokens, kStep));
     steps = ceil_div(all, ceil_div(all, kSteps));
     code_bytes = kStep / 32 * g.bits * static_cast<int64_t>(sizeof(Words));
-    thread_bytes = static_cast<int64_t>(sizeof(LookupSpace) + sizeof(LookupSpace::sums) * static_cast<size_t>(chunk * g.bits));
+    thread_bytes =
+        static_cast<int64_t>(sizeof(LookupSpace) + sizeof(LookupSpace::sums) * static_cast<size_t>(chunk * g.bits));
     if (amx) {  // the largest of both: which of them runs may be switched after planning
       code_bytes = kStep * kColumns;
       thread_bytes = max64(thread_bytes, kBundleBytes + kBundleTotals * chunk);
@@ -159,7 +160,7 @@ inline void add_middles(const CodeGradient& g, const Places& places, const Task&
 AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, const Task& task) {
   const int64_t o0 = task.o0, o1 = min64(o0 + kAmxOutputs, g.outputs), row = g.taps() * g.depth;
   uint8_t* delta = places.thread(task.thread);
-  float (*total)[kBundle][16][16] = reinterpret_cast<float (*)[kBundle][16][16]>(delta + kBundleBytes);
+  float(*total)[kBundle][16][16] = reinterpret_cast<float(*)[kBundle][16][16]>(delta + kBundleBytes);
   alignas(64) int32_t sums[2][kLimbs][16][16];
   alignas(64) float units[kBundle][16], middles[kBundle][16], zero[16] = {};
   Scales scales;
@@ -174,7 +175,7 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
                    min64(kStep, task.t1 - later), static_cast<int>(ceil_div(o1 - o0, 16))};
     const float* start = step == 0 ? zero : nullptr;
     int at = 0;
-    float (*before)[16] = nullptr;
+    float(*before)[16] = nullptr;
     for (int64_t bundle = 0; o0 + 16 * bundle < o1; bundle++) {
       const uint8_t* packed = delta + bundle * kStep * 64;
       __m512 unit = _mm512_load_ps(units[bundle]);
@@ -185,7 +186,7 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
       const auto codes = [&](int64_t i) { return reinterpret_cast<const int8_t*>(places.code(i - task.chunk, step)); };
       if (first < last) _tile_loadd(4, codes(first), 64);
       for (int64_t i = first; i < last; i++) {
-        const int32_t (*old)[16][16] = sums[1 - at];
+        const int32_t(*old)[16][16] = sums[1 - at];
         int done = before ? 0 : 16;
         const auto meanwhile = [&] {
           if (done < 16) add_limbs(old, done, done + 2, unit, high_unit, start, before);
@@ -221,7 +222,8 @@ inline void lookup_task(const CodeGradient& g, const Places& places, const Task&
   // Sums of plane p of a block: of its signs, or of bits 0 and 1 of its codes.
   const auto sums = [&](int64_t i, int p) { return space.sums[(i - range.first) * g.bits + p]; };
   if (range.first >= range.last) return;
-  memset(sums(range.first, 0), 0, static_cast<size_t>(range.last - range.first) * static_cast<size_t>(g.bits) * sizeof(space.sums));
+  memset(sums(range.first, 0), 0,
+         static_cast<size_t>(range.last - range.first) * static_cast<size_t>(g.bits) * sizeof(space.sums));
   const float padded = g.zero_one ? 0.0f : g.bits == 2 ? 3.0f : 1.0f;
   Scales scales;
   for (int64_t t0 = task.t0; t0 < task.t1; t0 += kPart) {
@@ -283,8 +285,8 @@ inline void lookup_task(const CodeGradient& g, const Places& places, const Task&
 
 // Brings the codes of blocks [begin, end) and tokens [t0, t1) into place. Blocks at the same taps take turns, so that what
 // these read is found out once.
-inline void place_codes(const CodeGradient& g, const Places& places, bool amx, int64_t chunk, int64_t begin, int64_t end,
-                        int64_t t0, int64_t t1, TapTokens* tokens) {
+inline void place_codes(const CodeGradient& g, const Places& places, bool amx, int64_t chunk, int64_t begin,
+                        int64_t end, int64_t t0, int64_t t1, TapTokens* tokens) {
   Words words[kStep / 16];
   const int64_t blocks = g.group_blocks(), tap_blocks = g.depth < kColumns ? 1 : ceil_div(g.depth, kColumns);
   for (int64_t step = 0; t0 < t1; t0 += kStep, step++) {

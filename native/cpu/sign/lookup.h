@@ -62,7 +62,8 @@ inline void build_tables(const float (*delta)[kLookupOutputs], float low, Tables
 inline void look_up(const Tables& tables, PartPair pair) {
   __m512 a[kLookupOutputs], b[kLookupOutputs];
 #pragma GCC unroll 8
-  for (int o = 0; o < kLookupOutputs; o++) a[o] = _mm512_load_ps(pair.sums[0][o]), b[o] = _mm512_load_ps(pair.sums[1][o]);
+  for (int o = 0; o < kLookupOutputs; o++)
+    a[o] = _mm512_load_ps(pair.sums[0][o]), b[o] = _mm512_load_ps(pair.sums[1][o]);
   for (int w = 0; w < kPart / 32; w++) {
     __m512i i = _mm512_load_si512(pair.bits[0] + w), j = _mm512_load_si512(pair.bits[1] + w);
     const float* table = tables.five[w / 2][w % 2 * 6][0];
@@ -93,7 +94,8 @@ inline void look_up(const Tables& tables, PartPair pair) {
     }
   }
 #pragma GCC unroll 8
-  for (int o = 0; o < kLookupOutputs; o++) _mm512_store_ps(pair.sums[0][o], a[o]), _mm512_store_ps(pair.sums[1][o], b[o]);
+  for (int o = 0; o < kLookupOutputs; o++)
+    _mm512_store_ps(pair.sums[0][o], a[o]), _mm512_store_ps(pair.sums[1][o], b[o]);
 }
 #elif defined(__AVX2__)
 // For 32 tokens: 10 numbers of 3 bits and one of the 2 bits left.
@@ -119,7 +121,7 @@ inline void build_tables(const float (*delta)[kLookupOutputs], float low, Tables
 
 inline void look_up(const Tables& tables, PartPair pair) {
   for (int v = 0; v < 4; v++) {
-    float (*sums)[kColumns] = pair.sums[v / 2];
+    float(*sums)[kColumns] = pair.sums[v / 2];
     const int lane = v % 2 * 8;
     __m256 sum[kLookupOutputs];
 #pragma GCC unroll 8

@@ -63,8 +63,7 @@ async function main() {
     )
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-compare-'))
   const threads = os.availableParallelism()
-  const peers = [new Peer(python, threads, { patient: !options.speed })]
-  if (!options.speed) peers.push(new Peer(python, 1))
+  const peers = [new Peer(python, threads, { patient: !options.speed }), new Peer(python, 1)]
   try {
     const hello = await peers[0].hello()
     for (const peer of peers.slice(1)) await peer.hello()

@@ -52,7 +52,7 @@ class Own {
   }
 }
 
-async function run([peer], folder, { only, width }) {
+async function run(peers, folder, { only, width }) {
   const rows = []
   for (const group of groups(width)) {
     const chosen = group.filter((c) => !only.length || only.some((o) => Object.values(title(c)).join(' ').includes(o)))
@@ -65,7 +65,7 @@ async function run([peer], folder, { only, width }) {
       { data: t.dataSync(), shape: t.shape, dtype: t.dtype },
     ])
     write(path.join(folder, 'weights'), state)
-    // PyTorch trains by backpropagation, in the better of its two memory formats.
+    // PyTorch trains by backpropagation, in the best of its two memory formats with one and with all threads.
     const formats = ['contiguous', 'channels_last']
     const common = {
       ...chosen[0],
@@ -74,12 +74,12 @@ async function run([peer], folder, { only, width }) {
       batches: path.join(folder, 'batches'),
     }
     let bytes
-    for (const format of formats) bytes = await peer.ask({ do: 'speed', id: format, ...common, format })
+    for (const peer of peers) for (const format of formats) bytes = await peer.ask({ do: 'speed', id: format, ...common, format })
     const own = ours.map(() => Infinity)
     let theirs = Infinity
     for (let round = 0; round < rounds; round++) {
       for (const [i, o] of ours.entries()) own[i] = Math.min(own[i], await o.seconds())
-      for (const id of formats) theirs = Math.min(theirs, (await peer.ask({ do: 'seconds', id, steps })).seconds)
+      for (const peer of peers) for (const id of formats) theirs = Math.min(theirs, (await peer.ask({ do: 'seconds', id, steps })).seconds)
     }
     const peerTotal = bytes.weights + bytes.gradients + bytes.optimizer + bytes.saved
     chosen.forEach((c, i) => {
@@ -100,7 +100,7 @@ async function run([peer], folder, { only, width }) {
       })
     })
     for (const o of ours) o.close()
-    await peer.ask({ do: 'clear' })
+    for (const peer of peers) await peer.ask({ do: 'clear' })
   }
   const text =
     `Best of ${rounds} interleaved rounds of ${steps} steps. "MiB total" is every byte of our step, known before it; PyTorch's sum leaves out\n` +

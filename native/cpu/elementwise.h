@@ -5,29 +5,21 @@
 namespace auxgrad {
 namespace {
 
-// a * b + c: fused where the machine can, never by a library call.
-inline float madd(float a, float b, float c) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  return __builtin_fmaf(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
 // exp(x) within 2 ULP on [-87.3, 88.7]; below it flushes to 0, above it is inf. NaN stays NaN.
 inline float exp_f32(float x) {
   // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
   constexpr float kRound = 12582912.0f;
   const float clamped = x > 89.0f ? 89.0f : (x < -88.0f ? -88.0f : x);
-  const float t = madd(clamped, 1.44269504f, kRound), n = t - kRound;
-  const float r = madd(n, 2.12194440e-4f, madd(n, -0.693359375f, clamped));
+  const float t = clamped * 1.44269504f + kRound, n = t - kRound;
+  // Multiplied and added in two roundings, so that every instruction set gives the same bits.
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
-  p = madd(p, r, 1.3981999507e-3f);
-  p = madd(p, r, 8.3334519073e-3f);
-  p = madd(p, r, 4.1665795894e-2f);
-  p = madd(p, r, 1.6666665459e-1f);
-  p = madd(p, r, 5.0000001201e-1f);
-  p = madd(p * r, r, r) + 1.0f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
   // Two factors: 2^n itself would overflow for n = 128. Of a NaN the bits do not matter, but they must not overflow.
   uint32_t bits;
   memcpy(&bits, &t, 4);

@@ -1,41 +1,41 @@
 // Sums and maxima along a row. Float sums of some hundred terms are added up in double: exact enough for any length.
+// Terms go to a fixed number of accumulators, whatever the length of a vector: every instruction set gives the same bits.
 #pragma once
 #include "conv/vec.h"
 
 namespace auxgrad {
 namespace {
 
-inline float sum_lanes(Vec v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_add_ps((__m512)v);
-#endif
-  float s[kLanes];
-  store(s, v);
-  AUXGRAD_UNROLL
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) s[i] += s[i + half];
-  return s[0];
-}
+constexpr int64_t kSide = 64;  // accumulators: element i of a row goes to number i % kSide
+constexpr int kSideVecs = kSide / kLanes;
 
 // Sum over i < n of term(i, lanes), a vector of terms from i on.
 template <class Term>
 inline double sum_terms(int64_t n, const Term& term) {
-  constexpr int64_t kPiece = 32 * kLanes;
+  constexpr int64_t kPiece = 8 * kSide;
   double total = 0;
   for (int64_t begin = 0; begin < n; begin += kPiece) {
     const int64_t end = min64(n, begin + kPiece);
-    Vec sum[4] = {};
+    Vec sum[kSideVecs] = {};
     int64_t i = begin;
-    for (; i + 4 * kLanes <= end; i += 4 * kLanes) {
+    for (; i + kSide <= end; i += kSide) {
       AUXGRAD_UNROLL
-      for (int v = 0; v < 4; v++) sum[v] += term(i + v * kLanes, WholeLanes());
+      for (int v = 0; v < kSideVecs; v++) sum[v] += term(i + v * kLanes, WholeLanes());
     }
-    for (; i + kLanes <= end; i += kLanes) sum[0] += term(i, WholeLanes());
-    if (i < end) {
+    for (int v = 0; i < end; v++, i += kLanes) {
       const PartLanes rest{end - i};
-      sum[1] += rest.keep(term(i, rest));
+      if (end - i >= kLanes) sum[v] += term(i, WholeLanes());
+      else sum[v] += rest.keep(term(i, rest));
     }
-    total += sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    AUXGRAD_UNROLL
+    for (int half = kSideVecs / 2; half > 0; half /= 2)
+      for (int v = 0; v < half; v++) sum[v] += sum[v + half];
+    float lanes[kLanes];
+    store(lanes, sum[0]);
+    AUXGRAD_UNROLL
+    for (int half = kLanes / 2; half > 0; half /= 2)
+      for (int k = 0; k < half; k++) lanes[k] += lanes[k + half];
+    total += lanes[0];
   }
   return total;
 }
@@ -48,30 +48,33 @@ inline double row_sum(const float* x, int64_t n) {
 template <bool kMax>
 inline float row_extreme(const float* x, int64_t n, bool* nan) {
   const float none = kMax ? -__builtin_inff() : __builtin_inff();
+  const auto better = [](float v, float best) { return kMax ? v > best : v < best; };
   float best = none;
   bool odd = false;
   int64_t i = 0;
-  if (n >= kLanes) {
-    Vec top[4] = {broadcast(none), broadcast(none), broadcast(none), broadcast(none)};
+  if (n >= kSide) {
+    Vec top[kSideVecs];
     IntVec bad = {};
-    const auto take = [&](Vec& t, Vec v) {
-      t = (kMax ? v > t : v < t) ? v : t;
-      bad |= v != v;
-    };
-    for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int v = 0; v < kSideVecs; v++) top[v] = broadcast(none);
+    for (; i + kSide <= n; i += kSide) {
       AUXGRAD_UNROLL
-      for (int v = 0; v < 4; v++) take(top[v], load(x + i + v * kLanes));
+      for (int v = 0; v < kSideVecs; v++) {
+        const Vec given = load(x + i + v * kLanes);
+        top[v] = (kMax ? given > top[v] : given < top[v]) ? given : top[v];
+        bad |= given != given;
+      }
     }
-    for (; i + kLanes <= n; i += kLanes) take(top[0], load(x + i));
-    float lanes[4 * kLanes];
+    float lanes[kSide];
     memcpy(lanes, top, sizeof(lanes));
-    for (int k = 0; k < 4 * kLanes; k++) best = (kMax ? lanes[k] > best : lanes[k] < best) ? lanes[k] : best;
+    for (int64_t half = kSide / 2; half > 0; half /= 2)
+      for (int64_t k = 0; k < half; k++) lanes[k] = better(lanes[k + half], lanes[k]) ? lanes[k + half] : lanes[k];
+    best = lanes[0];
     int32_t any[kLanes];
     memcpy(any, &bad, sizeof(any));
     for (int k = 0; k < kLanes; k++) odd |= any[k] != 0;
   }
   for (; i < n; i++) {
-    best = (kMax ? x[i] > best : x[i] < best) ? x[i] : best;
+    best = better(x[i], best) ? x[i] : best;
     odd |= x[i] != x[i];
   }
   *nan = odd;

@@ -57,7 +57,10 @@ async function flat() {
     heaps.push(process.memoryUsage().heapUsed)
   }
   // What V8 compiles for itself comes once; a leak grows in every window.
-  const growth = quantile(heaps.slice(1).map((h, i) => h - heaps[i]), 0.5)
+  const growth = quantile(
+    heaps.slice(1).map((h, i) => h - heaps[i]),
+    0.5,
+  )
   console.log(`JavaScript heap after each window: ${heaps.map((h) => (h / 1024).toFixed(0)).join(', ')} KiB`)
   const after = memory()
   console.log(`${steps} steps, ${((1e6 * seconds) / steps).toFixed(1)} us each`)

@@ -74,12 +74,14 @@ async function run(peers, folder, { only, width }) {
       batches: path.join(folder, 'batches'),
     }
     let bytes
-    for (const peer of peers) for (const format of formats) bytes = await peer.ask({ do: 'speed', id: format, ...common, format })
+    for (const peer of peers)
+      for (const format of formats) bytes = await peer.ask({ do: 'speed', id: format, ...common, format })
     const own = ours.map(() => Infinity)
     let theirs = Infinity
     for (let round = 0; round < rounds; round++) {
       for (const [i, o] of ours.entries()) own[i] = Math.min(own[i], await o.seconds())
-      for (const peer of peers) for (const id of formats) theirs = Math.min(theirs, (await peer.ask({ do: 'seconds', id, steps })).seconds)
+      for (const peer of peers)
+        for (const id of formats) theirs = Math.min(theirs, (await peer.ask({ do: 'seconds', id, steps })).seconds)
     }
     const peerTotal = bytes.weights + bytes.gradients + bytes.optimizer + bytes.saved
     chosen.forEach((c, i) => {

@@ -30,6 +30,8 @@ export interface Row {
   gtol?: number
   /** Elementwise: NaN, infinities and 0 give what the reference gives. */
   special?: boolean
+  /** Multiplies and adds in one rounding where the instruction set can: equal bits for threads only. */
+  fused?: boolean
   /** Contiguous and strided inputs take different paths, equally exact. */
   twoPaths?: boolean
   bad?: { what: string; run: () => unknown; code: ErrorCode; message?: RegExp }[]
@@ -898,7 +900,7 @@ add({
 
 // --- products, windows, normalisation ---
 
-const product = { rtol: 2e-6, atol: 2e-6 }
+const product = { rtol: 2e-6, atol: 2e-6, fused: true }
 add({
   name: 'matmul',
   f: (a, b) => a.matmul(b),
@@ -1096,7 +1098,7 @@ const heads = (t: number, keys: number, d: number, e = d): Sample[] => [
   s(2, 2, keys, d),
   s(2, 2, keys, e),
 ]
-const attending = { rtol: 3e-6, atol: 2e-6, gtol: 3e-5 }
+const attending = { rtol: 3e-6, atol: 2e-6, gtol: 3e-5, fused: true }
 add({
   name: 'scaledDotProductAttention',
   f: (q, k, v) => aux.scaledDotProductAttention(q, k, v),

@@ -34,10 +34,10 @@ inline float exp_f32(float x) {
 // log(x) within 2 ULP for normal x; log(0) = -inf, log(<0) = NaN, log(inf) = inf. Subnormals are scaled first.
 inline float log_f32(float x) {
   const float scaled = x < 1.17549435e-38f ? x * 8388608.0f : x;
-  int32_t bits;
+  uint32_t bits;
   memcpy(&bits, &scaled, 4);
-  const int32_t e = ((bits - 0x3f3504f3) >> 23);
-  const int32_t mantissa = bits - (e << 23);
+  const int32_t e = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
+  const uint32_t mantissa = bits - (static_cast<uint32_t>(e) << 23);
   float m;
   memcpy(&m, &mantissa, 4);
   const float f = m - 1.0f, z = f * f;
@@ -259,7 +259,9 @@ inline void map2(const Call& call, const View& a, const View& b, const View& y, 
     const bool second = repeats(1);
     parallel_ranges(call, rows, ceil_div(32768 / n, together) * together, [&](int64_t begin, int64_t end) {
       T repeated[kGather];
-      for (int64_t i = 0; i < min64(together, end - begin) * n; i++) repeated[i] = (second ? q : p)[i % n];
+      const T* row = second ? q : p;
+      for (int64_t r = 0; r < min64(together, end - begin); r++)
+        memcpy(repeated + r * n, row, static_cast<size_t>(n) * sizeof(T));
       for (int64_t r = begin; r < end; r += together)
         apply2(second ? p + r * n : repeated, second ? repeated : q + r * n, out + r * n, min64(together, end - r) * n,
                f);

@@ -28,6 +28,10 @@ const steps = {
   },
   package: { command: script('test-package.js') },
   reliability: { command: script('reliability.js') },
+}
+
+// Run by name: `.ci/run prebuild test-prebuild`.
+const onRequest = {
   prebuild: { command: script('prebuild.js'), tools: Object.keys(tools), instead: script('prebuild.js', 'linux-x64') },
   'test-prebuild': {
     command: script('test-prebuild.js'),
@@ -55,7 +59,7 @@ let failed = 0
 const notes = []
 
 for (const name of chosen.length ? chosen : Object.keys(steps)) {
-  const { command, tools: needed = [], instead } = steps[name]
+  const { command, tools: needed = [], instead } = { ...steps, ...onRequest }[name]
   let line = command
   if (!install(needed)) {
     notes.push(`${name}: in part only, for want of ${needed.filter((n) => !has(tools[n])).join(', ')}`)

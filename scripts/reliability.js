@@ -48,6 +48,7 @@ function sanitized(name, args, env = {}) {
   run(name, process.execPath, args, {
     LD_PRELOAD: library,
     ASAN_OPTIONS: 'detect_leaks=1:exitcode=99',
+    LSAN_OPTIONS: `suppressions=${script('leaks.supp')}:print_suppressions=0`,
     AUXGRAD_BINARY: path.join(root, asan, 'auxgrad.node'),
     AUXGRAD_THREADS: '4',
     ...env,

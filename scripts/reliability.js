@@ -75,7 +75,6 @@ const steps = {
   'addon-asan': () => {
     build('address and undefined behaviour', '--sanitize', 'address,undefined', '--programs')
     sanitized('ten training steps', ['test/reliability/steps.js', String(10 * times)])
-    sanitized('failing allocations', ['--expose-gc', script('faults.js'), long ? '1' : '7'])
     sanitized('workers ended in mid-step', [script('workers.js'), String(2 * times)])
     const jest = [
       'node_modules/jest/bin/jest.js',

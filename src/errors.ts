@@ -40,6 +40,7 @@ const nativeCodes: ErrorCode[] = [
   'AUX_ABORTED',
   'AUX_BAD_PLAN',
   'AUX_NO_KERNEL',
+  'AUX_BAD_FILE',
 ]
 
 export function nativeError(code: number, message: string): AuxgradError {

@@ -10,11 +10,12 @@ import type { HostArray } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
-import { checkBudget, parseBytes, type Bytes } from './budget'
+import { parseBytes, type Bytes } from './budget'
 import { PlanCache } from './cache'
-import { keyOf, ModelKey, specsOf, valuesOf, type Batch, type Specs, type Traceable } from './function'
-import type { NormalSpec } from './inputs'
+import type { Traceable } from './function'
 import { fuseActivations } from './fuse'
+import { specsOf, valuesOf, type Batch, type NormalSpec, type Specs } from './inputs'
+import { ModelKey } from './key'
 import { maskActivations } from './masks'
 import { rateAt, type Optimizer } from './optimizer'
 import { Plan } from './plan'
@@ -66,7 +67,6 @@ interface Entry {
   readonly indicators: readonly string[]
 }
 
-const maxPlans = 16
 const inputLr = '$lr'
 const inputStep = '$step'
 const inputRandom = '$random'
@@ -80,9 +80,9 @@ export class TrainingStep<R extends Traceable = Traceable> {
   readonly #options: StepOptions<R>
   readonly #budget: number | undefined
   readonly #accumulate: number
-  readonly #plans = new PlanCache<Entry>(maxPlans)
-  readonly #session: Session
   readonly #modelKey: ModelKey
+  readonly #plans: PlanCache<Entry>
+  readonly #session: Session
   readonly #sums = new Map<string, Tensor>()
   readonly #scalars: ReadonlyMap<string, HostArray> = new Map([
     [inputLr, { data: new Float32Array(1), shape: [], dtype: 'f32' }],
@@ -108,12 +108,12 @@ export class TrainingStep<R extends Traceable = Traceable> {
     if (options.memory) this.#session.memory = options.memory
     if (this.#budget !== undefined) this.#session.budget = this.#budget
     this.#modelKey = new ModelKey(options.model)
+    this.#plans = new PlanCache(this.#modelKey)
   }
 
   /** The plan of a step on inputs of these shapes; its bytes are known before any step. */
   plan(specs: Specs): Plan {
-    const { map } = specsOf(specs)
-    return this.#entry(map, true).plan
+    return this.#entry(specsOf(specs), true).plan
   }
 
   /** Highest arena byte that a kernel was given so far, in any plan of the model. */
@@ -167,24 +167,11 @@ export class TrainingStep<R extends Traceable = Traceable> {
 
   #entry(specs: ReadonlyMap<string, NormalSpec>, update: boolean): Entry {
     if (this.#closed) fail('AUX_DISPOSED', 'this training step was closed')
-    let prefix = `${this.#modelKey.current}${update}|`
-    const key = prefix + keyOf(specs)
-    const known = this.#plans.get(key)
-    if (known) return known
-    const entry = this.#make(specs, this.#options.memory, update)
-    prefix = `${this.#modelKey.current}${update}|` // other modules may have turned up
-    checkBudget(entry.plan, this.#budget, () => this.#alternatives(specs))
-    this.#plans.set(prefix + keyOf(specs), entry)
-    if ([...specs.values()].some((s) => s.dtype === undefined)) {
-      const declared = new Map(
-        [...specs].map(([name, s]) => [
-          name,
-          { shape: s.shape, dtype: entry.plan.inputs.get(name)?.dtype ?? s.dtype ?? 'f32' },
-        ]),
-      )
-      this.#plans.set(prefix + keyOf(declared), entry)
-    }
-    return entry
+    return this.#plans.entry(specs, `${update}|`, {
+      make: () => this.#make(specs, this.#options.memory, update),
+      budget: this.#budget,
+      alternatives: () => this.#alternatives(specs),
+    })
   }
 
   /** The bytes of the same step under the methods at hand. */

@@ -281,9 +281,10 @@ int run(const Options& o) {
   if (o.json) {
     std::string list;
     for (const Step& s : steps) {
-      list += std::string(list.empty() ? "" : ",") + "{\"ms\":" + json_number(s.ms);
-      for (const auto& [name, x] : s.scalars) list += "," + quoted(name) + ":" + json_number(x);
-      list += "}";
+      std::string values;
+      for (const auto& [name, x] : s.scalars)
+        values += (values.empty() ? "" : ",") + quoted(name) + ":" + json_number(x);
+      list += (list.empty() ? "{\"ms\":" : ",{\"ms\":") + json_number(s.ms) + ",\"values\":{" + values + "}}";
     }
     std::string profile;
     if (o.profile)

@@ -24,7 +24,11 @@ export class PlanCache<Entry extends { readonly plan: Plan }> {
   }
 
   /** The plan for inputs of these shapes and dtypes, made if there is none; `variant` tells plans of one model apart. */
-  entry(inputs: ReadonlyMap<string, NormalSpec>, variant: string, { make, budget, alternatives }: Making<Entry>): Entry {
+  entry(
+    inputs: ReadonlyMap<string, NormalSpec>,
+    variant: string,
+    { make, budget, alternatives }: Making<Entry>,
+  ): Entry {
     const key = this.#prefix(variant) + keyOf(inputs)
     const known = this.#entries.get(key)
     if (known) {

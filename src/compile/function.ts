@@ -1,6 +1,7 @@
 import { fail } from '../errors'
 import type { Graph } from '../graph/graph'
 import { Policies } from '../memory/assignment'
+import { randomState } from '../ops/random'
 import type { HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import { PlanCache } from './cache'
@@ -8,6 +9,7 @@ import { fuseActivations } from './fuse'
 import { specsOf, valuesOf, type Batch, type NormalSpec, type Specs } from './inputs'
 import { ModelKey } from './key'
 import { Plan } from './plan'
+import { savePlan } from './save'
 import { sessionOf, type RunOptions, type Session } from './session'
 import { soleOutput, trace } from './trace'
 import type { Trainable } from './trainable'
@@ -73,6 +75,27 @@ export class CompiledFunction<R extends Traceable> {
     const values = valuesOf(batch)
     const entry = this.#entry(values)
     return this.#named(entry, this.#session.executeSync(entry.plan, values))
+  }
+
+  /** Writes a file that `auxgrad_run` runs without Node, on this batch: the plan and all that it reads. */
+  async save(file: string, batch: Batch): Promise<void> {
+    const values = valuesOf(batch)
+    await this.#session.enqueue(async () => {
+      const { plan, names } = this.#entry(values)
+      const { seed, calls } = randomState()
+      await savePlan(file, {
+        kind: 'function',
+        programs: [{ plan, outputs: names }],
+        values,
+        state: this.#model?.state() ?? new Map<string, Tensor>(),
+        seed,
+        runs: calls,
+        updates: 0,
+        accumulate: 1,
+        rates: [],
+        lastRateStays: false,
+      })
+    })
   }
 
   #entry(inputs: ReadonlyMap<string, NormalSpec>): Entry {

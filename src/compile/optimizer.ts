@@ -19,8 +19,10 @@ export interface Optimizer {
   lr: Schedule
   /** Updates done. */
   steps: number
-  /** State of a parameter by name, made (as zeros, or as the method wants) at the first call. */
+  /** State of a parameter, made (as zeros, or as the method wants) at the first call. */
   state(name: string, parameter: Tensor): Readonly<Record<string, Tensor>>
+  /** Frees the state of a parameter that is no longer in the model. */
+  forget?(parameter: Tensor): void
   /** Traces the in-place update of a parameter and its state. */
   update(name: string, parameter: Tensor, gradient: Tensor, inputs: UpdateInputs): void
 }

@@ -1,9 +1,10 @@
-import { check, native, type Handle, type PlanHandle, type Status } from '../native'
+import { check, native, type PlanHandle, type Status } from '../native'
 import { encodeOperands, operandWords, type Operand } from '../graph/encode'
 import type { Graph, Node } from '../graph/graph'
 import { kernelCall, kernelOperands } from '../graph/op'
 import { bytesPerElement, type DType } from '../tensor/dtype'
 import { sizeOf, type Shape } from '../tensor/shape'
+import type { Storage } from '../tensor/storage'
 import type { Tensor } from '../tensor/tensor'
 import { aligned, allocate, largestLiveSum, type Block } from './allocate'
 import { executionOrders, root } from './order'
@@ -132,10 +133,15 @@ export class Plan {
     return end
   }
 
+  /** @internal What native code is given: words, names of kernels, and the memory of buffers 1, 2, ... */
+  get program(): { words: Float64Array; kernels: readonly string[]; storages: readonly Storage[] } {
+    return { words: this.#words, kernels: this.#kernels, storages: this.#references.map((t) => t.storage!) }
+  }
+
   /** @internal The decoded plan, made at first use. */
   handle(): PlanHandle {
     if (this.#handle) return this.#handle
-    const handles: Handle[] = this.#references.map((t) => t.storage!.handle)
+    const handles = this.program.storages.map((s) => s.handle)
     const result = native().plan(this.#words, this.#kernels, handles)
     if ('code' in result) check(result as Status)
     return (this.#handle = result as PlanHandle)

@@ -20,6 +20,7 @@ import { maskActivations } from './masks'
 import { rateAt, type Optimizer } from './optimizer'
 import { Plan } from './plan'
 import { recomputation } from './recompute'
+import { inputLr, inputRandom, inputStep, savePlan, type Program } from './save'
 import { sessionOf, type RunOptions, type Session } from './session'
 import { soleOutput, trace, type Traced } from './trace'
 import type { ParameterLike, Trainable } from './trainable'
@@ -67,10 +68,6 @@ interface Entry {
   readonly indicators: readonly string[]
 }
 
-const inputLr = '$lr'
-const inputStep = '$step'
-const inputRandom = '$random'
-
 /** A training step: forward, backward and update as one plan for each set of input shapes. */
 export class TrainingStep<R extends Traceable = Traceable> {
   readonly model: Trainable
@@ -80,10 +77,16 @@ export class TrainingStep<R extends Traceable = Traceable> {
   readonly #options: StepOptions<R>
   readonly #budget: number | undefined
   readonly #accumulate: number
+  /** Low and high word. */
+  readonly #seed: readonly [number, number]
   readonly #modelKey: ModelKey
   readonly #plans: PlanCache<Entry>
   readonly #session: Session
-  readonly #sums = new Map<string, Tensor>()
+  /** Sums of gradients since the last update, by parameter. */
+  readonly #sums = new Map<ParameterLike, Tensor>()
+  /** Parameters that a plan updates or sums gradients of. */
+  readonly #updated = new Set<ParameterLike>()
+  #lastKey = ''
   readonly #scalars: ReadonlyMap<string, HostArray> = new Map([
     [inputLr, { data: new Float32Array(1), shape: [], dtype: 'f32' }],
     [inputStep, { data: new Float32Array(1), shape: [], dtype: 'f32' }],
@@ -93,7 +96,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
 
   /** @internal Use `compile`. */
   constructor(options: StepOptions<R>) {
-    const { accumulate = 1, clip } = options
+    const { accumulate = 1, clip, seed = 0 } = options
     if (!Number.isInteger(accumulate) || accumulate < 1)
       fail('AUX_INVALID_ARGUMENT', `accumulate: expected an integer >= 1, got ${accumulate}`)
     for (const [name, limit] of Object.entries(clip ?? {}))
@@ -103,6 +106,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     this.optimizer = options.optimizer
     this.#options = options
     this.#accumulate = accumulate
+    this.#seed = [seed | 0, Math.floor(seed / 2 ** 32) | 0]
     this.#budget = options.budget === undefined ? undefined : parseBytes(options.budget)
     this.#session = sessionOf(options.model)
     if (options.memory) this.#session.memory = options.memory
@@ -130,23 +134,77 @@ export class TrainingStep<R extends Traceable = Traceable> {
     return this.#session.enqueue(async () => {
       const update = (this.runs + 1) % this.#accumulate === 0
       const entry = this.#entry(values, update)
+      const key = this.#modelKey.current
+      const left = key === this.#lastKey ? [] : this.#left()
       for (const [name, scalar] of this.#scalars) values.set(name, scalar)
       this.#setScalars()
       const arrays = await this.#session.execute(entry.plan, values, options)
       this.runs++
       if (update) this.optimizer.steps++
+      this.#lastKey = key
+      for (const p of left) this.#forget(p)
       return this.#result(entry, arrays)
+    })
+  }
+
+  /** Parameters that runs updated before and that the next one does not: frozen, or no longer in the model. */
+  #left(): { parameter: ParameterLike; gone: boolean }[] {
+    const own = new Set(Array.from(this.model.namedParameters(), ([, p]) => p))
+    return [...this.#updated]
+      .map((parameter) => ({ parameter, gone: !own.has(parameter) }))
+      .filter(({ parameter, gone }) => gone || !parameter.trainable)
+  }
+
+  /** What was summed for a layer before it was frozen must not be added once it no longer is. */
+  #forget({ parameter, gone }: { parameter: ParameterLike; gone: boolean }): void {
+    const sum = this.#sums.get(parameter)
+    if (!gone) {
+      if (sum) clear(sum)
+      return
+    }
+    sum?.dispose()
+    this.#sums.delete(parameter)
+    this.#updated.delete(parameter)
+    this.optimizer.forget?.(parameter)
+  }
+
+  /**
+   * Writes a file that `auxgrad_run` runs without Node: the plan, all that it reads, and this batch. Its steps are those
+   * that `run` would do next on this batch, bit for bit. Waits for the runs asked for so far; the next ones wait for it.
+   * @param options.steps updates whose learning rates are stored, where they follow a schedule (1000).
+   */
+  async save(file: string, batch: Batch, options: { steps?: number } = {}): Promise<void> {
+    const values = valuesOf(batch)
+    const { steps = 1000 } = options
+    if (!Number.isInteger(steps) || steps < 1 || steps > 1e7)
+      fail('AUX_INVALID_ARGUMENT', `save: expected steps to be an integer from 1 to 10000000, got ${steps}`)
+    await this.#session.enqueue(async () => {
+      const program = (update: boolean): Program => {
+        const { plan, names, indicators } = this.#entry(values, update)
+        return { plan, outputs: [...names, ...indicators.map((layer) => `indicator.${layer}`)] }
+      }
+      const { lr, steps: updates } = this.optimizer
+      await savePlan(file, {
+        kind: 'step',
+        programs: this.#accumulate > 1 ? [program(false), program(true)] : [program(true)],
+        values,
+        state: this.model.state(),
+        seed: this.#seed,
+        runs: this.runs,
+        updates,
+        accumulate: this.#accumulate,
+        rates: Array.from({ length: typeof lr === 'number' ? 1 : steps }, (_, i) => rateAt(lr, updates + i)),
+        lastRateStays: typeof lr === 'number',
+      })
     })
   }
 
   #setScalars(): void {
     const { steps, lr } = this.optimizer
-    const seed = this.#options.seed ?? 0
     this.#scalars.get(inputLr)!.data[0] = rateAt(lr, steps)
     this.#scalars.get(inputStep)!.data[0] = steps + 1
     const random = this.#scalars.get(inputRandom)!.data
-    random[0] = seed | 0
-    random[1] = Math.floor(seed / 2 ** 32) | 0
+    random.set(this.#seed)
     random[2] = this.runs | 0
     random[3] = Math.floor(this.runs / 2 ** 32) | 0
   }
@@ -282,6 +340,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     state: Set<Tensor>,
   ): void {
     const { clip } = this.#options
+    for (const [, p] of gradients) this.#updated.add(p)
     if (this.#accumulate > 1) {
       for (const [name, p] of gradients) {
         state.add(this.#sum(name, p))
@@ -317,11 +376,11 @@ export class TrainingStep<R extends Traceable = Traceable> {
   }
 
   /** The sum of a parameter's gradients since the last update. */
-  #sum(name: string, parameter: Tensor): Tensor {
-    const known = this.#sums.get(name)
+  #sum(name: string, parameter: ParameterLike): Tensor {
+    const known = this.#sums.get(parameter)
     if (known) return known
     const made = keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `gradient of ${name}` }))
-    this.#sums.set(name, made)
+    this.#sums.set(parameter, made)
     return made
   }
 

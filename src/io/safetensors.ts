@@ -1,12 +1,11 @@
 import { lstat, realpath } from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { AuxgradError, fail } from '../errors'
 import { dtypes, type DType } from '../tensor/dtype'
 import type { HostArray } from '../tensor/host'
 import { showShape, type Shape } from '../tensor/shape'
 import { writeAtomic } from './atomic'
-import { allocate, badFile, InputFile } from './file'
+import { allocate, badFile, checkEndianness, InputFile } from './file'
 import { JsonError, JsonReader, quote } from './json'
 
 /** Element types of safetensors files; BF16 and F16 are held as 16-bit patterns, BOOL as bytes 0 and 1. */
@@ -48,11 +47,6 @@ const isKind = (name: string): name is SafetensorsDType => Object.hasOwn(kinds, 
 const bytesOf = (dtype: SafetensorsDType): number => kinds[dtype].BYTES_PER_ELEMENT
 const maxHeader = 100_000_000
 const maxAxes = 64 // as in NumPy
-
-function checkEndianness(file: string): void {
-  if (os.endianness() !== 'LE')
-    fail('AUX_BAD_FILE', `${file}: expected a little-endian machine for safetensors files, got a big-endian one`)
-}
 
 /** Number of elements; NaN if it is no safe integer at any step. */
 function countOf(shape: Shape): number {

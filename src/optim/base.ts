@@ -25,7 +25,7 @@ export abstract class Base implements Optimizer {
   steps = 0
   readonly #groups: readonly ParameterGroup[]
   readonly #weightDecay: number
-  readonly #state = new Map<string, Record<string, Tensor>>()
+  readonly #state = new Map<Tensor, Record<string, Tensor>>()
 
   constructor(options: BaseOptions) {
     const { lr, weightDecay = 0, groups = [] } = options
@@ -41,7 +41,7 @@ export abstract class Base implements Optimizer {
   protected abstract readonly slots: readonly string[]
 
   state(name: string, parameter: Tensor): Record<string, Tensor> {
-    const known = this.#state.get(name)
+    const known = this.#state.get(parameter)
     if (known) return known
     // Zeroed by the system: a plan alone touches none of it.
     const zeros = (): Tensor =>
@@ -53,8 +53,13 @@ export abstract class Base implements Optimizer {
       for (const t of Object.values(made)) t.dispose()
       throw error
     }
-    this.#state.set(name, made)
+    this.#state.set(parameter, made)
     return made
+  }
+
+  forget(parameter: Tensor): void {
+    for (const t of Object.values(this.#state.get(parameter) ?? {})) t.dispose()
+    this.#state.delete(parameter)
   }
 
   update(name: string, parameter: Tensor, gradient: Tensor, inputs: UpdateInputs): void {

@@ -19,7 +19,8 @@
 //   the bytes of the storages, then of the batch, with nothing between them
 //   SHA-256 of all that comes before
 //
-// The checksum finds damage. It is no signature: a plan file is a program, run only those of a source you trust.
+// The checksum finds damage. It is no signature: a plan file is a program (kernels trust shapes and numbers that the
+// compiler settled), run only those of a source you trust.
 #pragma once
 #include <cstdint>
 #include <memory>

@@ -168,7 +168,8 @@ Profile profile_of(const std::vector<SavedProgram>& programs, const std::vector<
     for (size_t i = 0; i < seconds[k].size() && runs[k] > 0; i++) {
       const std::string kernel = programs[k].plan->calls()[i].kernel->name;
       const double s = seconds[k][i];
-      const std::string call = programs[k].labels[i] + " (" + kernel + ")";
+      const std::string& label = programs[k].labels[i];  // phase, layer, op
+      const std::string call = label.substr(label.rfind(' ') + 1) == kernel ? label : label + " (" + kernel + ")";
       const std::pair<std::map<std::string, Row>*, std::string> places[] = {{&kernels, kernel}, {&calls, call}};
       for (const auto& [rows, name] : places) {
         Row& row = rows->try_emplace(name, Row{name, 0, 0}).first->second;
@@ -189,9 +190,9 @@ Profile profile_of(const std::vector<SavedProgram>& programs, const std::vector<
 }
 
 void print_rows(const char* title, const std::vector<Row>& rows, size_t most, double total, double steps) {
-  std::printf("\n%-48s %10s %10s %7s\n", title, "calls/step", "ms/step", "share");
+  std::printf("\n%-60s %10s %10s %7s\n", title, "calls/step", "ms/step", "share");
   for (size_t i = 0; i < rows.size() && i < most; i++)
-    std::printf("%-48s %10.1f %10.3f %6.1f%%\n", rows[i].name.c_str(), static_cast<double>(rows[i].calls) / steps,
+    std::printf("%-60s %10.1f %10.3f %6.1f%%\n", rows[i].name.c_str(), static_cast<double>(rows[i].calls) / steps,
                 1e3 * rows[i].seconds / steps, total > 0 ? 100 * rows[i].seconds / total : 0);
 }
 

@@ -56,7 +56,8 @@ export abstract class Module implements Trainable {
     const seen = new Set<Tensor>()
     for (const [path, m] of this.namedModules())
       for (const [name, part] of m.#parts())
-        if (part instanceof Tensor && !seen.has(part)) {
+        // What a traced forward left in a property is no state.
+        if (part instanceof Tensor && !part.traced && !seen.has(part)) {
           seen.add(part)
           yield [path ? `${path}.${name}` : name, part]
         }

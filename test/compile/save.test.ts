@@ -211,6 +211,16 @@ test('what is no plan file is one clear error; so is wrong usage', async () => {
   expect(problem(Buffer.concat([good, Buffer.alloc(3)]))).toMatch(/AUX_BAD_FILE.*other bytes/)
   expect(problem(edited((b) => (b[b.length - 5000] ^= 1)))).toMatch(/AUX_BAD_FILE.*checksum/)
   expect(problem(edited((b) => (b[b.length - 1] ^= 1)))).toMatch(/AUX_BAD_FILE.*checksum/)
+  // Thousands of damaged files: an error each time.
+  const mutated = spawnSync(
+    path.join(path.dirname(program), path.basename(program).replace('run', 'test')),
+    ['plan_file_'],
+    {
+      env: { ...process.env, AUXGRAD_PLAN_FILE: at('good.plan') },
+      encoding: 'utf8',
+    },
+  )
+  expect(mutated.stdout).toMatch(/^4 passed, 0 failed/m)
   // A kernel of another version, in a file that is whole.
   const other = edited((b) => {
     b.write('conv2e', b.indexOf('conv2d'))

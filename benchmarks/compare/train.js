@@ -152,7 +152,10 @@ function judge(results) {
     }
   for (const { c, checks } of results)
     for (const [name, check] of Object.entries(checks)) {
-      check.bound = c.strict && losses.includes(name) ? check.limit : Math.max(check.limit, limits.chaos * pool.get(`${c.model} ${name}`))
+      check.bound =
+        c.strict && losses.includes(name)
+          ? check.limit
+          : Math.max(check.limit, limits.chaos * pool.get(`${c.model} ${name}`))
       check.ok = check.own <= check.bound
     }
 }

@@ -18,6 +18,11 @@ export class ModelKey {
 
   constructor(readonly model: Trainable | undefined) {}
 
+  /** The key at the last look. */
+  get last(): string {
+    return this.#key
+  }
+
   get current(): string {
     const changed = this.model !== undefined && !(this.#watch?.unchanged() ?? false)
     if (!changed && this.#seen === revision.current) return this.#key

@@ -134,7 +134,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     return this.#session.enqueue(async () => {
       const update = (this.runs + 1) % this.#accumulate === 0
       const entry = this.#entry(values, update)
-      const key = this.#modelKey.current
+      const key = this.#modelKey.last
       const left = key === this.#lastKey ? [] : this.#left()
       for (const [name, scalar] of this.#scalars) values.set(name, scalar)
       this.#setScalars()

@@ -100,9 +100,9 @@ bool machine_has_amx() {
   static const bool has = [] {
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-    const bool vbmi = c >> 1 & 1, tile = d >> 24 & 1, int8 = d >> 25 & 1;
+    const bool vbmi = c >> 1 & 1, bf16 = d >> 22 & 1, tile = d >> 24 & 1, int8 = d >> 25 & 1;
     constexpr long kRequestPermission = 0x1023, kTileData = 18;
-    return vbmi && tile && int8 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    return vbmi && bf16 && tile && int8 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   }();
   return has;
 }

@@ -12,7 +12,7 @@ const char* isa_name(Isa isa);
 // True if this build contains kernels for it and CPU and operating system can run them.
 bool isa_available(Isa isa);
 Isa current_isa();
-// Whether processor and operating system have the AMX matrix unit with 8-bit integers, and let this process use it.
+// Whether processor and operating system have the AMX matrix unit (8-bit integers, bfloat16), and let this process use it.
 bool machine_has_amx();
 // False if unknown or unavailable. AUXGRAD_ISA sets it for a whole process.
 bool set_isa(const char* name);

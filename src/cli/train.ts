@@ -12,7 +12,7 @@ import { interruptible } from './interrupt'
 import { bytes, number, ruleList } from './options'
 import { action, exitCode, type Output } from './output'
 import { progress } from './progress'
-import { memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
+import { compared, memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
 import { resultTable, type RunResult } from './report'
 
 interface Options {
@@ -35,7 +35,11 @@ export function train(): Command {
   return new Command('train')
     .description('Train a network on MNIST under one or more learning rules, from the same seed, and compare them.')
     .option('--model <name>', `one of ${Object.keys(recipes).join(', ')}`, 'cnn')
-    .option('--rule <list>', `${rules.join(', ')}, or several with commas (default: all that the model has)`, ruleList)
+    .option(
+      '--rule <list>',
+      `${rules.join(', ')}, or several with commas (default: ${compared.join(',')}, those that the model has)`,
+      ruleList,
+    )
     .option('--epochs <n>', 'passes over the training set', number(1, true), 1)
     .option('--batch <n>', 'images of a step', number(1, true), 128)
     .option('--lr <rate>', "highest learning rate (default: the model's)", number(0, false))
@@ -54,7 +58,7 @@ export function train(): Command {
 
 async function run(options: Options, output: Output): Promise<number> {
   const recipe = recipeOf(options.model)
-  const given = options.rule ?? rules.filter((rule) => recipe.memory[rule])
+  const given = options.rule ?? compared.filter((rule) => recipe.memory[rule])
   for (const rule of given) memoryOf(options.model, rule) // a rule without a place fails before any work
   if (options.resume && !options.save)
     fail('AUX_INVALID_ARGUMENT', '--resume: expected --save with the file to go on from')

@@ -25,6 +25,8 @@ export interface Weighted<A> {
   withSigns(attrs: A, epsilon: number, alphabet: Alphabet): A
   /** The weight gradient from packed signs, times `scale`. */
   signGradient(delta: Tensor, signs: Tensor, attrs: A, x: Spec, weight: Spec, scale: number, alphabet: Alphabet): Tensor
+  /** The weight gradient from two-bit codes of x and their ranges, one for each index of its first axis. */
+  codeGradient(delta: Tensor, codes: Tensor, ranges: Tensor, attrs: A, x: Spec, weight: Spec): Tensor
 }
 
 /**

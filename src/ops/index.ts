@@ -1,5 +1,6 @@
 export { scaledDotProductAttention, type AttentionOptions } from './attention'
 export { outer, where, type Operand } from './binary'
+export { codePack, codeUnpack, conv2dCodeWeightGrad, linearCodeWeightGrad } from './codes'
 export { conv2d } from './conv'
 export type { ConvOptions } from './geometry'
 export { arange, eye, full, linspace, ones, tensor, zeros, type Nested } from './create'

@@ -6,31 +6,17 @@
 // The matrix unit sums 1024 products of bytes a cycle where the vector units do 32 of floats: with four limbs still
 // eight times as many.
 #pragma once
-#include <immintrin.h>
-
+#include "../amx/tiles.h"
 #include "../conv/vec.h"
 #include "codes.h"
 
-// GCC bug 105593: its own intrinsics' undefined operands.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-
-#define AUXGRAD_AMX __attribute__((target("amx-tile,amx-int8,avx512vbmi")))
-
+#if defined(AUXGRAD_HAS_AMX)
 namespace auxgrad {
 namespace {
 
-constexpr int kTileTokens = 64, kTiles = kStep / kTileTokens, kTileBytes = 1024;
+constexpr int kTileTokens = 64, kTiles = kStep / kTileTokens;
 constexpr int kLimbs = 4;
 constexpr int kBundle = 4, kAmxOutputs = 16 * kBundle;  // of a task
-
-// To GCC the tile intrinsics do not read memory: what was written before must be written by here.
-inline void memory_barrier() { __asm__ volatile("" ::: "memory"); }
-
-struct alignas(64) TileConfig {
-  uint8_t palette, start, reserved[14];
-  uint16_t row_bytes[16];
-  uint8_t rows[16];
-};
 
 // Brings rows of deltas near before they are packed.
 struct Ahead {
@@ -44,15 +30,6 @@ struct Ahead {
     rows--;
   }
 };
-
-AUXGRAD_AMX inline void start_tiles() {
-  TileConfig config;
-  memset(&config, 0, sizeof(config));
-  config.palette = 1;
-  for (int i = 0; i < 8; i++) config.row_bytes[i] = 64, config.rows[i] = 16;
-  memory_barrier();
-  _tile_loadconfig(&config);
-}
 
 // The tap of each column of a block, counted from its first.
 struct RowTaps {
@@ -261,3 +238,4 @@ inline void add_total(const float (*total)[16], float* dw, int64_t stride, int f
 
 }  // namespace
 }  // namespace auxgrad
+#endif

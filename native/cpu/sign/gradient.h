@@ -1,17 +1,10 @@
 // Cuts a weight gradient from codes into tasks: for each step of tokens, first the codes of all columns are brought
 // into place (once, for all outputs), then each task sums a block of outputs. The cut depends on shapes only.
 #pragma once
-#include "../isa.h"
+#include "amx.h"
 #include "codes.h"
 #include "depthwise.h"
 #include "lookup.h"
-
-#if defined(__AVX512F__) && defined(__linux__) && defined(__has_include)
-#if __has_include(<amxint8intrin.h>)
-#define AUXGRAD_HAS_AMX 1
-#include "amx.h"
-#endif
-#endif
 
 namespace auxgrad {
 namespace {
@@ -203,7 +196,7 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
       if (g.bits == 2) add_middles(g, places, task, scales, t0, step, bundle, middles[bundle], total);
     }
   }
-  _tile_release();
+  stop_tiles();
   for (int64_t bundle = 0; o0 + 16 * bundle < o1; bundle++) {
     const int64_t from = o0 + 16 * bundle;
     each_block(g, task.begin, task.end, from, min64(o1, from + 16), [&](int64_t i, int64_t first, int64_t last) {
@@ -320,11 +313,10 @@ inline void place_codes(const CodeGradient& g, const Places& places, bool amx, i
 }
 
 inline void run_gradient(const Call& call, const CodeGradient& g) {
+  const bool amx = amx_in_force();
 #if defined(AUXGRAD_HAS_AMX)
-  const bool has_amx = machine_has_amx(), amx = has_amx && current_isa() == Isa::amx;
   const int64_t task_outputs = amx ? kAmxOutputs : kLookupOutputs;
 #else
-  const bool has_amx = false, amx = false;
   const int64_t task_outputs = kLookupOutputs;
 #endif
   if (g.tokens == 0 || g.outputs == 0 || g.depth == 0) {
@@ -332,7 +324,7 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
     return;
   }
   if (is_depthwise(g)) return run_depthwise(call, g);
-  const Places places(g, has_amx, call.scratch);
+  const Places places(g, amx_possible(), call.scratch);
   const int64_t blocks = places.blocks, chunk = places.chunk, tokens = places.steps * kStep;
   const int64_t o_tasks = ceil_div(g.outputs, task_outputs);
   for (int64_t from = 0; from < blocks; from += chunk) {
@@ -361,11 +353,7 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
 
 inline int64_t gradient_scratch(const CodeGradient& g, int threads) {
   if (is_depthwise(g)) return threads * static_cast<int64_t>(sizeof(DepthwiseSpace));
-#if defined(AUXGRAD_HAS_AMX)
-  return Places(g, machine_has_amx(), nullptr).bytes(threads);
-#else
-  return Places(g, false, nullptr).bytes(threads);
-#endif
+  return Places(g, amx_possible(), nullptr).bytes(threads);
 }
 
 }  // namespace

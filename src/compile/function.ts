@@ -17,7 +17,9 @@ export type Traceable = Tensor | Record<string, Tensor>
 /** Its values after a run. */
 export type Values<R extends Traceable> = R extends Tensor ? HostArray : { [K in keyof R]: HostArray }
 
+/** Shapes of named inputs: `{ x: [128, 28, 28, 1], y: [128] }`. */
 export type Specs = Readonly<Record<string, InputSpec>>
+/** Values of named inputs: `{ x: array, y: [3, 1, 4] }`. */
 export type Batch = Readonly<Record<string, InputValue>>
 
 interface Entry {
@@ -161,6 +163,7 @@ export class CompiledFunction<R extends Traceable> {
     if (!this.#model) this.#session.dispose()
   }
 
+  /** `close()`, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }

@@ -5,7 +5,14 @@ import { checkShape, sizeOf, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
 /** Shape of an input, with its dtype where that is not f32 (or i32, for labels and indices). */
-export type InputSpec = Shape | { readonly shape: Shape; readonly dtype?: DType }
+export type InputSpec =
+  | Shape
+  | {
+      /** Sizes of the axes. */
+      readonly shape: Shape
+      /** Element type. */
+      readonly dtype?: DType
+    }
 
 /** A value for an input. Typed arrays without a shape have one axis; nested arrays of numbers are f32. */
 export type InputValue = HostValues

@@ -343,6 +343,14 @@ check(
   'wrong usage exits with 2',
   run(bin, ['info', '--nonsense'], project).status === 2 && run(bin, ['nonsense'], project).status === 2,
 )
+const bench = run(bin, ['bench', '--quick', '--json'], project)
+const measured = bench.status === 0 ? JSON.parse(bench.stdout).results : []
+check(
+  'bench measures kernels and training steps',
+  measured.some((r) => r.unit === 'GF/s') &&
+    measured.some((r) => r.measuredPeakBytes === r.plannedPeakBytes && r.group === 'step'),
+  bench.text,
+)
 check(
   'help and version exit with 0',
   run(bin, ['--help'], project).status === 0 && run(bin, ['--version'], project).stdout.trim() === manifest.version,

@@ -66,6 +66,7 @@ spawnSync(process.execPath, [path.join(__dirname, 'prebuild.js'), own], { stdio:
 const packed = pack(base)
 const allowed = [
   /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|NOTICE|CMakeLists\.txt|scripts\/build-native\.js)$/,
+  /^docs\/[\w-]+\.md$/,
   /^dist\/([\w-]+\/)*[\w-]+\.(js|d\.ts)$/,
   /^dist\/([\w-]+\/)*index\.(mjs|d\.mts)$/,
   /^native\/(CMakeLists\.txt|targets\.json)$/,

@@ -229,7 +229,7 @@ Result measure(const Group& group, const Case& c, int threads, double time, bool
     result.speeds.push_back({contender.name, 1e9, contender.check ? contender.check() : std::string()});
     settle(threads);
   }
-  const int rounds = quick ? 2 : 4;
+  const int rounds = quick ? 1 : 4;
   const double slice = time / (rounds * static_cast<double>(prepared.contenders.size()));
   for (int round = 0; round < rounds; round++)
     for (size_t i = 0; i < prepared.contenders.size(); i++) {

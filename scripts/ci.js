@@ -24,7 +24,7 @@ const steps = {
   check: {
     command: script('check.js'),
     tools: ['clang-format-14'],
-    instead: script('check.js', 'format', 'lint', 'types', 'contracts'),
+    instead: script('check.js', 'format', 'lint', 'types', 'docs', 'contracts'),
   },
   package: { command: script('test-package.js') },
   reliability: { command: script('reliability.js') },

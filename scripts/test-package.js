@@ -66,6 +66,7 @@ spawnSync(process.execPath, [path.join(__dirname, 'prebuild.js'), own], { stdio:
 const packed = pack(base)
 const allowed = [
   /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|NOTICE|CMakeLists\.txt|scripts\/build-native\.js)$/,
+  /^docs\/[\w-]+\.md$/,
   /^dist\/([\w-]+\/)*[\w-]+\.(js|d\.ts)$/,
   /^dist\/([\w-]+\/)*index\.(mjs|d\.mts)$/,
   /^native\/(CMakeLists\.txt|targets\.json)$/,
@@ -342,6 +343,14 @@ check(
 check(
   'wrong usage exits with 2',
   run(bin, ['info', '--nonsense'], project).status === 2 && run(bin, ['nonsense'], project).status === 2,
+)
+const bench = run(bin, ['bench', '--quick', '--json'], project)
+const measured = bench.status === 0 ? JSON.parse(bench.stdout).results : []
+check(
+  'bench measures kernels and training steps',
+  measured.some((r) => r.unit === 'GF/s') &&
+    measured.some((r) => r.measuredPeakBytes === r.plannedPeakBytes && r.group === 'step'),
+  bench.text,
 )
 check(
   'help and version exit with 0',

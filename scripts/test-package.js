@@ -9,11 +9,10 @@ const fs = require('node:fs')
 const os = require('node:os')
 const path = require('node:path')
 const { facts } = require('./build-native.js')
-const { install, pack, root, runNpm } = require('./staging.js')
+const { install, pack, root, runNpm, sizeLimit } = require('./staging.js')
 
 const long = process.argv.includes('--long')
 const own = `${process.platform}-${process.arch}`
-const sizeLimit = 8 * 2 ** 20
 let passed = 0
 let failed = 0
 

@@ -204,84 +204,134 @@ inline void for_rows(const Call& call, const View& out, const View* const (&oper
   });
 }
 
-// Operands that are not dense go through a small buffer, so that each function is compiled for neighbours only, once:
-// of a long polynomial every further copy of the loop costs kilobytes, for each instruction set and platform.
-constexpr int64_t kGather = 1024;
+// What map1 and map2 do around a function is compiled once for each instruction set, for operands of bytes: rows, buffers
+// and ends. Only the loop itself, over neighbours and whole blocks, is compiled for each function, of which there are a
+// hundred, and of a long polynomial every further copy of the loop costs kilobytes.
+struct Loop {
+  // y[i] = f(a[i], b[i]) for i in [0, n), n a multiple of block; b is null with one operand.
+  void (*run)(const void* f, const void* a, const void* b, void* y, int64_t n);
+  const void* f;
+  int64_t in_size, out_size;  // bytes of an element: 1, 2 or 4
+  int64_t block;
+};
+
+constexpr int64_t kGather = 1024;  // elements of a buffer, a multiple of every block
+
+template <class T, class R>
+constexpr int64_t kLoopBlock = sizeof(T) == 4 && sizeof(R) == 4 ? 16 : 64;
+
+typedef uint16_t AnyTwoBytes __attribute__((may_alias));
+typedef uint32_t AnyFourBytes __attribute__((may_alias));
 
 template <class T>
-inline const T* neighbours(const T* from, int64_t stride, int64_t n, T* buffer) {
-  if (stride == 1) return from;
-  for (int64_t i = 0; i < n; i++) buffer[i] = from[i * stride];
-  return buffer;
+inline void gather_as(void* buffer, const void* from, int64_t stride, int64_t n, int64_t padded) {
+  T* to = static_cast<T*>(buffer);
+  const T* x = static_cast<const T*>(from);
+  for (int64_t i = 0; i < n; i++) to[i] = x[i * stride];
+  for (int64_t i = n; i < padded; i++) to[i] = to[0];
 }
 
-template <class T, class R, class F>
-__attribute__((noinline)) void apply1(const T* x, R* y, int64_t n, const F& f) {
-  AUXGRAD_INDEPENDENT
-  for (int64_t i = 0; i < n; i++) y[i] = f(x[i]);
+// n elements to a buffer, and copies of the first one up to `padded`.
+__attribute__((noinline)) inline void gather(void* buffer, const void* from, int64_t size, int64_t stride, int64_t n,
+                                             int64_t padded) {
+  if (size == 4) gather_as<AnyFourBytes>(buffer, from, stride, n, padded);
+  else if (size == 2) gather_as<AnyTwoBytes>(buffer, from, stride, n, padded);
+  else gather_as<uint8_t>(buffer, from, stride, n, padded);
 }
-template <class T, class R, class F>
-__attribute__((noinline)) void apply2(const T* a, const T* b, R* y, int64_t n, const F& f) {
-  AUXGRAD_INDEPENDENT
-  for (int64_t i = 0; i < n; i++) y[i] = f(a[i], b[i]);
+
+// One row of N operands. What is not dense, or no whole block, goes through buffers.
+template <int N>
+__attribute__((noinline)) void loop_row(const Loop& loop, const char* const (&in)[N], const int64_t (&step)[N],
+                                        char* out, int64_t n) {
+  bool dense = true;
+  for (int o = 0; o < N; o++) dense = dense && step[o] == 1;
+  const int64_t whole = dense ? n / loop.block * loop.block : 0;
+  if (whole > 0) loop.run(loop.f, in[0], N == 2 ? in[N - 1] : nullptr, out, whole);
+  uint32_t buffer[N + 1][kGather];
+  for (int64_t i = whole; i < n; i += kGather) {
+    const int64_t m = min64(kGather, n - i), padded = ceil_div(m, loop.block) * loop.block;
+    const void* from[N];
+    for (int o = 0; o < N; o++) {
+      const char* x = in[o] + i * step[o] * loop.in_size;
+      from[o] = step[o] == 1 && m == padded ? static_cast<const void*>(x) : buffer[o];
+      // A repeated value fills its buffer only once.
+      if (from[o] == buffer[o] && (i == whole || step[o] != 0)) gather(buffer[o], x, loop.in_size, step[o], m, padded);
+    }
+    char* y = out + i * loop.out_size;
+    loop.run(loop.f, from[0], N == 2 ? from[N - 1] : nullptr, m == padded ? static_cast<void*>(y) : buffer[N], padded);
+    if (m != padded) memcpy(y, buffer[N], static_cast<size_t>(m * loop.out_size));
+  }
+}
+
+template <int N>
+__attribute__((noinline)) void loop_rows(const Call& call, const View* const (&operands)[N], const View& y,
+                                         const Loop& loop) {
+  for_rows(call, y, operands, [&](const int64_t(&offset)[N], const int64_t(&step)[N], int64_t at, int64_t n) {
+    const char* in[N];
+    for (int o = 0; o < N; o++) in[o] = static_cast<const char*>(operands[o]->data) + offset[o] * loop.in_size;
+    loop_row(loop, in, step, static_cast<char*>(y.data) + at * loop.out_size, n);
+  });
+}
+
+// One operand repeats short rows, as a bias over few channels does: the row is repeated to a long one first. False if
+// these operands are others.
+__attribute__((noinline)) inline bool loop_repeated(const Call& call, const View* const (&operands)[2], const View& y,
+                                                    const Loop& loop) {
+  const Axes<2> axes(y, operands);
+  const auto dense = [&](int o) { return axes.stride[o][0] == axes.shape[1] && axes.stride[o][1] == 1; };
+  const auto repeats = [&](int o) { return axes.stride[o][0] == 0 && axes.stride[o][1] == 1; };
+  if (axes.rank != 2 || axes.shape[1] > 128 || y.count() == 0 ||
+      !((dense(0) && repeats(1)) || (dense(1) && repeats(0))))
+    return false;
+  const int64_t rows = axes.shape[0], n = axes.shape[1];
+  const int64_t together = max64(16, kGather / n / 16 * 16);  // rows: whole blocks of 16 elements
+  const int short_one = repeats(1) ? 1 : 0;
+  const size_t bytes = static_cast<size_t>(n * loop.in_size);
+  parallel_ranges(call, rows, ceil_div(32768 / n, together) * together, [&](int64_t begin, int64_t end) {
+    uint32_t repeated[2 * kGather];
+    char* to = reinterpret_cast<char*>(repeated);
+    for (int64_t r = 0; r < min64(together, end - begin); r++, to += bytes)
+      memcpy(to, operands[short_one]->data, bytes);
+    const int64_t step[2] = {1, 1};
+    for (int64_t r = begin; r < end; r += together) {
+      const char* row = static_cast<const char*>(operands[1 - short_one]->data) + r * static_cast<int64_t>(bytes);
+      const char* same = reinterpret_cast<const char*>(repeated);
+      const char* const in[2] = {short_one == 0 ? same : row, short_one == 0 ? row : same};
+      loop_row(loop, in, step, static_cast<char*>(y.data) + r * n * loop.out_size, min64(together, end - r) * n);
+    }
+  });
+  return true;
 }
 
 // y = f(x) elementwise; x of any strides, y contiguous.
 template <class T, class R, class F>
 inline void map1(const Call& call, const View& x, const View& y, const F& f) {
-  const T* in = static_cast<const T*>(x.data);
-  R* out = static_cast<R*>(y.data);
+  const auto run = [](const void* function, const void* a, const void*, void* out, int64_t n) {
+    const F& g = *static_cast<const F*>(function);
+    const T* u = static_cast<const T*>(a);
+    R* w = static_cast<R*>(out);
+    n &= -kLoopBlock<T, R>;  // as it is: so the compiler leaves out the loops over what would be left
+    AUXGRAD_INDEPENDENT
+    for (int64_t i = 0; i < n; i++) w[i] = g(u[i]);
+  };
   const View* const operands[1] = {&x};
-  for_rows(call, y, operands, [&](const int64_t(&offset)[1], const int64_t(&step)[1], int64_t at, int64_t n) {
-    const T* u = in + offset[0];
-    if (step[0] == 1) return apply1(u, out + at, n, f);
-    T buffer[kGather];
-    for (int64_t i = 0; i < n; i += kGather) {
-      const int64_t m = min64(kGather, n - i);
-      apply1(neighbours(u + i * step[0], step[0], m, buffer), out + at + i, m, f);
-    }
-  });
+  loop_rows(call, operands, y, {run, &f, sizeof(T), sizeof(R), kLoopBlock<T, R>});
 }
 
 // y = f(a, b) elementwise; a and b of y's shape with any strides (0 repeats).
 template <class T, class R, class F>
 inline void map2(const Call& call, const View& a, const View& b, const View& y, const F& f) {
-  const T *p = static_cast<const T*>(a.data), *q = static_cast<const T*>(b.data);
-  R* out = static_cast<R*>(y.data);
+  const auto run = [](const void* function, const void* left, const void* right, void* out, int64_t n) {
+    const F& g = *static_cast<const F*>(function);
+    const T *u = static_cast<const T*>(left), *v = static_cast<const T*>(right);
+    R* w = static_cast<R*>(out);
+    n &= -kLoopBlock<T, R>;
+    AUXGRAD_INDEPENDENT
+    for (int64_t i = 0; i < n; i++) w[i] = g(u[i], v[i]);
+  };
   const View* const operands[2] = {&a, &b};
-  const Axes<2> axes(y, operands);
-  // One operand repeats short rows, as a bias over few channels does: the row is repeated to a long one first.
-  const auto dense = [&](int o) { return axes.stride[o][0] == axes.shape[1] && axes.stride[o][1] == 1; };
-  const auto repeats = [&](int o) { return axes.stride[o][0] == 0 && axes.stride[o][1] == 1; };
-  if (axes.rank == 2 && axes.shape[1] <= 128 && y.count() > 0 &&
-      ((dense(0) && repeats(1)) || (dense(1) && repeats(0)))) {
-    const int64_t rows = axes.shape[0], n = axes.shape[1], together = kGather / n;
-    const bool second = repeats(1);
-    parallel_ranges(call, rows, ceil_div(32768 / n, together) * together, [&](int64_t begin, int64_t end) {
-      T repeated[kGather];
-      const T* row = second ? q : p;
-      for (int64_t r = 0; r < min64(together, end - begin); r++)
-        memcpy(repeated + r * n, row, static_cast<size_t>(n) * sizeof(T));
-      for (int64_t r = begin; r < end; r += together)
-        apply2(second ? p + r * n : repeated, second ? repeated : q + r * n, out + r * n, min64(together, end - r) * n,
-               f);
-    });
-    return;
-  }
-  for_rows(call, y, operands, [&](const int64_t(&offset)[2], const int64_t(&step)[2], int64_t at, int64_t n) {
-    const T *u = p + offset[0], *v = q + offset[1];
-    R* w = out + at;
-    if (step[0] == 1 && step[1] == 1) return apply2(u, v, w, n, f);
-    T left[kGather], right[kGather];
-    const T *l = left, *r = right;
-    for (int64_t i = 0; i < n; i += kGather) {
-      const int64_t m = min64(kGather, n - i);
-      // A repeated value fills its buffer only once.
-      if (i == 0 || step[0] != 0) l = neighbours(u + i * step[0], step[0], m, left);
-      if (i == 0 || step[1] != 0) r = neighbours(v + i * step[1], step[1], m, right);
-      apply2(l, r, w + i, m, f);
-    }
-  });
+  const Loop loop = {run, &f, sizeof(T), sizeof(R), kLoopBlock<T, R>};
+  if (!loop_repeated(call, operands, y, loop)) loop_rows(call, operands, y, loop);
 }
 
 }  // namespace

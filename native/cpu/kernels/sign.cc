@@ -34,9 +34,9 @@ bool sign_unpack(const Call& call) {
 bool add_sign(const Call& call) {
   const float epsilon = call.real(0), off = call.integer(1) ? 0.0f : -epsilon;
   parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
-    const float* x = call.in[0].f32();
+    const float *x = call.in[0].f32(), up = epsilon, down = off;
     float* h = call.out[0].f32();
-    for (int64_t i = begin; i < end; i++) h[i] = x[i] + (x[i] > 0 ? epsilon : off);
+    for (int64_t i = begin; i < end; i++) h[i] = x[i] + (x[i] > 0 ? up : down);
   });
   return true;
 }

@@ -5,30 +5,38 @@
 namespace auxgrad {
 namespace {
 
-// exp(x) within 2 ULP on [-87.3, 88.7]; below it flushes to 0, above it is inf. NaN stays NaN.
+// a b + c, in one rounding where the machine has it.
+inline float mul_add(float a, float b, float c) {
+#if defined(__FMA__) || defined(AUXGRAD_NEON)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// exp(x) within 2 ULP on [-87.33, 88.72]; below it flushes to 0, above it is inf. NaN stays NaN.
 inline float exp_f32(float x) {
-  // Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
+  // Adding 1.5 * 2^23 rounds to a whole number n and leaves it in the low bits.
   constexpr float kRound = 12582912.0f;
-  const float clamped = x > 89.0f ? 89.0f : (x < -88.0f ? -88.0f : x);
-  const float t = clamped * 1.44269504f + kRound, n = t - kRound;
-  // Multiplied and added in two roundings, so that every instruction set gives the same bits.
-  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  const float t = mul_add(x, 1.44269504f, kRound), n = t - kRound;
+  const float r = mul_add(n, 2.12194440e-4f, mul_add(n, -0.693359375f, x));
   float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  // Two factors: 2^n itself would overflow for n = 128. Of a NaN the bits do not matter, but they must not overflow.
-  uint32_t bits;
-  memcpy(&bits, &t, 4);
-  const int32_t e = static_cast<int32_t>(bits - 0x4b400000u), half = e >> 1;
-  const uint32_t b1 = static_cast<uint32_t>(half + 127) << 23, b2 = static_cast<uint32_t>(e - half + 127) << 23;
-  float s1, s2;
-  memcpy(&s1, &b1, 4);
-  memcpy(&s2, &b2, 4);
-  return x < -87.33f ? 0.0f : p * s1 * s2;
+  p = mul_add(p, r, 1.3981999507e-3f);
+  p = mul_add(p, r, 8.3334519073e-3f);
+  p = mul_add(p, r, 4.1665795894e-2f);
+  p = mul_add(p, r, 1.6666665459e-1f);
+  p = mul_add(p, r, 5.0000001201e-1f);
+  p = mul_add(p * r, r, r) + 1.0f;
+  // Times 2^n: n is added to the exponent. Where that would overflow, or of a NaN, the choice below does not take it.
+  uint32_t bits, shift;
+  memcpy(&bits, &p, 4);
+  memcpy(&shift, &t, 4);
+  bits += shift << 23;
+  float y;
+  memcpy(&y, &bits, 4);
+  const float above = x + __builtin_inff();
+  y = x < 88.72283f ? y : above;
+  return x < -87.33f ? 0.0f : y;
 }
 
 // log(x) within 2 ULP for normal x; log(0) = -inf, log(<0) = NaN, log(inf) = inf. Subnormals are scaled first.
@@ -60,50 +68,62 @@ inline float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
 // tanh(x) within 4 ULP: a polynomial near zero, where 1 - 2/(e^2x + 1) would cancel.
 inline float tanh_f32(float x) {
   const float z = x * x;
-  const float near =
-      x + x * z *
-              (-3.33332819422e-1f +
-               z * (1.33314422036e-1f + z * (-5.37397155531e-2f + z * (2.06390887954e-2f - z * 5.70498872745e-3f))));
+  float p = -5.70498872745e-3f;
+  p = mul_add(p, z, 2.06390887954e-2f);
+  p = mul_add(p, z, -5.37397155531e-2f);
+  p = mul_add(p, z, 1.33314422036e-1f);
+  p = mul_add(p, z, -3.33332819422e-1f);
+  const float near = mul_add(p * z, x, x);
   const float a = __builtin_fabsf(x);
   const float far = 1.0f - 2.0f / (exp_f32(2.0f * a) + 1.0f);
-  return a < 0.625f ? near : (x < 0 ? -far : far);
+  return a < 0.625f ? near : __builtin_copysignf(far, x);
 }
 
 // erf(x) for |x| <= 1, within 2 ULP. Coefficients of this and the next function: least maximal relative error, fitted
 // in double.
 inline float erf_near(float x) {
   const float z = x * x;
-  return x + x * (0.12837910652f +
-                  z * (-0.37612625957f +
-                       z * (0.11283585429f + z * (-0.02685381286f +
-                                                  z * (0.00518832775f + z * (-0.00080101937f + z * 7.85386146e-5f))))));
+  float p = 7.85386146e-5f;
+  p = mul_add(p, z, -0.00080101937f);
+  p = mul_add(p, z, 0.00518832775f);
+  p = mul_add(p, z, -0.02685381286f);
+  p = mul_add(p, z, 0.11283585429f);
+  p = mul_add(p, z, -0.37612625957f);
+  p = mul_add(p, z, 0.12837910652f);
+  return mul_add(p, x, x);
 }
 
 // 1 - erf(a) for a >= 0.95 as exp(-a^2) times a polynomial in 1 / (1 + 0.4 a); relative error below 1e-6 down to 1e-37.
 inline float erfc_far(float a) {
-  const float t = a > 10.0f ? 10.0f : a, s = 1.0f / (1.0f + 0.4f * t), z = t * t;
-  const float q =
-      2.345096436e-5f +
-      s * (0.225125372f +
-           s * (0.231241047f +
-                s * (0.175950050f +
-                     s * (0.282485545f +
-                          s * (-0.122851424f + s * (0.393921643f + s * (-0.212062001f + s * 0.026028998f)))))));
-  // What rounding took from t^2, exactly, from halves of t.
+  const float t = a > 10.0f ? 10.0f : a, s = 1.0f / mul_add(0.4f, t, 1.0f), z = t * t;
+  float q = 0.026028998f;
+  q = mul_add(q, s, -0.212062001f);
+  q = mul_add(q, s, 0.393921643f);
+  q = mul_add(q, s, -0.122851424f);
+  q = mul_add(q, s, 0.282485545f);
+  q = mul_add(q, s, 0.175950050f);
+  q = mul_add(q, s, 0.231241047f);
+  q = mul_add(q, s, 0.225125372f);
+  q = mul_add(q, s, 2.345096436e-5f);
+#if defined(__FMA__) || defined(AUXGRAD_NEON)
+  const float lost = __builtin_fmaf(t, t, -z);  // what rounding took from t^2
+#else
+  // The same, exactly, from halves of t.
   uint32_t bits;
   memcpy(&bits, &t, 4);
   bits &= 0xfffff000u;
   float high;
   memcpy(&high, &bits, 4);
   const float low = t - high, lost = ((high * high - z) + 2.0f * high * low) + low * low;
+#endif
   const float e = q * exp_f32(-z);
-  return e - e * lost;
+  return mul_add(-e, lost, e);
 }
 
 // erf(x) within 2 ULP (relative and absolute error below 2e-7).
 inline float erf_f32(float x) {
   const float a = __builtin_fabsf(x), far = 1.0f - erfc_far(a);
-  return a < 1.0f ? erf_near(x) : (x < 0 ? -far : far);
+  return a < 1.0f ? erf_near(x) : __builtin_copysignf(far, x);
 }
 
 // Distribution function of the standard normal; keeps its relative precision in the lower tail.

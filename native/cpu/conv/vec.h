@@ -67,6 +67,19 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
+// Whether a lane has any bit set.
+inline bool any_lane(IntVec v) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)v, (__m512i)v) != 0;
+#elif defined(__AVX2__)
+  return !_mm256_testz_si256((__m256i)v, (__m256i)v);
+#else
+  int32_t bits = 0;
+  for (int i = 0; i < kLanes; i++) bits |= v[i];
+  return bits != 0;
+#endif
+}
+
 inline void set_zero(float* target, int64_t n) {
   if (n > 0) memset(target, 0, static_cast<size_t>(n) * 4);
 }

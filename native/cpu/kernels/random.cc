@@ -121,15 +121,23 @@ bool random_truncated_normal(const Call& call) {
 // dropout: x, key -> y = x keep / (1 - p), keep = uniform >= p; numbers: stream, p. Its own gradient, on dy.
 bool dropout(const Call& call) {
   const Stream stream = stream_of(call.in[1], call.number[0]);
-  const float p = call.real(1), scale = p < 1 ? static_cast<float>(1 / (1 - call.number[1])) : 0.0f;
+  // uniform >= p, in words: the upper 24 bits are at least p 2^24.
+  const double level = __builtin_ceil(static_cast<double>(call.real(1)) * 16777216.0);
+  if (level >= 16777216.0) {
+    memset(call.out[0].data, 0, static_cast<size_t>(call.out[0].count()) * sizeof(float));
+    return true;
+  }
+  const uint32_t least = static_cast<uint32_t>(level) << 8;
+  const float scale = static_cast<float>(1 / (1 - call.number[1]));
   parallel_ranges(call, call.out[0].count(), kGrain, [&](int64_t begin, int64_t end) {
     // Copies: to the compiler, what is captured might change with every store.
-    const float *x = call.in[0].f32(), limit = p, up = scale;
+    const float *x = call.in[0].f32(), up = scale;
+    const uint32_t limit = least;
     float* y = call.out[0].f32();
     uint32_t words[kGroup];
     const auto group = [&](int64_t at, int64_t n) {
       stream.words(at, words);
-      for (int64_t i = 0; i < n; i++) y[at + i] = uniform_from_bits(words[i]) >= limit ? x[at + i] * up : 0.0f;
+      for (int64_t i = 0; i < n; i++) y[at + i] = words[i] >= limit ? x[at + i] * up : 0.0f;
     };
     int64_t at = begin;
     for (; at + kGroup <= end; at += kGroup) group(at, kGroup);

@@ -246,6 +246,9 @@ bool argmax(const Call& call) {
       if (s.reduced_stride[0] == 1 && s.terms > 0) {
         bool nan;
         const float top = row_extreme<true>(p, s.terms, &nan);
+        const Vec wanted = broadcast(top);
+        const auto here = [&](Vec v) { return any_lane(nan ? v != v : v == wanted); };
+        while (best + kLanes <= s.terms && !here(load(p + best))) best += kLanes;
         while (nan ? p[best] == p[best] : p[best] != top) best++;
         call.out[0].i32()[o] = static_cast<int32_t>(best);
         continue;

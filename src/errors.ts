@@ -18,6 +18,7 @@ export type ErrorCode =
 
 /** Every error that auxgrad raises on purpose. `code` is for programs, `message` for people. */
 export class AuxgradError extends Error {
+  /** What went wrong, for programs. */
   readonly code: ErrorCode
 
   constructor(code: ErrorCode, message: string, options?: ErrorOptions) {

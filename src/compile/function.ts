@@ -125,6 +125,7 @@ export class CompiledFunction<R extends Traceable> {
     if (!this.#model) this.#session.dispose()
   }
 
+  /** `close()`, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }

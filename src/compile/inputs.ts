@@ -5,12 +5,21 @@ import { checkShape, sizeOf, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
 /** Shape of an input, with its dtype where that is not f32 (or i32, for labels and indices). */
-export type InputSpec = Shape | { readonly shape: Shape; readonly dtype?: DType }
+export type InputSpec =
+  | Shape
+  | {
+      /** Sizes of the axes. */
+      readonly shape: Shape
+      /** Element type. */
+      readonly dtype?: DType
+    }
 
 /** A value for an input. Typed arrays without a shape have one axis; nested arrays of numbers are f32. */
 export type InputValue = HostValues
 
+/** Shapes of named inputs: `{ x: [128, 28, 28, 1], y: [128] }`. */
 export type Specs = Readonly<Record<string, InputSpec>>
+/** Values of named inputs: `{ x: array, y: [3, 1, 4] }`. */
 export type Batch = Readonly<Record<string, InputValue>>
 
 export interface NormalSpec {

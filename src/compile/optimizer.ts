@@ -15,7 +15,9 @@ export interface UpdateInputs {
 
 /** How parameters change: the contract of `optim`. */
 export interface Optimizer {
+  /** For checkpoints: a run is resumed by the same method. */
   readonly name: string
+  /** Learning rate, or the rate of each update; may be changed at any time without a new plan. */
   lr: Schedule
   /** Updates done. */
   steps: number

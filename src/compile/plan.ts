@@ -26,29 +26,43 @@ export interface PlanBytes {
   workspace: number
   /** The batch (as far as backward does not keep it). */
   staging: number
+  /** All of it: what a budget limits, and what is measured. */
   total: number
 }
 
 /** Something that backward keeps. */
 export interface KeptValue {
+  /** Path of the module that reads it in backward; '' is the model itself. */
   layer: string
+  /** Policy by which it is kept. */
   policy: string
+  /** Operation that made it. */
   op: string
+  /** Element type; u32 for packed bits. */
   dtype: DType
+  /** Shape of what is kept. */
   shape: Shape
+  /** Its bytes in the arena. */
   bytes: number
 }
 
+/** One kernel call of a plan. */
 export interface PlannedOp {
+  /** Operation, as it was traced. */
   op: string
+  /** Native kernel that computes it. */
   kernel: string
+  /** Path of the module that called it; '' is the model itself. */
   layer: string
+  /** `forward`, `backward` or `update`. */
   phase: string
   /** Steps at which its first output is made and last read. */
   from: number
+  /** Step at which its first output is last read. */
   to: number
   /** Offset of its first output in the arena; -1 if it has none there. */
   offset: number
+  /** Bytes of its first output in the arena. */
   bytes: number
 }
 
@@ -66,8 +80,11 @@ export interface PlanOptions {
 
 /** The program of one step: kernel calls with fixed addresses, and the bytes it takes. Plain data; prints as a table. */
 export class Plan {
+  /** Every byte that the step holds, by kind. */
   readonly bytes: PlanBytes
+  /** What backward keeps, value by value. */
   readonly kept: KeptValue[]
+  /** Every kernel call, in order. */
   readonly ops: PlannedOp[]
   /** Bytes of the arena; the measured peak of a run is this number. */
   readonly arenaBytes: number

@@ -25,17 +25,25 @@ import { sessionOf, type RunOptions, type Session } from './session'
 import { soleOutput, trace, type Traced } from './trace'
 import type { ParameterLike, Trainable } from './trainable'
 
+/** A training step, for `compile`. */
 export interface StepOptions<R extends Traceable = Traceable> {
+  /** The model whose parameters the step changes. */
   model: Trainable
   /** The loss, one element; or an object with it as `loss` and whatever else is to be read after a step. */
   loss: (batch: Record<string, Tensor>) => R
+  /** How they change; of `optim`, or an `Optimizer` of your own. */
   optimizer: Optimizer
   /** What backward keeps, by module; backpropagation where nothing is said. */
   memory?: MemoryAssignment
   /** Bytes that no plan of the model may exceed; one that does is refused before the first step. */
   budget?: Bytes
   /** Gradient clipping, by the norm of all gradients together or by value. */
-  clip?: { norm?: number; value?: number }
+  clip?: {
+    /** Gradients are scaled down where their norm together exceeds this. */
+    norm?: number
+    /** Every gradient is cut to ±this. */
+    value?: number
+  }
   /** Runs whose mean gradient makes one update (1). */
   accumulate?: number
   /** Seed of dropout and other random ops (0). */
@@ -46,7 +54,9 @@ export interface StepOptions<R extends Traceable = Traceable> {
 
 /** The learning indicator of a layer over one batch. */
 export interface Indicator {
+  /** Mean over the values; 1 for backpropagation. */
   mean: number
+  /** The least value. */
   min: number
   /** Share of values at or below 0: there the update may not descend. */
   share: number
@@ -54,7 +64,9 @@ export interface Indicator {
   values: Float32Array
 }
 
+/** What a run resolves to: the loss, and the values of whatever else the loss function returned. */
 export type StepResult<R extends Traceable> = {
+  /** The loss before the update. */
   loss: number
   /** Norm of all gradients before clipping; there with `clip.norm`. */
   gradNorm?: number
@@ -70,7 +82,9 @@ interface Entry {
 
 /** A training step: forward, backward and update as one plan for each set of input shapes. */
 export class TrainingStep<R extends Traceable = Traceable> {
+  /** The model it trains. */
   readonly model: Trainable
+  /** The optimizer it updates with. */
   readonly optimizer: Optimizer
   /** Runs done; with the seed, it decides all random numbers of the next one. */
   runs = 0
@@ -411,6 +425,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     for (const t of this.#sums.values()) t.dispose()
   }
 
+  /** `close()`, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }

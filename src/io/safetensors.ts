@@ -25,21 +25,29 @@ const kinds = {
   F64: Float64Array,
 } as const
 
+/** Element types of safetensors files, by the names they have there. */
 export type SafetensorsDType = keyof typeof kinds
 type RawArray = InstanceType<(typeof kinds)[SafetensorsDType]>
 
 /** A tensor as it lies in a file. */
 export interface RawTensor {
+  /** Element type in the file. */
   readonly dtype: SafetensorsDType
+  /** Its shape; [] is a single number. */
   readonly shape: readonly number[]
+  /** The elements in row-major order; F16 and BF16 as 16-bit patterns. */
   readonly data: RawArray
 }
 
 /** What a file says of a tensor: its bytes are [begin, end) of the part after the header. */
 export interface TensorInfo {
+  /** Element type. */
   readonly dtype: SafetensorsDType
+  /** Its shape. */
   readonly shape: readonly number[]
+  /** First byte, counted from the end of the header. */
   readonly begin: number
+  /** Byte after the last. */
   readonly end: number
 }
 
@@ -141,6 +149,7 @@ function readInfo(json: JsonReader, name: string, bytes: number): TensorInfo {
 export class SafetensorsFile {
   /** What is in the file, in the order of its header. */
   readonly infos: ReadonlyMap<string, TensorInfo>
+  /** Texts by name, from the header. */
   readonly metadata: ReadonlyMap<string, string>
   readonly #file: InputFile
   /** @internal The bytes before the tensors: the length and the header. */
@@ -179,6 +188,7 @@ export class SafetensorsFile {
     }
   }
 
+  /** The file. */
   get path(): string {
     return this.#file.path
   }
@@ -195,16 +205,21 @@ export class SafetensorsFile {
     return { dtype: info.dtype, shape: info.shape, data: new kinds[info.dtype](buffer) }
   }
 
+  /** Closes the file. */
   async close(): Promise<void> {
     await this.#file.close()
   }
 }
 
+/** What a file holds. */
 export interface Safetensors {
+  /** Tensors by name. */
   readonly tensors: Map<string, RawTensor>
+  /** Texts by name, from the header. */
   readonly metadata: Map<string, string>
 }
 
+/** Options of `readSafetensors`. */
 export interface ReadOptions {
   /** Reads only the tensors whose names it accepts. */
   only?: (name: string) => boolean

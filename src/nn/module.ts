@@ -14,6 +14,7 @@ import { Parameter } from './parameter'
 export abstract class Module implements Trainable {
   #training = true
 
+  /** What the module computes, out of tensors and other modules; traced once for each plan. */
   abstract forward(...inputs: never[]): unknown
 
   /** True while dropout drops and batch norm uses the statistics of its batch. */
@@ -22,6 +23,7 @@ export abstract class Module implements Trainable {
     return this.#training
   }
 
+  /** The mode of this module alone; plans of the other mode are made anew. */
   set training(training: boolean) {
     if (training !== this.#training) revision.current++
     this.#training = training
@@ -73,6 +75,7 @@ export abstract class Module implements Trainable {
     for (const [name, t] of this.#namedTensors()) if (!(t instanceof Parameter)) yield [name, t]
   }
 
+  /** Every parameter once, without its path. */
   parameters(): Parameter[] {
     return [...this.namedParameters()].map(([, p]) => p)
   }
@@ -117,6 +120,7 @@ export abstract class Module implements Trainable {
     return this.#setTrainable(paths, false)
   }
 
+  /** Lets every parameter below the paths (all without one) learn again. */
   unfreeze(...paths: string[]): this {
     return this.#setTrainable(paths, true)
   }
@@ -139,6 +143,7 @@ export abstract class Module implements Trainable {
     for (const [, t] of this.#namedTensors()) t.dispose()
   }
 
+  /** `dispose()`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose()
   }

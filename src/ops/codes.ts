@@ -23,7 +23,12 @@ const packOp = defineOp<undefined>({
  * Codes of x [G, ..., C], the nearest of four levels between the least and the largest of each x[g]:
  * u32 [ceil(T/16), C] and f32 ranges [G, 2]. What holds a NaN has the range NaN.
  */
-export function codePack(x: Tensor): { codes: Tensor; ranges: Tensor } {
+export function codePack(x: Tensor): {
+  /** u32 [ceil(T/16), C], two bits an element. */
+  codes: Tensor
+  /** Minimum and width, f32 [G, 2]. */
+  ranges: Tensor
+} {
   const [codes, ranges] = apply(packOp, [x], undefined)
   return { codes, ranges }
 }

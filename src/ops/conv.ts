@@ -33,7 +33,8 @@ const weightGrad: Op<ConvAttrs & { shape: Shape }> = defineOp({
   kernel: (_, __, a) => ({ name: 'conv2d_weight_grad', numbers: convNumbers(a) }),
 })
 
-const convWeightGradient = (delta: Tensor, x: Tensor, attrs: ConvAttrs, shape: Shape): Tensor =>
+/** @internal dW from the gradient of y and x (or a stand-in for it). */
+export const convWeightGradient = (delta: Tensor, x: Tensor, attrs: ConvAttrs, shape: Shape): Tensor =>
   apply(weightGrad, [delta, x], { ...attrs, shape })[0]
 
 const conv2dOp = defineOp<ConvAttrs & Fused>({

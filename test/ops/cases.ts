@@ -74,6 +74,8 @@ function unary(
 const sigmoid = (v: number): number => 1 / (1 + Math.exp(-v))
 const cdf = (v: number): number => ref.erfc(-v / Math.SQRT2) / 2
 const signOf = (v: number): number => (v > 0 ? 1 : v < 0 ? -1 : v)
+/** exp and what is made of it: its polynomial is rounded where and how the machine can. */
+const fused = { fused: true } as const
 const roundEven = (v: number): number => {
   const low = Math.floor(v)
   if (v - low !== 0.5) return Math.round(v)
@@ -90,8 +92,8 @@ unary(
   { bad: wrongKind((t) => t.neg()) },
 )
 unary('abs', (x) => x.abs(), Math.abs)
-unary('exp', (x) => x.exp(), Math.exp, { low: -80, high: 80, gtol: 1e-4, wanted: [] })
-unary('exp, gradient', (x) => x.exp(), Math.exp)
+unary('exp', (x) => x.exp(), Math.exp, { low: -80, high: 80, gtol: 1e-4, wanted: [], ...fused })
+unary('exp, gradient', (x) => x.exp(), Math.exp, fused)
 unary('log', (x) => x.log(), Math.log, { low: 1e-3, high: 50 })
 unary('sqrt', (x) => x.sqrt(), Math.sqrt, { low: 0.1, high: 9 })
 unary(
@@ -111,20 +113,20 @@ unary(
   (v) => 1 / v,
   { low: 0.3, high: 4 },
 )
-unary('tanh', (x) => x.tanh(), Math.tanh)
-unary('sigmoid', (x) => x.sigmoid(), sigmoid)
-unary('erf', (x) => x.erf(), ref.erf, { rtol: 3e-7, atol: 0 })
+unary('tanh', (x) => x.tanh(), Math.tanh, fused)
+unary('sigmoid', (x) => x.sigmoid(), sigmoid, fused)
+unary('erf', (x) => x.erf(), ref.erf, { rtol: 3e-7, atol: 0, ...fused })
 unary(
   'gelu',
   (x) => x.gelu(),
   (v) => v * cdf(v),
-  { low: -6, high: 6, rtol: 3e-6, atol: 1e-9 },
+  { low: -6, high: 6, rtol: 3e-6, atol: 1e-9, ...fused },
 )
 unary(
   'silu',
   (x) => x.silu(),
   (v) => v * sigmoid(v),
-  { low: -6, high: 6 },
+  { low: -6, high: 6, ...fused },
 )
 unary(
   'relu',
@@ -146,7 +148,7 @@ add({
 })
 unary('sin', (x) => x.sin(), Math.sin, { low: -1000, high: 1000, gtol: 1e-4 })
 unary('cos', (x) => x.cos(), Math.cos, { low: -1000, high: 1000, gtol: 1e-4 })
-unary('expm1', (x) => x.expm1(), Math.expm1, { rtol: 5e-7, atol: 0 })
+unary('expm1', (x) => x.expm1(), Math.expm1, { rtol: 5e-7, atol: 0, ...fused })
 unary('log1p', (x) => x.log1p(), Math.log1p, { low: -0.9, high: 5, rtol: 5e-7, atol: 0 })
 add({
   name: 'expm1 and log1p near 0',
@@ -165,6 +167,7 @@ unary(
   'elu',
   (x) => x.elu(1.5),
   (v) => (v > 0 ? v : 1.5 * Math.expm1(v)),
+  fused,
 )
 unary(
   'softplus',
@@ -173,6 +176,7 @@ unary(
   {
     low: -30,
     high: 30,
+    ...fused,
     bad: [{ what: 'beta 0', run: () => tensor([1]).softplus(0), code: 'AUX_INVALID_ARGUMENT' }],
   },
 )
@@ -269,7 +273,7 @@ binary(
   (a, b) => a / b,
   { samples: positive },
 )
-binary('pow', (a, b) => a.pow(b), Math.pow, { samples: positive, special: false, rtol: 4e-6 })
+binary('pow', (a, b) => a.pow(b), Math.pow, { samples: positive, special: false, rtol: 4e-6, ...fused })
 binary('maximum', (a, b) => a.maximum(b), Math.max)
 binary('minimum', (a, b) => a.minimum(b), Math.min)
 for (const [name, g] of Object.entries({
@@ -424,7 +428,7 @@ reduction(
   (v) => Math.sqrt(variance(0)(v)),
   { empty: false, wanted: [] },
 )
-reduction('logSumExp', (x, a, k) => x.logSumExp(a, k), ref.logSumExp, { low: -60, high: 60 })
+reduction('logSumExp', (x, a, k) => x.logSumExp(a, k), ref.logSumExp, { low: -60, high: 60, ...fused })
 reduction(
   'norm',
   (x, a, k) => x.norm(a, { keep: k }),
@@ -526,12 +530,14 @@ for (const axis of [-1, 0, 1]) {
     f: (x) => x.softmax(axis),
     reference: (x) => lines(x, axis, ref.softmax),
     samples: [[within(-9, 9, 3, 4, 5)], [s(1, 1, 1)], [s(20, 3, 300)]],
+    ...fused,
   })
   add({
     name: `logSoftmax over ${axis}`,
     f: (x) => x.logSoftmax(axis),
     reference: (x) => lines(x, axis, (v) => v.map((y) => y - ref.logSumExp(v))),
     samples: [[within(-9, 9, 3, 4, 5)], [s(1, 1, 1)]],
+    ...fused,
   })
 }
 const sorted = (v: number[]): number[] => [...v].sort((a, b) => a - b)

@@ -306,9 +306,10 @@ bool PlanFile::run(Failure* failure, RunStats* stats, double* call_seconds) {
       if (v.source == Source::rate) {
         const uint64_t i = updates_ - first_update_;
         if (i >= rates_.size() && !last_rate_stays_)
-          return failure->set(ErrorCode::invalid_argument,
-                              "the plan holds the learning rates of %zu updates; save it with more, or run fewer steps",
-                              rates_.size());
+          return failure->set(
+              ErrorCode::invalid_argument,
+              "the plan holds the learning rates of %lld updates; save it with more, or run fewer steps",
+              static_cast<long long>(rates_.size()));
         value = rates_[static_cast<size_t>(std::min<uint64_t>(i, rates_.size() - 1))];
       }
       const float number = static_cast<float>(value);

@@ -193,7 +193,10 @@ TEST(plan_file_runs_with_the_inputs_of_each_step) {
     auxgrad::RunStats stats;
     double seconds[3] = {};
     CHECK(file->run(&failure, &stats, seconds));
+#if !defined(_WIN32)  // whose clock may stand still for calls this short
     CHECK(seconds[0] > 0 && seconds[1] > 0 && seconds[2] > 0);
+#endif
+    CHECK(seconds[0] + seconds[1] + seconds[2] <= stats.seconds + 1e-9);
     const float product[] = {9, 9, 21, 21};
     CHECK(std::memcmp(output(1), product, sizeof product) == 0);
     const float lr = step == 0 ? 0.5f : 0.25f, count = 3.0f + static_cast<float>(step);

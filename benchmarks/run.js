@@ -1,13 +1,17 @@
 #!/usr/bin/env node
-// `npm run bench [-- --quick] [--only gemm,fused] [--threads 1,2] [--json FILE] [--svg FILE] [--merge FILE]...`
-// Builds and runs the native suite, prints one table, writes the JSON and a roofline. --merge adds the results of
-// other programs (of the same JSON form: {"results":[{"group","name","threads",...}]}).
+// `npm run bench [-- --quick] [--only gemm,step] [--match TEXT] [--threads 1,2] [--python PROGRAM] [--json FILE]
+// [--svg FILE] [--merge FILE]...`
+// Builds and runs the native suite, then the same convolutions in PyTorch and whole training steps beside PyTorch's
+// (where a Python with torch is found), prints the tables, writes the JSON and a roofline. At most 10 minutes, with
+// --quick one. --merge adds the results of other programs (of the same JSON form:
+// {"results":[{"group","name","threads",...}]}).
 'use strict'
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
 const os = require('node:os')
 const path = require('node:path')
 const Table = require('cli-table3')
+const { findPython, Peer } = require('./compare/peer')
 const { roofline } = require('./roofline')
 
 const root = path.resolve(__dirname, '..')
@@ -22,20 +26,26 @@ function options(argv) {
     json: path.join(root, 'build/bench.json'),
     svg: path.join(root, 'build/roofline.svg'),
     merge: [],
-    pass: [],
+    quick: false,
+    only: undefined,
+    match: '',
+    threads: undefined,
+    python: ['/usr/bin/python3', 'python3', 'python'],
   }
   for (let i = 0; i < argv.length; i++) {
     const arg = argv[i]
     if (arg === '--quick') {
-      o.pass.push(arg)
+      o.quick = true
       continue
     }
-    if (!['--only', '--match', '--threads', '--json', '--svg', '--merge'].includes(arg))
-      fail(`unknown option ${arg}; there are --quick, --only, --match, --threads, --json, --svg, --merge`)
+    if (!['--only', '--match', '--threads', '--python', '--json', '--svg', '--merge'].includes(arg))
+      fail(`unknown option ${arg}; there are --quick, --only, --match, --threads, --python, --json, --svg, --merge`)
     if (++i === argv.length) fail(`${arg} needs a value`)
     if (arg === '--merge') o.merge.push(argv[i])
     else if (arg === '--json' || arg === '--svg') o[arg.slice(2)] = path.resolve(argv[i])
-    else o.pass.push(arg, argv[i])
+    else if (arg === '--only') o.only = argv[i].split(',')
+    else if (arg === '--python') o.python = [argv[i]]
+    else o[arg.slice(2)] = argv[i]
   }
   return o
 }
@@ -48,19 +58,74 @@ function mergeRow(rows, row) {
   own.ratioToBestPeer = row.ratioToBestPeer ?? own.gflops / Math.max(...Object.values(own.peers))
 }
 
-function build() {
-  const result = spawnSync(process.execPath, [path.join(root, 'scripts/build-native.js'), '--programs'], {
-    stdio: 'inherit',
-  })
+function runNode(...args) {
+  const result = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
   if (result.status !== 0) process.exit(result.status ?? 1)
+}
+
+/** The convolutions of conv.cc in PyTorch, in a process for each number of threads. */
+function torchConvolutions(report, python) {
+  for (const { threads } of report.machine.byThreads) {
+    const args = ['--threads', String(threads), '--match', o.match, ...(o.quick ? ['--quick'] : [])]
+    const result = spawnSync(
+      python,
+      [path.join(__dirname, 'peers/conv_torch.py'), ...args, '--rounds', o.quick ? '1' : '2', '--seconds', '0.02'],
+      { encoding: 'utf8', maxBuffer: 1 << 26 },
+    )
+    if (result.status === 0) merge(report, JSON.parse(result.stdout))
+    else report.missing.push(`pytorch: conv_torch.py failed: ${(result.stderr ?? '').trim().split('\n').at(-1)}`)
+  }
+}
+
+/** Whole training steps beside PyTorch's, which trains by backpropagation. Speeds are images a second. */
+async function trainingSteps(report, python) {
+  runNode('node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json')
+  const { measure, title } = require('./compare/speed')
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-bench-'))
+  const threads = os.availableParallelism()
+  const peers = python ? [new Peer(python, threads), new Peer(python, 1)] : []
+  const name = (c) => Object.values(title(c)).join(' ')
+  try {
+    for (const peer of peers) report.peers.pytorch = `PyTorch ${(await peer.hello()).torch}`
+    const rows = await measure(peers, folder, {
+      width: 32,
+      chosen: (c) => name(c).includes(o.match) && (!o.quick || c.model !== 'resnet18'),
+      rounds: o.quick ? 2 : 4,
+      seconds: o.quick ? 0.4 : 2,
+    })
+    for (const { case: c, seconds, theirs, bytes, theirBytes } of rows)
+      report.results.push({
+        group: 'step',
+        name: name(c),
+        threads,
+        batch: c.batch,
+        seconds,
+        imagesPerSecond: c.batch / seconds,
+        peers: python ? { pytorch: c.batch / theirs } : {},
+        ratioToBestPeer: python ? theirs / seconds : null,
+        bytes: bytes.total,
+        keptBytes: bytes.kept,
+        peerSavedBytes: theirBytes?.saved ?? null,
+      })
+  } finally {
+    for (const peer of peers) peer.end()
+    fs.rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+function merge(report, other) {
+  for (const row of other.results) mergeRow(report.results, row)
+  report.peers = { ...report.peers, ...other.peers }
 }
 
 const number = (v, digits = 1) => (typeof v === 'number' ? v.toFixed(digits) : '')
 
 function print(report) {
   const { machine } = report
+  const kernels = report.results.filter((r) => r.group !== 'step')
+  const steps = report.results.filter((r) => r.group === 'step')
   const peers = [
-    ...new Set(['openblas', 'blis', 'onednn', ...report.results.flatMap((r) => Object.keys(r.peers ?? {}))]),
+    ...new Set(['openblas', 'blis', 'onednn', 'pytorch', ...kernels.flatMap((r) => Object.keys(r.peers ?? {}))]),
   ]
   const table = new Table({
     head: ['group', 'case', 'threads', 'GF/s', 'GB/s', 'of peak', ...peers, 'ratio'],
@@ -68,12 +133,12 @@ function print(report) {
     style: { head: [], border: [], compact: true },
   })
   const missing = (peer) => (report.missing ?? []).some((m) => m.startsWith(`${peer}:`))
-  for (const r of report.results) {
+  for (const r of kernels) {
     const share = typeof r.fractionOfPeak === 'number' ? `${(100 * r.fractionOfPeak).toFixed(0)} %` : ''
     const cell = (peer) => {
       if (r.wrong?.some((w) => w.startsWith(`${peer}: `))) return 'wrong'
       if (r.peers && peer in r.peers) return number(r.peers[peer])
-      return missing(peer) && r.group === 'gemm' ? 'absent' : ''
+      return missing(peer) && r.group === (peer === 'pytorch' ? 'conv' : 'gemm') ? 'absent' : ''
     }
     const own = r.wrong?.some((w) => w.startsWith('auxgrad: ')) ? 'WRONG' : number(r.gflops)
     table.push([
@@ -87,7 +152,8 @@ function print(report) {
       number(r.ratioToBestPeer, 2),
     ])
   }
-  console.log(table.toString())
+  if (kernels.length) console.log(table.toString())
+  if (steps.length) printSteps(steps, missing('pytorch'))
   console.log(`kernels ${machine.isa}`)
   for (const m of machine.byThreads)
     console.log(`threads ${m.threads}: peak ${number(m.fmaPeakGflops)} GF/s, memory ${number(m.bandwidthGBs)} GB/s`)
@@ -95,24 +161,82 @@ function print(report) {
   for (const m of report.missing ?? []) console.log(m)
 }
 
-const o = options(process.argv.slice(2))
-build()
-const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-bench-'))
-const file = path.join(folder, 'native.json')
-const program = path.join(root, 'build/Release', process.platform === 'win32' ? 'auxgrad_bench.exe' : 'auxgrad_bench')
-const run = spawnSync(program, [...o.pass, '--json', file], { stdio: ['ignore', 'ignore', 'inherit'] })
-if (!fs.existsSync(file)) fail(`${program} wrote no results${run.error ? `: ${run.error.message}` : ''}`)
-const report = JSON.parse(fs.readFileSync(file, 'utf8'))
-fs.rmSync(folder, { recursive: true })
-for (const name of o.merge) {
-  const other = JSON.parse(fs.readFileSync(name, 'utf8'))
-  if (!Array.isArray(other.results)) fail(`${name}: expected {"results": [...]}`)
-  for (const row of other.results) mergeRow(report.results, row)
-  report.peers = { ...report.peers, ...other.peers }
+function printSteps(steps, alone) {
+  const table = new Table({
+    head: [
+      'training step',
+      'batch',
+      'threads',
+      'ms',
+      'images/s',
+      'pytorch bp',
+      'ratio',
+      'MiB',
+      'kept',
+      'pytorch saves',
+    ],
+    colAligns: ['left', ...Array(9).fill('right')],
+    style: { head: [], border: [], compact: true },
+  })
+  const mib = (bytes) => (typeof bytes === 'number' ? (bytes / 2 ** 20).toFixed(1) : '')
+  for (const r of steps)
+    table.push([
+      r.name,
+      r.batch,
+      r.threads,
+      number(1000 * r.seconds, 2),
+      number(r.imagesPerSecond, 0),
+      alone ? 'absent' : number(r.peers.pytorch, 0),
+      number(r.ratioToBestPeer, 2),
+      mib(r.bytes),
+      mib(r.keptBytes),
+      mib(r.peerSavedBytes),
+    ])
+  console.log(table.toString())
 }
-print(report)
-for (const target of [o.json, o.svg]) fs.mkdirSync(path.dirname(target), { recursive: true })
-fs.writeFileSync(o.json, `${JSON.stringify(report, null, 1)}\n`)
-fs.writeFileSync(o.svg, roofline(report))
-console.log(`${o.json}\n${o.svg}`)
-process.exit(run.status ?? 1)
+
+const o = options(process.argv.slice(2))
+
+async function main() {
+  runNode('scripts/build-native.js', '--programs')
+  const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-bench-'))
+  const file = path.join(folder, 'native.json')
+  const program = path.join(root, 'build/Release', process.platform === 'win32' ? 'auxgrad_bench.exe' : 'auxgrad_bench')
+  const native = o.only?.filter((group) => group !== 'step')
+  const args = [
+    ...(o.quick ? ['--quick'] : []),
+    ...(o.threads === undefined ? [] : ['--threads', o.threads]),
+    // With --only step the program measures the machine's peaks alone: no case has this name.
+    ...(native?.length === 0 ? ['--match', '(none)'] : ['--match', o.match]),
+    ...(native?.length ? ['--only', native.join()] : []),
+  ]
+  const run = spawnSync(program, [...args, '--json', file], { stdio: ['ignore', 'ignore', 'inherit'] })
+  if (!fs.existsSync(file)) fail(`${program} wrote no results${run.error ? `: ${run.error.message}` : ''}`)
+  const report = JSON.parse(fs.readFileSync(file, 'utf8'))
+  fs.rmSync(folder, { recursive: true })
+  const wanted = (group) => !o.only || o.only.includes(group)
+  const python = wanted('conv') || wanted('step') ? findPython(o.python) : undefined
+  if (!python && (wanted('conv') || wanted('step')))
+    report.missing.push('pytorch: absent (no Python that imports torch and numpy: apt-get install python3-torch)')
+  if (python && wanted('conv') && report.results.some((r) => r.group === 'conv')) torchConvolutions(report, python)
+  if (wanted('step')) await trainingSteps(report, python)
+  for (const name of o.merge) {
+    const other = JSON.parse(fs.readFileSync(name, 'utf8'))
+    if (!Array.isArray(other.results)) fail(`${name}: expected {"results": [...]}`)
+    merge(report, other)
+  }
+  print(report)
+  for (const target of [o.json, o.svg]) fs.mkdirSync(path.dirname(target), { recursive: true })
+  fs.writeFileSync(o.json, `${JSON.stringify(report, null, 1)}\n`)
+  fs.writeFileSync(o.svg, roofline(report))
+  console.log(`${o.json}\n${o.svg}`)
+  return run.status ?? 1
+}
+
+main().then(
+  (code) => (process.exitCode = code),
+  (error) => {
+    console.error(error)
+    process.exitCode = 1
+  },
+)

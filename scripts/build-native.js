@@ -252,6 +252,7 @@ async function buildDirectly(o) {
         binaries.push({ file: path.join(output, windows ? `${name}.exe` : name), objects, args: extra })
     }
     program('auxgrad_test', path.join(native, 'test'), [])
+    program('auxgrad_run', path.join(native, 'run'), [])
     if (!windows) program('auxgrad_bench', path.join(root, 'benchmarks/native'), ['-ldl'])
   }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env node
-// `npm run check`: formatting (clang-format 14 for C++, prettier for TypeScript and scripts), lint, types, and the
-// contract tests (layers, symbols of the kernel objects). `npm run format` (--fix) writes the formatting.
-// Name steps to run only those: format-native, format, lint, types, contracts.
+// `npm run check`: formatting (clang-format 14 for C++, prettier for TypeScript and scripts), lint, types, the
+// docstrings of everything public, and the contract tests (layers, symbols of the kernel objects). `npm run format` (--fix) writes the formatting.
+// Name steps to run only those: format-native, format, lint, types, docs, contracts.
 'use strict'
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -51,6 +51,8 @@ const steps = {
   ],
   lint: () => [...bin('oxlint', 'bin/oxlint'), 'src', 'test', 'benchmarks', 'scripts'],
   types: () => [...bin('typescript', 'lib/tsc.js'), '--noEmit'],
+  // typedoc.json makes an error of whatever is public and not documented, and of links that lead nowhere.
+  docs: () => [...bin('typedoc', 'bin/typedoc'), '--emit', 'none'],
   contracts: () => [...bin('jest', 'bin/jest.js'), 'test/contract'],
 }
 

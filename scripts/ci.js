@@ -24,20 +24,17 @@ const steps = {
   check: {
     command: script('check.js'),
     tools: ['clang-format-14'],
-    instead: script('check.js', 'format', 'lint', 'types', 'contracts'),
+    instead: script('check.js', 'format', 'lint', 'types', 'docs', 'contracts'),
   },
-  package: { command: script('test-package.js') },
-  reliability: { command: script('reliability.js') },
-}
-
-// Run by name: `.ci/run prebuild test-prebuild`.
-const onRequest = {
+  // Before package, which then sees what is published.
   prebuild: { command: script('prebuild.js'), tools: Object.keys(tools), instead: script('prebuild.js', 'linux-x64') },
   'test-prebuild': {
     command: script('test-prebuild.js'),
     tools: Object.keys(tools),
     instead: script('test-prebuild.js', 'linux-x64'),
   },
+  package: { command: script('test-package.js') },
+  reliability: { command: script('reliability.js') },
 }
 
 const has = (command) => spawnSync('sh', ['-c', `command -v ${command}`]).status === 0
@@ -59,7 +56,7 @@ let failed = 0
 const notes = []
 
 for (const name of chosen.length ? chosen : Object.keys(steps)) {
-  const { command, tools: needed = [], instead } = { ...steps, ...onRequest }[name]
+  const { command, tools: needed = [], instead } = steps[name]
   let line = command
   if (!install(needed)) {
     notes.push(`${name}: in part only, for want of ${needed.filter((n) => !has(tools[n])).join(', ')}`)

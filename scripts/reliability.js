@@ -76,6 +76,7 @@ const steps = {
     build('address and undefined behaviour', '--sanitize', 'address,undefined', '--programs')
     sanitized('ten training steps', ['test/reliability/steps.js', String(10 * times)])
     sanitized('workers ended in mid-step', [script('workers.js'), String(2 * times)])
+    sanitized('failing allocations', ['--expose-gc', script('faults.js')])
     const jest = [
       'node_modules/jest/bin/jest.js',
       '--runInBand',

@@ -17,11 +17,17 @@ function runNpm(args, cwd) {
   return result.stdout
 }
 
-/** Packs the working tree as it would be published (no script runs); the tarball's path and its files. */
+/** Bytes of the unpacked package with the binaries of linux-x64, linux-arm64 and win32-x64. */
+const sizeLimit = 8 * 2 ** 20
+
+/** Packs the working tree as it would be published (no script runs); the tarball's path (null without a folder: nothing
+ * is written) and its files. */
 function pack(folder) {
-  fs.mkdirSync(folder, { recursive: true })
-  const [result] = JSON.parse(runNpm(['pack', '--json', '--ignore-scripts', '--pack-destination', folder], root))
-  return { tarball: path.join(folder, result.filename), files: result.files, unpackedSize: result.unpackedSize }
+  if (folder) fs.mkdirSync(folder, { recursive: true })
+  const where = folder ? ['--pack-destination', folder] : ['--dry-run']
+  const [result] = JSON.parse(runNpm(['pack', '--json', '--ignore-scripts', ...where], root))
+  const tarball = folder ? path.join(folder, result.filename) : null
+  return { tarball, files: result.files, unpackedSize: result.unpackedSize }
 }
 
 /** An empty project with the tarball installed, no script run. */
@@ -54,4 +60,4 @@ function fetchNode(name) {
   return binary
 }
 
-module.exports = { fetchNode, install, pack, root, runNpm }
+module.exports = { fetchNode, install, pack, root, runNpm, sizeLimit }

@@ -9,11 +9,10 @@ const fs = require('node:fs')
 const os = require('node:os')
 const path = require('node:path')
 const { facts } = require('./build-native.js')
-const { install, pack, root, runNpm } = require('./staging.js')
+const { install, pack, root, runNpm, sizeLimit } = require('./staging.js')
 
 const long = process.argv.includes('--long')
 const own = `${process.platform}-${process.arch}`
-const sizeLimit = 8 * 2 ** 20
 let passed = 0
 let failed = 0
 
@@ -66,6 +65,7 @@ spawnSync(process.execPath, [path.join(__dirname, 'prebuild.js'), own], { stdio:
 const packed = pack(base)
 const allowed = [
   /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|NOTICE|CMakeLists\.txt|scripts\/build-native\.js)$/,
+  /^docs\/[\w-]+\.md$/,
   /^dist\/([\w-]+\/)*[\w-]+\.(js|d\.ts)$/,
   /^dist\/([\w-]+\/)*index\.(mjs|d\.mts)$/,
   /^native\/(CMakeLists\.txt|targets\.json)$/,
@@ -342,6 +342,14 @@ check(
 check(
   'wrong usage exits with 2',
   run(bin, ['info', '--nonsense'], project).status === 2 && run(bin, ['nonsense'], project).status === 2,
+)
+const bench = run(bin, ['bench', '--quick', '--json'], project)
+const measured = bench.status === 0 ? JSON.parse(bench.stdout).results : []
+check(
+  'bench measures kernels and training steps',
+  measured.some((r) => r.unit === 'GF/s') &&
+    measured.some((r) => r.measuredPeakBytes === r.plannedPeakBytes && r.group === 'step'),
+  bench.text,
 )
 check(
   'help and version exit with 0',

@@ -18,6 +18,7 @@ export type ErrorCode =
 
 /** Every error that auxgrad raises on purpose. `code` is for programs, `message` for people. */
 export class AuxgradError extends Error {
+  /** What went wrong, for programs. */
   readonly code: ErrorCode
 
   constructor(code: ErrorCode, message: string, options?: ErrorOptions) {
@@ -40,6 +41,7 @@ const nativeCodes: ErrorCode[] = [
   'AUX_ABORTED',
   'AUX_BAD_PLAN',
   'AUX_NO_KERNEL',
+  'AUX_BAD_FILE',
 ]
 
 export function nativeError(code: number, message: string): AuxgradError {

@@ -1,37 +1,73 @@
-// Kernels that only move memory: bytes each second against the bandwidth of the machine.
+// Kernels that only move memory: the bytes they must move each second, against the bandwidth of the machine. Sizes are
+// larger than the caches that one core has of its own. Bytes count each operand once, twice where sums over all of it
+// come before the first result (batch norm).
 #include <cmath>
 
 #include "bench.h"
 
 namespace {
 
-// Larger than the caches that one core has of its own; `copies` sets take turns.
-constexpr int64_t kElements = int64_t{16} << 20;
+using auxgrad::DType;
+using bench::Array;
 
-// kernel on one or two inputs of kElements, checked against f(x, y).
-void add_elementwise(bench::Group& group, const char* kernel, int inputs, std::vector<double> numbers,
-                     float (*expected)(float, float)) {
+constexpr int64_t kRows = 16384, kColumns = 1024, kElements = kRows * kColumns;
+
+// Floats spread over [-2, 2).
+Array reals(std::vector<int64_t> shape, uint32_t seed) {
+  Array a(std::move(shape));
+  uint32_t state = seed * 2654435761u + 1;
+  for (int64_t i = 0; i < a.count(); i++) {
+    state = state * 1664525u + 1013904223u;
+    a.f32()[i] = static_cast<float>(state >> 8) * 0x1p-22f - 2.0f;
+  }
+  return a;
+}
+Array constant(std::vector<int64_t> shape, float value) {
+  Array a(std::move(shape));
+  for (int64_t i = 0; i < a.count(); i++) a.f32()[i] = value;
+  return a;
+}
+Array matrix(uint32_t seed) { return reals({kRows, kColumns}, seed); }
+
+int32_t* i32(const Array& a) { return reinterpret_cast<int32_t*>(a.f32()); }
+
+// The operands of a call; a kernel that works in place finds what it changes among the outputs.
+struct Operands {
+  std::vector<Array> in, out;
+  std::vector<double> numbers = {};
+  bool transposed = false;  // the first input is read across
+
+  const float* x(int i = 0) const { return in[static_cast<size_t>(i)].f32(); }
+  const float* y(int i = 0) const { return out[static_cast<size_t>(i)].f32(); }
+};
+
+bool near(double value, double expected, double tolerance) {
+  return std::abs(value - expected) <= tolerance * (1 + std::abs(expected));
+}
+
+// `expected(operands, i)`: whether element i of the results is right; `every` says which are looked at.
+void add(bench::Group& group, const std::string& name, const char* kernel, double bytes, Operands (*make)(),
+         bool (*right)(const Operands&, int64_t), int64_t every = 1009, int64_t elements = kElements) {
   bench::Case c;
-  c.name = std::string(kernel) + " 16M";
-  c.bytes = 4.0 * kElements * (inputs + 1);
+  c.name = name;
+  c.bytes = bytes;
   c.quick = true;
   c.prepare = [=](int) {
-    bench::Array x = bench::Array::integers({kElements / 1024, 1024}, 1),
-                 z = bench::Array::integers({kElements / 1024, 1024}, 2);
-    bench::Array y({kElements / 1024, 1024});
-    auto call = std::make_shared<bench::KernelCall>(
-        kernel, inputs == 2 ? std::vector<auxgrad::View>{x.view(), z.view()} : std::vector<auxgrad::View>{x.view()},
-        std::vector<auxgrad::View>{y.view()}, numbers);
+    const auto o = std::make_shared<Operands>(make());
+    std::vector<auxgrad::View> in, out;
+    for (const Array& a : o->in) in.push_back(a.view());
+    for (const Array& a : o->out) out.push_back(a.view());
+    if (o->transposed) in[0] = o->in[0].transposed();
+    const auto call = std::make_shared<bench::KernelCall>(kernel, in, out, o->numbers);
     bench::Prepared p;
     p.contenders.push_back({"auxgrad",
                             [=] {
-                              (void)x, (void)z;
+                              (void)o;
                               call->run();
                             },
                             [=] {
-                              for (int64_t i = 0; i < kElements; i++)
-                                if (!(y.f32()[i] == expected(x.f32()[i], z.f32()[i])))
-                                  return "element " + std::to_string(i) + " is wrong";
+                              for (int64_t i = 0; i < elements; i += every)
+                                if (!right(*o, i)) return "element " + std::to_string(i) + " is wrong";
                               return std::string();
                             }});
     return p;
@@ -39,37 +75,294 @@ void add_elementwise(bench::Group& group, const char* kernel, int inputs, std::v
   group.add(std::move(c));
 }
 
+template <double (*F)(double)>
+void add_function(bench::Group& group, const char* kernel) {
+  add(
+      group, kernel, kernel, 8.0 * kElements,
+      [] {
+        return Operands{{matrix(1)}, {matrix(2)}};
+      },
+      [](const Operands& o, int64_t i) { return near(o.y()[i], F(o.x()[i]), 1e-6); });
+}
+
+double relu(double x) { return x > 0 ? x : 0; }
+double gelu(double x) { return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))); }
+double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+// Sums over the row of element i.
+template <class F>
+double row_sum(int64_t i, const F& term) {
+  double sum = 0;
+  for (int64_t j = i / kColumns * kColumns, end = j + kColumns; j < end; j++) sum += term(j);
+  return sum;
+}
+double softmax_of(const Operands& o, int input, int64_t i) {
+  return std::exp(o.x(input)[i]) / row_sum(i, [&](int64_t j) { return std::exp(o.x(input)[j]); });
+}
+
+bool bit(const Array& words, int64_t i) {
+  return (words.u32()[i / kColumns / 32 * kColumns + i % kColumns] >> (i / kColumns % 32) & 1) != 0;
+}
+
+Array labels() {
+  Array a({kRows}, DType::i32);
+  for (int64_t i = 0; i < kRows; i++) i32(a)[i] = static_cast<int32_t>(i * 7 % kColumns);
+  return a;
+}
+Array key() {
+  Array a({4}, DType::i32);
+  for (int i = 0; i < 4; i++) i32(a)[i] = i + 1;
+  return a;
+}
+
 }  // namespace
 
 GROUP(memory, "memory") {
-  add_elementwise(group, "add", 2, {}, [](float x, float y) { return x + y; });
-  add_elementwise(group, "relu", 1, {}, [](float x, float) { return x > 0 ? x : 0; });
-  add_elementwise(group, "add_sign", 1, {0.25, 0}, [](float x, float) { return x + (x > 0 ? 0.25f : -0.25f); });
+  constexpr double one = 4.0 * kElements;  // bytes of a matrix
 
-  bench::Case pack;
-  pack.name = "sign_pack 16M";
-  pack.bytes = 4.0 * kElements + kElements / 8.0;
-  pack.quick = true;
-  pack.prepare = [](int) {
-    bench::Array x = bench::Array::integers({kElements / 1024, 1024}, 1);
-    bench::Array bits({kElements / 1024 / 32, 1024}, auxgrad::DType::u32);
-    auto call = std::make_shared<bench::KernelCall>("sign_pack", std::vector<auxgrad::View>{x.view()},
-                                                    std::vector<auxgrad::View>{bits.view()});
-    bench::Prepared p;
-    p.contenders.push_back({"auxgrad",
-                            [=] {
-                              (void)x;
-                              call->run();
-                            },
-                            [=] {
-                              for (int64_t i = 0; i < kElements; i++) {
-                                const int64_t t = i / 1024, c = i % 1024;
-                                if ((bits.u32()[t / 32 * 1024 + c] >> (t % 32) & 1) != (x.f32()[i] > 0))
-                                  return "bit " + std::to_string(i) + " is wrong";
-                              }
-                              return std::string();
-                            }});
-    return p;
-  };
-  group.add(std::move(pack));
+  add(
+      group, "add", "add", 3 * one,
+      [] {
+        return Operands{{matrix(1), matrix(2)}, {matrix(3)}};
+      },
+      [](const Operands& o, int64_t i) { return o.y()[i] == o.x()[i] + o.x(1)[i]; });
+  add_function<relu>(group, "relu");
+  add_function<std::exp>(group, "exp");
+  add_function<std::tanh>(group, "tanh");
+  add_function<sigmoid>(group, "sigmoid");
+  add_function<gelu>(group, "gelu");
+  add(
+      group, "transpose", "contiguous", 2 * one,
+      [] {
+        return Operands{{reals({kColumns, kRows}, 1)}, {matrix(2)}, {}, true};
+      },
+      [](const Operands& o, int64_t i) { return o.y()[i] == o.x()[i % kColumns * kRows + i / kColumns]; });
+  add(
+      group, "sum of columns", "sum", one,
+      [] {
+        return Operands{{matrix(1)}, {Array({kColumns})}, {0}};
+      },
+      [](const Operands& o, int64_t i) {
+        double sum = 0;
+        for (int64_t r = 0; r < kRows; r++) sum += o.x()[r * kColumns + i];
+        return std::abs(o.y()[i] - sum) < 1e-2;  // of 16,384 terms up to 2
+      },
+      101, kColumns);
+  add(
+      group, "argmax of rows", "argmax", one,
+      [] {
+        return Operands{{matrix(1)}, {Array({kRows}, DType::i32)}, {1}};
+      },
+      [](const Operands& o, int64_t r) {
+        int32_t best = 0;
+        for (int32_t c = 1; c < kColumns; c++)
+          if (o.x()[r * kColumns + c] > o.x()[r * kColumns + best]) best = c;
+        return i32(o.out[0])[r] == best;
+      },
+      101, kRows);
+
+  add(
+      group, "softmax", "softmax", 2 * one,
+      [] {
+        return Operands{{matrix(1)}, {matrix(2)}};
+      },
+      [](const Operands& o, int64_t i) { return near(o.y()[i], softmax_of(o, 0, i), 1e-6); }, 100003);
+  add(
+      group, "softmax gradient", "softmax_grad", 3 * one,
+      [] {
+        return Operands{{matrix(1), matrix(2)}, {matrix(3)}};
+      },
+      [](const Operands& o, int64_t i) {
+        const double dot = row_sum(i, [&](int64_t j) { return double{o.x()[j]} * o.x(1)[j]; });
+        return near(o.y()[i], o.x(1)[i] * (o.x()[i] - dot), 1e-4);
+      },
+      100003);
+  add(
+      group, "cross entropy", "cross_entropy", one,
+      [] {
+        return Operands{{matrix(1), labels()}, {Array({kRows}), Array({kRows})}, {0, -100}};
+      },
+      [](const Operands& o, int64_t r) {
+        const int64_t label = r * kColumns + i32(o.in[1])[r];
+        return near(o.y()[r], -std::log(softmax_of(o, 0, label)), 1e-5);
+      },
+      101, kRows);
+  add(
+      group, "cross entropy gradient", "cross_entropy_grad", 2 * one,
+      [] {
+        Operands o = {{constant({kRows}, 1), matrix(1), labels(), Array({kRows})}, {matrix(2)}, {0, -100}};
+        for (int64_t r = 0; r < kRows; r++)
+          o.in[3].f32()[r] = static_cast<float>(
+              std::log(row_sum(r * kColumns, [&](int64_t j) { return std::exp(double{o.x(1)[j]}); })));
+        return o;
+      },
+      [](const Operands& o, int64_t i) {
+        const double hit = i32(o.in[2])[i / kColumns] == i % kColumns;
+        return near(o.y()[i], softmax_of(o, 1, i) - hit, 1e-6);
+      },
+      100003);
+
+  add(
+      group, "layer norm", "layer_norm", 2 * one,
+      [] {
+        return Operands{{matrix(1), reals({kColumns}, 2), reals({kColumns}, 3)},
+                        {matrix(4), Array({kRows}), Array({kRows})},
+                        {1e-5}};
+      },
+      [](const Operands& o, int64_t i) {
+        const double mean = row_sum(i, [&](int64_t j) { return o.x()[j]; }) / kColumns;
+        const double var = row_sum(i, [&](int64_t j) { return (o.x()[j] - mean) * (o.x()[j] - mean); }) / kColumns;
+        const double z = (o.x()[i] - mean) / std::sqrt(var + 1e-5);
+        return near(o.y()[i], z * o.x(1)[i % kColumns] + o.x(2)[i % kColumns], 1e-5);
+      },
+      100003);
+  add(
+      group, "layer norm gradient", "layer_norm_grad", 3 * one,
+      [] {
+        return Operands{{matrix(1), matrix(2), constant({kRows}, 0), constant({kRows}, 1), reals({kColumns}, 3)},
+                        {matrix(4), Array({kColumns}), Array({kColumns})}};
+      },
+      [](const Operands& o, int64_t i) {
+        const auto g = [&](int64_t j) { return double{o.x()[j]} * o.x(4)[j % kColumns]; };
+        const double a = row_sum(i, g) / kColumns,
+                     b = row_sum(i, [&](int64_t j) { return g(j) * o.x(1)[j]; }) / kColumns;
+        return near(o.y()[i], g(i) - a - o.x(1)[i] * b, 1e-4);
+      },
+      100003);
+  add(
+      group, "batch norm statistics", "batch_norm_stats", one,
+      [] {
+        return Operands{{matrix(1)}, {Array({kColumns}), Array({kColumns}), Array({kColumns})}, {1e-5}};
+      },
+      [](const Operands& o, int64_t c) {
+        double sum = 0, square = 0;
+        for (int64_t r = 0; r < kRows; r++) sum += o.x()[r * kColumns + c];
+        for (int64_t r = 0; r < kRows; r++) square += std::pow(o.x()[r * kColumns + c] - sum / kRows, 2);
+        return near(o.y()[c], sum / kRows, 1e-6) && near(o.y(1)[c], square / kRows, 1e-5);
+      },
+      101, kColumns);
+  add(
+      group, "batch norm", "batch_norm_apply", 2 * one,
+      [] {
+        return Operands{
+            {matrix(1), reals({kColumns}, 2), reals({kColumns}, 3), reals({kColumns}, 4), reals({kColumns}, 5)},
+            {matrix(6)},
+            {1}};
+      },
+      [](const Operands& o, int64_t i) {
+        const int64_t c = i % kColumns;
+        return near(o.y()[i], relu((o.x()[i] - double{o.x(1)[c]}) * o.x(2)[c] * o.x(3)[c] + o.x(4)[c]), 1e-5);
+      });
+  add(
+      group, "batch norm gradient", "batch_norm_grad", 5 * one,
+      [] {
+        return Operands{{matrix(1), matrix(2), constant({kColumns}, 0), constant({kColumns}, 1), reals({kColumns}, 3)},
+                        {matrix(4), Array({kColumns}), Array({kColumns})},
+                        {1}};
+      },
+      [](const Operands& o, int64_t i) {
+        const int64_t c = i % kColumns;
+        double a = 0, b = 0;
+        for (int64_t r = 0; r < kRows; r++) {
+          a += o.x()[r * kColumns + c];
+          b += double{o.x()[r * kColumns + c]} * o.x(1)[r * kColumns + c];
+        }
+        return near(o.y()[i], o.x(4)[c] * (o.x()[i] - a / kRows - o.x(1)[i] * b / kRows), 1e-4);
+      },
+      1000003);
+  add(
+      group, "dropout", "dropout", 2 * one,
+      [] {
+        return Operands{{matrix(1), key()}, {matrix(2)}, {3, 0.5}};
+      },
+      [](const Operands& o, int64_t i) { return o.y()[i] == 0 || o.y()[i] == 2 * o.x()[i]; });
+
+  constexpr int64_t side = 64, images = kElements / (side * side * 64);
+  add(
+      group, "max pool 2x2", "max_pool2d", one + one / 4 + kElements / 4.0,
+      [] {
+        return Operands{{reals({images, side, side, 64}, 1)},
+                        {Array({images, side / 2, side / 2, 64}), Array({images, side / 2, side / 2, 64}, DType::u8)},
+                        {2, 2, 2, 2, 0, 0, 1, 1}};
+      },
+      [](const Operands& o, int64_t i) {
+        const int64_t c = i % 64, q = i / 64 % 32, p = i / 64 / 32;  // rows of all images in one
+        float best = -1e9f;
+        for (int64_t k = 0; k < 4; k++) best = std::max(best, o.x()[((2 * p + k / 2) * side + 2 * q + k % 2) * 64 + c]);
+        return o.y()[i] == best;
+      },
+      1009, kElements / 4);
+  add(
+      group, "max pool 2x2 gradient", "max_pool2d_grad", one + one / 4 + kElements / 4.0,
+      [] {
+        Operands o = {{reals({images, side / 2, side / 2, 64}, 1), Array({images, side / 2, side / 2, 64}, DType::u8)},
+                      {reals({images, side, side, 64}, 2)},
+                      {2, 2, 2, 2, 0, 0, 1, 1}};
+        uint8_t* index = reinterpret_cast<uint8_t*>(o.in[1].f32());
+        for (int64_t i = 0; i < kElements / 4; i++) index[i] = static_cast<uint8_t>(i * 7 % 4);
+        return o;
+      },
+      [](const Operands& o, int64_t i) {
+        const int64_t c = i % 64, column = i / 64 % side, row = i / 64 / side;
+        const int64_t at = (row / 2 * (side / 2) + column / 2) * 64 + c;
+        return o.y()[i] == (at * 7 % 4 == row % 2 * 2 + column % 2 ? o.x()[at] : 0);
+      });
+
+  add(
+      group, "sgd", "sgd_update", 5 * one,
+      [] {
+        return Operands{{constant({kRows, kColumns}, 0), constant({}, 0.1f)}, {matrix(2), matrix(3)}, {0.9, 0, 0}};
+      },
+      [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]); });
+  add(
+      group, "adam", "adam_update", 7 * one,
+      [] {
+        return Operands{{matrix(1), constant({}, 1e-3f), constant({}, 5), Array({0})},
+                        {matrix(2), constant({kRows, kColumns}, 0.5f), constant({kRows, kColumns}, 0.5f)},
+                        {0.9, 0.999, 1e-8, 0.01, 1}};
+      },
+      [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]) && o.y(2)[i] >= 0; });
+
+  add(
+      group, "add sign", "add_sign", 2 * one,
+      [] {
+        return Operands{{matrix(1)}, {matrix(2)}, {0.25, 0}};
+      },
+      [](const Operands& o, int64_t i) { return o.y()[i] == o.x()[i] + (o.x()[i] > 0 ? 0.25f : -0.25f); });
+  add(
+      group, "sign pack", "sign_pack", one + kElements / 8.0,
+      [] {
+        return Operands{{matrix(1)}, {Array({kRows / 32, kColumns}, DType::u32)}};
+      },
+      [](const Operands& o, int64_t i) { return bit(o.out[0], i) == (o.x()[i] > 0); });
+  add(
+      group, "mask apply", "mask_apply", 2 * one + kElements / 8.0,
+      [] {
+        Operands o = {{matrix(1), Array({kRows / 32, kColumns}, DType::u32)}, {matrix(2)}};
+        for (int64_t i = 0; i < o.in[1].count(); i++) o.in[1].u32()[i] = static_cast<uint32_t>(i) * 2654435761u;
+        return o;
+      },
+      [](const Operands& o, int64_t i) { return o.y()[i] == (bit(o.in[1], i) ? o.x()[i] : 0); });
+  add(
+      group, "2-bit pack", "code2_pack", one + kElements / 4.0,
+      [] {
+        return Operands{{matrix(1)}, {Array({kRows / 16, kColumns}, DType::u32), Array({kRows, 2})}};
+      },
+      [](const Operands& o, int64_t i) {
+        const int64_t r = i / kColumns, c = i % kColumns;
+        const uint32_t code = o.out[0].u32()[r / 16 * kColumns + c] >> (r % 16 * 2) & 3;
+        const double low = o.y(1)[2 * r], width = o.y(1)[2 * r + 1];
+        return std::abs(code * width / 3 + low - o.x()[i]) <= width / 6 + 1e-5;
+      });
+  add(
+      group, "2-bit unpack", "code2_unpack", one + kElements / 4.0,
+      [] {
+        Operands o = {{Array({kRows / 16, kColumns}, DType::u32), constant({kRows, 2}, 3)}, {matrix(1)}};
+        for (int64_t i = 0; i < o.in[0].count(); i++) o.in[0].u32()[i] = static_cast<uint32_t>(i) * 2654435761u;
+        return o;
+      },
+      [](const Operands& o, int64_t i) {
+        const int64_t r = i / kColumns, c = i % kColumns;
+        return near(o.y()[i], 3 + static_cast<double>(o.in[0].u32()[r / 16 * kColumns + c] >> (r % 16 * 2) & 3), 1e-6);
+      });
 }

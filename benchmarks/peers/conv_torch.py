@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Times the convolutions of benchmarks/native/conv.cc in PyTorch (oneDNN) and prints JSON for `run.js --merge`.
+"""Times the convolutions of benchmarks/native/conv.cc in PyTorch (oneDNN) and prints JSON; `npm run bench` merges it.
 
-    python3 benchmarks/peers/conv_torch.py [--native build/Release/auxgrad_bench] [--threads 1] [--rounds 2] > torch.json
+    python3 benchmarks/peers/conv_torch.py [--native build/Release/auxgrad_bench] [--threads 1] [--rounds 2] [--quick]
 
 Layers are read from conv.cc, so that names and shapes cannot drift apart. Both memory formats are tried and the faster
 one counts. With --native both programs take turns, a layer at a time, and the ratio is of the best of all rounds.
@@ -23,7 +23,7 @@ def layers():
     for row in re.findall(r'^    \{"(.+?)", ([^}]*)\},$', open(source).read(), re.M):
         fields = [f.strip() for f in row[1].split(',')]
         batch, size, channels, outputs, kernel, stride = map(int, fields[:6])
-        yield row[0], batch, size, channels, outputs, kernel, stride, fields[6:7] == ['true']
+        yield row[0], batch, size, channels, outputs, kernel, stride, fields[6:7] == ['true'], fields[7:8] == ['true']
 
 
 def best_of(f, seconds):
@@ -38,7 +38,7 @@ def best_of(f, seconds):
 
 
 def time_layer(torch, layer, direction, seconds):
-    _, batch, size, channels, outputs, kernel, stride, depthwise = layer
+    _, batch, size, channels, outputs, kernel, stride, depthwise, _ = layer
     groups, pad = (channels if depthwise else 1), kernel // 2
     best = float('inf')
     for layout in (torch.channels_last, torch.contiguous_format):
@@ -72,7 +72,8 @@ def main():
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=2)
     parser.add_argument('--seconds', type=float, default=0.05, help='of each measurement')
-    parser.add_argument('--match', default='', help='part of the layer names')
+    parser.add_argument('--match', default='', help='part of the case names')
+    parser.add_argument('--quick', action='store_true', help='the layers of --quick alone')
     o = parser.parse_args()
     # Small convolutions go to a BLAS library, which has threads of its own.
     os.environ['OPENBLAS_NUM_THREADS'] = os.environ['OMP_NUM_THREADS'] = str(o.threads)
@@ -80,23 +81,24 @@ def main():
     torch.set_num_threads(o.threads)
     results = []
     for layer in layers():
-        if o.match not in layer[0]:
+        directions = [d for d in DIRECTIONS if o.match in f'{layer[0]} {d}']
+        if not directions or (o.quick and not layer[-1]):
             continue
         ours, theirs = {}, {}
         for _ in range(o.rounds):
             if o.native:
                 for name, gflops in time_native(o.native, layer[0], o.threads).items():
                     ours[name] = max(ours.get(name, 0), gflops)
-            for direction in DIRECTIONS:
+            for direction in directions:
                 name = f'{layer[0]} {direction}'
                 theirs[name] = max(theirs.get(name, 0), time_layer(torch, layer, direction, o.seconds))
         for name, gflops in theirs.items():
-            row = {'group': 'conv', 'name': name, 'threads': o.threads, 'peers': {'onednn': gflops}}
+            row = {'group': 'conv', 'name': name, 'threads': o.threads, 'peers': {'pytorch': gflops}}
             if name in ours:
                 row.update(gflops=ours[name], ratioToBestPeer=ours[name] / gflops)
             results.append(row)
             print(json.dumps(row), file=sys.stderr, flush=True)
-    json.dump({'results': results, 'peers': {'onednn': f'oneDNN of PyTorch {torch.__version__}'}}, sys.stdout, indent=1)
+    json.dump({'results': results, 'peers': {'pytorch': f'PyTorch {torch.__version__}'}}, sys.stdout, indent=1)
     print()
 
 

@@ -2,12 +2,16 @@
 #pragma once
 #include <cstdint>
 
+// Kernel objects of several instruction sets see this header: a copy of one of these functions outside its callers
+// could be taken by the linker from the wrong object. So they are always inlined.
+#define AUXGRAD_INLINE __attribute__((always_inline)) inline
+
 namespace auxgrad {
 
 enum class DType : int32_t { f32 = 0, bf16 = 1, i32 = 2, u8 = 3, boolean = 4, u32 = 5 };
 constexpr int kDTypeCount = 6;
 
-inline int64_t dtype_size(DType t) {
+AUXGRAD_INLINE int64_t dtype_size(DType t) {
   switch (t) {
     case DType::f32:
     case DType::i32:

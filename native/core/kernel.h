@@ -18,6 +18,7 @@ enum class ErrorCode : int32_t {
   aborted = 4,             // AUX_ABORTED
   bad_plan = 5,            // AUX_BAD_PLAN
   no_kernel = 6,           // AUX_NO_KERNEL
+  bad_file = 7,            // AUX_BAD_FILE
 };
 
 // First failure wins; may be set from any thread of the pool.

@@ -67,9 +67,9 @@ int64_t Operand::end_byte() const {
 
 namespace {
 
-// Most threads that the scratch booked for a call is enough for; 0 if it is not even enough for one.
-int threads_for(const PlannedCall& planned, int threads) {
-  if (!planned.kernel->scratch) return threads;
+// Bytes of scratch that a call needs on this many threads.
+int64_t scratch_for(const PlannedCall& planned, int threads) {
+  if (!planned.kernel->scratch) return 0;
   View views[2 * kMaxOperands];
   for (size_t k = 0; k < planned.operands.size(); k++) {
     views[k] = planned.operands[k].view;
@@ -82,7 +82,12 @@ int threads_for(const PlannedCall& planned, int threads) {
   call.n_out = static_cast<int>(planned.operands.size()) - planned.n_in;
   call.number = planned.numbers.data();
   call.n_number = static_cast<int>(planned.numbers.size());
-  while (threads > 0 && planned.kernel->scratch(call, threads) > planned.scratch_bytes) threads--;
+  return planned.kernel->scratch(call, threads);
+}
+
+// Most threads that the scratch booked for a call is enough for; 0 if it is not even enough for one.
+int threads_for(const PlannedCall& planned, int threads) {
+  while (threads > 0 && scratch_for(planned, threads) > planned.scratch_bytes) threads--;
   return threads;
 }
 
@@ -96,7 +101,7 @@ bool decode_operand(const double* words, int64_t count, int64_t* at, Operand* op
 }
 
 std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std::vector<std::string>& kernels,
-                                   std::vector<std::shared_ptr<Storage>> buffers, Failure* failure) {
+                                   std::vector<std::shared_ptr<Storage>> buffers, Failure* failure, Scratch scratch) {
   const auto bad = [&](const char* what, int64_t call) {
     failure->set(ErrorCode::bad_plan, "plan: %s (call %lld)", what, static_cast<long long>(call));
     return nullptr;
@@ -118,6 +123,8 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
   plan->first_update_ = r.integer(0, INT32_MAX);
   plan->buffers_ = std::move(buffers);
   plan->threads_ = process_pool().threads();
+  const int64_t behind = (plan->arena_bytes_ + kAlignment - 1) / kAlignment * kAlignment;
+  int64_t whole = plan->arena_bytes_;  // with the scratch that lies behind what was planned
   for (int64_t i = 0; i < calls; i++) {
     PlannedCall call;
     const int64_t kernel = r.integer(0, INT32_MAX);
@@ -140,17 +147,27 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
       if (o.end_byte() > size) return bad("operand outside its buffer", i);
       if (o.byte_offset % dtype_size(o.view.dtype) != 0) return bad("misaligned operand", i);
     }
+    const int64_t needed = scratch == Scratch::as_needed ? scratch_for(call, plan->threads_) : 0;
+    if (needed > call.scratch_bytes) {
+      if (needed > limit) return bad("more scratch than there is", i);
+      call.scratch_offset = behind;
+      call.scratch_bytes = needed;
+      whole = std::max(whole, behind + needed);
+    }
     plan->threads_ = std::min(plan->threads_, threads_for(call, plan->threads_));
     if (plan->threads_ == 0) return bad("less scratch than its kernel needs", i);
     plan->calls_.push_back(std::move(call));
   }
   if (!r.ok() || r.left() != 0) return bad("length does not fit its calls", calls);
+  plan->arena_bytes_ = whole;
   return plan;
 }
 
-bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure,
-               RunStats* stats) const {
-  const auto start = std::chrono::steady_clock::now();
+bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats,
+               double* call_seconds) const {
+  using Clock = std::chrono::steady_clock;
+  const auto since = [](Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); };
+  const auto start = Clock::now();
   if (arena.bytes() < arena_bytes_)
     return failure->set(ErrorCode::bad_plan, "plan: expected an arena of %lld bytes, got %lld",
                         static_cast<long long>(arena_bytes_), static_cast<long long>(arena.bytes()));
@@ -182,13 +199,16 @@ bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort
     call.scratch = arena.data() + planned.scratch_offset;
     call.pool = &threads;
     call.failure = failure;
-    if (!planned.kernel->run(call)) {
+    const auto begun = call_seconds ? Clock::now() : start;
+    const bool ok = planned.kernel->run(call);
+    if (call_seconds) call_seconds[i] += since(begun);
+    if (!ok) {
       if (!failure->failed()) failure->set(ErrorCode::invalid_argument, "%s failed", planned.kernel->name);
       return false;
     }
   }
   stats->arena_peak = (peak + kAlignment - 1) / kAlignment * kAlignment;  // blocks are whole lines
-  stats->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  stats->seconds = since(start);
   return true;
 }
 

@@ -54,16 +54,26 @@ enum Stop : int32_t {
   kStopNow = 2,        // stop between any two kernels: the environment is going away and its state with it
 };
 
+// Where kernels put their scratch.
+enum class Scratch {
+  as_planned,  // where the plan says; a plan made for fewer threads runs on fewer
+  as_needed,   // behind the arena where it is more than planned: more threads or other kernels than it was planned for
+};
+
 class Plan {
  public:
   // Null, with failure set, unless every operand lies inside its buffer and every kernel exists.
   static std::unique_ptr<Plan> decode(const double* words, int64_t count, const std::vector<std::string>& kernels,
-                                      std::vector<std::shared_ptr<Storage>> buffers, Failure* failure);
+                                      std::vector<std::shared_ptr<Storage>> buffers, Failure* failure,
+                                      Scratch scratch = Scratch::as_planned);
 
   int64_t arena_bytes() const { return arena_bytes_; }
+  const std::vector<PlannedCall>& calls() const { return calls_; }
 
-  // Runs every call in order. `abort`, if given, holds a Stop and is looked at between kernels.
-  bool run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats) const;
+  // Runs every call in order. `abort`, if given, holds a Stop and is looked at between kernels; the seconds of each
+  // call are added to `call_seconds`, if given.
+  bool run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats,
+           double* call_seconds = nullptr) const;
 
  private:
   int64_t arena_bytes_ = 0;

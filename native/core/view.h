@@ -8,10 +8,6 @@ namespace auxgrad {
 
 constexpr int kMaxRank = 8;
 
-// Kernel objects of several instruction sets see this header: a copy of one of these functions outside its callers
-// could be taken by the linker from the wrong object. So they are always inlined.
-#define AUXGRAD_INLINE __attribute__((always_inline)) inline
-
 struct View {
   void* data = nullptr;  // address of element [0, 0, ...]; null for an absent optional operand
   DType dtype = DType::f32;

@@ -168,30 +168,140 @@ struct Axes {
   }
 };
 
-// Calls row(offset of each operand, stride of each operand, offset of the output, count) for every row of the output,
-// the longest that all operands allow.
-template <int N, class Row>
-inline void for_rows(const Call& call, const View& out, const View* const (&operands)[N], const Row& row) {
-  if (out.count() == 0) return;
-  const Axes<N> axes(out, operands);
+// What is done around an elementwise function is compiled once for each instruction set, for operands of bytes: rows,
+// buffers and ends. Only the loop itself, over neighbours and whole blocks, is compiled for each function, of which there
+// are a hundred, and of a long polynomial every further copy of the loop costs kilobytes.
+template <int N>
+struct Loop {
+  // out[i] = f(in[0][i], .., in[N - 1][i]) for i in [0, n), n a multiple of block.
+  void (*run)(const void* f, const void* const (&in)[N], void* out, int64_t n);
+  const void* f;
+  int64_t block, out_size, in_size[N];  // sizes: bytes of an element, 1, 2 or 4
+};
+
+constexpr int64_t kGather = 1024;  // elements of a buffer, a multiple of every block
+
+template <class T, class R>
+constexpr int64_t kLoopBlock = sizeof(T) == 4 && sizeof(R) == 4 ? 16 : 64;
+
+typedef uint16_t AnyTwoBytes __attribute__((may_alias));
+typedef uint32_t AnyFourBytes __attribute__((may_alias));
+
+template <class T>
+inline void gather_as(void* buffer, const void* from, int64_t stride, int64_t n) {
+  T* to = static_cast<T*>(buffer);
+  const T* x = static_cast<const T*>(from);
+  if (stride == 0) {
+    const T value = *x;
+    for (int64_t i = 0; i < n; i++) to[i] = value;
+  } else {
+    for (int64_t i = 0; i < n; i++) to[i] = x[i * stride];
+  }
+}
+__attribute__((noinline)) inline void gather(void* buffer, const void* from, int64_t size, int64_t stride, int64_t n) {
+  if (stride == 1) memcpy(buffer, from, static_cast<size_t>(n * size));
+  else if (size == 4) gather_as<AnyFourBytes>(buffer, from, stride, n);
+  else if (size == 2) gather_as<AnyTwoBytes>(buffer, from, stride, n);
+  else gather_as<uint8_t>(buffer, from, stride, n);
+}
+
+// Runs a loop over rows whose outputs follow each other. Short rows, and what is no whole block of a long one, are
+// gathered until they fill a buffer.
+template <int N>
+class Rows {
+ public:
+  explicit Rows(const Loop<N>& loop) : loop_(loop) {}
+
+  void add(const char* const (&in)[N], const int64_t (&step)[N], char* out, int64_t n) {
+    bool strided = false;
+    for (int o = 0; o < N; o++) strided = strided || (step[o] != 0 && step[o] != 1);
+    int64_t done = 0;
+    if (n >= (strided ? kGather + 1 : kGather / 4)) {
+      flush();
+      done = add_long(in, step, out, n / loop_.block * loop_.block);
+    } else if (filled_ + n > kGather) {
+      flush();
+    }
+    if (done == n) return;
+    if (filled_ == 0) out_ = out + done * loop_.out_size;
+    for (int o = 0; o < N; o++) {
+      const int64_t size = loop_.in_size[o];
+      gather(buffer(o) + filled_ * size, in[o] + done * step[o] * size, size, step[o], n - done);
+    }
+    filled_ += n - done;
+  }
+
+  __attribute__((noinline)) void flush() {
+    if (filled_ == 0) return;
+    const int64_t padded = ceil_div(filled_, loop_.block) * loop_.block;
+    const void* from[N];
+    for (int o = 0; o < N; o++) {
+      const int64_t size = loop_.in_size[o];
+      from[o] = buffer(o);
+      if (padded > filled_) gather(buffer(o) + filled_ * size, buffer(o), size, 0, padded - filled_);
+    }
+    void* to = padded == filled_ ? out_ : static_cast<void*>(buffer(N));
+    loop_.run(loop_.f, from, to, padded);
+    if (to != out_) memcpy(out_, to, static_cast<size_t>(filled_ * loop_.out_size));
+    filled_ = 0;
+  }
+
+ private:
+  char* buffer(int o) { return reinterpret_cast<char*>(buffer_[o]); }
+
+  // n: whole blocks. The buffers are free.
+  __attribute__((noinline)) int64_t add_long(const char* const (&in)[N], const int64_t (&step)[N], char* out,
+                                             int64_t n) {
+    bool dense = true;
+    for (int o = 0; o < N; o++) dense = dense && step[o] == 1;
+    const int64_t piece = dense ? n : kGather;
+    for (int64_t i = 0; i < n; i += piece) {
+      const int64_t m = min64(piece, n - i);
+      const void* from[N];
+      for (int o = 0; o < N; o++) {
+        const char* x = in[o] + i * step[o] * loop_.in_size[o];
+        from[o] = step[o] == 1 ? x : buffer(o);
+        // A repeated value fills its buffer only once.
+        if (step[o] != 1 && (i == 0 || step[o] != 0)) gather(buffer(o), x, loop_.in_size[o], step[o], m);
+      }
+      loop_.run(loop_.f, from, out + i * loop_.out_size, m);
+    }
+    return n;
+  }
+
+  const Loop<N>& loop_;
+  char* out_ = nullptr;
+  int64_t filled_ = 0;
+  uint32_t buffer_[N + 1][kGather];
+};
+
+// The longest rows that all operands allow; y is contiguous.
+template <int N>
+__attribute__((noinline)) void loop_rows(const Call& call, const View* const (&operands)[N], const View& y,
+                                         const Loop<N>& loop) {
+  if (y.count() == 0) return;
+  const Axes<N> axes(y, operands);
   const int last = axes.rank - 1;
   const int64_t inner = axes.shape[last];
   int64_t step[N];
   for (int o = 0; o < N; o++) step[o] = axes.stride[o][last];
   // Long rows are cut too.
   const int64_t piece = min64(inner, 65536), pieces = ceil_div(inner, piece);
-  parallel_ranges(call, out.count() / inner * pieces, max64(1, 32768 / piece), [&](int64_t begin, int64_t end) {
+  parallel_ranges(call, y.count() / inner * pieces, max64(1, 32768 / piece), [&](int64_t begin, int64_t end) {
     int64_t index[kMaxRank + 1], offset[N] = {}, rest = begin / pieces, part = begin % pieces;
     for (int axis = last - 1; axis >= 0; axis--) {
       index[axis] = rest % axes.shape[axis];
       rest /= axes.shape[axis];
       for (int o = 0; o < N; o++) offset[o] += index[axis] * axes.stride[o][axis];
     }
+    Rows<N> rows(loop);
     for (int64_t r = begin; r < end; r++) {
       const int64_t from = part * piece;
-      int64_t at[N];
-      for (int o = 0; o < N; o++) at[o] = offset[o] + from * step[o];
-      row(at, step, r / pieces * inner + from, min64(piece, inner - from));
+      const char* in[N];
+      for (int o = 0; o < N; o++)
+        in[o] = static_cast<const char*>(operands[o]->data) + (offset[o] + from * step[o]) * loop.in_size[o];
+      rows.add(in, step, static_cast<char*>(y.data) + (r / pieces * inner + from) * loop.out_size,
+               min64(piece, inner - from));
       if (++part < pieces) continue;
       part = 0;
       for (int axis = last - 1; axis >= 0; axis--) {
@@ -201,87 +311,86 @@ inline void for_rows(const Call& call, const View& out, const View* const (&oper
         for (int o = 0; o < N; o++) offset[o] -= axes.shape[axis] * axes.stride[o][axis];
       }
     }
+    rows.flush();
   });
 }
 
-// Operands that are not dense go through a small buffer, so that each function is compiled for neighbours only, once:
-// of a long polynomial every further copy of the loop costs kilobytes, for each instruction set and platform.
-constexpr int64_t kGather = 1024;
-
-template <class T>
-inline const T* neighbours(const T* from, int64_t stride, int64_t n, T* buffer) {
-  if (stride == 1) return from;
-  for (int64_t i = 0; i < n; i++) buffer[i] = from[i * stride];
-  return buffer;
-}
-
-template <class T, class R, class F>
-__attribute__((noinline)) void apply1(const T* x, R* y, int64_t n, const F& f) {
-  AUXGRAD_INDEPENDENT
-  for (int64_t i = 0; i < n; i++) y[i] = f(x[i]);
-}
-template <class T, class R, class F>
-__attribute__((noinline)) void apply2(const T* a, const T* b, R* y, int64_t n, const F& f) {
-  AUXGRAD_INDEPENDENT
-  for (int64_t i = 0; i < n; i++) y[i] = f(a[i], b[i]);
+// One operand repeats short rows, as a bias over few channels does: the row is repeated to a long one first. False if
+// these operands are others.
+__attribute__((noinline)) inline bool loop_repeated(const Call& call, const View* const (&operands)[2], const View& y,
+                                                    const Loop<2>& loop) {
+  const Axes<2> axes(y, operands);
+  const auto dense = [&](int o) { return axes.stride[o][0] == axes.shape[1] && axes.stride[o][1] == 1; };
+  const auto repeats = [&](int o) { return axes.stride[o][0] == 0 && axes.stride[o][1] == 1; };
+  if (axes.rank != 2 || axes.shape[1] > 128 || y.count() == 0 ||
+      !((dense(0) && repeats(1)) || (dense(1) && repeats(0))))
+    return false;
+  const int64_t rows = axes.shape[0], n = axes.shape[1], size = loop.in_size[0];
+  const int64_t together = max64(16, kGather / n / 16 * 16);  // rows: whole blocks of 16 elements
+  const int same = repeats(1) ? 1 : 0;
+  parallel_ranges(call, rows, ceil_div(32768 / n, together) * together, [&](int64_t begin, int64_t end) {
+    uint32_t buffer[2 * kGather];
+    char* repeated = reinterpret_cast<char*>(buffer);
+    for (int64_t r = 0; r < min64(together, end - begin); r++)
+      memcpy(repeated + r * n * size, operands[same]->data, static_cast<size_t>(n * size));
+    const int64_t step[2] = {1, 1};
+    Rows<2> all(loop);
+    for (int64_t r = begin; r < end; r += together) {
+      const char* row = static_cast<const char*>(operands[1 - same]->data) + r * n * size;
+      const char* const in[2] = {same == 0 ? repeated : row, same == 0 ? row : repeated};
+      all.add(in, step, static_cast<char*>(y.data) + r * n * loop.out_size, min64(together, end - r) * n);
+    }
+    all.flush();
+  });
+  return true;
 }
 
 // y = f(x) elementwise; x of any strides, y contiguous.
 template <class T, class R, class F>
 inline void map1(const Call& call, const View& x, const View& y, const F& f) {
-  const T* in = static_cast<const T*>(x.data);
-  R* out = static_cast<R*>(y.data);
+  const auto run = [](const void* function, const void* const(&in)[1], void* out, int64_t n) {
+    const F& g = *static_cast<const F*>(function);
+    const T* u = static_cast<const T*>(in[0]);
+    R* w = static_cast<R*>(out);
+    n &= -kLoopBlock<T, R>;  // as it is: so the compiler leaves out the loops over what would be left
+    AUXGRAD_INDEPENDENT
+    for (int64_t i = 0; i < n; i++) w[i] = g(u[i]);
+  };
   const View* const operands[1] = {&x};
-  for_rows(call, y, operands, [&](const int64_t(&offset)[1], const int64_t(&step)[1], int64_t at, int64_t n) {
-    const T* u = in + offset[0];
-    if (step[0] == 1) return apply1(u, out + at, n, f);
-    T buffer[kGather];
-    for (int64_t i = 0; i < n; i += kGather) {
-      const int64_t m = min64(kGather, n - i);
-      apply1(neighbours(u + i * step[0], step[0], m, buffer), out + at + i, m, f);
-    }
-  });
+  loop_rows<1>(call, operands, y, {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T)}});
 }
 
 // y = f(a, b) elementwise; a and b of y's shape with any strides (0 repeats).
 template <class T, class R, class F>
 inline void map2(const Call& call, const View& a, const View& b, const View& y, const F& f) {
-  const T *p = static_cast<const T*>(a.data), *q = static_cast<const T*>(b.data);
-  R* out = static_cast<R*>(y.data);
+  const auto run = [](const void* function, const void* const(&in)[2], void* out, int64_t n) {
+    const F& g = *static_cast<const F*>(function);
+    const T *u = static_cast<const T*>(in[0]), *v = static_cast<const T*>(in[1]);
+    R* w = static_cast<R*>(out);
+    n &= -kLoopBlock<T, R>;
+    AUXGRAD_INDEPENDENT
+    for (int64_t i = 0; i < n; i++) w[i] = g(u[i], v[i]);
+  };
   const View* const operands[2] = {&a, &b};
-  const Axes<2> axes(y, operands);
-  // One operand repeats short rows, as a bias over few channels does: the row is repeated to a long one first.
-  const auto dense = [&](int o) { return axes.stride[o][0] == axes.shape[1] && axes.stride[o][1] == 1; };
-  const auto repeats = [&](int o) { return axes.stride[o][0] == 0 && axes.stride[o][1] == 1; };
-  if (axes.rank == 2 && axes.shape[1] <= 128 && y.count() > 0 &&
-      ((dense(0) && repeats(1)) || (dense(1) && repeats(0)))) {
-    const int64_t rows = axes.shape[0], n = axes.shape[1], together = kGather / n;
-    const bool second = repeats(1);
-    parallel_ranges(call, rows, ceil_div(32768 / n, together) * together, [&](int64_t begin, int64_t end) {
-      T repeated[kGather];
-      const T* row = second ? q : p;
-      for (int64_t r = 0; r < min64(together, end - begin); r++)
-        memcpy(repeated + r * n, row, static_cast<size_t>(n) * sizeof(T));
-      for (int64_t r = begin; r < end; r += together)
-        apply2(second ? p + r * n : repeated, second ? repeated : q + r * n, out + r * n, min64(together, end - r) * n,
-               f);
-    });
-    return;
-  }
-  for_rows(call, y, operands, [&](const int64_t(&offset)[2], const int64_t(&step)[2], int64_t at, int64_t n) {
-    const T *u = p + offset[0], *v = q + offset[1];
-    R* w = out + at;
-    if (step[0] == 1 && step[1] == 1) return apply2(u, v, w, n, f);
-    T left[kGather], right[kGather];
-    const T *l = left, *r = right;
-    for (int64_t i = 0; i < n; i += kGather) {
-      const int64_t m = min64(kGather, n - i);
-      // A repeated value fills its buffer only once.
-      if (i == 0 || step[0] != 0) l = neighbours(u + i * step[0], step[0], m, left);
-      if (i == 0 || step[1] != 0) r = neighbours(v + i * step[1], step[1], m, right);
-      apply2(l, r, w + i, m, f);
-    }
-  });
+  const Loop<2> loop = {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T), sizeof(T)}};
+  if (!loop_repeated(call, operands, y, loop)) loop_rows<2>(call, operands, y, loop);
+}
+
+// y = f(a, b, c), a of type S.
+template <class S, class T, class R, class F>
+inline void map3(const Call& call, const View& a, const View& b, const View& c, const View& y, const F& f) {
+  constexpr int64_t kBlock = sizeof(S) == 4 ? kLoopBlock<T, R> : 64;
+  const auto run = [](const void* function, const void* const(&in)[3], void* out, int64_t n) {
+    const F& g = *static_cast<const F*>(function);
+    const S* s = static_cast<const S*>(in[0]);
+    const T *u = static_cast<const T*>(in[1]), *v = static_cast<const T*>(in[2]);
+    R* w = static_cast<R*>(out);
+    n &= -kBlock;
+    AUXGRAD_INDEPENDENT
+    for (int64_t i = 0; i < n; i++) w[i] = g(s[i], u[i], v[i]);
+  };
+  const View* const operands[3] = {&a, &b, &c};
+  loop_rows<3>(call, operands, y, {run, &f, kBlock, sizeof(R), {sizeof(S), sizeof(T), sizeof(T)}});
 }
 
 }  // namespace

@@ -2,6 +2,9 @@
 // comes as an operand, the stream as a number; element i is word i % 4 of the Philox block with counter
 // (i / 4, stream, step low, step high). Recomputation repeats it, whatever the threads or instruction set.
 #pragma once
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 #include "unit.h"
 
 namespace auxgrad {
@@ -9,34 +12,47 @@ namespace {
 
 constexpr int kBlocks = 16, kGroup = 4 * kBlocks;  // blocks computed side by side, and their words
 
+// 64-bit lanes: a word in the lower half of each, whatever is in the upper.
+#if defined(__AVX512F__)
+typedef __m512i WordLanes;
+inline WordLanes word_product(WordLanes a, uint32_t b) { return _mm512_mul_epu32(a, _mm512_set1_epi64(b)); }
+#elif defined(__AVX2__)
+typedef __m256i WordLanes;
+inline WordLanes word_product(WordLanes a, uint32_t b) { return _mm256_mul_epu32(a, _mm256_set1_epi64x(b)); }
+#else
+typedef uint64_t WordLanes __attribute__((vector_size(16)));
+inline WordLanes word_product(WordLanes a, uint32_t b) { return (a & 0xffffffffu) * b; }
+#endif
+typedef uint64_t Lanes __attribute__((vector_size(sizeof(WordLanes))));
+constexpr int kWordLanes = sizeof(Lanes) / 8;
+
 struct Stream {
   uint32_t key[4], stream;
 
   // The words of elements [first, first + kGroup); first is a multiple of 4.
   void words(int64_t first, uint32_t* out) const {
-    uint32_t c0[kBlocks], c1[kBlocks], c2[kBlocks], c3[kBlocks], k0 = key[0], k1 = key[1];
-    for (int i = 0; i < kBlocks; i++) {
-      c0[i] = static_cast<uint32_t>(first / 4) + static_cast<uint32_t>(i);
-      c1[i] = stream;
-      c2[i] = key[2];
-      c3[i] = key[3];
-    }
-    for (int round = 0; round < 10; round++) {
-      for (int i = 0; i < kBlocks; i++) {
-        const uint64_t p0 = 0xD2511F53ull * c0[i], p1 = 0xCD9E8D57ull * c2[i];
-        c0[i] = static_cast<uint32_t>(p1 >> 32) ^ c1[i] ^ k0;
-        c2[i] = static_cast<uint32_t>(p0 >> 32) ^ c3[i] ^ k1;
-        c1[i] = static_cast<uint32_t>(p1);
-        c3[i] = static_cast<uint32_t>(p0);
+    for (int i = 0; i < kBlocks; i += kWordLanes, out += 4 * kWordLanes) {
+      Lanes c0;
+      for (int k = 0; k < kWordLanes; k++) c0[k] = static_cast<uint32_t>(first / 4 + i + k);
+      Lanes c1 = Lanes{} + stream, c2 = Lanes{} + key[2], c3 = Lanes{} + key[3];
+      uint32_t k0 = key[0], k1 = key[1];
+      for (int round = 0; round < 10; round++) {
+        const Lanes p0 = (Lanes)word_product((WordLanes)c0, 0xD2511F53u);
+        const Lanes p1 = (Lanes)word_product((WordLanes)c2, 0xCD9E8D57u);
+        c0 = (p1 >> 32) ^ c1 ^ k0;
+        c2 = (p0 >> 32) ^ c3 ^ k1;
+        c1 = p1;
+        c3 = p0;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
       }
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
-    for (int i = 0; i < kBlocks; i++) {
-      out[4 * i] = c0[i];
-      out[4 * i + 1] = c1[i];
-      out[4 * i + 2] = c2[i];
-      out[4 * i + 3] = c3[i];
+      const Lanes low = (c0 & 0xffffffffu) | c1 << 32, high = (c2 & 0xffffffffu) | c3 << 32;
+      uint64_t pairs[2 * kWordLanes];
+      for (int k = 0; k < kWordLanes; k++) {
+        pairs[2 * k] = low[k];
+        pairs[2 * k + 1] = high[k];
+      }
+      memcpy(out, pairs, sizeof(pairs));
     }
   }
 };

@@ -11,6 +11,12 @@
 #include "../core/kernel.h"
 #include "../core/rng.h"
 
+// AUXGRAD_FALLBACK: this unit is for machines without the instruction sets of the others. It is compiled for size, and
+// takes nothing that its architecture always has (NEON), so that its results are the same on all of them.
+#if defined(__ARM_NEON) && !defined(AUXGRAD_FALLBACK)
+#define AUXGRAD_NEON
+#endif
+
 #define AUXGRAD_JOIN_(a, b, c) a##b##_##c
 #define AUXGRAD_JOIN(a, b, c) AUXGRAD_JOIN_(a, b, c)
 

@@ -66,7 +66,7 @@ void check_pair(const auxgrad::View& a, const auxgrad::View& b) {
 
 TEST(arithmetic_of_every_layout) {
   test::each_isa([] {
-    for (int64_t n : {0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 64, 129, 1024, 1025}) {
+    for (int64_t n : {0, 1, 3, 4, 7, 8, 15, 16, 17, 31, 33, 64, 129, 256, 300, 1024, 1025, 1500}) {
       test::Array a = values(5 * n, 1), b = values(5 * n, 2);
       check_pair(strided(a, {n}, {1}), strided(b, {n}, {1}));
       check_pair(strided(a, {n}, {1}), strided(b, {n}, {0}));

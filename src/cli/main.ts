@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { Command, CommanderError } from 'commander'
+import { bench } from './bench'
 import { build } from './build'
 import { info } from './info'
 import { exitCode } from './output'
@@ -14,7 +15,8 @@ export function program(): Command {
     .version(version(), '--version')
     .showHelpAfterError('(auxgrad --help lists commands and options)')
     .exitOverride()
-  for (const command of [train(), plan(), info(), build()]) root.addCommand(command.copyInheritedSettings(root))
+  for (const command of [train(), plan(), bench(), info(), build()])
+    root.addCommand(command.copyInheritedSettings(root))
   return root
 }
 

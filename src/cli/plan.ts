@@ -1,9 +1,10 @@
 import Table from 'cli-table3'
-import { Command, InvalidArgumentError } from 'commander'
+import { Command } from 'commander'
 import { compile } from '../compile'
 import { showBytes } from '../compile/budget'
 import { crossEntropy } from '../ops'
 import * as optim from '../optim'
+import { number } from './options'
 import { action, exitCode, type Output } from './output'
 import { memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
 
@@ -21,16 +22,7 @@ export function plan(): Command {
     .description('Show what a training step of a model will hold, by kind, layer and policy, without running it.')
     .option('--model <name>', `one of ${Object.keys(recipes).join(', ')}`, 'cnn')
     .option('--rule <name>', `one of ${rules.join(', ')} (default: compare all that the model has)`)
-    .option(
-      '--batch <n>',
-      'images of a step',
-      (text) => {
-        const n = Number(text)
-        if (!Number.isInteger(n) || n < 1) throw new InvalidArgumentError('expected a whole number of at least 1')
-        return n
-      },
-      128,
-    )
+    .option('--batch <n>', 'images of a step', number(1, true), 128)
     .option('--ops', 'list every kernel call with its lifetime and place in the arena')
     .option('--json', 'one JSON object on stdout')
     .action(action<Options>(run))

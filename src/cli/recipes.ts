@@ -1,11 +1,13 @@
 import { fail } from '../errors'
-import { ara, asa, type MemoryAssignment } from '../memory'
+import { ara, asa, q2, type MemoryAssignment } from '../memory'
 import { CNN, MLP, ResNet } from '../models'
 import type { Module } from '../nn'
 import type { Tensor } from '../tensor/tensor'
 
-export type Rule = 'bp' | 'asa' | 'ara'
-export const rules: readonly Rule[] = ['bp', 'asa', 'ara']
+export type Rule = 'bp' | 'asa' | 'ara' | 'q2'
+export const rules: readonly Rule[] = ['bp', 'asa', 'ara', 'q2']
+/** Those that are compared unless a run names others. */
+export const compared: readonly Rule[] = ['bp', 'asa', 'ara']
 
 type Model = Module & { forward(x: Tensor): Tensor }
 
@@ -20,22 +22,24 @@ export interface Recipe {
 const araStages: MemoryAssignment = [[/^stage\d$/, ara()]]
 // As in the paper: the first convolution of each residual branch, and projections on the shortcut.
 const asaBranches: MemoryAssignment = [[/^stage\d\.\d\.(conv1|shortcut\.conv)$/, asa({ alphabet: 'auto' })]]
+// All convolutions but the first.
+const q2Stages: MemoryAssignment = [[/^stage\d\.\d\.(conv\d|shortcut\.conv)$/, q2()]]
 
 export const recipes: Record<string, Recipe> = {
   mlp: {
     make: () => new MLP([784, 512, 512, 10]),
     lr: 1e-3,
-    memory: { bp: {}, asa: { 'layers.1': asa(), 'layers.2': asa() } },
+    memory: { bp: {}, asa: { 'layers.1': asa(), 'layers.2': asa() }, q2: { 'layers.1': q2(), 'layers.2': q2() } },
   },
   cnn: {
     make: () => new CNN(),
     lr: 2e-3,
-    memory: { bp: {}, asa: asaBranches, ara: araStages },
+    memory: { bp: {}, asa: asaBranches, ara: araStages, q2: q2Stages },
   },
   resnet18: {
     make: () => new ResNet({ depth: 18, classes: 10, channels: 1, layout: 'ara' }),
     lr: 1e-3,
-    memory: { bp: {}, asa: asaBranches, ara: araStages },
+    memory: { bp: {}, asa: asaBranches, ara: araStages, q2: q2Stages },
   },
 }
 

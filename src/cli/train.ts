@@ -1,7 +1,6 @@
-import { Command, InvalidArgumentError } from 'commander'
+import { Command } from 'commander'
 import { existsSync } from 'node:fs'
 import { compile } from '../compile'
-import { parseBytes } from '../compile/budget'
 import { DataLoader, mnist, type MnistBatch } from '../data'
 import type { Dataset } from '../data'
 import { fail } from '../errors'
@@ -9,9 +8,11 @@ import { native } from '../native'
 import { crossEntropy, seed as seedRandom } from '../ops'
 import * as optim from '../optim'
 import { accuracy, fit, loadTraining, saveTraining } from '../train'
+import { interruptible } from './interrupt'
+import { bytes, number, ruleList } from './options'
 import { action, exitCode, type Output } from './output'
 import { progress } from './progress'
-import { memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
+import { compared, memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
 import { resultTable, type RunResult } from './report'
 
 interface Options {
@@ -29,37 +30,16 @@ interface Options {
   json?: boolean
 }
 
-const number =
-  (least: number, whole: boolean) =>
-  (text: string): number => {
-    const n = Number(text)
-    if (!(n >= least) || !Number.isFinite(n) || (whole && !Number.isInteger(n)))
-      throw new InvalidArgumentError(`expected ${whole ? 'a whole number' : 'a number'} of at least ${least}`)
-    return n
-  }
-
-function ruleList(text: string): Rule[] {
-  const list = text.split(',') as Rule[]
-  for (const rule of list)
-    if (!rules.includes(rule)) throw new InvalidArgumentError(`expected ${rules.join(', ')} or several with commas`)
-  return list
-}
-
-function bytes(text: string): string {
-  try {
-    parseBytes(text)
-    return text
-  } catch (error) {
-    throw new InvalidArgumentError((error as Error).message)
-  }
-}
-
 /** `auxgrad train`: MNIST under several learning rules from the same seed, and a table to compare them. */
 export function train(): Command {
   return new Command('train')
     .description('Train a network on MNIST under one or more learning rules, from the same seed, and compare them.')
     .option('--model <name>', `one of ${Object.keys(recipes).join(', ')}`, 'cnn')
-    .option('--rule <list>', `${rules.join(', ')}, or several with commas (default: all that the model has)`, ruleList)
+    .option(
+      '--rule <list>',
+      `${rules.join(', ')}, or several with commas (default: ${compared.join(',')}, those that the model has)`,
+      ruleList,
+    )
     .option('--epochs <n>', 'passes over the training set', number(1, true), 1)
     .option('--batch <n>', 'images of a step', number(1, true), 128)
     .option('--lr <rate>', "highest learning rate (default: the model's)", number(0, false))
@@ -78,19 +58,12 @@ export function train(): Command {
 
 async function run(options: Options, output: Output): Promise<number> {
   const recipe = recipeOf(options.model)
-  const given = options.rule ?? rules.filter((rule) => recipe.memory[rule])
+  const given = options.rule ?? compared.filter((rule) => recipe.memory[rule])
   for (const rule of given) memoryOf(options.model, rule) // a rule without a place fails before any work
   if (options.resume && !options.save)
     fail('AUX_INVALID_ARGUMENT', '--resume: expected --save with the file to go on from')
   if (options.threads) native().setThreads(options.threads)
-  const stop = new AbortController()
-  const interrupt = (): void => {
-    if (stop.signal.aborted) process.exit(exitCode.interrupted)
-    output.note('\nending after this step; once more to leave at once')
-    stop.abort()
-  }
-  process.on('SIGINT', interrupt)
-  try {
+  return interruptible(output, 'step', async (signal) => {
     const { train: all, test } = await mnist()
     const data = { train: options.limit ? all.slice(0, options.limit) : all, test }
     const { isa, threads } = native().info()
@@ -101,14 +74,12 @@ async function run(options: Options, output: Output): Promise<number> {
     const runs: RunResult[] = []
     for (const rule of given) {
       const file = options.save && (given.length > 1 ? `${options.save}.${rule}` : options.save)
-      const result = stop.signal.aborted ? undefined : await trainOnce(options, rule, data, file, output, stop.signal)
+      const result = signal.aborted ? undefined : await trainOnce(options, rule, data, file, output, signal)
       if (result) runs.push(result)
     }
     if (runs.length || options.json) output.result({ runs }, resultTable(runs))
-    return stop.signal.aborted ? exitCode.interrupted : exitCode.ok
-  } finally {
-    process.off('SIGINT', interrupt)
-  }
+    return signal.aborted ? exitCode.interrupted : exitCode.ok
+  })
 }
 
 /** One run; undefined if it was interrupted. */

@@ -1,24 +1,69 @@
+import { checkBudget } from './budget'
+import { keyOf, type NormalSpec } from './inputs'
+import type { ModelKey } from './key'
 import type { Plan } from './plan'
 
-/** Plans by key, the least recently used dropped beyond `bound`. */
-export class PlanCache<Entry extends { plan: Plan }> {
+const maxPlans = 16
+
+/** How an entry comes to be when there is none. */
+export interface Making<Entry> {
+  make(): Entry
+  budget: number | undefined
+  /** The bytes of the same under other methods, for the error of a plan over the budget. */
+  alternatives?(): { name: string; bytes: number }[]
+}
+
+/** Plans by model and inputs, the least recently used dropped beyond `maxPlans`. */
+export class PlanCache<Entry extends { readonly plan: Plan }> {
   readonly #entries = new Map<string, Entry>()
+  readonly #model: ModelKey
+  #structure = 0
 
-  constructor(readonly bound: number) {}
+  constructor(model: ModelKey) {
+    this.#model = model
+  }
 
-  get(key: string): Entry | undefined {
-    const entry = this.#entries.get(key)
-    if (entry) {
+  /** The plan for inputs of these shapes and dtypes, made if there is none; `variant` tells plans of one model apart. */
+  entry(
+    inputs: ReadonlyMap<string, NormalSpec>,
+    variant: string,
+    { make, budget, alternatives }: Making<Entry>,
+  ): Entry {
+    const key = this.#prefix(variant) + keyOf(inputs)
+    const known = this.#entries.get(key)
+    if (known) {
       this.#entries.delete(key)
-      this.#entries.set(key, entry)
+      this.#entries.set(key, known)
+      return known
+    }
+    const entry = make()
+    checkBudget(entry.plan, budget, alternatives)
+    const prefix = this.#prefix(variant) // other modules may have turned up
+    this.#set(prefix + keyOf(inputs), entry)
+    if ([...inputs.values()].some((s) => s.dtype === undefined)) {
+      const declared = new Map(
+        [...inputs].map(([name, s]) => [
+          name,
+          { shape: s.shape, dtype: s.dtype ?? entry.plan.inputs.get(name)?.dtype ?? 'f32' },
+        ]),
+      )
+      this.#set(prefix + keyOf(declared), entry)
     }
     return entry
   }
 
-  set(key: string, entry: Entry): void {
+  /** Lets every plan go when the model is another one. */
+  #prefix(variant: string): string {
+    const prefix = this.#model.current + variant
+    if (this.#structure !== this.#model.structure) this.clear()
+    this.#structure = this.#model.structure
+    return prefix
+  }
+
+  #set(key: string, entry: Entry): void {
     this.#entries.set(key, entry)
     for (const [oldest, dropped] of this.#entries) {
-      if (this.#entries.size <= this.bound) break
+      if (this.#entries.size <= maxPlans) break
       this.#entries.delete(oldest)
       this.#release(dropped)
     }

@@ -3,7 +3,9 @@ import { CompiledFunction, type Traceable } from './function'
 import { TrainingStep, type StepOptions } from './step'
 import type { Trainable } from './trainable'
 
+/** An evaluation of a model, for `compile`. */
 export interface ForwardOptions<R extends Traceable = Traceable> {
+  /** The model, or whatever `forward` runs: its modules find the policies of its training step. */
   model: Trainable
   /** Traced with the model in evaluation mode. */
   forward: (batch: Record<string, Tensor>) => R

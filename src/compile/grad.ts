@@ -14,9 +14,15 @@ export type ScalarFunction = (...inputs: Tensor[]) => Tensor
 /**
  * The value of f and its gradients with respect to the inputs, as eager tensors. f is traced at each call; for
  * training, `compile` plans once and runs many times.
+ * @returns a function of the inputs of f that gives the value and one gradient for each of them
  * @throws AUX_SHAPE_MISMATCH unless f returns one f32 element, AUX_NO_GRADIENT at an op without a derivative.
  */
-export function valueAndGrad(f: ScalarFunction): (...inputs: Tensor[]) => { value: Tensor; grads: Tensor[] } {
+export function valueAndGrad(f: ScalarFunction): (...inputs: Tensor[]) => {
+  /** f of the inputs. */
+  value: Tensor
+  /** One gradient for each input, of its shape. */
+  grads: Tensor[]
+} {
   return (...inputs) => {
     const names = inputs.map((_, i) => `input${i}`)
     const specs = new Map(inputs.map((t, i) => [names[i], { shape: t.shape, dtype: t.dtype }]))

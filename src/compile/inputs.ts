@@ -5,17 +5,29 @@ import { checkShape, sizeOf, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
 /** Shape of an input, with its dtype where that is not f32 (or i32, for labels and indices). */
-export type InputSpec = Shape | { readonly shape: Shape; readonly dtype?: DType }
+export type InputSpec =
+  | Shape
+  | {
+      /** Sizes of the axes. */
+      readonly shape: Shape
+      /** Element type. */
+      readonly dtype?: DType
+    }
 
 /** A value for an input. Typed arrays without a shape have one axis; nested arrays of numbers are f32. */
 export type InputValue = HostValues
+
+/** Shapes of named inputs: `{ x: [128, 28, 28, 1], y: [128] }`. */
+export type Specs = Readonly<Record<string, InputSpec>>
+/** Values of named inputs: `{ x: array, y: [3, 1, 4] }`. */
+export type Batch = Readonly<Record<string, InputValue>>
 
 export interface NormalSpec {
   readonly shape: Shape
   readonly dtype: DType | undefined
 }
 
-export function normalSpec(name: string, spec: InputSpec): NormalSpec {
+function normalSpec(name: string, spec: InputSpec): NormalSpec {
   const { shape, dtype } = Array.isArray(spec)
     ? { shape: spec as Shape, dtype: undefined }
     : (spec as { shape: Shape; dtype?: DType })
@@ -25,8 +37,29 @@ export function normalSpec(name: string, spec: InputSpec): NormalSpec {
   return { shape, dtype }
 }
 
+/** Inputs by name, in normal form. */
+export const specsOf = (specs: Specs): Map<string, NormalSpec> =>
+  new Map(Object.entries(specs).map(([name, spec]) => [name, normalSpec(name, spec)]))
+
+/** Shapes and dtypes of inputs as a key. */
+export function keyOf(specs: ReadonlyMap<string, NormalSpec>): string {
+  let key = ''
+  for (const name of [...specs.keys()].sort()) {
+    const { shape, dtype } = specs.get(name)!
+    key += `${name}:${dtype ?? '?'}[${shape.join()}] `
+  }
+  return key
+}
+
+/** A batch with its values in a form that can be written. */
+export function valuesOf(batch: Batch): Map<string, HostArray | Tensor> {
+  const values = new Map<string, HostArray | Tensor>()
+  for (const name in batch) values.set(name, hostValue(name, batch[name]))
+  return values
+}
+
 /** Any value that a run accepts, in a form that can be written to the arena when its turn comes. */
-export function hostValue(name: string, value: InputValue): HostArray | Tensor {
+function hostValue(name: string, value: InputValue): HostArray | Tensor {
   if (!(value instanceof Tensor)) return toHost(`input ${name}`, value)
   value.liveStorage()
   return value

@@ -15,12 +15,16 @@ export interface UpdateInputs {
 
 /** How parameters change: the contract of `optim`. */
 export interface Optimizer {
+  /** For checkpoints: a run is resumed by the same method. */
   readonly name: string
+  /** Learning rate, or the rate of each update; may be changed at any time without a new plan. */
   lr: Schedule
   /** Updates done. */
   steps: number
-  /** State of a parameter by name, made (as zeros, or as the method wants) at the first call. */
+  /** State of a parameter, made (as zeros, or as the method wants) at the first call. */
   state(name: string, parameter: Tensor): Readonly<Record<string, Tensor>>
+  /** Frees the state of a parameter that is no longer in the model. */
+  forget?(parameter: Tensor): void
   /** Traces the in-place update of a parameter and its state. */
   update(name: string, parameter: Tensor, gradient: Tensor, inputs: UpdateInputs): void
 }

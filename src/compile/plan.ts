@@ -1,9 +1,10 @@
-import { check, native, type Handle, type PlanHandle, type Status } from '../native'
+import { check, native, type PlanHandle, type Status } from '../native'
 import { encodeOperands, operandWords, type Operand } from '../graph/encode'
 import type { Graph, Node } from '../graph/graph'
 import { kernelCall, kernelOperands } from '../graph/op'
 import { bytesPerElement, type DType } from '../tensor/dtype'
 import { sizeOf, type Shape } from '../tensor/shape'
+import type { Storage } from '../tensor/storage'
 import type { Tensor } from '../tensor/tensor'
 import { aligned, allocate, largestLiveSum, type Block } from './allocate'
 import { executionOrders, root } from './order'
@@ -25,29 +26,43 @@ export interface PlanBytes {
   workspace: number
   /** The batch (as far as backward does not keep it). */
   staging: number
+  /** All of it: what a budget limits, and what is measured. */
   total: number
 }
 
 /** Something that backward keeps. */
 export interface KeptValue {
+  /** Path of the module that reads it in backward; '' is the model itself. */
   layer: string
+  /** Policy by which it is kept. */
   policy: string
+  /** Operation that made it. */
   op: string
+  /** Element type; u32 for packed bits. */
   dtype: DType
+  /** Shape of what is kept. */
   shape: Shape
+  /** Its bytes in the arena. */
   bytes: number
 }
 
+/** One kernel call of a plan. */
 export interface PlannedOp {
+  /** Operation, as it was traced. */
   op: string
+  /** Native kernel that computes it. */
   kernel: string
+  /** Path of the module that called it; '' is the model itself. */
   layer: string
+  /** `forward`, `backward` or `update`. */
   phase: string
   /** Steps at which its first output is made and last read. */
   from: number
+  /** Step at which its first output is last read. */
   to: number
   /** Offset of its first output in the arena; -1 if it has none there. */
   offset: number
+  /** Bytes of its first output in the arena. */
   bytes: number
 }
 
@@ -65,8 +80,11 @@ export interface PlanOptions {
 
 /** The program of one step: kernel calls with fixed addresses, and the bytes it takes. Plain data; prints as a table. */
 export class Plan {
+  /** Every byte that the step holds, by kind. */
   readonly bytes: PlanBytes
+  /** What backward keeps, value by value. */
   readonly kept: KeptValue[]
+  /** Every kernel call, in order. */
   readonly ops: PlannedOp[]
   /** Bytes of the arena; the measured peak of a run is this number. */
   readonly arenaBytes: number
@@ -132,10 +150,15 @@ export class Plan {
     return end
   }
 
+  /** @internal What native code is given: words, names of kernels, and the memory of buffers 1, 2, ... */
+  get program(): { words: Float64Array; kernels: readonly string[]; storages: readonly Storage[] } {
+    return { words: this.#words, kernels: this.#kernels, storages: this.#references.map((t) => t.storage!) }
+  }
+
   /** @internal The decoded plan, made at first use. */
   handle(): PlanHandle {
     if (this.#handle) return this.#handle
-    const handles: Handle[] = this.#references.map((t) => t.storage!.handle)
+    const handles = this.program.storages.map((s) => s.handle)
     const result = native().plan(this.#words, this.#kernels, handles)
     if ('code' in result) check(result as Status)
     return (this.#handle = result as PlanHandle)

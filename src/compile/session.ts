@@ -8,6 +8,7 @@ import type { MemoryAssignment } from '../memory/assignment'
 import { bytesOfValue, emptyHost } from './inputs'
 import type { Plan } from './plan'
 
+/** Options of one run. */
 export interface RunOptions {
   /** Stops the run between two kernels as long as nothing has changed; after that the step is finished. */
   signal?: AbortSignal

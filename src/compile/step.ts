@@ -10,30 +10,40 @@ import type { HostArray } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
-import { checkBudget, parseBytes, type Bytes } from './budget'
+import { parseBytes, type Bytes } from './budget'
 import { PlanCache } from './cache'
-import { keyOf, ModelKey, specsOf, valuesOf, type Batch, type Specs, type Traceable } from './function'
-import type { NormalSpec } from './inputs'
+import type { Traceable } from './function'
 import { fuseActivations } from './fuse'
+import { specsOf, valuesOf, type Batch, type NormalSpec, type Specs } from './inputs'
+import { ModelKey } from './key'
 import { maskActivations } from './masks'
 import { rateAt, type Optimizer } from './optimizer'
 import { Plan } from './plan'
 import { recomputation } from './recompute'
+import { inputLr, inputRandom, inputStep, savePlan, type Program } from './save'
 import { sessionOf, type RunOptions, type Session } from './session'
 import { soleOutput, trace, type Traced } from './trace'
 import type { ParameterLike, Trainable } from './trainable'
 
+/** A training step, for `compile`. */
 export interface StepOptions<R extends Traceable = Traceable> {
+  /** The model whose parameters the step changes. */
   model: Trainable
   /** The loss, one element; or an object with it as `loss` and whatever else is to be read after a step. */
   loss: (batch: Record<string, Tensor>) => R
+  /** How they change; of `optim`, or an `Optimizer` of your own. */
   optimizer: Optimizer
   /** What backward keeps, by module; backpropagation where nothing is said. */
   memory?: MemoryAssignment
   /** Bytes that no plan of the model may exceed; one that does is refused before the first step. */
   budget?: Bytes
   /** Gradient clipping, by the norm of all gradients together or by value. */
-  clip?: { norm?: number; value?: number }
+  clip?: {
+    /** Gradients are scaled down where their norm together exceeds this. */
+    norm?: number
+    /** Every gradient is cut to ±this. */
+    value?: number
+  }
   /** Runs whose mean gradient makes one update (1). */
   accumulate?: number
   /** Seed of dropout and other random ops (0). */
@@ -44,7 +54,9 @@ export interface StepOptions<R extends Traceable = Traceable> {
 
 /** The learning indicator of a layer over one batch. */
 export interface Indicator {
+  /** Mean over the values; 1 for backpropagation. */
   mean: number
+  /** The least value. */
   min: number
   /** Share of values at or below 0: there the update may not descend. */
   share: number
@@ -52,7 +64,9 @@ export interface Indicator {
   values: Float32Array
 }
 
+/** What a run resolves to: the loss, and the values of whatever else the loss function returned. */
 export type StepResult<R extends Traceable> = {
+  /** The loss before the update. */
   loss: number
   /** Norm of all gradients before clipping; there with `clip.norm`. */
   gradNorm?: number
@@ -66,24 +80,27 @@ interface Entry {
   readonly indicators: readonly string[]
 }
 
-const maxPlans = 16
-const inputLr = '$lr'
-const inputStep = '$step'
-const inputRandom = '$random'
-
 /** A training step: forward, backward and update as one plan for each set of input shapes. */
 export class TrainingStep<R extends Traceable = Traceable> {
+  /** The model it trains. */
   readonly model: Trainable
+  /** The optimizer it updates with. */
   readonly optimizer: Optimizer
   /** Runs done; with the seed, it decides all random numbers of the next one. */
   runs = 0
   readonly #options: StepOptions<R>
   readonly #budget: number | undefined
   readonly #accumulate: number
-  readonly #plans = new PlanCache<Entry>(maxPlans)
-  readonly #session: Session
+  /** Low and high word. */
+  readonly #seed: readonly [number, number]
   readonly #modelKey: ModelKey
-  readonly #sums = new Map<string, Tensor>()
+  readonly #plans: PlanCache<Entry>
+  readonly #session: Session
+  /** Sums of gradients since the last update, by parameter. */
+  readonly #sums = new Map<ParameterLike, Tensor>()
+  /** Parameters that a plan updates or sums gradients of. */
+  readonly #updated = new Set<ParameterLike>()
+  #lastKey = ''
   readonly #scalars: ReadonlyMap<string, HostArray> = new Map([
     [inputLr, { data: new Float32Array(1), shape: [], dtype: 'f32' }],
     [inputStep, { data: new Float32Array(1), shape: [], dtype: 'f32' }],
@@ -93,7 +110,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
 
   /** @internal Use `compile`. */
   constructor(options: StepOptions<R>) {
-    const { accumulate = 1, clip } = options
+    const { accumulate = 1, clip, seed = 0 } = options
     if (!Number.isInteger(accumulate) || accumulate < 1)
       fail('AUX_INVALID_ARGUMENT', `accumulate: expected an integer >= 1, got ${accumulate}`)
     for (const [name, limit] of Object.entries(clip ?? {}))
@@ -103,17 +120,18 @@ export class TrainingStep<R extends Traceable = Traceable> {
     this.optimizer = options.optimizer
     this.#options = options
     this.#accumulate = accumulate
+    this.#seed = [seed | 0, Math.floor(seed / 2 ** 32) | 0]
     this.#budget = options.budget === undefined ? undefined : parseBytes(options.budget)
     this.#session = sessionOf(options.model)
     if (options.memory) this.#session.memory = options.memory
     if (this.#budget !== undefined) this.#session.budget = this.#budget
     this.#modelKey = new ModelKey(options.model)
+    this.#plans = new PlanCache(this.#modelKey)
   }
 
   /** The plan of a step on inputs of these shapes; its bytes are known before any step. */
   plan(specs: Specs): Plan {
-    const { map } = specsOf(specs)
-    return this.#entry(map, true).plan
+    return this.#entry(specsOf(specs), true).plan
   }
 
   /** Highest arena byte that a kernel was given so far, in any plan of the model. */
@@ -130,23 +148,77 @@ export class TrainingStep<R extends Traceable = Traceable> {
     return this.#session.enqueue(async () => {
       const update = (this.runs + 1) % this.#accumulate === 0
       const entry = this.#entry(values, update)
+      const key = this.#modelKey.last
+      const left = key === this.#lastKey ? [] : this.#left()
       for (const [name, scalar] of this.#scalars) values.set(name, scalar)
       this.#setScalars()
       const arrays = await this.#session.execute(entry.plan, values, options)
       this.runs++
       if (update) this.optimizer.steps++
+      this.#lastKey = key
+      for (const p of left) this.#forget(p)
       return this.#result(entry, arrays)
+    })
+  }
+
+  /** Parameters that runs updated before and that the next one does not: frozen, or no longer in the model. */
+  #left(): { parameter: ParameterLike; gone: boolean }[] {
+    const own = new Set(Array.from(this.model.namedParameters(), ([, p]) => p))
+    return [...this.#updated]
+      .map((parameter) => ({ parameter, gone: !own.has(parameter) }))
+      .filter(({ parameter, gone }) => gone || !parameter.trainable)
+  }
+
+  /** What was summed for a layer before it was frozen must not be added once it no longer is. */
+  #forget({ parameter, gone }: { parameter: ParameterLike; gone: boolean }): void {
+    const sum = this.#sums.get(parameter)
+    if (!gone) {
+      if (sum) clear(sum)
+      return
+    }
+    sum?.dispose()
+    this.#sums.delete(parameter)
+    this.#updated.delete(parameter)
+    this.optimizer.forget?.(parameter)
+  }
+
+  /**
+   * Writes a file that `auxgrad_run` runs without Node: the plan, all that it reads, and this batch. Its steps are those
+   * that `run` would do next on this batch, bit for bit. Waits for the runs asked for so far; the next ones wait for it.
+   * @param options.steps updates whose learning rates are stored, where they follow a schedule (1000).
+   */
+  async save(file: string, batch: Batch, options: { steps?: number } = {}): Promise<void> {
+    const values = valuesOf(batch)
+    const { steps = 1000 } = options
+    if (!Number.isInteger(steps) || steps < 1 || steps > 1e7)
+      fail('AUX_INVALID_ARGUMENT', `save: expected steps to be an integer from 1 to 10000000, got ${steps}`)
+    await this.#session.enqueue(async () => {
+      const program = (update: boolean): Program => {
+        const { plan, names, indicators } = this.#entry(values, update)
+        return { plan, outputs: [...names, ...indicators.map((layer) => `indicator.${layer}`)] }
+      }
+      const { lr, steps: updates } = this.optimizer
+      await savePlan(file, {
+        kind: 'step',
+        programs: this.#accumulate > 1 ? [program(false), program(true)] : [program(true)],
+        values,
+        state: this.model.state(),
+        seed: this.#seed,
+        runs: this.runs,
+        updates,
+        accumulate: this.#accumulate,
+        rates: Array.from({ length: typeof lr === 'number' ? 1 : steps }, (_, i) => rateAt(lr, updates + i)),
+        lastRateStays: typeof lr === 'number',
+      })
     })
   }
 
   #setScalars(): void {
     const { steps, lr } = this.optimizer
-    const seed = this.#options.seed ?? 0
     this.#scalars.get(inputLr)!.data[0] = rateAt(lr, steps)
     this.#scalars.get(inputStep)!.data[0] = steps + 1
     const random = this.#scalars.get(inputRandom)!.data
-    random[0] = seed | 0
-    random[1] = Math.floor(seed / 2 ** 32) | 0
+    random.set(this.#seed)
     random[2] = this.runs | 0
     random[3] = Math.floor(this.runs / 2 ** 32) | 0
   }
@@ -167,24 +239,11 @@ export class TrainingStep<R extends Traceable = Traceable> {
 
   #entry(specs: ReadonlyMap<string, NormalSpec>, update: boolean): Entry {
     if (this.#closed) fail('AUX_DISPOSED', 'this training step was closed')
-    let prefix = `${this.#modelKey.current}${update}|`
-    const key = prefix + keyOf(specs)
-    const known = this.#plans.get(key)
-    if (known) return known
-    const entry = this.#make(specs, this.#options.memory, update)
-    prefix = `${this.#modelKey.current}${update}|` // other modules may have turned up
-    checkBudget(entry.plan, this.#budget, () => this.#alternatives(specs))
-    this.#plans.set(prefix + keyOf(specs), entry)
-    if ([...specs.values()].some((s) => s.dtype === undefined)) {
-      const declared = new Map(
-        [...specs].map(([name, s]) => [
-          name,
-          { shape: s.shape, dtype: entry.plan.inputs.get(name)?.dtype ?? s.dtype ?? 'f32' },
-        ]),
-      )
-      this.#plans.set(prefix + keyOf(declared), entry)
-    }
-    return entry
+    return this.#plans.entry(specs, `${update}|`, {
+      make: () => this.#make(specs, this.#options.memory, update),
+      budget: this.#budget,
+      alternatives: () => this.#alternatives(specs),
+    })
   }
 
   /** The bytes of the same step under the methods at hand. */
@@ -295,6 +354,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     state: Set<Tensor>,
   ): void {
     const { clip } = this.#options
+    for (const [, p] of gradients) this.#updated.add(p)
     if (this.#accumulate > 1) {
       for (const [name, p] of gradients) {
         state.add(this.#sum(name, p))
@@ -330,11 +390,11 @@ export class TrainingStep<R extends Traceable = Traceable> {
   }
 
   /** The sum of a parameter's gradients since the last update. */
-  #sum(name: string, parameter: Tensor): Tensor {
-    const known = this.#sums.get(name)
+  #sum(name: string, parameter: ParameterLike): Tensor {
+    const known = this.#sums.get(parameter)
     if (known) return known
     const made = keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `gradient of ${name}` }))
-    this.#sums.set(name, made)
+    this.#sums.set(parameter, made)
     return made
   }
 
@@ -365,6 +425,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     for (const t of this.#sums.values()) t.dispose()
   }
 
+  /** `close()`, for `using`. */
   [Symbol.dispose](): void {
     this.close()
   }

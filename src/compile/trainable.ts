@@ -2,14 +2,25 @@ import type { Tensor } from '../tensor/tensor'
 
 /** A tensor that an optimizer may change. */
 export interface ParameterLike extends Tensor {
+  /** False if it is frozen. */
   readonly trainable: boolean
+}
+
+/** What compilation needs to know of a module. */
+export interface TrainableModule {
+  /** Training or evaluation mode. */
+  training: boolean
+  /** What it computes; replaced while a step is traced, to know where its operations come from. */
+  forward(...inputs: never[]): unknown
 }
 
 /** What compilation needs to know of a model; `nn.Module` is one. */
 export interface Trainable {
+  /** Training or evaluation mode. */
   training: boolean
   /** Every module inside, this one as ''. A path is also the name by which policies find it. */
-  namedModules(): Iterable<[string, { training: boolean; forward(...inputs: never[]): unknown }]>
+  namedModules(): Iterable<[string, TrainableModule]>
+  /** Every parameter by path. */
   namedParameters(): Iterable<[string, ParameterLike]>
   /** Parameters and buffers by path. */
   state(): ReadonlyMap<string, Tensor>

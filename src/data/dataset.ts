@@ -11,7 +11,9 @@ export type Batch = Record<string, HostArray>
 export interface BatchContext {
   /** The row of the data set that each row of the batch is. */
   readonly indices: Uint32Array
+  /** Seed of the loader. */
   readonly seed: number
+  /** Epoch, from 0. */
   readonly epoch: number
 }
 
@@ -21,6 +23,7 @@ export type Transform<A extends Batch = Batch, B extends Batch = A> = (
   context: BatchContext,
 ) => B | Promise<B>
 
+/** How plain numbers become arrays. */
 export interface FieldOptions {
   /** Element types of fields given as plain numbers (f32 otherwise), as in `{ y: 'i32' }`. */
   dtypes?: Readonly<Record<string, DType>>

@@ -8,11 +8,13 @@ import type { Batch, BatchContext, Transform } from './dataset'
 /** A transform that keeps the fields of a batch. */
 export type FieldTransform = <B extends Batch>(batch: B, context: BatchContext) => B
 
+/** Which field of a batch holds the images. */
 export interface ImageOptions {
   /** The field that holds the images `[N, H, W, C]`; 'x' by default. */
   field?: string
 }
 
+/** Of transforms that choose at random, by seed, epoch and row. */
 export interface RandomOptions extends ImageOptions {
   /** Give two transforms of the same kind different numbers to make their choices independent. */
   stream?: number

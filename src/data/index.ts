@@ -1,6 +1,6 @@
 export { Dataset, collect, fromArrays } from './dataset'
-export type { Batch, BatchContext, FieldOptions, Sample, Transform } from './dataset'
-export { SampleStream, fromSamples, type StreamOptions } from './stream'
+export type { Batch, BatchContext, FieldOptions, Sample, Samples, Transform } from './dataset'
+export { SampleStream, fromSamples, type Stacked, type StreamOptions } from './stream'
 export { DataLoader, permutation, type LoaderOptions, type LoaderState } from './loader'
 export { compose, normalize, randomCrop, randomFlip, toFloat } from './image'
 export type { FieldTransform, ImageOptions, RandomOptions } from './image'

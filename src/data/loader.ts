@@ -3,6 +3,7 @@ import { checkSeed, Random } from '../tensor/philox'
 import { checkBatch, Dataset, range, Stack, type Batch, type BatchContext, type Transform } from './dataset'
 import { SampleStream } from './stream'
 
+/** Options of a `DataLoader`. */
 export interface LoaderOptions<A extends Batch, B extends Batch> {
   /** Rows of a batch; the last one of an epoch may have fewer. */
   batchSize: number
@@ -20,13 +21,19 @@ export interface LoaderOptions<A extends Batch, B extends Batch> {
 
 /** Where a loader stands: plain JSON. */
 export interface LoaderState {
+  /** Of this format. */
   readonly version: 1
+  /** Epoch, from 0. */
   readonly epoch: number
   /** Batches of the epoch that were handed out. */
   readonly position: number
+  /** The loader's, as the next four; a loader with others refuses the state. */
   readonly seed: number
+  /** Rows of a batch. */
   readonly batchSize: number
+  /** Whether each epoch has its own order. */
   readonly shuffle: boolean
+  /** Whether a last batch that is not full is left out. */
   readonly dropLast: boolean
   /** Rows of the data set; null for a stream of unknown size. */
   readonly size: number | null
@@ -58,10 +65,15 @@ interface Source<B> {
  * the middle of the epoch with the very batches that would have come.
  */
 export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements AsyncIterable<B> {
+  /** Rows of a batch. */
   readonly batchSize: number
+  /** Whether each epoch has its own order. */
   readonly shuffle: boolean
+  /** Seed of orders and random transforms. */
   readonly seed: number
+  /** Whether a last batch that is not full is left out. */
   readonly dropLast: boolean
+  /** Batches prepared ahead. */
   readonly prefetch: number
   readonly #data: Dataset<A> | SampleStream<A>
   readonly #transform: Transform<A, B> | undefined
@@ -123,6 +135,7 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
     return this.#epoch
   }
 
+  /** Where the loader stands: plain JSON, for `restore`. */
   state(): LoaderState {
     const { seed, batchSize, shuffle, dropLast } = this
     const [epoch, position, size] = [this.#epoch, this.#position, this.#size]
@@ -160,6 +173,7 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
     this.#loop++
   }
 
+  /** Begins the next epoch, or goes on where `restore` went. */
   [Symbol.asyncIterator](): AsyncGenerator<B, void, undefined> {
     if (!this.#exact) {
       this.#epoch++

@@ -6,7 +6,13 @@ import { fromArrays, type Dataset } from './dataset'
 import { idx } from './idx'
 import { toFloat } from './image'
 
-export type MnistBatch = { x: HostArray; y: HostArray }
+/** Images `x` [N, 28, 28, 1] and labels `y` i32 [N]. */
+export type MnistBatch = {
+  /** Images [N, 28, 28, 1]. */
+  x: HostArray
+  /** Labels 0 to 9, i32 [N]. */
+  y: HostArray
+}
 
 const files = {
   train: {
@@ -50,9 +56,12 @@ async function load(directory: string, [name, rows, sha256]: File, rest: number[
  * bytes (55 MB), converted batch by batch.
  * @throws AUX_BAD_FILE if the package is not installed or its files are not the real ones.
  */
-export async function mnist(
-  options: { pixels?: 'f32' | 'u8'; directory?: string } = {},
-): Promise<{ train: Dataset<MnistBatch>; test: Dataset<MnistBatch> }> {
+export async function mnist(options: { pixels?: 'f32' | 'u8'; directory?: string } = {}): Promise<{
+  /** 60,000 rows. */
+  train: Dataset<MnistBatch>
+  /** 10,000 rows. */
+  test: Dataset<MnistBatch>
+}> {
   const directory = options.directory ?? packageDirectory()
   const part = async ({ images, labels }: (typeof files)['train' | 'test']): Promise<Dataset<MnistBatch>> => {
     const x = await load(directory, images, [28, 28])

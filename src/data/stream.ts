@@ -3,6 +3,7 @@ import type { HostArray } from '../tensor/host'
 import { Random } from '../tensor/philox'
 import type { Batch, FieldOptions, Sample, Samples } from './dataset'
 
+/** Options of `fromSamples`. */
 export interface StreamOptions extends FieldOptions {
   /** Number of samples an epoch, where it is known; then a loader knows its length. */
   size?: number
@@ -15,7 +16,9 @@ export type Stacked<S extends Sample> = { [K in keyof S]: HostArray }
 
 /** Samples that come one after another and need not fit into memory; a loader makes batches of type `B` of them. */
 export class SampleStream<B extends Batch = Batch> {
+  /** As given. */
   readonly options: StreamOptions
+  /** Type of its batches; there is no such value. */
   declare readonly batch: B
   readonly #open: (at: { seed: number; epoch: number }) => Samples
   #used = false

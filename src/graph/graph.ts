@@ -9,6 +9,7 @@ export type Phase = 'forward' | 'backward' | 'update'
 
 /** One op applied to traced tensors. */
 export class Node {
+  /** What it makes. */
   readonly outputs: Tensor[] = []
   /** Set by a memory policy: replaces the gradient of input `op.weight` (given the gradient of output 0). */
   weightGradient?: (delta: Tensor) => Tensor
@@ -22,12 +23,19 @@ export class Node {
   flexible?: boolean
 
   constructor(
+    /** The computation it belongs to. */
     readonly graph: Graph,
+    /** Place in the order of tracing. */
     readonly id: number,
+    /** The operation. */
     public op: Op,
+    /** What it is applied to. */
     public inputs: (Tensor | undefined)[],
+    /** Constants of the operation, such as axes and strides. */
     public attrs: unknown,
+    /** Path of the module that called it. */
     readonly scope: string,
+    /** When it runs. */
     readonly phase: Phase,
     /** Stands for memory outside the graph: an eager tensor captured by reference. */
     readonly reference: Tensor | null = null,
@@ -54,12 +62,13 @@ export const sameValues = (a: Tensor, b: Tensor): boolean =>
 
 /** A traced computation: nodes in the order in which they were made. */
 export class Graph {
+  /** In the order in which they were made. */
   readonly nodes: Node[] = []
   /** Phase of the nodes made from now on. */
   phase: Phase = 'forward'
   /** Called instead of adding a node for an op with a weight, so that a memory policy may change it. */
   onWeightedOp?: (op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown) => Tensor[]
-  /** Modules that said whether they train while this graph was traced. */
+  /** @internal Modules that said whether they train while this graph was traced. */
   readonly modules = new Set<{ readonly training: boolean }>()
   #scopes: string[] = []
   #references = new Map<object, Node>()
@@ -83,6 +92,7 @@ export class Graph {
     return this.#scopes[this.#scopes.length - 1] ?? ''
   }
 
+  /** Runs `body`; what it adds belongs to the module at this path. */
   withScope<T>(scope: string, body: () => T): T {
     this.#scopes.push(scope)
     try {
@@ -92,6 +102,7 @@ export class Graph {
     }
   }
 
+  /** Runs `body`; what it adds runs in this phase. */
   withPhase<T>(phase: Phase, body: () => T): T {
     const before = this.phase
     this.phase = phase
@@ -112,6 +123,7 @@ export class Graph {
     return this.#output(node, shape, dtype ?? 'f32')
   }
 
+  /** The leaves of named inputs. */
   get inputs(): ReadonlyMap<string, Node> {
     return this.#inputs
   }
@@ -130,6 +142,7 @@ export class Graph {
     return out
   }
 
+  /** The leaves of tensors captured by reference. */
   get references(): Iterable<Node> {
     return this.#references.values()
   }
@@ -143,10 +156,16 @@ export class Graph {
    * Key and stream number for one random op: the key i32[4] (seed low, seed high, step low, step high) is an input of
    * the step, the stream number a constant of the op, so recomputation repeats the same numbers.
    */
-  random(): { key: Tensor; id: number } {
+  random(): {
+    /** i32 [4]. */
+    key: Tensor
+    /** Stream number. */
+    id: number
+  } {
     return { key: this.input('$random', [4], 'i32'), id: this.#randomIds++ }
   }
 
+  /** True if an operation draws random numbers. */
   get usesRandom(): boolean {
     return this.#inputs.has('$random')
   }

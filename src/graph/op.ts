@@ -8,7 +8,9 @@ import { tracing, type Graph } from './graph'
 
 /** A call of a native kernel: its name and its numbers, in the order that the kernel's comment states. */
 export interface KernelCall {
+  /** The kernel. */
   readonly name: string
+  /** Its numbers. */
   readonly numbers?: readonly number[]
 }
 
@@ -25,6 +27,8 @@ export interface Weighted<A> {
   withSigns(attrs: A, epsilon: number, alphabet: Alphabet): A
   /** The weight gradient from packed signs, times `scale`. */
   signGradient(delta: Tensor, signs: Tensor, attrs: A, x: Spec, weight: Spec, scale: number, alphabet: Alphabet): Tensor
+  /** The weight gradient from two-bit codes of x and their ranges, one for each index of its first axis. */
+  codeGradient(delta: Tensor, codes: Tensor, ranges: Tensor, attrs: A, x: Spec, weight: Spec): Tensor
 }
 
 /**
@@ -32,6 +36,7 @@ export interface Weighted<A> {
  * values: reading it is what makes backward keep it. `spec` costs nothing.
  */
 export interface Derivation<A> {
+  /** Attributes of the op. */
   readonly attrs: A
   /** Gradient of the loss with respect to output i; undefined if the loss does not depend on it. */
   grad(i?: number): Tensor | undefined
@@ -53,6 +58,7 @@ export interface Derivation<A> {
  */
 // eslint-disable-next-line @typescript-eslint/no-explicit-any
 export interface Op<A = any> {
+  /** For plans and errors. */
   readonly name: string
   /** Shapes and dtypes of the outputs; throws AuxgradError naming the op, what was expected and what came. */
   infer(inputs: readonly (Spec | undefined)[], attrs: A): Spec[]
@@ -81,7 +87,12 @@ export interface Op<A = any> {
   /** An op with a weight whose gradient reads input 0: memory policies apply to it. */
   readonly weighted?: Weighted<A>
   /** Attributes under which the kernel applies ReLU to output 0, and the output that is the packed mask y > 0, if one is. */
-  readonly relu?: { attrs(attrs: A): A; readonly mask?: number }
+  readonly relu?: {
+    /** The attributes with ReLU. */
+    attrs(attrs: A): A
+    /** Output that is the mask. */
+    readonly mask?: number
+  }
   /** What is known of the sign of output 0: never negative, or not negative where input 0 is not. */
   readonly nonNegative?: 'always' | 'as input'
   /** Small outputs that recomputation reads as they are instead of computing them again (batch statistics). */

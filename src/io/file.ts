@@ -1,4 +1,5 @@
 import { open, stat, type FileHandle } from 'node:fs/promises'
+import os from 'node:os'
 import { AuxgradError, fail } from '../errors'
 
 /** Names of failures of the operating system, in words. */
@@ -31,6 +32,12 @@ export function allocate(path: string, bytes: number): ArrayBuffer {
   } catch (cause) {
     throw new AuxgradError('AUX_OUT_OF_MEMORY', `${path}: JavaScript has no ${bytes} bytes to give`, { cause })
   }
+}
+
+/** Files hold tensors as little-endian machines do. */
+export function checkEndianness(file: string): void {
+  if (os.endianness() !== 'LE')
+    fail('AUX_BAD_FILE', `${file}: expected a little-endian machine for files of tensors, got a big-endian one`)
 }
 
 const chunkBytes = 8 << 20

@@ -1,12 +1,11 @@
 import { lstat, realpath } from 'node:fs/promises'
-import os from 'node:os'
 import path from 'node:path'
 import { AuxgradError, fail } from '../errors'
 import { dtypes, type DType } from '../tensor/dtype'
 import type { HostArray } from '../tensor/host'
 import { showShape, type Shape } from '../tensor/shape'
 import { writeAtomic } from './atomic'
-import { allocate, badFile, InputFile } from './file'
+import { allocate, badFile, checkEndianness, InputFile } from './file'
 import { JsonError, JsonReader, quote } from './json'
 
 /** Element types of safetensors files; BF16 and F16 are held as 16-bit patterns, BOOL as bytes 0 and 1. */
@@ -26,21 +25,29 @@ const kinds = {
   F64: Float64Array,
 } as const
 
+/** Element types of safetensors files, by the names they have there. */
 export type SafetensorsDType = keyof typeof kinds
 type RawArray = InstanceType<(typeof kinds)[SafetensorsDType]>
 
 /** A tensor as it lies in a file. */
 export interface RawTensor {
+  /** Element type in the file. */
   readonly dtype: SafetensorsDType
+  /** Its shape; [] is a single number. */
   readonly shape: readonly number[]
+  /** The elements in row-major order; F16 and BF16 as 16-bit patterns. */
   readonly data: RawArray
 }
 
 /** What a file says of a tensor: its bytes are [begin, end) of the part after the header. */
 export interface TensorInfo {
+  /** Element type. */
   readonly dtype: SafetensorsDType
+  /** Its shape. */
   readonly shape: readonly number[]
+  /** First byte, counted from the end of the header. */
   readonly begin: number
+  /** Byte after the last. */
   readonly end: number
 }
 
@@ -48,11 +55,6 @@ const isKind = (name: string): name is SafetensorsDType => Object.hasOwn(kinds, 
 const bytesOf = (dtype: SafetensorsDType): number => kinds[dtype].BYTES_PER_ELEMENT
 const maxHeader = 100_000_000
 const maxAxes = 64 // as in NumPy
-
-function checkEndianness(file: string): void {
-  if (os.endianness() !== 'LE')
-    fail('AUX_BAD_FILE', `${file}: expected a little-endian machine for safetensors files, got a big-endian one`)
-}
 
 /** Number of elements; NaN if it is no safe integer at any step. */
 function countOf(shape: Shape): number {
@@ -147,6 +149,7 @@ function readInfo(json: JsonReader, name: string, bytes: number): TensorInfo {
 export class SafetensorsFile {
   /** What is in the file, in the order of its header. */
   readonly infos: ReadonlyMap<string, TensorInfo>
+  /** Texts by name, from the header. */
   readonly metadata: ReadonlyMap<string, string>
   readonly #file: InputFile
   /** @internal The bytes before the tensors: the length and the header. */
@@ -185,6 +188,7 @@ export class SafetensorsFile {
     }
   }
 
+  /** The file. */
   get path(): string {
     return this.#file.path
   }
@@ -201,16 +205,21 @@ export class SafetensorsFile {
     return { dtype: info.dtype, shape: info.shape, data: new kinds[info.dtype](buffer) }
   }
 
+  /** Closes the file. */
   async close(): Promise<void> {
     await this.#file.close()
   }
 }
 
+/** What a file holds. */
 export interface Safetensors {
+  /** Tensors by name. */
   readonly tensors: Map<string, RawTensor>
+  /** Texts by name, from the header. */
   readonly metadata: Map<string, string>
 }
 
+/** Options of `readSafetensors`. */
 export interface ReadOptions {
   /** Reads only the tensors whose names it accepts. */
   only?: (name: string) => boolean

@@ -4,6 +4,7 @@ import { sameValues } from '../graph/graph'
 import { Tensor } from '../tensor/tensor'
 import type { MemoryPolicy } from './policy'
 
+/** Options of `ara`. */
 export interface AraOptions {
   /** Blocks that share one auxiliary (2); 1 is backpropagation. */
   stride?: number

@@ -4,6 +4,7 @@ import { addSign, claimSigns, signUnpack } from '../ops/sign'
 import type { Tensor } from '../tensor/tensor'
 import type { MemoryPolicy } from './policy'
 
+/** Options of `asa`. */
 export interface AsaOptions {
   /** Size of the auxiliary that forward adds: h = x + epsilon s (0.01). */
   epsilon?: number

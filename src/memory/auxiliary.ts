@@ -3,6 +3,7 @@ import { sameShape, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import type { MemoryPolicy } from './policy'
 
+/** Options of `auxiliary`: functions of traced tensors, called once for each plan. */
 export interface AuxiliaryOptions {
   /** For plans and reports. */
   name: string

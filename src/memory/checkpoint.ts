@@ -1,6 +1,7 @@
 import { fail } from '../errors'
 import type { MemoryPolicy } from './policy'
 
+/** Options of `checkpoint`. */
 export interface CheckpointOptions {
   /**
    * `all`: backward keeps the module's inputs alone and runs its forward again. `cheap`: it keeps the results of

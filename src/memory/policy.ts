@@ -4,9 +4,13 @@ import type { Tensor } from '../tensor/tensor'
 
 /** A layer with a weight, at the moment its forward pass is traced. */
 export interface LayerCall {
+  /** The computation being traced; `graph.add(op, inputs, attrs)` adds to it. */
   readonly graph: Graph
+  /** The operation, which has a weight: `op.weighted` says what may be asked of it. */
   readonly op: Op
+  /** Its inputs: x first, the weight at `op.weighted.index`, perhaps a bias. */
   readonly inputs: readonly (Tensor | undefined)[]
+  /** Its attributes (strides and the like), to be passed on. */
   readonly attrs: unknown
   /** Path of the module whose forward makes the call. */
   readonly module: string
@@ -19,7 +23,12 @@ export interface LayerAnswer {
   /** The weight gradient from the gradient of the result; without it, backpropagation's. */
   weightGradient?(delta: Tensor): Tensor
   /** What backward keeps, as dense values of the input's shape, and what the weight really multiplied: for the indicator. */
-  auxiliary?(): { kept: Tensor; operand: Tensor }
+  auxiliary?(): {
+    /** The stand-in for the input, of its shape. */
+    kept: Tensor
+    /** What the weight multiplied in forward. */
+    operand: Tensor
+  }
 }
 
 /** A policy at work in one compilation, on one module it was assigned to. */
@@ -37,6 +46,7 @@ export interface Answers {
  * pattern; write your own against this interface.
  */
 export interface MemoryPolicy {
+  /** For plans and reports. */
   readonly name: string
   /** Fresh answers for one compilation, for the module at `path` ('' is the model itself). */
   at(path: string): Answers

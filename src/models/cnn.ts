@@ -4,10 +4,15 @@ import { BasicBlock } from './resnet'
 
 /** A small residual network for small grey images: a stem and two stages of residual blocks, 0.3 million weights. */
 export class CNN extends nn.Module {
+  /** 3x3 convolution of the image. */
   readonly stem: nn.Conv2d
+  /** Batch norm behind the stem. */
   readonly norm: nn.BatchNorm2d
+  /** Three residual blocks; the last one halves the image and doubles the channels. */
   readonly stage1: nn.Sequential
+  /** Two residual blocks. */
   readonly stage2: nn.Sequential
+  /** Classifier on the mean over the image. */
   readonly fc: nn.Linear
 
   constructor(options: { channels?: number; classes?: number; width?: number } = {}) {
@@ -25,6 +30,7 @@ export class CNN extends nn.Module {
     this.fc = new nn.Linear(2 * width, classes)
   }
 
+  /** Images [N, H, W, channels] to logits [N, classes]. */
   forward(x: Tensor): Tensor {
     x = this.norm.forward(this.stem.forward(x)).relu().maxPool2d(2)
     return this.fc.forward(this.stage2.forward(this.stage1.forward(x)).mean([1, 2]))

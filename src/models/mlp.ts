@@ -3,6 +3,7 @@ import type { Tensor } from '../tensor/tensor'
 
 /** Linear layers with ReLU between: sizes such as [784, 512, 512, 10]. Layers are `layers.0`, `layers.1`, ... */
 export class MLP extends nn.Module {
+  /** The layers, from input to output. */
   readonly layers: nn.Linear[]
 
   constructor(sizes: readonly number[]) {
@@ -10,6 +11,7 @@ export class MLP extends nn.Module {
     this.layers = sizes.slice(1).map((outputs, i) => new nn.Linear(sizes[i], outputs))
   }
 
+  /** [N, ...] with sizes[0] numbers a row to [N, last size]. */
   forward(x: Tensor): Tensor {
     x = x.flatten(1)
     this.layers.forEach((layer, i) => {

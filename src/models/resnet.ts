@@ -5,6 +5,7 @@ import type { Tensor } from '../tensor/tensor'
 // Residual networks (He et al. 2016), and the layout that auxiliary residual activation wants (Woo & Jeon 2023): the
 // block that changes the shape ends its stage instead of beginning it, so that every block of a stage reads one shape.
 
+/** Where a block that changes the shape stands: at the beginning of its stage, or, as ARA wants it, at the end. */
 export type Layout = 'standard' | 'ara'
 type Convolution = { stride?: number; padding?: number }
 
@@ -29,14 +30,20 @@ class Projection extends nn.Module {
 
 /** Two 3x3 convolutions and the shortcut. */
 export class BasicBlock extends nn.Module {
+  /** First convolution; it reads the block's input. */
   readonly conv1: nn.Conv2d
+  /** Batch norm behind it. */
   readonly norm1: nn.BatchNorm2d
+  /** Second convolution. */
   readonly conv2: nn.Conv2d
+  /** Batch norm behind it. */
   readonly norm2: nn.BatchNorm2d
+  /** Projection of the input where the shape changes. */
   readonly shortcut: Projection | undefined
 
   constructor(
     inputs: number,
+    /** Channels of the result. */
     readonly planes: number,
     stride = 1,
   ) {
@@ -48,6 +55,7 @@ export class BasicBlock extends nn.Module {
     this.shortcut = stride !== 1 || inputs !== planes ? new Projection(inputs, planes, stride) : undefined
   }
 
+  /** [N, H, W, inputs] to [N, H / stride, W / stride, planes]. */
   forward(x: Tensor): Tensor {
     const y = this.norm1.forward(this.conv1.forward(x)).relu()
     const z = this.norm2.forward(this.conv2.forward(y))
@@ -57,12 +65,19 @@ export class BasicBlock extends nn.Module {
 
 /** 1x1, 3x3 and 1x1 convolutions, four times as wide outside as inside, and the shortcut. */
 export class Bottleneck extends nn.Module {
+  /** First convolution; it reads the block's input. */
   readonly conv1: nn.Conv2d
+  /** Batch norm behind it. */
   readonly norm1: nn.BatchNorm2d
+  /** Second convolution. */
   readonly conv2: nn.Conv2d
+  /** Batch norm behind it. */
   readonly norm2: nn.BatchNorm2d
+  /** Third convolution, 1x1, to four times as many channels. */
   readonly conv3: nn.Conv2d
+  /** Batch norm behind it. */
   readonly norm3: nn.BatchNorm2d
+  /** Projection of the input where the shape changes. */
   readonly shortcut: Projection | undefined
 
   constructor(inputs: number, planes: number, stride = 1) {
@@ -77,6 +92,7 @@ export class Bottleneck extends nn.Module {
     this.shortcut = stride !== 1 || inputs !== outputs ? new Projection(inputs, outputs, stride) : undefined
   }
 
+  /** [N, H, W, inputs] to [N, H / stride, W / stride, 4 · planes]. */
   forward(x: Tensor): Tensor {
     let y = this.norm1.forward(this.conv1.forward(x)).relu()
     y = this.norm2.forward(this.conv2.forward(y)).relu()
@@ -85,9 +101,11 @@ export class Bottleneck extends nn.Module {
   }
 }
 
+/** Options of `ResNet`. */
 export interface ResNetOptions {
   /** 18, 34, 50, 101 or 152. */
   depth: 18 | 34 | 50 | 101 | 152
+  /** Number of classes. */
   classes: number
   /** Channels of the images (3). */
   channels?: number
@@ -109,14 +127,21 @@ const blocksOf: Record<ResNetOptions['depth'], Record<Layout, readonly number[]>
 
 /** Stages are `stage1` to `stage4`, their blocks `stage1.0`, `stage1.1`, ... */
 export class ResNet extends nn.Module {
+  /** First convolution. */
   readonly stem: nn.Conv2d
+  /** Batch norm behind it. */
   readonly norm: nn.BatchNorm2d
   /** Bottleneck networks in the ARA layout: the block that widens the stem's output, before the first stage. */
   readonly widen: Bottleneck | undefined
+  /** First stage of residual blocks. */
   readonly stage1: nn.Sequential
+  /** Second stage of residual blocks. */
   readonly stage2: nn.Sequential
+  /** Third stage of residual blocks. */
   readonly stage3: nn.Sequential
+  /** Fourth stage of residual blocks. */
   readonly stage4: nn.Sequential
+  /** Classifier on the mean over the image. */
   readonly fc: nn.Linear
   readonly #pool: boolean
 
@@ -159,6 +184,7 @@ export class ResNet extends nn.Module {
     this.fc = new nn.Linear(inputs, classes)
   }
 
+  /** Images [N, H, W, channels] to logits [N, classes]. */
   forward(x: Tensor): Tensor {
     x = this.norm.forward(this.stem.forward(x)).relu()
     if (this.#pool) x = x.maxPool2d(3, { stride: 2, padding: 1 })

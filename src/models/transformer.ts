@@ -2,13 +2,19 @@ import * as nn from '../nn'
 import { arange } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 
+/** Sizes of a transformer. */
 export interface TransformerOptions {
+  /** Number of blocks. */
   layers: number
+  /** Width of the residual stream. */
   features: number
+  /** Attention heads; they divide `features`. */
   heads: number
   /** Width of the feed-forward part (4 · features). */
   hidden?: number
+  /** Probability of dropping, in attention and behind each branch (0). */
   dropout?: number
+  /** Position t sees positions 0 to t only. */
   causal?: boolean
   /** Norms before the branches (GPT) or after the sums (BERT). */
   norm?: 'before' | 'after'
@@ -18,11 +24,17 @@ export interface TransformerOptions {
 
 /** Attention and feed-forward branches on a residual stream (Vaswani et al. 2017). */
 export class TransformerBlock extends nn.Module {
+  /** The attention branch. */
   readonly attention: nn.MultiHeadAttention
+  /** Norm of the attention branch. */
   readonly norm1: nn.LayerNorm
+  /** Feed-forward, wide: [features] to [hidden]. */
   readonly fc1: nn.Linear
+  /** Feed-forward, back: [hidden] to [features]. */
   readonly fc2: nn.Linear
+  /** Norm of the feed-forward branch. */
   readonly norm2: nn.LayerNorm
+  /** Behind each branch. */
   readonly dropout: nn.Dropout
   readonly #before: boolean
 
@@ -38,6 +50,7 @@ export class TransformerBlock extends nn.Module {
     this.#before = norm === 'before'
   }
 
+  /** [N, T, features] to the same; `mask` as in `scaledDotProductAttention`. */
   forward(x: Tensor, mask?: Tensor): Tensor {
     const attend = (t: Tensor): Tensor => this.dropout.forward(this.attention.forward(t, { mask }))
     const feed = (t: Tensor): Tensor => this.dropout.forward(this.fc2.forward(this.fc1.forward(t).gelu()))
@@ -52,10 +65,15 @@ export class TransformerBlock extends nn.Module {
 
 /** A causal language model: token indices i32 [N, T] to logits [N, T, vocabulary]. Blocks are `blocks.0`, ... */
 export class GPT extends nn.Module {
+  /** Embedding of tokens. */
   readonly tokens: nn.Embedding
+  /** Embedding of positions, learnt. */
   readonly positions: nn.Embedding
+  /** The blocks, from first to last. */
   readonly blocks: TransformerBlock[]
+  /** Norm behind the last block. */
   readonly norm: nn.LayerNorm
+  /** Logits of the next token. */
   readonly head: nn.Linear
 
   constructor(options: TransformerOptions & { vocabulary: number; length: number }) {
@@ -68,6 +86,7 @@ export class GPT extends nn.Module {
     this.head = new nn.Linear(features, vocabulary, { bias: false })
   }
 
+  /** Tokens i32 [N, T], T at most `length`, to logits [N, T, vocabulary]. */
   forward(tokens: Tensor): Tensor {
     const places = arange(0, tokens.shape[1], 1, 'i32')
     let x = this.tokens.forward(tokens).add(this.positions.forward(places))
@@ -78,11 +97,17 @@ export class GPT extends nn.Module {
 
 /** An encoder of the BERT family (Devlin et al. 2019) with a classifier on the first token: i32 [N, T] to [N, classes]. */
 export class Encoder extends nn.Module {
+  /** Embedding of tokens. */
   readonly tokens: nn.Embedding
+  /** Embedding of positions, learnt. */
   readonly positions: nn.Embedding
+  /** Norm of the sum of both. */
   readonly norm: nn.LayerNorm
+  /** The blocks, from first to last. */
   readonly blocks: TransformerBlock[]
+  /** Layer on the first token, before tanh. */
   readonly pooler: nn.Linear
+  /** Classifier. */
   readonly head: nn.Linear
 
   constructor(options: TransformerOptions & { vocabulary: number; length: number; classes: number }) {
@@ -96,6 +121,7 @@ export class Encoder extends nn.Module {
     this.head = new nn.Linear(features, classes)
   }
 
+  /** Tokens i32 [N, T] to logits [N, classes]; `mask` as in `scaledDotProductAttention`. */
   forward(tokens: Tensor, mask?: Tensor): Tensor {
     const places = arange(0, tokens.shape[1], 1, 'i32')
     let x = this.norm.forward(this.tokens.forward(tokens).add(this.positions.forward(places)))

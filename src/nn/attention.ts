@@ -4,7 +4,9 @@ import type { Tensor } from '../tensor/tensor'
 import { Linear } from './linear'
 import { Module } from './module'
 
+/** Options of `MultiHeadAttention`. */
 export interface MultiHeadAttentionOptions {
+  /** Whether the four projections add a bias (true). */
   bias?: boolean
   /** Probability with which an attention weight is dropped in training (0). */
   dropout?: number
@@ -17,9 +19,13 @@ export interface MultiHeadAttentionOptions {
  * that never lie in memory, and the projection `out`.
  */
 export class MultiHeadAttention extends Module {
+  /** Projection of queries. */
   readonly q: Linear
+  /** Projection of keys. */
   readonly k: Linear
+  /** Projection of values. */
   readonly v: Linear
+  /** Projection of the result. */
   readonly out: Linear
   readonly #heads: number
   readonly #dropout: number

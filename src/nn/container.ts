@@ -11,6 +11,7 @@ export class Sequential extends Module {
     layers.forEach((layer, i) => Object.defineProperty(this, String(i), { value: layer, enumerable: true }))
   }
 
+  /** Through all modules in order. */
   forward(x: Tensor): Tensor {
     for (const layer of this.#layers as (Module & { forward(x: Tensor): Tensor })[]) x = layer.forward(x)
     return x

@@ -10,7 +10,9 @@ type Pair = number | readonly [number, number]
 
 /** 2-D convolution, channels-last: [N, H, W, inputs] to [N, P, Q, outputs]. Weight [outputs, KH, KW, inputs / groups]. */
 export class Conv2d extends Module {
+  /** [outputs, KH, KW, inputs / groups]. */
   readonly weight: Parameter
+  /** [outputs]; undefined with `bias: false`. */
   readonly bias: Parameter | undefined
   readonly #options: ConvOptions
 
@@ -31,6 +33,7 @@ export class Conv2d extends Module {
     this.#options = geometry
   }
 
+  /** [N, H, W, inputs] to [N, P, Q, outputs]. */
   forward(x: Tensor): Tensor {
     return conv2d(x, this.weight, this.bias, this.#options)
   }

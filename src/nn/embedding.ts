@@ -5,6 +5,7 @@ import { Parameter } from './parameter'
 
 /** Rows of a table by index: i32 [...] to [..., features]. Weight [rows, features], normal with deviation `std` (1). */
 export class Embedding extends Module {
+  /** [rows, features]. */
   readonly weight: Parameter
   readonly #paddingIdx: number | undefined
 
@@ -14,6 +15,7 @@ export class Embedding extends Module {
     this.#paddingIdx = options.paddingIdx
   }
 
+  /** i32 [...] to [..., features]. */
   forward(indices: Tensor): Tensor {
     return embedding(indices, this.weight, { paddingIdx: this.#paddingIdx })
   }

@@ -6,7 +6,12 @@ import { normal, truncatedNormal, uniform } from '../ops'
 // Initial values of weights [outputs, ..., inputs]: the last axis and any kernel axes between are the fan-in.
 
 /** Inputs and outputs that one weight tensor connects, kernel positions included. */
-export function fans(shape: Shape): { fanIn: number; fanOut: number } {
+export function fans(shape: Shape): {
+  /** Inputs of one output. */
+  fanIn: number
+  /** Outputs of one input. */
+  fanOut: number
+} {
   const taps = sizeOf(shape.slice(1, -1))
   return { fanIn: taps * shape[shape.length - 1], fanOut: taps * shape[0] }
 }
@@ -17,6 +22,7 @@ export function fanInUniform(shape: Shape, fanIn: number): Tensor {
   return uniform(shape, { low: -bound, high: bound })
 }
 
+/** Options of `kaimingNormal` and `kaimingUniform`. */
 export interface KaimingOptions {
   /** Which fan keeps its variance (`in`: forward, `out`: backward). */
   mode?: 'in' | 'out'

@@ -7,7 +7,9 @@ import { expectSizes } from './size'
 
 /** y = x Wᵀ + b on the last axis: [..., inputs] to [..., outputs]. Weight [outputs, inputs]. */
 export class Linear extends Module {
+  /** [outputs, inputs]. */
   readonly weight: Parameter
+  /** [outputs]; undefined with `bias: false`. */
   readonly bias: Parameter | undefined
 
   constructor(inputs: number, outputs: number, options: { bias?: boolean } = {}) {
@@ -17,6 +19,7 @@ export class Linear extends Module {
     this.bias = options.bias === false ? undefined : new Parameter(fanInUniform([outputs], inputs))
   }
 
+  /** [..., inputs] to [..., outputs]. */
   forward(x: Tensor): Tensor {
     return linear(x, this.weight, this.bias)
   }

@@ -14,6 +14,7 @@ import { Parameter } from './parameter'
 export abstract class Module implements Trainable {
   #training = true
 
+  /** What the module computes, out of tensors and other modules; traced once for each plan. */
   abstract forward(...inputs: never[]): unknown
 
   /** True while dropout drops and batch norm uses the statistics of its batch. */
@@ -22,6 +23,7 @@ export abstract class Module implements Trainable {
     return this.#training
   }
 
+  /** The mode of this module alone; plans of the other mode are made anew. */
   set training(training: boolean) {
     if (training !== this.#training) revision.current++
     this.#training = training
@@ -56,7 +58,8 @@ export abstract class Module implements Trainable {
     const seen = new Set<Tensor>()
     for (const [path, m] of this.namedModules())
       for (const [name, part] of m.#parts())
-        if (part instanceof Tensor && !seen.has(part)) {
+        // What a traced forward left in a property is no state.
+        if (part instanceof Tensor && !part.traced && !seen.has(part)) {
           seen.add(part)
           yield [path ? `${path}.${name}` : name, part]
         }
@@ -72,6 +75,7 @@ export abstract class Module implements Trainable {
     for (const [name, t] of this.#namedTensors()) if (!(t instanceof Parameter)) yield [name, t]
   }
 
+  /** Every parameter once, without its path. */
   parameters(): Parameter[] {
     return [...this.namedParameters()].map(([, p]) => p)
   }
@@ -116,6 +120,7 @@ export abstract class Module implements Trainable {
     return this.#setTrainable(paths, false)
   }
 
+  /** Lets every parameter below the paths (all without one) learn again. */
   unfreeze(...paths: string[]): this {
     return this.#setTrainable(paths, true)
   }
@@ -138,6 +143,7 @@ export abstract class Module implements Trainable {
     for (const [, t] of this.#namedTensors()) t.dispose()
   }
 
+  /** `dispose()`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose()
   }

@@ -5,10 +5,13 @@ import { buffer, Module } from './module'
 import { Parameter } from './parameter'
 import { expectSizes } from './size'
 
+/** Options of norms. */
 export interface NormOptions {
+  /** Added to the variance (1e-5; RMSNorm 1e-6). */
   eps?: number
 }
 
+/** Options of batch norms. */
 export interface BatchNormOptions extends NormOptions {
   /** Share of a batch in the running statistics (0.1). */
   momentum?: number
@@ -16,9 +19,13 @@ export interface BatchNormOptions extends NormOptions {
 
 /** Batch normalisation over the last axis (Ioffe & Szegedy 2015), with running statistics for evaluation. */
 class BatchNorm extends Module {
+  /** Factor, [channels]. */
   readonly weight: Parameter
+  /** Added, [channels]. */
   readonly bias: Parameter
+  /** Mean over past batches, for evaluation, [channels]. */
   readonly runningMean: Tensor
+  /** Variance over past batches (unbiased), for evaluation, [channels]. */
   readonly runningVar: Tensor
   readonly #options: Required<BatchNormOptions>
 
@@ -32,6 +39,7 @@ class BatchNorm extends Module {
     this.#options = { eps: 1e-5, momentum: 0.1, ...options }
   }
 
+  /** [..., channels] to the same. */
   forward(x: Tensor): Tensor {
     const { runningMean, runningVar } = this
     const { eps, momentum } = this.#options
@@ -46,7 +54,9 @@ export class BatchNorm2d extends BatchNorm {}
 
 /** Layer normalisation over the last axis (Ba et al. 2016). */
 export class LayerNorm extends Module {
+  /** Factor, [features]. */
   readonly weight: Parameter
+  /** Added, [features]. */
   readonly bias: Parameter
   readonly #eps: number
 
@@ -58,6 +68,7 @@ export class LayerNorm extends Module {
     this.#eps = options.eps ?? 1e-5
   }
 
+  /** [..., features] to the same. */
   forward(x: Tensor): Tensor {
     return layerNorm(x, this.weight, this.bias, this.#eps)
   }
@@ -65,7 +76,9 @@ export class LayerNorm extends Module {
 
 /** Group normalisation (Wu & He 2018), channels-last: statistics of each sample over its positions and a group's channels. */
 export class GroupNorm extends Module {
+  /** Factor, [channels]. */
   readonly weight: Parameter
+  /** Added, [channels]. */
   readonly bias: Parameter
   readonly #groups: number
   readonly #eps: number
@@ -80,6 +93,7 @@ export class GroupNorm extends Module {
     this.#eps = options.eps ?? 1e-5
   }
 
+  /** [..., channels] to the same. */
   forward(x: Tensor): Tensor {
     return groupNorm(x, this.#groups, this.weight, this.bias, this.#eps)
   }
@@ -87,6 +101,7 @@ export class GroupNorm extends Module {
 
 /** x / √(mean x² + eps) over the last axis, times a weight (Zhang & Sennrich 2019). */
 export class RMSNorm extends Module {
+  /** Factor, [features]. */
   readonly weight: Parameter
   readonly #eps: number
 
@@ -96,6 +111,7 @@ export class RMSNorm extends Module {
     this.#eps = options.eps ?? 1e-6
   }
 
+  /** [..., features] to the same. */
   forward(x: Tensor): Tensor {
     return rmsNorm(x, this.weight, this.#eps)
   }

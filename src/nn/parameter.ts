@@ -17,6 +17,7 @@ export class Parameter extends Tensor {
     return this.#trainable
   }
 
+  /** Freezes or lets learn again; a step makes its plan anew. */
   set trainable(trainable: boolean) {
     if (trainable !== this.#trainable) revision.current++
     this.#trainable = trainable

@@ -4,33 +4,45 @@ import { Module } from './module'
 
 type Pair = number | readonly [number, number]
 
+/** Maximum over windows. */
 export class MaxPool2d extends Module {
   constructor(
+    /** Height and width of a window, or one number for both. */
     readonly kernel: Pair,
+    /** Stride (the kernel) and padding (0). */
     readonly options: PoolOptions = {},
   ) {
     super()
   }
+  /** [N, H, W, C] to [N, P, Q, C]. */
   forward(x: Tensor): Tensor {
     return x.maxPool2d(this.kernel, this.options)
   }
 }
+/** Mean over windows; padding counts as zeros. */
 export class AvgPool2d extends Module {
   constructor(
+    /** Height and width of a window, or one number for both. */
     readonly kernel: Pair,
+    /** Stride (the kernel) and padding (0). */
     readonly options: PoolOptions = {},
   ) {
     super()
   }
+  /** [N, H, W, C] to [N, P, Q, C]. */
   forward(x: Tensor): Tensor {
     return x.avgPool2d(this.kernel, this.options)
   }
 }
 /** Mean over bins that divide the image into `size` parts. */
 export class AdaptiveAvgPool2d extends Module {
-  constructor(readonly size: Pair) {
+  constructor(
+    /** Height and width of the result, or one number for both. */
+    readonly size: Pair,
+  ) {
     super()
   }
+  /** [N, H, W, C] to [N, height, width, C]. */
   forward(x: Tensor): Tensor {
     return x.adaptiveAvgPool2d(this.size)
   }

@@ -6,6 +6,7 @@ import { tidy } from '../tensor/tidy'
 import { checkDropout, randomFor } from './random'
 import { expand } from './shape'
 
+/** Options of `scaledDotProductAttention`. */
 export interface AttentionOptions {
   /** Position t sees positions 0 to t only. */
   causal?: boolean

@@ -147,24 +147,39 @@ declare module '../tensor/tensor' {
   interface Tensor {
     /** Sum, with numpy broadcasting. */
     add(b: Operand): Tensor
+    /** Difference, with broadcasting. */
     sub(b: Operand): Tensor
     /** Elementwise product. */
     mul(b: Operand): Tensor
+    /** Quotient, with broadcasting. */
     div(b: Operand): Tensor
+    /** Power, with broadcasting. */
     pow(b: Operand): Tensor
+    /** The larger of two, with broadcasting; NaN if either is. */
     maximum(b: Operand): Tensor
+    /** The smaller of two, with broadcasting; NaN if either is. */
     minimum(b: Operand): Tensor
+    /** Where equal, as bool; so the next five. */
     eq(b: Operand): Tensor
+    /** Where different. */
     ne(b: Operand): Tensor
+    /** Where less. */
     lt(b: Operand): Tensor
+    /** Where less or equal. */
     le(b: Operand): Tensor
+    /** Where greater. */
     gt(b: Operand): Tensor
+    /** Where greater or equal. */
     ge(b: Operand): Tensor
     /** Of bool tensors, with broadcasting. */
     logicalAnd(b: Tensor): Tensor
+    /** True where either is. */
     logicalOr(b: Tensor): Tensor
+    /** True where exactly one is. */
     logicalXor(b: Tensor): Tensor
+    /** True where it is not. */
     logicalNot(): Tensor
+    /** True where it is not a number. */
     isNaN(): Tensor
     /** Neither NaN nor infinite. */
     isFinite(): Tensor

@@ -2,6 +2,7 @@ import { fail } from '../errors'
 import { apply, defineOp, expectDType, expectShape, type Op } from '../graph/op'
 import { showShape, type Shape } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
+import { conv2dCodeWeightGrad } from './codes'
 import { convNumbers, pair, windows, type ConvAttrs, type ConvOptions } from './geometry'
 import { conv2dSignWeightGrad, fusedNumbers, fusedOutputs, type Fused } from './sign'
 
@@ -32,7 +33,8 @@ const weightGrad: Op<ConvAttrs & { shape: Shape }> = defineOp({
   kernel: (_, __, a) => ({ name: 'conv2d_weight_grad', numbers: convNumbers(a) }),
 })
 
-const convWeightGradient = (delta: Tensor, x: Tensor, attrs: ConvAttrs, shape: Shape): Tensor =>
+/** @internal dW from the gradient of y and x (or a stand-in for it). */
+export const convWeightGradient = (delta: Tensor, x: Tensor, attrs: ConvAttrs, shape: Shape): Tensor =>
   apply(weightGrad, [delta, x], { ...attrs, shape })[0]
 
 const conv2dOp = defineOp<ConvAttrs & Fused>({
@@ -58,6 +60,8 @@ const conv2dOp = defineOp<ConvAttrs & Fused>({
     withSigns: (a, epsilon, alphabet) => ({ ...a, epsilon, alphabet }),
     signGradient: (delta, signs, a, x, weight, scale, alphabet) =>
       conv2dSignWeightGrad(delta, signs, geometry(a), weight.shape, x.shape, scale, alphabet),
+    codeGradient: (delta, codes, ranges, a, x, weight) =>
+      conv2dCodeWeightGrad(delta, codes, ranges, geometry(a), weight.shape, x.shape),
   },
 })
 

@@ -92,7 +92,9 @@ export function full(shape: Shape, value: number, dtype: DType = 'f32'): Tensor 
   checkShape('full', shape)
   return apply(fillOp, [], { shape, dtype, value })[0]
 }
+/** Zeros. */
 export const zeros = (shape: Shape, dtype: DType = 'f32'): Tensor => full(shape, 0, dtype)
+/** Ones. */
 export const ones = (shape: Shape, dtype: DType = 'f32'): Tensor => full(shape, 1, dtype)
 
 /** start, start + step, ... below stop. */

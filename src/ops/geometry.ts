@@ -2,17 +2,25 @@
 
 /** Geometry of a convolution; single numbers stand for both axes. */
 export interface ConvOptions {
+  /** Places between windows (1). */
   stride?: number | readonly [number, number]
+  /** Rows and columns of zeros around the image (0). */
   padding?: number | readonly [number, number]
+  /** Places between taps of a window (1). */
   dilation?: number | readonly [number, number]
+  /** Groups of channels that see only each other (1); as many as channels: a depthwise convolution. */
   groups?: number
 }
 
 /** Attributes of a convolution, after defaults. */
 export interface ConvAttrs {
+  /** Places between windows. */
   stride: readonly [number, number]
+  /** Rows and columns of zeros around the image. */
   padding: readonly [number, number]
+  /** Places between taps of a window. */
   dilation: readonly [number, number]
+  /** Groups of channels that see only each other. */
   groups: number
 }
 

@@ -65,12 +65,15 @@ function reduced(name: string, losses: Tensor, reduction: Reduction = 'mean'): T
   return losses[reduction]()
 }
 
+/** Options of `nll`. */
 export interface NllOptions {
   /** Rows with this label have loss 0 and do not count in the mean. */
   ignoreIndex?: number
+  /** 'mean' unless given. */
   reduction?: Reduction
 }
 
+/** Options of `crossEntropy`. */
 export interface CrossEntropyOptions extends NllOptions {
   /** Share of the target spread evenly over all classes (Szegedy et al. 2016). */
   labelSmoothing?: number

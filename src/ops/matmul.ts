@@ -2,6 +2,7 @@ import { fail } from '../errors'
 import { apply, defineOp, expectDType, expectRank, expectShape } from '../graph/op'
 import { broadcastShapes, showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
+import { linearCodeWeightGrad } from './codes'
 import { expand } from './shape'
 import { fusedNumbers, fusedOutputs, linearSignWeightGrad, type Fused } from './sign'
 
@@ -57,6 +58,7 @@ const linearOp = defineOp<Fused>({
     gradient: (delta, x) => matmul(delta.transpose(), x),
     withSigns: (a, epsilon, alphabet) => ({ ...a, epsilon, alphabet }),
     signGradient: (delta, signs, _, __, ___, scale, alphabet) => linearSignWeightGrad(delta, signs, scale, alphabet),
+    codeGradient: linearCodeWeightGrad,
   },
 })
 

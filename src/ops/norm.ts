@@ -47,9 +47,13 @@ const runningOp: Op<{ momentum: number; factor: number }> = defineOp({
   constant: true,
 })
 
+/** Running statistics of a batch norm. */
 export interface BatchNormState {
+  /** [channels], changed in place in training. */
   runningMean: Tensor
+  /** [channels], changed in place in training. */
   runningVar: Tensor
+  /** Share of the batch in the new value. */
   momentum: number
 }
 

@@ -67,7 +67,9 @@ const adaptivePool = defineOp<{ size: readonly [number, number] }>({
 
 /** Window of a pooling; the stride is the kernel's size unless given. */
 export interface PoolOptions {
+  /** Places between windows (the size of the window). */
   stride?: number | readonly [number, number]
+  /** Rows and columns around the image (0). */
   padding?: number | readonly [number, number]
 }
 

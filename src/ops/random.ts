@@ -24,6 +24,9 @@ export function seed(value: number): void {
 /** Stream of eager calls; steps count theirs from 0. */
 const eagerStream = 2 ** 32 - 1
 
+/** @internal Seed, as low and high word, and count of eager calls. */
+export const randomState = (): { seed: readonly [number, number]; calls: number } => ({ seed: globalSeed, calls })
+
 /** @internal The key of the next call: seed and count, each as low and high word. */
 export function nextWords(): Int32Array {
   const words = [...globalSeed, calls % 2 ** 32, Math.floor(calls / 2 ** 32)]

@@ -128,6 +128,7 @@ function pickOne(op: Op<Axes>, x: Tensor, axes: number | readonly number[] | und
 export interface VarianceOptions {
   /** Divisor: number of elements minus this (1: unbiased, 0: biased). */
   correction?: number
+  /** Leaves reduced axes with size 1 (false). */
   keep?: boolean
 }
 
@@ -147,16 +148,21 @@ declare module '../tensor/tensor' {
   interface Tensor {
     /** Sum over axes (all by default); `keep` leaves them with size 1. */
     sum(axes?: number | readonly number[], keep?: boolean): Tensor
+    /** Mean over axes. */
     mean(axes?: number | readonly number[], keep?: boolean): Tensor
+    /** Maximum over axes; NaN if any is. */
     max(axes?: number | readonly number[], keep?: boolean): Tensor
+    /** Minimum over axes; NaN if any is. */
     min(axes?: number | readonly number[], keep?: boolean): Tensor
     /** Position of the first maximum along an axis (the last by default), as i32. */
     argmax(axis?: number): Tensor
+    /** Position of the first minimum along an axis (the last by default), as i32. */
     argmin(axis?: number): Tensor
     /** Product over axes. */
     prod(axes?: number | readonly number[], keep?: boolean): Tensor
     /** True where any element is true (not 0). */
     any(axes?: number | readonly number[], keep?: boolean): Tensor
+    /** True where all are, over axes. */
     all(axes?: number | readonly number[], keep?: boolean): Tensor
     /** Variance over axes, unbiased by default. */
     var(axes?: number | readonly number[], options?: VarianceOptions): Tensor

@@ -39,7 +39,9 @@ function sorted(name: string, x: Tensor, descending: boolean, count?: number): T
 
 /** Values and where they were along the last axis (i32). */
 export interface Sorted {
+  /** In order. */
   values: Tensor
+  /** Their positions on the axis, i32. */
   indices: Tensor
 }
 

@@ -128,17 +128,25 @@ declare module '../tensor/tensor' {
   interface Tensor {
     /** −x. */
     neg(): Tensor
+    /** Absolute value. */
     abs(): Tensor
+    /** Exponential. */
     exp(): Tensor
     /** Natural logarithm. */
     log(): Tensor
+    /** Square root; NaN below 0. */
     sqrt(): Tensor
     /** 1/√x. */
     rsqrt(): Tensor
+    /** x². */
     square(): Tensor
+    /** 1 / x. */
     reciprocal(): Tensor
+    /** Hyperbolic tangent. */
     tanh(): Tensor
+    /** 1 / (1 + exp(−x)). */
     sigmoid(): Tensor
+    /** Error function. */
     erf(): Tensor
     /** x Φ(x), with the error function (Hendrycks & Gimpel 2016). */
     gelu(): Tensor
@@ -148,13 +156,17 @@ declare module '../tensor/tensor' {
     relu(): Tensor
     /** −1, 0 or 1; its gradient is zero. */
     sign(): Tensor
+    /** The next whole number below. */
     floor(): Tensor
+    /** The next whole number above. */
     ceil(): Tensor
     /** Values below `low` or above `high` become these. */
     clamp(low: number, high: number): Tensor
     /** To the nearest whole number, ties to even; its gradient is zero. */
     round(): Tensor
+    /** Sine, of radians. */
     sin(): Tensor
+    /** Cosine, of radians. */
     cos(): Tensor
     /** exp(x) − 1, precise near 0. */
     expm1(): Tensor

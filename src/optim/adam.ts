@@ -4,14 +4,17 @@ import { adamUpdate } from '../ops/optim'
 import type { Tensor } from '../tensor/tensor'
 import { Base, type BaseOptions } from './base'
 
+/** Options of `Adam` and `AdamW`. */
 export interface AdamOptions extends BaseOptions {
   /** Decay of the two moments ([0.9, 0.999]). */
   betas?: readonly [number, number]
+  /** Added to the root of the second moment (1e-8). */
   eps?: number
 }
 
 /** Kingma & Ba 2015; weight decay is added to the gradient. State: 8 bytes a weight. */
 export class Adam extends Base {
+  /** For checkpoints. */
   readonly name: string = 'adam'
   protected readonly slots = ['m', 'v']
   protected readonly decoupled: boolean = false
@@ -48,6 +51,7 @@ export class Adam extends Base {
 
 /** Loshchilov & Hutter 2019: weight decay shrinks the weights directly (0.01). */
 export class AdamW extends Adam {
+  /** For checkpoints. */
   override readonly name = 'adamw'
   protected override readonly decoupled = true
 

@@ -5,27 +5,35 @@ import { Tensor } from '../tensor/tensor'
 
 /** Options for some of the parameters: those whose path the pattern matches. The first group that matches counts. */
 export interface ParameterGroup {
+  /** Pattern or test of paths such as `conv1.bias`. */
   match: RegExp | ((path: string, parameter: Tensor) => boolean)
   /** Factor on the learning rate (1). */
   lrScale?: number
+  /** Weight decay of the group (the optimizer's). */
   weightDecay?: number
 }
 
+/** Options that all optimizers have. */
 export interface BaseOptions {
   /** Learning rate: a number, or a function of the number of updates done. */
   lr: Schedule
+  /** Weight decay; 0, and 0.01 for AdamW. */
   weightDecay?: number
+  /** Parameters with options of their own. */
   groups?: readonly ParameterGroup[]
 }
 
 /** What optimizers share: the learning rate, groups, and state of zeros made when a parameter is first met. */
 export abstract class Base implements Optimizer {
+  /** For checkpoints. */
   abstract readonly name: string
+  /** Learning rate, or the rate of each update; may be changed at any time. */
   lr: Schedule
+  /** Updates done. */
   steps = 0
   readonly #groups: readonly ParameterGroup[]
   readonly #weightDecay: number
-  readonly #state = new Map<string, Record<string, Tensor>>()
+  readonly #state = new Map<Tensor, Record<string, Tensor>>()
 
   constructor(options: BaseOptions) {
     const { lr, weightDecay = 0, groups = [] } = options
@@ -40,8 +48,9 @@ export abstract class Base implements Optimizer {
   /** Names of the state tensors of a parameter, each of its shape. */
   protected abstract readonly slots: readonly string[]
 
+  /** State of a parameter by name of the slot, of its shape; zeros at first. */
   state(name: string, parameter: Tensor): Record<string, Tensor> {
-    const known = this.#state.get(name)
+    const known = this.#state.get(parameter)
     if (known) return known
     // Zeroed by the system: a plan alone touches none of it.
     const zeros = (): Tensor =>
@@ -53,10 +62,16 @@ export abstract class Base implements Optimizer {
       for (const t of Object.values(made)) t.dispose()
       throw error
     }
-    this.#state.set(name, made)
+    this.#state.set(parameter, made)
     return made
   }
 
+  forget(parameter: Tensor): void {
+    for (const t of Object.values(this.#state.get(parameter) ?? {})) t.dispose()
+    this.#state.delete(parameter)
+  }
+
+  /** Traces the in-place update of a parameter and its state. */
   update(name: string, parameter: Tensor, gradient: Tensor, inputs: UpdateInputs): void {
     const group = this.#groups.find(({ match }) =>
       typeof match === 'function' ? match(name, parameter) : match.test(name),
@@ -85,6 +100,7 @@ export abstract class Base implements Optimizer {
     this.#state.clear()
   }
 
+  /** `dispose()`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose()
   }

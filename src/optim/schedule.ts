@@ -2,6 +2,7 @@ import { fail } from '../errors'
 
 // Learning rates as pure functions of the number of updates done, so that a resumed run continues them.
 
+/** A slow beginning. */
 export interface WarmUp {
   /** Updates over which the rate rises linearly from (almost) 0 (0). */
   warmUp?: number

@@ -4,6 +4,7 @@ import { sgdUpdate } from '../ops/optim'
 import type { Tensor } from '../tensor/tensor'
 import { Base, type BaseOptions } from './base'
 
+/** Options of `SGD`. */
 export interface SGDOptions extends BaseOptions {
   /** Share of the last update that goes on (0). */
   momentum?: number
@@ -13,6 +14,7 @@ export interface SGDOptions extends BaseOptions {
 
 /** Stochastic gradient descent with momentum; weight decay is added to the gradient. State: 0, or 4 bytes a weight. */
 export class SGD extends Base {
+  /** For checkpoints. */
   readonly name = 'sgd'
   protected readonly slots: readonly string[]
   readonly #momentum: number

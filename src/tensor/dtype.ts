@@ -3,8 +3,10 @@
  * The order is that of native/core/dtype.h.
  */
 export const dtypes = ['f32', 'bf16', 'i32', 'u8', 'bool', 'u32'] as const
+/** Element type: 'f32', 'bf16' (storage only), 'i32', 'u8', 'bool', or 'u32' (packed bits). */
 export type DType = (typeof dtypes)[number]
 
+/** Arrays that hold values: bf16 as 16-bit patterns, bool as bytes 0 and 1. */
 export type TypedArray = Float32Array | Uint16Array | Int32Array | Uint8Array | Uint32Array
 
 const size: Record<DType, number> = { f32: 4, bf16: 2, i32: 4, u8: 1, bool: 1, u32: 4 }

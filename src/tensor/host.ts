@@ -8,8 +8,11 @@ import { Tensor } from './tensor'
  * it, there is nothing to dispose.
  */
 export interface HostArray {
+  /** The values; bf16 as 16-bit patterns, bool as bytes 0 and 1. */
   readonly data: TypedArray
+  /** Its shape. */
   readonly shape: readonly number[]
+  /** Its element type. */
   readonly dtype: DType
 }
 
@@ -55,6 +58,7 @@ export function hostArray(data: TypedArray, shape: Shape = [data.length], dtype?
   return { data, shape: [...shape], dtype: dtype ?? kind }
 }
 
+/** True for an object with data, shape and dtype. */
 export function isHostArray(value: unknown): value is HostArray {
   if (typeof value !== 'object' || value === null || value instanceof Tensor) return false
   const { data, shape, dtype } = value as Partial<HostArray>

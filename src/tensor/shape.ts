@@ -1,5 +1,6 @@
 import { fail } from '../errors'
 
+/** Sizes of the axes, at most eight; [] is a single number. */
 export type Shape = readonly number[]
 
 export const maxRank = 8

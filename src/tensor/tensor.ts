@@ -9,14 +9,19 @@ import { registerInScope } from './tidy'
 
 /** What an op needs to know of a tensor before it has values. */
 export interface Spec {
+  /** Sizes of the axes. */
   readonly shape: Shape
+  /** Element type. */
   readonly dtype: DType
 }
 
 /** How a tensor lies in its memory, in elements. */
 export interface Layout {
+  /** Sizes of the axes. */
   readonly shape: Shape
+  /** Elements between neighbours along each axis. */
   readonly strides: readonly number[]
+  /** First element. */
   readonly offset: number
 }
 
@@ -26,7 +31,9 @@ export interface Layout {
  * attached by the files of `ops/`.
  */
 export class Tensor {
+  /** Sizes of the axes. */
   readonly shape: Shape
+  /** Element type. */
   readonly dtype: DType
   /** Elements between neighbours along each axis. */
   readonly strides: readonly number[]
@@ -75,6 +82,7 @@ export class Tensor {
     return t
   }
 
+  /** Number of axes. */
   get rank(): number {
     return this.shape.length
   }
@@ -89,6 +97,7 @@ export class Tensor {
     return this.node !== null
   }
 
+  /** True after `dispose()`. */
   get disposed(): boolean {
     return this.#disposed
   }
@@ -201,6 +210,7 @@ export class Tensor {
     this.storage.release()
   }
 
+  /** `dispose()`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose()
   }

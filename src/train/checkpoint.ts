@@ -8,6 +8,7 @@ import type { Tensor } from '../tensor/tensor'
 
 /** What goes into a checkpoint, and what a checkpoint is put back into. */
 export interface Training {
+  /** The training step: its model, optimizer and counts are saved. */
   step: Pick<TrainingStep, 'model' | 'optimizer' | 'runs' | 'idle' | 'stateTensors'>
   /** Its place in the epoch is saved: a resumed run sees the same batches. */
   loader?: Pick<DataLoader, 'state' | 'restore'>

@@ -1,8 +1,11 @@
 import type { StepResult, Traceable, TrainingStep } from '../compile'
 import type { Batch, DataLoader } from '../data'
 
+/** Options of `fit`. */
 export interface FitOptions<A extends Batch, B extends Batch, R extends Traceable> {
+  /** The step that each batch is given to. */
   step: TrainingStep<R>
+  /** Batches, and the place in the data. */
   loader: DataLoader<A, B>
   /** The epoch after the last; training goes on from where the loader stands. */
   epochs: number
@@ -12,11 +15,15 @@ export interface FitOptions<A extends Batch, B extends Batch, R extends Traceabl
 
 /** After each step. Times are in seconds. */
 export interface StepEvent<R extends Traceable = Traceable> {
+  /** Tells it from the other kind of event. */
   type: 'step'
+  /** Epoch, from 0. */
   epoch: number
   /** Steps of this epoch done, and of all its steps. */
   step: number
+  /** Steps of an epoch. */
   steps: number
+  /** What the run resolved to. */
   result: StepResult<R>
   /** Rows a second, over this run. */
   rate: number
@@ -26,7 +33,9 @@ export interface StepEvent<R extends Traceable = Traceable> {
 
 /** After each epoch. */
 export interface EpochEvent {
+  /** Tells it from the other kind of event. */
   type: 'epoch'
+  /** Epoch that has ended, from 0. */
   epoch: number
   /** Mean loss of the epoch's steps in this run. */
   loss: number
@@ -36,6 +45,7 @@ export interface EpochEvent {
   rows: number
 }
 
+/** What `fit` tells of. */
 export type FitEvent<R extends Traceable = Traceable> = StepEvent<R> | EpochEvent
 
 /**

@@ -4,6 +4,7 @@ import type { Module } from '../nn'
 import type { HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 
+/** How a model lies in a safetensors file. */
 export interface WeightsOptions {
   /**
    * `torch`: convolution weights lie as [out, in, kh, kw], the order of PyTorch and Hugging Face; they are turned to and

@@ -1,20 +1,4 @@
-import { main } from '../../src/cli/main'
-
-/** Runs a command in this process; what it wrote, and its exit code. */
-async function cli(...argv: string[]): Promise<{ out: string; err: string; code: number }> {
-  const text = { out: '', err: '' }
-  const out = jest.spyOn(process.stdout, 'write').mockImplementation((s) => ((text.out += String(s)), true))
-  const err = jest.spyOn(process.stderr, 'write').mockImplementation((s) => ((text.err += String(s)), true))
-  const before = process.exitCode
-  try {
-    await main(argv)
-    return { ...text, code: Number(process.exitCode ?? 0) }
-  } finally {
-    process.exitCode = before
-    out.mockRestore()
-    err.mockRestore()
-  }
-}
+import { cli } from '../support/cli'
 
 test('train reports every rule, and measures the peak that was planned', async () => {
   const { out, code } = await cli('train', '--model', 'mlp', '--limit', '2000', '--epochs', '2', '--json')
@@ -45,7 +29,7 @@ test('wrong use exits with 2, a rule without a place with 1', async () => {
   expect((await cli('train', '--resume')).code).toBe(1)
   const { err, code } = await cli('train', '--model', 'mlp', '--rule', 'ara')
   expect(code).toBe(1)
-  expect(err).toMatch(/expected one of bp, asa for mlp, got ara/)
+  expect(err).toMatch(/expected one of bp, asa, q2 for mlp, got ara/)
 })
 
 test('plan shows the bytes of each rule', async () => {

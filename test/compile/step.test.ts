@@ -459,3 +459,141 @@ test('accumulation over k runs is one step on the large batch', async () => {
   for (const [name, t] of a.state())
     t.dataSync().forEach((v, i) => expect(Math.abs(v - b.state().get(name)!.dataSync()[i])).toBeLessThan(2e-6))
 })
+
+test('a replaced module or parameter is noticed at the next run, and what was kept for the old one goes', async () => {
+  class Changing extends nn.Module {
+    hidden = [new nn.Linear(6, 16), new nn.Linear(16, 16)]
+    norm = new nn.BatchNorm1d(16)
+    extra: nn.Linear | null = null
+    last: Tensor | null = null
+    fc = new nn.Linear(16, 3)
+    traces = 0
+    forward(x: Tensor): Tensor {
+      this.traces++
+      for (const layer of this.hidden) x = layer.forward(x).relu()
+      this.last = this.extra ? this.extra.forward(x).relu() : x // a traced tensor: no part of the model
+      return this.fc.forward(this.norm.forward(this.last))
+    }
+  }
+  const model = new Changing()
+  const optimizer = new optim.SGD({ lr: 0.1, momentum: 0.5 })
+  const loss = ({ x, y }: Record<string, Tensor>): Tensor => nn.crossEntropy(model.forward(x), y)
+  const step = compile({ model, loss, optimizer })
+  const evaluate = compile({ model, forward: ({ x }) => model.forward(x) })
+  const batch = batchOf(8)
+  const linear = (inputs: number, outputs: number): nn.Linear => new nn.Linear(inputs, outputs)
+  const changes: Record<string, () => { dispose(): void } | undefined> = {
+    'a module': () => {
+      const old = model.fc
+      model.fc = linear(16, 3)
+      return old
+    },
+    'a parameter': () => {
+      const old = model.fc.weight
+      ;(model.fc as { weight: nn.Parameter }).weight = new nn.Parameter(tensor(host([3, 16]).data, [3, 16]))
+      return old
+    },
+    'a module in a list': () => {
+      const old = model.hidden[1]
+      model.hidden[1] = linear(16, 16)
+      return old
+    },
+    'a longer list': () => void model.hidden.push(linear(16, 16)),
+    'a shorter list': () => model.hidden.pop(),
+    'a module where none was': () => void (model.extra = linear(16, 16)),
+    'no module where one was': () => {
+      const old = model.extra!
+      model.extra = null
+      return old
+    },
+    'a buffer': () => {
+      const norm = model.norm as unknown as Record<string, Tensor>
+      const [name] = [...model.norm.namedBuffers()][0]
+      const old = norm[name]
+      norm[name] = nn.buffer(tensor(host([16]).data))
+      return old
+    },
+    layers: () => {
+      model.hidden = [linear(6, 16), linear(16, 16)]
+      return undefined
+    },
+  }
+  const runAll = async (): Promise<number[]> => {
+    const { data } = await evaluate.run({ x: batch.x })
+    await step.run(batch)
+    return [...data]
+  }
+  await runAll()
+  for (const [name, change] of Object.entries(changes)) {
+    const { traces } = model
+    const old = change()
+    const before = snapshot(model)
+    const values = await runAll()
+    expect([name, model.traces]).toEqual([name, traces + 2])
+    old?.dispose()
+    const after = snapshot(model)
+    for (const [path] of model.namedParameters())
+      expect([name, path, after[path] === before[path]]).toEqual([name, path, false])
+    expect(values.every(Number.isFinite)).toBe(true)
+    await runAll()
+    expect(model.traces).toBe(traces + 2)
+    expect((await step.run(batchOf(5))).loss).toBeGreaterThan(0)
+    await runAll()
+    expect(model.traces).toBe(traces + 3) // the other shape alone
+  }
+  // The values are those of a model that was so from the beginning.
+  const values = await runAll()
+  const fresh = compile({ model, forward: ({ x }) => model.forward(x) })
+  const again = await evaluate.run({ x: batch.x })
+  expect([...(await fresh.run({ x: batch.x })).data]).toEqual([...again.data])
+  expect([...again.data]).not.toEqual(values)
+  step.close()
+  evaluate.close()
+  fresh.close()
+  model.dispose()
+  optimizer.dispose()
+})
+
+test('replacing a layer over and over holds no more memory than one', async () => {
+  const { step, model } = make({ accumulate: 2 } as never)
+  const changing = model as { fc: nn.Linear }
+  const replace = async (): Promise<number> => {
+    changing.fc.dispose()
+    changing.fc = new nn.Linear(16, 3)
+    await step.run(batchOf(4))
+    await step.run(batchOf(4))
+    return liveBytes()
+  }
+  await step.run(batchOf(4))
+  await step.run(batchOf(4))
+  const first = await replace()
+  for (let i = 0; i < 5; i++) expect(await replace()).toBe(first)
+  step.close()
+})
+
+test('a gradient summed before its layer was frozen is not added later', async () => {
+  const { step, model } = make({ accumulate: 3, optimizer: new optim.SGD({ lr: 1 }) } as never)
+  const other = make({ accumulate: 3, optimizer: new optim.SGD({ lr: 1 }) } as never)
+  other.model.loadState(model.state())
+  for (const m of [model, other.model]) m.drop.eval()
+  const [large, small] = [batchOf(12), batchOf(4)]
+  // One model runs on a batch before its first layer is frozen, the other is frozen from the beginning.
+  await step.run(large)
+  other.model.freeze('hidden.0')
+  await other.step.run(large)
+  model.freeze('hidden.0')
+  for (const s of [step, other.step]) for (let i = 0; i < 2; i++) await s.run(small)
+  expect(snapshot(model)).toEqual(snapshot(other.model))
+  for (const m of [model, other.model]) m.unfreeze()
+  for (const s of [step, other.step]) for (let i = 0; i < 3; i++) await s.run(small)
+  expect(snapshot(model)).toEqual(snapshot(other.model))
+  // Frozen and thawed with no run between them is as if nothing had been.
+  await step.run(large)
+  await other.step.run(large)
+  model.freeze('hidden.0')
+  model.unfreeze('hidden.0')
+  for (const s of [step, other.step]) for (let i = 0; i < 2; i++) await s.run(small)
+  expect(snapshot(model)).toEqual(snapshot(other.model))
+  step.close()
+  other.step.close()
+})

@@ -6,14 +6,18 @@ import {
   auxiliary,
   backprop,
   checkpoint,
+  codePack,
+  codeUnpack,
   compile,
   hostArray,
   models,
   nn,
   optim,
+  q2,
   seed,
   signPack,
   signUnpack,
+  tensor,
   type MemoryAssignment,
   type Tensor,
 } from '../../src'
@@ -201,6 +205,86 @@ test('ASA: only signs count, and on inputs of ±c it is backpropagation times ep
       expect(distance(under.gradients['layer.weight'], scaled)).toBeLessThan(2e-6)
     },
   )
+})
+
+/** The layer under q2, and under the auxiliary that keeps the values its codes stand for. */
+async function compareQ2(
+  layer: nn.Module & { forward(x: Tensor): Tensor },
+  x: ReturnType<typeof host>,
+  r: ReturnType<typeof host>,
+) {
+  const model = new One(layer, [...x.shape])
+  const loss = (b: Record<string, Tensor>) => model.forward(b.x).mul(b.r).sum()
+  const decode = (t: Tensor): Tensor => {
+    const flat = layer instanceof nn.Linear ? t.reshape([-1, t.shape[t.rank - 1]]) : t
+    const { codes, ranges } = codePack(flat)
+    return codeUnpack(codes, ranges, t.shape)
+  }
+  const under = await gradientsOf(model, loss, { x, r }, { layer: q2() }, true)
+  const dense = await gradientsOf(model, loss, { x, r }, { layer: auxiliary({ name: 'decoded', keep: decode }) }, true)
+  const exact = await gradientsOf(model, loss, { x, r })
+  expect(under.result.loss).toBe(exact.result.loss)
+  expect(same(under.gradients.shift, exact.gradients.shift)).toBe(true)
+  expect(same(under.gradients['layer.bias'], exact.gradients['layer.bias'])).toBe(true)
+  expect(under.measured).toBe(under.plan.arenaBytes)
+  const expected = Float64Array.from(dense.gradients['layer.weight'])
+  expect(distance(under.gradients['layer.weight'], expected)).toBeLessThan(2e-6)
+  return under
+}
+
+/** Bytes of the codes of [tokens, channels] and of the ranges, in whole lines of 64. */
+const codeBytes = (tokens: number, channels: number, ranges: number): number[] =>
+  [4 * channels * Math.ceil(tokens / 16), 8 * ranges].map((b) => Math.ceil(b / 64) * 64)
+
+test("q2, linear: forward, input and bias gradients are backpropagation's, the weight gradient is that of the decoded input", async () => {
+  const sizes = [
+    fc.integer({ min: 1, max: 140 }),
+    fc.integer({ min: 1, max: 40 }),
+    fc.integer({ min: 1, max: 24 }),
+  ] as const
+  await check(40, fc.nat(), ...sizes, async (start, T, I, O) => {
+    const random = generator(start)
+    const shape = T % 3 === 0 ? [3, T / 3, I] : [T, I]
+    const r = host(random, [...shape.slice(0, -1), O])
+    const { plan } = await compareQ2(new nn.Linear(I, O), host(random, shape), r)
+    const kept = plan.kept.filter((k) => k.layer === 'layer')
+    const [codes, ranges] = codeBytes(T, I, T)
+    expect(kept.reduce((sum, k) => sum + k.bytes, 0)).toBe(codes + ranges)
+    expect(kept.every((k) => k.policy === 'q2')).toBe(true)
+  })
+})
+
+test('q2, convolution: the same for strides, padding, dilation, groups and depthwise, one range a sample', async () => {
+  await check(40, fc.nat(), geometry, async (start, g) => {
+    const random = generator(start)
+    const C = g.groups * (g.depthwise ? 1 : g.perGroup)
+    const O = g.groups * g.outPerGroup
+    const P = Math.floor((g.h + 2 * g.padding - g.dilation * (g.kh - 1) - 1) / g.stride) + 1
+    const Q = Math.floor((g.w + 2 * g.padding - g.dilation * (g.kw - 1) - 1) / g.stride) + 1
+    const layer = new nn.Conv2d(C, O, [g.kh, g.kw], g)
+    const r = host(random, [g.n, P, Q, O])
+    const { plan } = await compareQ2(layer, host(random, [g.n, g.h, g.w, C]), r)
+    const [codes, ranges] = codeBytes(g.n * g.h * g.w, C, g.n)
+    expect(plan.kept.filter((k) => k.layer === 'layer').reduce((sum, k) => sum + k.bytes, 0)).toBe(codes + ranges)
+  })
+})
+
+test('q2: a code is the nearest of four levels between the least and the largest of its group', async () => {
+  await check(40, fc.nat(), fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 50 }), async (start, G, C) => {
+    const random = generator(start)
+    const x = values(random, [G, C])
+    const { codes, ranges } = codePack(tensor(x).reshape([G, C]))
+    const decoded = codeUnpack(codes, ranges, [G, C]).dataSync() as Float32Array
+    for (let i = 0; i < G; i++) {
+      const row = x.subarray(i * C, (i + 1) * C)
+      const [low, high] = [Math.min(...row), Math.max(...row)]
+      row.forEach((v, c) => {
+        const level = low === high ? 0 : Math.round((3 * (decoded[i * C + c] - low)) / (high - low))
+        expect(Math.abs(decoded[i * C + c] - (low + (level * (high - low)) / 3))).toBeLessThan(1e-6)
+        expect(Math.abs(decoded[i * C + c] - v)).toBeLessThan((high - low) / 6 + 1e-6)
+      })
+    }
+  })
 })
 
 /** A residual block whose first layer's delta can be read: `probe` is added to its result. */

@@ -133,11 +133,13 @@ inline void depthwise_row(const Depthwise& d, const float* image, int64_t i, flo
     j = tiles(j, h.count, Count<3>(), tile);
     tiles(j, h.count, Count<1>(), tile);
   };
-  if (h.taps == 3 && h.tap_step == 1 && h.in_step == 1) return small(Count<3>(), Count<1>());
-  if (h.taps == 3 && h.tap_step == 1 && h.in_step == 2) return small(Count<3>(), Count<2>());
-  if (h.taps == 5 && h.tap_step == 1 && h.in_step == 1) return small(Count<5>(), Count<1>());
-  if (h.taps == 2 && h.tap_step == 1 && h.in_step == 1) return small(Count<2>(), Count<1>());
-  if (h.taps == 1 && h.in_step == 1) return small(Count<1>(), Count<1>());
+  if constexpr (!kFallback) {
+    if (h.taps == 3 && h.tap_step == 1 && h.in_step == 1) return small(Count<3>(), Count<1>());
+    if (h.taps == 3 && h.tap_step == 1 && h.in_step == 2) return small(Count<3>(), Count<2>());
+    if (h.taps == 5 && h.tap_step == 1 && h.in_step == 1) return small(Count<5>(), Count<1>());
+    if (h.taps == 2 && h.tap_step == 1 && h.in_step == 1) return small(Count<2>(), Count<1>());
+    if (h.taps == 1 && h.in_step == 1) return small(Count<1>(), Count<1>());
+  }
   const auto any = [&](int64_t j, auto count) {
     constexpr int N = decltype(count)::value;
     columns(j, count, [&](int64_t c, auto lanes, Vec(&acc)[N]) {
@@ -270,19 +272,20 @@ inline void add_row(const DepthwiseGradient& d, const float* image, const float*
   const int64_t left = min64(h.count, h.tap_start < 0 ? ceil_div(-h.tap_start, h.in_step) : 0);
   const int64_t room = d.image.columns - 1 - last;
   const int64_t right = max64(left, min64(h.count, room < 0 ? 0 : room / h.in_step + 1));
-  const bool three = h.taps == 3 && h.tap_step == 1 && (h.in_step == 1 || h.in_step == 2);
+  [[maybe_unused]] const bool three = h.taps == 3 && h.tap_step == 1 && (h.in_step == 1 || h.in_step == 2);
   const auto columns = [&](int64_t j, auto count) {
     constexpr int N = decltype(count)::value;
     const bool inside = j >= left && j + N <= right;
     each_vector(0, channels, [&](int64_t c, auto lanes) {
       const auto run = [&](const auto& add) { add(d, image + c, dy + c, i, j, sum + c, lanes); };
       using L = decltype(lanes);
-      if (!three && inside) run(add_columns<N, false, L>);
-      else if (!three) run(add_columns<N, true, L>);
-      else if (h.in_step == 1 && inside) run(add_small_columns<N, 3, 1, false, L>);
-      else if (h.in_step == 1) run(add_small_columns<N, 3, 1, true, L>);
-      else if (inside) run(add_small_columns<N, 3, 2, false, L>);
-      else run(add_small_columns<N, 3, 2, true, L>);
+      if constexpr (!kFallback) {
+        if (three && h.in_step == 1)
+          return inside ? run(add_small_columns<N, 3, 1, false, L>) : run(add_small_columns<N, 3, 1, true, L>);
+        if (three) return inside ? run(add_small_columns<N, 3, 2, false, L>) : run(add_small_columns<N, 3, 2, true, L>);
+      }
+      if (inside) run(add_columns<N, false, L>);
+      else run(add_columns<N, true, L>);
     });
     return j + N;
   };

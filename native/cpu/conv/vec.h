@@ -1,11 +1,12 @@
 // One vector of floats of the instruction set at hand, in the compilers' vector extensions: +, *, <, ?: work on it.
 #pragma once
+#include "../unit.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
-#elif defined(__ARM_NEON)
+#elif defined(AUXGRAD_NEON)
 #include <arm_neon.h>
 #endif
-#include "../unit.h"
 
 #if defined(__clang__)
 #define AUXGRAD_UNROLL _Pragma("clang loop unroll(full)")
@@ -21,10 +22,16 @@ namespace {
 constexpr int kLanes = 16, kTileRows = 14;
 #elif defined(__AVX2__)
 constexpr int kLanes = 8, kTileRows = 6;
-#elif defined(__ARM_NEON)
+#elif defined(AUXGRAD_NEON)
 constexpr int kLanes = 4, kTileRows = 12;
 #else
 constexpr int kLanes = 4, kTileRows = 4;
+#endif
+// Where size counts, code for special shapes is left out.
+#if defined(AUXGRAD_FALLBACK)
+constexpr bool kFallback = true;
+#else
+constexpr bool kFallback = false;
 #endif
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
@@ -53,7 +60,7 @@ inline Vec fma(Vec a, Vec b, Vec c) {
   return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__AVX2__)
   return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif defined(__ARM_NEON)
+#elif defined(AUXGRAD_NEON)
   return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
   return a * b + c;

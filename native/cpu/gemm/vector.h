@@ -5,7 +5,7 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
-#elif defined(__ARM_NEON)
+#elif defined(AUXGRAD_NEON)
 #include <arm_neon.h>
 #endif
 
@@ -24,7 +24,7 @@ namespace {
 constexpr int kLanes = 16, kTileRows = 14, kTileVecs = 2, kWideRows = 6, kWideVecs = 4;
 #elif defined(__AVX2__)
 constexpr int kLanes = 8, kTileRows = 6, kTileVecs = 2, kWideRows = 0, kWideVecs = 0;
-#elif defined(__ARM_NEON)
+#elif defined(AUXGRAD_NEON)
 constexpr int kLanes = 4, kTileRows = 12, kTileVecs = 2, kWideRows = 0, kWideVecs = 0;
 #else
 constexpr int kLanes = 4, kTileRows = 4, kTileVecs = 2, kWideRows = 0, kWideVecs = 0;
@@ -57,7 +57,7 @@ inline Vec vec_fma(Vec a, Vec b, Vec c) {
   return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__AVX2__)
   return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif defined(__ARM_NEON)
+#elif defined(AUXGRAD_NEON)
   return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
   return a * b + c;
@@ -138,7 +138,7 @@ inline void vec_transpose_groups(Vec (&v)[4]) {
   v[1] = (Vec)_mm256_unpackhi_pd(a, b);
   v[2] = (Vec)_mm256_unpacklo_pd(c, d);
   v[3] = (Vec)_mm256_unpackhi_pd(c, d);
-#elif defined(__ARM_NEON)
+#elif defined(AUXGRAD_NEON)
   const float64x2_t a = (float64x2_t)vzip1q_f32((float32x4_t)v[0], (float32x4_t)v[1]);
   const float64x2_t b = (float64x2_t)vzip1q_f32((float32x4_t)v[2], (float32x4_t)v[3]);
   const float64x2_t c = (float64x2_t)vzip2q_f32((float32x4_t)v[0], (float32x4_t)v[1]);

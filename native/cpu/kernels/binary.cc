@@ -77,22 +77,8 @@ COMPARISON(greater_equal, a >= b)
 
 // where: condition bool, a, b (4-byte elements), all broadcast to the output
 bool where(const Call& call) {
-  const View &c = call.in[0], &a = call.in[1], &b = call.in[2], &y = call.out[0];
-  const View* const operands[3] = {&c, &a, &b};
-  for_rows(call, y, operands, [&](const int64_t(&offset)[3], const int64_t(&step)[3], int64_t at, int64_t n) {
-    const uint8_t* yes = c.u8() + offset[0];
-    const uint32_t *p = a.u32() + offset[1], *q = b.u32() + offset[2];
-    uint32_t* out = y.u32() + at;
-    if (step[0] == 1 && step[1] == 1 && step[2] == 1) {
-      AUXGRAD_INDEPENDENT
-      for (int64_t i = 0; i < n; i++) {
-        const uint32_t u = p[i], v = q[i];
-        out[i] = yes[i] ? u : v;
-      }
-    } else {
-      for (int64_t i = 0; i < n; i++) out[i] = yes[i * step[0]] ? p[i * step[1]] : q[i * step[2]];
-    }
-  });
+  map3<uint8_t, uint32_t, uint32_t>(call, call.in[0], call.in[1], call.in[2], call.out[0],
+                                    [](uint8_t yes, uint32_t a, uint32_t b) { return yes ? a : b; });
   return true;
 }
 

@@ -16,15 +16,11 @@ bool bce_with_logits(const Call& call) {
 
 // bce_with_logits_grad: upstream, logits, targets (any strides) -> dlogits; numbers as above
 bool bce_with_logits_grad(const Call& call) {
-  const View &g = call.in[0], &x = call.in[1], &y = call.in[2], &dx = call.out[0];
   const float weight = call.real(0);
-  const View* const operands[3] = {&g, &x, &y};
-  for_rows(call, dx, operands, [&](const int64_t(&offset)[3], const int64_t(&step)[3], int64_t at, int64_t n) {
-    for (int64_t i = 0; i < n; i++) {
-      const float target = y.f32()[offset[2] + i * step[2]], p = sigmoid_f32(x.f32()[offset[1] + i * step[1]]);
-      // For weight 1 this is p - target.
-      dx.f32()[at + i] = g.f32()[offset[0] + i * step[0]] * ((1.0f - target) * p - weight * target * (1.0f - p));
-    }
+  map3<float, float, float>(call, call.in[0], call.in[1], call.in[2], call.out[0], [=](float g, float x, float target) {
+    const float p = sigmoid_f32(x);
+    // For weight 1 this is p - target.
+    return g * ((1.0f - target) * p - weight * target * (1.0f - p));
   });
   return true;
 }

@@ -140,46 +140,38 @@ bool layer_norm(const Call& call) {
   return true;
 }
 
-// layer_norm_grad: dy, x, mean, rstd, gamma -> dx, dgamma, dbeta
+// layer_norm_grad: dy, x, mean, rstd, gamma -> dx, dgamma, dbeta. Each row is read once: its dx, then its share of the
+// sums, while it is in the first cache.
 bool layer_norm_grad(const Call& call) {
   const View& x = call.in[1];
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   const float *dy = call.in[0].f32(), *mean = call.in[2].f32(), *rstd = call.in[3].f32(), *gamma = call.in[4].f32();
   double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
+  const double n = static_cast<double>(channels);
   channel_sums(
       call, rows, channels,
-      [&](int64_t r, float* a, float* b) {
+      [&](int64_t r, float* sums, float* dots) {
         const float *g = dy + r * channels, *row = x.f32() + r * channels;
-        for (int64_t c = 0; c < channels; c++) {
-          a[c] += g[c];
-          b[c] += g[c] * ((row[c] - mean[r]) * rstd[r]);
-        }
+        float* dx = call.out[0].f32() + r * channels;
+        const Vec middle = broadcast(mean[r]), scale = broadcast(rstd[r]);
+        const double grads =
+            sum_terms(channels, [&](int64_t c, auto lanes) { return lanes.load(g + c) * lanes.load(gamma + c); });
+        const double products = sum_terms(channels, [&](int64_t c, auto lanes) {
+          return lanes.load(g + c) * lanes.load(gamma + c) * ((lanes.load(row + c) - middle) * scale);
+        });
+        const Vec a = broadcast(static_cast<float>(grads / n)), b = broadcast(static_cast<float>(products / n));
+        each_vector(0, channels, [&](int64_t c, auto lanes) {
+          const Vec given = lanes.load(g + c), normal = (lanes.load(row + c) - middle) * scale;
+          lanes.store(dx + c, scale * (given * lanes.load(gamma + c) - a - normal * b));
+          lanes.store(sums + c, lanes.load(sums + c) + given);
+          lanes.store(dots + c, lanes.load(dots + c) + given * normal);
+        });
       },
       sum, dot);
   for (int64_t c = 0; c < channels; c++) {
     call.out[1].f32()[c] = static_cast<float>(dot[c]);
     call.out[2].f32()[c] = static_cast<float>(sum[c]);
   }
-  parallel_ranges(call, rows, max64(1, 16384 / max64(channels, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      const float *g = dy + r * channels, *row = x.f32() + r * channels;
-      float* dx = call.out[0].f32() + r * channels;
-      const Vec middle = broadcast(mean[r]), scale = broadcast(rstd[r]);
-      const double n = static_cast<double>(channels);
-      const Vec a = broadcast(static_cast<float>(
-          sum_terms(channels, [&](int64_t c, auto lanes) { return lanes.load(g + c) * lanes.load(gamma + c); }) / n));
-      const Vec b = broadcast(static_cast<float>(sum_terms(channels,
-                                                           [&](int64_t c, auto lanes) {
-                                                             return lanes.load(g + c) * lanes.load(gamma + c) *
-                                                                    ((lanes.load(row + c) - middle) * scale);
-                                                           }) /
-                                                 n));
-      each_vector(0, channels, [&](int64_t c, auto lanes) {
-        const Vec normal = (lanes.load(row + c) - middle) * scale;
-        lanes.store(dx + c, scale * (lanes.load(g + c) * lanes.load(gamma + c) - a - normal * b));
-      });
-    }
-  });
   return true;
 }
 

@@ -121,16 +121,19 @@ bool random_truncated_normal(const Call& call) {
 // dropout: x, key -> y = x keep / (1 - p), keep = uniform >= p; numbers: stream, p. Its own gradient, on dy.
 bool dropout(const Call& call) {
   const Stream stream = stream_of(call.in[1], call.number[0]);
-  const float *x = call.in[0].f32(), p = call.real(1),
-              scale = p < 1 ? static_cast<float>(1 / (1 - call.number[1])) : 0.0f;
-  float* y = call.out[0].f32();
+  const float p = call.real(1), scale = p < 1 ? static_cast<float>(1 / (1 - call.number[1])) : 0.0f;
   parallel_ranges(call, call.out[0].count(), kGrain, [&](int64_t begin, int64_t end) {
+    // Copies: to the compiler, what is captured might change with every store.
+    const float *x = call.in[0].f32(), limit = p, up = scale;
+    float* y = call.out[0].f32();
     uint32_t words[kGroup];
-    for (int64_t at = begin; at < end; at += kGroup) {
+    const auto group = [&](int64_t at, int64_t n) {
       stream.words(at, words);
-      const int64_t n = min64(kGroup, end - at);
-      for (int64_t i = 0; i < n; i++) y[at + i] = uniform_from_bits(words[i]) >= p ? x[at + i] * scale : 0.0f;
-    }
+      for (int64_t i = 0; i < n; i++) y[at + i] = uniform_from_bits(words[i]) >= limit ? x[at + i] * up : 0.0f;
+    };
+    int64_t at = begin;
+    for (; at + kGroup <= end; at += kGroup) group(at, kGroup);
+    if (at < end) group(at, end - at);
   });
   return true;
 }

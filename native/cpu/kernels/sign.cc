@@ -23,7 +23,8 @@ bool sign_unpack(const Call& call) {
   parallel_ranges(call, tokens, max64(1, 16384 / max64(channels, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
       const uint32_t* words = call.in[0].u32() + t / 32 * channels;
-      for (int64_t c = 0; c < channels; c++) y.f32()[t * channels + c] = words[c] >> (t % 32) & 1 ? on : off;
+      float* s = y.f32() + t * channels;
+      for (int64_t c = 0; c < channels; c++) s[c] = words[c] >> (t % 32) & 1 ? on : off;
     }
   });
   return true;
@@ -33,8 +34,9 @@ bool sign_unpack(const Call& call) {
 bool add_sign(const Call& call) {
   const float epsilon = call.real(0), off = call.integer(1) ? 0.0f : -epsilon;
   parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
-    const float* x = call.in[0].f32();
-    for (int64_t i = begin; i < end; i++) call.out[0].f32()[i] = x[i] + (x[i] > 0 ? epsilon : off);
+    const float *x = call.in[0].f32(), up = epsilon, down = off;
+    float* h = call.out[0].f32();
+    for (int64_t i = begin; i < end; i++) h[i] = x[i] + (x[i] > 0 ? up : down);
   });
   return true;
 }

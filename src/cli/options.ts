@@ -1,0 +1,33 @@
+import { InvalidArgumentError } from 'commander'
+import { parseBytes } from '../compile/budget'
+import { rules, type Rule } from './recipes'
+
+// Parsers of option values; what they refuse is wrong usage (exit code 2).
+
+/** A number of at least `least`. */
+export const number =
+  (least: number, whole: boolean) =>
+  (text: string): number => {
+    const n = Number(text)
+    if (!(n >= least) || !Number.isFinite(n) || (whole && !Number.isInteger(n)))
+      throw new InvalidArgumentError(`expected ${whole ? 'a whole number' : 'a number'} of at least ${least}`)
+    return n
+  }
+
+/** Learning rules, separated by commas. */
+export function ruleList(text: string): Rule[] {
+  const list = text.split(',') as Rule[]
+  for (const rule of list)
+    if (!rules.includes(rule)) throw new InvalidArgumentError(`expected ${rules.join(', ')} or several with commas`)
+  return list
+}
+
+/** A number of bytes such as 64MiB, as it was written. */
+export function bytes(text: string): string {
+  try {
+    parseBytes(text)
+    return text
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message)
+  }
+}

@@ -2,8 +2,8 @@
 // Numbers of all: strideH, strideW, padTop, padLeft, dilationH, dilationW, groups; the output's shape implies the
 // padding at the other ends.
 #include "../conv/depthwise.h"
+#include "../conv/matrix_grad.h"
 #include "../conv/narrow.h"
-#include "../conv/weight_grad.h"
 #include "../conv/winograd.h"
 
 namespace auxgrad {
@@ -290,13 +290,13 @@ inline DepthwiseGradient depthwise_gradient(const Call& call) {
 bool conv2d_weight_grad(const Call& call) {
   if (!check(call, call.in[1], call.out[0], call.in[0])) return false;
   if (is_depthwise(call.out[0], attributes(call))) run_depthwise_gradient(call, depthwise_gradient(call));
-  else run_weight_gradient(call, weight_gradient(call));
+  else run_dense_gradient(call, weight_gradient(call));
   return true;
 }
 
 int64_t conv2d_weight_grad_scratch(const Call& call, int threads) {
   if (is_depthwise(call.out[0], attributes(call))) return depthwise_gradient_scratch(depthwise_gradient(call));
-  return weight_gradient_scratch(weight_gradient(call), threads);
+  return dense_gradient_scratch(weight_gradient(call), threads);
 }
 
 }  // namespace

@@ -116,9 +116,9 @@ inline __m512 join(__m512i high, __m512i middle, __m512i low) {
   return _mm512_mask_mov_ps(_mm512_add_ps(h, rest), infinite, h);
 }
 
-// The sums of a block in multiply-adds.
-template <int M, int N>
-__attribute__((noinline)) void sum_exceptional(const SplitBlock& b, float* sums) {
+// The sums of a block in multiply-adds. Any kind of block that has a left and a right operand and each_step().
+template <int M, int N, class Block>
+__attribute__((noinline)) void sum_exceptional(const Block& b, float* sums) {
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
   for (int r = 0; r < 16 * M; r++) {
     __m512 sum[N];

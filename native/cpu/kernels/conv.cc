@@ -2,6 +2,7 @@
 // Numbers of all: strideH, strideW, padTop, padLeft, dilationH, dilationW, groups; the output's shape implies the
 // padding at the other ends.
 #include "../conv/depthwise.h"
+#include "../conv/matrix.h"
 #include "../conv/narrow.h"
 #include "../conv/weight_grad.h"
 #include "../conv/winograd.h"
@@ -76,12 +77,19 @@ inline Product forward_product(const Call& call) {
 }
 
 inline void run(const Call& call, const Product& p) {
-  if (taps_of(p) == 0) zero_outputs(call, p);
-  else if (suits_patches(p)) run_patches(call, p);
+  if (taps_of(p) == 0) return zero_outputs(call, p);
+#if defined(AUXGRAD_HAS_AMX)
+  if (amx_in_force() && suits_matrix(p)) return run_matrix(call, p);
+#endif
+  if (suits_patches(p)) run_patches(call, p);
   else run_product(call, p);
 }
 inline int64_t scratch_of(const Product& p, int threads) {
-  return suits_patches(p) ? patch_scratch(p, threads) : product_scratch(p, threads);
+  const int64_t bytes = suits_patches(p) ? patch_scratch(p, threads) : product_scratch(p, threads);
+#if defined(AUXGRAD_HAS_AMX)
+  if (amx_possible() && taps_of(p) > 0 && suits_matrix(p)) return max64(bytes, matrix_scratch(plan_matrix(p), threads));
+#endif
+  return bytes;
 }
 
 // Positive and negative values of the auxiliary epsilon * s(x).

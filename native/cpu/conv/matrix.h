@@ -1,0 +1,758 @@
+// Windowed products (window.h) on the AMX matrix unit, from bfloat16 parts (amx/split.h).
+//
+// The left operand is the stripe of a block, packed as parts: for every 32 channels and each part, lines of positions,
+// 64 bytes each. Sixteen positions side by side are a tile, and a tap is an offset: nothing is unfolded. Strides are
+// taken apart while packing: each phase of the rows and columns that taps read lies by itself, so that outputs side by
+// side always read positions side by side. Lines follow one another, so that tiles run on over their ends; what they sum
+// there is thrown away. Images of one block take turns at every position: small ones fill tiles together.
+//
+// Few channels: what a row of taps reads (or all taps, if that is 32 numbers at most) counts as the channels.
+#pragma once
+#include "../amx/split.h"
+#include "window.h"
+
+#if defined(AUXGRAD_HAS_AMX)
+namespace auxgrad {
+namespace {
+
+constexpr int64_t kLine = 64;                      // bytes of a position: one part of 32 channels
+constexpr int64_t kPosition = kPlanes * kLine;     // and all parts
+constexpr int64_t kMatrixTokens = 512;             // outputs of a block, at most
+constexpr int64_t kMatrixBlocks = 16;              // wanted
+constexpr int64_t kMatrixStripe = 384 * 1024;      // bytes of a stripe
+constexpr int64_t kMatrixPacked = 2400 * 1024;     // bytes of packed weights, unless one slice of one panel is more
+constexpr int64_t kMatrixStrip = 40 * 1024;        // bytes of a stripe that two tiles read: they stay in the first cache
+constexpr int64_t kMatrixPanel = 32;               // output channels
+constexpr int64_t kMatrixSteps = 512;              // of a slice
+
+// Lines (rows or columns) of a stripe, by phase: tap a of output i reads line i + a * tap_step / in_step of phase
+// a % count.
+struct Phases {
+  int64_t count, extra;  // of lines beyond those of the outputs
+};
+inline Phases phases_of(const Axis& a) {
+  if (a.taps <= 1) return {1, 0};
+  int64_t x = a.in_step, y = a.tap_step;
+  while (y) {
+    const int64_t rest = x % y;
+    x = y, y = rest;
+  }
+  return {min64(a.taps, a.in_step / x), (a.taps - 1) * a.tap_step / a.in_step};
+}
+// The input that line 0 of a phase holds, for output 0.
+inline int64_t phase_start(const Axis& a, int64_t phase) { return a.tap_start + phase * a.tap_step % a.in_step; }
+inline int64_t phase_line(const Axis& a, int64_t tap) { return tap * a.tap_step / a.in_step; }
+
+// Reductions that lie side by side in the image: a row of taps, or all of them.
+enum class Window { none, row, all };
+
+struct MatrixPlan {
+  Product product;  // with the window as channels
+  Window window;
+  Blocks blocks;                  // depth: channels of a slice
+  int64_t bundles, slice, pass;   // of 32 channels each: all, of a slice, of a pass (some slices)
+  int64_t taps, wave, part;       // output channels whose weights are packed at a time, and of a task
+  int64_t packed, stripe, floats; // bytes of packed weights and of a stripe; floats of a window's stripe
+  int64_t step_bytes(int64_t columns) const { return ceil_div(columns, 16) * kPlanes * kTileBytes; }
+};
+
+inline Window window_of(const Product& p) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const bool side_by_side = p.groups == 1 && p.depth < 32 && p.image.channels == p.depth && p.k_step == 1 &&
+                            p.tap_step == p.depth && h.taps == p.kernel_columns && h.tap_step == 1 && h.taps > 1;
+  if (!side_by_side) return Window::none;
+  if (v.taps > 1 && v.tap_step == 1 && v.taps * h.taps * p.depth <= 32) return Window::all;
+  return ceil_div(h.taps * p.depth, 32) < h.taps ? Window::row : Window::none;
+}
+
+// The product whose channels are what a window reads.
+inline Product windowed(Product p, Window window) {
+  if (window == Window::none) return p;
+  p.depth *= p.horizontal.taps;
+  p.horizontal.taps = 1;
+  if (window == Window::all) {
+    p.depth *= p.vertical.taps;
+    p.vertical.taps = 1;
+  }
+  return p;
+}
+
+inline Blocks cut_matrix_blocks(const Product& p, int64_t slice) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const Phases rows = phases_of(v), columns = phases_of(h);
+  const auto bytes = [&](int64_t r, int64_t c) {
+    return rows.count * (r + rows.extra) * columns.count * (c + columns.extra) * slice * kPosition;
+  };
+  Blocks b = {};
+  const int64_t all = p.images * v.count * h.count;
+  const int64_t tokens = max64(128, min64(kMatrixTokens, ceil_div(all, kMatrixBlocks * 32) * 32));
+  b.images = b.rows = 1;
+  // Whole words of the mask.
+  b.columns = even_size(h.count, tokens);
+  if (b.columns < h.count) b.columns = ceil_div(b.columns, 32) * 32;
+  while (bytes(1, b.columns) > kMatrixStripe && b.columns > 64) b.columns = ceil_div(b.columns / 2, 32) * 32;
+  while (b.rows < v.count && (b.rows + 1) * b.columns <= tokens && bytes(b.rows + 1, b.columns) <= kMatrixStripe)
+    b.rows++;
+  b.rows = even_size(v.count, b.rows);
+  for (int64_t r = b.rows; r < v.count && r < 2 * b.rows; r++)
+    if (r * b.columns % 32 == 0 && r * b.columns <= kMatrixTokens && bytes(r, b.columns) <= kMatrixStripe) {
+      b.rows = r;
+      break;
+    }
+  if (b.rows >= v.count && b.columns >= h.count) {
+    const int64_t image = max64(1, bytes(b.rows, b.columns)), outputs = max64(1, b.rows * b.columns);
+    b.images = even_size(p.images, max64(1, min64(p.images, min64(tokens / outputs, kMatrixStripe / image))));
+  }
+  b.image_blocks = ceil_div(p.images, b.images);
+  b.row_blocks = ceil_div(v.count, b.rows);
+  b.column_blocks = ceil_div(h.count, b.columns);
+  b.depth = slice * 32;
+  b.stripe = (b.images * bytes(b.rows, b.columns) + 2 * kTileBytes + 63) / 64 * 64;
+  return b;
+}
+
+inline MatrixPlan plan_matrix(const Product& given) {
+  MatrixPlan plan;
+  plan.window = window_of(given);
+  plan.product = windowed(given, plan.window);
+  const Product& p = plan.product;
+  const Axis &v = p.vertical, &h = p.horizontal;
+  plan.taps = max64(1, taps_of(p));
+  plan.bundles = ceil_div(p.depth, 32);
+  // What two tiles read of one bundle.
+  const int64_t strip = min64(v.taps, phases_of(v).extra + phases_of(v).count) *
+                        (32 * phases_of(h).count + phases_of(h).extra) * kPosition;
+  const int64_t slice = max64(1, min64(kMatrixStrip / max64(1, strip), kMatrixSteps / plan.taps));
+  plan.slice = even_size(plan.bundles, min64(plan.bundles, slice));
+  plan.blocks = cut_matrix_blocks(p, plan.slice);
+  const int64_t panels = ceil_div(p.width, kMatrixPanel);
+  const int64_t panel_slice = p.groups * plan.taps * plan.slice * plan.step_bytes(min64(p.width, kMatrixPanel));
+  const int64_t wave = max64(1, min64(panels, kMatrixPacked / panel_slice));
+  plan.wave = even_size(panels, wave) * kMatrixPanel;
+  const int64_t slices = ceil_div(plan.bundles, plan.slice);
+  const int64_t wave_slice = panel_slice * plan.wave / kMatrixPanel;
+  const int64_t together = even_size(slices, max64(1, min64(slices, kMatrixPacked / wave_slice)));
+  plan.pass = together * plan.slice;
+  plan.packed = wave_slice * together;
+  const int64_t blocks = max64(1, plan.blocks.count() * p.groups);
+  const int64_t wanted = max64(1, min64(ceil_div(kTasks, blocks), plan.wave / kPart));
+  plan.part =
+      even_size(plan.wave / kMatrixPanel, ceil_div(plan.wave / kMatrixPanel, wanted)) * kMatrixPanel;
+  plan.stripe = plan.blocks.stripe;
+  plan.floats = 0;
+  if (plan.window != Window::none)
+    plan.floats = (plan.blocks.images * stripe_extent(given.vertical, plan.blocks.rows) *
+                       stripe_extent(given.horizontal, plan.blocks.columns) * given.depth +
+                   kLanes * 4) /
+                  kLanes * kLanes;
+  return plan;
+}
+
+inline int64_t matrix_scratch(const MatrixPlan& plan, int threads) {
+  return plan.packed + (plan.stripe + plan.floats * 4) * threads;
+}
+
+// Whether it pays, against multiply-adds: what is added in padding to tiles, and packing, in cycles.
+inline bool suits_matrix(const Product& p) {
+  if (p.depth * taps_of(p) < 16 || p.width < 16) return false;
+  const MatrixPlan plan = plan_matrix(p);
+  const int64_t tokens = p.images * p.vertical.count * p.horizontal.count;
+  if (tokens < 64) return false;
+  const int64_t steps = plan.taps * plan.bundles, columns = ceil_div(p.width, 16);
+  const int64_t direct = tokens * p.width * p.depth * taps_of(p) / 26;
+  const int64_t products = ceil_div(tokens, 16) * 18 * steps * columns * kPlanes * 2;
+  const int64_t packing = tokens * plan.bundles * 15 + steps * 32 * columns * 16;
+  return products + packing < direct;
+}
+
+// Weights of bundles [first, last) and output channels [from, from + columns) of every group, as right tiles:
+// [group][panel][slice, tap: see left_steps()][16 columns][part]. Of a step's 32 channels numbers j and j + 16 are a pair.
+inline void pack_right(const Call& call, const MatrixPlan& plan, char* target, int64_t first, int64_t last,
+                       int64_t from, int64_t columns) {
+  const Product& p = plan.product;
+  const int64_t panels = ceil_div(columns, kMatrixPanel), group_bytes = plan.packed / p.groups;
+  const int64_t runs = ceil_div(last - first, plan.slice);
+  parallel_tasks(call, p.groups * panels * runs, [&](int64_t task, int) {
+    const int64_t g = task / runs / panels, c = task / runs % panels * kMatrixPanel;
+    const int64_t begin = first + task % runs * plan.slice, end = min64(last, begin + plan.slice);
+    const int64_t n = min64(kMatrixPanel, columns - c), step = plan.step_bytes(n);
+    char* to = target + g * group_bytes + c / kMatrixPanel * plan.step_bytes(kMatrixPanel) * plan.taps * (last - first) +
+               (begin - first) * plan.taps * step;
+    const float* source = p.weight + g * p.weight_group + (from + c) * p.c_step;
+    for (int64_t bundle = begin; bundle < end; bundle++)
+      for (int64_t i = 0; i < p.vertical.taps; i++)
+        for (int64_t j = 0; j < p.horizontal.taps; j++) {
+          const int64_t tap = (p.vertical.kernel_start + i * p.vertical.kernel_step) * p.kernel_columns +
+                              p.horizontal.kernel_start + j * p.horizontal.kernel_step;
+          const float* at = source + tap * p.tap_step + bundle * 32 * p.k_step;
+          const int64_t rows = min64(32, p.depth - bundle * 32);
+          for (int64_t o = 0; o < n; o += 16, to += kPlanes * kTileBytes) {
+            const int64_t lanes = min64(16, n - o);
+            __m512 even[16], odd[16];
+            const __mmask16 mask = static_cast<__mmask16>((1u << lanes) - 1);
+            if (p.c_step == 1) {
+#pragma GCC unroll 16
+              for (int k = 0; k < 16; k++) {
+                even[k] = k < rows ? _mm512_maskz_loadu_ps(mask, at + k * p.k_step + o) : _mm512_setzero_ps();
+                odd[k] = k + 16 < rows ? _mm512_maskz_loadu_ps(mask, at + (k + 16) * p.k_step + o) : _mm512_setzero_ps();
+              }
+            } else {
+              const __mmask16 low = static_cast<__mmask16>((1u << min64(rows, 16)) - 1);
+              const __mmask16 high = static_cast<__mmask16>((1u << max64(0, rows - 16)) - 1);
+#pragma GCC unroll 16
+              for (int m = 0; m < 16; m++) {
+                const float* row = at + (o + m) * p.c_step;
+                even[m] = m < lanes ? _mm512_maskz_loadu_ps(low, row) : _mm512_setzero_ps();
+                odd[m] = m < lanes ? _mm512_maskz_loadu_ps(high, row + 16) : _mm512_setzero_ps();
+              }
+              transpose16(even);
+              transpose16(odd);
+            }
+#pragma GCC unroll 16
+            for (int k = 0; k < 16; k++) store_pair(to + k * 64, kTileBytes, split(even[k]), split(odd[k]));
+          }
+        }
+  });
+}
+
+// The stripe of a block.
+struct Stripe {
+  int64_t rows, columns, pitch, images;  // lines of a phase, positions of a line, positions between lines, images
+  int64_t phase, plane, bundle;          // bytes of a phase, between parts, between bundles
+};
+
+inline Stripe stripe_of(const Product& p, const Block& k) {
+  const Phases rows = phases_of(p.vertical), columns = phases_of(p.horizontal);
+  Stripe s;
+  s.rows = k.rows + rows.extra;
+  s.columns = k.columns + columns.extra;
+  s.images = k.images;
+  // Zeros at the end of a line are those at the start of the next one too.
+  int64_t shared = s.columns;
+  for (int64_t f = 0; f < columns.count; f++) {
+    const int64_t at = k.j0 * p.horizontal.in_step + phase_start(p.horizontal, f), step = p.horizontal.in_step;
+    const int64_t left = at < 0 ? ceil_div(-at, step) : 0;
+    const int64_t right = at + s.columns * step - p.image.columns;
+    shared = min64(shared, min64(left, right > 0 ? right / step : 0));
+  }
+  s.pitch = s.columns - (s.rows > 1 ? min64(shared, columns.extra) : 0);
+  s.phase = ((s.rows - 1) * s.pitch + s.columns) * s.images * kLine;
+  s.plane = s.phase * rows.count * columns.count;
+  s.bundle = s.plane * kPlanes;
+  return s;
+}
+
+// Offsets of the steps of a slice in its stripe.
+inline int64_t left_steps(const Product& p, const Stripe& s, int64_t bundles, int32_t* at) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const int64_t rows = phases_of(v).count, columns = phases_of(h).count;
+  int64_t n = 0;
+  for (int64_t c = 0; c < bundles; c++)
+    for (int64_t i = 0; i < v.taps; i++)
+      for (int64_t j = 0; j < h.taps; j++) {
+        const int64_t line = phase_line(v, i) * s.pitch + phase_line(h, j);
+        at[n++] = static_cast<int32_t>(c * s.bundle + (i % rows * columns + j % columns) * s.phase +
+                                       line * s.images * kLine);
+      }
+  return n;
+}
+
+// Cuts 32 numbers into parts and stores them, j and j + 16 in pairs. The parts are the upper 8, the middle 8 and the
+// last bits of each number: two operations less than the nearest ones, and right together with weights' nearest ones:
+// the products left out are at most 2^-24 of |a b|.
+inline __attribute__((always_inline)) void store_position(char* to, int64_t plane, __m512 first, __m512 second) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+  const auto top = [&](__m512 x) { return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), upper)); };
+#pragma GCC unroll 3
+  for (int p = 0; p < kPlanes; p++) {
+    _mm512_storeu_si512(to + p * plane,
+                        _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(_mm512_castps_si512(first), 16),
+                                                _mm512_castps_si512(second)));
+    if (p + 1 < kPlanes) {
+      first = _mm512_sub_ps(first, top(first));
+      second = _mm512_sub_ps(second, top(second));
+    }
+  }
+}
+
+// Bits of x > 0 to pack along with an image: those of tokens [begin, end), whose words belong to one block.
+struct Signs {
+  uint32_t* words;
+  int64_t begin, end;
+};
+
+// A line of positions to pack: `count` of them, the first from `source`.
+struct Line {
+  const float* source;
+  int64_t source_step, count;  // floats
+  char* to;
+  int64_t to_step, plane, bundle, bundles, depth;
+  float positive, negative;
+  uint32_t* words;  // of the line's first channel
+  int64_t channels, token, token_step;
+};
+
+template <bool Auxiliary, bool Signed>
+inline void pack_line(const Line& l) {
+  const __m512 positive = _mm512_set1_ps(l.positive), negative = _mm512_set1_ps(l.negative);
+  const float* source = l.source;
+  char* to = l.to;
+  for (int64_t j = 0; j < l.count; j++, source += l.source_step, to += l.to_step) {
+    const int64_t token = l.token + j * l.token_step;
+    uint32_t* words = l.words + (Signed ? token / 32 * l.channels : 0);
+    const __m512i bit = _mm512_set1_epi32(static_cast<int>(1u << (token % 32)));
+    const auto load = [&](const float* from, __mmask16 mask, uint32_t* word) {
+      __m512 x = _mm512_maskz_loadu_ps(mask, from);
+      if (!Auxiliary && !Signed) return x;
+      const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ);
+      if (Signed)
+        _mm512_mask_storeu_epi32(word, mask,
+                                 _mm512_mask_or_epi32(_mm512_maskz_loadu_epi32(mask, word), above,
+                                                      _mm512_maskz_loadu_epi32(mask, word), bit));
+      if (Auxiliary) x = _mm512_maskz_add_ps(mask, x, _mm512_mask_blend_ps(above, negative, positive));
+      return x;
+    };
+    int64_t b = 0;
+    for (; b < l.depth / 32; b++)
+      store_position(to + b * l.bundle, l.plane, load(source + b * 32, 0xffff, words + b * 32),
+                     load(source + b * 32 + 16, 0xffff, words + b * 32 + 16));
+    if (b == l.bundles) continue;
+    const int64_t rest = l.depth - b * 32;
+    const __mmask16 low = static_cast<__mmask16>((1u << min64(rest, 16)) - 1);
+    const __mmask16 high = static_cast<__mmask16>((1u << max64(0, rest - 16)) - 1);
+    const __m512 first = load(source + b * 32, low, words + b * 32);
+    const __m512 second = load(source + b * 32 + 16, high, words + b * 32 + 16);
+    store_position(to + b * l.bundle, l.plane, first, second);
+  }
+}
+
+inline void pack_zeros(const Line& l, int64_t from, int64_t to) {
+  for (int64_t b = 0; b < l.bundles; b++)
+    for (int p = 0; p < kPlanes; p++) {
+      char* at = l.to + b * l.bundle + p * l.plane;
+      for (int64_t j = from; j < to; j++) _mm512_storeu_si512(at + j * l.to_step, _mm512_setzero_si512());
+    }
+}
+
+inline void pack_positions(const Line& l, bool auxiliary, bool is_signed) {
+  if (auxiliary) is_signed ? pack_line<true, true>(l) : pack_line<true, false>(l);
+  else is_signed ? pack_line<false, true>(l) : pack_line<false, false>(l);
+}
+
+// Channels [channel, channel + depth) of the stripe of a block.
+inline void pack_left(const Product& p, const Block& k, const Stripe& s, int64_t channel, int64_t depth,
+                      const Signs* signs, char* target) {
+  const Image& image = p.image;
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const int64_t row_phases = phases_of(v).count, column_phases = phases_of(h).count;
+  const bool auxiliary = image.positive != 0 || image.negative != 0;
+  Line l = {};
+  l.to_step = s.images * kLine;
+  l.plane = s.plane;
+  l.bundle = s.bundle;
+  l.bundles = ceil_div(depth, 32);
+  l.depth = depth;
+  l.positive = image.positive;
+  l.negative = image.negative;
+  l.source_step = h.in_step * image.channels;
+  l.channels = image.channels;
+  l.token_step = h.in_step;
+  for (int64_t n = 0; n < k.images; n++)
+    for (int64_t r = 0; r < s.rows; r++)
+      for (int64_t f = 0; f < row_phases; f++) {
+        const int64_t row = (k.i0 + r) * v.in_step + phase_start(v, f);
+        const bool inside = row >= 0 && row < image.rows;
+        for (int64_t e = 0; e < column_phases; e++) {
+          const int64_t column = k.j0 * h.in_step + phase_start(h, e);
+          int64_t left = 0, right = 0;
+          if (inside) {
+            left = min64(s.columns, column < 0 ? ceil_div(-column, h.in_step) : 0);
+            right = column < image.columns ? min64(s.columns, ceil_div(image.columns - column, h.in_step)) : 0;
+            right = max64(left, right);
+          }
+          l.to = target + (f * column_phases + e) * s.phase + (r * s.pitch * s.images + n) * kLine;
+          pack_zeros(l, 0, left);
+          pack_zeros(l, right, s.columns);
+          if (left == right) continue;
+          const int64_t token = ((k.n0 + n) * image.rows + row) * image.columns + column;
+          // Positions [begin, end) of the line, with their signs or without.
+          const auto pack = [&](int64_t begin, int64_t end, bool is_signed) {
+            if (begin >= end) return;
+            Line part = l;
+            part.to += begin * l.to_step;
+            part.token = token + begin * h.in_step;
+            part.source = image.data + part.token * image.channels + channel;
+            part.count = end - begin;
+            if (is_signed) part.words = signs->words + channel;
+            pack_positions(part, auxiliary, is_signed);
+          };
+          int64_t begin = right, end = right;
+          if (signs) {
+            begin = max64(left, min64(right, ceil_div(max64(0, signs->begin - token), h.in_step)));
+            end = max64(begin, min64(right, ceil_div(max64(0, signs->end - token), h.in_step)));
+          }
+          pack(left, begin, false);
+          pack(begin, end, true);
+          pack(end, right, false);
+        }
+      }
+}
+
+// What windows read of the image, as floats [images][rows][columns][channels].
+inline Block floats_of(const Product& given, Block k) {
+  k.stripe_rows = stripe_extent(given.vertical, k.rows);
+  k.stripe_columns = stripe_extent(given.horizontal, k.columns);
+  return k;
+}
+
+// Bundles [first, first + bundles) of what windows read.
+inline void pack_windows(const MatrixPlan& plan, const Product& given, const Block& k, const Stripe& s, int64_t first,
+                         int64_t bundles, const float* floats, char* target) {
+  const Product& p = plan.product;
+  const Axis& v = p.vertical;
+  const Block own = floats_of(given, k);
+  const int64_t line = own.stripe_columns * given.depth;
+  const int64_t reach = given.horizontal.taps * given.depth;  // of one row
+  // Each vector of 16 numbers comes from one row, or from several.
+  struct Piece {
+    int64_t offset;
+    __mmask16 mask;
+  };
+  const int64_t pieces = plan.window == Window::all ? given.vertical.taps : 1;
+  const int64_t row_phases = phases_of(v).count, row_step = stripe_step(given.vertical);
+  for (int64_t b = 0; b < bundles; b++) {
+    Piece piece[2][32];
+    int count[2] = {0, 0};
+    for (int half = 0; half < 2; half++)
+      for (int64_t i = 0; i < pieces; i++) {
+        const int64_t start = (first + b) * 32 + half * 16, from = max64(i * reach - start, 0);
+        const int64_t to = min64(16, (i + 1) * reach - start);
+        if (from < to)
+          piece[half][count[half]++] = {i * (line - reach) + start, static_cast<__mmask16>((1u << to) - (1u << from))};
+      }
+    for (int64_t n = 0; n < k.images; n++)
+      for (int64_t f = 0; f < row_phases; f++)
+        for (int64_t r = 0; r < s.rows; r++) {
+          // Rows of the stripe of floats: all of them, from that of the first tap on.
+          const int64_t row = r * row_step + phase_start(v, f) - v.tap_start;
+          char* to = target + b * s.bundle + f * s.phase + (r * s.pitch * s.images + n) * kLine;
+          if (row >= own.stripe_rows) {
+            for (int64_t j = 0; j < s.columns; j++)
+              for (int q = 0; q < kPlanes; q++)
+                _mm512_storeu_si512(to + q * s.plane + j * s.images * kLine, _mm512_setzero_si512());
+            continue;
+          }
+          const float* source = floats + (n * own.stripe_rows + row) * line;
+          const int64_t step = given.horizontal.in_step * given.depth;
+          for (int64_t j = 0; j < s.columns; j++, source += step, to += s.images * kLine) {
+            __m512 x[2];
+            for (int half = 0; half < 2; half++) {
+              x[half] = _mm512_setzero_ps();
+              for (int i = 0; i < count[half]; i++)
+                x[half] = _mm512_mask_loadu_ps(x[half], piece[half][i].mask, source + piece[half][i].offset);
+            }
+            store_position(to, s.plane, x[0], x[1]);
+          }
+        }
+  }
+}
+
+// A block of M x N tiles of sums (amx/split.h), its left tiles at left[i] + at[step].
+struct MatrixBlock {
+  const char* left[2];
+  int64_t left_row, left_plane, steps;
+  const int32_t* at;
+  const char* right;
+  const char* next;  // right operand of the block after it
+};
+
+template <class F>
+inline __attribute__((always_inline)) void each_step(const MatrixBlock& b, const F& f) {
+  for (int64_t i = 0; i < b.steps; i++) f(b.at[i]);
+}
+
+#define AUXGRAD_TILE_PRODUCTS()                  \
+  do {                                           \
+    _tile_dpbf16ps(0, 4, 6);                     \
+    if (N > 1) _tile_dpbf16ps(1, 4, 7);          \
+    if (M > 1) _tile_dpbf16ps(2, 5, 6);          \
+    if (M > 1 && N > 1) _tile_dpbf16ps(3, 5, 7); \
+  } while (0)
+#define AUXGRAD_LOAD_LEFT(plane)                                           \
+  do {                                                                     \
+    _tile_loadd(4, b.left[0] + at + (plane)*b.left_plane, kLine);          \
+    if (M > 1) _tile_loadd(5, b.left[1] + at + (plane)*b.left_plane, kLine); \
+  } while (0)
+#define AUXGRAD_LOAD_RIGHT(plane)                                            \
+  do {                                                                       \
+    _tile_loadd(6, right + (plane)*kTileBytes, 64);                          \
+    if (N > 1) _tile_loadd(7, right + (kPlanes + (plane)) * kTileBytes, 64); \
+  } while (0)
+#define AUXGRAD_PREFETCH(part)                                               \
+  do {                                                                       \
+    for (int line = 0; line < 8 * N; line++)                                 \
+      _mm_prefetch(ahead + ((part)*8 * N + line) * 64, _MM_HINT_T0);         \
+  } while (0)
+
+// sums[16 * M rows][16 * N columns], rows kSumStep apart. meanwhile() runs once a step, in the shadow of the products.
+template <int M, int N, class F>
+AUXGRAD_AMX __attribute__((noinline)) void sum_steps(const MatrixBlock& b, float* sums, F& meanwhile) {
+  memory_barrier();
+  _tile_zero(0);
+  if (N > 1) _tile_zero(1);
+  if (M > 1) _tile_zero(2);
+  if (M > 1 && N > 1) _tile_zero(3);
+  const char* right = b.right;
+  for (int64_t k = 0; k < b.steps; k++, right += N * kPlanes * kTileBytes) {
+    const int64_t at = b.at[k];
+    const char* ahead = k + 1 < b.steps ? right + N * kPlanes * kTileBytes : b.next;
+    AUXGRAD_LOAD_LEFT(2);
+    AUXGRAD_LOAD_RIGHT(0);
+    AUXGRAD_TILE_PRODUCTS();
+    AUXGRAD_PREFETCH(0);
+    AUXGRAD_LOAD_LEFT(1);
+    AUXGRAD_TILE_PRODUCTS();
+    AUXGRAD_PREFETCH(1);
+    AUXGRAD_LOAD_RIGHT(1);
+    AUXGRAD_TILE_PRODUCTS();
+    AUXGRAD_PREFETCH(2);
+    meanwhile();
+    AUXGRAD_LOAD_LEFT(0);
+    AUXGRAD_TILE_PRODUCTS();
+    AUXGRAD_PREFETCH(3);
+    AUXGRAD_LOAD_RIGHT(2);
+    AUXGRAD_TILE_PRODUCTS();
+    AUXGRAD_PREFETCH(4);
+    AUXGRAD_LOAD_RIGHT(0);
+    AUXGRAD_TILE_PRODUCTS();
+    AUXGRAD_PREFETCH(5);
+  }
+  _tile_stored(0, sums, kSumStep * 4);
+  if (N > 1) _tile_stored(1, sums + 16, kSumStep * 4);
+  if (M > 1) _tile_stored(2, sums + 16 * kSumStep, kSumStep * 4);
+  if (M > 1 && N > 1) _tile_stored(3, sums + 16 * kSumStep + 16, kSumStep * 4);
+  memory_barrier();
+}
+
+#undef AUXGRAD_TILE_PRODUCTS
+#undef AUXGRAD_LOAD_LEFT
+#undef AUXGRAD_LOAD_RIGHT
+#undef AUXGRAD_PREFETCH
+
+// A row of sums that is an output.
+struct OutRow {
+  int64_t out, word;  // in floats and in words of the mask, of channel 0
+  int32_t sum;        // floats
+  uint32_t bit;       // 0 if another task finishes the word
+};
+
+// Outputs of two tiles.
+struct OutTiles {
+  int64_t left[2];  // bytes in the stripe
+  int64_t first, last;
+  int tiles;
+};
+
+// What is left to do with the sums of a block: they are checked, then written, a few rows at a time.
+struct Finish {
+  MatrixBlock block;
+  int m = 0, n = 0;  // none if 0
+  float* sums;
+  const OutRow *row = nullptr, *end = nullptr;
+  int64_t rows;  // at a time
+  float* out;
+  const float* bias;
+  uint32_t* mask;
+  __mmask16 lanes[2];
+  bool accumulate, relu, checked;
+
+  __attribute__((always_inline)) void check() {
+    checked = true;
+    __m512 all[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (const OutRow* r = row; r < end; r++) {
+      all[0] = _mm512_add_ps(all[0], _mm512_maskz_loadu_ps(lanes[0], sums + r->sum));
+      all[1] = _mm512_add_ps(all[1], _mm512_maskz_loadu_ps(lanes[1], sums + r->sum + 16));
+    }
+    const __m512 sum = _mm512_add_ps(all[0], all[1]);
+    if (_mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q)) again();
+  }
+  // An infinity may have met zeros, or be none.
+  __attribute__((noinline)) void again() {
+    if (m > 1) n > 1 ? sum_exceptional<2, 2>(block, sums) : sum_exceptional<2, 1>(block, sums);
+    else n > 1 ? sum_exceptional<1, 2>(block, sums) : sum_exceptional<1, 1>(block, sums);
+  }
+  __attribute__((always_inline)) void write(const OutRow& r, int v) {
+    float* to = out + r.out + 16 * v;
+    __m512 y = _mm512_loadu_ps(sums + r.sum + 16 * v);
+    if (accumulate) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes[v], to));
+    if (bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes[v], bias + 16 * v));
+    if (relu)  // NaN stays
+      y = _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(y, _mm512_setzero_ps(), _CMP_LT_OQ), _mm512_setzero_ps());
+    _mm512_mask_storeu_ps(to, lanes[v], y);
+    if (mask) {
+      uint32_t* word = mask + r.word + 16 * v;
+      const __mmask16 own = r.bit ? lanes[v] : 0;
+      const __mmask16 above = _mm512_cmp_ps_mask(y, _mm512_setzero_ps(), _CMP_GT_OQ);
+      const __m512i bits = _mm512_maskz_loadu_epi32(own, word);
+      _mm512_mask_storeu_epi32(
+          word, own, _mm512_mask_or_epi32(bits, above, bits, _mm512_set1_epi32(static_cast<int>(r.bit))));
+    }
+  }
+  __attribute__((always_inline)) void operator()() {
+    if (n == 0) return;
+    if (!checked) check();
+    for (int64_t i = 0; i < rows && row < end; i++, row++) {
+      write(*row, 0);
+      if (n > 1) write(*row, 1);
+    }
+  }
+  void all() {
+    if (n == 0) return;
+    rows = end - row;
+    (*this)();
+    n = 0;
+  }
+};
+
+// Tiles that cover the outputs of a block, in pairs, and the rows of theirs that are outputs. Words of the mask inside
+// of tokens [begin, end) are the block's own.
+inline int64_t find_tiles(const Product& p, const Block& k, const Stripe& s, int64_t begin, int64_t end, OutRow* rows,
+                          OutTiles* tiles) {
+  const int64_t line = k.columns * k.images, pitch = s.pitch * s.images;
+  int64_t count = 0, pairs = 0, start = -1, tile = 0;
+  const int64_t first = ceil_div(begin, 32) * 32;
+  const int64_t last = end == p.images * p.out_rows * p.out_columns ? end : end / 32 * 32;
+  for (int64_t i = 0; i < k.rows; i++)
+    for (int64_t j = 0; j < line; j++) {
+      const int64_t at = i * pitch + j;
+      if (start < 0 || at >= start + 16) {
+        start = at;
+        if (tile % 2 == 0) {
+          if (tile) pairs++;
+          tiles[pairs].first = count;
+        }
+        tiles[pairs].left[tile % 2] = start * kLine;
+        tiles[pairs].tiles = static_cast<int>(tile % 2 + 1);
+        tile++;
+      }
+      const int64_t row = p.vertical.out_start + (k.i0 + i) * p.vertical.out_step;
+      const int64_t column = p.horizontal.out_start + (k.j0 + j / k.images) * p.horizontal.out_step;
+      const int64_t token = ((k.n0 + j % k.images) * p.out_rows + row) * p.out_columns + column;
+      OutRow& r = rows[count++];
+      r.out = token * p.out_channels;
+      r.sum = static_cast<int32_t>(((tile - 1) % 2 * 16 + at - start) * kSumStep);
+      r.word = token / 32 * p.out_channels;
+      r.bit = token >= first && token < last ? 1u << (token % 32) : 0;
+      tiles[pairs].last = count;
+    }
+  return tile ? pairs + 1 : 0;
+}
+
+// Tokens of a block if they lie in a row, else none.
+inline Span block_span(const Product& p, const Blocks& b, const Block& k) {
+  if (!rows_are_whole(p, b)) return {0, 0};
+  const int64_t first = ((k.n0 * p.vertical.count) + k.i0) * p.horizontal.count + k.j0;
+  return {first, first + k.tokens()};
+}
+
+AUXGRAD_AMX inline void run_matrix_task(const MatrixPlan& plan, const Product& given, char* packed, char* stripe,
+                                        float* floats, int64_t first, int64_t last, int64_t from, int64_t columns,
+                                        int64_t g, const Block& k, int64_t part, const Signs* signs) {
+  const Product& p = plan.product;
+  const Blocks& b = plan.blocks;
+  alignas(64) Sums sums[2];
+  OutRow rows[kMatrixTokens];
+  OutTiles tiles[kMatrixTokens + 1];
+  int32_t at[kMatrixSteps];
+  const Stripe s = stripe_of(p, k);
+  const Span own = p.mask ? block_span(p, b, k) : Span{0, 0};
+  const int64_t pairs = find_tiles(p, k, s, own.begin, own.end, rows, tiles);
+  const int64_t stop = min64(columns, part + plan.part);
+  const bool ends = last == plan.bundles;
+  const int64_t channels = g * p.width + from;
+  if (ends && own.begin < own.end) {
+    const int64_t all = p.images * p.out_rows * p.out_columns;
+    for (int64_t w = ceil_div(own.begin, 32); w < (own.end == all ? ceil_div(own.end, 32) : own.end / 32); w++)
+      memset(p.mask + w * p.out_channels + channels + part, 0, static_cast<size_t>(stop - part) * 4);
+  }
+  const char* right = packed + g * (plan.packed / p.groups);
+  if (plan.window != Window::none)
+    pack_block(floats, given.image, floats_of(given, k), given.vertical, given.horizontal, 0, given.depth, given.depth);
+  Finish finish;
+  int current = 0;
+  start_tiles();
+  for (int64_t bundle = first; bundle < last; bundle += plan.slice) {
+    const int64_t bundles = min64(plan.slice, last - bundle), depth = min64(bundles * 32, p.depth - bundle * 32);
+    if (signs)
+      for (int64_t w = signs->begin / 32; w < ceil_div(signs->end, 32); w++)
+        memset(signs->words + w * p.image.channels + g * p.depth + bundle * 32, 0, static_cast<size_t>(depth) * 4);
+    if (plan.window == Window::none) pack_left(p, k, s, g * p.depth + bundle * 32, depth, signs, stripe);
+    else pack_windows(plan, given, k, s, bundle, bundles, floats, stripe);
+    const int64_t steps = left_steps(p, s, bundles, at);
+    const auto panel_at = [&](int64_t c) {
+      return right + c / kMatrixPanel * plan.step_bytes(kMatrixPanel) * plan.taps * (last - first) +
+             (bundle - first) * plan.taps * plan.step_bytes(min64(kMatrixPanel, columns - c));
+    };
+    for (int64_t i = 0; i < pairs; i++)
+      for (int64_t c = part; c < stop; c += kMatrixPanel) {
+        const OutTiles& t = tiles[i];
+        const int64_t width = min64(kMatrixPanel, columns - c);
+        MatrixBlock block = {{stripe + t.left[0], stripe + t.left[t.tiles - 1]},
+                             kLine,
+                             s.plane,
+                             steps,
+                             at,
+                             panel_at(c),
+                             panel_at(c + kMatrixPanel < stop ? c + kMatrixPanel : part)};
+        const int m = t.tiles, n = width > 16 ? 2 : 1;
+        finish.rows = ceil_div(finish.end - finish.row, max64(1, steps - 1));
+        if (m > 1) n > 1 ? sum_steps<2, 2>(block, sums[current], finish) : sum_steps<2, 1>(block, sums[current], finish);
+        else n > 1 ? sum_steps<1, 2>(block, sums[current], finish) : sum_steps<1, 1>(block, sums[current], finish);
+        finish.all();
+        finish.block = block;
+        finish.m = m;
+        finish.n = n;
+        finish.sums = sums[current];
+        finish.row = rows + t.first;
+        finish.end = rows + t.last;
+        finish.out = p.out + channels + c;
+        finish.accumulate = bundle > 0;
+        const bool done = ends && bundle + bundles == last;
+        finish.bias = done && p.bias ? p.bias + channels + c : nullptr;
+        finish.relu = done && p.relu;
+        finish.mask = done && own.begin < own.end ? p.mask + channels + c : nullptr;
+        finish.lanes[0] = static_cast<__mmask16>((1u << min64(16, width)) - 1);
+        finish.lanes[1] = static_cast<__mmask16>((1u << max64(0, width - 16)) - 1);
+        finish.checked = false;
+        current ^= 1;
+      }
+    finish.all();
+  }
+  stop_tiles();
+}
+
+inline void run_matrix(const Call& call, const Product& given) {
+  const MatrixPlan plan = plan_matrix(given);
+  const Product& p = plan.product;
+  const Blocks& b = plan.blocks;
+  if (p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0) return;
+  char* packed = static_cast<char*>(call.scratch);
+  char* stripes = packed + plan.packed;
+  for (int64_t from = 0; from < p.width; from += plan.wave)
+    for (int64_t first = 0; first < plan.bundles; first += plan.pass) {
+      const int64_t last = min64(plan.bundles, first + plan.pass), columns = min64(plan.wave, p.width - from);
+      pack_right(call, plan, packed, first, last, from, columns);
+      const int64_t parts = ceil_div(columns, plan.part), count = b.count();
+      parallel_tasks(call, p.groups * parts * count, [&](int64_t task, int thread) {
+        const Block k = block_at(b, p.images, p.vertical, p.horizontal, task % count);
+        char* stripe = stripes + thread * (plan.stripe + plan.floats * 4);
+        run_matrix_task(plan, given, packed, stripe, reinterpret_cast<float*>(stripe + plan.stripe), first, last, from,
+                        columns, task / count / parts, k, task / count % parts * plan.part, nullptr);
+      });
+    }
+  if (p.mask) finish_mask(call, p, b);
+}
+
+}  // namespace
+}  // namespace auxgrad
+#endif

@@ -15,14 +15,19 @@
 namespace auxgrad {
 namespace {
 
+#ifndef STRIP
+#define STRIP 80
+#endif
 constexpr int64_t kLine = 64;                      // bytes of a position: one part of 32 channels
 constexpr int64_t kPosition = kPlanes * kLine;     // and all parts
-constexpr int64_t kMatrixTokens = 512;             // outputs of a block, at most
+constexpr int64_t kMatrixTokens = 256;             // outputs of a block, at most
 constexpr int64_t kMatrixBlocks = 16;              // wanted
-constexpr int64_t kMatrixStripe = 384 * 1024;      // bytes of a stripe
+constexpr int64_t kMatrixStripe = 224 * 1024;      // bytes of a stripe
 constexpr int64_t kMatrixPacked = 2400 * 1024;     // bytes of packed weights, unless one slice of one panel is more
-constexpr int64_t kMatrixStrip = 40 * 1024;        // bytes of a stripe that two tiles read: they stay in the first cache
+constexpr int64_t kMatrixStrip = 80 * 1024;        // bytes of a stripe that two tiles read: they stay in the first cache
+constexpr int64_t kMatrixTasks = 48;               // wanted
 constexpr int64_t kMatrixPanel = 32;               // output channels
+constexpr int64_t kAhead = 8;                      // positions to prefetch before they are packed
 constexpr int64_t kMatrixSteps = 512;              // of a slice
 
 // Lines (rows or columns) of a stripe, by phase: tap a of output i reads line i + a * tap_step / in_step of phase
@@ -52,7 +57,9 @@ struct MatrixPlan {
   Blocks blocks;                  // depth: channels of a slice
   int64_t bundles, slice, pass;   // of 32 channels each: all, of a slice, of a pass (some slices)
   int64_t taps, wave, part;       // output channels whose weights are packed at a time, and of a task
+  int64_t together;               // blocks of a task
   int64_t packed, stripe, floats; // bytes of packed weights and of a stripe; floats of a window's stripe
+  int64_t workspace() const { return 2 * stripe + floats * 4; }  // bytes of a thread
   int64_t step_bytes(int64_t columns) const { return ceil_div(columns, 16) * kPlanes * kTileBytes; }
 };
 
@@ -85,7 +92,11 @@ inline Blocks cut_matrix_blocks(const Product& p, int64_t slice) {
   };
   Blocks b = {};
   const int64_t all = p.images * v.count * h.count;
-  const int64_t tokens = max64(128, min64(kMatrixTokens, ceil_div(all, kMatrixBlocks * 32) * 32));
+  // In a row of positions nothing is shared by neighbours: the stripe stays in the first cache.
+  const int64_t tokens =
+      v.count == 1 && p.images == 1 && h.taps == 1
+          ? 32
+          : max64(128, min64(kMatrixTokens, ceil_div(all, kMatrixBlocks * 32) * 32));
   b.images = b.rows = 1;
   // Whole words of the mask.
   b.columns = even_size(h.count, tokens);
@@ -122,7 +133,7 @@ inline MatrixPlan plan_matrix(const Product& given) {
   // What two tiles read of one bundle.
   const int64_t strip = min64(v.taps, phases_of(v).extra + phases_of(v).count) *
                         (32 * phases_of(h).count + phases_of(h).extra) * kPosition;
-  const int64_t slice = max64(1, min64(kMatrixStrip / max64(1, strip), kMatrixSteps / plan.taps));
+  const int64_t slice = max64(1, min64((taps_of(p) == 1 ? kMatrixStrip / 2 : kMatrixStrip) / max64(1, strip), min64(8, kMatrixSteps / plan.taps)));
   plan.slice = even_size(plan.bundles, min64(plan.bundles, slice));
   plan.blocks = cut_matrix_blocks(p, plan.slice);
   const int64_t panels = ceil_div(p.width, kMatrixPanel);
@@ -138,6 +149,7 @@ inline MatrixPlan plan_matrix(const Product& given) {
   const int64_t wanted = max64(1, min64(ceil_div(kTasks, blocks), plan.wave / kPart));
   plan.part =
       even_size(plan.wave / kMatrixPanel, ceil_div(plan.wave / kMatrixPanel, wanted)) * kMatrixPanel;
+  plan.together = even_size(plan.blocks.count(), ceil_div(plan.blocks.count(), kMatrixTasks));
   plan.stripe = plan.blocks.stripe;
   plan.floats = 0;
   if (plan.window != Window::none)
@@ -149,7 +161,7 @@ inline MatrixPlan plan_matrix(const Product& given) {
 }
 
 inline int64_t matrix_scratch(const MatrixPlan& plan, int threads) {
-  return plan.packed + (plan.stripe + plan.floats * 4) * threads;
+  return plan.packed + plan.workspace() * threads;
 }
 
 // Whether it pays, against multiply-adds: what is added in padding to tiles, and packing, in cycles.
@@ -293,7 +305,7 @@ struct Line {
 };
 
 template <bool Auxiliary, bool Signed>
-inline void pack_line(const Line& l) {
+__attribute__((noinline)) void pack_line(const Line& l) {
   const __m512 positive = _mm512_set1_ps(l.positive), negative = _mm512_set1_ps(l.negative);
   const float* source = l.source;
   char* to = l.to;
@@ -313,9 +325,12 @@ inline void pack_line(const Line& l) {
       return x;
     };
     int64_t b = 0;
-    for (; b < l.depth / 32; b++)
+    for (; b < l.depth / 32; b++) {
+      _mm_prefetch(reinterpret_cast<const char*>(source + kAhead * l.source_step + b * 32), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(source + kAhead * l.source_step + b * 32 + 16), _MM_HINT_T0);
       store_position(to + b * l.bundle, l.plane, load(source + b * 32, 0xffff, words + b * 32),
                      load(source + b * 32 + 16, 0xffff, words + b * 32 + 16));
+    }
     if (b == l.bundles) continue;
     const int64_t rest = l.depth - b * 32;
     const __mmask16 low = static_cast<__mmask16>((1u << min64(rest, 16)) - 1);
@@ -339,65 +354,6 @@ inline void pack_positions(const Line& l, bool auxiliary, bool is_signed) {
   else is_signed ? pack_line<false, true>(l) : pack_line<false, false>(l);
 }
 
-// Channels [channel, channel + depth) of the stripe of a block.
-inline void pack_left(const Product& p, const Block& k, const Stripe& s, int64_t channel, int64_t depth,
-                      const Signs* signs, char* target) {
-  const Image& image = p.image;
-  const Axis &v = p.vertical, &h = p.horizontal;
-  const int64_t row_phases = phases_of(v).count, column_phases = phases_of(h).count;
-  const bool auxiliary = image.positive != 0 || image.negative != 0;
-  Line l = {};
-  l.to_step = s.images * kLine;
-  l.plane = s.plane;
-  l.bundle = s.bundle;
-  l.bundles = ceil_div(depth, 32);
-  l.depth = depth;
-  l.positive = image.positive;
-  l.negative = image.negative;
-  l.source_step = h.in_step * image.channels;
-  l.channels = image.channels;
-  l.token_step = h.in_step;
-  for (int64_t n = 0; n < k.images; n++)
-    for (int64_t r = 0; r < s.rows; r++)
-      for (int64_t f = 0; f < row_phases; f++) {
-        const int64_t row = (k.i0 + r) * v.in_step + phase_start(v, f);
-        const bool inside = row >= 0 && row < image.rows;
-        for (int64_t e = 0; e < column_phases; e++) {
-          const int64_t column = k.j0 * h.in_step + phase_start(h, e);
-          int64_t left = 0, right = 0;
-          if (inside) {
-            left = min64(s.columns, column < 0 ? ceil_div(-column, h.in_step) : 0);
-            right = column < image.columns ? min64(s.columns, ceil_div(image.columns - column, h.in_step)) : 0;
-            right = max64(left, right);
-          }
-          l.to = target + (f * column_phases + e) * s.phase + (r * s.pitch * s.images + n) * kLine;
-          pack_zeros(l, 0, left);
-          pack_zeros(l, right, s.columns);
-          if (left == right) continue;
-          const int64_t token = ((k.n0 + n) * image.rows + row) * image.columns + column;
-          // Positions [begin, end) of the line, with their signs or without.
-          const auto pack = [&](int64_t begin, int64_t end, bool is_signed) {
-            if (begin >= end) return;
-            Line part = l;
-            part.to += begin * l.to_step;
-            part.token = token + begin * h.in_step;
-            part.source = image.data + part.token * image.channels + channel;
-            part.count = end - begin;
-            if (is_signed) part.words = signs->words + channel;
-            pack_positions(part, auxiliary, is_signed);
-          };
-          int64_t begin = right, end = right;
-          if (signs) {
-            begin = max64(left, min64(right, ceil_div(max64(0, signs->begin - token), h.in_step)));
-            end = max64(begin, min64(right, ceil_div(max64(0, signs->end - token), h.in_step)));
-          }
-          pack(left, begin, false);
-          pack(begin, end, true);
-          pack(end, right, false);
-        }
-      }
-}
-
 // What windows read of the image, as floats [images][rows][columns][channels].
 inline Block floats_of(const Product& given, Block k) {
   k.stripe_rows = stripe_extent(given.vertical, k.rows);
@@ -405,57 +361,180 @@ inline Block floats_of(const Product& given, Block k) {
   return k;
 }
 
-// Bundles [first, first + bundles) of what windows read.
-inline void pack_windows(const MatrixPlan& plan, const Product& given, const Block& k, const Stripe& s, int64_t first,
-                         int64_t bundles, const float* floats, char* target) {
-  const Product& p = plan.product;
-  const Axis& v = p.vertical;
-  const Block own = floats_of(given, k);
-  const int64_t line = own.stripe_columns * given.depth;
+// Vectors of a window's bundle: each is put together from parts of rows.
+struct Piece {
+  int32_t offset;
+  __mmask16 mask;
+};
+struct Pieces {
+  int count[2];
+  Piece piece[2][32];
+};
+
+// Piece list of a bundle of windows whose rows are `line` floats apart.
+inline void find_pieces(const MatrixPlan& plan, const Product& given, int64_t line, int64_t bundle, Pieces& list) {
   const int64_t reach = given.horizontal.taps * given.depth;  // of one row
-  // Each vector of 16 numbers comes from one row, or from several.
-  struct Piece {
-    int64_t offset;
-    __mmask16 mask;
-  };
-  const int64_t pieces = plan.window == Window::all ? given.vertical.taps : 1;
-  const int64_t row_phases = phases_of(v).count, row_step = stripe_step(given.vertical);
-  for (int64_t b = 0; b < bundles; b++) {
-    Piece piece[2][32];
-    int count[2] = {0, 0};
-    for (int half = 0; half < 2; half++)
-      for (int64_t i = 0; i < pieces; i++) {
-        const int64_t start = (first + b) * 32 + half * 16, from = max64(i * reach - start, 0);
-        const int64_t to = min64(16, (i + 1) * reach - start);
-        if (from < to)
-          piece[half][count[half]++] = {i * (line - reach) + start, static_cast<__mmask16>((1u << to) - (1u << from))};
-      }
-    for (int64_t n = 0; n < k.images; n++)
-      for (int64_t f = 0; f < row_phases; f++)
-        for (int64_t r = 0; r < s.rows; r++) {
-          // Rows of the stripe of floats: all of them, from that of the first tap on.
-          const int64_t row = r * row_step + phase_start(v, f) - v.tap_start;
-          char* to = target + b * s.bundle + f * s.phase + (r * s.pitch * s.images + n) * kLine;
-          if (row >= own.stripe_rows) {
-            for (int64_t j = 0; j < s.columns; j++)
-              for (int q = 0; q < kPlanes; q++)
-                _mm512_storeu_si512(to + q * s.plane + j * s.images * kLine, _mm512_setzero_si512());
-            continue;
-          }
-          const float* source = floats + (n * own.stripe_rows + row) * line;
-          const int64_t step = given.horizontal.in_step * given.depth;
-          for (int64_t j = 0; j < s.columns; j++, source += step, to += s.images * kLine) {
-            __m512 x[2];
-            for (int half = 0; half < 2; half++) {
-              x[half] = _mm512_setzero_ps();
-              for (int i = 0; i < count[half]; i++)
-                x[half] = _mm512_mask_loadu_ps(x[half], piece[half][i].mask, source + piece[half][i].offset);
-            }
-            store_position(to, s.plane, x[0], x[1]);
-          }
-        }
+  const int64_t rows = plan.window == Window::all ? given.vertical.taps : 1;
+  for (int half = 0; half < 2; half++) {
+    list.count[half] = 0;
+    const int64_t start = bundle * 32 + half * 16;
+    for (int64_t i = 0; i < rows; i++) {
+      const int64_t from = max64(i * reach - start, 0), to = min64(16, (i + 1) * reach - start);
+      if (from < to)
+        list.piece[half][list.count[half]++] = {static_cast<int32_t>(i * (line - reach) + start),
+                                                static_cast<__mmask16>((1u << to) - (1u << from))};
+    }
   }
 }
+
+__attribute__((noinline)) void pack_windows(const Line& l, const Pieces* pieces) {
+  for (int64_t b = 0; b < l.bundles; b++) {
+    const Pieces& list = pieces[b];
+    const float* source = l.source;
+    char* to = l.to + b * l.bundle;
+    for (int64_t j = 0; j < l.count; j++, source += l.source_step, to += l.to_step) {
+      __m512 x[2];
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; half++) {
+        x[half] = _mm512_setzero_ps();
+        for (int i = 0; i < list.count[half]; i++)
+          x[half] = _mm512_mask_loadu_ps(x[half], list.piece[half][i].mask, source + list.piece[half][i].offset);
+      }
+      store_position(to, l.plane, x[0], x[1]);
+    }
+  }
+}
+
+// Packs the stripe of a block, some positions at a time: in the shadow of the products of the stripe before.
+struct Packer {
+  const MatrixPlan* plan;
+  const Product* given;
+  const float* floats;  // of windows
+  const Signs* signs;
+  const Block* k;
+  const Stripe* s;
+  int64_t channel, n, r, f, e;  // the next line
+  bool more = false;            // lines to come
+  Line common;
+  Line part[3];  // of the line at hand: without signs, with, without
+  int next = 3;
+  char* target;
+  Pieces pieces[8];
+
+  // Bundles [bundle, bundle + bundles) of group g.
+  void start(const Block& block, const Stripe& stripe, int64_t g, int64_t bundle, int64_t bundles, char* to) {
+    const Product& p = plan->product;
+    k = &block;
+    s = &stripe;
+    target = to;
+    channel = g * p.depth + bundle * 32;
+    n = r = f = e = 0;
+    more = true;
+    next = 3;
+    Line& l = common;
+    l.to_step = s->images * kLine;
+    l.plane = s->plane;
+    l.bundle = s->bundle;
+    l.bundles = bundles;
+    l.depth = min64(bundles * 32, p.depth - bundle * 32);
+    l.positive = p.image.positive;
+    l.negative = p.image.negative;
+    l.source_step = p.horizontal.in_step * p.image.channels;
+    l.channels = p.image.channels;
+    l.token_step = p.horizontal.in_step;
+    if (plan->window != Window::none)
+      for (int64_t b = 0; b < bundles; b++)
+        find_pieces(*plan, *given, floats_of(*given, block).stripe_columns * given->depth, bundle + b, pieces[b]);
+  }
+
+  int64_t positions() const {
+    return k->images * s->rows * s->columns * phases_of(plan->product.vertical).count *
+           phases_of(plan->product.horizontal).count;
+  }
+
+  __attribute__((noinline)) void open_line() {
+    const Product& p = plan->product;
+    const Axis &v = p.vertical, &h = p.horizontal;
+    const int64_t row_phases = phases_of(v).count, column_phases = phases_of(h).count;
+    Line& l = common;
+    l.to = target + (f * column_phases + e) * s->phase + (r * s->pitch * s->images + n) * kLine;
+    part[0].count = part[1].count = part[2].count = 0;
+    next = 0;
+    if (plan->window != Window::none) {
+      // Rows of the floats: all of them, from that of the first tap on.
+      const Block own = floats_of(*given, *k);
+      const int64_t row = r * stripe_step(given->vertical) + phase_start(v, f) - v.tap_start;
+      if (row >= own.stripe_rows) pack_zeros(l, 0, s->columns);
+      else {
+        part[0] = l;
+        part[0].source = floats + (n * own.stripe_rows + row) * own.stripe_columns * given->depth;
+        part[0].count = s->columns;
+      }
+    } else {
+      const int64_t row = (k->i0 + r) * v.in_step + phase_start(v, f);
+      const int64_t column = k->j0 * h.in_step + phase_start(h, e);
+      int64_t left = 0, right = 0;
+      if (row >= 0 && row < p.image.rows) {
+        left = min64(s->columns, column < 0 ? ceil_div(-column, h.in_step) : 0);
+        right = column < p.image.columns ? min64(s->columns, ceil_div(p.image.columns - column, h.in_step)) : 0;
+        right = max64(left, right);
+      }
+      pack_zeros(l, 0, left);
+      pack_zeros(l, right, s->columns);
+      const int64_t token = ((k->n0 + n) * p.image.rows + row) * p.image.columns + column;
+      int64_t begin = right, end = right;
+      if (signs) {
+        begin = max64(left, min64(right, ceil_div(max64(0, signs->begin - token), h.in_step)));
+        end = max64(begin, min64(right, ceil_div(max64(0, signs->end - token), h.in_step)));
+      }
+      const int64_t cut[4] = {left, begin, end, right};
+      for (int i = 0; i < 3; i++) {
+        if (cut[i] == cut[i + 1]) continue;
+        part[i] = l;
+        part[i].to += cut[i] * l.to_step;
+        part[i].token = token + cut[i] * h.in_step;
+        part[i].source = p.image.data + part[i].token * p.image.channels + channel;
+        part[i].count = cut[i + 1] - cut[i];
+        part[i].words = signs ? signs->words + channel : nullptr;
+      }
+    }
+    if (++e < column_phases) return;
+    e = 0;
+    if (++f < row_phases) return;
+    f = 0;
+    if (++r < s->rows) return;
+    r = 0;
+    more = ++n < k->images;
+  }
+
+  __attribute__((noinline)) void operator()(int64_t count) {
+    const bool auxiliary = common.positive != 0 || common.negative != 0;
+    while (count > 0) {
+      if (next == 3) {
+        if (!more) return;
+        open_line();
+      }
+      for (; next < 3 && count > 0;) {
+        Line& l = part[next];
+        if (l.count == 0) {
+          next++;
+          continue;
+        }
+        Line now = l;
+        now.count = min64(l.count, count);
+        if (plan->window != Window::none) pack_windows(now, pieces);
+        else pack_positions(now, auxiliary, next == 1);
+        count -= now.count;
+        l.count -= now.count;
+        l.source += now.count * l.source_step;
+        l.to += now.count * l.to_step;
+        l.token += now.count * l.token_step;
+      }
+      count--;  // a line of zeros costs something too
+    }
+  }
+  void all() { (*this)(INT64_MAX); }
+};
 
 // A block of M x N tiles of sums (amx/split.h), its left tiles at left[i] + at[step].
 struct MatrixBlock {
@@ -655,81 +734,139 @@ inline Span block_span(const Product& p, const Blocks& b, const Block& k) {
   return {first, first + k.tokens()};
 }
 
-AUXGRAD_AMX inline void run_matrix_task(const MatrixPlan& plan, const Product& given, char* packed, char* stripe,
-                                        float* floats, int64_t first, int64_t last, int64_t from, int64_t columns,
-                                        int64_t g, const Block& k, int64_t part, const Signs* signs) {
-  const Product& p = plan.product;
-  const Blocks& b = plan.blocks;
-  alignas(64) Sums sums[2];
+// A block at work: its stripe's shape, its outputs.
+struct Unit {
+  Block k;
+  Stripe s;
+  Span own;  // tokens that lie in a row
+  int64_t pairs;
   OutRow rows[kMatrixTokens];
-  OutTiles tiles[kMatrixTokens + 1];
-  int32_t at[kMatrixSteps];
-  const Stripe s = stripe_of(p, k);
-  const Span own = p.mask ? block_span(p, b, k) : Span{0, 0};
-  const int64_t pairs = find_tiles(p, k, s, own.begin, own.end, rows, tiles);
-  const int64_t stop = min64(columns, part + plan.part);
-  const bool ends = last == plan.bundles;
-  const int64_t channels = g * p.width + from;
-  if (ends && own.begin < own.end) {
-    const int64_t all = p.images * p.out_rows * p.out_columns;
-    for (int64_t w = ceil_div(own.begin, 32); w < (own.end == all ? ceil_div(own.end, 32) : own.end / 32); w++)
-      memset(p.mask + w * p.out_channels + channels + part, 0, static_cast<size_t>(stop - part) * 4);
-  }
-  const char* right = packed + g * (plan.packed / p.groups);
-  if (plan.window != Window::none)
-    pack_block(floats, given.image, floats_of(given, k), given.vertical, given.horizontal, 0, given.depth, given.depth);
+  OutTiles tiles[kMatrixTokens / 2 + 1];
+};
+
+// What runs in the shadow of products: the sums before are finished, the stripe after is packed.
+struct Shadow {
   Finish finish;
-  int current = 0;
-  start_tiles();
-  for (int64_t bundle = first; bundle < last; bundle += plan.slice) {
-    const int64_t bundles = min64(plan.slice, last - bundle), depth = min64(bundles * 32, p.depth - bundle * 32);
-    if (signs)
-      for (int64_t w = signs->begin / 32; w < ceil_div(signs->end, 32); w++)
-        memset(signs->words + w * p.image.channels + g * p.depth + bundle * 32, 0, static_cast<size_t>(depth) * 4);
-    if (plan.window == Window::none) pack_left(p, k, s, g * p.depth + bundle * 32, depth, signs, stripe);
-    else pack_windows(plan, given, k, s, bundle, bundles, floats, stripe);
-    const int64_t steps = left_steps(p, s, bundles, at);
-    const auto panel_at = [&](int64_t c) {
-      return right + c / kMatrixPanel * plan.step_bytes(kMatrixPanel) * plan.taps * (last - first) +
-             (bundle - first) * plan.taps * plan.step_bytes(min64(kMatrixPanel, columns - c));
-    };
-    for (int64_t i = 0; i < pairs; i++)
-      for (int64_t c = part; c < stop; c += kMatrixPanel) {
-        const OutTiles& t = tiles[i];
-        const int64_t width = min64(kMatrixPanel, columns - c);
-        MatrixBlock block = {{stripe + t.left[0], stripe + t.left[t.tiles - 1]},
-                             kLine,
-                             s.plane,
-                             steps,
-                             at,
-                             panel_at(c),
-                             panel_at(c + kMatrixPanel < stop ? c + kMatrixPanel : part)};
-        const int m = t.tiles, n = width > 16 ? 2 : 1;
-        finish.rows = ceil_div(finish.end - finish.row, max64(1, steps - 1));
-        if (m > 1) n > 1 ? sum_steps<2, 2>(block, sums[current], finish) : sum_steps<2, 1>(block, sums[current], finish);
-        else n > 1 ? sum_steps<1, 2>(block, sums[current], finish) : sum_steps<1, 1>(block, sums[current], finish);
-        finish.all();
-        finish.block = block;
-        finish.m = m;
-        finish.n = n;
-        finish.sums = sums[current];
-        finish.row = rows + t.first;
-        finish.end = rows + t.last;
-        finish.out = p.out + channels + c;
-        finish.accumulate = bundle > 0;
-        const bool done = ends && bundle + bundles == last;
-        finish.bias = done && p.bias ? p.bias + channels + c : nullptr;
-        finish.relu = done && p.relu;
-        finish.mask = done && own.begin < own.end ? p.mask + channels + c : nullptr;
-        finish.lanes[0] = static_cast<__mmask16>((1u << min64(16, width)) - 1);
-        finish.lanes[1] = static_cast<__mmask16>((1u << max64(0, width - 16)) - 1);
-        finish.checked = false;
-        current ^= 1;
-      }
-    finish.all();
+  Packer packer;
+  int64_t positions;  // a step
+  __attribute__((always_inline)) void operator()() {
+    finish();
+    if (positions) packer(positions);
   }
-  stop_tiles();
-}
+};
+
+// One wave and pass of some blocks, for a part of the output channels of a group.
+struct MatrixTask {
+  const MatrixPlan* plan;
+  const Product* given;
+  const char* packed;
+  char* stripes;
+  float* floats;
+  int64_t first, last, from, columns;  // bundles and output channels of the pass
+  int64_t g, part, begin, end;         // group, first output channel, blocks
+
+  // Whole words of the mask, all of whose tokens are the block's: they start at nothing.
+  void clear_mask(const Unit& u) const {
+    const Product& p = plan->product;
+    const int64_t all = p.images * p.out_rows * p.out_columns, stop = min64(columns, part + plan->part);
+    for (int64_t w = ceil_div(u.own.begin, 32); w < (u.own.end == all ? ceil_div(u.own.end, 32) : u.own.end / 32); w++)
+      memset(p.mask + w * p.out_channels + g * p.width + from + part, 0, static_cast<size_t>(stop - part) * 4);
+  }
+
+  void open(Unit& u, int64_t index) const {
+    const Product& p = plan->product;
+    u.k = block_at(plan->blocks, p.images, p.vertical, p.horizontal, index);
+    u.s = stripe_of(p, u.k);
+    u.own = p.mask && last == plan->bundles ? block_span(p, plan->blocks, u.k) : Span{0, 0};
+    u.pairs = find_tiles(p, u.k, u.s, u.own.begin, u.own.end, u.rows, u.tiles);
+    if (u.own.begin < u.own.end) clear_mask(u);
+    if (plan->window != Window::none)
+      pack_block(floats, given->image, floats_of(*given, u.k), given->vertical, given->horizontal, 0, given->depth,
+                 given->depth);
+  }
+
+  AUXGRAD_AMX __attribute__((noinline)) void run() {
+    const Product& p = plan->product;
+    alignas(64) Sums sums[2];
+    Unit units[3];  // one is finished, one multiplied, one packed
+    int32_t at[kMatrixSteps];
+    const int64_t stop = min64(columns, part + plan->part), channels = g * p.width + from;
+    const char* right = packed + g * (plan->packed / p.groups);
+    Shadow shadow;
+    Finish& finish = shadow.finish;
+    Packer& packer = shadow.packer;
+    packer.plan = plan;
+    packer.given = given;
+    packer.floats = floats;
+    packer.signs = nullptr;
+    int current = 0, stripe = 0;
+    open(units[begin % 3], begin);
+    packer.start(units[begin % 3].k, units[begin % 3].s, g, first, min64(plan->slice, last - first), stripes);
+    packer.all();
+    start_tiles();
+    for (int64_t index = begin; index < end; index++) {
+      const Unit& u = units[index % 3];
+      for (int64_t bundle = first; bundle < last; bundle += plan->slice, stripe ^= 1) {
+        const int64_t bundles = min64(plan->slice, last - bundle), after = bundle + bundles;
+        const char* left = stripes + stripe * plan->stripe;
+        char* other = stripes + (stripe ^ 1) * plan->stripe;
+        const int64_t steps = left_steps(p, u.s, bundles, at);
+        shadow.positions = 0;
+        if (after < last) packer.start(u.k, u.s, g, after, min64(plan->slice, last - after), other);
+        else if (index + 1 < end) {
+          Unit& next = units[(index + 1) % 3];
+          open(next, index + 1);
+          packer.start(next.k, next.s, g, first, min64(plan->slice, last - first), other);
+        }
+        const int64_t all_steps = u.pairs * ceil_div(stop - part, kMatrixPanel) * steps;
+        if (packer.more) shadow.positions = packer.positions() / max64(1, all_steps - 1) + 1;
+        const auto panel_at = [&](int64_t c) {
+          return right + c / kMatrixPanel * plan->step_bytes(kMatrixPanel) * plan->taps * (last - first) +
+                 (bundle - first) * plan->taps * plan->step_bytes(min64(kMatrixPanel, columns - c));
+        };
+        for (int64_t i = 0; i < u.pairs; i++)
+          for (int64_t c = part; c < stop; c += kMatrixPanel) {
+            const OutTiles& t = u.tiles[i];
+            const int64_t width = min64(kMatrixPanel, columns - c);
+            const MatrixBlock block = {{left + t.left[0], left + t.left[t.tiles - 1]},
+                                       kLine,
+                                       u.s.plane,
+                                       steps,
+                                       at,
+                                       panel_at(c),
+                                       panel_at(c + kMatrixPanel < stop ? c + kMatrixPanel : part)};
+            const int m = t.tiles, n = width > 16 ? 2 : 1;
+            finish.rows = ceil_div(finish.end - finish.row, max64(1, steps - 1));
+            if (m > 1) {
+              if (n > 1) sum_steps<2, 2>(block, sums[current], shadow);
+              else sum_steps<2, 1>(block, sums[current], shadow);
+            } else if (n > 1) sum_steps<1, 2>(block, sums[current], shadow);
+            else sum_steps<1, 1>(block, sums[current], shadow);
+            finish.all();
+            finish.block = block;
+            finish.m = m;
+            finish.n = n;
+            finish.sums = sums[current];
+            finish.row = u.rows + t.first;
+            finish.end = u.rows + t.last;
+            finish.out = p.out + channels + c;
+            finish.accumulate = bundle > 0;
+            const bool done = after == plan->bundles;
+            finish.bias = done && p.bias ? p.bias + channels + c : nullptr;
+            finish.relu = done && p.relu;
+            finish.mask = done && u.own.begin < u.own.end ? p.mask + channels + c : nullptr;
+            finish.lanes[0] = static_cast<__mmask16>((1u << min64(16, width)) - 1);
+            finish.lanes[1] = static_cast<__mmask16>((1u << max64(0, width - 16)) - 1);
+            finish.checked = false;
+            current ^= 1;
+          }
+        packer.all();
+      }
+    }
+    finish.all();
+    stop_tiles();
+  }
+};
 
 inline void run_matrix(const Call& call, const Product& given) {
   const MatrixPlan plan = plan_matrix(given);
@@ -742,12 +879,24 @@ inline void run_matrix(const Call& call, const Product& given) {
     for (int64_t first = 0; first < plan.bundles; first += plan.pass) {
       const int64_t last = min64(plan.bundles, first + plan.pass), columns = min64(plan.wave, p.width - from);
       pack_right(call, plan, packed, first, last, from, columns);
-      const int64_t parts = ceil_div(columns, plan.part), count = b.count();
-      parallel_tasks(call, p.groups * parts * count, [&](int64_t task, int thread) {
-        const Block k = block_at(b, p.images, p.vertical, p.horizontal, task % count);
-        char* stripe = stripes + thread * (plan.stripe + plan.floats * 4);
-        run_matrix_task(plan, given, packed, stripe, reinterpret_cast<float*>(stripe + plan.stripe), first, last, from,
-                        columns, task / count / parts, k, task / count % parts * plan.part, nullptr);
+      const int64_t parts = ceil_div(columns, plan.part), count = b.count(), runs = ceil_div(count, plan.together);
+      parallel_tasks(call, p.groups * parts * runs, [&](int64_t task, int thread) {
+        char* own = stripes + thread * plan.workspace();
+        const int64_t begin = task % runs * plan.together;
+        MatrixTask t = {&plan,
+                        &given,
+                        packed,
+                        own,
+                        reinterpret_cast<float*>(own + 2 * plan.stripe),
+                        first,
+                        last,
+                        from,
+                        columns,
+                        task / runs / parts,
+                        task / runs % parts * plan.part,
+                        begin,
+                        min64(count, begin + plan.together)};
+        t.run();
       });
     }
   if (p.mask) finish_mask(call, p, b);

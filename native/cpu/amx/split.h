@@ -93,6 +93,8 @@ struct SplitBlock {
   int64_t left_row, left_plane;
   int64_t outer = 1, outer_step = 0, inner = 1, inner_step = 0, length, step = 64;
   const char* right;
+  // What multiply_split() brings near step by step, as much as there is of `right`; by default the step after this one.
+  const char* ahead = nullptr;
 };
 
 constexpr int64_t kSumStep = 32;  // floats between rows of sums
@@ -155,12 +157,27 @@ __attribute__((noinline)) void sum_exceptional(const Block& b, float* sums) {
   }
 }
 
-#define AUXGRAD_TILE_PRODUCTS()                  \
-  do {                                           \
-    _tile_dpbf16ps(0, 4, 6);                     \
-    if (N > 1) _tile_dpbf16ps(1, 4, 7);          \
-    if (M > 1) _tile_dpbf16ps(2, 5, 6);          \
-    if (M > 1 && N > 1) _tile_dpbf16ps(3, 5, 7); \
+// Where there are fewer than four tiles of sums, each is summed in two or four, lest products wait for each other.
+#define AUXGRAD_TILE_PRODUCTS(odd, quarter)                                \
+  do {                                                                     \
+    if (M > 1 && N > 1) {                                                  \
+      _tile_dpbf16ps(0, 4, 6);                                             \
+      _tile_dpbf16ps(1, 4, 7);                                             \
+      _tile_dpbf16ps(2, 5, 6);                                             \
+      _tile_dpbf16ps(3, 5, 7);                                             \
+    } else if (N > 1) {                                                    \
+      if (odd) _tile_dpbf16ps(2, 4, 6);                                    \
+      else _tile_dpbf16ps(0, 4, 6);                                        \
+      if (odd) _tile_dpbf16ps(3, 4, 7);                                    \
+      else _tile_dpbf16ps(1, 4, 7);                                        \
+    } else if (M > 1) {                                                    \
+      if (odd) _tile_dpbf16ps(1, 4, 6);                                    \
+      else _tile_dpbf16ps(0, 4, 6);                                        \
+      if (odd) _tile_dpbf16ps(3, 5, 6);                                    \
+      else _tile_dpbf16ps(2, 5, 6);                                        \
+    } else {                                                               \
+      _tile_dpbf16ps(quarter, 4, 6);                                       \
+    }                                                                      \
   } while (0)
 #define AUXGRAD_LOAD_LEFT(plane)                                                                   \
   do {                                                                                             \
@@ -173,15 +190,24 @@ __attribute__((noinline)) void sum_exceptional(const Block& b, float* sums) {
     if (N > 1) _tile_loadd(7, right + (kPlanes + (plane)) * kTileBytes, 64); \
   } while (0)
 
-// sums[16 * M rows][16 * N columns], rows kSumStep apart. Between start_tiles() and stop_tiles().
-template <int M, int N>
-AUXGRAD_AMX __attribute__((noinline)) void sum_split(const SplitBlock& b, float* sums) {
+inline __attribute__((always_inline)) void fetch_tile(const char* p) {
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) _mm_prefetch(p + 64 * i, _MM_HINT_T0);
+}
+
+// The products of a block. Its sums stay in the tiles: they go to memory with the next block, each just before its tile
+// is needed, or by store_sums(). So this call puts those of the block before into `before` (of the first block: anything).
+// meanwhile() is called three times a step, first after they are on their way: 100 or so instructions each cost no time
+// there, while the matrix unit works. They must settle() the sums, then may use them, and may pack what comes next.
+// Between start_tiles() and stop_tiles().
+template <int M, int N, class F>
+AUXGRAD_AMX __attribute__((noinline)) void multiply_split(const SplitBlock& b, float* before, const F& meanwhile) {
+  alignas(64) char nowhere[kTileBytes];
   memory_barrier();
-  _tile_zero(0);
-  if (N > 1) _tile_zero(1);
-  if (M > 1) _tile_zero(2);
-  if (M > 1 && N > 1) _tile_zero(3);
   const char *left0 = b.left[0], *left1 = b.left[M - 1], *right = b.right;
+  const int64_t ahead = b.ahead ? b.ahead - b.right : N * kPlanes * kTileBytes;
+  int since = 0;
+  bool first = true;
   for (int64_t i = 0; i < b.outer; i++)
     for (int64_t j = 0; j < b.inner; j++) {
       int64_t at = i * b.outer_step + j * b.inner_step;
@@ -189,38 +215,103 @@ AUXGRAD_AMX __attribute__((noinline)) void sum_split(const SplitBlock& b, float*
       for (int64_t k = 0; k < b.length; k++, at += b.step, right += N * kPlanes * kTileBytes) {
         AUXGRAD_LOAD_LEFT(2);
         AUXGRAD_LOAD_RIGHT(0);
-        AUXGRAD_TILE_PRODUCTS();
+        if (first) {
+          first = false;
+          _tile_stored(0, before, kSumStep * 4);
+          _tile_zero(0);
+          if (M > 1 && N > 1) _tile_dpbf16ps(0, 4, 6);
+          _tile_stored(1, before + 16, kSumStep * 4);
+          _tile_zero(1);
+          if (M > 1 && N > 1) _tile_dpbf16ps(1, 4, 7);
+          _tile_stored(2, before + 16 * kSumStep, kSumStep * 4);
+          _tile_zero(2);
+          if (M > 1 && N > 1) _tile_dpbf16ps(2, 5, 6);
+          _tile_stored(3, before + 16 * kSumStep + 16, kSumStep * 4);
+          _tile_zero(3);
+          if (M > 1 && N > 1) _tile_dpbf16ps(3, 5, 7);
+          else AUXGRAD_TILE_PRODUCTS(false, 0);
+        } else {
+          // The first store of a tile after some 2000 cycles without one takes 1000 (measured).
+          if (++since % 4 == 0) _tile_stored(6, nowhere, 64);
+          AUXGRAD_TILE_PRODUCTS(false, 0);
+        }
+        fetch_tile(right + ahead);
         AUXGRAD_LOAD_LEFT(1);
-        AUXGRAD_TILE_PRODUCTS();
+        AUXGRAD_TILE_PRODUCTS(true, 1);
+        fetch_tile(right + ahead + kTileBytes);
+        meanwhile();
         AUXGRAD_LOAD_RIGHT(1);
-        AUXGRAD_TILE_PRODUCTS();
+        AUXGRAD_TILE_PRODUCTS(false, 2);
+        fetch_tile(right + ahead + 2 * kTileBytes);
         AUXGRAD_LOAD_LEFT(0);
-        AUXGRAD_TILE_PRODUCTS();
+        AUXGRAD_TILE_PRODUCTS(true, 3);
+        if (N > 1) fetch_tile(right + ahead + 3 * kTileBytes);
+        meanwhile();
         AUXGRAD_LOAD_RIGHT(2);
-        AUXGRAD_TILE_PRODUCTS();
+        AUXGRAD_TILE_PRODUCTS(false, 0);
+        if (N > 1) fetch_tile(right + ahead + 4 * kTileBytes);
         AUXGRAD_LOAD_RIGHT(0);
-        AUXGRAD_TILE_PRODUCTS();
+        AUXGRAD_TILE_PRODUCTS(true, 1);
+        if (N > 1) fetch_tile(right + ahead + 5 * kTileBytes);
+        meanwhile();
       }
     }
-  _tile_stored(0, sums, kSumStep * 4);
-  if (N > 1) _tile_stored(1, sums + 16, kSumStep * 4);
-  if (M > 1) _tile_stored(2, sums + 16 * kSumStep, kSumStep * 4);
-  if (M > 1 && N > 1) _tile_stored(3, sums + 16 * kSumStep + 16, kSumStep * 4);
   memory_barrier();
-  __m512 all[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
-#pragma GCC unroll 4
-  for (int r = 0; r < 16 * M; r++) {
-#pragma GCC unroll 2
-    for (int n = 0; n < N; n++)
-      all[(r * N + n) % 4] = _mm512_add_ps(all[(r * N + n) % 4], _mm512_load_ps(sums + r * kSumStep + 16 * n));
-  }
-  const __m512 sum = _mm512_add_ps(_mm512_add_ps(all[0], all[1]), _mm512_add_ps(all[2], all[3]));
-  if (_mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q)) sum_exceptional<M, N>(b, sums);
+}
+
+// The sums of the last block.
+AUXGRAD_AMX inline void store_sums(float* sums) {
+  _tile_stored(0, sums, kSumStep * 4);
+  _tile_stored(1, sums + 16, kSumStep * 4);
+  _tile_stored(2, sums + 16 * kSumStep, kSumStep * 4);
+  _tile_stored(3, sums + 16 * kSumStep + 16, kSumStep * 4);
+  memory_barrier();
 }
 
 #undef AUXGRAD_TILE_PRODUCTS
 #undef AUXGRAD_LOAD_LEFT
 #undef AUXGRAD_LOAD_RIGHT
+
+// sums[16 * M rows][16 * N columns], rows kSumStep apart, from the tiles of block `b`. With a NaN among them they are
+// summed again: an infinity may be behind it. The block's operands must still be there.
+template <int M, int N>
+inline void settle(const SplitBlock& b, float* sums) {
+  __m512 all[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+#pragma GCC unroll 4
+  for (int r = 0; r < 16 * M; r++) {
+    float* row = sums + r * kSumStep;
+#pragma GCC unroll 2
+    for (int n = 0; n < N; n++) {
+      __m512 x = _mm512_load_ps(row + 16 * n);
+      if (M == 1) x = _mm512_add_ps(x, _mm512_load_ps(row + 16 * kSumStep + 16 * n));
+      if (N == 1) x = _mm512_add_ps(x, _mm512_load_ps(row + 16));
+      if (M == 1 && N == 1) x = _mm512_add_ps(x, _mm512_load_ps(row + 16 * kSumStep + 16));
+      if (M == 1 || N == 1) _mm512_store_ps(row + 16 * n, x);
+      all[(r * N + n) % 4] = _mm512_add_ps(all[(r * N + n) % 4], x);
+    }
+  }
+  const __m512 sum = _mm512_add_ps(_mm512_add_ps(all[0], all[1]), _mm512_add_ps(all[2], all[3]));
+  if (_mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q)) sum_exceptional<M, N>(b, sums);
+}
+inline void settle(int m, int n, const SplitBlock& b, float* sums) {
+  if (m > 1) n > 1 ? settle<2, 2>(b, sums) : settle<2, 1>(b, sums);
+  else n > 1 ? settle<1, 2>(b, sums) : settle<1, 1>(b, sums);
+}
+
+// multiply_split<rows, columns> for 1 or 2 tiles of each.
+template <class F>
+inline void multiply_split(int m, int n, const SplitBlock& b, float* before, const F& meanwhile) {
+  if (m > 1) n > 1 ? multiply_split<2, 2>(b, before, meanwhile) : multiply_split<2, 1>(b, before, meanwhile);
+  else n > 1 ? multiply_split<1, 2>(b, before, meanwhile) : multiply_split<1, 1>(b, before, meanwhile);
+}
+
+// All in one: simple, and some 300 cycles of waiting a block.
+template <int M, int N>
+AUXGRAD_AMX __attribute__((noinline)) void sum_split(const SplitBlock& b, float* sums) {
+  multiply_split<M, N>(b, sums, [] {});
+  store_sums(sums);
+  settle<M, N>(b, sums);
+}
 
 // sum_split<rows, columns> for 1 or 2 tiles of each.
 inline void sum_split(int m, int n, const SplitBlock& b, float* sums) {

@@ -95,6 +95,8 @@ struct SplitBlock {
   const char* right;
   // What multiply_split() brings near step by step, as much as there is of `right`; by default the step after this one.
   const char* ahead = nullptr;
+  // Places of the steps, `length` of them, where they are not as regular as that.
+  const int32_t* places = nullptr;
 };
 
 constexpr int64_t kSumStep = 32;  // floats between rows of sums
@@ -103,6 +105,10 @@ typedef float Sums[32 * kSumStep];
 // Calls f(left offset) for every step.
 template <class F>
 inline __attribute__((always_inline)) void each_step(const SplitBlock& b, const F& f) {
+  if (b.places) {
+    for (int64_t k = 0; k < b.length; k++) f(b.places[k]);
+    return;
+  }
   for (int64_t i = 0; i < b.outer; i++)
     for (int64_t j = 0; j < b.inner; j++) {
       int64_t at = i * b.outer_step + j * b.inner_step;
@@ -118,9 +124,9 @@ inline __m512 join(__m512i high, __m512i middle, __m512i low) {
   return _mm512_mask_mov_ps(_mm512_add_ps(h, rest), infinite, h);
 }
 
-// The sums of a block in multiply-adds. Any kind of block that has a left and a right operand and each_step().
-template <int M, int N, class Block>
-__attribute__((noinline)) void sum_exceptional(const Block& b, float* sums) {
+// The sums of a block in multiply-adds.
+template <int M, int N>
+__attribute__((noinline)) void sum_exceptional(const SplitBlock& b, float* sums) {
   const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
   for (int r = 0; r < 16 * M; r++) {
     __m512 sum[N];
@@ -213,6 +219,7 @@ AUXGRAD_AMX __attribute__((noinline)) void multiply_split(const SplitBlock& b, f
       int64_t at = i * b.outer_step + j * b.inner_step;
       // In an order that changes one operand at a time.
       for (int64_t k = 0; k < b.length; k++, at += b.step, right += N * kPlanes * kTileBytes) {
+        if (b.places) at = b.places[k];
         AUXGRAD_LOAD_LEFT(2);
         AUXGRAD_LOAD_RIGHT(0);
         if (first) {

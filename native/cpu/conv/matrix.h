@@ -15,9 +15,6 @@
 namespace auxgrad {
 namespace {
 
-#ifndef STRIP
-#define STRIP 80
-#endif
 constexpr int64_t kLine = 64;                      // bytes of a position: one part of 32 channels
 constexpr int64_t kPosition = kPlanes * kLine;     // and all parts
 constexpr int64_t kMatrixTokens = 256;             // outputs of a block, at most
@@ -287,11 +284,60 @@ inline __attribute__((always_inline)) void store_position(char* to, int64_t plan
   }
 }
 
-// Bits of x > 0 to pack along with an image: those of tokens [begin, end), whose words belong to one block.
+// Bits of x > 0 to pack along with an image: those of tokens [begin, end), whole words that belong to one block.
 struct Signs {
   uint32_t* words;
   int64_t begin, end;
 };
+
+// Whether stripes hold whole rows of the image and leave none out.
+inline bool signs_with_stripes(const MatrixPlan& plan) {
+  const Product& p = plan.product;
+  const Axis &v = p.vertical, &h = p.horizontal;
+  if (plan.window != Window::none || phases_of(v).count != v.in_step || phases_of(h).count != h.in_step) return false;
+  if (p.image.rows == 1 && p.images == 1 && h.taps == 1 && v.taps == 1) return true;
+  const int64_t columns = (h.count + phases_of(h).extra) * h.in_step + h.tap_start;
+  return plan.blocks.columns >= h.count && columns >= p.image.columns;
+}
+
+// Tokens of the words that are a block's: those that begin in rows no block before it has, and end in its rows.
+inline Signs signs_of(const MatrixPlan& plan, const Block& k) {
+  const Product& p = plan.product;
+  const Image& image = p.image;
+  const Axis& v = p.vertical;
+  const int64_t all = p.images * image.rows * image.columns;
+  Span own, rows;
+  if (plan.blocks.columns < p.horizontal.count) {
+    own = rows = {k.j0, k.j0 + k.columns};
+  } else {
+    const auto inside = [&](int64_t row) { return max64(0, min64(image.rows, row)); };
+    const int64_t start = k.i0 * v.in_step + v.tap_start, first = k.n0 * image.rows;
+    const int64_t lines = (k.rows + phases_of(v).extra) * v.in_step, whole = (k.images - 1) * image.rows;
+    const bool last = k.i0 + k.rows >= v.count;
+    own.begin = (first + (k.i0 ? inside(start) : 0)) * image.columns;
+    own.end = (first + whole + (last ? image.rows : inside(start + k.rows * v.in_step))) * image.columns;
+    rows.end = (first + whole + inside(start + lines)) * image.columns;
+    // Several images lie in a row only if all of their rows are read.
+    if (k.images > 1 && inside(start + lines) < image.rows) own.end = own.begin;
+  }
+  const int64_t first = ceil_div(own.begin, 32);
+  const int64_t last = min64(ceil_div(own.end, 32), rows.end == all ? ceil_div(all, 32) : rows.end / 32);
+  return {p.signs, first * 32, max64(first * 32, min64(all, last * 32))};
+}
+
+// Words of signs that no block holds alone.
+inline void finish_signs(const MatrixPlan& plan) {
+  const Product& p = plan.product;
+  const int64_t all = p.images * p.image.rows * p.image.columns, words = ceil_div(all, 32);
+  int64_t next = 0;
+  for (int64_t i = 0; i <= plan.blocks.count(); i++) {
+    Signs s = {p.signs, words * 32, words * 32};
+    if (i < plan.blocks.count()) s = signs_of(plan, block_at(plan.blocks, p.images, p.vertical, p.horizontal, i));
+    if (s.begin == s.end && i < plan.blocks.count()) continue;
+    pack_positive(p.image.data, all, p.image.channels, p.signs, next, s.begin / 32, 0, p.image.channels);
+    next = ceil_div(s.end, 32);
+  }
+}
 
 // A line of positions to pack: `count` of them, the first from `source`.
 struct Line {
@@ -410,7 +456,7 @@ struct Packer {
   const MatrixPlan* plan;
   const Product* given;
   const float* floats;  // of windows
-  const Signs* signs;
+  const Signs* signs;   // of the block, or null
   const Block* k;
   const Stripe* s;
   int64_t channel, n, r, f, e;  // the next line
@@ -422,8 +468,10 @@ struct Packer {
   Pieces pieces[8];
 
   // Bundles [bundle, bundle + bundles) of group g.
-  void start(const Block& block, const Stripe& stripe, int64_t g, int64_t bundle, int64_t bundles, char* to) {
+  void start(const Block& block, const Stripe& stripe, const Signs* with, int64_t g, int64_t bundle, int64_t bundles,
+             char* to) {
     const Product& p = plan->product;
+    signs = with && with->begin < with->end ? with : nullptr;
     k = &block;
     s = &stripe;
     target = to;
@@ -442,6 +490,9 @@ struct Packer {
     l.source_step = p.horizontal.in_step * p.image.channels;
     l.channels = p.image.channels;
     l.token_step = p.horizontal.in_step;
+    if (signs)
+      for (int64_t w = signs->begin / 32; w < ceil_div(signs->end, 32); w++)
+        memset(signs->words + w * l.channels + channel, 0, static_cast<size_t>(l.depth) * 4);
     if (plan->window != Window::none)
       for (int64_t b = 0; b < bundles; b++)
         find_pieces(*plan, *given, floats_of(*given, block).stripe_columns * given->depth, bundle + b, pieces[b]);
@@ -536,88 +587,6 @@ struct Packer {
   void all() { (*this)(INT64_MAX); }
 };
 
-// A block of M x N tiles of sums (amx/split.h), its left tiles at left[i] + at[step].
-struct MatrixBlock {
-  const char* left[2];
-  int64_t left_row, left_plane, steps;
-  const int32_t* at;
-  const char* right;
-  const char* next;  // right operand of the block after it
-};
-
-template <class F>
-inline __attribute__((always_inline)) void each_step(const MatrixBlock& b, const F& f) {
-  for (int64_t i = 0; i < b.steps; i++) f(b.at[i]);
-}
-
-#define AUXGRAD_TILE_PRODUCTS()                  \
-  do {                                           \
-    _tile_dpbf16ps(0, 4, 6);                     \
-    if (N > 1) _tile_dpbf16ps(1, 4, 7);          \
-    if (M > 1) _tile_dpbf16ps(2, 5, 6);          \
-    if (M > 1 && N > 1) _tile_dpbf16ps(3, 5, 7); \
-  } while (0)
-#define AUXGRAD_LOAD_LEFT(plane)                                           \
-  do {                                                                     \
-    _tile_loadd(4, b.left[0] + at + (plane)*b.left_plane, kLine);          \
-    if (M > 1) _tile_loadd(5, b.left[1] + at + (plane)*b.left_plane, kLine); \
-  } while (0)
-#define AUXGRAD_LOAD_RIGHT(plane)                                            \
-  do {                                                                       \
-    _tile_loadd(6, right + (plane)*kTileBytes, 64);                          \
-    if (N > 1) _tile_loadd(7, right + (kPlanes + (plane)) * kTileBytes, 64); \
-  } while (0)
-#define AUXGRAD_PREFETCH(part)                                               \
-  do {                                                                       \
-    for (int line = 0; line < 8 * N; line++)                                 \
-      _mm_prefetch(ahead + ((part)*8 * N + line) * 64, _MM_HINT_T0);         \
-  } while (0)
-
-// sums[16 * M rows][16 * N columns], rows kSumStep apart. meanwhile() runs once a step, in the shadow of the products.
-template <int M, int N, class F>
-AUXGRAD_AMX __attribute__((noinline)) void sum_steps(const MatrixBlock& b, float* sums, F& meanwhile) {
-  memory_barrier();
-  _tile_zero(0);
-  if (N > 1) _tile_zero(1);
-  if (M > 1) _tile_zero(2);
-  if (M > 1 && N > 1) _tile_zero(3);
-  const char* right = b.right;
-  for (int64_t k = 0; k < b.steps; k++, right += N * kPlanes * kTileBytes) {
-    const int64_t at = b.at[k];
-    const char* ahead = k + 1 < b.steps ? right + N * kPlanes * kTileBytes : b.next;
-    AUXGRAD_LOAD_LEFT(2);
-    AUXGRAD_LOAD_RIGHT(0);
-    AUXGRAD_TILE_PRODUCTS();
-    AUXGRAD_PREFETCH(0);
-    AUXGRAD_LOAD_LEFT(1);
-    AUXGRAD_TILE_PRODUCTS();
-    AUXGRAD_PREFETCH(1);
-    AUXGRAD_LOAD_RIGHT(1);
-    AUXGRAD_TILE_PRODUCTS();
-    AUXGRAD_PREFETCH(2);
-    meanwhile();
-    AUXGRAD_LOAD_LEFT(0);
-    AUXGRAD_TILE_PRODUCTS();
-    AUXGRAD_PREFETCH(3);
-    AUXGRAD_LOAD_RIGHT(2);
-    AUXGRAD_TILE_PRODUCTS();
-    AUXGRAD_PREFETCH(4);
-    AUXGRAD_LOAD_RIGHT(0);
-    AUXGRAD_TILE_PRODUCTS();
-    AUXGRAD_PREFETCH(5);
-  }
-  _tile_stored(0, sums, kSumStep * 4);
-  if (N > 1) _tile_stored(1, sums + 16, kSumStep * 4);
-  if (M > 1) _tile_stored(2, sums + 16 * kSumStep, kSumStep * 4);
-  if (M > 1 && N > 1) _tile_stored(3, sums + 16 * kSumStep + 16, kSumStep * 4);
-  memory_barrier();
-}
-
-#undef AUXGRAD_TILE_PRODUCTS
-#undef AUXGRAD_LOAD_LEFT
-#undef AUXGRAD_LOAD_RIGHT
-#undef AUXGRAD_PREFETCH
-
 // A row of sums that is an output.
 struct OutRow {
   int64_t out, word;  // in floats and in words of the mask, of channel 0
@@ -632,9 +601,9 @@ struct OutTiles {
   int tiles;
 };
 
-// What is left to do with the sums of a block: they are checked, then written, a few rows at a time.
+// What is left to do with the sums of a block: they are settled, then written, a few rows at a time.
 struct Finish {
-  MatrixBlock block;
+  SplitBlock block;
   int m = 0, n = 0;  // none if 0
   float* sums;
   const OutRow *row = nullptr, *end = nullptr;
@@ -643,22 +612,31 @@ struct Finish {
   const float* bias;
   uint32_t* mask;
   __mmask16 lanes[2];
-  bool accumulate, relu, checked;
+  bool accumulate, relu, settled;
 
-  __attribute__((always_inline)) void check() {
-    checked = true;
+  // Sums that were made in several tiles are put together. A NaN among those of outputs may be an infinity that met
+  // zeros: then all are made again.
+  template <int M, int N>
+  __attribute__((always_inline)) void settle_rows() {
     __m512 all[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     for (const OutRow* r = row; r < end; r++) {
-      all[0] = _mm512_add_ps(all[0], _mm512_maskz_loadu_ps(lanes[0], sums + r->sum));
-      all[1] = _mm512_add_ps(all[1], _mm512_maskz_loadu_ps(lanes[1], sums + r->sum + 16));
+      float* at = sums + r->sum;
+#pragma GCC unroll 2
+      for (int v = 0; v < N; v++) {
+        __m512 x = _mm512_load_ps(at + 16 * v);
+        if (M == 1) x = _mm512_add_ps(x, _mm512_load_ps(at + 16 * kSumStep + 16 * v));
+        if (N == 1) x = _mm512_add_ps(x, _mm512_load_ps(at + 16));
+        if (M == 1 && N == 1) x = _mm512_add_ps(x, _mm512_load_ps(at + 16 * kSumStep + 16));
+        if (M == 1 || N == 1) _mm512_store_ps(at + 16 * v, x);
+        all[v] = _mm512_mask_add_ps(all[v], lanes[v], all[v], x);
+      }
     }
     const __m512 sum = _mm512_add_ps(all[0], all[1]);
-    if (_mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q)) again();
+    if (_mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q)) sum_exceptional<M, N>(block, sums);
   }
-  // An infinity may have met zeros, or be none.
-  __attribute__((noinline)) void again() {
-    if (m > 1) n > 1 ? sum_exceptional<2, 2>(block, sums) : sum_exceptional<2, 1>(block, sums);
-    else n > 1 ? sum_exceptional<1, 2>(block, sums) : sum_exceptional<1, 1>(block, sums);
+  __attribute__((noinline)) void settle_tiles() {
+    if (m > 1) n > 1 ? settle_rows<2, 2>() : settle_rows<2, 1>();
+    else n > 1 ? settle_rows<1, 2>() : settle_rows<1, 1>();
   }
   __attribute__((always_inline)) void write(const OutRow& r, int v) {
     float* to = out + r.out + 16 * v;
@@ -679,7 +657,10 @@ struct Finish {
   }
   __attribute__((always_inline)) void operator()() {
     if (n == 0) return;
-    if (!checked) check();
+    if (!settled) {
+      settled = true;
+      settle_tiles();
+    }
     for (int64_t i = 0; i < rows && row < end; i++, row++) {
       write(*row, 0);
       if (n > 1) write(*row, 1);
@@ -739,6 +720,7 @@ struct Unit {
   Block k;
   Stripe s;
   Span own;  // tokens that lie in a row
+  Signs signs;
   int64_t pairs;
   OutRow rows[kMatrixTokens];
   OutTiles tiles[kMatrixTokens / 2 + 1];
@@ -748,7 +730,7 @@ struct Unit {
 struct Shadow {
   Finish finish;
   Packer packer;
-  int64_t positions;  // a step
+  int64_t positions;  // at a time
   __attribute__((always_inline)) void operator()() {
     finish();
     if (positions) packer(positions);
@@ -764,6 +746,7 @@ struct MatrixTask {
   float* floats;
   int64_t first, last, from, columns;  // bundles and output channels of the pass
   int64_t g, part, begin, end;         // group, first output channel, blocks
+  bool signs;                          // to be packed with stripes
 
   // Whole words of the mask, all of whose tokens are the block's: they start at nothing.
   void clear_mask(const Unit& u) const {
@@ -780,6 +763,7 @@ struct MatrixTask {
     u.own = p.mask && last == plan->bundles ? block_span(p, plan->blocks, u.k) : Span{0, 0};
     u.pairs = find_tiles(p, u.k, u.s, u.own.begin, u.own.end, u.rows, u.tiles);
     if (u.own.begin < u.own.end) clear_mask(u);
+    u.signs = signs ? signs_of(*plan, u.k) : Signs{nullptr, 0, 0};
     if (plan->window != Window::none)
       pack_block(floats, given->image, floats_of(*given, u.k), given->vertical, given->horizontal, 0, given->depth,
                  given->depth);
@@ -787,7 +771,7 @@ struct MatrixTask {
 
   AUXGRAD_AMX __attribute__((noinline)) void run() {
     const Product& p = plan->product;
-    alignas(64) Sums sums[2];
+    alignas(64) Sums sums;
     Unit units[3];  // one is finished, one multiplied, one packed
     int32_t at[kMatrixSteps];
     const int64_t stop = min64(columns, part + plan->part), channels = g * p.width + from;
@@ -798,10 +782,9 @@ struct MatrixTask {
     packer.plan = plan;
     packer.given = given;
     packer.floats = floats;
-    packer.signs = nullptr;
-    int current = 0, stripe = 0;
+    int stripe = 0;
     open(units[begin % 3], begin);
-    packer.start(units[begin % 3].k, units[begin % 3].s, g, first, min64(plan->slice, last - first), stripes);
+    packer.start(units[begin % 3].k, units[begin % 3].s, &units[begin % 3].signs, g, first, min64(plan->slice, last - first), stripes);
     packer.all();
     start_tiles();
     for (int64_t index = begin; index < end; index++) {
@@ -812,14 +795,14 @@ struct MatrixTask {
         char* other = stripes + (stripe ^ 1) * plan->stripe;
         const int64_t steps = left_steps(p, u.s, bundles, at);
         shadow.positions = 0;
-        if (after < last) packer.start(u.k, u.s, g, after, min64(plan->slice, last - after), other);
+        if (after < last) packer.start(u.k, u.s, &u.signs, g, after, min64(plan->slice, last - after), other);
         else if (index + 1 < end) {
           Unit& next = units[(index + 1) % 3];
           open(next, index + 1);
-          packer.start(next.k, next.s, g, first, min64(plan->slice, last - first), other);
+          packer.start(next.k, next.s, &next.signs, g, first, min64(plan->slice, last - first), other);
         }
         const int64_t all_steps = u.pairs * ceil_div(stop - part, kMatrixPanel) * steps;
-        if (packer.more) shadow.positions = packer.positions() / max64(1, all_steps - 1) + 1;
+        if (packer.more) shadow.positions = packer.positions() / max64(1, 3 * all_steps - 1) + 1;
         const auto panel_at = [&](int64_t c) {
           return right + c / kMatrixPanel * plan->step_bytes(kMatrixPanel) * plan->taps * (last - first) +
                  (bundle - first) * plan->taps * plan->step_bytes(min64(kMatrixPanel, columns - c));
@@ -828,25 +811,23 @@ struct MatrixTask {
           for (int64_t c = part; c < stop; c += kMatrixPanel) {
             const OutTiles& t = u.tiles[i];
             const int64_t width = min64(kMatrixPanel, columns - c);
-            const MatrixBlock block = {{left + t.left[0], left + t.left[t.tiles - 1]},
-                                       kLine,
-                                       u.s.plane,
-                                       steps,
-                                       at,
-                                       panel_at(c),
-                                       panel_at(c + kMatrixPanel < stop ? c + kMatrixPanel : part)};
+            SplitBlock block = {};
+            block.left[0] = left + t.left[0];
+            block.left[1] = left + t.left[t.tiles - 1];
+            block.left_row = kLine;
+            block.left_plane = u.s.plane;
+            block.outer = block.inner = 1;
+            block.length = steps;
+            block.places = at;
+            block.right = panel_at(c);
             const int m = t.tiles, n = width > 16 ? 2 : 1;
-            finish.rows = ceil_div(finish.end - finish.row, max64(1, steps - 1));
-            if (m > 1) {
-              if (n > 1) sum_steps<2, 2>(block, sums[current], shadow);
-              else sum_steps<2, 1>(block, sums[current], shadow);
-            } else if (n > 1) sum_steps<1, 2>(block, sums[current], shadow);
-            else sum_steps<1, 1>(block, sums[current], shadow);
+            finish.rows = ceil_div(finish.end - finish.row, 3 * steps - (steps > 1));
+            multiply_split(m, n, block, sums, [&] { shadow(); });
             finish.all();
             finish.block = block;
             finish.m = m;
             finish.n = n;
-            finish.sums = sums[current];
+            finish.sums = sums;
             finish.row = u.rows + t.first;
             finish.end = u.rows + t.last;
             finish.out = p.out + channels + c;
@@ -857,12 +838,12 @@ struct MatrixTask {
             finish.mask = done && u.own.begin < u.own.end ? p.mask + channels + c : nullptr;
             finish.lanes[0] = static_cast<__mmask16>((1u << min64(16, width)) - 1);
             finish.lanes[1] = static_cast<__mmask16>((1u << max64(0, width - 16)) - 1);
-            finish.checked = false;
-            current ^= 1;
+            finish.settled = false;
           }
         packer.all();
       }
     }
+    store_sums(sums);
     finish.all();
     stop_tiles();
   }
@@ -875,6 +856,8 @@ inline void run_matrix(const Call& call, const Product& given) {
   if (p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0) return;
   char* packed = static_cast<char*>(call.scratch);
   char* stripes = packed + plan.packed;
+  const bool signs = p.signs && signs_with_stripes(plan);
+  if (p.signs && !signs) pack_image(call, given);
   for (int64_t from = 0; from < p.width; from += plan.wave)
     for (int64_t first = 0; first < plan.bundles; first += plan.pass) {
       const int64_t last = min64(plan.bundles, first + plan.pass), columns = min64(plan.wave, p.width - from);
@@ -895,10 +878,12 @@ inline void run_matrix(const Call& call, const Product& given) {
                         task / runs / parts,
                         task / runs % parts * plan.part,
                         begin,
-                        min64(count, begin + plan.together)};
+                        min64(count, begin + plan.together),
+                        signs && from == 0 && task / runs % parts == 0};
         t.run();
       });
     }
+  if (signs) finish_signs(plan);
   if (p.mask) finish_mask(call, p, b);
 }
 

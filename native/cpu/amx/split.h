@@ -95,6 +95,8 @@ struct SplitBlock {
   const char* right;
   // What multiply_split() brings near step by step, as much as there is of `right`; by default the step after this one.
   const char* ahead = nullptr;
+  // Places of the steps, `length` of them, where they are not as regular as that.
+  const int32_t* places = nullptr;
 };
 
 constexpr int64_t kSumStep = 32;  // floats between rows of sums
@@ -103,6 +105,10 @@ typedef float Sums[32 * kSumStep];
 // Calls f(left offset) for every step.
 template <class F>
 inline __attribute__((always_inline)) void each_step(const SplitBlock& b, const F& f) {
+  if (b.places) {
+    for (int64_t k = 0; k < b.length; k++) f(b.places[k]);
+    return;
+  }
   for (int64_t i = 0; i < b.outer; i++)
     for (int64_t j = 0; j < b.inner; j++) {
       int64_t at = i * b.outer_step + j * b.inner_step;
@@ -213,6 +219,7 @@ AUXGRAD_AMX __attribute__((noinline)) void multiply_split(const SplitBlock& b, f
       int64_t at = i * b.outer_step + j * b.inner_step;
       // In an order that changes one operand at a time.
       for (int64_t k = 0; k < b.length; k++, at += b.step, right += N * kPlanes * kTileBytes) {
+        if (b.places) at = b.places[k];
         AUXGRAD_LOAD_LEFT(2);
         AUXGRAD_LOAD_RIGHT(0);
         if (first) {

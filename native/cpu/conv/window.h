@@ -30,7 +30,8 @@ struct Product {
   int64_t weight_group, tap_step, k_step, c_step, kernel_columns;
   const float* bias;
   bool relu;
-  uint32_t* mask;  // bits of out > 0, or null; only for a single phase
+  uint32_t* mask;   // bits of out > 0, or null; only for a single phase
+  uint32_t* signs;  // bits of image > 0, or null
 };
 
 struct ProductPlan {
@@ -130,6 +131,14 @@ inline Span block_tokens(const Product& p, const Blocks& b, int64_t t) {
   }
   const int64_t i0 = (t % image) / p.horizontal.count / b.rows * b.rows;
   return {n * image + i0 * p.horizontal.count, n * image + min64(p.vertical.count, i0 + b.rows) * p.horizontal.count};
+}
+
+// All bits of image > 0.
+inline void pack_image(const Call& call, const Product& p) {
+  const int64_t tokens = p.images * p.image.rows * p.image.columns, channels = p.image.channels;
+  parallel_ranges(call, ceil_div(tokens, 32), max64(1, 4096 / max64(1, channels)), [&](int64_t begin, int64_t end) {
+    pack_positive(p.image.data, tokens, channels, p.signs, begin, end, 0, channels);
+  });
 }
 
 // Words of the mask that no block holds alone.

@@ -2,6 +2,7 @@
 // Numbers of all: strideH, strideW, padTop, padLeft, dilationH, dilationW, groups; the output's shape implies the
 // padding at the other ends.
 #include "../conv/depthwise.h"
+#include "../conv/matrix.h"
 #include "../conv/matrix_grad.h"
 #include "../conv/narrow.h"
 #include "../conv/winograd.h"
@@ -76,12 +77,20 @@ inline Product forward_product(const Call& call) {
 }
 
 inline void run(const Call& call, const Product& p) {
+#if defined(AUXGRAD_HAS_AMX)
+  if (amx_in_force() && taps_of(p) > 0 && suits_matrix(p)) return run_matrix(call, p);
+#endif
+  if (p.signs) pack_image(call, p);
   if (taps_of(p) == 0) zero_outputs(call, p);
   else if (suits_patches(p)) run_patches(call, p);
   else run_product(call, p);
 }
 inline int64_t scratch_of(const Product& p, int threads) {
-  return suits_patches(p) ? patch_scratch(p, threads) : product_scratch(p, threads);
+  const int64_t bytes = suits_patches(p) ? patch_scratch(p, threads) : product_scratch(p, threads);
+#if defined(AUXGRAD_HAS_AMX)
+  if (amx_possible() && taps_of(p) > 0 && suits_matrix(p)) return max64(bytes, matrix_scratch(plan_matrix(p), threads));
+#endif
+  return bytes;
 }
 
 // Positive and negative values of the auxiliary epsilon * s(x).
@@ -98,15 +107,10 @@ bool conv2d(const Call& call) {
   const View &x = call.in[0], &w = call.in[1], &bias = call.in[2], &y = call.out[0];
   if (!check(call, x, w, y)) return false;
   const Attributes a = attributes(call);
-  const int64_t inputs = x.count(0, 3);
-  if (call.n_out > 1 && call.out[1]) {
-    parallel_ranges(call, ceil_div(inputs, 32), max64(1, 4096 / max64(1, x.shape[3])), [&](int64_t begin, int64_t end) {
-      pack_positive(x.f32(), inputs, x.shape[3], call.out[1].u32(), begin, end, 0, x.shape[3]);
-    });
-  }
   const bool relu = call.integer(9) == 1;
+  Product p = forward_product(call);
+  p.signs = call.n_out > 1 ? call.out[1].u32() : nullptr;
   if (!is_depthwise(w, a)) {
-    Product p = forward_product(call);
     set_auxiliary(call, p.image);
     p.bias = bias.f32();
     p.relu = relu;
@@ -114,6 +118,7 @@ bool conv2d(const Call& call) {
     run(call, p);
     return true;
   }
+  if (p.signs) pack_image(call, p);
   Depthwise d = {image_of(x),
                  x.shape[0],
                  {},

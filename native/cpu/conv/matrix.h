@@ -1,0 +1,892 @@
+// Windowed products (window.h) on the AMX matrix unit, from bfloat16 parts (amx/split.h).
+//
+// The left operand is the stripe of a block, packed as parts: for every 32 channels and each part, lines of positions,
+// 64 bytes each. Sixteen positions side by side are a tile, and a tap is an offset: nothing is unfolded. Strides are
+// taken apart while packing: each phase of the rows and columns that taps read lies by itself, so that outputs side by
+// side always read positions side by side. Lines follow one another, so that tiles run on over their ends; what they sum
+// there is thrown away. Images of one block take turns at every position: small ones fill tiles together.
+//
+// Few channels: what a row of taps reads (or all taps, if that is 32 numbers at most) counts as the channels.
+#pragma once
+#include "../amx/split.h"
+#include "window.h"
+
+#if defined(AUXGRAD_HAS_AMX)
+namespace auxgrad {
+namespace {
+
+constexpr int64_t kLine = 64;                      // bytes of a position: one part of 32 channels
+constexpr int64_t kPosition = kPlanes * kLine;     // and all parts
+constexpr int64_t kMatrixTokens = 256;             // outputs of a block, at most
+constexpr int64_t kMatrixBlocks = 16;              // wanted
+constexpr int64_t kMatrixStripe = 224 * 1024;      // bytes of a stripe
+constexpr int64_t kMatrixPacked = 2400 * 1024;     // bytes of packed weights, unless one slice of one panel is more
+constexpr int64_t kMatrixStrip = 80 * 1024;        // bytes of a stripe that two tiles read: they stay in the first cache
+constexpr int64_t kMatrixTasks = 48;               // wanted
+constexpr int64_t kMatrixPanel = 32;               // output channels
+constexpr int64_t kAhead = 8;                      // positions to prefetch before they are packed
+constexpr int64_t kMatrixSteps = 512;              // of a slice
+
+// Lines (rows or columns) of a stripe, by phase: tap a of output i reads line i + a * tap_step / in_step of phase
+// a % count.
+struct Phases {
+  int64_t count, extra;  // of lines beyond those of the outputs
+};
+inline Phases phases_of(const Axis& a) {
+  if (a.taps <= 1) return {1, 0};
+  int64_t x = a.in_step, y = a.tap_step;
+  while (y) {
+    const int64_t rest = x % y;
+    x = y, y = rest;
+  }
+  return {min64(a.taps, a.in_step / x), (a.taps - 1) * a.tap_step / a.in_step};
+}
+// The input that line 0 of a phase holds, for output 0.
+inline int64_t phase_start(const Axis& a, int64_t phase) { return a.tap_start + phase * a.tap_step % a.in_step; }
+inline int64_t phase_line(const Axis& a, int64_t tap) { return tap * a.tap_step / a.in_step; }
+
+// Reductions that lie side by side in the image: a row of taps, or all of them.
+enum class Window { none, row, all };
+
+struct MatrixPlan {
+  Product product;  // with the window as channels
+  Window window;
+  Blocks blocks;                  // depth: channels of a slice
+  int64_t bundles, slice, pass;   // of 32 channels each: all, of a slice, of a pass (some slices)
+  int64_t taps, wave, part;       // output channels whose weights are packed at a time, and of a task
+  int64_t together;               // blocks of a task
+  int64_t packed, stripe, floats; // bytes of packed weights and of a stripe; floats of a window's stripe
+  int64_t workspace() const { return 2 * stripe + floats * 4; }  // bytes of a thread
+  int64_t step_bytes(int64_t columns) const { return ceil_div(columns, 16) * kPlanes * kTileBytes; }
+};
+
+inline Window window_of(const Product& p) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const bool side_by_side = p.groups == 1 && p.depth < 32 && p.image.channels == p.depth && p.k_step == 1 &&
+                            p.tap_step == p.depth && h.taps == p.kernel_columns && h.tap_step == 1 && h.taps > 1;
+  if (!side_by_side) return Window::none;
+  if (v.taps > 1 && v.tap_step == 1 && v.taps * h.taps * p.depth <= 32) return Window::all;
+  return ceil_div(h.taps * p.depth, 32) < h.taps ? Window::row : Window::none;
+}
+
+// The product whose channels are what a window reads.
+inline Product windowed(Product p, Window window) {
+  if (window == Window::none) return p;
+  p.depth *= p.horizontal.taps;
+  p.horizontal.taps = 1;
+  if (window == Window::all) {
+    p.depth *= p.vertical.taps;
+    p.vertical.taps = 1;
+  }
+  return p;
+}
+
+inline Blocks cut_matrix_blocks(const Product& p, int64_t slice) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const Phases rows = phases_of(v), columns = phases_of(h);
+  const auto bytes = [&](int64_t r, int64_t c) {
+    return rows.count * (r + rows.extra) * columns.count * (c + columns.extra) * slice * kPosition;
+  };
+  Blocks b = {};
+  const int64_t all = p.images * v.count * h.count;
+  // In a row of positions nothing is shared by neighbours: the stripe stays in the first cache.
+  const int64_t tokens =
+      v.count == 1 && p.images == 1 && h.taps == 1
+          ? 32
+          : max64(128, min64(kMatrixTokens, ceil_div(all, kMatrixBlocks * 32) * 32));
+  b.images = b.rows = 1;
+  // Whole words of the mask.
+  b.columns = even_size(h.count, tokens);
+  if (b.columns < h.count) b.columns = ceil_div(b.columns, 32) * 32;
+  while (bytes(1, b.columns) > kMatrixStripe && b.columns > 64) b.columns = ceil_div(b.columns / 2, 32) * 32;
+  while (b.rows < v.count && (b.rows + 1) * b.columns <= tokens && bytes(b.rows + 1, b.columns) <= kMatrixStripe)
+    b.rows++;
+  b.rows = even_size(v.count, b.rows);
+  for (int64_t r = b.rows; r < v.count && r < 2 * b.rows; r++)
+    if (r * b.columns % 32 == 0 && r * b.columns <= kMatrixTokens && bytes(r, b.columns) <= kMatrixStripe) {
+      b.rows = r;
+      break;
+    }
+  if (b.rows >= v.count && b.columns >= h.count) {
+    const int64_t image = max64(1, bytes(b.rows, b.columns)), outputs = max64(1, b.rows * b.columns);
+    b.images = even_size(p.images, max64(1, min64(p.images, min64(tokens / outputs, kMatrixStripe / image))));
+  }
+  b.image_blocks = ceil_div(p.images, b.images);
+  b.row_blocks = ceil_div(v.count, b.rows);
+  b.column_blocks = ceil_div(h.count, b.columns);
+  b.depth = slice * 32;
+  b.stripe = (b.images * bytes(b.rows, b.columns) + 2 * kTileBytes + 63) / 64 * 64;
+  return b;
+}
+
+inline MatrixPlan plan_matrix(const Product& given) {
+  MatrixPlan plan;
+  plan.window = window_of(given);
+  plan.product = windowed(given, plan.window);
+  const Product& p = plan.product;
+  const Axis &v = p.vertical, &h = p.horizontal;
+  plan.taps = max64(1, taps_of(p));
+  plan.bundles = ceil_div(p.depth, 32);
+  // What two tiles read of one bundle.
+  const int64_t strip = min64(v.taps, phases_of(v).extra + phases_of(v).count) *
+                        (32 * phases_of(h).count + phases_of(h).extra) * kPosition;
+  const int64_t slice = max64(1, min64((taps_of(p) == 1 ? kMatrixStrip / 2 : kMatrixStrip) / max64(1, strip), min64(8, kMatrixSteps / plan.taps)));
+  plan.slice = even_size(plan.bundles, min64(plan.bundles, slice));
+  plan.blocks = cut_matrix_blocks(p, plan.slice);
+  const int64_t panels = ceil_div(p.width, kMatrixPanel);
+  const int64_t panel_slice = p.groups * plan.taps * plan.slice * plan.step_bytes(min64(p.width, kMatrixPanel));
+  const int64_t wave = max64(1, min64(panels, kMatrixPacked / panel_slice));
+  plan.wave = even_size(panels, wave) * kMatrixPanel;
+  const int64_t slices = ceil_div(plan.bundles, plan.slice);
+  const int64_t wave_slice = panel_slice * plan.wave / kMatrixPanel;
+  const int64_t together = even_size(slices, max64(1, min64(slices, kMatrixPacked / wave_slice)));
+  plan.pass = together * plan.slice;
+  plan.packed = wave_slice * together;
+  const int64_t blocks = max64(1, plan.blocks.count() * p.groups);
+  const int64_t wanted = max64(1, min64(ceil_div(kTasks, blocks), plan.wave / kPart));
+  plan.part =
+      even_size(plan.wave / kMatrixPanel, ceil_div(plan.wave / kMatrixPanel, wanted)) * kMatrixPanel;
+  plan.together = even_size(plan.blocks.count(), ceil_div(plan.blocks.count(), kMatrixTasks));
+  plan.stripe = plan.blocks.stripe;
+  plan.floats = 0;
+  if (plan.window != Window::none)
+    plan.floats = (plan.blocks.images * stripe_extent(given.vertical, plan.blocks.rows) *
+                       stripe_extent(given.horizontal, plan.blocks.columns) * given.depth +
+                   kLanes * 4) /
+                  kLanes * kLanes;
+  return plan;
+}
+
+inline int64_t matrix_scratch(const MatrixPlan& plan, int threads) {
+  return plan.packed + plan.workspace() * threads;
+}
+
+// Whether it pays, against multiply-adds: what is added in padding to tiles, and packing, in cycles.
+inline bool suits_matrix(const Product& p) {
+  if (p.depth * taps_of(p) < 16 || p.width < 16) return false;
+  const MatrixPlan plan = plan_matrix(p);
+  const int64_t tokens = p.images * p.vertical.count * p.horizontal.count;
+  if (tokens < 64) return false;
+  const int64_t steps = plan.taps * plan.bundles, columns = ceil_div(p.width, 16);
+  const int64_t direct = tokens * p.width * p.depth * taps_of(p) / 26;
+  const int64_t products = ceil_div(tokens, 16) * 18 * steps * columns * kPlanes * 2;
+  const int64_t packing = tokens * plan.bundles * 15 + steps * 32 * columns * 16;
+  return products + packing < direct;
+}
+
+// Weights of bundles [first, last) and output channels [from, from + columns) of every group, as right tiles:
+// [group][panel][slice, tap: see left_steps()][16 columns][part]. Of a step's 32 channels numbers j and j + 16 are a pair.
+inline void pack_right(const Call& call, const MatrixPlan& plan, char* target, int64_t first, int64_t last,
+                       int64_t from, int64_t columns) {
+  const Product& p = plan.product;
+  const int64_t panels = ceil_div(columns, kMatrixPanel), group_bytes = plan.packed / p.groups;
+  const int64_t runs = ceil_div(last - first, plan.slice);
+  parallel_tasks(call, p.groups * panels * runs, [&](int64_t task, int) {
+    const int64_t g = task / runs / panels, c = task / runs % panels * kMatrixPanel;
+    const int64_t begin = first + task % runs * plan.slice, end = min64(last, begin + plan.slice);
+    const int64_t n = min64(kMatrixPanel, columns - c), step = plan.step_bytes(n);
+    char* to = target + g * group_bytes + c / kMatrixPanel * plan.step_bytes(kMatrixPanel) * plan.taps * (last - first) +
+               (begin - first) * plan.taps * step;
+    const float* source = p.weight + g * p.weight_group + (from + c) * p.c_step;
+    for (int64_t bundle = begin; bundle < end; bundle++)
+      for (int64_t i = 0; i < p.vertical.taps; i++)
+        for (int64_t j = 0; j < p.horizontal.taps; j++) {
+          const int64_t tap = (p.vertical.kernel_start + i * p.vertical.kernel_step) * p.kernel_columns +
+                              p.horizontal.kernel_start + j * p.horizontal.kernel_step;
+          const float* at = source + tap * p.tap_step + bundle * 32 * p.k_step;
+          const int64_t rows = min64(32, p.depth - bundle * 32);
+          for (int64_t o = 0; o < n; o += 16, to += kPlanes * kTileBytes) {
+            const int64_t lanes = min64(16, n - o);
+            __m512 even[16], odd[16];
+            const __mmask16 mask = static_cast<__mmask16>((1u << lanes) - 1);
+            if (p.c_step == 1) {
+#pragma GCC unroll 16
+              for (int k = 0; k < 16; k++) {
+                even[k] = k < rows ? _mm512_maskz_loadu_ps(mask, at + k * p.k_step + o) : _mm512_setzero_ps();
+                odd[k] = k + 16 < rows ? _mm512_maskz_loadu_ps(mask, at + (k + 16) * p.k_step + o) : _mm512_setzero_ps();
+              }
+            } else {
+              const __mmask16 low = static_cast<__mmask16>((1u << min64(rows, 16)) - 1);
+              const __mmask16 high = static_cast<__mmask16>((1u << max64(0, rows - 16)) - 1);
+#pragma GCC unroll 16
+              for (int m = 0; m < 16; m++) {
+                const float* row = at + (o + m) * p.c_step;
+                even[m] = m < lanes ? _mm512_maskz_loadu_ps(low, row) : _mm512_setzero_ps();
+                odd[m] = m < lanes ? _mm512_maskz_loadu_ps(high, row + 16) : _mm512_setzero_ps();
+              }
+              transpose16(even);
+              transpose16(odd);
+            }
+#pragma GCC unroll 16
+            for (int k = 0; k < 16; k++) store_pair(to + k * 64, kTileBytes, split(even[k]), split(odd[k]));
+          }
+        }
+  });
+}
+
+// The stripe of a block.
+struct Stripe {
+  int64_t rows, columns, pitch, images;  // lines of a phase, positions of a line, positions between lines, images
+  int64_t phase, plane, bundle;          // bytes of a phase, between parts, between bundles
+};
+
+inline Stripe stripe_of(const Product& p, const Block& k) {
+  const Phases rows = phases_of(p.vertical), columns = phases_of(p.horizontal);
+  Stripe s;
+  s.rows = k.rows + rows.extra;
+  s.columns = k.columns + columns.extra;
+  s.images = k.images;
+  // Zeros at the end of a line are those at the start of the next one too.
+  int64_t shared = s.columns;
+  for (int64_t f = 0; f < columns.count; f++) {
+    const int64_t at = k.j0 * p.horizontal.in_step + phase_start(p.horizontal, f), step = p.horizontal.in_step;
+    const int64_t left = at < 0 ? ceil_div(-at, step) : 0;
+    const int64_t right = at + s.columns * step - p.image.columns;
+    shared = min64(shared, min64(left, right > 0 ? right / step : 0));
+  }
+  s.pitch = s.columns - (s.rows > 1 ? min64(shared, columns.extra) : 0);
+  s.phase = ((s.rows - 1) * s.pitch + s.columns) * s.images * kLine;
+  s.plane = s.phase * rows.count * columns.count;
+  s.bundle = s.plane * kPlanes;
+  return s;
+}
+
+// Offsets of the steps of a slice in its stripe.
+inline int64_t left_steps(const Product& p, const Stripe& s, int64_t bundles, int32_t* at) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const int64_t rows = phases_of(v).count, columns = phases_of(h).count;
+  int64_t n = 0;
+  for (int64_t c = 0; c < bundles; c++)
+    for (int64_t i = 0; i < v.taps; i++)
+      for (int64_t j = 0; j < h.taps; j++) {
+        const int64_t line = phase_line(v, i) * s.pitch + phase_line(h, j);
+        at[n++] = static_cast<int32_t>(c * s.bundle + (i % rows * columns + j % columns) * s.phase +
+                                       line * s.images * kLine);
+      }
+  return n;
+}
+
+// Cuts 32 numbers into parts and stores them, j and j + 16 in pairs. The parts are the upper 8, the middle 8 and the
+// last bits of each number: two operations less than the nearest ones, and right together with weights' nearest ones:
+// the products left out are at most 2^-24 of |a b|.
+inline __attribute__((always_inline)) void store_position(char* to, int64_t plane, __m512 first, __m512 second) {
+  const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+  const auto top = [&](__m512 x) { return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), upper)); };
+#pragma GCC unroll 3
+  for (int p = 0; p < kPlanes; p++) {
+    _mm512_storeu_si512(to + p * plane,
+                        _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(_mm512_castps_si512(first), 16),
+                                                _mm512_castps_si512(second)));
+    if (p + 1 < kPlanes) {
+      first = _mm512_sub_ps(first, top(first));
+      second = _mm512_sub_ps(second, top(second));
+    }
+  }
+}
+
+// Bits of x > 0 to pack along with an image: those of tokens [begin, end), whole words that belong to one block.
+struct Signs {
+  uint32_t* words;
+  int64_t begin, end;
+};
+
+// Whether stripes hold whole rows of the image and leave none out.
+inline bool signs_with_stripes(const MatrixPlan& plan) {
+  const Product& p = plan.product;
+  const Axis &v = p.vertical, &h = p.horizontal;
+  if (plan.window != Window::none || phases_of(v).count != v.in_step || phases_of(h).count != h.in_step) return false;
+  if (p.image.rows == 1 && p.images == 1 && h.taps == 1 && v.taps == 1) return true;
+  const int64_t columns = (h.count + phases_of(h).extra) * h.in_step + h.tap_start;
+  return plan.blocks.columns >= h.count && columns >= p.image.columns;
+}
+
+// Tokens of the words that are a block's: those that begin in rows no block before it has, and end in its rows.
+inline Signs signs_of(const MatrixPlan& plan, const Block& k) {
+  const Product& p = plan.product;
+  const Image& image = p.image;
+  const Axis& v = p.vertical;
+  const int64_t all = p.images * image.rows * image.columns;
+  Span own, rows;
+  if (plan.blocks.columns < p.horizontal.count) {
+    own = rows = {k.j0, k.j0 + k.columns};
+  } else {
+    const auto inside = [&](int64_t row) { return max64(0, min64(image.rows, row)); };
+    const int64_t start = k.i0 * v.in_step + v.tap_start, first = k.n0 * image.rows;
+    const int64_t lines = (k.rows + phases_of(v).extra) * v.in_step, whole = (k.images - 1) * image.rows;
+    const bool last = k.i0 + k.rows >= v.count;
+    own.begin = (first + (k.i0 ? inside(start) : 0)) * image.columns;
+    own.end = (first + whole + (last ? image.rows : inside(start + k.rows * v.in_step))) * image.columns;
+    rows.end = (first + whole + inside(start + lines)) * image.columns;
+    // Several images lie in a row only if all of their rows are read.
+    if (k.images > 1 && inside(start + lines) < image.rows) own.end = own.begin;
+  }
+  const int64_t first = ceil_div(own.begin, 32);
+  const int64_t last = min64(ceil_div(own.end, 32), rows.end == all ? ceil_div(all, 32) : rows.end / 32);
+  return {p.signs, first * 32, max64(first * 32, min64(all, last * 32))};
+}
+
+// Words of signs that no block holds alone.
+inline void finish_signs(const MatrixPlan& plan) {
+  const Product& p = plan.product;
+  const int64_t all = p.images * p.image.rows * p.image.columns, words = ceil_div(all, 32);
+  int64_t next = 0;
+  for (int64_t i = 0; i <= plan.blocks.count(); i++) {
+    Signs s = {p.signs, words * 32, words * 32};
+    if (i < plan.blocks.count()) s = signs_of(plan, block_at(plan.blocks, p.images, p.vertical, p.horizontal, i));
+    if (s.begin == s.end && i < plan.blocks.count()) continue;
+    pack_positive(p.image.data, all, p.image.channels, p.signs, next, s.begin / 32, 0, p.image.channels);
+    next = ceil_div(s.end, 32);
+  }
+}
+
+// A line of positions to pack: `count` of them, the first from `source`.
+struct Line {
+  const float* source;
+  int64_t source_step, count;  // floats
+  char* to;
+  int64_t to_step, plane, bundle, bundles, depth;
+  float positive, negative;
+  uint32_t* words;  // of the line's first channel
+  int64_t channels, token, token_step;
+};
+
+template <bool Auxiliary, bool Signed>
+__attribute__((noinline)) void pack_line(const Line& l) {
+  const __m512 positive = _mm512_set1_ps(l.positive), negative = _mm512_set1_ps(l.negative);
+  const float* source = l.source;
+  char* to = l.to;
+  for (int64_t j = 0; j < l.count; j++, source += l.source_step, to += l.to_step) {
+    const int64_t token = l.token + j * l.token_step;
+    uint32_t* words = l.words + (Signed ? token / 32 * l.channels : 0);
+    const __m512i bit = _mm512_set1_epi32(static_cast<int>(1u << (token % 32)));
+    const auto load = [&](const float* from, __mmask16 mask, uint32_t* word) {
+      __m512 x = _mm512_maskz_loadu_ps(mask, from);
+      if (!Auxiliary && !Signed) return x;
+      const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ);
+      if (Signed)
+        _mm512_mask_storeu_epi32(word, mask,
+                                 _mm512_mask_or_epi32(_mm512_maskz_loadu_epi32(mask, word), above,
+                                                      _mm512_maskz_loadu_epi32(mask, word), bit));
+      if (Auxiliary) x = _mm512_maskz_add_ps(mask, x, _mm512_mask_blend_ps(above, negative, positive));
+      return x;
+    };
+    int64_t b = 0;
+    for (; b < l.depth / 32; b++) {
+      _mm_prefetch(reinterpret_cast<const char*>(source + kAhead * l.source_step + b * 32), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(source + kAhead * l.source_step + b * 32 + 16), _MM_HINT_T0);
+      store_position(to + b * l.bundle, l.plane, load(source + b * 32, 0xffff, words + b * 32),
+                     load(source + b * 32 + 16, 0xffff, words + b * 32 + 16));
+    }
+    if (b == l.bundles) continue;
+    const int64_t rest = l.depth - b * 32;
+    const __mmask16 low = static_cast<__mmask16>((1u << min64(rest, 16)) - 1);
+    const __mmask16 high = static_cast<__mmask16>((1u << max64(0, rest - 16)) - 1);
+    const __m512 first = load(source + b * 32, low, words + b * 32);
+    const __m512 second = load(source + b * 32 + 16, high, words + b * 32 + 16);
+    store_position(to + b * l.bundle, l.plane, first, second);
+  }
+}
+
+inline void pack_zeros(const Line& l, int64_t from, int64_t to) {
+  for (int64_t b = 0; b < l.bundles; b++)
+    for (int p = 0; p < kPlanes; p++) {
+      char* at = l.to + b * l.bundle + p * l.plane;
+      for (int64_t j = from; j < to; j++) _mm512_storeu_si512(at + j * l.to_step, _mm512_setzero_si512());
+    }
+}
+
+inline void pack_positions(const Line& l, bool auxiliary, bool is_signed) {
+  if (auxiliary) is_signed ? pack_line<true, true>(l) : pack_line<true, false>(l);
+  else is_signed ? pack_line<false, true>(l) : pack_line<false, false>(l);
+}
+
+// What windows read of the image, as floats [images][rows][columns][channels].
+inline Block floats_of(const Product& given, Block k) {
+  k.stripe_rows = stripe_extent(given.vertical, k.rows);
+  k.stripe_columns = stripe_extent(given.horizontal, k.columns);
+  return k;
+}
+
+// Vectors of a window's bundle: each is put together from parts of rows.
+struct Piece {
+  int32_t offset;
+  __mmask16 mask;
+};
+struct Pieces {
+  int count[2];
+  Piece piece[2][32];
+};
+
+// Piece list of a bundle of windows whose rows are `line` floats apart.
+inline void find_pieces(const MatrixPlan& plan, const Product& given, int64_t line, int64_t bundle, Pieces& list) {
+  const int64_t reach = given.horizontal.taps * given.depth;  // of one row
+  const int64_t rows = plan.window == Window::all ? given.vertical.taps : 1;
+  for (int half = 0; half < 2; half++) {
+    list.count[half] = 0;
+    const int64_t start = bundle * 32 + half * 16;
+    for (int64_t i = 0; i < rows; i++) {
+      const int64_t from = max64(i * reach - start, 0), to = min64(16, (i + 1) * reach - start);
+      if (from < to)
+        list.piece[half][list.count[half]++] = {static_cast<int32_t>(i * (line - reach) + start),
+                                                static_cast<__mmask16>((1u << to) - (1u << from))};
+    }
+  }
+}
+
+__attribute__((noinline)) void pack_windows(const Line& l, const Pieces* pieces) {
+  for (int64_t b = 0; b < l.bundles; b++) {
+    const Pieces& list = pieces[b];
+    const float* source = l.source;
+    char* to = l.to + b * l.bundle;
+    for (int64_t j = 0; j < l.count; j++, source += l.source_step, to += l.to_step) {
+      __m512 x[2];
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; half++) {
+        x[half] = _mm512_setzero_ps();
+        for (int i = 0; i < list.count[half]; i++)
+          x[half] = _mm512_mask_loadu_ps(x[half], list.piece[half][i].mask, source + list.piece[half][i].offset);
+      }
+      store_position(to, l.plane, x[0], x[1]);
+    }
+  }
+}
+
+// Packs the stripe of a block, some positions at a time: in the shadow of the products of the stripe before.
+struct Packer {
+  const MatrixPlan* plan;
+  const Product* given;
+  const float* floats;  // of windows
+  const Signs* signs;   // of the block, or null
+  const Block* k;
+  const Stripe* s;
+  int64_t channel, n, r, f, e;  // the next line
+  bool more = false;            // lines to come
+  Line common;
+  Line part[3];  // of the line at hand: without signs, with, without
+  int next = 3;
+  char* target;
+  Pieces pieces[8];
+
+  // Bundles [bundle, bundle + bundles) of group g.
+  void start(const Block& block, const Stripe& stripe, const Signs* with, int64_t g, int64_t bundle, int64_t bundles,
+             char* to) {
+    const Product& p = plan->product;
+    signs = with && with->begin < with->end ? with : nullptr;
+    k = &block;
+    s = &stripe;
+    target = to;
+    channel = g * p.depth + bundle * 32;
+    n = r = f = e = 0;
+    more = true;
+    next = 3;
+    Line& l = common;
+    l.to_step = s->images * kLine;
+    l.plane = s->plane;
+    l.bundle = s->bundle;
+    l.bundles = bundles;
+    l.depth = min64(bundles * 32, p.depth - bundle * 32);
+    l.positive = p.image.positive;
+    l.negative = p.image.negative;
+    l.source_step = p.horizontal.in_step * p.image.channels;
+    l.channels = p.image.channels;
+    l.token_step = p.horizontal.in_step;
+    if (signs)
+      for (int64_t w = signs->begin / 32; w < ceil_div(signs->end, 32); w++)
+        memset(signs->words + w * l.channels + channel, 0, static_cast<size_t>(l.depth) * 4);
+    if (plan->window != Window::none)
+      for (int64_t b = 0; b < bundles; b++)
+        find_pieces(*plan, *given, floats_of(*given, block).stripe_columns * given->depth, bundle + b, pieces[b]);
+  }
+
+  int64_t positions() const {
+    return k->images * s->rows * s->columns * phases_of(plan->product.vertical).count *
+           phases_of(plan->product.horizontal).count;
+  }
+
+  __attribute__((noinline)) void open_line() {
+    const Product& p = plan->product;
+    const Axis &v = p.vertical, &h = p.horizontal;
+    const int64_t row_phases = phases_of(v).count, column_phases = phases_of(h).count;
+    Line& l = common;
+    l.to = target + (f * column_phases + e) * s->phase + (r * s->pitch * s->images + n) * kLine;
+    part[0].count = part[1].count = part[2].count = 0;
+    next = 0;
+    if (plan->window != Window::none) {
+      // Rows of the floats: all of them, from that of the first tap on.
+      const Block own = floats_of(*given, *k);
+      const int64_t row = r * stripe_step(given->vertical) + phase_start(v, f) - v.tap_start;
+      if (row >= own.stripe_rows) pack_zeros(l, 0, s->columns);
+      else {
+        part[0] = l;
+        part[0].source = floats + (n * own.stripe_rows + row) * own.stripe_columns * given->depth;
+        part[0].count = s->columns;
+      }
+    } else {
+      const int64_t row = (k->i0 + r) * v.in_step + phase_start(v, f);
+      const int64_t column = k->j0 * h.in_step + phase_start(h, e);
+      int64_t left = 0, right = 0;
+      if (row >= 0 && row < p.image.rows) {
+        left = min64(s->columns, column < 0 ? ceil_div(-column, h.in_step) : 0);
+        right = column < p.image.columns ? min64(s->columns, ceil_div(p.image.columns - column, h.in_step)) : 0;
+        right = max64(left, right);
+      }
+      pack_zeros(l, 0, left);
+      pack_zeros(l, right, s->columns);
+      const int64_t token = ((k->n0 + n) * p.image.rows + row) * p.image.columns + column;
+      int64_t begin = right, end = right;
+      if (signs) {
+        begin = max64(left, min64(right, ceil_div(max64(0, signs->begin - token), h.in_step)));
+        end = max64(begin, min64(right, ceil_div(max64(0, signs->end - token), h.in_step)));
+      }
+      const int64_t cut[4] = {left, begin, end, right};
+      for (int i = 0; i < 3; i++) {
+        if (cut[i] == cut[i + 1]) continue;
+        part[i] = l;
+        part[i].to += cut[i] * l.to_step;
+        part[i].token = token + cut[i] * h.in_step;
+        part[i].source = p.image.data + part[i].token * p.image.channels + channel;
+        part[i].count = cut[i + 1] - cut[i];
+        part[i].words = signs ? signs->words + channel : nullptr;
+      }
+    }
+    if (++e < column_phases) return;
+    e = 0;
+    if (++f < row_phases) return;
+    f = 0;
+    if (++r < s->rows) return;
+    r = 0;
+    more = ++n < k->images;
+  }
+
+  __attribute__((noinline)) void operator()(int64_t count) {
+    const bool auxiliary = common.positive != 0 || common.negative != 0;
+    while (count > 0) {
+      if (next == 3) {
+        if (!more) return;
+        open_line();
+      }
+      for (; next < 3 && count > 0;) {
+        Line& l = part[next];
+        if (l.count == 0) {
+          next++;
+          continue;
+        }
+        Line now = l;
+        now.count = min64(l.count, count);
+        if (plan->window != Window::none) pack_windows(now, pieces);
+        else pack_positions(now, auxiliary, next == 1);
+        count -= now.count;
+        l.count -= now.count;
+        l.source += now.count * l.source_step;
+        l.to += now.count * l.to_step;
+        l.token += now.count * l.token_step;
+      }
+      count--;  // a line of zeros costs something too
+    }
+  }
+  void all() { (*this)(INT64_MAX); }
+};
+
+// A row of sums that is an output.
+struct OutRow {
+  int64_t out, word;  // in floats and in words of the mask, of channel 0
+  int32_t sum;        // floats
+  uint32_t bit;       // 0 if another task finishes the word
+};
+
+// Outputs of two tiles.
+struct OutTiles {
+  int64_t left[2];  // bytes in the stripe
+  int64_t first, last;
+  int tiles;
+};
+
+// What is left to do with the sums of a block: they are settled, then written, a few rows at a time.
+struct Finish {
+  SplitBlock block;
+  int m = 0, n = 0;  // none if 0
+  float* sums;
+  const OutRow *row = nullptr, *end = nullptr;
+  int64_t rows;  // at a time
+  float* out;
+  const float* bias;
+  uint32_t* mask;
+  __mmask16 lanes[2];
+  bool accumulate, relu, settled;
+
+  // Sums that were made in several tiles are put together. A NaN among those of outputs may be an infinity that met
+  // zeros: then all are made again.
+  template <int M, int N>
+  __attribute__((always_inline)) void settle_rows() {
+    __m512 all[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (const OutRow* r = row; r < end; r++) {
+      float* at = sums + r->sum;
+#pragma GCC unroll 2
+      for (int v = 0; v < N; v++) {
+        __m512 x = _mm512_load_ps(at + 16 * v);
+        if (M == 1) x = _mm512_add_ps(x, _mm512_load_ps(at + 16 * kSumStep + 16 * v));
+        if (N == 1) x = _mm512_add_ps(x, _mm512_load_ps(at + 16));
+        if (M == 1 && N == 1) x = _mm512_add_ps(x, _mm512_load_ps(at + 16 * kSumStep + 16));
+        if (M == 1 || N == 1) _mm512_store_ps(at + 16 * v, x);
+        all[v] = _mm512_mask_add_ps(all[v], lanes[v], all[v], x);
+      }
+    }
+    const __m512 sum = _mm512_add_ps(all[0], all[1]);
+    if (_mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q)) sum_exceptional<M, N>(block, sums);
+  }
+  __attribute__((noinline)) void settle_tiles() {
+    if (m > 1) n > 1 ? settle_rows<2, 2>() : settle_rows<2, 1>();
+    else n > 1 ? settle_rows<1, 2>() : settle_rows<1, 1>();
+  }
+  __attribute__((always_inline)) void write(const OutRow& r, int v) {
+    float* to = out + r.out + 16 * v;
+    __m512 y = _mm512_loadu_ps(sums + r.sum + 16 * v);
+    if (accumulate) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes[v], to));
+    if (bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes[v], bias + 16 * v));
+    if (relu)  // NaN stays
+      y = _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(y, _mm512_setzero_ps(), _CMP_LT_OQ), _mm512_setzero_ps());
+    _mm512_mask_storeu_ps(to, lanes[v], y);
+    if (mask) {
+      uint32_t* word = mask + r.word + 16 * v;
+      const __mmask16 own = r.bit ? lanes[v] : 0;
+      const __mmask16 above = _mm512_cmp_ps_mask(y, _mm512_setzero_ps(), _CMP_GT_OQ);
+      const __m512i bits = _mm512_maskz_loadu_epi32(own, word);
+      _mm512_mask_storeu_epi32(
+          word, own, _mm512_mask_or_epi32(bits, above, bits, _mm512_set1_epi32(static_cast<int>(r.bit))));
+    }
+  }
+  __attribute__((always_inline)) void operator()() {
+    if (n == 0) return;
+    if (!settled) {
+      settled = true;
+      settle_tiles();
+    }
+    for (int64_t i = 0; i < rows && row < end; i++, row++) {
+      write(*row, 0);
+      if (n > 1) write(*row, 1);
+    }
+  }
+  void all() {
+    if (n == 0) return;
+    rows = end - row;
+    (*this)();
+    n = 0;
+  }
+};
+
+// Tiles that cover the outputs of a block, in pairs, and the rows of theirs that are outputs. Words of the mask inside
+// of tokens [begin, end) are the block's own.
+inline int64_t find_tiles(const Product& p, const Block& k, const Stripe& s, int64_t begin, int64_t end, OutRow* rows,
+                          OutTiles* tiles) {
+  const int64_t line = k.columns * k.images, pitch = s.pitch * s.images;
+  int64_t count = 0, pairs = 0, start = -1, tile = 0;
+  const int64_t first = ceil_div(begin, 32) * 32;
+  const int64_t last = end == p.images * p.out_rows * p.out_columns ? end : end / 32 * 32;
+  for (int64_t i = 0; i < k.rows; i++)
+    for (int64_t j = 0; j < line; j++) {
+      const int64_t at = i * pitch + j;
+      if (start < 0 || at >= start + 16) {
+        start = at;
+        if (tile % 2 == 0) {
+          if (tile) pairs++;
+          tiles[pairs].first = count;
+        }
+        tiles[pairs].left[tile % 2] = start * kLine;
+        tiles[pairs].tiles = static_cast<int>(tile % 2 + 1);
+        tile++;
+      }
+      const int64_t row = p.vertical.out_start + (k.i0 + i) * p.vertical.out_step;
+      const int64_t column = p.horizontal.out_start + (k.j0 + j / k.images) * p.horizontal.out_step;
+      const int64_t token = ((k.n0 + j % k.images) * p.out_rows + row) * p.out_columns + column;
+      OutRow& r = rows[count++];
+      r.out = token * p.out_channels;
+      r.sum = static_cast<int32_t>(((tile - 1) % 2 * 16 + at - start) * kSumStep);
+      r.word = token / 32 * p.out_channels;
+      r.bit = token >= first && token < last ? 1u << (token % 32) : 0;
+      tiles[pairs].last = count;
+    }
+  return tile ? pairs + 1 : 0;
+}
+
+// Tokens of a block if they lie in a row, else none.
+inline Span block_span(const Product& p, const Blocks& b, const Block& k) {
+  if (!rows_are_whole(p, b)) return {0, 0};
+  const int64_t first = ((k.n0 * p.vertical.count) + k.i0) * p.horizontal.count + k.j0;
+  return {first, first + k.tokens()};
+}
+
+// A block at work: its stripe's shape, its outputs.
+struct Unit {
+  Block k;
+  Stripe s;
+  Span own;  // tokens that lie in a row
+  Signs signs;
+  int64_t pairs;
+  OutRow rows[kMatrixTokens];
+  OutTiles tiles[kMatrixTokens / 2 + 1];
+};
+
+// What runs in the shadow of products: the sums before are finished, the stripe after is packed.
+struct Shadow {
+  Finish finish;
+  Packer packer;
+  int64_t positions;  // at a time
+  __attribute__((always_inline)) void operator()() {
+    finish();
+    if (positions) packer(positions);
+  }
+};
+
+// One wave and pass of some blocks, for a part of the output channels of a group.
+struct MatrixTask {
+  const MatrixPlan* plan;
+  const Product* given;
+  const char* packed;
+  char* stripes;
+  float* floats;
+  int64_t first, last, from, columns;  // bundles and output channels of the pass
+  int64_t g, part, begin, end;         // group, first output channel, blocks
+  bool signs;                          // to be packed with stripes
+
+  // Whole words of the mask, all of whose tokens are the block's: they start at nothing.
+  void clear_mask(const Unit& u) const {
+    const Product& p = plan->product;
+    const int64_t all = p.images * p.out_rows * p.out_columns, stop = min64(columns, part + plan->part);
+    for (int64_t w = ceil_div(u.own.begin, 32); w < (u.own.end == all ? ceil_div(u.own.end, 32) : u.own.end / 32); w++)
+      memset(p.mask + w * p.out_channels + g * p.width + from + part, 0, static_cast<size_t>(stop - part) * 4);
+  }
+
+  void open(Unit& u, int64_t index) const {
+    const Product& p = plan->product;
+    u.k = block_at(plan->blocks, p.images, p.vertical, p.horizontal, index);
+    u.s = stripe_of(p, u.k);
+    u.own = p.mask && last == plan->bundles ? block_span(p, plan->blocks, u.k) : Span{0, 0};
+    u.pairs = find_tiles(p, u.k, u.s, u.own.begin, u.own.end, u.rows, u.tiles);
+    if (u.own.begin < u.own.end) clear_mask(u);
+    u.signs = signs ? signs_of(*plan, u.k) : Signs{nullptr, 0, 0};
+    if (plan->window != Window::none)
+      pack_block(floats, given->image, floats_of(*given, u.k), given->vertical, given->horizontal, 0, given->depth,
+                 given->depth);
+  }
+
+  AUXGRAD_AMX __attribute__((noinline)) void run() {
+    const Product& p = plan->product;
+    alignas(64) Sums sums;
+    Unit units[3];  // one is finished, one multiplied, one packed
+    int32_t at[kMatrixSteps];
+    const int64_t stop = min64(columns, part + plan->part), channels = g * p.width + from;
+    const char* right = packed + g * (plan->packed / p.groups);
+    Shadow shadow;
+    Finish& finish = shadow.finish;
+    Packer& packer = shadow.packer;
+    packer.plan = plan;
+    packer.given = given;
+    packer.floats = floats;
+    int stripe = 0;
+    open(units[begin % 3], begin);
+    packer.start(units[begin % 3].k, units[begin % 3].s, &units[begin % 3].signs, g, first, min64(plan->slice, last - first), stripes);
+    packer.all();
+    start_tiles();
+    for (int64_t index = begin; index < end; index++) {
+      const Unit& u = units[index % 3];
+      for (int64_t bundle = first; bundle < last; bundle += plan->slice, stripe ^= 1) {
+        const int64_t bundles = min64(plan->slice, last - bundle), after = bundle + bundles;
+        const char* left = stripes + stripe * plan->stripe;
+        char* other = stripes + (stripe ^ 1) * plan->stripe;
+        const int64_t steps = left_steps(p, u.s, bundles, at);
+        shadow.positions = 0;
+        if (after < last) packer.start(u.k, u.s, &u.signs, g, after, min64(plan->slice, last - after), other);
+        else if (index + 1 < end) {
+          Unit& next = units[(index + 1) % 3];
+          open(next, index + 1);
+          packer.start(next.k, next.s, &next.signs, g, first, min64(plan->slice, last - first), other);
+        }
+        const int64_t all_steps = u.pairs * ceil_div(stop - part, kMatrixPanel) * steps;
+        if (packer.more) shadow.positions = packer.positions() / max64(1, 3 * all_steps - 1) + 1;
+        const auto panel_at = [&](int64_t c) {
+          return right + c / kMatrixPanel * plan->step_bytes(kMatrixPanel) * plan->taps * (last - first) +
+                 (bundle - first) * plan->taps * plan->step_bytes(min64(kMatrixPanel, columns - c));
+        };
+        for (int64_t i = 0; i < u.pairs; i++)
+          for (int64_t c = part; c < stop; c += kMatrixPanel) {
+            const OutTiles& t = u.tiles[i];
+            const int64_t width = min64(kMatrixPanel, columns - c);
+            SplitBlock block = {};
+            block.left[0] = left + t.left[0];
+            block.left[1] = left + t.left[t.tiles - 1];
+            block.left_row = kLine;
+            block.left_plane = u.s.plane;
+            block.outer = block.inner = 1;
+            block.length = steps;
+            block.places = at;
+            block.right = panel_at(c);
+            const int m = t.tiles, n = width > 16 ? 2 : 1;
+            finish.rows = ceil_div(finish.end - finish.row, 3 * steps - (steps > 1));
+            multiply_split(m, n, block, sums, [&] { shadow(); });
+            finish.all();
+            finish.block = block;
+            finish.m = m;
+            finish.n = n;
+            finish.sums = sums;
+            finish.row = u.rows + t.first;
+            finish.end = u.rows + t.last;
+            finish.out = p.out + channels + c;
+            finish.accumulate = bundle > 0;
+            const bool done = after == plan->bundles;
+            finish.bias = done && p.bias ? p.bias + channels + c : nullptr;
+            finish.relu = done && p.relu;
+            finish.mask = done && u.own.begin < u.own.end ? p.mask + channels + c : nullptr;
+            finish.lanes[0] = static_cast<__mmask16>((1u << min64(16, width)) - 1);
+            finish.lanes[1] = static_cast<__mmask16>((1u << max64(0, width - 16)) - 1);
+            finish.settled = false;
+          }
+        packer.all();
+      }
+    }
+    store_sums(sums);
+    finish.all();
+    stop_tiles();
+  }
+};
+
+inline void run_matrix(const Call& call, const Product& given) {
+  const MatrixPlan plan = plan_matrix(given);
+  const Product& p = plan.product;
+  const Blocks& b = plan.blocks;
+  if (p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0) return;
+  char* packed = static_cast<char*>(call.scratch);
+  char* stripes = packed + plan.packed;
+  const bool signs = p.signs && signs_with_stripes(plan);
+  if (p.signs && !signs) pack_image(call, given);
+  for (int64_t from = 0; from < p.width; from += plan.wave)
+    for (int64_t first = 0; first < plan.bundles; first += plan.pass) {
+      const int64_t last = min64(plan.bundles, first + plan.pass), columns = min64(plan.wave, p.width - from);
+      pack_right(call, plan, packed, first, last, from, columns);
+      const int64_t parts = ceil_div(columns, plan.part), count = b.count(), runs = ceil_div(count, plan.together);
+      parallel_tasks(call, p.groups * parts * runs, [&](int64_t task, int thread) {
+        char* own = stripes + thread * plan.workspace();
+        const int64_t begin = task % runs * plan.together;
+        MatrixTask t = {&plan,
+                        &given,
+                        packed,
+                        own,
+                        reinterpret_cast<float*>(own + 2 * plan.stripe),
+                        first,
+                        last,
+                        from,
+                        columns,
+                        task / runs / parts,
+                        task / runs % parts * plan.part,
+                        begin,
+                        min64(count, begin + plan.together),
+                        signs && from == 0 && task / runs % parts == 0};
+        t.run();
+      });
+    }
+  if (signs) finish_signs(plan);
+  if (p.mask) finish_mask(call, p, b);
+}
+
+}  // namespace
+}  // namespace auxgrad
+#endif

@@ -28,7 +28,7 @@ constexpr int64_t kMatrixPart = 192 * 1024;                 // floats of a part 
 constexpr int64_t kMatrixWidth = 512, kMatrixDepth = 1024;  // of a part, at most
 
 // An axis in phases: tap k reads, for output i, element i + shift(k) of phase(k), which begins at base(phase).
-struct Phases {
+struct GradPhases {
   const Axis& axis;
 
   int64_t phase(int64_t tap) const { return tap * axis.tap_step % axis.in_step; }
@@ -47,25 +47,23 @@ struct Phases {
     return shift(last) - base(phase_);
   }
   // The input that element i of a phase is, counted from its base.
-  int64_t input(int64_t phase_, int64_t i) const {
-    return (i + base(phase_)) * axis.in_step + phase_ + axis.tap_start;
-  }
+  int64_t input(int64_t phase_, int64_t i) const { return (i + base(phase_)) * axis.in_step + phase_ + axis.tap_start; }
 };
 
 struct MatrixGradient {
-  bool single;                      // tap
-  int64_t pictures, rows, strips;   // pairs of pictures of a block; rows of a picture; strips of an image
-  int64_t pitch, lines, line_steps; // columns of a row of x; what steps are counted in: rows, or whole blocks
-  int64_t steps, pairs;             // of a block: of dy, and pairs of x
+  bool single;                       // tap
+  int64_t pictures, rows, strips;    // pairs of pictures of a block; rows of a picture; strips of an image
+  int64_t pitch, lines, line_steps;  // columns of a row of x; what steps are counted in: rows, or whole blocks
+  int64_t steps, pairs;              // of a block: of dy, and pairs of x
   int64_t blocks, part, depth, parts, slices, chunks;
-  double cost;                      // cycles, about
+  double cost;  // cycles, about
 };
 
 inline int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
 
 // Columns between rows of x.
 inline int64_t picture_pitch(const WeightGradient& p) {
-  const Phases h{p.horizontal};
+  const GradPhases h{p.horizontal};
   int64_t pitch = p.horizontal.count;
   for (int64_t phase = 0; phase < p.horizontal.in_step; phase++) {
     if (h.first(phase) < 0) continue;
@@ -81,7 +79,7 @@ inline int64_t picture_pitch(const WeightGradient& p) {
 // Calls f(row phase, column phase, rows beyond those of the output, columns beyond) for the phases that taps read.
 template <class F>
 inline void each_read_phase(const WeightGradient& p, const F& f) {
-  const Phases v{p.vertical}, h{p.horizontal};
+  const GradPhases v{p.vertical}, h{p.horizontal};
   for (int64_t i = 0; i < p.vertical.in_step; i++) {
     if (v.first(i) < 0) continue;
     for (int64_t j = 0; j < p.horizontal.in_step; j++)
@@ -142,9 +140,8 @@ inline MatrixGradient plan_matrix_gradient(const WeightGradient& p) {
         strips = m.strips = ceil_div(p.vertical.count, m.rows);
         if (m.pictures > 1 && m.pictures * 2 > p.images * strips) continue;
         m.pairs = 0;
-        each_read_phase(p, [&](int64_t, int64_t, int64_t rows, int64_t columns) {
-          m.pairs += phase_pairs(p, m, rows, columns);
-        });
+        each_read_phase(
+            p, [&](int64_t, int64_t, int64_t rows, int64_t columns) { m.pairs += phase_pairs(p, m, rows, columns); });
         m.blocks = ceil_div(p.images * strips, 2 * m.pictures);
         for (int by_row = 0; by_row < 2; by_row++) {
           m.lines = by_row ? m.rows : 1;
@@ -198,7 +195,7 @@ inline MatrixSizes matrix_sizes(const WeightGradient& p, const MatrixGradient& m
 }
 
 // Adds a block of sums to where it belongs, some rows at a time.
-struct Finish {
+struct GradFinish {
   const float* sums = nullptr;
   float* to = nullptr;
   int64_t stride = 0, rows = 0, row = 0, each = 0;
@@ -242,15 +239,15 @@ struct Ahead {
 
 // What is done while the matrix unit multiplies.
 struct Meanwhile {
-  Finish finish;
+  GradFinish finish;
   Ahead image, delta;
 };
 
 struct MatrixCall {
-  const char* left;          // [step][2 tiles of outputs][plane][tile]
-  const char* right[2];      // pairs of the tiles of channels
-  int64_t lines, line_bytes; // of the right operand
-  int64_t steps;             // of a line
+  const char* left;           // [step][2 tiles of outputs][plane][tile]
+  const char* right[2];       // pairs of the tiles of channels
+  int64_t lines, line_bytes;  // of the right operand
+  int64_t steps;              // of a line
 };
 
 #define AUXGRAD_TILE_PRODUCTS()                  \
@@ -263,15 +260,15 @@ struct MatrixCall {
     other.image.some();                          \
     other.delta.some();                          \
   } while (0)
-#define AUXGRAD_LOAD_LEFT(plane)                                                  \
-  do {                                                                            \
-    _tile_loadd(4, left + (plane)*kTileBytes, 64);                                \
-    if (M > 1) _tile_loadd(5, left + (kPlanes + (plane)) * kTileBytes, 64);       \
+#define AUXGRAD_LOAD_LEFT(plane)                                            \
+  do {                                                                      \
+    _tile_loadd(4, left + (plane)*kTileBytes, 64);                          \
+    if (M > 1) _tile_loadd(5, left + (kPlanes + (plane)) * kTileBytes, 64); \
   } while (0)
-#define AUXGRAD_LOAD_RIGHT(plane)                                    \
-  do {                                                               \
-    _tile_loadd(6, right0 + (plane)*64, kPairBytes);                 \
-    if (N > 1) _tile_loadd(7, right1 + (plane)*64, kPairBytes);      \
+#define AUXGRAD_LOAD_RIGHT(plane)                               \
+  do {                                                          \
+    _tile_loadd(6, right0 + (plane)*64, kPairBytes);            \
+    if (N > 1) _tile_loadd(7, right1 + (plane)*64, kPairBytes); \
   } while (0)
 
 // sums [16 * M outputs][16 * N channels]; the block before is finished in the shadow of the tile products.
@@ -340,9 +337,12 @@ __attribute__((noinline)) void pack_delta_tiles(char* to, const float* const* ta
 }
 
 // x of a block, `channels` of it from `channel` on, as pairs: [16 channels][pair][plane][16 channels x 2].
-__attribute__((noinline)) void pack_pairs(char* to, const float* const* table, int64_t pairs, int64_t channel, int64_t channels) {
+__attribute__((noinline)) void pack_pairs(char* to, const float* const* table, int64_t pairs, int64_t channel,
+                                          int64_t channels) {
   const int64_t tiles = ceil_div(channels, 16);
-  const auto mask = [&](int64_t t) { return static_cast<__mmask16>((1u << max64(0, min64(16, channels - 16 * t))) - 1); };
+  const auto mask = [&](int64_t t) {
+    return static_cast<__mmask16>((1u << max64(0, min64(16, channels - 16 * t))) - 1);
+  };
   const __mmask16 lanes[2] = {mask(0), mask(1)};
   for (int64_t f = 0; f < pairs; f++)
     for (int64_t t = 0; t < tiles; t++) {
@@ -353,8 +353,9 @@ __attribute__((noinline)) void pack_pairs(char* to, const float* const* table, i
 }
 
 // Where the rows of dy and x of a block lie; zeros where there are none.
-__attribute__((noinline)) void find_rows(const WeightGradient& p, const MatrixGradient& m, int64_t block, int64_t out_channel,
-                      int64_t channel, const float* zeros, const float** delta, const float** image) {
+__attribute__((noinline)) void find_rows(const WeightGradient& p, const MatrixGradient& m, int64_t block,
+                                         int64_t out_channel, int64_t channel, const float* zeros, const float** delta,
+                                         const float** image) {
   const Axis &v = p.vertical, &h = p.horizontal;
   const int64_t in_row = p.image.columns * p.image.channels;
   const auto row_of = [&](int64_t n, int64_t i) {
@@ -396,7 +397,7 @@ __attribute__((noinline)) void find_rows(const WeightGradient& p, const MatrixGr
   }
   each_read_phase(p, [&](int64_t row_phase, int64_t column_phase, int64_t more_rows, int64_t more_columns) {
     const int64_t pairs = phase_pairs(p, m, more_rows, more_columns), rows = m.rows + more_rows;
-    const Phases vertical{v}, horizontal{h};
+    const GradPhases vertical{v}, horizontal{h};
     const int64_t first = horizontal.input(column_phase, 0);
     const int64_t left = min64(m.pitch, first < 0 ? ceil_div(-first, h.in_step) : 0);
     const int64_t inside = first < p.image.columns ? ceil_div(p.image.columns - first, h.in_step) : 0;
@@ -427,7 +428,7 @@ inline void find_taps(const WeightGradient& p, const MatrixGradient& m, MatrixTa
     return;
   }
   int64_t begin = 0;
-  const Phases vertical{v}, horizontal{h};
+  const GradPhases vertical{v}, horizontal{h};
   each_read_phase(p, [&](int64_t row_phase, int64_t column_phase, int64_t more_rows, int64_t more_columns) {
     for (int64_t a = 0; a < v.taps; a++) {
       if (vertical.phase(a) != row_phase) continue;
@@ -481,7 +482,7 @@ AUXGRAD_AMX inline bool run_matrix_gradient(const Call& call, const WeightGradie
     float* dw = (chunk == 0 ? p.dw : partial + (chunk - 1) * total) + (g * p.width + from) * stride + channel;
     alignas(64) Sums sums[2];
     Meanwhile meanwhile;
-    Finish& finish = meanwhile.finish;
+    GradFinish& finish = meanwhile.finish;
     int turn = 0;
     start_tiles();
     const int64_t begin = even_start(m.blocks, m.chunks, chunk), end = even_start(m.blocks, m.chunks, chunk + 1);
@@ -536,7 +537,8 @@ AUXGRAD_AMX inline bool run_matrix_gradient(const Call& call, const WeightGradie
               k.right[1] = k.right[0] + m.pairs * kPairBytes;
               finish.each = ceil_div(finish.rows, 6 * k.lines * k.steps);
               float* to = sums[turn];
-              if (outputs - o > 16) columns > 16 ? sum_pairs<2, 2>(k, to, meanwhile) : sum_pairs<2, 1>(k, to, meanwhile);
+              if (outputs - o > 16)
+                columns > 16 ? sum_pairs<2, 2>(k, to, meanwhile) : sum_pairs<2, 1>(k, to, meanwhile);
               else columns > 16 ? sum_pairs<1, 2>(k, to, meanwhile) : sum_pairs<1, 1>(k, to, meanwhile);
               finish.sums = to;
               finish.to = dw + (o * taps + tap) * p.depth + c;

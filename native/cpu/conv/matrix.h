@@ -5,8 +5,6 @@
 // taken apart while packing: each phase of the rows and columns that taps read lies by itself, so that outputs side by
 // side always read positions side by side. Lines follow one another, so that tiles run on over their ends; what they sum
 // there is thrown away. Images of one block take turns at every position: small ones fill tiles together.
-//
-// Few channels: what a row of taps reads (or all taps, if that is 32 numbers at most) counts as the channels.
 #pragma once
 #include "../amx/split.h"
 #include "window.h"
@@ -45,41 +43,14 @@ inline Phases phases_of(const Axis& a) {
 inline int64_t phase_start(const Axis& a, int64_t phase) { return a.tap_start + phase * a.tap_step % a.in_step; }
 inline int64_t phase_line(const Axis& a, int64_t tap) { return tap * a.tap_step / a.in_step; }
 
-// Reductions that lie side by side in the image: a row of taps, or all of them.
-enum class Window { none, row, all };
-
 struct MatrixPlan {
-  Product product;  // with the window as channels
-  Window window;
   Blocks blocks;                  // depth: channels of a slice
   int64_t bundles, slice, pass;   // of 32 channels each: all, of a slice, of a pass (some slices)
   int64_t taps, wave, part;       // output channels whose weights are packed at a time, and of a task
   int64_t together;               // blocks of a task
-  int64_t packed, stripe, floats; // bytes of packed weights and of a stripe; floats of a window's stripe
-  int64_t workspace() const { return 2 * stripe + floats * 4; }  // bytes of a thread
+  int64_t packed, stripe;         // bytes of packed weights and of a stripe
   int64_t step_bytes(int64_t columns) const { return ceil_div(columns, 16) * kPlanes * kTileBytes; }
 };
-
-inline Window window_of(const Product& p) {
-  const Axis &v = p.vertical, &h = p.horizontal;
-  const bool side_by_side = p.groups == 1 && p.depth < 32 && p.image.channels == p.depth && p.k_step == 1 &&
-                            p.tap_step == p.depth && h.taps == p.kernel_columns && h.tap_step == 1 && h.taps > 1;
-  if (!side_by_side) return Window::none;
-  if (v.taps > 1 && v.tap_step == 1 && v.taps * h.taps * p.depth <= 32) return Window::all;
-  return ceil_div(h.taps * p.depth, 32) < h.taps ? Window::row : Window::none;
-}
-
-// The product whose channels are what a window reads.
-inline Product windowed(Product p, Window window) {
-  if (window == Window::none) return p;
-  p.depth *= p.horizontal.taps;
-  p.horizontal.taps = 1;
-  if (window == Window::all) {
-    p.depth *= p.vertical.taps;
-    p.vertical.taps = 1;
-  }
-  return p;
-}
 
 inline Blocks cut_matrix_blocks(const Product& p, int64_t slice) {
   const Axis &v = p.vertical, &h = p.horizontal;
@@ -119,11 +90,8 @@ inline Blocks cut_matrix_blocks(const Product& p, int64_t slice) {
   return b;
 }
 
-inline MatrixPlan plan_matrix(const Product& given) {
+inline MatrixPlan plan_matrix(const Product& p) {
   MatrixPlan plan;
-  plan.window = window_of(given);
-  plan.product = windowed(given, plan.window);
-  const Product& p = plan.product;
   const Axis &v = p.vertical, &h = p.horizontal;
   plan.taps = max64(1, taps_of(p));
   plan.bundles = ceil_div(p.depth, 32);
@@ -148,22 +116,16 @@ inline MatrixPlan plan_matrix(const Product& given) {
       even_size(plan.wave / kMatrixPanel, ceil_div(plan.wave / kMatrixPanel, wanted)) * kMatrixPanel;
   plan.together = even_size(plan.blocks.count(), ceil_div(plan.blocks.count(), kMatrixTasks));
   plan.stripe = plan.blocks.stripe;
-  plan.floats = 0;
-  if (plan.window != Window::none)
-    plan.floats = (plan.blocks.images * stripe_extent(given.vertical, plan.blocks.rows) *
-                       stripe_extent(given.horizontal, plan.blocks.columns) * given.depth +
-                   kLanes * 4) /
-                  kLanes * kLanes;
   return plan;
 }
 
 inline int64_t matrix_scratch(const MatrixPlan& plan, int threads) {
-  return plan.packed + plan.workspace() * threads;
+  return plan.packed + 2 * plan.stripe * threads;
 }
 
 // Whether it pays, against multiply-adds: what is added in padding to tiles, and packing, in cycles.
 inline bool suits_matrix(const Product& p) {
-  if (p.depth * taps_of(p) < 16 || p.width < 16) return false;
+  if (p.depth < 16 || p.width < 16) return false;
   const MatrixPlan plan = plan_matrix(p);
   const int64_t tokens = p.images * p.vertical.count * p.horizontal.count;
   if (tokens < 64) return false;
@@ -176,9 +138,8 @@ inline bool suits_matrix(const Product& p) {
 
 // Weights of bundles [first, last) and output channels [from, from + columns) of every group, as right tiles:
 // [group][panel][slice, tap: see left_steps()][16 columns][part]. Of a step's 32 channels numbers j and j + 16 are a pair.
-inline void pack_right(const Call& call, const MatrixPlan& plan, char* target, int64_t first, int64_t last,
+inline void pack_right(const Call& call, const Product& p, const MatrixPlan& plan, char* target, int64_t first, int64_t last,
                        int64_t from, int64_t columns) {
-  const Product& p = plan.product;
   const int64_t panels = ceil_div(columns, kMatrixPanel), group_bytes = plan.packed / p.groups;
   const int64_t runs = ceil_div(last - first, plan.slice);
   parallel_tasks(call, p.groups * panels * runs, [&](int64_t task, int) {
@@ -291,18 +252,16 @@ struct Signs {
 };
 
 // Whether stripes hold whole rows of the image and leave none out.
-inline bool signs_with_stripes(const MatrixPlan& plan) {
-  const Product& p = plan.product;
+inline bool signs_with_stripes(const Product& p, const MatrixPlan& plan) {
   const Axis &v = p.vertical, &h = p.horizontal;
-  if (plan.window != Window::none || phases_of(v).count != v.in_step || phases_of(h).count != h.in_step) return false;
+  if (phases_of(v).count != v.in_step || phases_of(h).count != h.in_step) return false;
   if (p.image.rows == 1 && p.images == 1 && h.taps == 1 && v.taps == 1) return true;
   const int64_t columns = (h.count + phases_of(h).extra) * h.in_step + h.tap_start;
   return plan.blocks.columns >= h.count && columns >= p.image.columns;
 }
 
 // Tokens of the words that are a block's: those that begin in rows no block before it has, and end in its rows.
-inline Signs signs_of(const MatrixPlan& plan, const Block& k) {
-  const Product& p = plan.product;
+inline Signs signs_of(const Product& p, const MatrixPlan& plan, const Block& k) {
   const Image& image = p.image;
   const Axis& v = p.vertical;
   const int64_t all = p.images * image.rows * image.columns;
@@ -326,13 +285,12 @@ inline Signs signs_of(const MatrixPlan& plan, const Block& k) {
 }
 
 // Words of signs that no block holds alone.
-inline void finish_signs(const MatrixPlan& plan) {
-  const Product& p = plan.product;
+inline void finish_signs(const Product& p, const MatrixPlan& plan) {
   const int64_t all = p.images * p.image.rows * p.image.columns, words = ceil_div(all, 32);
   int64_t next = 0;
   for (int64_t i = 0; i <= plan.blocks.count(); i++) {
     Signs s = {p.signs, words * 32, words * 32};
-    if (i < plan.blocks.count()) s = signs_of(plan, block_at(plan.blocks, p.images, p.vertical, p.horizontal, i));
+    if (i < plan.blocks.count()) s = signs_of(p, plan, block_at(plan.blocks, p.images, p.vertical, p.horizontal, i));
     if (s.begin == s.end && i < plan.blocks.count()) continue;
     pack_positive(p.image.data, all, p.image.channels, p.signs, next, s.begin / 32, 0, p.image.channels);
     next = ceil_div(s.end, 32);
@@ -350,40 +308,55 @@ struct Line {
   int64_t channels, token, token_step;
 };
 
+// Vectors of 16 channels of a position, with the auxiliary; `bits` of those above zero go into `word`.
+template <bool Auxiliary, bool Signed>
+struct Reader {
+  __m512 positive, negative;
+
+  __attribute__((always_inline)) __m512 operator()(const float* from, __mmask16 lanes, __m512i bit,
+                                                   __m512i& word) const {
+    const __m512 x = _mm512_maskz_loadu_ps(lanes, from);
+    if (!Auxiliary && !Signed) return x;
+    const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ);
+    if (Signed) word = _mm512_mask_or_epi32(word, above, word, bit);
+    return Auxiliary ? _mm512_maskz_add_ps(lanes, x, _mm512_mask_blend_ps(above, negative, positive)) : x;
+  }
+};
+
 template <bool Auxiliary, bool Signed>
 __attribute__((noinline)) void pack_line(const Line& l) {
-  const __m512 positive = _mm512_set1_ps(l.positive), negative = _mm512_set1_ps(l.negative);
-  const float* source = l.source;
-  char* to = l.to;
-  for (int64_t j = 0; j < l.count; j++, source += l.source_step, to += l.to_step) {
-    const int64_t token = l.token + j * l.token_step;
+  const Reader<Auxiliary, Signed> read = {_mm512_set1_ps(l.positive), _mm512_set1_ps(l.negative)};
+  // Some positions at a time, whose signs are in the same words: bundle after bundle.
+  for (int64_t first = 0; first < l.count;) {
+    const int64_t token = l.token + first * l.token_step, place = token % 32;
+    int64_t count = min64(Signed ? 8 : 1, l.count - first);
+    if (Signed) count = min64(count, (31 - place) / l.token_step + 1);
+    const float* source = l.source + first * l.source_step;
+    char* to = l.to + first * l.to_step;
     uint32_t* words = l.words + (Signed ? token / 32 * l.channels : 0);
-    const __m512i bit = _mm512_set1_epi32(static_cast<int>(1u << (token % 32)));
-    const auto load = [&](const float* from, __mmask16 mask, uint32_t* word) {
-      __m512 x = _mm512_maskz_loadu_ps(mask, from);
-      if (!Auxiliary && !Signed) return x;
-      const __mmask16 above = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ);
-      if (Signed)
-        _mm512_mask_storeu_epi32(word, mask,
-                                 _mm512_mask_or_epi32(_mm512_maskz_loadu_epi32(mask, word), above,
-                                                      _mm512_maskz_loadu_epi32(mask, word), bit));
-      if (Auxiliary) x = _mm512_maskz_add_ps(mask, x, _mm512_mask_blend_ps(above, negative, positive));
-      return x;
-    };
-    int64_t b = 0;
-    for (; b < l.depth / 32; b++) {
-      _mm_prefetch(reinterpret_cast<const char*>(source + kAhead * l.source_step + b * 32), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(source + kAhead * l.source_step + b * 32 + 16), _MM_HINT_T0);
-      store_position(to + b * l.bundle, l.plane, load(source + b * 32, 0xffff, words + b * 32),
-                     load(source + b * 32 + 16, 0xffff, words + b * 32 + 16));
+    for (int64_t b = 0; b < l.bundles; b++, source += 32, to += l.bundle, words += 32) {
+      const int64_t rest = l.depth - b * 32;
+      const __mmask16 low = rest >= 16 ? 0xffff : static_cast<__mmask16>((1u << rest) - 1);
+      const __mmask16 high = rest >= 32 ? 0xffff : rest <= 16 ? 0 : static_cast<__mmask16>((1u << (rest - 16)) - 1);
+      __m512i word[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+      if (Signed) {
+        word[0] = _mm512_maskz_loadu_epi32(low, words);
+        word[1] = _mm512_maskz_loadu_epi32(high, words + 16);
+      }
+      const float* from = source;
+      for (int64_t j = 0; j < count; j++, from += l.source_step) {
+        _mm_prefetch(reinterpret_cast<const char*>(from + kAhead * l.source_step), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(from + kAhead * l.source_step + 16), _MM_HINT_T0);
+        const __m512i bit = _mm512_set1_epi32(static_cast<int>(1u << (Signed ? place + j * l.token_step : 0)));
+        const __m512 x = read(from, low, bit, word[0]), y = read(from + 16, high, bit, word[1]);
+        store_position(to + j * l.to_step, l.plane, x, y);
+      }
+      if (Signed) {
+        _mm512_mask_storeu_epi32(words, low, word[0]);
+        _mm512_mask_storeu_epi32(words + 16, high, word[1]);
+      }
     }
-    if (b == l.bundles) continue;
-    const int64_t rest = l.depth - b * 32;
-    const __mmask16 low = static_cast<__mmask16>((1u << min64(rest, 16)) - 1);
-    const __mmask16 high = static_cast<__mmask16>((1u << max64(0, rest - 16)) - 1);
-    const __m512 first = load(source + b * 32, low, words + b * 32);
-    const __m512 second = load(source + b * 32 + 16, high, words + b * 32 + 16);
-    store_position(to + b * l.bundle, l.plane, first, second);
+    first += count;
   }
 }
 
@@ -400,62 +373,9 @@ inline void pack_positions(const Line& l, bool auxiliary, bool is_signed) {
   else is_signed ? pack_line<false, true>(l) : pack_line<false, false>(l);
 }
 
-// What windows read of the image, as floats [images][rows][columns][channels].
-inline Block floats_of(const Product& given, Block k) {
-  k.stripe_rows = stripe_extent(given.vertical, k.rows);
-  k.stripe_columns = stripe_extent(given.horizontal, k.columns);
-  return k;
-}
-
-// Vectors of a window's bundle: each is put together from parts of rows.
-struct Piece {
-  int32_t offset;
-  __mmask16 mask;
-};
-struct Pieces {
-  int count[2];
-  Piece piece[2][32];
-};
-
-// Piece list of a bundle of windows whose rows are `line` floats apart.
-inline void find_pieces(const MatrixPlan& plan, const Product& given, int64_t line, int64_t bundle, Pieces& list) {
-  const int64_t reach = given.horizontal.taps * given.depth;  // of one row
-  const int64_t rows = plan.window == Window::all ? given.vertical.taps : 1;
-  for (int half = 0; half < 2; half++) {
-    list.count[half] = 0;
-    const int64_t start = bundle * 32 + half * 16;
-    for (int64_t i = 0; i < rows; i++) {
-      const int64_t from = max64(i * reach - start, 0), to = min64(16, (i + 1) * reach - start);
-      if (from < to)
-        list.piece[half][list.count[half]++] = {static_cast<int32_t>(i * (line - reach) + start),
-                                                static_cast<__mmask16>((1u << to) - (1u << from))};
-    }
-  }
-}
-
-__attribute__((noinline)) void pack_windows(const Line& l, const Pieces* pieces) {
-  for (int64_t b = 0; b < l.bundles; b++) {
-    const Pieces& list = pieces[b];
-    const float* source = l.source;
-    char* to = l.to + b * l.bundle;
-    for (int64_t j = 0; j < l.count; j++, source += l.source_step, to += l.to_step) {
-      __m512 x[2];
-#pragma GCC unroll 2
-      for (int half = 0; half < 2; half++) {
-        x[half] = _mm512_setzero_ps();
-        for (int i = 0; i < list.count[half]; i++)
-          x[half] = _mm512_mask_loadu_ps(x[half], list.piece[half][i].mask, source + list.piece[half][i].offset);
-      }
-      store_position(to, l.plane, x[0], x[1]);
-    }
-  }
-}
-
 // Packs the stripe of a block, some positions at a time: in the shadow of the products of the stripe before.
 struct Packer {
-  const MatrixPlan* plan;
-  const Product* given;
-  const float* floats;  // of windows
+  const Product* product;
   const Signs* signs;   // of the block, or null
   const Block* k;
   const Stripe* s;
@@ -465,12 +385,11 @@ struct Packer {
   Line part[3];  // of the line at hand: without signs, with, without
   int next = 3;
   char* target;
-  Pieces pieces[8];
 
   // Bundles [bundle, bundle + bundles) of group g.
   void start(const Block& block, const Stripe& stripe, const Signs* with, int64_t g, int64_t bundle, int64_t bundles,
              char* to) {
-    const Product& p = plan->product;
+    const Product& p = *product;
     signs = with && with->begin < with->end ? with : nullptr;
     k = &block;
     s = &stripe;
@@ -493,61 +412,46 @@ struct Packer {
     if (signs)
       for (int64_t w = signs->begin / 32; w < ceil_div(signs->end, 32); w++)
         memset(signs->words + w * l.channels + channel, 0, static_cast<size_t>(l.depth) * 4);
-    if (plan->window != Window::none)
-      for (int64_t b = 0; b < bundles; b++)
-        find_pieces(*plan, *given, floats_of(*given, block).stripe_columns * given->depth, bundle + b, pieces[b]);
   }
 
   int64_t positions() const {
-    return k->images * s->rows * s->columns * phases_of(plan->product.vertical).count *
-           phases_of(plan->product.horizontal).count;
+    return k->images * s->rows * s->columns * phases_of(product->vertical).count *
+           phases_of(product->horizontal).count;
   }
 
   __attribute__((noinline)) void open_line() {
-    const Product& p = plan->product;
+    const Product& p = *product;
     const Axis &v = p.vertical, &h = p.horizontal;
     const int64_t row_phases = phases_of(v).count, column_phases = phases_of(h).count;
     Line& l = common;
     l.to = target + (f * column_phases + e) * s->phase + (r * s->pitch * s->images + n) * kLine;
     part[0].count = part[1].count = part[2].count = 0;
     next = 0;
-    if (plan->window != Window::none) {
-      // Rows of the floats: all of them, from that of the first tap on.
-      const Block own = floats_of(*given, *k);
-      const int64_t row = r * stripe_step(given->vertical) + phase_start(v, f) - v.tap_start;
-      if (row >= own.stripe_rows) pack_zeros(l, 0, s->columns);
-      else {
-        part[0] = l;
-        part[0].source = floats + (n * own.stripe_rows + row) * own.stripe_columns * given->depth;
-        part[0].count = s->columns;
-      }
-    } else {
-      const int64_t row = (k->i0 + r) * v.in_step + phase_start(v, f);
-      const int64_t column = k->j0 * h.in_step + phase_start(h, e);
-      int64_t left = 0, right = 0;
-      if (row >= 0 && row < p.image.rows) {
-        left = min64(s->columns, column < 0 ? ceil_div(-column, h.in_step) : 0);
-        right = column < p.image.columns ? min64(s->columns, ceil_div(p.image.columns - column, h.in_step)) : 0;
-        right = max64(left, right);
-      }
-      pack_zeros(l, 0, left);
-      pack_zeros(l, right, s->columns);
-      const int64_t token = ((k->n0 + n) * p.image.rows + row) * p.image.columns + column;
-      int64_t begin = right, end = right;
-      if (signs) {
-        begin = max64(left, min64(right, ceil_div(max64(0, signs->begin - token), h.in_step)));
-        end = max64(begin, min64(right, ceil_div(max64(0, signs->end - token), h.in_step)));
-      }
-      const int64_t cut[4] = {left, begin, end, right};
-      for (int i = 0; i < 3; i++) {
-        if (cut[i] == cut[i + 1]) continue;
-        part[i] = l;
-        part[i].to += cut[i] * l.to_step;
-        part[i].token = token + cut[i] * h.in_step;
-        part[i].source = p.image.data + part[i].token * p.image.channels + channel;
-        part[i].count = cut[i + 1] - cut[i];
-        part[i].words = signs ? signs->words + channel : nullptr;
-      }
+    const int64_t row = (k->i0 + r) * v.in_step + phase_start(v, f);
+    const int64_t column = k->j0 * h.in_step + phase_start(h, e);
+    int64_t left = 0, right = 0;
+    if (row >= 0 && row < p.image.rows) {
+      left = min64(s->columns, column < 0 ? ceil_div(-column, h.in_step) : 0);
+      right = column < p.image.columns ? min64(s->columns, ceil_div(p.image.columns - column, h.in_step)) : 0;
+      right = max64(left, right);
+    }
+    pack_zeros(l, 0, left);
+    pack_zeros(l, right, s->columns);
+    const int64_t token = ((k->n0 + n) * p.image.rows + row) * p.image.columns + column;
+    int64_t begin = right, end = right;
+    if (signs) {
+      begin = max64(left, min64(right, ceil_div(max64(0, signs->begin - token), h.in_step)));
+      end = max64(begin, min64(right, ceil_div(max64(0, signs->end - token), h.in_step)));
+    }
+    const int64_t cut[4] = {left, begin, end, right};
+    for (int i = 0; i < 3; i++) {
+      if (cut[i] == cut[i + 1]) continue;
+      part[i] = l;
+      part[i].to += cut[i] * l.to_step;
+      part[i].token = token + cut[i] * h.in_step;
+      part[i].source = p.image.data + part[i].token * p.image.channels + channel;
+      part[i].count = cut[i + 1] - cut[i];
+      part[i].words = signs ? signs->words + channel : nullptr;
     }
     if (++e < column_phases) return;
     e = 0;
@@ -573,8 +477,7 @@ struct Packer {
         }
         Line now = l;
         now.count = min64(l.count, count);
-        if (plan->window != Window::none) pack_windows(now, pieces);
-        else pack_positions(now, auxiliary, next == 1);
+        pack_positions(now, auxiliary, next == 1);
         count -= now.count;
         l.count -= now.count;
         l.source += now.count * l.source_step;
@@ -638,22 +541,34 @@ struct Finish {
     if (m > 1) n > 1 ? settle_rows<2, 2>() : settle_rows<2, 1>();
     else n > 1 ? settle_rows<1, 2>() : settle_rows<1, 1>();
   }
-  __attribute__((always_inline)) void write(const OutRow& r, int v) {
-    float* to = out + r.out + 16 * v;
-    __m512 y = _mm512_loadu_ps(sums + r.sum + 16 * v);
-    if (accumulate) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes[v], to));
-    if (bias) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(lanes[v], bias + 16 * v));
-    if (relu)  // NaN stays
-      y = _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(y, _mm512_setzero_ps(), _CMP_LT_OQ), _mm512_setzero_ps());
-    _mm512_mask_storeu_ps(to, lanes[v], y);
-    if (mask) {
-      uint32_t* word = mask + r.word + 16 * v;
-      const __mmask16 own = r.bit ? lanes[v] : 0;
-      const __mmask16 above = _mm512_cmp_ps_mask(y, _mm512_setzero_ps(), _CMP_GT_OQ);
-      const __m512i bits = _mm512_maskz_loadu_epi32(own, word);
-      _mm512_mask_storeu_epi32(
-          word, own, _mm512_mask_or_epi32(bits, above, bits, _mm512_set1_epi32(static_cast<int>(r.bit))));
+  // Columns [16 * v, 16 * v + 16) of some rows; Marked: and the bits of what is above zero.
+  template <bool Marked>
+  __attribute__((noinline)) void write(const OutRow* stop, int v) const {
+    // To the compiler a store of vectors may change any member.
+    const float* const from = sums + 16 * v;
+    float* const to = out + 16 * v;
+    uint32_t* const words = Marked ? mask + 16 * v : nullptr;
+    const __mmask16 own = lanes[v];
+    const bool adds = accumulate, biased = bias != nullptr, rectified = relu;
+    const __m512 zero = _mm512_setzero_ps(), start = biased ? _mm512_maskz_loadu_ps(own, bias + 16 * v) : zero;
+    __m512i bits = _mm512_setzero_si512();
+    int64_t at = -1;
+    for (const OutRow* r = row; r < stop; r++) {
+      __m512 y = _mm512_load_ps(from + r->sum);
+      if (adds) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(own, to + r->out));
+      if (biased) y = _mm512_add_ps(y, start);
+      if (rectified) y = _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(y, zero, _CMP_LT_OQ), zero);  // NaN stays
+      _mm512_mask_storeu_ps(to + r->out, own, y);
+      if (!Marked || r->bit == 0) continue;
+      if (r->word != at) {
+        if (at >= 0) _mm512_mask_storeu_epi32(words + at, own, bits);
+        at = r->word;
+        bits = _mm512_maskz_loadu_epi32(own, words + at);
+      }
+      bits = _mm512_mask_or_epi32(bits, _mm512_cmp_ps_mask(y, zero, _CMP_GT_OQ), bits,
+                                  _mm512_set1_epi32(static_cast<int>(r->bit)));
     }
+    if (Marked && at >= 0) _mm512_mask_storeu_epi32(words + at, own, bits);
   }
   __attribute__((always_inline)) void operator()() {
     if (n == 0) return;
@@ -661,10 +576,10 @@ struct Finish {
       settled = true;
       settle_tiles();
     }
-    for (int64_t i = 0; i < rows && row < end; i++, row++) {
-      write(*row, 0);
-      if (n > 1) write(*row, 1);
-    }
+    if (row == end) return;
+    const OutRow* stop = end - row > rows ? row + rows : end;
+    for (int v = 0; v < n; v++) mask ? write<true>(stop, v) : write<false>(stop, v);
+    row = stop;
   }
   void all() {
     if (n == 0) return;
@@ -726,51 +641,55 @@ struct Unit {
   OutTiles tiles[kMatrixTokens / 2 + 1];
 };
 
-// What runs in the shadow of products: the sums before are finished, the stripe after is packed.
+// What runs in the shadow of products: the sums before are finished, the outputs of these are brought near, the stripe
+// after is packed.
 struct Shadow {
   Finish finish;
   Packer packer;
   int64_t positions;  // at a time
+  const OutRow *fetch, *fetch_end;
+  int64_t fetch_rows;  // at a time
+  const float* out;
   __attribute__((always_inline)) void operator()() {
     finish();
+    for (int64_t i = 0; i < fetch_rows && fetch < fetch_end; i++, fetch++) {
+      __builtin_prefetch(out + fetch->out, 1);
+      __builtin_prefetch(out + fetch->out + 16, 1);
+    }
     if (positions) packer(positions);
   }
 };
 
 // One wave and pass of some blocks, for a part of the output channels of a group.
 struct MatrixTask {
+  const Product* product;
   const MatrixPlan* plan;
-  const Product* given;
   const char* packed;
   char* stripes;
-  float* floats;
   int64_t first, last, from, columns;  // bundles and output channels of the pass
   int64_t g, part, begin, end;         // group, first output channel, blocks
   bool signs;                          // to be packed with stripes
 
   // Whole words of the mask, all of whose tokens are the block's: they start at nothing.
   void clear_mask(const Unit& u) const {
-    const Product& p = plan->product;
+    const Product& p = *product;
     const int64_t all = p.images * p.out_rows * p.out_columns, stop = min64(columns, part + plan->part);
     for (int64_t w = ceil_div(u.own.begin, 32); w < (u.own.end == all ? ceil_div(u.own.end, 32) : u.own.end / 32); w++)
       memset(p.mask + w * p.out_channels + g * p.width + from + part, 0, static_cast<size_t>(stop - part) * 4);
   }
 
   void open(Unit& u, int64_t index) const {
-    const Product& p = plan->product;
+    const Product& p = *product;
     u.k = block_at(plan->blocks, p.images, p.vertical, p.horizontal, index);
     u.s = stripe_of(p, u.k);
     u.own = p.mask && last == plan->bundles ? block_span(p, plan->blocks, u.k) : Span{0, 0};
     u.pairs = find_tiles(p, u.k, u.s, u.own.begin, u.own.end, u.rows, u.tiles);
     if (u.own.begin < u.own.end) clear_mask(u);
-    u.signs = signs ? signs_of(*plan, u.k) : Signs{nullptr, 0, 0};
-    if (plan->window != Window::none)
-      pack_block(floats, given->image, floats_of(*given, u.k), given->vertical, given->horizontal, 0, given->depth,
-                 given->depth);
+    u.signs = signs ? signs_of(p, *plan, u.k) : Signs{nullptr, 0, 0};
   }
 
   AUXGRAD_AMX __attribute__((noinline)) void run() {
-    const Product& p = plan->product;
+    const Product& p = *product;
     alignas(64) Sums sums;
     Unit units[3];  // one is finished, one multiplied, one packed
     int32_t at[kMatrixSteps];
@@ -779,9 +698,7 @@ struct MatrixTask {
     Shadow shadow;
     Finish& finish = shadow.finish;
     Packer& packer = shadow.packer;
-    packer.plan = plan;
-    packer.given = given;
-    packer.floats = floats;
+    packer.product = product;
     int stripe = 0;
     open(units[begin % 3], begin);
     packer.start(units[begin % 3].k, units[begin % 3].s, &units[begin % 3].signs, g, first, min64(plan->slice, last - first), stripes);
@@ -822,6 +739,10 @@ struct MatrixTask {
             block.right = panel_at(c);
             const int m = t.tiles, n = width > 16 ? 2 : 1;
             finish.rows = ceil_div(finish.end - finish.row, 3 * steps - (steps > 1));
+            shadow.fetch = u.rows + t.first;
+            shadow.fetch_end = u.rows + t.last;
+            shadow.fetch_rows = ceil_div(shadow.fetch_end - shadow.fetch, 2 * steps);
+            shadow.out = p.out + channels + c;
             multiply_split(m, n, block, sums, [&] { shadow(); });
             finish.all();
             finish.block = block;
@@ -849,28 +770,25 @@ struct MatrixTask {
   }
 };
 
-inline void run_matrix(const Call& call, const Product& given) {
-  const MatrixPlan plan = plan_matrix(given);
-  const Product& p = plan.product;
+inline void run_matrix(const Call& call, const Product& p) {
+  const MatrixPlan plan = plan_matrix(p);
   const Blocks& b = plan.blocks;
   if (p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0) return;
   char* packed = static_cast<char*>(call.scratch);
   char* stripes = packed + plan.packed;
-  const bool signs = p.signs && signs_with_stripes(plan);
-  if (p.signs && !signs) pack_image(call, given);
+  const bool signs = p.signs && signs_with_stripes(p, plan);
+  if (p.signs && !signs) pack_image(call, p);
   for (int64_t from = 0; from < p.width; from += plan.wave)
     for (int64_t first = 0; first < plan.bundles; first += plan.pass) {
       const int64_t last = min64(plan.bundles, first + plan.pass), columns = min64(plan.wave, p.width - from);
-      pack_right(call, plan, packed, first, last, from, columns);
+      pack_right(call, p, plan, packed, first, last, from, columns);
       const int64_t parts = ceil_div(columns, plan.part), count = b.count(), runs = ceil_div(count, plan.together);
       parallel_tasks(call, p.groups * parts * runs, [&](int64_t task, int thread) {
-        char* own = stripes + thread * plan.workspace();
         const int64_t begin = task % runs * plan.together;
-        MatrixTask t = {&plan,
-                        &given,
+        MatrixTask t = {&p,
+                        &plan,
                         packed,
-                        own,
-                        reinterpret_cast<float*>(own + 2 * plan.stripe),
+                        stripes + thread * 2 * plan.stripe,
                         first,
                         last,
                         from,
@@ -883,7 +801,7 @@ inline void run_matrix(const Call& call, const Product& given) {
         t.run();
       });
     }
-  if (signs) finish_signs(plan);
+  if (signs) finish_signs(p, plan);
   if (p.mask) finish_mask(call, p, b);
 }
 

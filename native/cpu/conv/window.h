@@ -115,9 +115,11 @@ inline void pack_weights(const Call& call, const Product& p, float* target, int6
   });
 }
 
-// Outputs [t0, t0 + tokens) of a block lie in a row only if it spans whole image rows: then the words of the mask
-// inside of it are packed while it is in cache.
-inline bool rows_are_whole(const Product& p, const Blocks& b) { return b.columns >= p.horizontal.count; }
+// Outputs [t0, t0 + tokens) of a block lie in a row only if it spans whole image rows, or there is but one: then the
+// words of the mask inside of it are packed while it is in cache.
+inline bool rows_are_whole(const Product& p, const Blocks& b) {
+  return b.columns >= p.horizontal.count || (p.images == 1 && p.vertical.count == 1);
+}
 
 struct Span {
   int64_t begin, end;
@@ -125,6 +127,7 @@ struct Span {
 // Tokens of the block that holds token t.
 inline Span block_tokens(const Product& p, const Blocks& b, int64_t t) {
   const int64_t image = p.vertical.count * p.horizontal.count, n = t / image;
+  if (b.columns < p.horizontal.count) return {t / b.columns * b.columns, min64(image, t / b.columns * b.columns + b.columns)};
   if (b.rows >= p.vertical.count) {
     const int64_t n0 = n / b.images * b.images;
     return {n0 * image, min64(p.images, n0 + b.images) * image};
@@ -196,7 +199,8 @@ inline void zero_outputs(const Call& call, const Product& p) {
     for (int64_t i = begin; i < end; i++) {
       const int64_t line = i / v.count * p.out_rows + v.out_start + i % v.count * v.out_step;
       float* out = p.out + (line * p.out_columns + h.out_start) * p.out_channels;
-      for (int64_t j = 0; j < h.count; j++, out += h.out_step * p.out_channels) set_zero(out, p.out_channels);
+      if (h.out_step == 1) set_zero(out, h.count * p.out_channels);
+      else for (int64_t j = 0; j < h.count; j++, out += h.out_step * p.out_channels) set_zero(out, p.out_channels);
     }
   });
 }

@@ -191,6 +191,11 @@ inline void each_gradient_product(const Call& call, const F& f) {
   each_phase(flat, w, attributes(call), [&](const Axis& vertical, const Axis& horizontal) {
     p.vertical = vertical;
     p.horizontal = horizontal;
+    if (vertical.taps == 0) {  // rows without taps, whole
+      if (horizontal.out_start > 0) return;
+      p.horizontal.count = p.out_columns;
+      p.horizontal.out_step = 1;
+    }
     f(p);
   });
 }

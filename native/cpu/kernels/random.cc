@@ -122,12 +122,13 @@ bool random_truncated_normal(const Call& call) {
 bool dropout(const Call& call) {
   const Stream stream = stream_of(call.in[1], call.number[0]);
   // uniform >= p, in words: the upper 24 bits are at least p 2^24.
-  const double level = __builtin_ceil(static_cast<double>(call.real(1)) * 16777216.0);
-  if (level >= 16777216.0) {
+  const double level = static_cast<double>(call.real(1)) * 16777216.0;
+  const uint32_t whole = static_cast<uint32_t>(level), marks = whole + (whole < level);
+  if (marks >= 1u << 24) {
     memset(call.out[0].data, 0, static_cast<size_t>(call.out[0].count()) * sizeof(float));
     return true;
   }
-  const uint32_t least = static_cast<uint32_t>(level) << 8;
+  const uint32_t least = marks << 8;
   const float scale = static_cast<float>(1 / (1 - call.number[1]));
   parallel_ranges(call, call.out[0].count(), kGrain, [&](int64_t begin, int64_t end) {
     // Copies: to the compiler, what is captured might change with every store.

@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kPairStep = 16;                           // pairs of a step
 constexpr int64_t kPairBytes = kPlanes * 64;                // of a pair of rows of 16 channels
 constexpr int64_t kStripBytes = 2 * kPlanes * kTileBytes;   // of a step of 32 outputs
-constexpr int64_t kStripSteps = 6;                          // of a product: its left operand stays in the first cache
+constexpr int64_t kStripSteps = 8;                          // of a product, at most unless one row has more
 constexpr int64_t kMatrixDelta = 448 * 1024;                // bytes of dy of a block
 constexpr int64_t kMatrixImage = 384 * 1024;                // bytes of x of a block
 constexpr int64_t kMatrixPart = 192 * 1024;                 // floats of a part of dw
@@ -186,7 +186,7 @@ inline MatrixSizes matrix_sizes(const WeightGradient& p, const MatrixGradient& m
   MatrixSizes s;
   s.delta = m.part / 32 * m.steps * kStripBytes;
   s.image = min64(2, ceil_div(p.depth, 16)) * m.pairs * kPairBytes;
-  s.table = 2 * (m.steps * kPairStep + m.pairs) * 2 * static_cast<int64_t>(sizeof(const float*));
+  s.table = (m.steps * kPairStep + m.pairs) * 2 * static_cast<int64_t>(sizeof(const float*));
   s.thread = round_up(s.delta + s.image + s.table + max64(m.part, m.depth) * 4, 64);
   s.taps = round_up(p.vertical.taps * p.horizontal.taps * static_cast<int64_t>(sizeof(MatrixTap)), 64);
   s.partial = p.groups * p.width * p.vertical.taps * p.horizontal.taps * p.depth * 4;
@@ -219,30 +219,6 @@ struct GradFinish {
   }
 };
 
-// Brings rows that are packed next nearer, some lines at a time; each row from float `first` to `last`.
-struct Ahead {
-  const float* const* row = nullptr;
-  const float* const* end = nullptr;
-  int64_t first = 0, last = 0, at = 0, each = 0;
-
-  void start(const float* const* rows, int64_t count, int64_t first_, int64_t last_, int64_t turns) {
-    *this = {rows, rows + count, first_, last_, first_, ceil_div(count * ceil_div(last_ - first_, 16), turns)};
-  }
-  inline __attribute__((always_inline)) void some() {
-    for (int64_t i = 0; i < each && row < end; i++) {
-      _mm_prefetch(reinterpret_cast<const char*>(*row + at), _MM_HINT_T1);
-      at += 16;
-      if (at >= last) at = first, row++;
-    }
-  }
-};
-
-// What is done while the matrix unit multiplies.
-struct Meanwhile {
-  GradFinish finish;
-  Ahead image, delta;
-};
-
 struct MatrixCall {
   const char* left;           // [step][2 tiles of outputs][plane][tile]
   const char* right[2];       // pairs of the tiles of channels
@@ -256,9 +232,7 @@ struct MatrixCall {
     if (N > 1) _tile_dpbf16ps(1, 4, 7);          \
     if (M > 1) _tile_dpbf16ps(2, 5, 6);          \
     if (M > 1 && N > 1) _tile_dpbf16ps(3, 5, 7); \
-    other.finish.some();                         \
-    other.image.some();                          \
-    other.delta.some();                          \
+    finish.some();                               \
   } while (0)
 #define AUXGRAD_LOAD_LEFT(plane)                                            \
   do {                                                                      \
@@ -273,8 +247,8 @@ struct MatrixCall {
 
 // sums [16 * M outputs][16 * N channels]; the block before is finished in the shadow of the tile products.
 template <int M, int N>
-AUXGRAD_AMX __attribute__((noinline)) void sum_pairs(const MatrixCall& c, float* sums, Meanwhile& meanwhile) {
-  Meanwhile other = meanwhile;
+AUXGRAD_AMX __attribute__((noinline)) void sum_pairs(const MatrixCall& c, float* sums, GradFinish& before) {
+  GradFinish finish = before;
   memory_barrier();
   _tile_zero(0);
   if (N > 1) _tile_zero(1);
@@ -307,9 +281,9 @@ AUXGRAD_AMX __attribute__((noinline)) void sum_pairs(const MatrixCall& c, float*
   if (M > 1) _tile_stored(2, sums + 16 * kSumStep, kSumStep * 4);
   if (M > 1 && N > 1) _tile_stored(3, sums + 16 * kSumStep + 16, kSumStep * 4);
   memory_barrier();
-  other.finish.each = other.finish.rows;
-  other.finish.some();
-  meanwhile = other;
+  finish.each = finish.rows;
+  finish.some();
+  before.nan = finish.nan;
 }
 
 #undef AUXGRAD_TILE_PRODUCTS
@@ -473,42 +447,25 @@ AUXGRAD_AMX inline bool run_matrix_gradient(const Call& call, const WeightGradie
     const int64_t channel = slice * m.depth, depth = min64(m.depth, p.depth - channel);
     char* delta = scratch + size.taps + size.thread * thread;
     char* image = delta + size.delta;
-    const int64_t delta_count = m.steps * 2 * kPairStep, image_count = m.pairs * 2;
-    // Of this block and of the next.
-    const float** rows = reinterpret_cast<const float**>(image + size.image);
-    const float** next = rows + delta_count + image_count;
+    const float** delta_rows = reinterpret_cast<const float**>(image + size.image);
+    const float** image_rows = delta_rows + m.steps * 2 * kPairStep;
     float* zeros = reinterpret_cast<float*>(image + size.image + size.table);
     set_zero(zeros, max64(m.part, m.depth));
     float* dw = (chunk == 0 ? p.dw : partial + (chunk - 1) * total) + (g * p.width + from) * stride + channel;
     alignas(64) Sums sums[2];
-    Meanwhile meanwhile;
-    GradFinish& finish = meanwhile.finish;
+    GradFinish finish;
     int turn = 0;
     start_tiles();
     const int64_t begin = even_start(m.blocks, m.chunks, chunk), end = even_start(m.blocks, m.chunks, chunk + 1);
     // Pieces of a block: of its rows, or of its steps.
     const int64_t items = m.lines > 1 ? m.lines : m.steps, item_steps = m.lines > 1 ? m.line_steps : 1;
     const int64_t pieces = ceil_div(items, max64(1, kStripSteps / item_steps));
-    const auto find = [&](int64_t block, const float** to) {
-      find_rows(p, m, block, g * p.width + from, g * p.depth + channel, zeros, to, to + delta_count);
-    };
-    find(begin, rows);
-    const int64_t pairs_of_tiles = ceil_div(depth, 32), turns = 6 * m.steps * ceil_div(outputs, 32) * taps;
     for (int64_t block = begin; block < end; block++) {
-      const bool last_block = block + 1 == end;
-      if (!last_block) find(block + 1, next);
-      pack_delta_tiles(delta, rows, m.steps, outputs);
+      find_rows(p, m, block, g * p.width + from, g * p.depth + channel, zeros, delta_rows, image_rows);
+      pack_delta_tiles(delta, delta_rows, m.steps, outputs);
       for (int64_t c = 0; c < depth; c += 32) {
         const int64_t columns = min64(32, depth - c);
-        pack_pairs(image, rows + delta_count, m.pairs, c, columns);
-        meanwhile.image = meanwhile.delta = {};
-        if (c + 32 < depth) meanwhile.image.start(rows + delta_count, image_count, c + 32, min64(depth, c + 64), turns);
-        else if (!last_block) meanwhile.image.start(next + delta_count, image_count, 0, min64(depth, 32), turns);
-        if (!last_block) {
-          const int64_t d0 = even_start(delta_count, pairs_of_tiles, c / 32),
-                        d1 = even_start(delta_count, pairs_of_tiles, c / 32 + 1);
-          meanwhile.delta.start(next + d0, d1 - d0, 0, outputs, turns);
-        }
+        pack_pairs(image, image_rows, m.pairs, c, columns);
         for (int64_t piece = 0; piece < pieces; piece++) {
           const int64_t i0 = even_start(items, pieces, piece), i1 = even_start(items, pieces, piece + 1);
           const bool first = block == begin && piece == 0;
@@ -537,9 +494,8 @@ AUXGRAD_AMX inline bool run_matrix_gradient(const Call& call, const WeightGradie
               k.right[1] = k.right[0] + m.pairs * kPairBytes;
               finish.each = ceil_div(finish.rows, 6 * k.lines * k.steps);
               float* to = sums[turn];
-              if (outputs - o > 16)
-                columns > 16 ? sum_pairs<2, 2>(k, to, meanwhile) : sum_pairs<2, 1>(k, to, meanwhile);
-              else columns > 16 ? sum_pairs<1, 2>(k, to, meanwhile) : sum_pairs<1, 1>(k, to, meanwhile);
+              if (outputs - o > 16) columns > 16 ? sum_pairs<2, 2>(k, to, finish) : sum_pairs<2, 1>(k, to, finish);
+              else columns > 16 ? sum_pairs<1, 2>(k, to, finish) : sum_pairs<1, 1>(k, to, finish);
               finish.sums = to;
               finish.to = dw + (o * taps + tap) * p.depth + c;
               finish.stride = stride;
@@ -552,9 +508,6 @@ AUXGRAD_AMX inline bool run_matrix_gradient(const Call& call, const WeightGradie
             }
         }
       }
-      const float** swap = rows;
-      rows = next;
-      next = swap;
     }
     stop_tiles();
     finish.each = finish.rows;

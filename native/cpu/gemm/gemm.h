@@ -8,6 +8,7 @@
 // An element of C is the sum over blocks of K, each summed in order: K is cut by the shape alone, so the cut of M and N
 // may follow the threads without changing a bit.
 #pragma once
+#include "amx.h"
 #include "pack.h"
 #include "tile.h"
 
@@ -23,27 +24,6 @@ constexpr int64_t kBlockK = 256, kBlockN = 128;
 #endif
 constexpr int64_t kStreamK = 32;  // block of K where B is read once: its rows are followed in parallel
 constexpr int64_t kPad = 16;      // floats between copied rows, so that they do not meet in a set of the cache
-
-// What becomes of a finished sum: alpha * sum + bias, then relu (NaN stays), then the bit of > 0.
-struct Finish {
-  float alpha = 1;
-  const float* bias = nullptr;
-  bool relu = false;
-  uint32_t* mask = nullptr;  // [ceil(M/32), N]
-};
-
-struct Product {
-  int64_t m, n, k;
-  const float* a;
-  int64_t a_row, a_k;  // strides
-  const float* b;
-  int64_t b_k, b_column;
-  float* c;  // [M, N]
-  // Added to elements of A above 0 and to the others.
-  float positive = 0, negative = 0;
-  uint32_t* signs = nullptr;  // bits of A > 0, [ceil(M/32), K]
-  Finish finish = {};
-};
 
 // How a product is cut, from its sizes, strides and the threads.
 struct Cut {
@@ -61,8 +41,6 @@ struct Cut {
   int64_t tasks() const { return parts * down * across; }
   int64_t floats() const { return left_floats + right_floats; }
 };
-
-inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
 
 inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   Cut cut = {};
@@ -253,21 +231,66 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
   }
 }
 
+inline int64_t partial_floats(const Product& p, int64_t parts) {
+  return parts > 1 ? parts * round_up(p.m * p.n, 16) : 0;
+}
+
 inline int64_t gemm_scratch(const Product& p, int64_t batches, int threads) {
   const Cut cut = cut_product(p, batches, threads);
-  const int64_t at_once = min64(threads, batches * cut.tasks());
-  return static_cast<int64_t>(sizeof(float)) *
-         (at_once * cut.floats() + (cut.parts > 1 ? cut.parts * round_up(p.m * p.n, 16) : 0));
+  const int64_t at_once = min64(threads, batches * cut.tasks()), each = static_cast<int64_t>(sizeof(float));
+  const int64_t bytes = each * (at_once * cut.floats() + partial_floats(p, cut.parts));
+  if (!amx_possible() || !fits_amx(p, batches)) return bytes;
+  const SplitCut split = cut_split(p, batches, threads);
+  return max64(bytes, min64(threads, split.tasks(batches)) * split.bytes + each * partial_floats(p, split.parts));
+}
+
+// C from the sums over parts of K.
+inline void add_parts(const Call& call, const Product& p, const float* partial, int64_t parts) {
+  const int64_t m = p.m, n = p.n, partial_size = round_up(m * n, 16);
+  parallel_ranges(call, ceil_div(m, 32), max64(1, 512 / max64(n, 1)), [&](int64_t begin, int64_t end) {
+    const int64_t r0 = begin * 32, r1 = min64(end * 32, m);
+    for (int64_t i = r0 * n; i < r1 * n; i++) {
+      float sum = partial[i];
+      for (int64_t part = 1; part < parts; part++) sum += partial[part * partial_size + i];
+      p.c[i] = sum;
+    }
+    finish_block(p, r0, r1, 0, n);
+  });
+}
+
+template <class Locate>
+inline void gemm_amx(const Call& call, const Product& first, int64_t batches, const Locate& locate) {
+  const SplitCut cut = cut_split(first, batches, call.pool->threads());
+  char* space = static_cast<char*>(call.scratch);
+  const int64_t blocks = cut.down * cut.across, tasks = cut.tasks(batches);
+  const bool by_thread = tasks > call.pool->threads();
+  const int64_t m = first.m, n = first.n, k = first.k;
+  float* partial = reinterpret_cast<float*>(space + min64(call.pool->threads(), tasks) * cut.bytes);
+  parallel_tasks(call, tasks, [&](int64_t task, int thread) {
+    const int64_t block = task % blocks, part = task / blocks % cut.parts, batch = task / blocks / cut.parts;
+    const int64_t r0 = block % cut.down * cut.rows, c0 = block / cut.down * cut.columns;
+    const int64_t step = round_up(ceil_div(k, cut.parts), cut.depth), k0 = part * step;
+    const int64_t b0 = batch * cut.together;
+    split_task(cut, locate, b0, min64(b0 + cut.together, batches), r0, min64(r0 + cut.rows, m), c0,
+               min64(c0 + cut.columns, n), k0, min64(k0 + step, k),
+               cut.parts > 1 ? partial + part * round_up(m * n, 16) : nullptr,
+               space + (by_thread ? thread : task) * cut.bytes);
+  });
+  if (cut.parts > 1) add_parts(call, first, partial, cut.parts);
 }
 
 // `batches` products of the same sizes and strides: locate(batch) is the product of that batch.
 template <class Locate>
 inline void gemm(const Call& call, const Product& first, int64_t batches, const Locate& locate) {
+  if (amx_in_force() && fits_amx(first, batches)) {
+    gemm_amx(call, first, batches, locate);
+    return;
+  }
   const Cut cut = cut_product(first, batches, call.pool->threads());
   float* space = static_cast<float*>(call.scratch);
   const int64_t blocks = cut.down * cut.across, tasks = batches * cut.tasks();
   const bool by_thread = tasks > call.pool->threads();
-  const int64_t m = first.m, n = first.n, k = first.k, partial_size = round_up(m * n, 16);
+  const int64_t m = first.m, n = first.n, k = first.k;
   float* partial = space + min64(call.pool->threads(), tasks) * cut.floats();
   parallel_tasks(call, tasks, [&](int64_t task, int thread) {
     const int64_t block = task % blocks, part = task / blocks % cut.parts;
@@ -281,18 +304,9 @@ inline void gemm(const Call& call, const Product& first, int64_t batches, const 
     }
     const int64_t step = round_up(ceil_div(k, cut.parts), cut.depth);
     const int64_t k0 = min64(part * step, k), k1 = min64(k0 + step, k);
-    product_block(p, cut, r0, r1, c0, c1, k0, k1, partial + part * partial_size, n, false, mine);
+    product_block(p, cut, r0, r1, c0, c1, k0, k1, partial + part * round_up(m * n, 16), n, false, mine);
   });
-  if (cut.parts == 1) return;
-  parallel_ranges(call, ceil_div(m, 32), max64(1, 512 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    const int64_t r0 = begin * 32, r1 = min64(end * 32, m);
-    for (int64_t i = r0 * n; i < r1 * n; i++) {
-      float sum = partial[i];
-      for (int64_t part = 1; part < cut.parts; part++) sum += partial[part * partial_size + i];
-      first.c[i] = sum;
-    }
-    finish_block(first, r0, r1, 0, n);
-  });
+  if (cut.parts > 1) add_parts(call, first, partial, cut.parts);
 }
 
 }  // namespace

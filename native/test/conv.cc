@@ -119,6 +119,25 @@ const Shape kShapes[] = {
     {1, 9, 14, 1, 40, 5, 3, 3, 1, 2, 5, 1, 4, 2, 1, 1},     // the same, rows dilated, more padding than kernel
     {2, 9, 21, 2, 9, 2, 11, 1, 4, 0, 2, 1, 0, 1, 1, 1},     // the same, a wide kernel
     {0, 5, 5, 2, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},       // no images: dw is zero
+    // Enough channels for the matrix unit.
+    {2, 17, 15, 48, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   // channels no multiple of 32, lines no multiple of 16
+    {2, 15, 16, 64, 33, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   //
+    {1, 33, 17, 40, 48, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   //
+    {1, 19, 18, 64, 48, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2, 1},   // dilation
+    {2, 13, 14, 64, 32, 3, 3, 1, 1, 0, 2, 1, 0, 1, 1, 1},   // uneven padding
+    {2, 20, 22, 64, 64, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},   // stride 3
+    {2, 33, 31, 64, 48, 3, 3, 2, 2, 3, 3, 3, 3, 3, 3, 1},   // dilation and stride
+    {2, 16, 21, 64, 48, 3, 2, 1, 2, 1, 0, 1, 1, 1, 1, 1},   // one axis strided
+    {2, 9, 24, 64, 48, 1, 7, 1, 1, 0, 3, 0, 3, 1, 1, 1},    // one row of taps
+    {2, 24, 9, 64, 48, 5, 1, 2, 1, 2, 0, 2, 0, 1, 1, 1},    // one column of taps
+    {2, 12, 13, 64, 96, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 2},   // groups
+    {1, 3, 1030, 64, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},  // columns in several blocks
+    {3, 9, 9, 96, 80, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},     // one row of positions
+    {2, 15, 15, 96, 64, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},   // pointwise, stride 2
+    {33, 4, 4, 64, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},    // many images a block
+    {9, 7, 7, 64, 48, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},     //
+    {2, 7, 7, 256, 160, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   // weights packed in several passes
+    {2, 7, 7, 1056, 640, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},  //
 };
 
 std::vector<uint8_t> bytes_of(test::Array& a) { return {a.data(), a.data() + a.count() * 4}; }
@@ -145,6 +164,24 @@ TEST(conv2d_exact_on_random_shapes) {
       if (s.h + s.top + s.bottom < s.dh * (s.kh - 1) + 1 || s.w + s.left + s.right < s.dw * (s.kw - 1) + 1) continue;
       check_exact(s, uint32_t(1000 + i));
       check_auxiliary(s, i % 2 == 0, uint32_t(2000 + i));
+    }
+  });
+}
+
+// Channels enough for the matrix unit.
+TEST(conv2d_exact_on_random_wide_shapes) {
+  test::each_isa([] {
+    std::mt19937 random(11);
+    const auto in = [&](int64_t low, int64_t high) { return low + int64_t(random() % uint64_t(high - low + 1)); };
+    for (int i = 0; i < 16; i++) {
+      Shape s;
+      s.groups = in(0, 3) == 0 ? 2 : 1;
+      s.n = in(1, 5), s.h = in(5, 24), s.w = in(5, 40), s.c = s.groups * in(24, 70), s.o = s.groups * in(16, 70);
+      s.kh = in(1, 3), s.kw = in(1, 4), s.sh = in(1, 3), s.sw = in(1, 3), s.dh = in(1, 2), s.dw = in(1, 2);
+      s.top = in(0, 2), s.left = in(0, 2), s.bottom = in(0, 2), s.right = in(0, 2);
+      if (s.h + s.top + s.bottom < s.dh * (s.kh - 1) + 1 || s.w + s.left + s.right < s.dw * (s.kw - 1) + 1) continue;
+      check_exact(s, uint32_t(3000 + i));
+      check_auxiliary(s, i % 2 == 0, uint32_t(4000 + i));
     }
   });
 }
@@ -186,6 +223,9 @@ TEST(conv2d_same_bits_for_any_threads) {
   test::each_isa([] {
     for (const Shape& s : {Shape{5, 19, 23, 40, 70, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
                            Shape{5, 19, 23, 70, 40, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},
+                           Shape{3, 20, 22, 64, 96, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1},
+                           Shape{40, 4, 4, 96, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+                           Shape{9, 12, 12, 160, 96, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},
                            Shape{3, 19, 23, 40, 40, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 40}}) {
       test::Array x = test::Array::normal(s.x(), 1), w = test::Array::normal(s.weight(), 2);
       test::Array dy = test::Array::normal(s.y(), 3);
@@ -294,6 +334,49 @@ TEST(conv2d_weight_grad_spreads_nan_and_infinities) {
           if (std::isfinite(to)) CHECK_NEAR(dw[i], to, 1e-3 + 1e-5 * std::fabs(to));
           else CHECK(std::isnan(to) ? std::isnan(dw[i]) : dw[i] == to);
         }
+      }
+  });
+}
+
+// Infinities and NaN of image and weights reach the outputs that see them, as IEEE sums would have it, and no other. The
+// weights' are at the tap in the middle: it never meets the padding.
+TEST(conv2d_exceptional_numbers_as_in_sums) {
+  test::each_isa([] {
+    for (const Shape& s : {Shape{2, 9, 17, 40, 48, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+                           Shape{2, 9, 17, 40, 48, 3, 3, 1, 1, 2, 2, 2, 2, 2, 2, 1},
+                           Shape{2, 18, 21, 64, 48, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1},
+                           Shape{2, 12, 13, 64, 48, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1}})
+      for (const bool weights : {false, true}) {
+        // Minimal filtering spreads them over its patches (conv/winograd.h).
+        if (s.kh == 3 && s.sh == 1 && s.dh == 1 && auxgrad::current_isa() != auxgrad::Isa::amx) continue;
+        test::Array x = test::Array::integers(s.x(), 1), w = test::Array::integers(s.weight(), 2);
+        test::Array dy = test::Array::integers(s.y(), 3), y = test::Array::f32(s.y()), dx = test::Array::f32(s.x());
+        if (weights) {
+          const int64_t depth = s.c, middle = (s.kh / 2 * s.kw + s.kw / 2) * depth;
+          w[5 * s.kh * s.kw * depth + middle + 7] = INFINITY;
+          w[33 * s.kh * s.kw * depth + middle + 3] = NAN;
+        } else {
+          x[0] = NAN;
+          x[(s.w + 4) * s.c + 2] = INFINITY;
+          x[(s.w + 6) * s.c + 9] = -INFINITY;
+          x[x.count() - 1] = -INFINITY;
+          dy[3] = INFINITY;
+          dy[dy.count() / 2] = NAN;
+          dy[dy.count() - 5] = -INFINITY;
+        }
+        std::vector<double> y_(size_t(y.count())), dx_(size_t(dx.count())), numbers = s.numbers();
+        each_product(s, [&](int64_t o, int64_t i, int64_t k) {
+          y_[size_t(o)] += double(x[i]) * w[k];
+          dx_[size_t(i)] += double(dy[o]) * w[k];
+        });
+        const auto same = [](float got, double expected) {
+          return std::isnan(expected) ? std::isnan(got) : got == static_cast<float>(expected);
+        };
+        test::call("conv2d_input_grad", {dy.view(), w.view()}, {dx.view()}, numbers);
+        for (int64_t i = 0; i < dx.count(); i++) CHECK(same(dx[i], dx_[size_t(i)]));
+        numbers.insert(numbers.end(), {0, 0, 0});
+        test::call("conv2d", {x.view(), w.view(), test::absent()}, {y.view(), test::absent(), test::absent()}, numbers);
+        for (int64_t i = 0; i < y.count(); i++) CHECK(same(y[i], y_[size_t(i)]));
       }
   });
 }

@@ -13,17 +13,18 @@
 namespace auxgrad {
 namespace {
 
-constexpr int64_t kLine = 64;                      // bytes of a position: one part of 32 channels
-constexpr int64_t kPosition = kPlanes * kLine;     // and all parts
-constexpr int64_t kMatrixTokens = 256;             // outputs of a block, at most
-constexpr int64_t kMatrixBlocks = 16;              // wanted
-constexpr int64_t kMatrixStripe = 224 * 1024;      // bytes of a stripe
-constexpr int64_t kMatrixPacked = 2400 * 1024;     // bytes of packed weights, unless one slice of one panel is more
-constexpr int64_t kMatrixStrip = 80 * 1024;        // bytes of a stripe that two tiles read: they stay in the first cache
-constexpr int64_t kMatrixTasks = 48;               // wanted
-constexpr int64_t kMatrixPanel = 32;               // output channels
-constexpr int64_t kAhead = 8;                      // positions to prefetch before they are packed
-constexpr int64_t kMatrixSteps = 512;              // of a slice
+constexpr int64_t kLine = 64;                   // bytes of a position: one part of 32 channels
+constexpr int64_t kPosition = kPlanes * kLine;  // and all parts
+constexpr int64_t kMatrixTokens = 512;          // outputs of a block, at most
+constexpr int64_t kMatrixBlocks = 16;           // wanted
+constexpr int64_t kMatrixStripe = 384 * 1024;   // bytes of a stripe
+constexpr int64_t kMatrixPacked = 1200 * 1024;  // bytes of packed weights, unless one slice of one panel is more
+constexpr int64_t kMatrixStrip = 80 * 1024;     // bytes of a stripe that two tiles read: they stay in the first cache
+constexpr int64_t kMatrixTasks = 48;            // wanted
+constexpr int64_t kMatrixPanel = 32;            // output channels
+constexpr int64_t kAhead = 8;                   // positions to prefetch before they are packed
+constexpr int64_t kTogether = 8;                // positions to pack in one go
+constexpr int64_t kMatrixSteps = 512;           // of a slice
 
 // Lines (rows or columns) of a stripe, by phase: tap a of output i reads line i + a * tap_step / in_step of phase
 // a % count.
@@ -44,11 +45,11 @@ inline int64_t phase_start(const Axis& a, int64_t phase) { return a.tap_start + 
 inline int64_t phase_line(const Axis& a, int64_t tap) { return tap * a.tap_step / a.in_step; }
 
 struct MatrixPlan {
-  Blocks blocks;                  // depth: channels of a slice
-  int64_t bundles, slice, pass;   // of 32 channels each: all, of a slice, of a pass (some slices)
-  int64_t taps, wave, part;       // output channels whose weights are packed at a time, and of a task
-  int64_t together;               // blocks of a task
-  int64_t packed, stripe;         // bytes of packed weights and of a stripe
+  Blocks blocks;                 // depth: channels of a slice
+  int64_t bundles, slice, pass;  // of 32 channels each: all, of a slice, of a pass (some slices)
+  int64_t taps, wave, part;      // output channels whose weights are packed at a time, and of a task
+  int64_t together;              // blocks of a task
+  int64_t packed, stripe;        // bytes of packed weights and of a stripe
   int64_t step_bytes(int64_t columns) const { return ceil_div(columns, 16) * kPlanes * kTileBytes; }
 };
 
@@ -59,28 +60,27 @@ inline Blocks cut_matrix_blocks(const Product& p, int64_t slice) {
     return rows.count * (r + rows.extra) * columns.count * (c + columns.extra) * slice * kPosition;
   };
   Blocks b = {};
-  const int64_t all = p.images * v.count * h.count;
+  const int64_t all = p.images * v.count * h.count, share = taps_of(p) == 1 ? 2 : 1;
+  const int64_t most = kMatrixTokens / share, budget = kMatrixStripe / share;
   // In a row of positions nothing is shared by neighbours: the stripe stays in the first cache.
-  const int64_t tokens =
-      v.count == 1 && p.images == 1 && h.taps == 1
-          ? 32
-          : max64(128, min64(kMatrixTokens, ceil_div(all, kMatrixBlocks * 32) * 32));
+  const int64_t tokens = v.count == 1 && p.images == 1 && h.taps == 1
+                             ? 32
+                             : max64(128, min64(most, ceil_div(all, kMatrixBlocks * 32) * 32));
   b.images = b.rows = 1;
   // Whole words of the mask.
   b.columns = even_size(h.count, tokens);
   if (b.columns < h.count) b.columns = ceil_div(b.columns, 32) * 32;
-  while (bytes(1, b.columns) > kMatrixStripe && b.columns > 64) b.columns = ceil_div(b.columns / 2, 32) * 32;
-  while (b.rows < v.count && (b.rows + 1) * b.columns <= tokens && bytes(b.rows + 1, b.columns) <= kMatrixStripe)
-    b.rows++;
+  while (bytes(1, b.columns) > budget && b.columns > 64) b.columns = ceil_div(b.columns / 2, 32) * 32;
+  while (b.rows < v.count && (b.rows + 1) * b.columns <= tokens && bytes(b.rows + 1, b.columns) <= budget) b.rows++;
   b.rows = even_size(v.count, b.rows);
   for (int64_t r = b.rows; r < v.count && r < 2 * b.rows; r++)
-    if (r * b.columns % 32 == 0 && r * b.columns <= kMatrixTokens && bytes(r, b.columns) <= kMatrixStripe) {
+    if (r * b.columns % 32 == 0 && r * b.columns <= most && bytes(r, b.columns) <= budget) {
       b.rows = r;
       break;
     }
   if (b.rows >= v.count && b.columns >= h.count) {
     const int64_t image = max64(1, bytes(b.rows, b.columns)), outputs = max64(1, b.rows * b.columns);
-    b.images = even_size(p.images, max64(1, min64(p.images, min64(tokens / outputs, kMatrixStripe / image))));
+    b.images = even_size(p.images, max64(1, min64(p.images, min64(tokens / outputs, budget / image))));
   }
   b.image_blocks = ceil_div(p.images, b.images);
   b.row_blocks = ceil_div(v.count, b.rows);
@@ -98,7 +98,8 @@ inline MatrixPlan plan_matrix(const Product& p) {
   // What two tiles read of one bundle.
   const int64_t strip = min64(v.taps, phases_of(v).extra + phases_of(v).count) *
                         (32 * phases_of(h).count + phases_of(h).extra) * kPosition;
-  const int64_t slice = max64(1, min64((taps_of(p) == 1 ? kMatrixStrip / 2 : kMatrixStrip) / max64(1, strip), min64(8, kMatrixSteps / plan.taps)));
+  const int64_t slice = max64(1, min64((taps_of(p) == 1 ? kMatrixStrip / 2 : kMatrixStrip) / max64(1, strip),
+                                       min64(8, kMatrixSteps / plan.taps)));
   plan.slice = even_size(plan.bundles, min64(plan.bundles, slice));
   plan.blocks = cut_matrix_blocks(p, plan.slice);
   const int64_t panels = ceil_div(p.width, kMatrixPanel);
@@ -112,16 +113,13 @@ inline MatrixPlan plan_matrix(const Product& p) {
   plan.packed = wave_slice * together;
   const int64_t blocks = max64(1, plan.blocks.count() * p.groups);
   const int64_t wanted = max64(1, min64(ceil_div(kTasks, blocks), plan.wave / kPart));
-  plan.part =
-      even_size(plan.wave / kMatrixPanel, ceil_div(plan.wave / kMatrixPanel, wanted)) * kMatrixPanel;
+  plan.part = even_size(plan.wave / kMatrixPanel, ceil_div(plan.wave / kMatrixPanel, wanted)) * kMatrixPanel;
   plan.together = even_size(plan.blocks.count(), ceil_div(plan.blocks.count(), kMatrixTasks));
   plan.stripe = plan.blocks.stripe;
   return plan;
 }
 
-inline int64_t matrix_scratch(const MatrixPlan& plan, int threads) {
-  return plan.packed + 2 * plan.stripe * threads;
-}
+inline int64_t matrix_scratch(const MatrixPlan& plan, int threads) { return plan.packed + 2 * plan.stripe * threads; }
 
 // Whether it pays, against multiply-adds: what is added in padding to tiles, and packing, in cycles.
 inline bool suits_matrix(const Product& p) {
@@ -138,50 +136,60 @@ inline bool suits_matrix(const Product& p) {
 
 // Weights of bundles [first, last) and output channels [from, from + columns) of every group, as right tiles:
 // [group][panel][slice, tap: see left_steps()][16 columns][part]. Of a step's 32 channels numbers j and j + 16 are a pair.
-inline void pack_right(const Call& call, const Product& p, const MatrixPlan& plan, char* target, int64_t first, int64_t last,
-                       int64_t from, int64_t columns) {
+inline void pack_right(const Call& call, const Product& p, const MatrixPlan& plan, char* target, int64_t first,
+                       int64_t last, int64_t from, int64_t columns) {
   const int64_t panels = ceil_div(columns, kMatrixPanel), group_bytes = plan.packed / p.groups;
   const int64_t runs = ceil_div(last - first, plan.slice);
   parallel_tasks(call, p.groups * panels * runs, [&](int64_t task, int) {
     const int64_t g = task / runs / panels, c = task / runs % panels * kMatrixPanel;
     const int64_t begin = first + task % runs * plan.slice, end = min64(last, begin + plan.slice);
-    const int64_t n = min64(kMatrixPanel, columns - c), step = plan.step_bytes(n);
-    char* to = target + g * group_bytes + c / kMatrixPanel * plan.step_bytes(kMatrixPanel) * plan.taps * (last - first) +
-               (begin - first) * plan.taps * step;
+    const int64_t n = min64(kMatrixPanel, columns - c), size = plan.step_bytes(n);
+    char* to = target + g * group_bytes +
+               c / kMatrixPanel * plan.step_bytes(kMatrixPanel) * plan.taps * (last - first) +
+               (begin - first) * plan.taps * size;
     const float* source = p.weight + g * p.weight_group + (from + c) * p.c_step;
-    for (int64_t bundle = begin; bundle < end; bundle++)
-      for (int64_t i = 0; i < p.vertical.taps; i++)
-        for (int64_t j = 0; j < p.horizontal.taps; j++) {
-          const int64_t tap = (p.vertical.kernel_start + i * p.vertical.kernel_step) * p.kernel_columns +
-                              p.horizontal.kernel_start + j * p.horizontal.kernel_step;
-          const float* at = source + tap * p.tap_step + bundle * 32 * p.k_step;
-          const int64_t rows = min64(32, p.depth - bundle * 32);
-          for (int64_t o = 0; o < n; o += 16, to += kPlanes * kTileBytes) {
-            const int64_t lanes = min64(16, n - o);
-            __m512 even[16], odd[16];
-            const __mmask16 mask = static_cast<__mmask16>((1u << lanes) - 1);
-            if (p.c_step == 1) {
+    const auto weights_of = [&](int64_t step) {
+      const int64_t tap = step % plan.taps, i = tap / p.horizontal.taps, j = tap % p.horizontal.taps;
+      const int64_t place = (p.vertical.kernel_start + i * p.vertical.kernel_step) * p.kernel_columns +
+                            p.horizontal.kernel_start + j * p.horizontal.kernel_step;
+      return source + place * p.tap_step + step / plan.taps * 32 * p.k_step;
+    };
+    for (int64_t step = begin * plan.taps; step < end * plan.taps; step++) {
+      const float* at = weights_of(step);
+      const int64_t rows = min64(32, p.depth - step / plan.taps * 32);
+      // Rows lie far apart.
+      const float* ahead = weights_of(step + 2);
+      const int64_t count = p.c_step == 1 ? rows : n, apart = p.c_step == 1 ? p.k_step : p.c_step;
+      for (int64_t r = 0; r < count; r++) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead + r * apart), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(ahead + r * apart + 16), _MM_HINT_T0);
+      }
+      for (int64_t o = 0; o < n; o += 16, to += kPlanes * kTileBytes) {
+        const int64_t lanes = min64(16, n - o);
+        __m512 even[16], odd[16];
+        const __mmask16 mask = static_cast<__mmask16>((1u << lanes) - 1);
+        if (p.c_step == 1) {
 #pragma GCC unroll 16
-              for (int k = 0; k < 16; k++) {
-                even[k] = k < rows ? _mm512_maskz_loadu_ps(mask, at + k * p.k_step + o) : _mm512_setzero_ps();
-                odd[k] = k + 16 < rows ? _mm512_maskz_loadu_ps(mask, at + (k + 16) * p.k_step + o) : _mm512_setzero_ps();
-              }
-            } else {
-              const __mmask16 low = static_cast<__mmask16>((1u << min64(rows, 16)) - 1);
-              const __mmask16 high = static_cast<__mmask16>((1u << max64(0, rows - 16)) - 1);
-#pragma GCC unroll 16
-              for (int m = 0; m < 16; m++) {
-                const float* row = at + (o + m) * p.c_step;
-                even[m] = m < lanes ? _mm512_maskz_loadu_ps(low, row) : _mm512_setzero_ps();
-                odd[m] = m < lanes ? _mm512_maskz_loadu_ps(high, row + 16) : _mm512_setzero_ps();
-              }
-              transpose16(even);
-              transpose16(odd);
-            }
-#pragma GCC unroll 16
-            for (int k = 0; k < 16; k++) store_pair(to + k * 64, kTileBytes, split(even[k]), split(odd[k]));
+          for (int k = 0; k < 16; k++) {
+            even[k] = k < rows ? _mm512_maskz_loadu_ps(mask, at + k * p.k_step + o) : _mm512_setzero_ps();
+            odd[k] = k + 16 < rows ? _mm512_maskz_loadu_ps(mask, at + (k + 16) * p.k_step + o) : _mm512_setzero_ps();
           }
+        } else {
+          const __mmask16 low = static_cast<__mmask16>((1u << min64(rows, 16)) - 1);
+          const __mmask16 high = static_cast<__mmask16>((1u << max64(0, rows - 16)) - 1);
+#pragma GCC unroll 16
+          for (int m = 0; m < 16; m++) {
+            const float* row = at + (o + m) * p.c_step;
+            even[m] = m < lanes ? _mm512_maskz_loadu_ps(low, row) : _mm512_setzero_ps();
+            odd[m] = m < lanes ? _mm512_maskz_loadu_ps(high, row + 16) : _mm512_setzero_ps();
+          }
+          transpose16(even);
+          transpose16(odd);
         }
+#pragma GCC unroll 16
+        for (int k = 0; k < 16; k++) store_pair(to + k * 64, kTileBytes, split(even[k]), split(odd[k]));
+      }
+    }
   });
 }
 
@@ -221,8 +229,8 @@ inline int64_t left_steps(const Product& p, const Stripe& s, int64_t bundles, in
     for (int64_t i = 0; i < v.taps; i++)
       for (int64_t j = 0; j < h.taps; j++) {
         const int64_t line = phase_line(v, i) * s.pitch + phase_line(h, j);
-        at[n++] = static_cast<int32_t>(c * s.bundle + (i % rows * columns + j % columns) * s.phase +
-                                       line * s.images * kLine);
+        at[n++] =
+            static_cast<int32_t>(c * s.bundle + (i % rows * columns + j % columns) * s.phase + line * s.images * kLine);
       }
   return n;
 }
@@ -376,11 +384,12 @@ inline void pack_positions(const Line& l, bool auxiliary, bool is_signed) {
 // Packs the stripe of a block, some positions at a time: in the shadow of the products of the stripe before.
 struct Packer {
   const Product* product;
-  const Signs* signs;   // of the block, or null
+  const Signs* signs;  // of the block, or null
   const Block* k;
   const Stripe* s;
   int64_t channel, n, r, f, e;  // the next line
-  bool more = false;            // lines to come
+  int64_t row_phases, column_phases;
+  bool more = false;  // lines to come
   Line common;
   Line part[3];  // of the line at hand: without signs, with, without
   int next = 3;
@@ -395,6 +404,8 @@ struct Packer {
     s = &stripe;
     target = to;
     channel = g * p.depth + bundle * 32;
+    row_phases = phases_of(p.vertical).count;
+    column_phases = phases_of(p.horizontal).count;
     n = r = f = e = 0;
     more = true;
     next = 3;
@@ -414,15 +425,11 @@ struct Packer {
         memset(signs->words + w * l.channels + channel, 0, static_cast<size_t>(l.depth) * 4);
   }
 
-  int64_t positions() const {
-    return k->images * s->rows * s->columns * phases_of(product->vertical).count *
-           phases_of(product->horizontal).count;
-  }
+  int64_t positions() const { return k->images * s->rows * s->columns * row_phases * column_phases; }
 
   __attribute__((noinline)) void open_line() {
     const Product& p = *product;
     const Axis &v = p.vertical, &h = p.horizontal;
-    const int64_t row_phases = phases_of(v).count, column_phases = phases_of(h).count;
     Line& l = common;
     l.to = target + (f * column_phases + e) * s->phase + (r * s->pitch * s->images + n) * kLine;
     part[0].count = part[1].count = part[2].count = 0;
@@ -646,7 +653,7 @@ struct Unit {
 struct Shadow {
   Finish finish;
   Packer packer;
-  int64_t positions;  // at a time
+  int64_t positions, due;  // to be packed at a time, and by now: some together, for each call costs something
   const OutRow *fetch, *fetch_end;
   int64_t fetch_rows;  // at a time
   const float* out;
@@ -656,7 +663,10 @@ struct Shadow {
       __builtin_prefetch(out + fetch->out, 1);
       __builtin_prefetch(out + fetch->out + 16, 1);
     }
-    if (positions) packer(positions);
+    due += positions;
+    if (due < kTogether) return;
+    packer(due);
+    due = 0;
   }
 };
 
@@ -701,7 +711,8 @@ struct MatrixTask {
     packer.product = product;
     int stripe = 0;
     open(units[begin % 3], begin);
-    packer.start(units[begin % 3].k, units[begin % 3].s, &units[begin % 3].signs, g, first, min64(plan->slice, last - first), stripes);
+    packer.start(units[begin % 3].k, units[begin % 3].s, &units[begin % 3].signs, g, first,
+                 min64(plan->slice, last - first), stripes);
     packer.all();
     start_tiles();
     for (int64_t index = begin; index < end; index++) {
@@ -711,7 +722,7 @@ struct MatrixTask {
         const char* left = stripes + stripe * plan->stripe;
         char* other = stripes + (stripe ^ 1) * plan->stripe;
         const int64_t steps = left_steps(p, u.s, bundles, at);
-        shadow.positions = 0;
+        shadow.positions = shadow.due = 0;
         if (after < last) packer.start(u.k, u.s, &u.signs, g, after, min64(plan->slice, last - after), other);
         else if (index + 1 < end) {
           Unit& next = units[(index + 1) % 3];

@@ -127,7 +127,8 @@ struct Span {
 // Tokens of the block that holds token t.
 inline Span block_tokens(const Product& p, const Blocks& b, int64_t t) {
   const int64_t image = p.vertical.count * p.horizontal.count, n = t / image;
-  if (b.columns < p.horizontal.count) return {t / b.columns * b.columns, min64(image, t / b.columns * b.columns + b.columns)};
+  if (b.columns < p.horizontal.count)
+    return {t / b.columns * b.columns, min64(image, t / b.columns * b.columns + b.columns)};
   if (b.rows >= p.vertical.count) {
     const int64_t n0 = n / b.images * b.images;
     return {n0 * image, min64(p.images, n0 + b.images) * image};
@@ -200,7 +201,8 @@ inline void zero_outputs(const Call& call, const Product& p) {
       const int64_t line = i / v.count * p.out_rows + v.out_start + i % v.count * v.out_step;
       float* out = p.out + (line * p.out_columns + h.out_start) * p.out_channels;
       if (h.out_step == 1) set_zero(out, h.count * p.out_channels);
-      else for (int64_t j = 0; j < h.count; j++, out += h.out_step * p.out_channels) set_zero(out, p.out_channels);
+      else
+        for (int64_t j = 0; j < h.count; j++, out += h.out_step * p.out_channels) set_zero(out, p.out_channels);
     }
   });
 }

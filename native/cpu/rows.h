@@ -44,8 +44,8 @@ inline double row_sum(const float* x, int64_t n) {
   return sum_terms(n, [x](int64_t i, auto lanes) { return lanes.load(x + i); });
 }
 
-// The largest (or smallest) number of a row, -inf (inf) if there is none; *nan tells whether there was a NaN.
-template <bool kMax>
+// The largest (or smallest) number of a row, -inf (inf) if there is none; *nan tells whether there was a NaN, if kNan.
+template <bool kMax, bool kNan = true>
 inline float row_extreme(const float* x, int64_t n, bool* nan) {
   const float none = kMax ? -__builtin_inff() : __builtin_inff();
   const auto better = [](float v, float best) { return kMax ? v > best : v < best; };
@@ -61,7 +61,7 @@ inline float row_extreme(const float* x, int64_t n, bool* nan) {
       for (int v = 0; v < kSideVecs; v++) {
         const Vec given = load(x + i + v * kLanes);
         top[v] = (kMax ? given > top[v] : given < top[v]) ? given : top[v];
-        bad |= given != given;
+        if (kNan) bad |= given != given;
       }
     }
     float lanes[kSide];
@@ -84,7 +84,7 @@ inline float row_extreme(const float* x, int64_t n, bool* nan) {
 // The largest number of a row, whatever NaN there is.
 inline float row_max(const float* x, int64_t n) {
   bool nan;
-  return row_extreme<true>(x, n, &nan);
+  return row_extreme<true, false>(x, n, &nan);
 }
 
 }  // namespace

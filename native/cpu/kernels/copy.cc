@@ -32,6 +32,8 @@ void copy_strided(const Call& call) {
   });
 }
 
+constexpr int64_t kSquares = 4;  // side by side: the source is read in runs of so many vectors
+
 // 4-byte elements whose dense axis is not the last one: squares of vectors are turned on the way. False if x is not so.
 bool copy_transposed(const Call& call) {
   const View &x = call.in[0], &y = call.out[0];
@@ -42,39 +44,43 @@ bool copy_transposed(const Call& call) {
   if (dense < 0 || x.stride[last] <= 1 || x.shape[last] < kLanes) return false;
   const int64_t rows = x.shape[dense], columns = x.shape[last], pitch = x.count(dense + 1, x.rank),
                 step = x.stride[last];
-  const int64_t row_blocks = ceil_div(rows, kLanes), outer = y.count() / (rows * columns);
+  const int64_t row_blocks = ceil_div(rows, kSquares * kLanes), outer = y.count() / (rows * columns);
   const int64_t run = max64(kLanes, min64(columns, 4096 / kLanes)), runs = ceil_div(columns, run);
-  parallel_ranges(call, outer * row_blocks * runs, max64(1, 32768 / (run * kLanes)), [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; task++) {
-      const int64_t i0 = task % row_blocks * kLanes, j0 = task / row_blocks % runs * run;
-      int64_t from = i0 + j0 * step, to = i0 * pitch + j0, rest = task / row_blocks / runs, dense_step = columns;
-      for (int axis = last - 1; axis >= 0; axis--) {
-        if (axis != dense) {
-          from += rest % x.shape[axis] * x.stride[axis];
-          to += rest % x.shape[axis] * dense_step;
-          rest /= x.shape[axis];
+  parallel_ranges(
+      call, outer * row_blocks * runs, max64(1, 32768 / (run * kSquares * kLanes)), [&](int64_t begin, int64_t end) {
+        for (int64_t task = begin; task < end; task++) {
+          const int64_t i0 = task % row_blocks * kSquares * kLanes, j0 = task / row_blocks % runs * run;
+          int64_t from = i0 + j0 * step, to = i0 * pitch + j0, rest = task / row_blocks / runs, dense_step = columns;
+          for (int axis = last - 1; axis >= 0; axis--) {
+            if (axis != dense) {
+              from += rest % x.shape[axis] * x.stride[axis];
+              to += rest % x.shape[axis] * dense_step;
+              rest /= x.shape[axis];
+            }
+            dense_step *= x.shape[axis];
+          }
+          const float* source = x.f32() + from;
+          float* target = y.f32() + to;
+          const int64_t height = min64(kSquares * kLanes, rows - i0), stop = min64(columns, j0 + run) - j0;
+          for (int64_t j = 0; j < stop; j += kLanes)
+            for (int64_t i = 0; i < height; i += kLanes) {
+              const int64_t m = min64(kLanes, height - i), n = min64(kLanes, stop - j);
+              const float* corner = source + j * step + i;
+              float* to_corner = target + i * pitch + j;
+              Vec block[kLanes];
+              if (m == kLanes && n == kLanes) {
+                AUXGRAD_UNROLL
+                for (int k = 0; k < kLanes; k++) block[k] = load(corner + k * step);
+                transpose(block);
+                AUXGRAD_UNROLL
+                for (int k = 0; k < kLanes; k++) store(to_corner + k * pitch, block[k]);
+              } else {
+                for (int64_t r = 0; r < m; r++)
+                  for (int64_t k = 0; k < n; k++) memcpy(to_corner + r * pitch + k, corner + k * step + r, 4);
+              }
+            }
         }
-        dense_step *= x.shape[axis];
-      }
-      const float* source = x.f32() + from;
-      float* target = y.f32() + to;
-      const int64_t m = min64(kLanes, rows - i0), stop = min64(columns, j0 + run) - j0;
-      for (int64_t j = 0; j < stop; j += kLanes) {
-        const int64_t n = min64(kLanes, stop - j);
-        Vec block[kLanes];
-        if (m == kLanes && n == kLanes) {
-          AUXGRAD_UNROLL
-          for (int k = 0; k < kLanes; k++) block[k] = load(source + (j + k) * step);
-          transpose(block);
-          AUXGRAD_UNROLL
-          for (int k = 0; k < kLanes; k++) store(target + k * pitch + j, block[k]);
-        } else {
-          for (int64_t r = 0; r < m; r++)
-            for (int64_t k = 0; k < n; k++) memcpy(target + r * pitch + j + k, source + (j + k) * step + r, 4);
-        }
-      }
-    }
-  });
+      });
   return true;
 }
 

@@ -128,12 +128,44 @@ bool max_pool2d(const Call& call) {
   return true;
 }
 
+// Windows side by side, all of them inside: an input has one reader, and each output is read once for all its inputs.
+inline bool are_apart(const Windows& w) {
+  return w.pad == 0 && w.dilation == 1 && w.stride == w.kernel && w.outputs > 0 && w.outputs * w.kernel <= w.inputs;
+}
+
+inline void spread_maxima(const Call& call, const Windows& v, const Windows& h, int64_t channels) {
+  const View &dy = call.in[0], &index = call.in[1], &dx = call.out[0];
+  const int64_t line = h.inputs * channels, covered = h.outputs * h.kernel * channels;
+  each_row(call, dx.shape[0], v.outputs, v.kernel * line, [&](int64_t n, int64_t p) {
+    float* rows = dx.f32() + (n * v.inputs + p * v.kernel) * line;
+    const int64_t from = (n * v.outputs + p) * h.outputs * channels;
+    const float* d = dy.f32() + from;
+    const uint8_t* noted = index.u8() + from;
+    for (int64_t q = 0; q < h.outputs; q++, d += channels, noted += channels)
+      each_vector(0, channels, [&](int64_t c, auto lanes) {
+        const IntVec at = load_bytes(noted + c, lanes);
+        const Vec value = lanes.load(d + c);
+        float* to = rows + q * h.kernel * channels + c;
+        int32_t tap = 0;
+        for (int64_t i = 0; i < v.kernel; i++)
+          for (int64_t j = 0; j < h.kernel; j++) lanes.store(to + i * line + j * channels, at == tap++ ? value : Vec{});
+      });
+    // Inputs that no window holds.
+    for (int64_t i = 0; i < v.kernel; i++) set_zero(rows + i * line + covered, line - covered);
+    if (p == v.outputs - 1) set_zero(rows + v.kernel * line, (v.inputs - v.outputs * v.kernel) * line);
+  });
+}
+
 // max_pool2d_grad: dy, index -> dx; numbers as max_pool2d
 bool max_pool2d_grad(const Call& call) {
   const View &dy = call.in[0], &index = call.in[1], &dx = call.out[0];
   if (!check_max_pool(call, dx, dy)) return false;
   const int64_t rows = dx.shape[1], columns = dx.shape[2], channels = dx.shape[3];
   const Windows v = max_windows(call, 0, rows, dy.shape[1]), h = max_windows(call, 1, columns, dy.shape[2]);
+  if (are_apart(v) && are_apart(h)) {
+    spread_maxima(call, v, h, channels);
+    return true;
+  }
   // An output that may have taken an input: where it lies, and the position it must have noted.
   struct Reader {
     int64_t from;

@@ -20,6 +20,25 @@ inline void subtract(const float* x, float shift, float* y, int64_t n) {
   each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(y + i, lanes.load(x + i) - s); });
 }
 
+// Brings what follows nearer: while exp is at work, memory would rest.
+inline void fetch(const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(x + i);
+}
+
+// y = exp(x - shift[r]) for rows [0, rows). Long rows take one pass, short ones are better off in one run.
+inline void exp_rows(const float* x, const float* shift, float* y, int64_t rows, int64_t n) {
+  fetch(x + rows * n, min64(kPiece, rows * n));
+  if (n < kSide) {
+    for (int64_t r = 0; r < rows; r++) subtract(x + r * n, shift[r], y + r * n, n);
+    return exp_all(y, rows * n);
+  }
+  for (int64_t r = 0; r < rows; r++, x += n, y += n) {
+    const float s = shift[r];
+    AUXGRAD_INDEPENDENT
+    for (int64_t i = 0; i < n; i++) y[i] = exp_f32(x[i] - s);
+  }
+}
+
 // Calls f(first row, rows) over all rows: as many at a time as rows_together says.
 template <class F>
 inline void each_rows(const Call& call, int64_t rows, int64_t n, const F& f) {
@@ -38,18 +57,14 @@ inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
     double sum = 0;
     for (int64_t i = 0; i < n; i += kPiece) {
       const int64_t count = min64(kPiece, n - i);
-      subtract(x + i, top, e, count);
-      exp_all(e, count);
+      exp_rows(x + i, &top, e, 1, count);
       sum += row_sum(e, count);
     }
     lse[0] = top + log_f32(static_cast<float>(sum));
     return;
   }
-  for (int64_t r = 0; r < rows; r++) {
-    lse[r] = row_max(x + r * n, n);
-    subtract(x + r * n, lse[r], e + r * n, n);
-  }
-  exp_all(e, rows * n);
+  for (int64_t r = 0; r < rows; r++) lse[r] = row_max(x + r * n, n);
+  exp_rows(x, lse, e, rows, n);
   float sums[kPiece];
   for (int64_t r = 0; r < rows; r++) sums[r] = static_cast<float>(row_sum(e + r * n, n));
   for (int64_t r = 0; r < rows; r++) lse[r] += log_f32(sums[r]);
@@ -62,8 +77,9 @@ bool softmax(const Call& call) {
   each_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows) {
     const float* in = x.f32() + first * n;
     float* y = call.out[0].f32() + first * n;
-    for (int64_t r = 0; r < rows; r++) subtract(in + r * n, row_max(in + r * n, n), y + r * n, n);
-    exp_all(y, rows * n);
+    float top[kPiece];
+    for (int64_t r = 0; r < rows; r++) top[r] = row_max(in + r * n, n);
+    exp_rows(in, top, y, rows, n);
     for (int64_t r = 0; r < rows; r++) {
       float* row = y + r * n;
       const Vec scale = broadcast(static_cast<float>(1 / row_sum(row, n)));
@@ -165,8 +181,7 @@ bool cross_entropy_grad(const Call& call) {
   each_rows(call, rows, n, [&](int64_t first, int64_t count) {
     const float *in = x.f32() + first * n, *lse = call.in[3].f32() + first;
     float* dx = call.out[0].f32() + first * n;
-    for (int64_t r = 0; r < count; r++) subtract(in + r * n, lse[r], dx + r * n, n);
-    exp_all(dx, count * n);
+    exp_rows(in, lse, dx, count, n);
     for (int64_t r = 0; r < count; r++) {
       float* row = dx + r * n;
       const int64_t label = call.in[2].i32()[first + r];

@@ -164,26 +164,26 @@ __attribute__((noinline)) void sum_exceptional(const SplitBlock& b, float* sums)
 }
 
 // Where there are fewer than four tiles of sums, each is summed in two or four, lest products wait for each other.
-#define AUXGRAD_TILE_PRODUCTS(odd, quarter)                                \
-  do {                                                                     \
-    if (M > 1 && N > 1) {                                                  \
-      _tile_dpbf16ps(0, 4, 6);                                             \
-      _tile_dpbf16ps(1, 4, 7);                                             \
-      _tile_dpbf16ps(2, 5, 6);                                             \
-      _tile_dpbf16ps(3, 5, 7);                                             \
-    } else if (N > 1) {                                                    \
-      if (odd) _tile_dpbf16ps(2, 4, 6);                                    \
-      else _tile_dpbf16ps(0, 4, 6);                                        \
-      if (odd) _tile_dpbf16ps(3, 4, 7);                                    \
-      else _tile_dpbf16ps(1, 4, 7);                                        \
-    } else if (M > 1) {                                                    \
-      if (odd) _tile_dpbf16ps(1, 4, 6);                                    \
-      else _tile_dpbf16ps(0, 4, 6);                                        \
-      if (odd) _tile_dpbf16ps(3, 5, 6);                                    \
-      else _tile_dpbf16ps(2, 5, 6);                                        \
-    } else {                                                               \
-      _tile_dpbf16ps(quarter, 4, 6);                                       \
-    }                                                                      \
+#define AUXGRAD_TILE_PRODUCTS(odd, quarter) \
+  do {                                      \
+    if (M > 1 && N > 1) {                   \
+      _tile_dpbf16ps(0, 4, 6);              \
+      _tile_dpbf16ps(1, 4, 7);              \
+      _tile_dpbf16ps(2, 5, 6);              \
+      _tile_dpbf16ps(3, 5, 7);              \
+    } else if (N > 1) {                     \
+      if (odd) _tile_dpbf16ps(2, 4, 6);     \
+      else _tile_dpbf16ps(0, 4, 6);         \
+      if (odd) _tile_dpbf16ps(3, 4, 7);     \
+      else _tile_dpbf16ps(1, 4, 7);         \
+    } else if (M > 1) {                     \
+      if (odd) _tile_dpbf16ps(1, 4, 6);     \
+      else _tile_dpbf16ps(0, 4, 6);         \
+      if (odd) _tile_dpbf16ps(3, 5, 6);     \
+      else _tile_dpbf16ps(2, 5, 6);         \
+    } else {                                \
+      _tile_dpbf16ps(quarter, 4, 6);        \
+    }                                       \
   } while (0)
 #define AUXGRAD_LOAD_LEFT(plane)                                                                   \
   do {                                                                                             \

@@ -27,17 +27,14 @@ struct SplitCut {
 
 #if defined(AUXGRAD_HAS_AMX)
 
-constexpr int64_t kStrip = 32;                                      // rows or columns
-constexpr int64_t kHalfStep = kPlanes * kTileBytes;                 // bytes of 16 of them, kSplitDepth deep
+constexpr int64_t kStrip = 32;                       // rows or columns
+constexpr int64_t kHalfStep = kPlanes * kTileBytes;  // bytes of 16 of them, kSplitDepth deep
 constexpr int64_t kStripStep = 2 * kHalfStep;
-constexpr int64_t kSplitBlockK = 256;                               // 17 strips that stay and 2 that pass: 912 KiB
+constexpr int64_t kSplitBlockK = 256;                                   // 17 strips that stay and 2 that pass: 912 KiB
 constexpr int64_t kSplitGroup = 16, kSplitSide = kSplitGroup * kStrip;  // with them a block of C in the second cache
 
-// Whether packing into tiles pays, by shape alone.
-inline bool fits_amx(const Product& p, int64_t batches) {
-  (void)batches;
-  return p.m >= 24 && p.n >= 24 && p.k >= 32;
-}
+// Whether packing into tiles pays, by shape alone: 64 x 64 x 64 does better in multiply-adds, 128 x 128 x 128 here.
+inline bool fits_amx(const Product& p) { return p.m >= 24 && p.n >= 24 && p.k >= 32 && p.m * p.n >= (1 << 20) / p.k; }
 
 inline SplitCut cut_split(const Product& p, int64_t batches, int threads) {
   SplitCut cut = {};
@@ -80,9 +77,10 @@ struct Packing {
   float positive, negative;
   uint32_t* words;  // signs go there, if anywhere
   char* to;
-  int64_t steps, halves, unit, units;
+  int64_t steps, halves, step, half, unit, units;
   int stage;
-  alignas(64) float square[16 * kSplitDepth];  // a unit that has to be turned or filled up, for A by rows, for B by depth
+  alignas(
+      64) float square[16 * kSplitDepth];  // a unit that has to be turned or filled up, for A by rows, for B by depth
 
   bool done() const { return unit >= units; }
   int64_t left_over() const { return (units - unit) * (vectors ? 4 : 6); }
@@ -105,7 +103,7 @@ struct Packing {
   }
 
   void advance() {
-    const int64_t half = left ? unit / steps : unit % halves, step = left ? unit % steps : unit / halves;
+    if (done()) return;
     const int64_t first = half * 16, k = step * kSplitDepth;
     const float* at = from + first * line + k * deep;
     const bool direct = vectors && first + 16 <= lines && k + kSplitDepth <= depth;
@@ -119,7 +117,8 @@ struct Packing {
     if (left) {
       const float* rows = direct ? at + 4 * quarter * line : square + 4 * quarter * kSplitDepth;
       const int64_t row = direct ? line : kSplitDepth;
-      if (positive != 0 || negative != 0 || words) pack_signed_rows(rows, row, out, static_cast<int>(first) + 4 * quarter, k);
+      if (positive != 0 || negative != 0 || words)
+        pack_signed_rows(rows, row, out, static_cast<int>(first) + 4 * quarter, k);
       else pack_rows(rows, row, out);
     } else {
       pack_pairs(direct ? at + 8 * quarter * deep : square + 8 * quarter * 16, direct ? deep : 16, out);
@@ -129,6 +128,8 @@ struct Packing {
     } else {
       stage = 0;
       unit++;
+      if (left) step + 1 < steps ? step++ : (step = 0, half++);
+      else half + 1 < halves ? half++ : (half = 0, step++);
     }
   }
   void finish() {
@@ -140,7 +141,7 @@ struct Packing {
     lines = min64(kStrip, count), depth = k;
     to = space;
     steps = ceil_div(k, kSplitDepth), halves = ceil_div(lines, 16);
-    unit = 0, units = steps * halves, stage = 0;
+    step = half = unit = 0, units = steps * halves, stage = 0;
   }
 
   static void pack_rows(const float* rows, int64_t row, char* out) {
@@ -218,10 +219,10 @@ struct Finishing {
   float* out;
   int64_t out_step, rows = 0, columns;
   bool add, last;
-  int row = 32;
+  int64_t row = 0;
   __m512i word[2];
 
-  bool done() const { return row >= rows; }
+  int64_t left_over() const { return rows - row; }
   void start(const Product& p, float* c, int64_t step, int64_t r, int64_t r1, int64_t column, int64_t c1, bool more,
              bool ends) {
     finish = p.finish;
@@ -234,15 +235,10 @@ struct Finishing {
     if (finish.mask) finish.mask += r / 32 * p.n + column;
     if (finish.bias) finish.bias += column;
   }
-  // C is brought near for what follows.
-  void fetch() const {
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t c = 0; c < columns; c += 16)
-        _mm_prefetch(reinterpret_cast<const char*>(out + r * out_step + c), _MM_HINT_T1);
-  }
-  void advance(const float* sums) {
+  void advance(const float* sums, int64_t count) {
+    if (row >= rows) return;
     const bool plain = !last || (finish.alpha == 1 && !finish.bias && !finish.relu && !finish.mask);
-    const int64_t end = min64(rows, row + 4);
+    const int64_t end = min64(rows, row + count);
     if (plain && columns == kStrip) {
       for (; row < end; row++) {
         float* to = out + row * out_step;
@@ -276,46 +272,44 @@ struct Finishing {
         _mm512_mask_storeu_ps(to + 16 * h, lanes[h], x);
       }
     }
-    if (done() && last && finish.mask)
+    if (row == rows && last && finish.mask)
       for (int h = 0; h < 2; h++) _mm512_mask_storeu_epi32(finish.mask + 16 * h, lanes[h], word[h]);
   }
 };
 
-// What is done while the matrix unit works on a block.
+// What is done while the matrix unit works on a block: a like share of everything with each call, so that branches are
+// foreseen.
 struct Meanwhile {
-  float* sums;         // of the block before
-  SplitBlock block;    // that one
-  int m, n;            // its tiles
+  float* sums;       // of the block before
+  SplitBlock block;  // that one
+  int m, n;          // its tiles
   bool settled = true;
   Finishing finishing;
-  const Finishing* coming;  // of this block
   Packing staying, passing;
-  int64_t share, portions;  // of the strip that passes next; done at once
+  int64_t calls, wait, rows;  // of this block; before the sums are there; to finish at once
+  int64_t staying_work, staying_due, passing_work, passing_due;  // portions; calls times those that are due
 
-  bool one() {
-    if (!settled) {
-      settle(m, n, block, sums);
-      coming->fetch();
-      settled = true;
-    } else if (!finishing.done()) {
-      finishing.advance(sums);
-    } else if (!staying.done()) {
-      staying.advance();
-    } else if (share > 0 && !passing.done()) {
-      passing.advance();
-      share--;
-    } else {
-      return false;
-    }
-    return true;
+  // `share` portions of the strip that passes next are packed, the strip that stays whole.
+  void plan(int64_t all_calls, int64_t share) {
+    wait = settled ? 0 : all_calls > 6 ? 2 : 1;
+    calls = all_calls - wait;
+    rows = ceil_div(finishing.left_over(), calls);
+    staying_work = staying.left_over(), passing_work = share;
+    staying_due = passing_due = 0;
+  }
+  void settle_sums() {
+    if (!settled) settle(m, n, block, sums);
+    settled = true;
   }
   void operator()() {
-    for (int64_t i = 0; i < portions && one(); i++) {
+    if (wait > 0) {
+      wait--;
+      return;
     }
-  }
-  void plan(int64_t calls) {
-    const int64_t work = (settled ? 0 : 1) + (finishing.done() ? 0 : 8) + staying.left_over() + share;
-    portions = ceil_div(work, calls);
+    settle_sums();
+    finishing.advance(sums, rows);
+    for (staying_due += staying_work; staying_due >= calls; staying_due -= calls) staying.advance();
+    for (passing_due += passing_work; passing_due >= calls; passing_due -= calls) passing.advance();
   }
 };
 
@@ -364,7 +358,6 @@ inline void split_task(const SplitCut& cut, const Locate& locate, int64_t first,
           if (i == 0 && j + 1 < stay) start(w.staying, left_stays, now, j + 1, k, staying_at(j + 1));
           else if (i + 1 == pass && j + 1 == stay && !over)
             start(w.staying, left_stays, ends ? next : now, 0, next_k, staying_at(stay));
-          w.share = ceil_div(w.passing.left_over(), stay - j);
           const int64_t r = r0 + (left_stays ? j : i) * kStrip, c = c0 + (left_stays ? i : j) * kStrip;
           const int m = r1 - r > 16 ? 2 : 1, n = c1 - c > 16 ? 2 : 1;
           char *const stays = staying_at(j), *const passes = passing_at(turn);
@@ -378,17 +371,13 @@ inline void split_task(const SplitCut& cut, const Locate& locate, int64_t first,
           b.step = m * kHalfStep;
           b.right = left_stays ? passes : stays;
           b.ahead = stays + (left_stays ? m : n) * kHalfStep;
-          Finishing coming;
-          coming.start(now, partial ? partial : now.c, now.n, r, r1, c, c1, k > k0, ends && !partial);
-          w.coming = &coming;
-          w.plan(3 * steps);
+          w.plan(3 * steps, ceil_div(w.passing.left_over(), stay - j));
           multiply_split(m, n, b, sums, [&] { w(); });
-          while (w.one()) {
-          }
+          w.staying.finish();
           w.block = b;
           w.m = m, w.n = n;
           w.settled = false;
-          w.finishing = coming;
+          w.finishing.start(now, partial ? partial : now.c, now.n, r, r1, c, c1, k > k0, ends && !partial);
         }
         w.passing.finish();
       }
@@ -396,13 +385,13 @@ inline void split_task(const SplitCut& cut, const Locate& locate, int64_t first,
     }
   store_sums(sums);
   stop_tiles();
-  settle(w.m, w.n, w.block, sums);
-  while (!w.finishing.done()) w.finishing.advance(sums);
+  w.settle_sums();
+  w.finishing.advance(sums, kStrip);
 }
 
 #else
 
-inline bool fits_amx(const Product&, int64_t) { return false; }
+inline bool fits_amx(const Product&) { return false; }
 inline SplitCut cut_split(const Product&, int64_t, int) { return {}; }
 template <class Locate>
 inline void split_task(const SplitCut&, const Locate&, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,

@@ -239,7 +239,7 @@ inline int64_t gemm_scratch(const Product& p, int64_t batches, int threads) {
   const Cut cut = cut_product(p, batches, threads);
   const int64_t at_once = min64(threads, batches * cut.tasks()), each = static_cast<int64_t>(sizeof(float));
   const int64_t bytes = each * (at_once * cut.floats() + partial_floats(p, cut.parts));
-  if (!amx_possible() || !fits_amx(p, batches)) return bytes;
+  if (!amx_possible() || !fits_amx(p)) return bytes;
   const SplitCut split = cut_split(p, batches, threads);
   return max64(bytes, min64(threads, split.tasks(batches)) * split.bytes + each * partial_floats(p, split.parts));
 }
@@ -282,7 +282,7 @@ inline void gemm_amx(const Call& call, const Product& first, int64_t batches, co
 // `batches` products of the same sizes and strides: locate(batch) is the product of that batch.
 template <class Locate>
 inline void gemm(const Call& call, const Product& first, int64_t batches, const Locate& locate) {
-  if (amx_in_force() && fits_amx(first, batches)) {
+  if (amx_in_force() && fits_amx(first)) {
     gemm_amx(call, first, batches, locate);
     return;
   }

@@ -116,6 +116,52 @@ TEST(matmul_is_exact_around_its_blocks) {
   });
 }
 
+// Products large enough for the matrix unit, where there is one: around its strips of 32 rows and columns, halves of
+// them, groups of 16 strips and blocks of K of 256; K in parts, batches.
+TEST(matmul_of_large_products) {
+  test::each_isa([] {
+    const int64_t shapes[][4] = {
+        {1, 96, 111, 128}, {1, 97, 127, 129},  {1, 31, 159, 257}, {1, 511, 33, 65},
+        {1, 513, 49, 255}, {1, 48, 545, 256},  {1, 24, 24, 2048}, {1, 25, 24, 9001},
+        {1, 1057, 47, 33}, {3, 100, 110, 100}, {9, 65, 130, 127}, {2, 24, 1400, 32},
+    };
+    for (const auto& s : shapes)
+      for (int t = 0; t < 4; t++)
+        for (bool exact : {true, false}) check_matmul(s[0], s[1], s[2], s[3], t & 1, t & 2, exact);
+  });
+}
+
+// Infinities, NaN, the largest and the least numbers give what IEEE sums give: the class of every result, and the value
+// where it is finite.
+TEST(matmul_of_exceptional_numbers) {
+  test::each_isa([] {
+    const int64_t m = 70, n = 90, k = 200;
+    test::Array a = test::Array::normal({m, k}, 1), b = test::Array::normal({k, n}, 2), c = test::Array::f32({m, n});
+    a[3 * k + 5] = INFINITY;
+    a[40 * k + 199] = -INFINITY;
+    a[41 * k + 7] = NAN;
+    a[42 * k + 8] = 3.4e38f;
+    a[43 * k + 9] = 1e-38f;
+    b[5 * n + 20] = 0;  // meets the infinity
+    b[100 * n + 50] = INFINITY;
+    b[150 * n + 50] = -INFINITY;
+    test::call("matmul", {a.view(), b.view()}, {c.view()}, {1});
+    for (int64_t i = 0; i < m; i++)
+      for (int64_t j = 0; j < n; j++) {
+        double sum = 0, size = 0;
+        for (int64_t q = 0; q < k; q++) {
+          const double term = static_cast<double>(a[i * k + q]) * b[q * n + j];
+          sum += term;
+          size += std::fabs(term);
+        }
+        const float got = c[i * n + j], expected = static_cast<float>(sum);
+        if (std::isnan(expected)) CHECK(std::isnan(got));
+        else if (std::isinf(expected)) CHECK(got == expected);
+        else if (size < 3e38) CHECK(std::fabs(got - sum) <= 1e-6 * size);  // else a part of the sum may overflow
+      }
+  });
+}
+
 TEST(matmul_takes_any_strides) {
   test::each_isa([] {
     const int64_t m = 37, n = 41, k = 50;
@@ -191,6 +237,11 @@ TEST(linear_fuses_signs_bias_activation_and_mask) {
           check_linear({9, 9001, 17, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // K in parts
           check_linear({3, 700, 129, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // few rows
         }
+    for (int t = 0; t < 4; t++) {  // large enough for the matrix unit
+      check_linear({133, 130, 97, bool(t & 1), bool(t & 2), true, true, true, t & 1, 1});
+      check_linear({70, 290, 61, bool(t & 1), bool(t & 2), false, true, false, 0, 0});
+      check_linear({1025, 33, 45, bool(t & 1), bool(t & 2), true, false, true, 1, 1});
+    }
     check_linear({5, 0, 7, false, false, true, true, true, 0, 1});
     check_linear({400, 20, 31, false, false, true, true, true, 0, 1});
   });

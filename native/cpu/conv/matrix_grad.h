@@ -384,8 +384,7 @@ __attribute__((noinline)) void find_rows(const WeightGradient& p, const MatrixGr
         const float* row = there ? row_of(n, vertical.input(row_phase, i0 + r)) : nullptr;
         const int64_t from = row ? left : m.pitch, end = row ? right : m.pitch;
         for (int64_t j = 0; j < from; j++) to[j * both] = zeros;
-        const float* x = row + first * p.image.channels;
-        for (int64_t j = from; j < end; j++) to[j * both] = x + j * step;
+        for (int64_t j = from; j < end; j++) to[j * both] = row + (first * p.image.channels + j * step);
         for (int64_t j = end; j < m.pitch; j++) to[j * both] = zeros;
       }
     }

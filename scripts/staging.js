@@ -20,14 +20,24 @@ function runNpm(args, cwd) {
 /** Bytes of the unpacked package with the binaries of linux-x64, linux-arm64 and win32-x64. */
 const sizeLimit = 8 * 2 ** 20
 
-/** Packs the working tree as it would be published (no script runs); the tarball's path (null without a folder: nothing
- * is written) and its files. */
+/**
+ * Packs the working tree as the release does (no script runs; the manifest without scripts and developers' packages, as
+ * `npm pkg delete` leaves it); the tarball's path (null without a folder: nothing is written) and its files.
+ */
 function pack(folder) {
-  if (folder) fs.mkdirSync(folder, { recursive: true })
-  const where = folder ? ['--pack-destination', folder] : ['--dry-run']
-  const [result] = JSON.parse(runNpm(['pack', '--json', '--ignore-scripts', ...where], root))
-  const tarball = folder ? path.join(folder, result.filename) : null
-  return { tarball, files: result.files, unpackedSize: result.unpackedSize }
+  const packed = (cwd, ...where) => JSON.parse(runNpm(['pack', '--json', '--ignore-scripts', ...where], cwd))[0]
+  if (!folder) return { tarball: null, ...packed(root, '--dry-run') }
+  fs.mkdirSync(folder, { recursive: true })
+  const { filename } = packed(root, '--pack-destination', folder)
+  const tarball = path.join(folder, filename)
+  const unpacked = fs.mkdtempSync(path.join(folder, 'unpacked-'))
+  const { status } = spawnSync('tar', ['-xzf', tarball, '-C', unpacked], { stdio: 'inherit' })
+  if (status !== 0) throw new Error(`tar could not unpack ${tarball}`)
+  const published = path.join(unpacked, 'package')
+  runNpm(['pkg', 'delete', 'scripts', 'devDependencies'], published)
+  const { files, unpackedSize } = packed(published, '--pack-destination', folder)
+  fs.rmSync(unpacked, { recursive: true })
+  return { tarball, files, unpackedSize }
 }
 
 /** An empty project with the tarball installed, no script run. */

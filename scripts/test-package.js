@@ -116,8 +116,8 @@ check(
   'no binding.gyp and no build in the package',
   !fs.existsSync(path.join(installed, 'binding.gyp')) && !fs.existsSync(path.join(installed, 'build')),
 )
-const lifecycle = ['preinstall', 'install', 'postinstall'].filter((name) => installedManifest.scripts?.[name])
-check('no install script', lifecycle.length === 0 && installedManifest.gypfile === false, lifecycle.join(', '))
+const scripts = Object.keys(installedManifest.scripts ?? {})
+check('no script in the manifest', scripts.length === 0 && installedManifest.gypfile === false, scripts.join(', '))
 const compilers = ['c++', 'g++', 'gcc', 'cc', 'clang', 'cmake', 'make', 'python3'].filter(
   (c) => run('sh', ['-c', `command -v ${c}`], project).status === 0,
 )

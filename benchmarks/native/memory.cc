@@ -2,6 +2,7 @@
 // larger than the caches that one core has of its own. Bytes count each operand once, twice where sums over all of it
 // come before the first result (batch norm).
 #include <cmath>
+#include <cstring>
 
 #include "bench.h"
 
@@ -113,6 +114,18 @@ Array key() {
   Array a({4}, DType::i32);
   for (int i = 0; i < 4; i++) i32(a)[i] = i + 1;
   return a;
+}
+
+// Groups of 256 elements in bytes, each with a word of its minimum and range in bfloat16.
+constexpr int64_t kGroups = kElements / 256;
+float half_word(uint32_t word) {
+  word &= 0xffff0000u;
+  float f;
+  std::memcpy(&f, &word, 4);
+  return f;
+}
+double byte(const Array& codes, int64_t i) {
+  return static_cast<double>(codes.u32()[i / 256 * 64 + i % 64] >> (i % 256 / 64 * 8) & 255);
 }
 
 }  // namespace
@@ -365,4 +378,23 @@ GROUP(memory, "memory") {
         const int64_t r = i / kColumns, c = i % kColumns;
         return near(o.y()[i], 3 + static_cast<double>(o.in[0].u32()[r / 16 * kColumns + c] >> (r % 16 * 2) & 3), 1e-6);
       });
+  add(
+      group, "8-bit quantize", "quantize", one + kElements * (1.0 + 1.0 / 64),
+      [] {
+        return Operands{{matrix(1), key()}, {Array({kGroups, 64}, DType::u32), Array({kGroups}, DType::u32)}, {8, 0}};
+      },
+      [](const Operands& o, int64_t i) {
+        const double step = static_cast<double>(half_word(o.out[1].u32()[i / 256] << 16)) / 255;
+        const double low = static_cast<double>(half_word(o.out[1].u32()[i / 256]));
+        return std::abs(byte(o.out[0], i) * step + low - o.x()[i]) <= step * 1.001;
+      });
+  add(
+      group, "8-bit dequantize", "dequantize", one + kElements * (1.0 + 1.0 / 64),
+      [] {
+        Operands o = {{Array({kGroups, 64}, DType::u32), Array({kGroups}, DType::u32)}, {matrix(1)}, {8}};
+        for (int64_t i = 0; i < o.in[0].count(); i++) o.in[0].u32()[i] = static_cast<uint32_t>(i) * 2654435761u;
+        for (int64_t i = 0; i < kGroups; i++) o.in[1].u32()[i] = 0x3f803f80u;  // from 1 to 2
+        return o;
+      },
+      [](const Operands& o, int64_t i) { return near(o.y()[i], 1 + byte(o.in[0], i) / 255, 1e-6); });
 }

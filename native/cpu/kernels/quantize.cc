@@ -2,6 +2,7 @@
 // and range r, both in bfloat16; code q of b bits stands for m + q r / (2^b - 1).
 // Layout: of each group 8 b words; bits [b k, b k + b) of word j are the code of element j + 8 b k. ranges u32 [groups]:
 // m in the upper half, r in the lower.
+#include "../conv/vec.h"
 #include "../stream.h"
 
 namespace auxgrad {
@@ -29,35 +30,25 @@ inline uint32_t round_down(float f) {
 }
 
 // m and r so that all of x lies in [m, m + r]; NaN and NaN where an element is not finite.
-inline uint32_t range_word(const float* x, int64_t n) {
-  constexpr int kSide = 16;
-  float low[kSide], high[kSide], odd[kSide];
-  for (int k = 0; k < kSide; k++) {
-    low[k] = __builtin_inff();
-    high[k] = -__builtin_inff();
-    odd[k] = 0;
+inline uint32_t range_word(const float* x) {
+  Vec low = load(x), high = low, odd = low - low;  // NaN from NaN and infinities on
+  for (int64_t i = kLanes; i < kElements; i += kLanes) {
+    const Vec v = load(x + i);
+    low = v < low ? v : low;
+    high = v > high ? v : high;
+    odd += v - v;
   }
-  const auto take = [&](int k, float v) {
-    low[k] = v < low[k] ? v : low[k];
-    high[k] = v > high[k] ? v : high[k];
-    odd[k] += v - v;  // NaN from NaN and infinities on
-  };
-  int64_t i = 0;
-  for (; i + kSide <= n; i += kSide)
-    for (int k = 0; k < kSide; k++) take(k, x[i + k]);
-  for (int k = 0; i < n; i++, k++) take(k, x[i]);
-  for (int half = kSide / 2; half; half /= 2)
-    for (int k = 0; k < half; k++) {
-      low[k] = low[k + half] < low[k] ? low[k + half] : low[k];
-      high[k] = high[k + half] > high[k] ? high[k + half] : high[k];
-      odd[k] += odd[k + half];
-    }
-  if (odd[0] != 0) return 0x7fc07fc0u;
-  const uint32_t minimum = round_down(low[0]);
+  float least = low[0], most = high[0], bad = odd[0];
+  for (int k = 1; k < kLanes; k++) {
+    least = low[k] < least ? low[k] : least;
+    most = high[k] > most ? high[k] : most;
+    bad += odd[k];
+  }
+  if (bad != 0) return 0x7fc07fc0u;
+  const uint32_t minimum = round_down(least);
   // A range that exceeds a bfloat16 by rounding alone stays at it: values that have a code keep it.
-  const float range = (high[0] - upper_half(minimum)) * (1.0f - 1.0f / (1 << 20));
-  const uint32_t exact = bits_of(range);
-  return minimum | (range > 0 ? (exact + 0xffffu) >> 16 : 0u);
+  const float range = (most - upper_half(minimum)) * (1.0f - 1.0f / (1 << 20));
+  return minimum | (range > 0 ? (bits_of(range) + 0xffffu) >> 16 : 0u);
 }
 
 template <int kBits>
@@ -65,30 +56,53 @@ struct Codec {
   static constexpr int64_t kWords = 8 * kBits;  // of a group
   static constexpr uint32_t kTop = (1u << kBits) - 1;
 
-  // threshold(i) in (0, 1): what is added to element i's place between the levels before it is cut.
-  template <class F>
-  static void encode(const float* x, uint32_t range, const F& threshold, uint32_t* words) {
-    const float low = upper_half(range), width = upper_half(range << 16);
-    const float ratio = static_cast<float>(kTop) / width;
-    const float scale = width > 0 && ratio < __builtin_inff() ? ratio : 0.0f;
-    for (int64_t j = 0; j < kWords; j++) words[j] = 0;
-    for (int k = 0; k < 32 / kBits; k++)
-      for (int64_t j = 0; j < kWords; j++) {
+  // threshold[i] in (0, 1): what is added to element i's place between the levels before it is cut.
+  static void encode(const float* x, uint32_t range, const float* threshold, uint32_t* words) {
+    const float width = upper_half(range << 16), ratio = static_cast<float>(kTop) / width;
+    const Vec scale = broadcast(width > 0 && ratio < __builtin_inff() ? ratio : 0.0f);
+    const Vec low = broadcast(upper_half(range)), top = broadcast(static_cast<float>(kTop));
+    for (int64_t j = 0; j < kWords; j += kLanes) {
+      IntVec word = {};
+      for (int k = 0; k < 32 / kBits; k++) {
         const int64_t i = j + kWords * k;
-        float q = (x[i] - low) * scale + threshold(i);
-        q = q > 0.0f ? q : 0.0f;  // NaN too
-        q = q < static_cast<float>(kTop) ? q : static_cast<float>(kTop);
-        words[j] |= static_cast<uint32_t>(static_cast<int32_t>(q)) << (kBits * k);
+        Vec q = (load(x + i) - low) * scale + load(threshold + i);
+        q = q > Vec{} ? q : Vec{};  // NaN too
+        q = q < top ? q : top;
+        word |= __builtin_convertvector(q, IntVec) << (kBits * k);
       }
+      memcpy(words + j, &word, sizeof(word));
+    }
   }
 
   static void decode(const uint32_t* words, uint32_t range, float* x) {
-    const float low = upper_half(range), step = upper_half(range << 16) * (1.0f / static_cast<float>(kTop));
-    for (int k = 0; k < 32 / kBits; k++)
-      for (int64_t j = 0; j < kWords; j++)
-        x[j + kWords * k] = static_cast<float>(static_cast<int32_t>(words[j] >> (kBits * k) & kTop)) * step + low;
+    const Vec low = broadcast(upper_half(range));
+    const Vec step = broadcast(upper_half(range << 16) * (1.0f / static_cast<float>(kTop)));
+    for (int64_t j = 0; j < kWords; j += kLanes) {
+      IntVec word;
+      memcpy(&word, words + j, sizeof(word));
+      for (int k = 0; k < 32 / kBits; k++) {
+        const IntVec code = word >> (kBits * k) & static_cast<int32_t>(kTop);
+        store(x + j + kWords * k, __builtin_convertvector(code, Vec) * step + low);
+      }
+    }
   }
 };
+
+// Thresholds of a group: 16 random bits each. Values within 2^-13 of a level always take it.
+inline void draw(const Stream& stream, int64_t group, float* threshold) {
+  constexpr float kUnit = (1.0f - 1.0f / 4096) / 65536, kFirst = 1.0f / 8192 + 0.5f * kUnit;
+  uint32_t words[kGroup];
+  for (int64_t i = 0; i < kElements / 2; i += kGroup) {
+    stream.words(group * (kElements / 2) + i, words);
+    for (int64_t w = 0; w < kGroup; w += kLanes) {
+      IntVec both;
+      memcpy(&both, words + w, sizeof(both));
+      const IntVec first = both & 0xffff, second = both >> 16 & 0xffff;
+      store(threshold + i + w, __builtin_convertvector(first, Vec) * kUnit + kFirst);
+      store(threshold + i + w + kElements / 2, __builtin_convertvector(second, Vec) * kUnit + kFirst);
+    }
+  }
+}
 
 template <int kBits>
 bool quantize_bits(const Call& call) {
@@ -96,32 +110,18 @@ bool quantize_bits(const Call& call) {
   const bool random = static_cast<bool>(call.in[1]);
   const Stream stream = random ? stream_of(call.in[1], call.number[1]) : Stream{};
   parallel_ranges(call, ceil_div(n, kElements), 64, [&](int64_t begin, int64_t end) {
-    float padded[kElements];
-    float threshold[kElements];
-    uint32_t drawn[kGroup];
-    for (int64_t i = 0; i < kElements; i++) threshold[i] = 0.5f;
+    float padded[kElements], threshold[kElements];
+    for (float& t : threshold) t = 0.5f;
     for (int64_t g = begin; g < end; g++) {
       const int64_t count = min64(kElements, n - g * kElements);
       const float* x = call.in[0].f32() + g * kElements;
-      const uint32_t range = range_word(x, count);
-      if (count < kElements) {
-        for (int64_t i = 0; i < kElements; i++) padded[i] = i < count ? x[i] : upper_half(range);
+      if (count < kElements) {  // the rest repeats the first element
+        for (int64_t i = 0; i < kElements; i++) padded[i] = x[i < count ? i : 0];
         x = padded;
       }
-      if (random)
-        // A word for two elements. Values within 2^-13 of a level always take it.
-        for (int64_t i = 0; i < kElements / 2; i += kGroup) {
-          stream.words(g * (kElements / 2) + i, drawn);
-          for (int64_t w = 0; w < kGroup; w++) {
-            constexpr float kUnit = (1.0f - 1.0f / 4096) / 65536, kFirst = 1.0f / 8192 + 0.5f * kUnit;
-            threshold[i + w] = static_cast<float>(static_cast<int32_t>(drawn[w] & 0xffffu)) * kUnit + kFirst;
-            threshold[i + w + kElements / 2] =
-                static_cast<float>(static_cast<int32_t>(drawn[w] >> 16)) * kUnit + kFirst;
-          }
-        }
-      call.out[1].u32()[g] = range;
-      Codec<kBits>::encode(
-          x, range, [&](int64_t i) { return threshold[i]; }, call.out[0].u32() + g * Codec<kBits>::kWords);
+      if (random) draw(stream, g, threshold);
+      const uint32_t range = call.out[1].u32()[g] = range_word(x);
+      Codec<kBits>::encode(x, range, threshold, call.out[0].u32() + g * Codec<kBits>::kWords);
     }
   });
   return true;

@@ -4,22 +4,17 @@ const path = require('node:path')
 const aux = require('../../dist')
 const { batches, slice } = require('./batches')
 const { cases, makeModel, makeOptimizer, memoryOf, title } = require('./cases')
-const { read, write } = require('./exchange')
+const { host, read, write, writeState } = require('./exchange')
 
 /** Relative differences allowed where PyTorch itself does as well, and how often its own error otherwise. */
 const limits = { early: 1e-4, all: 1e-4, gradient: 1e-5, flips: 3e-2, state: 1e-4, adam: 2e-3, chaos: 3 }
 const early = 10
 const losses = ['early', 'all']
 
-const host = (t) => ({ data: t.dataSync(), shape: t.shape, dtype: t.dtype })
-
 /** This package's run of a case; leaves the initial weights for the others. */
 async function own(c, all, folder) {
   const model = makeModel(c)
-  write(
-    path.join(folder, 'weights'),
-    [...model.state()].map(([name, t]) => [name, host(t)]),
-  )
+  writeState(path.join(folder, 'weights'), model)
   const optimizer = makeOptimizer(c.optimizer)
   const step = aux.compile({
     model,
@@ -101,7 +96,7 @@ function worstTensor(a, b, names = () => true) {
 
 const running = (name) => /running(Mean|Var)$/.test(name)
 // Softmax does not see a bias of the keys: its gradient is 0, and what either side has for it is rounding.
-const learns = (name) => !running(name) && !/attention\.k\.bias$/.test(name)
+const learns = (name) => !running(name) && !name.endsWith('attention.k.bias')
 
 async function compareCase(c, peers, folder) {
   const all = await batches(c, c.steps)
@@ -164,7 +159,7 @@ function judge(results) {
 
 async function run(peers, folder, { only, steps, width }) {
   const results = []
-  for (const c of cases({ width, steps })) {
+  for (const c of cases({ width: width ?? 32, steps })) {
     const { model, rule } = title(c)
     if (only.length && !only.some((o) => `${model} ${rule} ${c.optimizer.name} ${c.note}`.includes(o))) continue
     const result = { c, ...(await compareCase(c, peers, folder)) }

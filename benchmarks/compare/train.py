@@ -383,8 +383,8 @@ def train(c):
 
 
 def saved_bytes(model, x, y):
-    """Bytes that autograd holds for backward: storages, each once; the parameters apart."""
-    own = {p.storage().data_ptr() for p in model.parameters()}
+    """Bytes that autograd holds for backward: storages, each once; parameters and buffers apart."""
+    own = {p.storage().data_ptr() for p in model.parameters()} | {b.storage().data_ptr() for b in model.buffers()}
     held = {}
 
     def pack(t):
@@ -446,9 +446,14 @@ def main():
             answer = train(c)
         elif c["do"] == "speed":
             speeds[c["id"]] = Speed(c)
+            answer = {}
+        elif c["do"] == "bytes":
             answer = speeds[c["id"]].bytes()
         elif c["do"] == "seconds":
             answer = {"seconds": speeds[c["id"]].seconds(c["steps"])}
+        elif c["do"] == "drop":
+            del speeds[c["id"]]
+            answer = {}
         else:
             speeds.clear()
             answer = {}

@@ -2,9 +2,9 @@
 // `npm run bench [-- --quick] [--only gemm,step] [--match TEXT] [--threads 1,2] [--python PROGRAM] [--json FILE]
 // [--svg FILE] [--merge FILE]...`
 // Builds and runs the native suite, then the same convolutions in PyTorch and whole training steps beside PyTorch's
-// (where a Python with torch is found) and TensorFlow.js's (where it is installed), prints the tables, writes the JSON and a roofline. At most 10 minutes, with
-// --quick one. --merge adds the results of other programs (of the same JSON form:
-// {"results":[{"group","name","threads",...}]}).
+// (where a Python with torch is found) and TensorFlow.js's (where it is installed), prints the tables, writes the JSON
+// and a roofline. At most 10 minutes, with --quick one. --merge adds the results of other programs (of the same JSON
+// form: {"results":[{"group","name","threads",...}]}).
 'use strict'
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -98,7 +98,6 @@ async function trainingSteps(report, python) {
       report.results.push({
         group: 'step',
         name: name(c),
-        model: c.model,
         threads,
         batch: c.batch,
         seconds,
@@ -114,8 +113,10 @@ async function trainingSteps(report, python) {
     report.tfjs = []
     for (const { case: c } of rows.filter(({ case: r }) => r.rule.name === 'bp' && tfjs.models.includes(r.model)))
       report.tfjs.push(...(await tfjs.measure(c, folder, { quick: o.quick })))
-    for (const { name: own, backend, batch, seconds } of report.tfjs)
+    for (const { name: own, backend, batch, seconds, version } of report.tfjs) {
+      if (version) report.peers.tfjs = `TensorFlow.js ${version}`
       if (seconds) report.results.find((r) => r.name === own).peers[`tfjs ${backend}`] = batch / seconds
+    }
   } finally {
     for (const peer of peers) peer.end()
     fs.rmSync(folder, { recursive: true, force: true })

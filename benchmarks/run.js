@@ -2,9 +2,9 @@
 // `npm run bench [-- --quick] [--only gemm,step] [--match TEXT] [--threads 1,2] [--python PROGRAM] [--json FILE]
 // [--svg FILE] [--merge FILE]...`
 // Builds and runs the native suite, then the same convolutions in PyTorch and whole training steps beside PyTorch's
-// (where a Python with torch is found), prints the tables, writes the JSON and a roofline. At most 10 minutes, with
-// --quick one. --merge adds the results of other programs (of the same JSON form:
-// {"results":[{"group","name","threads",...}]}).
+// (where a Python with torch is found) and TensorFlow.js's (where it is installed), prints the tables, writes the JSON
+// and a roofline. At most 10 minutes, with --quick one. --merge adds the results of other programs (of the same JSON
+// form: {"results":[{"group","name","threads",...}]}).
 'use strict'
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -77,10 +77,11 @@ function torchConvolutions(report, python) {
   }
 }
 
-/** Whole training steps beside PyTorch's, which trains by backpropagation. Speeds are images a second. */
+/** Whole training steps beside PyTorch's, which trains by backpropagation, and beside TensorFlow.js. */
 async function trainingSteps(report, python) {
   runNode('node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json')
   const { measure, title } = require('./compare/speed')
+  const tfjs = require('./peers/tfjs')
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-bench-'))
   const threads = os.availableParallelism()
   const peers = python ? [new Peer(python, threads), new Peer(python, 1)] : []
@@ -88,9 +89,9 @@ async function trainingSteps(report, python) {
   try {
     for (const peer of peers) report.peers.pytorch = `PyTorch ${(await peer.hello()).torch}`
     const rows = await measure(peers, folder, {
-      width: 32,
-      chosen: (c) => name(c).includes(o.match) && (!o.quick || c.model !== 'resnet18'),
-      rounds: o.quick ? 2 : 4,
+      width: 64,
+      chosen: (c) => name(c).includes(o.match) && (!o.quick || ['mlp', 'cnn'].includes(c.model)),
+      rounds: o.quick ? 2 : 3,
       seconds: o.quick ? 0.4 : 2,
     })
     for (const { case: c, seconds, theirs, bytes, theirBytes } of rows)
@@ -100,13 +101,22 @@ async function trainingSteps(report, python) {
         threads,
         batch: c.batch,
         seconds,
-        imagesPerSecond: c.batch / seconds,
+        samplesPerSecond: c.batch / seconds,
         peers: python ? { pytorch: c.batch / theirs } : {},
         ratioToBestPeer: python ? theirs / seconds : null,
         bytes: bytes.total,
         keptBytes: bytes.kept,
         peerSavedBytes: theirBytes?.saved ?? null,
       })
+    for (const peer of peers.splice(0)) peer.end()
+    if (!tfjs.installed) return report.missing.push(`tfjs: absent (${tfjs.install})`)
+    report.tfjs = []
+    for (const { case: c } of rows.filter(({ case: r }) => r.rule.name === 'bp' && tfjs.models.includes(r.model)))
+      report.tfjs.push(...(await tfjs.measure(c, folder, { quick: o.quick })))
+    for (const { name: own, backend, batch, seconds, version } of report.tfjs) {
+      if (version) report.peers.tfjs = `TensorFlow.js ${version}`
+      if (seconds) report.results.find((r) => r.name === own).peers[`tfjs ${backend}`] = batch / seconds
+    }
   } finally {
     for (const peer of peers) peer.end()
     fs.rmSync(folder, { recursive: true, force: true })
@@ -154,6 +164,7 @@ function print(report) {
   }
   if (kernels.length) console.log(table.toString())
   if (steps.length) printSteps(steps, missing('pytorch'))
+  if (report.tfjs?.length) printTfjs(report.tfjs, steps)
   console.log(`kernels ${machine.isa}`)
   for (const m of machine.byThreads)
     console.log(`threads ${m.threads}: peak ${number(m.fmaPeakGflops)} GF/s, memory ${number(m.bandwidthGBs)} GB/s`)
@@ -161,37 +172,60 @@ function print(report) {
   for (const m of report.missing ?? []) console.log(m)
 }
 
+const mib = (bytes) => (typeof bytes === 'number' ? (bytes / 2 ** 20).toFixed(1) : '')
+
 function printSteps(steps, alone) {
   const table = new Table({
     head: [
       'training step',
       'batch',
-      'threads',
       'ms',
-      'images/s',
       'pytorch bp',
-      'ratio',
+      'of its time',
+      'samples/s',
       'MiB',
       'kept',
       'pytorch saves',
+      'kept of it',
     ],
     colAligns: ['left', ...Array(9).fill('right')],
     style: { head: [], border: [], compact: true },
   })
-  const mib = (bytes) => (typeof bytes === 'number' ? (bytes / 2 ** 20).toFixed(1) : '')
   for (const r of steps)
     table.push([
       r.name,
       r.batch,
-      r.threads,
       number(1000 * r.seconds, 2),
-      number(r.imagesPerSecond, 0),
-      alone ? 'absent' : number(r.peers.pytorch, 0),
-      number(r.ratioToBestPeer, 2),
+      alone ? 'absent' : number((1000 * r.batch) / r.peers.pytorch, 2),
+      alone ? '' : number(1 / r.ratioToBestPeer, 2),
+      number(r.samplesPerSecond, 0),
       mib(r.bytes),
       mib(r.keptBytes),
       mib(r.peerSavedBytes),
+      alone ? '' : number(r.keptBytes / r.peerSavedBytes, 2),
     ])
+  console.log(table.toString())
+}
+
+/** Steps of TensorFlow.js by backpropagation, and those of ours in its time. */
+function printTfjs(rows, steps) {
+  const table = new Table({
+    head: ['training step', 'tfjs back end', 'batch', 'ms', 'times ours', 'note'],
+    colAligns: ['left', 'left', 'right', 'right', 'right', 'left'],
+    style: { head: [], border: [], compact: true },
+  })
+  for (const r of rows) {
+    const own = steps.find((s) => s.name === r.name)
+    const times = r.seconds && r.seconds / r.batch / (own.seconds / own.batch)
+    table.push([
+      r.name,
+      r.backend,
+      r.batch ?? '',
+      r.seconds ? number(1000 * r.seconds, 1) : 'none',
+      number(times),
+      r.note,
+    ])
+  }
   console.log(table.toString())
 }
 

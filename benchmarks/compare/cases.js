@@ -23,6 +23,18 @@ const kinds = {
   resnet18: {
     options: { layout: 'standard', width: 32 },
     make: (o) => new models.ResNet({ depth: 18, classes: 10, ...o }),
+    label: ({ layout, width }) => `resnet18 ${layout} ${width}`,
+  },
+  // Small ones; speed.js has those of usual size.
+  vit: {
+    options: { image: 28, channels: 1, patch: 7, layers: 2, features: 64, heads: 4, classes: 10 },
+    make: (options) => new models.ViT(options),
+    label: ({ image, patch, features, layers }) => `vit ${image}/${patch} ${features}x${layers}`,
+  },
+  gpt: {
+    options: { vocabulary: 32, length: 16, layers: 2, features: 64, heads: 4 },
+    make: (options) => new models.GPT(options),
+    label: ({ length, features, layers }) => `gpt ${length} ${features}x${layers}`,
   },
 }
 
@@ -103,6 +115,12 @@ function cases({ width, steps }) {
         { ...short, batch: 64, accumulate: 4, clip: 1, note: 'accumulate 4, clip 1' },
       ),
     )
+  for (const model of ['vit', 'gpt'])
+    for (const rule of [bp, asa('pm1')])
+      for (const optimizer of [sgd, adamw]) {
+        const lr = optimizer === sgd && rule.name === 'asa' ? 0.01 : optimizer.lr
+        list.push(makeCase(model, rule, { ...optimizer, lr }, { steps: steps ?? 20 }))
+      }
   return list
 }
 
@@ -117,11 +135,15 @@ function behindFirst(model) {
   return (name) => rest.has(name)
 }
 
-function memoryOf(rule, model) {
-  if (rule.name === 'asa') return [[behindFirst(model), aux.asa(rule)]]
-  if (rule.name === 'ara') return [[/^stage\d$/, aux.ara(rule)]]
-  return undefined
+/** Which modules a rule holds for: transformers keep theirs to the blocks, other networks to all but the first layer. */
+const rows = {
+  bp: () => [],
+  asa: (rule, model) => [[model.blocks ? /^blocks\.\d+$/ : behindFirst(model), aux.asa(rule)]],
+  ara: (rule) => [[/^stage\d$/, aux.ara(rule)]],
 }
+
+/** The memory assignment that a rule stands for. */
+const memoryOf = (rule, model) => rows[rule.name](rule, model)
 
 function makeOptimizer(o) {
   if (o.name === 'sgd') return new optim.SGD(o)
@@ -129,7 +151,7 @@ function makeOptimizer(o) {
 }
 
 const title = ({ model, options, rule }) => ({
-  model: model === 'resnet18' ? `resnet18 ${options.layout} ${options.width}` : model,
+  model: kinds[model].label?.(options) ?? model,
   rule: rule.alphabet ? `${rule.name} ${rule.alphabet}` : rule.name,
 })
 

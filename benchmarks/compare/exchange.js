@@ -18,6 +18,16 @@ function write(stem, tensors) {
   fs.writeFileSync(`${stem}.json`, JSON.stringify(header))
 }
 
+/** A tensor of ours as it is written. */
+const host = (t) => ({ data: t.dataSync(), shape: t.shape, dtype: t.dtype })
+
+/** Parameters and buffers of a model. */
+const writeState = (stem, model) =>
+  write(
+    stem,
+    [...model.state()].map(([name, t]) => [name, host(t)]),
+  )
+
 /** @returns a map from names to { data, shape, dtype } */
 function read(stem) {
   const bytes = fs.readFileSync(`${stem}.bin`)
@@ -30,4 +40,4 @@ function read(stem) {
   return tensors
 }
 
-module.exports = { read, write }
+module.exports = { host, read, write, writeState }

@@ -18,7 +18,7 @@ function fail(message) {
 }
 
 function parse(argv) {
-  const o = { speed: false, only: [], steps: undefined, width: 32, python: [], json: undefined }
+  const o = { speed: false, only: [], steps: undefined, width: undefined, python: [], json: undefined }
   for (let i = 0; i < argv.length; i++) {
     const arg = argv[i]
     if (arg === '--speed') {

@@ -31,7 +31,8 @@ class SignLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, delta):
         s, w = ctx.saved_tensors
-        return delta @ w, ctx.scale * (delta.t() @ s), delta.sum(0), None
+        rows = delta.flatten(0, -2)
+        return delta @ w, ctx.scale * (rows.t() @ s.flatten(0, -2)), rows.sum(0), None
 
 
 class SignConv(torch.autograd.Function):
@@ -195,6 +196,73 @@ class ResNet18(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+class Attention(nn.Module):
+    def __init__(self, features, heads, causal):
+        super().__init__()
+        self.q = Linear(features, features)
+        self.k = Linear(features, features)
+        self.v = Linear(features, features)
+        self.out = Linear(features, features)
+        self.heads, self.causal = heads, causal
+
+    def forward(self, x):
+        n, t, features = x.shape
+        q, k, v = (f(x).view(n, t, self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
+        scores = (q * (features // self.heads) ** -0.5) @ k.transpose(-2, -1)
+        if self.causal:
+            later = torch.ones(t, t, dtype=torch.bool, device=x.device).triu(1)
+            scores = scores.masked_fill(later, float("-inf"))
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(n, t, features))
+
+
+class Block(nn.Module):
+    def __init__(self, features, heads, eps=1e-5, causal=False):
+        super().__init__()
+        self.attention = Attention(features, heads, causal)
+        self.norm1 = nn.LayerNorm(features, eps)
+        self.fc1 = Linear(features, 4 * features)
+        self.fc2 = Linear(4 * features, features)
+        self.norm2 = nn.LayerNorm(features, eps)
+
+    def forward(self, x):
+        x = x + self.attention(self.norm1(x))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class ViT(nn.Module):
+    def __init__(self, image, channels, patch, layers, features, heads, classes):
+        super().__init__()
+        self.patches = Conv(channels, features, patch, patch, bias=True)
+        self.token = nn.Parameter(torch.zeros(features))
+        self.positions = nn.Parameter(torch.zeros(1 + (image // patch) ** 2, features))
+        self.blocks = nn.ModuleList(Block(features, heads, 1e-6) for _ in range(layers))
+        self.norm = nn.LayerNorm(features, 1e-6)
+        self.head = Linear(features, classes)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat((self.token.expand(x.shape[0], 1, -1), x), 1) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x[:, 0]))
+
+
+class GPT(nn.Module):
+    def __init__(self, vocabulary, length, layers, features, heads):
+        super().__init__()
+        self.tokens = nn.Embedding(vocabulary, features)
+        self.positions = nn.Embedding(length, features)
+        self.blocks = nn.ModuleList(Block(features, heads, causal=True) for _ in range(layers))
+        self.norm = nn.LayerNorm(features)
+        self.head = nn.Linear(features, vocabulary, bias=False)
+
+    def forward(self, tokens):
+        x = self.tokens(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x))
+
+
 def make_model(kind, options):
     if kind == "mlp":
         return MLP(options["sizes"])
@@ -202,13 +270,22 @@ def make_model(kind, options):
         return Plain()
     if kind == "cnn":
         return CNN(**options)
+    if kind == "vit":
+        return ViT(**options)
+    if kind == "gpt":
+        return GPT(**options)
     return ResNet18(**options)
+
+
+def loss_of(model, x, y, smoothing=0.0):
+    return F.cross_entropy(model(x).flatten(0, -2), y.flatten(), label_smoothing=smoothing)
 
 
 def apply_rule(model, rule):
     if rule["name"] == "asa":
-        layers = [m for m in model.modules() if isinstance(m, (Linear, Conv))]
-        for layer in layers[1:]:
+        blocks = getattr(model, "blocks", None)
+        layers = [m for m in (blocks or model).modules() if isinstance(m, (Linear, Conv))]
+        for layer in layers if blocks else layers[1:]:
             layer.rule = rule
     if rule["name"] == "ara":
         for m in model.modules():
@@ -279,7 +356,8 @@ def prepare(c):
     apply_rule(model, c["rule"])
     model.train()
     batches = read(c["batches"])
-    x = torch.from_numpy(batches["x"]).to(dtype).permute(0, 1, 4, 2, 3).contiguous()
+    x = torch.from_numpy(batches["x"])
+    x = x.to(dtype).permute(0, 1, 4, 2, 3).contiguous() if x.is_floating_point() else x.long()
     y = torch.from_numpy(batches["y"]).long()
     return model, x, y
 
@@ -291,7 +369,7 @@ def train(c):
     losses, norms = [], []
     for i in range(c["steps"]):
         optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(x[i]), y[i], label_smoothing=c["smoothing"])
+        loss = loss_of(model, x[i], y[i], c["smoothing"])
         loss.backward()
         if c["clip"]:
             norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), c["clip"])))
@@ -305,8 +383,8 @@ def train(c):
 
 
 def saved_bytes(model, x, y):
-    """Bytes that autograd holds for backward: storages, each once; the parameters apart."""
-    own = {p.storage().data_ptr() for p in model.parameters()}
+    """Bytes that autograd holds for backward: storages, each once; parameters and buffers apart."""
+    own = {p.storage().data_ptr() for p in model.parameters()} | {b.storage().data_ptr() for b in model.buffers()}
     held = {}
 
     def pack(t):
@@ -316,7 +394,7 @@ def saved_bytes(model, x, y):
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        loss = F.cross_entropy(model(x), y)
+        loss = loss_of(model, x, y)
     del loss
     return sum(held.values())
 
@@ -333,8 +411,7 @@ class Speed:
 
     def step(self, i):
         self.optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.model(self.batches[i]), self.y[i])
-        loss.backward()
+        loss_of(self.model, self.batches[i], self.y[i]).backward()
         self.optimizer.step()
 
     def seconds(self, steps):
@@ -369,9 +446,14 @@ def main():
             answer = train(c)
         elif c["do"] == "speed":
             speeds[c["id"]] = Speed(c)
+            answer = {}
+        elif c["do"] == "bytes":
             answer = speeds[c["id"]].bytes()
         elif c["do"] == "seconds":
             answer = {"seconds": speeds[c["id"]].seconds(c["steps"])}
+        elif c["do"] == "drop":
+            del speeds[c["id"]]
+            answer = {}
         else:
             speeds.clear()
             answer = {}

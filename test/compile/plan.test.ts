@@ -233,6 +233,8 @@ const resnets = ([18, 50, 152] as const).flatMap((depth) =>
 )
 const encoder = (): nn.Module & { forward(x: Tensor): Tensor } =>
   new models.Encoder({ vocabulary: 50, length: 16, classes: 3, layers: 3, features: 32, heads: 4, dropout: 0.1 })
+const vit = (): nn.Module & { forward(x: Tensor): Tensor } =>
+  new models.ViT({ image: 32, patch: 8, layers: 2, features: 32, heads: 4, classes: 3, dropout: 0.1 })
 const cases: Case[] = [
   ['MLP', () => new models.MLP([20, 64, 64, 10]), [32, 20], undefined],
   ['MLP asa', () => new models.MLP([20, 64, 64, 10]), [33, 20], asa()],
@@ -242,6 +244,8 @@ const cases: Case[] = [
   ['encoder', encoder, [4, 16], undefined, 'i32'],
   ['encoder asa', encoder, [4, 16], asa(), 'i32'],
   ['encoder checkpoint', encoder, [4, 16], { 'blocks.*': checkpoint() }, 'i32'],
+  ['ViT', vit, [4, 32, 32, 3], undefined],
+  ['ViT asa', vit, [4, 32, 32, 3], { 'blocks.*': asa() }],
   ...resnets,
 ]
 

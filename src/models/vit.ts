@@ -1,0 +1,79 @@
+import { fail } from '../errors'
+import * as nn from '../nn'
+import { concat, normal, zeros } from '../ops'
+import { showShape } from '../tensor/shape'
+import type { Tensor } from '../tensor/tensor'
+import { TransformerBlock, type TransformerOptions } from './transformer'
+
+/** Options of `ViT`. */
+export interface ViTOptions extends Omit<TransformerOptions, 'causal' | 'norm'> {
+  /** Height and width of the images: one number, or both. */
+  image: number | readonly [number, number]
+  /** Side of the square patches; it divides height and width. */
+  patch: number
+  /** Number of classes. */
+  classes: number
+  /** Channels of the images (3). */
+  channels?: number
+  /** Added to the variance in norms (1e-6). */
+  eps?: number
+}
+
+/**
+ * A Vision Transformer (Dosovitskiy et al. 2021): patches as tokens, a class token in front of them, learnt positions,
+ * blocks with their norms before the branches, and a classifier on the class token. Blocks are `blocks.0`, ...
+ * ViT-Tiny for images of 224 x 224 is
+ * `new ViT({ image: 224, patch: 16, layers: 12, features: 192, heads: 3, classes: 1000 })`, 5.7 million weights.
+ */
+export class ViT extends nn.Module {
+  /** Patches to tokens: a convolution whose kernel and stride are the patch. */
+  readonly patches: nn.Conv2d
+  /** Class token, [features]. */
+  readonly token: nn.Parameter
+  /** Positions of the class token and the patches, row by row, [1 + patches, features]. */
+  readonly positions: nn.Parameter
+  /** Behind the positions. */
+  readonly dropout: nn.Dropout
+  /** The blocks, from first to last. */
+  readonly blocks: TransformerBlock[]
+  /** Norm of the class token behind the last block. */
+  readonly norm: nn.LayerNorm
+  /** Classifier. */
+  readonly head: nn.Linear
+  readonly #image: readonly [number, number]
+
+  constructor(options: ViTOptions) {
+    super()
+    const { image, patch, classes, channels = 3, layers, features, dropout = 0, eps = 1e-6 } = options
+    const [height, width] = typeof image === 'number' ? [image, image] : image
+    const [rows, columns] = [height / patch, width / patch]
+    if (!(Number.isInteger(rows) && Number.isInteger(columns) && rows > 0 && columns > 0))
+      fail('AUX_INVALID_ARGUMENT', `ViT: expected a patch that divides an image of ${height} x ${width}, got ${patch}`)
+    this.#image = [height, width]
+    this.patches = new nn.Conv2d(channels, features, patch, { stride: patch })
+    this.token = new nn.Parameter(zeros([features]))
+    this.positions = new nn.Parameter(normal([1 + rows * columns, features], { std: 0.02 }))
+    this.dropout = new nn.Dropout(dropout)
+    this.blocks = Array.from({ length: layers }, () => new TransformerBlock({ ...options, eps, norm: 'before' }))
+    this.norm = new nn.LayerNorm(features, { eps })
+    this.head = new nn.Linear(features, classes)
+  }
+
+  /**
+   * Images [N, height, width, channels] to logits [N, classes].
+   * @throws AUX_SHAPE_MISMATCH for images of another size.
+   */
+  forward(x: Tensor): Tensor {
+    const [height, width] = this.#image
+    if (x.rank !== 4 || x.shape[1] !== height || x.shape[2] !== width)
+      fail('AUX_SHAPE_MISMATCH', `ViT: expected images [N, ${height}, ${width}, channels], got ${showShape(x.shape)}`)
+    const [n] = x.shape
+    const [length, features] = this.positions.shape
+    const patches = this.patches.forward(x).reshape([n, length - 1, features])
+    const token = this.token.reshape([1, 1, features]).expand([n, 1, features])
+    const tokens = concat([token, patches], 1)
+    let y = this.dropout.forward(tokens.add(this.positions))
+    for (const block of this.blocks) y = block.forward(y)
+    return this.head.forward(this.norm.forward(y.select(1, 0)))
+  }
+}

@@ -54,6 +54,11 @@ inline void parallel_ranges(const Call& call, int64_t n, int64_t grain, const F&
   });
 }
 
+// Bytes to leave free in scratch between what different threads write, and between that and what they share: processors
+// and kernels fetch ahead of what they read, and a line that came to another core that way must be taken back before it
+// is written again.
+constexpr int64_t kThreadGap = 8192;
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }

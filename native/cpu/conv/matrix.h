@@ -119,7 +119,11 @@ inline MatrixPlan plan_matrix(const Product& p) {
   return plan;
 }
 
-inline int64_t matrix_scratch(const MatrixPlan& plan, int threads) { return plan.packed + 2 * plan.stripe * threads; }
+// Two stripes of a thread.
+inline int64_t stripes_apart(const MatrixPlan& plan) { return 2 * plan.stripe + kThreadGap; }
+inline int64_t matrix_scratch(const MatrixPlan& plan, int threads) {
+  return plan.packed + kThreadGap + stripes_apart(plan) * threads;
+}
 
 // Whether it pays, against multiply-adds: what is added in padding to tiles, and packing, in cycles.
 inline bool suits_matrix(const Product& p) {
@@ -786,7 +790,7 @@ inline void run_matrix(const Call& call, const Product& p) {
   const Blocks& b = plan.blocks;
   if (p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0) return;
   char* packed = static_cast<char*>(call.scratch);
-  char* stripes = packed + plan.packed;
+  char* stripes = packed + plan.packed + kThreadGap;
   const bool signs = p.signs && signs_with_stripes(p, plan);
   if (p.signs && !signs) pack_image(call, p);
   for (int64_t from = 0; from < p.width; from += plan.wave)
@@ -799,7 +803,7 @@ inline void run_matrix(const Call& call, const Product& p) {
         MatrixTask t = {&p,
                         &plan,
                         packed,
-                        stripes + thread * 2 * plan.stripe,
+                        stripes + thread * stripes_apart(plan),
                         first,
                         last,
                         from,

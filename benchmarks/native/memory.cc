@@ -86,9 +86,26 @@ void add_function(bench::Group& group, const char* kernel) {
       [](const Operands& o, int64_t i) { return near(o.y()[i], F(o.x()[i]), 1e-6); });
 }
 
+// The gradient of a function: dy and x (or y, as the kernel takes it) -> dy times F of it.
+template <double (*F)(double)>
+void add_gradient(bench::Group& group, const char* name, const char* kernel) {
+  add(
+      group, name, kernel, 12.0 * kElements,
+      [] {
+        return Operands{{matrix(1), matrix(2)}, {matrix(3)}};
+      },
+      [](const Operands& o, int64_t i) { return near(o.y()[i], o.x()[i] * F(o.x(1)[i]), 1e-6); });
+}
+
 double relu(double x) { return x > 0 ? x : 0; }
 double gelu(double x) { return 0.5 * x * (1 + std::erf(x / std::sqrt(2.0))); }
+double gelu_slope(double x) {
+  return 0.5 * (1 + std::erf(x / std::sqrt(2.0))) + x * std::exp(-x * x / 2) / std::sqrt(2 * std::acos(-1.0));
+}
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+double silu(double x) { return x * sigmoid(x); }
+double silu_slope(double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }
+double tanh_slope(double y) { return 1 - y * y; }
 
 // Sums over the row of element i.
 template <class F>
@@ -109,6 +126,18 @@ Array labels() {
   Array a({kRows}, DType::i32);
   for (int64_t i = 0; i < kRows; i++) i32(a)[i] = static_cast<int32_t>(i * 7 % kColumns);
   return a;
+}
+// A row for each place, far from the one before.
+Array places() {
+  Array a({kRows}, DType::i32);
+  for (int64_t i = 0; i < kRows; i++) i32(a)[i] = static_cast<int32_t>(i * 4099 % kRows);
+  return a;
+}
+double bf16(const Array& a, int64_t i) {
+  const uint32_t bits = static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(a.f32())[i]) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
 }
 Array key() {
   Array a({4}, DType::i32);
@@ -144,6 +173,41 @@ GROUP(memory, "memory") {
   add_function<std::tanh>(group, "tanh");
   add_function<sigmoid>(group, "sigmoid");
   add_function<gelu>(group, "gelu");
+  add_function<silu>(group, "silu");
+  add_gradient<tanh_slope>(group, "tanh gradient", "tanh_grad");
+  add_gradient<gelu_slope>(group, "gelu gradient", "gelu_grad");
+  add_gradient<silu_slope>(group, "silu gradient", "silu_grad");
+  add(
+      group, "cast to bf16", "cast", 1.5 * one,
+      [] {
+        return Operands{{matrix(1)}, {Array({kRows, kColumns}, DType::bf16)}};
+      },
+      [](const Operands& o, int64_t i) { return std::abs(bf16(o.out[0], i) - o.x()[i]) <= std::abs(o.x()[i]) / 256; });
+  add(
+      group, "cast to f32", "cast", 1.5 * one,
+      [] {
+        Operands o = {{Array({kRows, kColumns}, DType::bf16)}, {matrix(1)}};
+        uint16_t* x = reinterpret_cast<uint16_t*>(o.in[0].f32());
+        for (int64_t i = 0; i < kElements; i++) x[i] = static_cast<uint16_t>(0x3f80 + i * 7 % 128);
+        return o;
+      },
+      [](const Operands& o, int64_t i) { return o.y()[i] == bf16(o.in[0], i); });
+  add(
+      group, "embedding", "take", 2 * one,
+      [] {
+        return Operands{{matrix(1), places()}, {matrix(2)}, {0, 1}};
+      },
+      [](const Operands& o, int64_t i) {
+        return o.y()[i] == o.x()[int64_t{i32(o.in[1])[i / kColumns]} * kColumns + i % kColumns];
+      });
+  add(
+      group, "embedding gradient", "take_grad", 2 * one,
+      [] {
+        return Operands{{matrix(1), places()}, {matrix(2)}, {0, 1, -1}};
+      },
+      [](const Operands& o, int64_t i) {
+        return o.y()[int64_t{i32(o.in[1])[i / kColumns]} * kColumns + i % kColumns] == o.x()[i];
+      });
   add(
       group, "transpose", "contiguous", 2 * one,
       [] {
@@ -283,6 +347,81 @@ GROUP(memory, "memory") {
         return near(o.y()[i], o.x(4)[c] * (o.x()[i] - a / kRows - o.x(1)[i] * b / kRows), 1e-4);
       },
       1000003);
+  // Images of 32 x 32 with 256 channels in 32 groups.
+  constexpr int64_t area = 32 * 32, maps = 256, width = maps / 32, samples = kElements / (area * maps);
+  add(
+      group, "group norm", "group_norm", 2 * one,
+      [] {
+        return Operands{{reals({samples, 32, 32, maps}, 1), reals({maps}, 2), reals({maps}, 3)},
+                        {matrix(4), Array({samples, 32}), Array({samples, 32})},
+                        {32, 1e-5}};
+      },
+      [](const Operands& o, int64_t i) {
+        const int64_t start = i / (area * maps) * area * maps + i % maps / width * width;
+        double sum = 0, squares = 0;
+        for (int64_t r = 0; r < area; r++)
+          for (int64_t c = 0; c < width; c++) sum += o.x()[start + r * maps + c];
+        const double mean = sum / (area * width);
+        for (int64_t r = 0; r < area; r++)
+          for (int64_t c = 0; c < width; c++) squares += std::pow(o.x()[start + r * maps + c] - mean, 2);
+        const double z = (o.x()[i] - mean) / std::sqrt(squares / (area * width) + 1e-5);
+        return near(o.y()[i], z * o.x(1)[i % maps] + o.x(2)[i % maps], 1e-5);
+      },
+      100003);
+  add(
+      group, "group norm gradient", "group_norm_grad", 3 * one,
+      [] {
+        return Operands{{reals({samples, 32, 32, maps}, 1), reals({samples, 32, 32, maps}, 2),
+                         constant({samples, 32}, 0), constant({samples, 32}, 1), reals({maps}, 3)},
+                        {matrix(4), Array({maps}), Array({maps})},
+                        {32}};
+      },
+      [](const Operands& o, int64_t i) {
+        const int64_t start = i / (area * maps) * area * maps + i % maps / width * width;
+        const auto g = [&](int64_t j) { return double{o.x()[j]} * o.x(4)[j % maps]; };
+        double a = 0, b = 0;
+        for (int64_t r = 0; r < area; r++)
+          for (int64_t c = 0; c < width; c++) {
+            const int64_t j = start + r * maps + c;
+            a += g(j) / (area * width);
+            b += g(j) * o.x(1)[j] / (area * width);
+          }
+        return near(o.y()[i], g(i) - a - o.x(1)[i] * b, 1e-4);
+      },
+      100003);
+  add(
+      group, "rms norm", "rms_norm", 2 * one,
+      [] {
+        return Operands{{matrix(1), reals({kColumns}, 2)}, {matrix(4), Array({kRows})}, {1e-5}};
+      },
+      [](const Operands& o, int64_t i) {
+        const double mean = row_sum(i, [&](int64_t j) { return double{o.x()[j]} * o.x()[j]; }) / kColumns;
+        return near(o.y()[i], o.x()[i] / std::sqrt(mean + 1e-5) * o.x(1)[i % kColumns], 1e-5);
+      },
+      100003);
+  add(
+      group, "rms norm gradient", "rms_norm_grad", 3 * one,
+      [] {
+        return Operands{{matrix(1), matrix(2), constant({kRows}, 1), reals({kColumns}, 3)},
+                        {matrix(4), Array({kColumns})}};
+      },
+      [](const Operands& o, int64_t i) {
+        const auto g = [&](int64_t j) { return double{o.x()[j]} * o.x(3)[j % kColumns]; };
+        const double b = row_sum(i, [&](int64_t j) { return g(j) * o.x(1)[j]; }) / kColumns;
+        return near(o.y()[i], g(i) - o.x(1)[i] * b, 1e-4);
+      },
+      100003);
+  add(
+      group, "global average pool", "adaptive_avg_pool2d", one,
+      [] {
+        return Operands{{reals({samples, 32, 32, maps}, 1)}, {Array({samples, 1, 1, maps})}};
+      },
+      [](const Operands& o, int64_t i) {
+        double sum = 0;
+        for (int64_t r = 0; r < area; r++) sum += o.x()[(i / maps * area + r) * maps + i % maps];
+        return near(o.y()[i], sum / area, 1e-6);
+      },
+      101, samples * maps);
   add(
       group, "dropout", "dropout", 2 * one,
       [] {

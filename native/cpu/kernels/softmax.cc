@@ -20,14 +20,9 @@ inline void subtract(const float* x, float shift, float* y, int64_t n) {
   each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(y + i, lanes.load(x + i) - s); });
 }
 
-// Brings what follows nearer: while exp is at work, memory would rest.
-inline void fetch(const float* x, int64_t n) {
-  for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(x + i);
-}
-
 // y = exp(x - shift[r]) for rows [0, rows). Long rows take one pass, short ones are better off in one run.
 inline void exp_rows(const float* x, const float* shift, float* y, int64_t rows, int64_t n) {
-  fetch(x + rows * n, min64(kPiece, rows * n));
+  fetch(x + rows * n, min64(kPiece, rows * n) * static_cast<int64_t>(sizeof(float)));  // what follows
   if (n < kSide) {
     for (int64_t r = 0; r < rows; r++) subtract(x + r * n, shift[r], y + r * n, n);
     return exp_all(y, rows * n);

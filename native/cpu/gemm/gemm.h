@@ -50,9 +50,10 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   const bool signs = p.positive != 0 || p.negative != 0;
   cut.left = left_rows || !left_columns ? kLeftRows : kLeftColumns;
 
-  // Rows a multiple of 2 KiB apart share few sets of the first cache. To one panel a copy is no use.
+  // Many rows a multiple of 2 KiB apart share few sets of the first cache. To one panel a copy is no use.
   const int64_t step = cut.left == kLeftRows ? p.a_row : p.a_k;
-  const bool kind = step % 512 != 0 || min64(p.m, p.k) <= 8 || p.n <= kTileColumns;
+  const bool kind = step % 512 != 0 || min64(p.m, p.k) <= 8 || p.n <= kTileColumns ||
+                    (cut.left == kLeftRows && kTileRows <= 8);
   cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
   const bool small = p.k <= 128 && p.k * p.b_k <= 8192;

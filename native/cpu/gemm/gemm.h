@@ -20,7 +20,7 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int64_t kBlockK = 512, kBlockN = 384;
 #else
-constexpr int64_t kBlockK = 256, kBlockN = 128;
+constexpr int64_t kBlockK = 256, kBlockN = 256;
 #endif
 constexpr int64_t kStreamK = 32;  // block of K where B is read once: its rows are followed in parallel
 constexpr int64_t kPad = 16;      // floats between copied rows, so that they do not meet in a set of the cache
@@ -50,9 +50,10 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   const bool signs = p.positive != 0 || p.negative != 0;
   cut.left = left_rows || !left_columns ? kLeftRows : kLeftColumns;
 
-  // Rows a multiple of 2 KiB apart share few sets of the first cache. To one panel a copy is no use.
-  const int64_t step = cut.left == kLeftRows ? p.a_row : p.a_k;
-  const bool kind = step % 512 != 0 || min64(p.m, p.k) <= 8 || p.n <= kTileColumns;
+  // Many rows a multiple of 4 KiB apart share few sets of the first cache; of columns a tile uses but a part of each of
+  // many lines. To one panel a copy is no use.
+  const bool kind = min64(p.m, p.k) <= 8 || p.n <= kTileColumns ||
+                    (cut.left == kLeftRows ? p.a_row % 1024 != 0 || kTileRows <= 8 : p.m * p.k <= 8192);
   cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
   const bool small = p.k <= 128 && p.k * p.b_k <= 8192;
@@ -100,8 +101,8 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.down = max64(1, ceil_div(p.m, cut.rows));
   cut.across = max64(1, ceil_div(p.n, cut.columns));
 
-  cut.group = min64(cut.group, cut.columns);
-  if (cut.copy_left) cut.left_floats = cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kPad;
+  cut.group = round_up(ceil_div(cut.columns, ceil_div(cut.columns, cut.group)), kTileColumns);
+  if (cut.copy_left) cut.left_floats = cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kLeftStep;
   cut.left_floats = round_up(cut.left_floats, 16);
   if (!cut.right_in_place || p.n % kLanes != 0) cut.right_floats = cut.depth * round_up(cut.group, kTileColumns);
   return cut;
@@ -199,9 +200,9 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
           packed_rows = to;
         }
         if (cut.copy_left) {
-          const int64_t step = by_rows ? depth + kPad : kPad;
+          const int64_t step = by_rows ? depth + kPad : kLeftStep;
           if (by_rows) copy_rows(t.left, p.a_row, p.a_k, m, depth, copied, step, p.positive, p.negative);
-          else copy_rows(t.left, p.a_k, p.a_row, depth, m, copied, step, p.positive, p.negative);
+          else copy_columns(t.left, p.a_k, m, p.m - r, depth, copied, p.positive, p.negative);
           t.left = copied;
           t.left_step = step;
         }

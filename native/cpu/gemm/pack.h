@@ -30,6 +30,28 @@ inline void copy_rows(const float* from, int64_t row, int64_t column, int64_t ro
   }
 }
 
+// The same for the steps of a tile whose rows are neighbours: `rows` floats, of `readable`, each `step` floats, into
+// steps kLeftStep apart.
+constexpr int64_t kLeftStep = (kTileRows + kLanes - 1) / kLanes * kLanes;
+inline void copy_columns(const float* from, int64_t step, int64_t rows, int64_t readable, int64_t depth, float* to,
+                         float positive, float negative) {
+  const bool signs = positive != 0 || negative != 0;
+  const Vec p = vec_set(positive), q = vec_set(negative);
+  for (int64_t i = 0; i < rows; i += kLanes) {
+    const int64_t n = min64(kLanes, readable - i);
+    const float* x = from + i;
+    float* out = to + i;
+    if (n == kLanes && !signs) {
+      for (int64_t k = 0; k < depth; k++, x += step, out += kLeftStep) vec_store(out, vec_load(x));
+    } else {
+      for (int64_t k = 0; k < depth; k++, x += step, out += kLeftStep) {
+        const Vec v = n == kLanes ? vec_load(x) : vec_load_part(x, n);
+        vec_store(out, signs ? vec_add_signs(v, p, q) : v);
+      }
+    }
+  }
+}
+
 // Columns [0, kLanes) of a panel whose columns lie contiguously `column` apart: to[k * width] = those at k.
 template <class Column>
 inline void pack_columns(const Column& column, int64_t depth, int width, float* to) {

@@ -26,6 +26,14 @@ struct Tile {
 
 constexpr int64_t kChunk = 16;
 
+// Steps of the reduction without a branch between them. A branch costs a short step's multiply-adds their ports, and
+// the end of an inner loop is foreseen only where it comes after few of them.
+constexpr int kUnroll = kLanes == 8 ? kChunk : 2;
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
 enum Left { kLeftRows, kLeftColumns };  // which of the two orders of the left operand lies contiguously
 
 template <int M, int V, bool Copy>
@@ -68,38 +76,55 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   const float* p[kPointers];
   AUXGRAD_UNROLL
   for (int i = 0; i < kPointers; i++) p[i] = t.left + 3 * i * step;
-  for (int64_t k = 0; k < t.depth; k += kChunk) {
-    for (int64_t i = 0; i < t.ahead_lines; i++) __builtin_prefetch(ahead + i * t.ahead_line, 0, 2);
-    ahead += t.ahead_chunk;
+  const auto steps = [&](auto count) __attribute__((always_inline)) {
     AUXGRAD_UNROLL
-    for (int v = 0; v < V; v++) __builtin_prefetch(next_out + v * kLanes, 1, 2);
-    next_out += t.out_step;
-    for (int64_t rest = min64(kChunk, t.depth - k); rest > 0; rest--) {
+    for (int i = 0; i < kPointers; i++) asm("" : "+r"(p[i]));
+    AUXGRAD_UNROLL
+    for (int u = 0; u < count.value; u++) {
       const float* left[M];
-      if (L == kLeftRows) {
-        AUXGRAD_UNROLL
-        for (int i = 0; i < kPointers; i++) asm("" : "+r"(p[i]));
-        AUXGRAD_UNROLL
-        for (int r = 0; r < M; r++) left[r] = p[r / 3 % kPointers] + r % 3 * step;
-      } else {
-        AUXGRAD_UNROLL
-        for (int r = 0; r < M; r++) left[r] = p[0] + r;
-      }
-      tile_step<M, V, Copy>(sum, right, right_step, copy, left);
       AUXGRAD_UNROLL
-      for (int i = 0; i < kPointers; i++) p[i] += L == kLeftRows ? 1 : step;
+      for (int r = 0; r < M; r++) left[r] = L == kLeftRows ? p[r / 3 % kPointers] + r % 3 * step + u : p[0] + r;
+      tile_step<M, V, Copy>(sum, right, right_step, copy, left);
+      if (L == kLeftColumns) p[0] += step;
     }
+    AUXGRAD_UNROLL
+    for (int i = 0; i < kPointers; i++)
+      if (L == kLeftRows) p[i] += count.value;
+  };
+  // What a wide tile reads is near already.
+  constexpr bool kFetch = V <= kTileVecs;
+  const int64_t chunk = kFetch ? kChunk : t.depth;
+  for (int64_t k = 0; k < t.depth; k += chunk) {
+    if (kFetch) {
+      for (int64_t i = 0; i < t.ahead_lines; i++) __builtin_prefetch(ahead + i * t.ahead_line, 0, 2);
+      ahead += t.ahead_chunk;
+      AUXGRAD_UNROLL
+      for (int v = 0; v < V; v++) __builtin_prefetch(next_out + v * kLanes, 1, 2);
+      next_out += t.out_step;
+    }
+    constexpr int kTogether = kFetch ? kUnroll : 1;
+    int64_t rest = min64(chunk, t.depth - k);
+    for (; rest >= kTogether; rest -= kTogether) steps(Count<kTogether>{});
+    for (; kTogether > 1 && rest > 0; rest--) steps(Count<1>{});
   }
   float* out = t.out;
   int64_t out_step = t.out_step;
   asm("" : "+r"(out), "+r"(out_step));  // or the address of every row would be kept through the loop
   const int64_t last = t.columns - (V - 1) * kLanes;
+  if (last == kLanes && !t.add) {
+    AUXGRAD_UNROLL
+    for (int r = 0; r < M; r++, out += out_step) {
+      AUXGRAD_UNROLL
+      for (int v = 0; v < V; v++) vec_store(out + v * kLanes, sum[r][v]);
+    }
+    return;
+  }
   if (last == kLanes) {
     AUXGRAD_UNROLL
     for (int r = 0; r < M; r++, out += out_step) {
       AUXGRAD_UNROLL
       for (int v = 0; v < V; v++)
-        vec_store(out + v * kLanes, t.add ? sum[r][v] + vec_load(out + v * kLanes) : sum[r][v]);
+        vec_store(out + v * kLanes, sum[r][v] + vec_load(out + v * kLanes));
     }
     return;
   }

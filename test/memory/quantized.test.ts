@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import {
+  ara,
   asa,
   auxiliary,
   backprop,
@@ -180,6 +181,22 @@ test('inside a quantized module ASA keeps its bits, backprop() its input, a chec
   const exact = await gradientsOf(deep, run, batch)
   for (const name of ['0.0.weight', '0.1.weight']) expect(same(mixed.gradients[name], exact.gradients[name])).toBe(true)
   expect(distance(mixed.gradients['1.weight'], exact.gradients['1.weight'])).toBeLessThan(0.02)
+})
+
+test("ARA inside a quantized model keeps its group's auxiliary packed, once for all that read it", async () => {
+  const random = generator(4)
+  const model = new models.CNN({ width: 8, classes: 3 })
+  const y = hostArray(new Int32Array(16), [16])
+  const batch = { x: host(random, [16, 16, 16, 1]), y }
+  const loss = (b: Record<string, Tensor>): Tensor => nn.crossEntropy(model.forward(b.x), b.y)
+  const stages: [RegExp, ReturnType<typeof ara>] = [/^stage\d$/, ara()]
+  const dense = await gradientsOf(model, loss, batch, [stages])
+  const { plan, gradients } = await gradientsOf(model, loss, batch, [[(path) => path === '', quantized()], stages])
+  expect(plan.kept.filter((k) => k.dtype === 'f32' && k.shape.length === 4)).toEqual([])
+  const packed = await gradientsOf(model, loss, batch, quantized())
+  expect(plan.bytes.kept).toBeLessThan(packed.plan.bytes.kept)
+  for (const name of ['stage1.1.conv1.weight', 'stage2.1.conv1.weight'])
+    expect(distance(gradients[name], dense.gradients[name])).toBeLessThan(0.05)
 })
 
 test('what gradients compare, and what is small, is kept as it is: their gradients are exact', async () => {

@@ -58,6 +58,7 @@ bool group_norm(const Call& call) {
         [&](int64_t r, float* a, float* b) {
           const float* row = x + r * g.channels;
           each_vector(0, n, [&](int64_t c, auto lanes) {
+            fetch_next(row + c, 2 * g.channels);
             const Vec d = lanes.load(row + c) - lanes.load(shift + c);
             lanes.store(a + c, lanes.load(a + c) + d);
             lanes.store(b + c, lanes.load(b + c) + d * d);
@@ -84,6 +85,7 @@ bool group_norm(const Call& call) {
       const float* row = x + r * g.channels;
       float* y = call.out[0].f32() + at + r * g.channels;
       each_vector(0, n, [&](int64_t c, auto lanes) {
+        fetch_next(y + c, 2 * g.channels);
         lanes.store(y + c, (lanes.load(row + c) - lanes.load(mean + c)) * lanes.load(scale + c) + lanes.load(beta + c));
       });
     }
@@ -124,6 +126,8 @@ bool group_norm_grad(const Call& call) {
           [&](int64_t r, float* a, float* b) {
             const float *given = dy + r * all, *row = x + r * all;
             each_vector(0, n, [&](int64_t c, auto lanes) {
+              fetch_next(given + c, 2 * all);
+              fetch_next(row + c, 2 * all);
               const Vec d = lanes.load(given + c);
               const Vec normal = (lanes.load(row + c) - lanes.load(mean + c)) * lanes.load(rstd + c);
               lanes.store(a + c, lanes.load(a + c) + d);
@@ -151,6 +155,7 @@ bool group_norm_grad(const Call& call) {
         const float *given = dy + r * all, *row = x + r * all;
         float* dx = call.out[0].f32() + at + r * all;
         each_vector(0, n, [&](int64_t c, auto lanes) {
+          fetch_next(dx + c, 2 * all);
           const Vec scale = lanes.load(rstd + c), normal = (lanes.load(row + c) - lanes.load(mean + c)) * scale;
           lanes.store(dx + c, scale * (lanes.load(given + c) * lanes.load(gamma + c) - lanes.load(means_of_dy + c) -
                                        normal * lanes.load(means_of_products + c)));
@@ -191,6 +196,7 @@ bool rms_norm(const Call& call) {
       const Vec scale = broadcast(rstd);
       each_vector(0, channels, [&](int64_t c, auto lanes) {
         fetch_next(in + c, channels);
+        fetch_next(y + c, channels);
         lanes.store(y + c, lanes.load(in + c) * scale * lanes.load(gamma + c));
       });
     }
@@ -217,6 +223,7 @@ bool rms_norm_grad(const Call& call) {
         each_vector(0, channels, [&](int64_t c, auto lanes) {
           fetch_next(g + c, channels);
           fetch_next(in + c, channels);
+          fetch_next(dx + c, channels);
           const Vec given = lanes.load(g + c), normal = lanes.load(in + c) * scale;
           lanes.store(dx + c, scale * (given * lanes.load(gamma + c) - normal * b));
           lanes.store(dots + c, lanes.load(dots + c) + given * normal);

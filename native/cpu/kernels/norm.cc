@@ -120,6 +120,8 @@ bool layer_norm(const Call& call) {
       call.out[2].f32()[r] = rstd;
       const Vec scale = broadcast(rstd);
       each_vector(0, channels, [&](int64_t c, auto lanes) {
+        fetch_next(in + c, channels);
+        fetch_next(y + c, channels);
         lanes.store(y + c, (lanes.load(in + c) - middle) * scale * lanes.load(gamma + c) + lanes.load(beta + c));
       });
     }
@@ -150,6 +152,7 @@ bool layer_norm_grad(const Call& call) {
         each_vector(0, channels, [&](int64_t c, auto lanes) {
           fetch_next(g + c, channels);
           fetch_next(row + c, channels);
+          fetch_next(dx + c, channels);
           const Vec given = lanes.load(g + c), normal = (lanes.load(row + c) - middle) * scale;
           lanes.store(dx + c, scale * (given * lanes.load(gamma + c) - a - normal * b));
           lanes.store(sums + c, lanes.load(sums + c) + given);

@@ -12,7 +12,31 @@ int64_t row_chunks(int64_t rows, int64_t channels) {
   return max64(1, min64(min64(64, ceil_div(rows, 2 * kFloatRows)), 16384 / max64(1, channels)));
 }
 
-// Two sums over rows for each channel: f(row, a, b) adds the terms of a row to a[channels] and b[channels].
+// Adds two sums over rows [begin, end) for each channel to sums[2 channels]: f(row, a, b) adds the terms of a row to
+// a[channels] and b[channels]. floats: 2 channels of scratch.
+template <class F>
+inline void add_rows(int64_t begin, int64_t end, int64_t channels, const F& f, float* floats, double* sums) {
+  for (int64_t r = begin; r < end; r += kFloatRows) {
+    memset(floats, 0, static_cast<size_t>(2 * channels) * sizeof(float));
+    for (int64_t i = r; i < min64(end, r + kFloatRows); i++) f(i, floats, floats + channels);
+    for (int64_t c = 0; c < 2 * channels; c++) sums[c] += floats[c];
+  }
+}
+
+// Mean of up to 32 rows, evenly spread, of rows that are `step` apart; 0 where that is not finite. Sums of what is left
+// after it is taken away lose no digits to a mean far from zero.
+inline void sample_mean(const float* x, int64_t rows, int64_t step, int64_t channels, float* shift) {
+  const int64_t taken = min64(32, rows);
+  for (int64_t c = 0; c < channels; c++) shift[c] = 0;
+  for (int64_t i = 0; i < taken; i++) {
+    const float* row = x + rows * i / taken * step;
+    for (int64_t c = 0; c < channels; c++) shift[c] += row[c];
+  }
+  const float share = 1.0f / static_cast<float>(max64(1, taken));
+  for (int64_t c = 0; c < channels; c++) shift[c] = shift[c] - shift[c] == 0 ? shift[c] * share : 0.0f;
+}
+
+// Two sums over all rows for each channel, f as above.
 template <class F>
 void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& f, double* first, double* second) {
   const int64_t chunks = row_chunks(rows, channels);
@@ -20,14 +44,8 @@ void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& f, 
   float* floats = reinterpret_cast<float*>(partial + chunks * 2 * channels);
   parallel_tasks(call, chunks, [&](int64_t chunk, int) {
     double* sums = partial + chunk * 2 * channels;
-    float* a = floats + chunk * 2 * channels;
     memset(sums, 0, static_cast<size_t>(2 * channels) * sizeof(double));
-    const int64_t end = rows * (chunk + 1) / chunks;
-    for (int64_t r = rows * chunk / chunks; r < end; r += kFloatRows) {
-      memset(a, 0, static_cast<size_t>(2 * channels) * sizeof(float));
-      for (int64_t i = r; i < min64(end, r + kFloatRows); i++) f(i, a, a + channels);
-      for (int64_t c = 0; c < 2 * channels; c++) sums[c] += a[c];
-    }
+    add_rows(rows * chunk / chunks, rows * (chunk + 1) / chunks, channels, f, floats + chunk * 2 * channels, sums);
   });
   // first and second lie side by side, as the sums of a chunk do.
   memcpy(first, partial, static_cast<size_t>(channels) * sizeof(double));

@@ -19,7 +19,7 @@ bool code2_pack(const Call& call) {
   const View &x = call.in[0], &codes = call.out[0], &ranges = call.out[1];
   const int64_t channels = x.shape[x.rank - 1], tokens = x.count(0, x.rank - 1), words = ceil_div(tokens, 16);
   if (!check_ranges(call, ranges, tokens)) return false;
-  const int64_t span = tokens == 0 ? 1 : tokens / ranges.shape[0], grain = max64(1, 1024 / max64(channels, 1));
+  const int64_t span = tokens == 0 ? 1 : tokens / ranges.shape[0], grain = max64(4, 1024 / max64(channels, 1));
   const auto range = [&](int64_t group) {
     range_of(x.f32() + group * span * channels, span * channels, ranges.f32() + 2 * group);
   };

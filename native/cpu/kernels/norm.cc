@@ -6,21 +6,8 @@ namespace auxgrad {
 namespace {
 
 // batch_norm_stats: x [..., C] -> mean [C], var [C] (biased), rstd [C] = 1 / sqrt(var + eps); numbers: eps
-// Sums are of x minus the mean of a few rows, so that a mean far from zero costs no digits.
 int64_t stats_scratch(const Call& call, int) {
   return channel_scratch(call.in[0]) + call.in[0].shape[call.in[0].rank - 1] * static_cast<int64_t>(sizeof(float));
-}
-
-// Mean of up to 32 rows, evenly spread; 0 where that is not finite.
-void sample_mean(const float* x, int64_t rows, int64_t channels, float* shift) {
-  const int64_t taken = min64(32, rows);
-  for (int64_t c = 0; c < channels; c++) shift[c] = 0;
-  for (int64_t i = 0; i < taken; i++) {
-    const float* row = x + rows * i / taken * channels;
-    for (int64_t c = 0; c < channels; c++) shift[c] += row[c];
-  }
-  const float share = 1.0f / static_cast<float>(max64(1, taken));
-  for (int64_t c = 0; c < channels; c++) shift[c] = shift[c] - shift[c] == 0 ? shift[c] * share : 0.0f;
 }
 
 bool batch_norm_stats(const Call& call) {
@@ -28,7 +15,7 @@ bool batch_norm_stats(const Call& call) {
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   double *sum = static_cast<double*>(call.scratch), *squares = sum + channels;
   float* shift = reinterpret_cast<float*>(static_cast<char*>(call.scratch) + channel_scratch(x));
-  sample_mean(x.f32(), rows, channels, shift);
+  sample_mean(x.f32(), rows, channels, channels, shift);
   if (rows > 0)
     channel_sums(
         call, rows, channels,
@@ -133,6 +120,8 @@ bool layer_norm(const Call& call) {
       call.out[2].f32()[r] = rstd;
       const Vec scale = broadcast(rstd);
       each_vector(0, channels, [&](int64_t c, auto lanes) {
+        fetch_next(in + c, channels);
+        fetch_next(y + c, channels);
         lanes.store(y + c, (lanes.load(in + c) - middle) * scale * lanes.load(gamma + c) + lanes.load(beta + c));
       });
     }
@@ -161,6 +150,9 @@ bool layer_norm_grad(const Call& call) {
         });
         const Vec a = broadcast(static_cast<float>(grads / n)), b = broadcast(static_cast<float>(products / n));
         each_vector(0, channels, [&](int64_t c, auto lanes) {
+          fetch_next(g + c, channels);
+          fetch_next(row + c, channels);
+          fetch_next(dx + c, channels);
           const Vec given = lanes.load(g + c), normal = (lanes.load(row + c) - middle) * scale;
           lanes.store(dx + c, scale * (given * lanes.load(gamma + c) - a - normal * b));
           lanes.store(sums + c, lanes.load(sums + c) + given);

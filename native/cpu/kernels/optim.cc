@@ -4,27 +4,38 @@
 namespace auxgrad {
 namespace {
 
-// sgd_update: grad, lr [] -> param (in place), momentum buffer (in place) or absent
+// What one element's update takes.
+struct Sgd {
+  float lr, scale, momentum, decay;
+};
+
+// Choices stand outside the loop, and numbers come as values: so the compiler makes vectors of it.
+template <bool kMomentum, bool kNesterov>
+void sgd_step(const float* grad, float* w, float* buffer, int64_t begin, int64_t end, const Sgd s) {
+  AUXGRAD_INDEPENDENT
+  for (int64_t i = begin; i < end; i++) {
+    float g = grad[i] * s.scale + s.decay * w[i];
+    if (kMomentum) {
+      const float v = s.momentum * buffer[i] + g;
+      buffer[i] = v;
+      g = kNesterov ? g + s.momentum * v : v;
+    }
+    w[i] -= s.lr * g;
+  }
+}
+
+// sgd_update: grad, lr [], grad scale [] or absent -> param (in place), momentum buffer (in place) or absent
 // numbers: momentum, nesterov, weight decay. The formulas are PyTorch's.
 bool sgd_update(const Call& call) {
   const float* grad = call.in[0].f32();
-  const float lr = call.in[1].f32()[0];
+  float *w = call.out[0].f32(), *buffer = call.n_out > 1 && call.out[1] ? call.out[1].f32() : nullptr;
   const float scale = call.n_in > 2 && call.in[2] ? call.in[2].f32()[0] : 1.0f;
-  float* w = call.out[0].f32();
-  float* buffer = call.n_out > 1 && call.out[1] ? call.out[1].f32() : nullptr;
-  const float momentum = call.real(0), decay = call.real(2);
-  const bool nesterov = call.integer(1) != 0;
-  parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
-    AUXGRAD_INDEPENDENT
-    for (int64_t i = begin; i < end; i++) {
-      float g = grad[i] * scale + decay * w[i];
-      if (buffer) {
-        buffer[i] = momentum * buffer[i] + g;
-        g = nesterov ? g + momentum * buffer[i] : buffer[i];
-      }
-      w[i] -= lr * g;
-    }
-  });
+  const Sgd s = {call.in[1].f32()[0], scale, call.real(0), call.real(2)};
+  const auto step = !buffer                ? sgd_step<false, false>
+                    : call.integer(1) != 0 ? sgd_step<true, true>
+                                           : sgd_step<true, false>;
+  parallel_ranges(call, call.out[0].count(), 32768,
+                  [&](int64_t begin, int64_t end) { step(grad, w, buffer, begin, end, s); });
   return true;
 }
 

@@ -137,6 +137,9 @@ bool dropout(const Call& call) {
     float* y = call.out[0].f32();
     uint32_t words[kGroup];
     const auto group = [&](int64_t at, int64_t n) {
+      constexpr int64_t kAhead = 8 * kGroup, kBytes = kGroup * static_cast<int64_t>(sizeof(float));
+      fetch(x + at + kAhead, kBytes);
+      fetch(y + at + kAhead, kBytes);
       stream.words(at, words);
       for (int64_t i = 0; i < n; i++) y[at + i] = words[i] >= limit ? x[at + i] * up : 0.0f;
     };

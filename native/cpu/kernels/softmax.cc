@@ -6,7 +6,7 @@ namespace auxgrad {
 namespace {
 
 // Several short rows are worked on together, so that exp sees long runs; a long row in pieces.
-constexpr int64_t kPiece = 1024;
+constexpr int64_t kPiece = 4096;
 
 inline int64_t rows_together(int64_t n) { return max64(1, kPiece / max64(1, n)); }
 
@@ -22,15 +22,18 @@ inline void subtract(const float* x, float shift, float* y, int64_t n) {
 
 // y = exp(x - shift[r]) for rows [0, rows). Long rows take one pass, short ones are better off in one run.
 inline void exp_rows(const float* x, const float* shift, float* y, int64_t rows, int64_t n) {
-  fetch(x + rows * n, min64(kPiece, rows * n) * static_cast<int64_t>(sizeof(float)));  // what follows
   if (n < kSide) {
     for (int64_t r = 0; r < rows; r++) subtract(x + r * n, shift[r], y + r * n, n);
     return exp_all(y, rows * n);
   }
   for (int64_t r = 0; r < rows; r++, x += n, y += n) {
     const float s = shift[r];
-    AUXGRAD_INDEPENDENT
-    for (int64_t i = 0; i < n; i++) y[i] = exp_f32(x[i] - s);
+    for (int64_t begin = 0; begin < n; begin += kSide) {
+      const int64_t end = min64(n, begin + kSide);
+      fetch(x + rows * n + begin, kSide * static_cast<int64_t>(sizeof(float)));  // of the rows that follow
+      AUXGRAD_INDEPENDENT
+      for (int64_t i = begin; i < end; i++) y[i] = exp_f32(x[i] - s);
+    }
   }
 }
 

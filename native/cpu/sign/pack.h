@@ -55,6 +55,7 @@ inline void range_of(const float* x, int64_t n, float* range) {
     Vec least = load(x), most = least;
     IntVec odd = {};
     for (; i + kLanes <= n; i += kLanes) {
+      __builtin_prefetch(x + i + 1024);  // a processor of itself reads ahead to the end of a page only
       const Vec v = load(x + i);
       least = v < least ? v : least;
       most = v > most ? v : most;
@@ -108,6 +109,7 @@ inline void pack_codes(const float* x, const float* ranges, int64_t span, int64_
         if (first_row) memcpy(&word, out + c, sizeof(word));
         const int end = n < first_row + 8 ? n : first_row + 8;
         for (int t = first_row; t < end; t++) {
+          __builtin_prefetch(rows + (t + 16) * channels + c, 0, 2);  // the next word's, while memory would rest
           Vec q = (load(rows + t * channels + c) - low[t]) * scale[t] + 0.5f;
           q = q > 0.0f ? q : Vec{};  // NaN too
           q = q < 3.0f ? q : Vec{} + 3.0f;

@@ -53,6 +53,9 @@ struct MatrixPlan {
   int64_t step_bytes(int64_t columns) const { return ceil_div(columns, 16) * kPlanes * kTileBytes; }
 };
 
+// All positions in a row, without neighbours.
+inline bool is_row(const Product& p) { return p.vertical.count == 1 && p.images == 1 && p.horizontal.taps == 1; }
+
 inline Blocks cut_matrix_blocks(const Product& p, int64_t slice) {
   const Axis &v = p.vertical, &h = p.horizontal;
   const Phases rows = phases_of(v), columns = phases_of(h);
@@ -63,9 +66,7 @@ inline Blocks cut_matrix_blocks(const Product& p, int64_t slice) {
   const int64_t all = p.images * v.count * h.count, share = taps_of(p) == 1 ? 2 : 1;
   const int64_t most = kMatrixTokens / share, budget = kMatrixStripe / share;
   // In a row of positions nothing is shared by neighbours: the stripe stays in the first cache.
-  const int64_t tokens = v.count == 1 && p.images == 1 && h.taps == 1
-                             ? 32
-                             : max64(128, min64(most, ceil_div(all, kMatrixBlocks * 32) * 32));
+  const int64_t tokens = is_row(p) ? 32 : max64(128, min64(most, ceil_div(all, kMatrixBlocks * 32) * 32));
   b.images = b.rows = 1;
   // Whole words of the mask.
   b.columns = even_size(h.count, tokens);
@@ -98,8 +99,9 @@ inline MatrixPlan plan_matrix(const Product& p) {
   // What two tiles read of one bundle.
   const int64_t strip = min64(v.taps, phases_of(v).extra + phases_of(v).count) *
                         (32 * phases_of(h).count + phases_of(h).extra) * kPosition;
-  const int64_t slice = max64(1, min64((taps_of(p) == 1 ? kMatrixStrip / 2 : kMatrixStrip) / max64(1, strip),
-                                       min64(8, kMatrixSteps / plan.taps)));
+  const int64_t slice =
+      max64(1, min64((taps_of(p) == 1 && !is_row(p) ? kMatrixStrip / 2 : kMatrixStrip) / max64(1, strip),
+                     min64(8, kMatrixSteps / plan.taps)));
   plan.slice = even_size(plan.bundles, min64(plan.bundles, slice));
   plan.blocks = cut_matrix_blocks(p, plan.slice);
   const int64_t panels = ceil_div(p.width, kMatrixPanel);
@@ -652,21 +654,13 @@ struct Unit {
   OutTiles tiles[kMatrixTokens / 2 + 1];
 };
 
-// What runs in the shadow of products: the sums before are finished, the outputs of these are brought near, the stripe
-// after is packed.
+// What runs in the shadow of products: the sums before are finished, the stripe after is packed.
 struct Shadow {
   Finish finish;
   Packer packer;
   int64_t positions, due;  // to be packed at a time, and by now: some together, for each call costs something
-  const OutRow *fetch, *fetch_end;
-  int64_t fetch_rows;  // at a time
-  const float* out;
   __attribute__((always_inline)) void operator()() {
     finish();
-    for (int64_t i = 0; i < fetch_rows && fetch < fetch_end; i++, fetch++) {
-      __builtin_prefetch(out + fetch->out, 1);
-      __builtin_prefetch(out + fetch->out + 16, 1);
-    }
     due += positions;
     if (due < kTogether) return;
     packer(due);
@@ -754,10 +748,6 @@ struct MatrixTask {
             block.right = panel_at(c);
             const int m = t.tiles, n = width > 16 ? 2 : 1;
             finish.rows = ceil_div(finish.end - finish.row, 3 * steps - (steps > 1));
-            shadow.fetch = u.rows + t.first;
-            shadow.fetch_end = u.rows + t.last;
-            shadow.fetch_rows = ceil_div(shadow.fetch_end - shadow.fetch, 2 * steps);
-            shadow.out = p.out + channels + c;
             multiply_split(m, n, block, sums, [&] { shadow(); });
             finish.all();
             finish.block = block;

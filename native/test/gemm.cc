@@ -107,7 +107,8 @@ TEST(matmul_is_exact_around_its_blocks) {
       for (int64_t n : {255, 256, 257, 383, 384, 385, 769}) check_matmul(1, 17, n, 130, t & 1, t & 2, true);
       for (int64_t k : {1, 2, 3, 4, 5, 15, 16, 17, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1024, 1025})
         for (int64_t m : {3, 31}) check_matmul(1, m, 48, k, t & 1, t & 2, true);
-      check_matmul(1, 5, 300, 700, t & 1, t & 2, true);    // B read once
+      for (int64_t m : {1, 5, 6, 7, 8, 12, 13, 14}) check_matmul(1, m, 301, 700, t & 1, t & 2, true);  // B read once
+      check_matmul(2, 8, 256, 320, t & 1, t & 2, true);
       check_matmul(1, 150, 300, 512, t & 1, t & 2, true);  // rows of A that would share a set of the cache
       check_matmul(1, 512, 70, 40, t & 1, t & 2, true);
       check_matmul(7, 64, 64, 64, t & 1, t & 2, true);
@@ -236,6 +237,7 @@ TEST(linear_fuses_signs_bias_activation_and_mask) {
           check_linear({33, 600, 17, bool(t & 1), bool(t & 2), false, t == 0, t == 1, alphabet, activation});
           check_linear({9, 9001, 17, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // K in parts
           check_linear({3, 700, 129, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // few rows
+          check_linear({11, 700, 129, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});
         }
     for (int t = 0; t < 4; t++) {  // large enough for the matrix unit
       check_linear({133, 130, 97, bool(t & 1), bool(t & 2), true, true, true, t & 1, 1});

@@ -22,14 +22,17 @@ constexpr int64_t kBlockK = 512, kBlockN = 384;
 #else
 constexpr int64_t kBlockK = 256, kBlockN = 256;
 #endif
-constexpr int64_t kStreamK = 32;  // block of K where B is read once: its rows are followed in parallel
-constexpr int64_t kPad = 16;      // floats between copied rows, so that they do not meet in a set of the cache
+// Where A has so few rows that a product is as fast as B is read, blocks of K are kStreamK: so many rows of B are
+// followed in parallel, and fetched kStreamAhead floats ahead.
+constexpr int64_t kStreamRows = kTileRows > 12 ? kTileRows : 12, kStreamK = 32, kStreamAhead = 128;
+constexpr int64_t kPad = 16;  // floats between copied rows, so that they do not meet in a set of the cache
 
 // How a product is cut, from its sizes, strides and the threads.
 struct Cut {
   Left left;
   bool copy_left;                     // the block of A is copied
   bool right_in_place;                // panels of B are read where they are
+  bool stream;                        // in one pass along the rows of B
   int64_t panel;                      // columns of a panel
   int64_t group;                      // columns of B in the second cache
   int64_t depth;                      // of a block of K
@@ -57,14 +60,14 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
   const bool small = p.k <= 128 && p.k * p.b_k <= 8192;
-  const bool one_tile = p.m <= kTileRows;
-  cut.right_in_place = right_rows && (small || one_tile);
+  const bool few_rows = p.m <= kStreamRows, large = p.k * p.n > 65536;
+  cut.stream = right_rows && few_rows && large;
+  cut.right_in_place = right_rows && (small || p.m <= kTileRows);
   cut.panel = cut.right_in_place && small && kWideVecs > 0 && p.n > kTileColumns ? kWideVecs * kLanes : kTileColumns;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
-  const bool stream = one_tile && p.k * p.n > 65536;
-  const int64_t depth = stream && right_rows ? kStreamK : kBlockK;
+  const int64_t depth = cut.stream ? kStreamK : kBlockK;
   cut.depth = max64(1, ceil_div(p.k, max64(1, ceil_div(p.k, depth))));
-  cut.group = cut.right_in_place ? max64(p.n, 1) : one_tile ? kTileColumns : kBlockN;
+  cut.group = cut.right_in_place ? max64(p.n, 1) : few_rows ? kTileColumns : kBlockN;
 
   // A long sum into a small C is cut along K.
   cut.parts = batches == 1 && p.m * p.n <= 16384 && p.k >= 4096 ? min64(8, p.k / 2048) : 1;
@@ -104,7 +107,10 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.group = round_up(ceil_div(cut.columns, ceil_div(cut.columns, cut.group)), kTileColumns);
   if (cut.copy_left) cut.left_floats = cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kLeftStep;
   cut.left_floats = round_up(cut.left_floats, 16);
-  if (!cut.right_in_place || p.n % kLanes != 0) cut.right_floats = cut.depth * round_up(cut.group, kTileColumns);
+  if (cut.stream) {
+    cut.left_floats = round_up(kStreamRows * (cut.depth + kPad), 16);
+    cut.right_floats = cut.depth * kTileColumns;
+  } else if (!cut.right_in_place || p.n % kLanes != 0) cut.right_floats = cut.depth * round_up(cut.group, kTileColumns);
   return cut;
 }
 
@@ -152,6 +158,50 @@ inline Panel panel_at(const Product& p, const Cut& cut, int64_t rows, int64_t c,
   return panel;
 }
 
+// One block of C of few rows, from all of K in [k0, k1): B is read once, along its rows. As product_block().
+inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0, int64_t c1, int64_t k0,
+                         int64_t k1, float* out, int64_t out_step, bool finish, float* scratch) {
+  float *copied = scratch, *packed = scratch + cut.left_floats;
+  const int64_t rows = r1 - r0, tiles = max64(1, ceil_div(rows, kTileRows)), low = rows / tiles, high = rows % tiles;
+  for (int64_t k = k0; k < k1; k += cut.depth) {
+    const int64_t depth = min64(cut.depth, k1 - k);
+    const float* a = p.a + r0 * p.a_row + k * p.a_k;
+    if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, r0, r1, k, k + depth, p.signs, p.k);
+    copy_rows(a, p.a_row, p.a_k, rows, depth, copied, depth + kPad, p.positive, p.negative);
+    for (int64_t c = c0; c < c1; c += kTileColumns) {
+      Tile t = {};
+      t.depth = depth;
+      t.left_step = depth + kPad;
+      t.out_step = out_step;
+      t.add = k > k0;
+      t.columns = min64(kTileColumns, c1 - c);
+      t.right = p.b + k * p.b_k + c;
+      t.right_step = p.b_k;
+      if (t.columns % kLanes != 0) {
+        t.right_step = t.columns > kLanes ? kTileColumns : kLanes;
+        pack_right(t.right, p.b_k, 1, depth, t.columns, static_cast<int>(t.right_step), packed);
+        t.right = packed;
+      }
+      // With the first tile, further along the same rows, or at the start of the next ones.
+      const int64_t further = c + kStreamAhead;
+      t.ahead = p.b + (further < c1 ? k * p.b_k + further : (k + depth) * p.b_k + further - (c1 - c0));
+      t.ahead_lines = further < c1 || k + depth < k1 ? kChunk : 0;
+      t.ahead_line = p.b_k;
+      t.ahead_chunk = kChunk * p.b_k;
+      for (int64_t i = 0, r = 0; i < tiles; i++) {
+        const int64_t m = low + (i < high);
+        t.left = copied + r * t.left_step;
+        t.out = out + (r0 + r) * out_step + c;
+        t.next_out = t.out + kStreamAhead;
+        tile_kernels(kLeftRows, t.columns, false)[m](t);
+        t.ahead_lines = 0;
+        r += m;
+      }
+    }
+  }
+  if (finish) finish_block(p, r0, r1, c0, c1);
+}
+
 // One block of C: rows [r0, r1), columns [c0, c1), over K in [k0, k1), written to `out` with rows `out_step` apart.
 inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0, int64_t c1, int64_t k0,
                           int64_t k1, float* out, int64_t out_step, bool finish, float* scratch) {
@@ -160,6 +210,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
     if (finish) finish_block(p, r0, r1, c0, c1);
     return;
   }
+  if (cut.stream) return stream_block(p, cut, r0, r1, c0, c1, k0, k1, out, out_step, finish, scratch);
   float *copied = scratch, *packed = scratch + cut.left_floats;
   const bool by_rows = cut.left == kLeftRows, right_rows = p.b_column == 1 || p.n <= 1;
   const int64_t rows = r1 - r0, height = cut.panel > kTileColumns ? kWideRows : kTileRows;

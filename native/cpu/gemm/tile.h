@@ -123,8 +123,7 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
     AUXGRAD_UNROLL
     for (int r = 0; r < M; r++, out += out_step) {
       AUXGRAD_UNROLL
-      for (int v = 0; v < V; v++)
-        vec_store(out + v * kLanes, sum[r][v] + vec_load(out + v * kLanes));
+      for (int v = 0; v < V; v++) vec_store(out + v * kLanes, sum[r][v] + vec_load(out + v * kLanes));
     }
     return;
   }

@@ -70,7 +70,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.stream = right_rows && few_rows && large;
   cut.right_in_place = right_rows && (small || p.m <= kTileRows);
   cut.panel = small && kWideVecs > 0 && p.n > kTileColumns && p.m > kWideRows ? kWideVecs * kLanes : kTileColumns;
-  cut.tiny = small && p.m * p.k <= 8192 && !cut.copy_left && !p.signs;
+  cut.tiny = small && p.m * p.k <= 8192 && p.m * p.k > 0 && !cut.copy_left && !p.signs;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
   const int64_t depth = cut.stream ? kStreamK : kBlockK;
   cut.depth = max64(1, piece(p.k, pieces(p.k, depth)));
@@ -170,8 +170,6 @@ inline Panel panel_at(const Product& p, const Cut& cut, int64_t rows, int64_t c,
   return panel;
 }
 
-inline int64_t packed_step(int64_t columns);
-
 // One block of C of few rows, from all of K in [k0, k1): B is read once, along its rows. As product_block().
 inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0, int64_t c1, int64_t k0,
                          int64_t k1, float* out, int64_t out_step, bool finish, float* scratch) {
@@ -207,7 +205,7 @@ inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r
         t.left = copied + r * t.left_step;
         t.out = out + (r0 + r) * out_step + c;
         t.next_out = t.out + kStreamAhead;
-        tile_kernels(kLeftRows, t.columns, false)[m](t);
+        tile_kernels(kLeftRows, t.columns, kNothing)[m](t);
         t.ahead_lines = 0;
         r += m;
       }
@@ -216,18 +214,50 @@ inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r
   if (finish) finish_block(p, r0, r1, c0, c1);
 }
 
-// One block of C, K in one piece, of a product so small that what is done around the tiles counts.
-inline void tiny_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0, int64_t c1,
-                       float* packed) {
+// The memory of a product to come, fetched into the second cache piece by piece.
+struct Ahead {
+  static constexpr int64_t kLine = 16, kLines = 5;  // floats of one; with every kChunk steps of a tile
+  const float* at[3] = {};
+  int64_t lines[3] = {};
+  int now = 0;
+
+  explicit Ahead(const Product* p) {
+    if (!p) return;
+    if ((p->a_k == 1 && p->a_row == p->k) || (p->a_row == 1 && p->a_k == p->m))
+      at[0] = p->a, lines[0] = p->m * p->k / kLine;
+    if ((p->b_k == 1 && p->b_column == p->k) || (p->b_column == 1 && p->b_k == p->n))
+      at[1] = p->b, lines[1] = p->k * p->n / kLine;
+    at[2] = p->c, lines[2] = p->m * p->n / kLine;
+  }
+  // Gives tile `t` its share.
+  void share(Tile& t, bool wide) {
+    while (now < 3 && lines[now] <= 0) now++;
+    if (now == 3) {
+      t.ahead_lines = t.ahead_line = t.ahead_chunk = 0;
+      return;
+    }
+    const int64_t count = wide ? t.depth : kLines * (t.depth / kChunk);
+    t.ahead = at[now];
+    t.ahead_lines = kLines;
+    t.ahead_line = kLine;
+    t.ahead_chunk = kLines * kLine;
+    at[now] += count * kLine;
+    lines[now] -= count;
+  }
+};
+
+// A product so small that what is done around the tiles counts. `next`: the one that this thread may be given next.
+inline void tiny_product(const Product& p, const Cut& cut, const Product* next, float* packed) {
   const bool by_rows = cut.left == kLeftRows;
-  const int64_t rows = r1 - r0;
+  const int64_t rows = p.m;
   Tile t = {};
   t.depth = p.k;
   t.left_step = by_rows ? p.a_row : p.a_k;
   t.out_step = p.n;
-  const float* left = p.a + r0 * p.a_row;
-  for (int64_t c = c0; c < c1; c += t.columns) {
-    const Panel panel = panel_at(p, cut, 0, c, c1, 0, packed);
+  t.ahead = p.a;
+  Ahead ahead(next);
+  for (int64_t c = 0; c < p.n; c += t.columns) {
+    const Panel panel = panel_at(p, cut, 0, c, p.n, 0, packed);
     if (panel.data == packed)
       pack_right(p.b + c * p.b_column, p.b_k, p.b_column, p.k, panel.columns, static_cast<int>(panel.step), packed);
     t.right = panel.data;
@@ -236,18 +266,19 @@ inline void tiny_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1,
     const bool wide = kWideVecs > 0 && panel.columns > kTileColumns;
     const int64_t tiles = wide ? ceil_div(rows, kWideVecs > 0 ? kWideRows : 1) : ceil_div(rows, kTileRows);
     const int64_t low = rows / tiles, high = rows - low * tiles;
-    const TileKernel* const kernels = tile_kernels(cut.left, panel.columns, false);
-    t.left = left;
-    t.out = p.c + r0 * p.n + c;
+    const TileKernel* const kernels = tile_kernels(cut.left, panel.columns, next ? kFetch : kNothing);
+    t.left = p.a;
+    t.out = p.c + c;
     t.next_out = t.out;
     for (int64_t i = 0; i < tiles; i++) {
       const int64_t m = low + (i < high);
+      if (next) ahead.share(t, wide);
       kernels[m](t);
       t.left += m * p.a_row;
       t.out += m * p.n;
     }
   }
-  finish_block(p, r0, r1, c0, c1);
+  finish_block(p, 0, p.m, 0, p.n);
 }
 
 // One block of C: rows [r0, r1), columns [c0, c1), over K in [k0, k1), written to `out` with rows `out_step` apart.
@@ -258,7 +289,6 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
     if (finish) finish_block(p, r0, r1, c0, c1);
     return;
   }
-  if (cut.tiny && finish) return tiny_block(p, cut, r0, r1, c0, c1, scratch + cut.left_floats);
   if (cut.stream) return stream_block(p, cut, r0, r1, c0, c1, k0, k1, out, out_step, finish, scratch);
   float *copied = scratch, *packed = scratch + cut.left_floats;
   const bool by_rows = cut.left == kLeftRows, right_rows = p.b_column == 1 || p.n <= 1;
@@ -321,7 +351,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
           next_left += t.ahead_lines * t.ahead_line;
           c += panel.columns;
           t.next_out = c < g1 ? t.out + panel.columns : out + (r + (i + 1 < tiles ? m : 0)) * out_step + g0;
-          tile_kernels(cut.left, panel.columns, panel.copy)[m](t);
+          tile_kernels(cut.left, panel.columns, panel.copy ? kCopy : kNothing)[m](t);
         }
         r += m;
         if (last) {
@@ -397,7 +427,12 @@ inline void gemm(const Call& call, const Product& first, int64_t batches, const 
   if (tasks == batches) {
     parallel_tasks(call, tasks, [&](int64_t task, int thread) {
       const Product p = locate(task);
-      product_block(p, cut, 0, m, 0, n, 0, k, p.c, n, true, space + (by_thread ? thread : task) * cut.floats());
+      float* mine = space + (by_thread ? thread : task) * cut.floats();
+      if (!cut.tiny) return product_block(p, cut, 0, m, 0, n, 0, k, p.c, n, true, mine);
+      const int64_t after = task + call.pool->threads();
+      if (after >= batches) return tiny_product(p, cut, nullptr, mine + cut.left_floats);
+      const Product next = locate(after);
+      tiny_product(p, cut, &next, mine + cut.left_floats);
     });
     return;
   }

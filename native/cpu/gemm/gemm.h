@@ -27,12 +27,18 @@ constexpr int64_t kBlockK = 256, kBlockN = 256;
 constexpr int64_t kStreamRows = kTileRows > 12 ? kTileRows : 12, kStreamK = 32, kStreamAhead = 128;
 constexpr int64_t kPad = 16;  // floats between copied rows, so that they do not meet in a set of the cache
 
+// ceil(n / size), at least 1; what fits is not divided, which would cost a small product too much.
+inline int64_t pieces(int64_t n, int64_t size) { return n <= size ? 1 : ceil_div(n, size); }
+// The size of n in so many even pieces.
+inline int64_t piece(int64_t n, int64_t count) { return count == 1 ? n : ceil_div(n, count); }
+
 // How a product is cut, from its sizes, strides and the threads.
 struct Cut {
   Left left;
   bool copy_left;                     // the block of A is copied
   bool right_in_place;                // panels of B are read where they are
   bool stream;                        // in one pass along the rows of B
+  bool tiny;                          // operands and results lie in the first cache
   int64_t panel;                      // columns of a panel
   int64_t group;                      // columns of B in the second cache
   int64_t depth;                      // of a block of K
@@ -59,15 +65,16 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
                     (cut.left == kLeftRows ? p.a_row % 1024 != 0 || kTileRows <= 8 : p.m * p.k <= 8192);
   cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
-  const bool small = p.k <= 128 && p.k * p.b_k <= 8192;
+  const bool small = p.k <= 128 && p.k * (right_rows ? p.b_k : p.n) <= 8192;
   const bool few_rows = p.m <= kStreamRows, large = p.k * p.n > 65536;
   cut.stream = right_rows && few_rows && large;
   cut.right_in_place = right_rows && (small || p.m <= kTileRows);
-  cut.panel = cut.right_in_place && small && kWideVecs > 0 && p.n > kTileColumns ? kWideVecs * kLanes : kTileColumns;
+  cut.panel = small && kWideVecs > 0 && p.n > kTileColumns && p.m > kWideRows ? kWideVecs * kLanes : kTileColumns;
+  cut.tiny = small && p.m * p.k <= 8192 && p.m * p.k > 0 && !cut.copy_left && !p.signs;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
   const int64_t depth = cut.stream ? kStreamK : kBlockK;
-  cut.depth = max64(1, ceil_div(p.k, max64(1, ceil_div(p.k, depth))));
-  cut.group = cut.right_in_place ? max64(p.n, 1) : few_rows ? kTileColumns : kBlockN;
+  cut.depth = max64(1, piece(p.k, pieces(p.k, depth)));
+  cut.group = cut.right_in_place ? round_up(max64(p.n, 1), kTileColumns) : few_rows ? kTileColumns : kBlockN;
 
   // A long sum into a small C is cut along K.
   cut.parts = batches == 1 && p.m * p.n <= 16384 && p.k >= 4096 ? min64(8, p.k / 2048) : 1;
@@ -76,7 +83,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   int64_t wanted = 1;  // tasks: as few as the threads need, some more where there is much to do
   if (cut.parts == 1 && batches < 4 * threads && threads > 1)
     wanted = work < 2e6 ? 1 : work < 3e8 ? threads : 2 * threads;
-  const int64_t most_down = max64(1, ceil_div(p.m, 32)), most_across = max64(1, ceil_div(p.n, kTileColumns));
+  const int64_t most_down = pieces(p.m, 32), most_across = pieces(p.n, kTileColumns);
   // Every block of rows packs B again, every block of columns reads A again.
   const double pack_b = (cut.right_in_place ? 0.02 : right_rows ? 0.2 : 0.4) * static_cast<double>(p.n);
   const double read_a = (cut.copy_left ? 0.2 : 0.1) * static_cast<double>(p.m);
@@ -101,16 +108,16 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   }
   cut.rows = max64(cut.rows, 32);
   cut.columns = max64(cut.columns, kTileColumns);
-  cut.down = max64(1, ceil_div(p.m, cut.rows));
-  cut.across = max64(1, ceil_div(p.n, cut.columns));
+  cut.down = pieces(p.m, cut.rows);
+  cut.across = pieces(p.n, cut.columns);
 
-  cut.group = round_up(ceil_div(cut.columns, ceil_div(cut.columns, cut.group)), kTileColumns);
+  cut.group = round_up(piece(cut.columns, pieces(cut.columns, cut.group)), cut.panel);
   if (cut.copy_left) cut.left_floats = cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kLeftStep;
   cut.left_floats = round_up(cut.left_floats, 16);
   if (cut.stream) {
     cut.left_floats = round_up(kStreamRows * (cut.depth + kPad), 16);
     cut.right_floats = cut.depth * kTileColumns;
-  } else if (!cut.right_in_place || p.n % kLanes != 0) cut.right_floats = cut.depth * round_up(cut.group, kTileColumns);
+  } else if (!cut.right_in_place || p.n % kLanes != 0) cut.right_floats = cut.depth * cut.group;
   return cut;
 }
 
@@ -138,6 +145,11 @@ inline void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, i
     }
 }
 
+// Floats between the steps of a packed panel.
+inline int64_t packed_step(int64_t columns) {
+  return columns > kTileColumns ? kWideVecs * kLanes : columns > kLanes ? kTileColumns : kLanes;
+}
+
 // Where a panel of B is while a block of C is computed, and how far it is packed.
 struct Panel {
   const float* data;
@@ -154,7 +166,7 @@ inline Panel panel_at(const Product& p, const Cut& cut, int64_t rows, int64_t c,
       right_rows && panel.columns % kLanes == 0 && (cut.right_in_place || panel.columns < kTileColumns);
   panel.copy = right_rows && !in_place && panel.columns == kTileColumns && rows > kTileRows;
   panel.data = in_place || panel.copy ? p.b + k * p.b_k + c * p.b_column : packed;
-  panel.step = in_place || panel.copy ? p.b_k : panel.columns > kLanes ? kTileColumns : kLanes;
+  panel.step = in_place || panel.copy ? p.b_k : packed_step(panel.columns);
   return panel;
 }
 
@@ -178,7 +190,7 @@ inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r
       t.right = p.b + k * p.b_k + c;
       t.right_step = p.b_k;
       if (t.columns % kLanes != 0) {
-        t.right_step = t.columns > kLanes ? kTileColumns : kLanes;
+        t.right_step = packed_step(t.columns);
         pack_right(t.right, p.b_k, 1, depth, t.columns, static_cast<int>(t.right_step), packed);
         t.right = packed;
       }
@@ -193,13 +205,80 @@ inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r
         t.left = copied + r * t.left_step;
         t.out = out + (r0 + r) * out_step + c;
         t.next_out = t.out + kStreamAhead;
-        tile_kernels(kLeftRows, t.columns, false)[m](t);
+        tile_kernels(kLeftRows, t.columns, kNothing)[m](t);
         t.ahead_lines = 0;
         r += m;
       }
     }
   }
   if (finish) finish_block(p, r0, r1, c0, c1);
+}
+
+// The memory of a product to come, fetched into the second cache piece by piece.
+struct Ahead {
+  static constexpr int64_t kLine = 16, kLines = 5;  // floats of one; with every kChunk steps of a tile
+  const float* at[3] = {};
+  int64_t lines[3] = {};
+  int now = 0;
+
+  explicit Ahead(const Product* p) {
+    if (!p) return;
+    if ((p->a_k == 1 && p->a_row == p->k) || (p->a_row == 1 && p->a_k == p->m))
+      at[0] = p->a, lines[0] = p->m * p->k / kLine;
+    if ((p->b_k == 1 && p->b_column == p->k) || (p->b_column == 1 && p->b_k == p->n))
+      at[1] = p->b, lines[1] = p->k * p->n / kLine;
+    at[2] = p->c, lines[2] = p->m * p->n / kLine;
+  }
+  // Gives tile `t` its share.
+  void share(Tile& t, bool wide) {
+    while (now < 3 && lines[now] <= 0) now++;
+    if (now == 3) {
+      t.ahead_lines = t.ahead_line = t.ahead_chunk = 0;
+      return;
+    }
+    const int64_t count = wide ? t.depth : kLines * (t.depth / kChunk);
+    t.ahead = at[now];
+    t.ahead_lines = kLines;
+    t.ahead_line = kLine;
+    t.ahead_chunk = kLines * kLine;
+    at[now] += count * kLine;
+    lines[now] -= count;
+  }
+};
+
+// A product so small that what is done around the tiles counts. `next`: the one that this thread may be given next.
+inline void tiny_product(const Product& p, const Cut& cut, const Product* next, float* packed) {
+  const bool by_rows = cut.left == kLeftRows;
+  const int64_t rows = p.m;
+  Tile t = {};
+  t.depth = p.k;
+  t.left_step = by_rows ? p.a_row : p.a_k;
+  t.out_step = p.n;
+  t.ahead = p.a;
+  Ahead ahead(next);
+  for (int64_t c = 0; c < p.n; c += t.columns) {
+    const Panel panel = panel_at(p, cut, 0, c, p.n, 0, packed);
+    if (panel.data == packed)
+      pack_right(p.b + c * p.b_column, p.b_k, p.b_column, p.k, panel.columns, static_cast<int>(panel.step), packed);
+    t.right = panel.data;
+    t.right_step = panel.step;
+    t.columns = panel.columns;
+    const bool wide = kWideVecs > 0 && panel.columns > kTileColumns;
+    const int64_t tiles = wide ? ceil_div(rows, kWideVecs > 0 ? kWideRows : 1) : ceil_div(rows, kTileRows);
+    const int64_t low = rows / tiles, high = rows - low * tiles;
+    const TileKernel* const kernels = tile_kernels(cut.left, panel.columns, next ? kFetch : kNothing);
+    t.left = p.a;
+    t.out = p.c + c;
+    t.next_out = t.out;
+    for (int64_t i = 0; i < tiles; i++) {
+      const int64_t m = low + (i < high);
+      if (next) ahead.share(t, wide);
+      kernels[m](t);
+      t.left += m * p.a_row;
+      t.out += m * p.n;
+    }
+  }
+  finish_block(p, 0, p.m, 0, p.n);
 }
 
 // One block of C: rows [r0, r1), columns [c0, c1), over K in [k0, k1), written to `out` with rows `out_step` apart.
@@ -213,11 +292,13 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
   if (cut.stream) return stream_block(p, cut, r0, r1, c0, c1, k0, k1, out, out_step, finish, scratch);
   float *copied = scratch, *packed = scratch + cut.left_floats;
   const bool by_rows = cut.left == kLeftRows, right_rows = p.b_column == 1 || p.n <= 1;
-  const int64_t rows = r1 - r0, height = cut.panel > kTileColumns ? kWideRows : kTileRows;
-  const int64_t tiles = ceil_div(rows, height), low = rows / max64(tiles, 1), high = rows % max64(tiles, 1);
+  const int64_t rows = r1 - r0;
+  const bool wide = cut.panel > kTileColumns;
+  const int64_t tiles = wide ? ceil_div(rows, kWideRows > 0 ? kWideRows : 1) : ceil_div(rows, kTileRows);
+  const int64_t low = rows / max64(tiles, 1), high = rows - low * tiles;
 
   for (int64_t g0 = c0; g0 < c1; g0 += cut.group) {
-    const int64_t g1 = min64(g0 + cut.group, c1), panels = ceil_div(g1 - g0, cut.panel);
+    const int64_t g1 = min64(g0 + cut.group, c1), panels = pieces(g1 - g0, cut.panel);
     for (int64_t k = k0; k < k1; k += cut.depth) {
       const int64_t depth = min64(cut.depth, k1 - k);
       const bool last = finish && k + depth >= k1;
@@ -242,7 +323,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
         t.add = k > k0;
         // The rows of the next tile are fetched meanwhile, a share of their lines with every panel.
         const float* next_left = t.left + m * p.a_row;
-        t.ahead_lines = i + 1 < tiles ? ceil_div(by_rows ? m : kChunk, panels) : 0;
+        t.ahead_lines = i + 1 < tiles && !wide ? piece(by_rows ? m : kChunk, panels) : 0;
         t.ahead_line = t.left_step;
         t.ahead_chunk = by_rows ? kChunk : kChunk * t.left_step;
         if (packed_rows < r + m) {
@@ -270,7 +351,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
           next_left += t.ahead_lines * t.ahead_line;
           c += panel.columns;
           t.next_out = c < g1 ? t.out + panel.columns : out + (r + (i + 1 < tiles ? m : 0)) * out_step + g0;
-          tile_kernels(cut.left, panel.columns, panel.copy)[m](t);
+          tile_kernels(cut.left, panel.columns, panel.copy ? kCopy : kNothing)[m](t);
         }
         r += m;
         if (last) {
@@ -343,6 +424,18 @@ inline void gemm(const Call& call, const Product& first, int64_t batches, const 
   const int64_t blocks = cut.down * cut.across, tasks = batches * cut.tasks();
   const bool by_thread = tasks > call.pool->threads();
   const int64_t m = first.m, n = first.n, k = first.k;
+  if (tasks == batches) {
+    parallel_tasks(call, tasks, [&](int64_t task, int thread) {
+      const Product p = locate(task);
+      float* mine = space + (by_thread ? thread : task) * cut.floats();
+      if (!cut.tiny) return product_block(p, cut, 0, m, 0, n, 0, k, p.c, n, true, mine);
+      const int64_t after = task + call.pool->threads();
+      if (after >= batches) return tiny_product(p, cut, nullptr, mine + cut.left_floats);
+      const Product next = locate(after);
+      tiny_product(p, cut, &next, mine + cut.left_floats);
+    });
+    return;
+  }
   float* partial = space + min64(call.pool->threads(), tasks) * cut.floats();
   parallel_tasks(call, tasks, [&](int64_t task, int thread) {
     const int64_t block = task % blocks, part = task / blocks % cut.parts;

@@ -19,6 +19,7 @@ struct Tile {
   bool add;         // to out
   // Fetched into the second cache meanwhile, what the tiles to come will read or write: for every kChunk steps
   // `ahead_lines` cache lines, `ahead_line` apart, the next ones `ahead_chunk` on; and one row of a tile at `next_out`.
+  // Of a wide tile that fetches: one line for every step, `ahead_line` apart; of others nothing.
   const float* ahead;
   int64_t ahead_lines, ahead_line, ahead_chunk;
   const float* next_out;
@@ -34,16 +35,18 @@ struct Count {
   static constexpr int value = N;
 };
 
+// What a kernel does besides: leaves a copy of the panel; of a wide tile: fetches.
+enum Also { kNothing, kCopy, kFetch };
 enum Left { kLeftRows, kLeftColumns };  // which of the two orders of the left operand lies contiguously
 
-template <int M, int V, bool Copy>
+template <int M, int V, Also A>
 inline __attribute__((always_inline)) void tile_step(Vec (&sum)[M][V], const float*& right, int64_t right_step,
                                                      float*& copy, const float* const (&left)[M]) {
   Vec x[V];
   AUXGRAD_UNROLL
   for (int v = 0; v < V; v++) x[v] = vec_load(right + v * kLanes);
   right += right_step;
-  if (Copy) {
+  if (A == kCopy) {
     AUXGRAD_UNROLL
     for (int v = 0; v < V; v++) vec_store(copy + v * kLanes, x[v]);
     copy += kTileColumns;
@@ -58,7 +61,7 @@ inline __attribute__((always_inline)) void tile_step(Vec (&sum)[M][V], const flo
   }
 }
 
-template <int M, int V, Left L, bool Copy>
+template <int M, int V, Left L, Also A>
 __attribute__((noinline)) void tile_kernel(const Tile& t) {
   Vec sum[M][V];
   AUXGRAD_UNROLL
@@ -76,6 +79,8 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   const float* p[kPointers];
   AUXGRAD_UNROLL
   for (int i = 0; i < kPointers; i++) p[i] = t.left + 3 * i * step;
+  constexpr bool kWide = V > kTileVecs;
+  const int64_t ahead_line = t.ahead_line;
   const auto steps = [&](auto count) __attribute__((always_inline)) {
     AUXGRAD_UNROLL
     for (int i = 0; i < kPointers; i++) asm("" : "+r"(p[i]));
@@ -84,25 +89,27 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
       const float* left[M];
       AUXGRAD_UNROLL
       for (int r = 0; r < M; r++) left[r] = L == kLeftRows ? p[r / 3 % kPointers] + r % 3 * step + u : p[0] + r;
-      tile_step<M, V, Copy>(sum, right, right_step, copy, left);
+      tile_step<M, V, A>(sum, right, right_step, copy, left);
+      if (A == kFetch) {
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += ahead_line;
+      }
       if (L == kLeftColumns) p[0] += step;
     }
     AUXGRAD_UNROLL
     for (int i = 0; i < kPointers; i++)
       if (L == kLeftRows) p[i] += count.value;
   };
-  // What a wide tile reads is near already.
-  constexpr bool kFetch = V <= kTileVecs;
-  const int64_t chunk = kFetch ? kChunk : t.depth;
+  const int64_t chunk = kWide ? t.depth : kChunk;
   for (int64_t k = 0; k < t.depth; k += chunk) {
-    if (kFetch) {
+    if (!kWide) {
       for (int64_t i = 0; i < t.ahead_lines; i++) __builtin_prefetch(ahead + i * t.ahead_line, 0, 2);
       ahead += t.ahead_chunk;
       AUXGRAD_UNROLL
       for (int v = 0; v < V; v++) __builtin_prefetch(next_out + v * kLanes, 1, 2);
       next_out += t.out_step;
     }
-    constexpr int kTogether = kFetch ? kUnroll : 1;
+    constexpr int kTogether = kWide ? 1 : kUnroll;
     int64_t rest = min64(chunk, t.depth - k);
     for (; rest >= kTogether; rest -= kTogether) steps(Count<kTogether>{});
     for (; kTogether > 1 && rest > 0; rest--) steps(Count<1>{});
@@ -140,34 +147,37 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
 using TileKernel = void (*)(const Tile&);
 
 // The kernels of 1..Rows rows.
-template <int Rows, int V, Left L, bool Copy>
+template <int Rows, int V, Left L, Also A>
 struct TileKernels {
   TileKernel of_rows[Rows + 1] = {};
   template <int M = Rows>
   constexpr void fill() {
     if constexpr (M > 0) {
-      of_rows[M] = tile_kernel<M, V, L, Copy>;
+      of_rows[M] = tile_kernel<M, V, L, A>;
       fill<M - 1>();
     }
   }
   constexpr TileKernels() { fill(); }
 };
-template <int Rows, int V, Left L, bool Copy>
-constexpr TileKernels<Rows, V, L, Copy> kTileKernels;
+template <int Rows, int V, Left L, Also A>
+constexpr TileKernels<Rows, V, L, A> kTileKernels;
 
 template <Left L>
-inline const TileKernel* tile_kernels_of(int64_t columns, bool copy) {
+inline const TileKernel* tile_kernels_of(int64_t columns, Also also) {
   if constexpr (kWideVecs > 0) {
-    if (columns > kTileColumns) return kTileKernels<kWideRows, kWideVecs, L, false>.of_rows;
+    if (columns > kTileColumns)
+      return also == kFetch ? kTileKernels<kWideRows, kWideVecs, L, kFetch>.of_rows
+                            : kTileKernels<kWideRows, kWideVecs, L, kNothing>.of_rows;
   }
   if (columns > kLanes)
-    return copy ? kTileKernels<kTileRows, 2, L, true>.of_rows : kTileKernels<kTileRows, 2, L, false>.of_rows;
-  return kTileKernels<kTileRows, 1, L, false>.of_rows;
+    return also == kCopy ? kTileKernels<kTileRows, 2, L, kCopy>.of_rows
+                         : kTileKernels<kTileRows, 2, L, kNothing>.of_rows;
+  return kTileKernels<kTileRows, 1, L, kNothing>.of_rows;
 }
 
 // Kernels for a panel of so many columns, by the rows of the tile. Only whole panels of kTileColumns are copied.
-inline const TileKernel* tile_kernels(Left left, int64_t columns, bool copy) {
-  return left == kLeftRows ? tile_kernels_of<kLeftRows>(columns, copy) : tile_kernels_of<kLeftColumns>(columns, copy);
+inline const TileKernel* tile_kernels(Left left, int64_t columns, Also also) {
+  return left == kLeftRows ? tile_kernels_of<kLeftRows>(columns, also) : tile_kernels_of<kLeftColumns>(columns, also);
 }
 
 }  // namespace

@@ -31,7 +31,7 @@ inline void multiply(Left order, const float* left, int64_t left_step, const flo
       t.out_step = ldc;
       t.columns = min64(kTileColumns, n - j);
       t.add = add;
-      tile_kernels(order, t.columns, false)[min64(kTileRows, m - i)](t);
+      tile_kernels(order, t.columns, kNothing)[min64(kTileRows, m - i)](t);
     }
 }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env node
 // `npm run bench [-- --quick] [--only gemm,step] [--match TEXT] [--threads 1,2] [--python PROGRAM] [--json FILE]
 // [--svg FILE] [--merge FILE]...`
-// Builds and runs the native suite, then the same convolutions in PyTorch and whole training steps beside PyTorch's
-// (where a Python with torch is found) and TensorFlow.js's (where it is installed), prints the tables, writes the JSON
-// and a roofline. At most 10 minutes, with --quick one. --merge adds the results of other programs (of the same JSON
-// form: {"results":[{"group","name","threads",...}]}).
+// Builds and runs the native suite, then the same convolutions (and the dense weight gradients that those of signs
+// replace) in PyTorch and whole training steps beside PyTorch's (where a Python with torch is found) and TensorFlow.js's
+// (where it is installed), prints the tables, writes the JSON and a roofline. At most 10 minutes, with --quick one.
+// --merge adds the results of other programs (of the same JSON form: {"results":[{"group","name","threads",...}]}).
 'use strict'
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -50,12 +50,16 @@ function options(argv) {
   return o
 }
 
-// A row of another program joins ours of the same case: its peers' numbers, and the ratio as it measured it.
+const sameCase = (row) => (r) => r.group === row.group && r.name === row.name && r.threads === row.threads
+
+// A row of another program joins ours of the same case: its peers' numbers, and the ratio as it measured it. Where
+// PyTorch is among the peers the ratio is to PyTorch: the others of a sign gradient are our own and bare products.
 function mergeRow(rows, row) {
-  const own = rows.find((r) => r.group === row.group && r.name === row.name && r.threads === row.threads)
+  const own = rows.find(sameCase(row))
   if (!own) return rows.push(row)
   own.peers = { ...own.peers, ...row.peers }
-  own.ratioToBestPeer = row.ratioToBestPeer ?? own.gflops / Math.max(...Object.values(own.peers))
+  own.ratioToBestPeer =
+    row.ratioToBestPeer ?? own.gflops / (own.peers.pytorch ?? Math.max(...Object.values(own.peers)))
 }
 
 function runNode(...args) {
@@ -63,17 +67,20 @@ function runNode(...args) {
   if (result.status !== 0) process.exit(result.status ?? 1)
 }
 
-/** The convolutions of conv.cc in PyTorch, in a process for each number of threads. */
-function torchConvolutions(report, python) {
+/** The convolutions of some groups in PyTorch, in a process for each number of threads. */
+function torchConvolutions(report, python, groups) {
   for (const { threads } of report.machine.byThreads) {
-    const args = ['--threads', String(threads), '--match', o.match, ...(o.quick ? ['--quick'] : [])]
+    const args = ['--only', groups.join(), '--threads', String(threads), '--match', o.match]
+    if (o.quick) args.push('--quick')
     const result = spawnSync(
       python,
       [path.join(__dirname, 'peers/conv_torch.py'), ...args, '--rounds', o.quick ? '1' : '2', '--seconds', '0.02'],
       { encoding: 'utf8', maxBuffer: 1 << 26 },
     )
-    if (result.status === 0) merge(report, JSON.parse(result.stdout))
-    else report.missing.push(`pytorch: conv_torch.py failed: ${(result.stderr ?? '').trim().split('\n').at(-1)}`)
+    if (result.status === 0) {
+      const theirs = JSON.parse(result.stdout)
+      merge(report, { ...theirs, results: theirs.results.filter((row) => report.results.some(sameCase(row))) })
+    } else report.missing.push(`pytorch: conv_torch.py failed: ${(result.stderr ?? '').trim().split('\n').at(-1)}`)
   }
 }
 
@@ -148,7 +155,7 @@ function print(report) {
     const cell = (peer) => {
       if (r.wrong?.some((w) => w.startsWith(`${peer}: `))) return 'wrong'
       if (r.peers && peer in r.peers) return number(r.peers[peer])
-      return missing(peer) && r.group === (peer === 'pytorch' ? 'conv' : 'gemm') ? 'absent' : ''
+      return missing(peer) && (peer === 'pytorch' ? r.group.startsWith('conv') : r.group === 'gemm') ? 'absent' : ''
     }
     const own = r.wrong?.some((w) => w.startsWith('auxgrad: ')) ? 'WRONG' : number(r.gflops)
     table.push([
@@ -249,10 +256,11 @@ async function main() {
   const report = JSON.parse(fs.readFileSync(file, 'utf8'))
   fs.rmSync(folder, { recursive: true })
   const wanted = (group) => !o.only || o.only.includes(group)
-  const python = wanted('conv') || wanted('step') ? findPython(o.python) : undefined
-  if (!python && (wanted('conv') || wanted('step')))
+  const convolutions = ['conv', 'conv-sign-gradient'].filter((g) => report.results.some((r) => r.group === g))
+  const python = convolutions.length || wanted('step') ? findPython(o.python) : undefined
+  if (!python && (convolutions.length || wanted('step')))
     report.missing.push('pytorch: absent (no Python that imports torch and numpy: apt-get install python3-torch)')
-  if (python && wanted('conv') && report.results.some((r) => r.group === 'conv')) torchConvolutions(report, python)
+  if (python && convolutions.length) torchConvolutions(report, python, convolutions)
   if (wanted('step')) await trainingSteps(report, python)
   for (const name of o.merge) {
     const other = JSON.parse(fs.readFileSync(name, 'utf8'))

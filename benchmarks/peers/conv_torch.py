@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Times the convolutions of benchmarks/native/conv.cc in PyTorch (oneDNN) and prints JSON; `npm run bench` merges it.
+"""Times the convolutions of benchmarks/native/conv.cc in PyTorch (oneDNN), and its dense weight gradient of the layers
+of conv_sign_gradient.cc, and prints JSON; `npm run bench` merges it.
 
-    python3 benchmarks/peers/conv_torch.py [--native build/Release/auxgrad_bench] [--threads 1] [--rounds 2] [--quick]
+    python3 benchmarks/peers/conv_torch.py [--native build/Release/auxgrad_bench] [--only conv,conv-sign-gradient]
+        [--threads 1] [--rounds 2] [--quick]
 
-Layers are read from conv.cc, so that names and shapes cannot drift apart. Both memory formats are tried and the faster
-one counts. With --native both programs take turns, a layer at a time, and the ratio is of the best of all rounds.
+Layers are read from those files, so that names and shapes cannot drift apart. Both memory formats are tried and the
+faster one counts. With --native both programs take turns, a layer at a time, and the ratio is of the best of all rounds.
 """
 import argparse
 import json
@@ -16,14 +18,24 @@ import tempfile
 import time
 
 DIRECTIONS = ['forward', 'input grad', 'weight grad']
+FILES = {'conv': 'conv.cc', 'conv-sign-gradient': 'conv_sign_gradient.cc'}
 
 
-def layers():
-    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), '../native/conv.cc')
-    for row in re.findall(r'^    \{"(.+?)", ([^}]*)\},$', open(source).read(), re.M):
-        fields = [f.strip() for f in row[1].split(',')]
-        batch, size, channels, outputs, kernel, stride = map(int, fields[:6])
-        yield row[0], batch, size, channels, outputs, kernel, stride, fields[6:7] == ['true'], fields[7:8] == ['true']
+def layers(group):
+    """Name, shape (batch, size, channels, outputs, kernel, stride, depthwise) and whether --quick has it."""
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), '../native', FILES[group])
+    for name, row in re.findall(r'\{"([^"]+)",((?: \d+,?){6}[^}]*)\}', open(source).read()):
+        fields = [f.strip() for f in row.split(',')]
+        flags = [f == 'true' for f in fields[6:]] + [False, False]
+        depthwise, quick = (False, flags[0]) if group == 'conv-sign-gradient' else flags[:2]
+        yield name, (*map(int, fields[:6]), depthwise), quick
+
+
+def cases(group, layer):
+    """Direction and names of the cases of a layer; signs and codes have the same dense gradient."""
+    if group == 'conv':
+        return {d: [f'{layer} {d}'] for d in DIRECTIONS}
+    return {'weight grad': [f'{kind} {layer}' for kind in ('signs', 'code2')]}
 
 
 def best_of(f, seconds):
@@ -37,8 +49,8 @@ def best_of(f, seconds):
     return best
 
 
-def time_layer(torch, layer, direction, seconds):
-    _, batch, size, channels, outputs, kernel, stride, depthwise, _ = layer
+def time_layer(torch, shape, direction, seconds):
+    batch, size, channels, outputs, kernel, stride, depthwise = shape
     groups, pad = (channels if depthwise else 1), kernel // 2
     best = float('inf')
     for layout in (torch.channels_last, torch.contiguous_format):
@@ -57,11 +69,11 @@ def time_layer(torch, layer, direction, seconds):
     return 2.0 * y.numel() * w.numel() / outputs / best / 1e9
 
 
-def time_native(program, name, threads):
-    """GF/s of all directions of one layer, by full case name."""
+def time_native(program, group, name, threads):
+    """GF/s of all cases of one layer, by full case name."""
     with tempfile.TemporaryDirectory() as folder:
         file = os.path.join(folder, 'native.json')
-        subprocess.run([program, '--only', 'conv', '--match', name, '--threads', str(threads), '--json', file],
+        subprocess.run([program, '--only', group, '--match', name, '--threads', str(threads), '--json', file],
                        stdout=subprocess.DEVNULL, check=True)
         return {r['name']: r['gflops'] for r in json.load(open(file))['results']}
 
@@ -69,6 +81,7 @@ def time_native(program, name, threads):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--native', help='our benchmark program, to take turns with')
+    parser.add_argument('--only', default='conv', help='groups, separated by commas: ' + ', '.join(FILES))
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=2)
     parser.add_argument('--seconds', type=float, default=0.05, help='of each measurement')
@@ -80,24 +93,24 @@ def main():
     import torch
     torch.set_num_threads(o.threads)
     results = []
-    for layer in layers():
-        directions = [d for d in DIRECTIONS if o.match in f'{layer[0]} {d}']
-        if not directions or (o.quick and not layer[-1]):
+    for group, (layer, shape, quick) in ((g, l) for g in o.only.split(',') for l in layers(g)):
+        wanted = {d: [n for n in names if o.match in n] for d, names in cases(group, layer).items()}
+        if not any(wanted.values()) or (o.quick and not quick):
             continue
         ours, theirs = {}, {}
         for _ in range(o.rounds):
             if o.native:
-                for name, gflops in time_native(o.native, layer[0], o.threads).items():
+                for name, gflops in time_native(o.native, group, layer, o.threads).items():
                     ours[name] = max(ours.get(name, 0), gflops)
-            for direction in directions:
-                name = f'{layer[0]} {direction}'
-                theirs[name] = max(theirs.get(name, 0), time_layer(torch, layer, direction, o.seconds))
-        for name, gflops in theirs.items():
-            row = {'group': 'conv', 'name': name, 'threads': o.threads, 'peers': {'pytorch': gflops}}
-            if name in ours:
-                row.update(gflops=ours[name], ratioToBestPeer=ours[name] / gflops)
-            results.append(row)
-            print(json.dumps(row), file=sys.stderr, flush=True)
+            for direction in (d for d in wanted if wanted[d]):
+                theirs[direction] = max(theirs.get(direction, 0), time_layer(torch, shape, direction, o.seconds))
+        for direction, gflops in theirs.items():
+            for name in wanted[direction]:
+                row = {'group': group, 'name': name, 'threads': o.threads, 'peers': {'pytorch': gflops}}
+                if name in ours:
+                    row.update(gflops=ours[name], ratioToBestPeer=ours[name] / gflops)
+                results.append(row)
+                print(json.dumps(row), file=sys.stderr, flush=True)
     json.dump({'results': results, 'peers': {'pytorch': f'PyTorch {torch.__version__}'}}, sys.stdout, indent=1)
     print()
 

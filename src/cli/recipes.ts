@@ -1,11 +1,11 @@
 import { fail } from '../errors'
-import { ara, asa, q2, type MemoryAssignment } from '../memory'
+import { ara, asa, q2, quantized, type MemoryAssignment } from '../memory'
 import { CNN, MLP, ResNet } from '../models'
 import type { Module } from '../nn'
 import type { Tensor } from '../tensor/tensor'
 
-export type Rule = 'bp' | 'asa' | 'ara' | 'q2'
-export const rules: readonly Rule[] = ['bp', 'asa', 'ara', 'q2']
+export type Rule = 'bp' | 'asa' | 'ara' | 'q2' | 'q8'
+export const rules: readonly Rule[] = ['bp', 'asa', 'ara', 'q2', 'q8']
 /** Those that are compared unless a run names others. */
 export const compared: readonly Rule[] = ['bp', 'asa', 'ara']
 
@@ -29,17 +29,22 @@ export const recipes: Record<string, Recipe> = {
   mlp: {
     make: () => new MLP([784, 512, 512, 10]),
     lr: 1e-3,
-    memory: { bp: {}, asa: { 'layers.1': asa(), 'layers.2': asa() }, q2: { 'layers.1': q2(), 'layers.2': q2() } },
+    memory: {
+      bp: {},
+      asa: { 'layers.1': asa(), 'layers.2': asa() },
+      q2: { 'layers.1': q2(), 'layers.2': q2() },
+      q8: quantized(),
+    },
   },
   cnn: {
     make: () => new CNN(),
     lr: 2e-3,
-    memory: { bp: {}, asa: asaBranches, ara: araStages, q2: q2Stages },
+    memory: { bp: {}, asa: asaBranches, ara: araStages, q2: q2Stages, q8: quantized() },
   },
   resnet18: {
     make: () => new ResNet({ depth: 18, classes: 10, channels: 1, layout: 'ara' }),
     lr: 1e-3,
-    memory: { bp: {}, asa: asaBranches, ara: araStages, q2: q2Stages },
+    memory: { bp: {}, asa: asaBranches, ara: araStages, q2: q2Stages, q8: quantized() },
   },
 }
 

@@ -4,6 +4,7 @@ import type { Graph } from '../graph/graph'
 import { asa } from '../memory/asa'
 import { Policies, type MemoryAssignment } from '../memory/assignment'
 import { checkpoint } from '../memory/checkpoint'
+import { quantized } from '../memory/quantized'
 import { fillOp } from '../ops/create'
 import { accumulateInto, clear } from '../ops/optim'
 import type { HostArray } from '../tensor/host'
@@ -19,7 +20,7 @@ import { ModelKey } from './key'
 import { maskActivations } from './masks'
 import { rateAt, type Optimizer } from './optimizer'
 import { Plan } from './plan'
-import { recomputation } from './recompute'
+import { keeping } from './keeping'
 import { inputLr, inputRandom, inputStep, savePlan, type Program } from './save'
 import { sessionOf, type RunOptions, type Session } from './session'
 import { soleOutput, trace, type Traced } from './trace'
@@ -255,6 +256,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
         path !== '' && path.split('.').length === depth
     const methods: [string, MemoryAssignment][] = [
       ['asa on every layer', [[everywhere, asa()]]],
+      ['8 bits of everything', [[everywhere, quantized()]]],
       ['checkpointing each part of the model', [[deep(1), checkpoint()]]],
       [
         'asa on every layer and checkpointing each part of the model',
@@ -338,7 +340,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
       parameters.map(([, , leaf]) => leaf),
       {
         add: (a, b) => a.add(b),
-        keep: policies.empty ? undefined : recomputation(graph, policies),
+        keep: policies.empty ? undefined : keeping(graph, policies),
       },
     )
     return parameters.flatMap(([name, p], i) =>

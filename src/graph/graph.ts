@@ -19,6 +19,8 @@ export class Node {
   after?: readonly Node[]
   /** Place in the forward pass of a node that was added later; the id otherwise. */
   position?: number
+  /** True if no module's forward was running when it was made: the loss, and what prepares the batch. */
+  outside = false
   /** An input whose dtype was not declared: the first op that wants indices settles it. */
   flexible?: boolean
 
@@ -75,6 +77,7 @@ export class Graph {
   #inputs = new Map<string, Node>()
   #known = new Map<Op, Map<string, Node>>()
   #randomIds = 0
+  #apart = false
 
   /** Runs `body` with this graph as the one being traced. */
   trace<T>(body: () => T): T {
@@ -110,6 +113,17 @@ export class Graph {
       return body()
     } finally {
       this.phase = before
+    }
+  }
+
+  /** Runs `body`; what it adds is made anew even where it has a twin, so that each reader's copy dies with its reader. */
+  apart<T>(body: () => T): T {
+    const before = this.#apart
+    this.#apart = true
+    try {
+      return body()
+    } finally {
+      this.#apart = before
     }
   }
 
@@ -176,7 +190,7 @@ export class Graph {
     for (const t of traced)
       if (t && t.node!.graph !== this)
         fail('AUX_TRACED_VALUE', `${op.name}: got a traced tensor of another compilation; it cannot outlive its own`)
-    if (op.mutates) return this.#append(op, traced, attrs)
+    if (op.mutates || this.#apart) return this.#append(op, traced, attrs)
     // Twins of another phase stay apart: sharing them would keep a forward value for backward behind the policy's back.
     const operands = traced.map((t) => (t ? `${t.node!.id}.${t.index}` : '-'))
     const key = `${op.view ? '' : this.phase}|${operands.join()}|${JSON.stringify(attrs, exact)}`
@@ -235,6 +249,7 @@ export class Graph {
   ): Node {
     const phase = op.mutates && this.phase === 'forward' ? 'update' : this.phase
     const node = new Node(this, this.nodes.length, op, [...inputs], attrs, this.scope, phase, reference, name)
+    node.outside = this.#scopes.length === 0
     this.nodes.push(node)
     return node
   }

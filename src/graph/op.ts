@@ -93,6 +93,8 @@ export interface Op<A = any> {
     /** Output that is the mask. */
     readonly mask?: number
   }
+  /** Its gradient compares values or needs them to the last bit: policies do not compress what it reads. */
+  readonly exact?: boolean
   /** What is known of the sign of output 0: never negative, or not negative where input 0 is not. */
   readonly nonNegative?: 'always' | 'as input'
   /** Small outputs that recomputation reads as they are instead of computing them again (batch statistics). */

@@ -26,7 +26,8 @@ function matcher(pattern: string): RegExp {
   return new RegExp(`^${parts.join('\\.').replace(/\.\*\\\./g, '(?:.*\\.)?')}$`)
 }
 
-interface Assigned {
+/** A policy and the module it was assigned to. */
+export interface Assigned {
   readonly path: string
   readonly policy: MemoryPolicy
   readonly answers: Answers
@@ -85,6 +86,11 @@ export class Policies {
       if (answer) return { ...answer, policy: answer.weightGradient ? policy.name : 'backpropagation' }
     }
     return { node: call.graph.add(call.op, call.inputs, call.attrs), policy: 'backpropagation' }
+  }
+
+  /** The innermost policy at or around a module that has a say in how values are packed. */
+  compressor(module: string): Assigned | undefined {
+    return this.#assigned.find(({ path, answers }) => answers.compress && holds(path, module))
   }
 
   /** The outermost module around a node that backward runs again, and whether the node itself is computed again. */

@@ -4,6 +4,9 @@ import type { MemoryPolicy } from './policy'
 export function backprop(): MemoryPolicy {
   return {
     name: 'backpropagation',
-    at: () => ({ layer: ({ graph, op, inputs, attrs }) => ({ node: graph.add(op, inputs, attrs) }) }),
+    at: () => ({
+      layer: ({ graph, op, inputs, attrs }) => ({ node: graph.add(op, inputs, attrs) }),
+      compress: () => undefined,
+    }),
   }
 }

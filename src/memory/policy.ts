@@ -37,6 +37,11 @@ export interface Answers {
   enter?(module: string, inputs: readonly unknown[]): void
   /** Runs a layer at or below the assigned module; undefined leaves it to the policy of a module further out. */
   layer?(call: LayerCall): LayerAnswer | undefined
+  /**
+   * Packs a value that something at or below the assigned module reads in backward (traced into the forward pass) and
+   * returns how backward reads it back (in its shape, once for each reader); undefined keeps the value as it is.
+   */
+  compress?(value: Tensor): (() => Tensor) | undefined
   /** True if backward computes this node of the module again instead of keeping what it made. */
   recompute?(node: Node): boolean
 }

@@ -54,8 +54,8 @@ const pick = (d: Derivation<undefined>, g: Tensor): [() => Tensor, () => Tensor]
   const first = (): Tensor => d.output().eq(d.input(0)).cast('f32')
   return [() => g.mul(first()), () => g.sub(g.mul(first()))]
 }
-const maximum = arithmetic('maximum', pick)
-const minimum = arithmetic('minimum', pick)
+const maximum = { ...arithmetic('maximum', pick), exact: true }
+const minimum = { ...arithmetic('minimum', pick), exact: true }
 const ratioOp = arithmetic(
   'ratio',
   (d, g) => [() => ratio(g, d.input(1)), () => ratio(g.mul(d.output()), d.input(1)).neg()],

@@ -21,6 +21,7 @@ export {
 } from './loss'
 export { linear, matmul } from './matmul'
 export { batchNorm, groupNorm, layerNorm, rmsNorm, type BatchNormState } from './norm'
+export { dequantize, quantize, type CodeBits, type Quantized } from './quantize'
 export { bernoulli, dropout, normal, permutation, randint, seed, shuffle, truncatedNormal, uniform } from './random'
 export { dot, type VarianceOptions } from './reduce'
 export { addSign, conv2dSignWeightGrad, linearSignWeightGrad, maskApply, signPack, signUnpack } from './sign'

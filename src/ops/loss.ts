@@ -27,7 +27,7 @@ const rowwise = (name: string): Op<undefined> => {
   })
 }
 const softmaxOp = rowwise('softmax')
-const logSoftmaxOp = rowwise('log_softmax')
+const logSoftmaxOp = { ...rowwise('log_softmax'), exact: true }
 
 interface EntropyAttrs {
   smoothing: number
@@ -53,6 +53,7 @@ const entropyOp: Op<EntropyAttrs> = defineOp({
   },
   kernel: (_, __, a) => ({ name: 'cross_entropy', numbers: numbers(a) }),
   derive: (d) => [apply(entropyGrad, [d.grad()!, d.input(0), d.input(1), d.output(1)], d.attrs)[0]],
+  exact: true,
 })
 
 /** What becomes of the losses of the elements or rows: their mean (the default), their sum, or nothing. */
@@ -177,6 +178,7 @@ const bceOp: Op<{ weight: number }> = defineOp({
     return [apply(bceGrad, [d.grad()!, d.input(0), d.input(1)], d.attrs)[0], undefined]
   },
   strided: 'all',
+  exact: true,
 })
 
 /** Binary cross entropy of sigmoid(logits), stable for logits of any size; `posWeight` multiplies the positive class. */

@@ -77,7 +77,7 @@ const norm2 = reduction(
   (d) => d.input(0).mul(spread(ratio(d.grad()!, d.output()), d.spec(0).shape, d.attrs.axes)),
   ['f32'],
 )
-const logSumExp = reduction(
+const logSumExpOp = reduction(
   'log_sum_exp',
   (d) => {
     const { shape } = d.spec(0)
@@ -89,6 +89,7 @@ const logSumExp = reduction(
   },
   ['f32'],
 )
+const logSumExp = { ...logSumExpOp, exact: true }
 const rootOp = defineOp<undefined>({
   name: 'sqrt',
   infer: ([x]) => [x!],
@@ -96,8 +97,8 @@ const rootOp = defineOp<undefined>({
   derive: (d) => [ratio(d.grad()!.mul(0.5), d.output())],
   inplace: [0],
 })
-const max = reduction('max', extremeGrad)
-const min = reduction('min', extremeGrad)
+const max = { ...reduction('max', extremeGrad), exact: true }
+const min = { ...reduction('min', extremeGrad), exact: true }
 const argmax: Op<Axes> = {
   ...reduction('argmax', undefined, ['f32']),
   infer: ([x], attrs) => [{ shape: reducedShape(x!.shape, attrs), dtype: 'i32' }],

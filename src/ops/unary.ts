@@ -77,6 +77,7 @@ const silu = unary('silu', (d) => one(siluGrad, [d.grad()!, d.input(0)], undefin
 export const relu: Op<undefined> = {
   ...unary('relu', (d) => one(reluGrad, [d.grad()!, d.output()], undefined)),
   nonNegative: 'always',
+  exact: true, // one bit of y
 }
 const sign = { ...unary('sign'), constant: true }
 const floor = { ...unary('floor'), constant: true }

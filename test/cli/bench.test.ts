@@ -17,7 +17,7 @@ test('with --json the last line is one object; planned and measured peaks are eq
   const { machine, quick, results } = JSON.parse(out)
   expect(quick).toBe(true)
   expect(machine).toMatchObject({ isa: native().info().isa, threads: native().info().threads })
-  expect(results.map((r: { variant: string }) => r.variant)).toEqual(['bp', 'asa', 'ara', 'q2'])
+  expect(results.map((r: { variant: string }) => r.variant)).toEqual(['bp', 'asa', 'ara', 'q2', 'q8'])
   for (const r of results) {
     expect(r).toMatchObject({ group: 'step', name: 'training step of cnn, batch 8', unit: 'images/s' })
     expect(r.speed).toBeCloseTo(8000 / r.ms, 6)
@@ -36,7 +36,10 @@ test('it holds nothing afterwards, refuses wrong use, and names the suite of the
   const unknown = await cli('bench', '--model', 'vgg')
   expect(unknown).toMatchObject({ code: 1, err: expect.stringMatching(/expected one of mlp, cnn, resnet18, got vgg/) })
   const without = await cli('bench', '--quick', '--no-kernels', '--model', 'mlp', '--rule', 'ara')
-  expect(without).toMatchObject({ code: 1, err: expect.stringMatching(/--rule: expected one of bp, asa, q2 for mlp/) })
+  expect(without).toMatchObject({
+    code: 1,
+    err: expect.stringMatching(/--rule: expected one of bp, asa, q2, q8 for mlp/),
+  })
   expect((await cli('bench', '--help')).out).toMatch(/npm run bench/)
 })
 

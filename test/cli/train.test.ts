@@ -29,7 +29,7 @@ test('wrong use exits with 2, a rule without a place with 1', async () => {
   expect((await cli('train', '--resume')).code).toBe(1)
   const { err, code } = await cli('train', '--model', 'mlp', '--rule', 'ara')
   expect(code).toBe(1)
-  expect(err).toMatch(/expected one of bp, asa, q2 for mlp, got ara/)
+  expect(err).toMatch(/expected one of bp, asa, q2, q8 for mlp, got ara/)
 })
 
 test('plan shows the bytes of each rule', async () => {

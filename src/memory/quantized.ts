@@ -1,0 +1,38 @@
+import { fail } from '../errors'
+import { checkBits, dequantize, quantize, type CodeBits } from '../ops/quantize'
+import type { MemoryPolicy } from './policy'
+
+/** Options of `quantized`. */
+export interface QuantizedOptions {
+  /** Bits an element: 8, 4 or 2 (8). */
+  bits?: CodeBits
+  /** `stochastic`: unbiased, as in the papers; `nearest`: half the largest error, and faster. */
+  rounding?: 'stochastic' | 'nearest'
+}
+
+/** Fewer elements than this are kept as they are: nothing would be saved. */
+const least = 1024
+
+/**
+ * Forward is exact; of what backward reads inside the module (inputs of layers and norms, of GELU, of attention) it
+ * keeps codes of 8, 4 or 2 bits, each 256 elements with a range of their own: the codec of ActNN (Chen et al. 2021) at
+ * a fixed number of bits, 8 as in Mesa (Pan et al. 2021). Kept as they are: parameters, statistics, ReLU's one bit,
+ * what gradients compare rather than multiply (maxima), and what is read outside modules (the loss). Policies of layers inside (`asa`, `ara`, `q2`) keep
+ * what they say, and the rest is quantised.
+ */
+export function quantized(options: QuantizedOptions = {}): MemoryPolicy {
+  const { bits = 8, rounding = 'stochastic' } = options
+  checkBits('quantized', bits)
+  if (rounding !== 'stochastic' && rounding !== 'nearest')
+    fail('AUX_INVALID_ARGUMENT', `quantized: expected rounding 'stochastic' or 'nearest', got ${String(rounding)}`)
+  return {
+    name: `quantized ${bits}`,
+    at: () => ({
+      compress(value) {
+        if (value.dtype !== 'f32' || value.size < least) return undefined
+        const kept = quantize(value, bits, rounding)
+        return () => dequantize(kept, bits, value.shape)
+      },
+    }),
+  }
+}

@@ -41,6 +41,8 @@ const kinds = {
 const bp = { name: 'bp' }
 const asa = (alphabet) => ({ name: 'asa', alphabet, epsilon: 0.01, lambda: 100 })
 const ara = { name: 'ara', stride: 2 }
+/** A rule, and what it does not speak of kept in so many bits. */
+const packed = (rule, bits) => ({ ...rule, bits })
 
 const sgd = { name: 'sgd', lr: 0.05, momentum: 0.9, nesterov: false, weightDecay: 0 }
 const adam = { name: 'adam', lr: 1e-3, weightDecay: 0 }
@@ -143,7 +145,10 @@ const rows = {
 }
 
 /** The memory assignment that a rule stands for. */
-const memoryOf = (rule, model) => rows[rule.name](rule, model)
+const memoryOf = (rule, model) => [
+  ...(rule.bits ? [[(path) => path === '', aux.quantized({ bits: rule.bits })]] : []),
+  ...rows[rule.name](rule, model),
+]
 
 function makeOptimizer(o) {
   if (o.name === 'sgd') return new optim.SGD(o)
@@ -152,7 +157,7 @@ function makeOptimizer(o) {
 
 const title = ({ model, options, rule }) => ({
   model: kinds[model].label?.(options) ?? model,
-  rule: rule.alphabet ? `${rule.name} ${rule.alphabet}` : rule.name,
+  rule: [rule.name, rule.alphabet, rule.bits && `+ ${rule.bits} bit`].filter(Boolean).join(' '),
 })
 
-module.exports = { cases, makeCase, makeModel, makeOptimizer, memoryOf, title, bp, asa, ara, sgd, adamw }
+module.exports = { cases, makeCase, makeModel, makeOptimizer, memoryOf, title, bp, asa, ara, packed, sgd, adamw }

@@ -41,8 +41,8 @@ const kinds = {
 const bp = { name: 'bp' }
 const asa = (alphabet) => ({ name: 'asa', alphabet, epsilon: 0.01, lambda: 100 })
 const ara = { name: 'ara', stride: 2 }
-/** The rule where it applies, and 8 bits of everything else that backward reads. */
-const packed = (rule) => ({ ...rule, bits: 8 })
+/** A rule, and what it does not speak of kept in so many bits. */
+const packed = (rule, bits) => ({ ...rule, bits })
 
 const sgd = { name: 'sgd', lr: 0.05, momentum: 0.9, nesterov: false, weightDecay: 0 }
 const adam = { name: 'adam', lr: 1e-3, weightDecay: 0 }

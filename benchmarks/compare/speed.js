@@ -17,13 +17,14 @@ const bytes = { vocabulary: 256, length: 128, layers: 6, features: 512, heads: 8
 function groups(width) {
   const group = (model, rules, optimizer, batch, options) =>
     rules.map((rule) => makeCase(model, rule, optimizer, { batch, options }))
+  const [pm1, zeros] = [asa('pm1'), asa('01')]
   return [
-    group('mlp', [bp, asa('pm1'), packed(asa('pm1'))], adamw, 256),
-    group('cnn', [bp, asa('01'), packed(asa('01')), ara], adamw, 128),
-    group('resnet18', [bp, asa('01'), packed(asa('01'))], sgd, 32, { layout: 'standard', width }),
-    group('resnet18', [ara, packed(ara)], sgd, 32, { layout: 'ara', width }),
-    group('vit', [bp, asa('pm1'), packed(asa('pm1'))], adamw, 16, tiny),
-    group('gpt', [bp, asa('pm1'), packed(asa('pm1'))], adamw, 8, bytes),
+    group('mlp', [bp, pm1, packed(pm1, 8)], adamw, 256),
+    group('cnn', [bp, zeros, packed(zeros, 8), ara], adamw, 128),
+    group('resnet18', [bp, zeros, packed(zeros, 8)], sgd, 32, { layout: 'standard', width }),
+    group('resnet18', [ara, packed(ara, 8)], sgd, 32, { layout: 'ara', width }),
+    group('vit', [bp, pm1, packed(pm1, 8)], adamw, 16, tiny),
+    group('gpt', [bp, pm1, packed(pm1, 8)], adamw, 8, bytes),
   ]
 }
 

@@ -95,6 +95,7 @@ struct SplitBlock {
   const char* right;
   // What multiply_split() brings near step by step, as much as there is of `right`; by default the step after this one.
   const char* ahead = nullptr;
+  bool fetch = true;  // whether to: what lies in the second cache comes fast enough by itself
   // Places of the steps, `length` of them, where they are not as regular as that.
   const int32_t* places = nullptr;
 };
@@ -212,6 +213,7 @@ AUXGRAD_AMX __attribute__((noinline)) void multiply_split(const SplitBlock& b, f
   memory_barrier();
   const char *left0 = b.left[0], *left1 = b.left[M - 1], *right = b.right;
   const int64_t ahead = b.ahead ? b.ahead - b.right : N * kPlanes * kTileBytes;
+  const bool fetch = b.fetch;
   int since = 0;
   bool first = true;
   for (int64_t i = 0; i < b.outer; i++)
@@ -242,24 +244,24 @@ AUXGRAD_AMX __attribute__((noinline)) void multiply_split(const SplitBlock& b, f
           if (++since % 4 == 0) _tile_stored(6, nowhere, 64);
           AUXGRAD_TILE_PRODUCTS(false, 0);
         }
-        fetch_tile(right + ahead);
+        if (fetch) fetch_tile(right + ahead);
         AUXGRAD_LOAD_LEFT(1);
         AUXGRAD_TILE_PRODUCTS(true, 1);
-        fetch_tile(right + ahead + kTileBytes);
+        if (fetch) fetch_tile(right + ahead + kTileBytes);
         meanwhile();
         AUXGRAD_LOAD_RIGHT(1);
         AUXGRAD_TILE_PRODUCTS(false, 2);
-        fetch_tile(right + ahead + 2 * kTileBytes);
+        if (fetch) fetch_tile(right + ahead + 2 * kTileBytes);
         AUXGRAD_LOAD_LEFT(0);
         AUXGRAD_TILE_PRODUCTS(true, 3);
-        if (N > 1) fetch_tile(right + ahead + 3 * kTileBytes);
+        if (N > 1 && fetch) fetch_tile(right + ahead + 3 * kTileBytes);
         meanwhile();
         AUXGRAD_LOAD_RIGHT(2);
         AUXGRAD_TILE_PRODUCTS(false, 0);
-        if (N > 1) fetch_tile(right + ahead + 4 * kTileBytes);
+        if (N > 1 && fetch) fetch_tile(right + ahead + 4 * kTileBytes);
         AUXGRAD_LOAD_RIGHT(0);
         AUXGRAD_TILE_PRODUCTS(true, 1);
-        if (N > 1) fetch_tile(right + ahead + 5 * kTileBytes);
+        if (N > 1 && fetch) fetch_tile(right + ahead + 5 * kTileBytes);
         meanwhile();
       }
     }

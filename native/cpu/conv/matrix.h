@@ -606,13 +606,15 @@ struct Finish {
 // of tokens [begin, end) are the block's own.
 inline int64_t find_tiles(const Product& p, const Block& k, const Stripe& s, int64_t begin, int64_t end, OutRow* rows,
                           OutTiles* tiles) {
-  const int64_t line = k.columns * k.images, pitch = s.pitch * s.images;
+  const int64_t pitch = s.pitch * s.images, image = p.out_rows * p.out_columns;
   int64_t count = 0, pairs = 0, start = -1, tile = 0;
   const int64_t first = ceil_div(begin, 32) * 32;
   const int64_t last = end == p.images * p.out_rows * p.out_columns ? end : end / 32 * 32;
-  for (int64_t i = 0; i < k.rows; i++)
-    for (int64_t j = 0; j < line; j++) {
-      const int64_t at = i * pitch + j;
+  for (int64_t i = 0; i < k.rows; i++) {
+    const int64_t row = p.vertical.out_start + (k.i0 + i) * p.vertical.out_step;
+    const int64_t column = p.horizontal.out_start + k.j0 * p.horizontal.out_step;
+    int64_t n = 0, here = (k.n0 * p.out_rows + row) * p.out_columns + column, token = here;
+    for (int64_t at = i * pitch; at < i * pitch + k.columns * k.images; at++) {
       if (start < 0 || at >= start + 16) {
         start = at;
         if (tile % 2 == 0) {
@@ -623,16 +625,16 @@ inline int64_t find_tiles(const Product& p, const Block& k, const Stripe& s, int
         tiles[pairs].tiles = static_cast<int>(tile % 2 + 1);
         tile++;
       }
-      const int64_t row = p.vertical.out_start + (k.i0 + i) * p.vertical.out_step;
-      const int64_t column = p.horizontal.out_start + (k.j0 + j / k.images) * p.horizontal.out_step;
-      const int64_t token = ((k.n0 + j % k.images) * p.out_rows + row) * p.out_columns + column;
       OutRow& r = rows[count++];
       r.out = token * p.out_channels;
       r.sum = static_cast<int32_t>(((tile - 1) % 2 * 16 + at - start) * kSumStep);
       r.word = token / 32 * p.out_channels;
       r.bit = token >= first && token < last ? 1u << (token % 32) : 0;
       tiles[pairs].last = count;
+      token += image;
+      if (++n == k.images) n = 0, token = here += p.horizontal.out_step;
     }
+  }
   return tile ? pairs + 1 : 0;
 }
 
@@ -746,6 +748,7 @@ struct MatrixTask {
             block.length = steps;
             block.places = at;
             block.right = panel_at(c);
+            block.fetch = index == begin && i == 0;  // another core may have packed them
             const int m = t.tiles, n = width > 16 ? 2 : 1;
             finish.rows = ceil_div(finish.end - finish.row, 3 * steps - (steps > 1));
             multiply_split(m, n, block, sums, [&] { shadow(); });

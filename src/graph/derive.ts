@@ -98,7 +98,7 @@ function inputGradients(
   const weight = op.weighted && node.inputs[op.weighted.index]
   if (node.weightGradient && weight && wants(weight) && delta) {
     const before = node.graph.nodes.length
-    result[op.weighted!.index] = node.weightGradient(delta)
+    result[op.weighted!.index] = node.weightGradient(delta, (value) => keep(value, node, delta))
     for (const made of node.graph.nodes.slice(before)) made.policy = node.policy
   }
   return result

@@ -12,7 +12,7 @@ export class Node {
   /** What it makes. */
   readonly outputs: Tensor[] = []
   /** Set by a memory policy: replaces the gradient of input `op.weight` (given the gradient of output 0). */
-  weightGradient?: (delta: Tensor) => Tensor
+  weightGradient?: (delta: Tensor, read: (value: Tensor) => Tensor) => Tensor
   /** Policy in force on this node's weight, for the plan's table. */
   policy?: string
   /** Nodes that must have run before, besides those that make the inputs (recomputation must not start too early). */

@@ -60,7 +60,7 @@ export function ara(options: AraOptions = {}): MemoryPolicy {
           const weight = inputs[op.weighted!.index]!
           return {
             node,
-            weightGradient: (delta) => op.weighted!.gradient(delta, a, attrs, weight),
+            weightGradient: (delta, read) => op.weighted!.gradient(delta, read(a), attrs, weight),
             auxiliary: () => ({ kept: a, operand: x }),
           }
         },

@@ -20,8 +20,11 @@ export interface LayerCall {
 export interface LayerAnswer {
   /** The node that computes the layer; its output 0 is the layer's result. */
   readonly node: Node
-  /** The weight gradient from the gradient of the result; without it, backpropagation's. */
-  weightGradient?(delta: Tensor): Tensor
+  /**
+   * The weight gradient from the gradient of the result; without it, backpropagation's. `read(value)` is a value of the
+   * forward pass as other policies around the layer keep it (`quantized`).
+   */
+  weightGradient?(delta: Tensor, read: (value: Tensor) => Tensor): Tensor
   /** What backward keeps, as dense values of the input's shape, and what the weight really multiplied: for the indicator. */
   auxiliary?(): {
     /** The stand-in for the input, of its shape. */

@@ -17,8 +17,8 @@ const least = 1024
  * Forward is exact; of what backward reads inside the module (inputs of layers and norms, of GELU, of attention) it
  * keeps codes of 8, 4 or 2 bits, each 256 elements with a range of their own: the codec of ActNN (Chen et al. 2021) at
  * a fixed number of bits, 8 as in Mesa (Pan et al. 2021). Kept as they are: parameters, statistics, ReLU's one bit,
- * what gradients compare rather than multiply (maxima), and what is read outside modules (the loss). Policies of layers inside (`asa`, `ara`, `q2`) keep
- * what they say, and the rest is quantised.
+ * what gradients compare rather than multiply (maxima), and what is read outside modules (the loss). Layers inside with
+ * policies of their own (`asa`, `q2`) keep what those say, and the rest is quantised, auxiliaries of `ara` too.
  */
 export function quantized(options: QuantizedOptions = {}): MemoryPolicy {
   const { bits = 8, rounding = 'stochastic' } = options

@@ -199,6 +199,28 @@ test("ARA inside a quantized model keeps its group's auxiliary packed, once for 
     expect(distance(gradients[name], dense.gradients[name])).toBeLessThan(0.05)
 })
 
+test('inside a quantized module ARA reads the codes that the first block of the group reads', async () => {
+  const random = generator(4)
+  const stage = new nn.Sequential(new nn.Linear(48, 48), new nn.Linear(48, 48))
+  const first = new nn.Linear(48, 48)
+  const model = new nn.Sequential(first, stage)
+  const batch = { x: host(random, [64, 48]), r: host(random, [64, 48]) }
+  const loss = (b: Record<string, Tensor>) => model.forward(b.x).mul(b.r).sum()
+  const got = await gradientsOf(model, loss, batch, [
+    ['', quantized({ rounding: 'nearest' })],
+    ['1', ara()],
+  ])
+  const a = first.forward(tensor(batch.x.data as Float32Array).reshape([64, 48]))
+  const decoded = dequantize(quantize(a, 8, 'nearest'), 8, [64, 48])
+  // The gradient of the last layer's result is r itself.
+  const r = tensor(batch.r.data as Float32Array).reshape([64, 48])
+  const expected = r.transpose().matmul(decoded).dataSync() as Float32Array
+  expect(distance(got.gradients['1.1.weight'], expected)).toBeLessThan(1e-6)
+  const kept = got.plan.kept.filter((k) => k.layer.startsWith('1.'))
+  expect(kept.reduce((n, k) => n + k.bytes, 0)).toBe(packedBytes(64 * 48, 8))
+  expect(got.measured).toBe(got.plan.arenaBytes)
+})
+
 test('what gradients compare, and what is small, is kept as it is: their gradients are exact', async () => {
   class Odd extends nn.Module {
     readonly shift = new nn.Parameter(tensor(new Float32Array(64 * 48)).reshape([64, 48]))

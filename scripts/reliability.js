@@ -7,6 +7,7 @@
 //                  --long, the jest tests
 //   workers        workers ended in the middle of a step        exits   processes ended so
 //   faults         every allocation fails once
+//   files          with --long: damaged files, and kill -9 while saving (npm test has the short forms)
 // --long does ten times as much.
 'use strict'
 const { spawnSync } = require('node:child_process')
@@ -96,6 +97,10 @@ const steps = {
   },
   exits: () => run('processes ended in mid-step', process.execPath, [script('exits.js'), String(2 * times)]),
   faults: () => run('failing allocations', process.execPath, ['--expose-gc', script('faults.js')]),
+  files: () => {
+    const jest = ['--expose-gc', 'node_modules/jest/bin/jest.js', '--runInBand', 'test/io']
+    if (long) run('damaged files, and kill -9 while saving', process.execPath, jest, { AUXGRAD_LONG: '1' })
+  },
 }
 
 for (const name of chosen.length ? chosen : Object.keys(steps)) {

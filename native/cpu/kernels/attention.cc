@@ -16,16 +16,16 @@ constexpr int64_t kKeys = kTileColumns * (128 / kTileColumns);  // keys of a til
 constexpr int64_t kScores = kKeys + kPad;                       // floats from row to row of a tile of scores
 constexpr int kWidth = 16;  // sums along a row run in 16 lanes, whatever the registers
 
-// c[m, n] (+)= left right over k terms; `right` in panels of kTileColumns.
+// c[m, n] (+)= left right over k terms; `right` in panels of kTileColumns columns and `packed` terms, k if not given.
 inline void multiply(Left order, const float* left, int64_t left_step, const float* right, int64_t m, int64_t n,
-                     int64_t k, float* c, int64_t ldc, bool add) {
+                     int64_t k, float* c, int64_t ldc, bool add, int64_t packed = 0) {
   for (int64_t j = 0; j < n; j += kTileColumns)
     for (int64_t i = 0; i < m; i += kTileRows) {
       Tile t = {};
       t.depth = k;
       t.left = left + i * (order == kLeftRows ? left_step : 1);
       t.left_step = left_step;
-      t.right = right + j * k;
+      t.right = right + j * (packed ? packed : k);
       t.right_step = kTileColumns;
       t.out = c + i * ldc + j;
       t.out_step = ldc;
@@ -128,12 +128,46 @@ struct Attention {
   }
 };
 
-inline float lanes_sum(const float* lane) {
-  float sum[kWidth];
-  memcpy(sum, lane, sizeof sum);
+// What `merge` makes of 16 lanes, halved until one is left.
+constexpr int kWidthVecs = kWidth / kLanes;
+template <class F>
+inline float across(const Vec (&lanes)[kWidthVecs], const F& merge) {
+  float x[kWidth];
+  memcpy(x, lanes, sizeof x);
+  AUXGRAD_UNROLL
   for (int half = kWidth / 2; half; half /= 2)
-    for (int l = 0; l < half; l++) sum[l] += sum[l + half];
-  return sum[0];
+    for (int l = 0; l < half; l++) x[l] = merge(x[l], x[l + half]);
+  return x[0];
+}
+inline float row_top(const float* row, int64_t n, float least) {
+  Vec top[kWidthVecs];
+  for (Vec& v : top) v = vec_set(least);
+  for (int64_t j = 0; j < n; j += kWidth)
+    for (int v = 0; v < kWidthVecs; v++) {
+      const Vec x = vec_load(row + j + v * kLanes);
+      top[v] = x > top[v] ? x : top[v];
+    }
+  return across(top, [](float x, float y) { return y > x ? y : x; });
+}
+inline float row_total(const float* row, int64_t n) {
+  Vec sum[kWidthVecs] = {};
+  for (int64_t j = 0; j < n; j += kWidth)
+    for (int v = 0; v < kWidthVecs; v++) sum[v] += vec_load(row + j + v * kLanes);
+  return across(sum, [](float x, float y) { return x + y; });
+}
+
+// Of rows of any length.
+inline float row_dot(const float* a, const float* b, int64_t n) {
+  Vec sum[kWidthVecs] = {};
+  int64_t j = 0;
+  for (; j + kWidth <= n; j += kWidth)
+    for (int v = 0; v < kWidthVecs; v++) {
+      const int64_t at = j + v * kLanes;
+      sum[v] += vec_load(a + at) * vec_load(b + at);
+    }
+  float total = across(sum, [](float x, float y) { return x + y; });
+  for (; j < n; j++) total += a[j] * b[j];
+  return total;
 }
 
 inline int64_t copied(int64_t count, int64_t columns) { return count * (columns + kPad); }
@@ -162,6 +196,7 @@ bool attention(const Call& call) {
     float* values = s + kQueries * kScores;
     float* sum = values + panel(a.width, kKeys);
     float *top = sum + kQueries * a.width, *weight = top + kQueries;  // running maximum and sum of exponentials
+    float base[kQueries], shrink[kQueries];
     const int64_t step = q.copy(t0, nt, a.depth, queries);
     memset(sum, 0, static_cast<size_t>(nt * a.width) * sizeof(float));
     for (int64_t r = 0; r < nt; r++) {
@@ -174,22 +209,24 @@ bool attention(const Call& call) {
       k.pack_transposed(s0, ns, a.depth, keys);
       multiply(kLeftRows, queries, step, keys, nt, ns, a.depth, s, kScores, false);
       a.finish_scores(s, i, t0, nt, s0, ns);
+      // One step for all rows before the next: so none waits for what its lanes come to.
       for (int64_t r = 0; r < nt; r++) {
-        float *row = s + r * kScores, lane[kWidth];
-        for (int l = 0; l < kWidth; l++) lane[l] = top[r];
-        for (int64_t j = 0; j < padded; j += kWidth)
-          for (int l = 0; l < kWidth; l++) lane[l] = row[j + l] > lane[l] ? row[j + l] : lane[l];
-        float high = lane[0];
-        for (int l = 1; l < kWidth; l++) high = lane[l] > high ? lane[l] : high;
-        const float base = high == -__builtin_inff() ? 0.0f : high;  // a row that sees no key yet
-        for (int l = 0; l < kWidth; l++) lane[l] = 0;
-        for (int64_t j = 0; j < padded; j += kWidth)
-          for (int l = 0; l < kWidth; l++) lane[l] += row[j + l] = exp_f32(row[j + l] - base);
-        const float shrink = exp_f32(top[r] - base);
-        weight[r] = weight[r] * shrink + lanes_sum(lane);
+        const float high = row_top(s + r * kScores, padded, top[r]);
+        base[r] = high == -__builtin_inff() ? 0.0f : high;  // a row that sees no key yet
+        shrink[r] = top[r] - base[r];
         top[r] = high;
-        if (shrink != 1.0f)
-          for (int64_t e = 0; e < a.width; e++) sum[r * a.width + e] *= shrink;
+      }
+      for (int64_t r = 0; r < nt; r++) shrink[r] = exp_f32(shrink[r]);
+      for (int64_t r = 0; r < nt; r++) {
+        float* row = s + r * kScores;
+        const float low = base[r];
+        for (int64_t j = 0; j < padded; j++) row[j] = exp_f32(row[j] - low);
+      }
+      for (int64_t r = 0; r < nt; r++) {
+        float* row = s + r * kScores;
+        weight[r] = weight[r] * shrink[r] + row_total(row, padded);
+        if (shrink[r] != 1.0f)
+          for (int64_t e = 0; e < a.width; e++) sum[r * a.width + e] *= shrink[r];
         if (a.key) a.each_kept(stream, i, t0 + r, s0, ns, [&](int64_t j, float factor) { row[j] *= factor; });
       }
       v.pack(s0, ns, a.width, values);
@@ -239,8 +276,11 @@ bool attention_grad(const Call& call) {
     float* query_columns = ds + kQueries * kScores;                // for dk
     float* upstream_columns = query_columns + panel(D, kQueries);  // for dv
     for (int64_t t = 0; t < a.rows; t++) {
+      const float *given = dy.data + t * dy.row, *out = y.data + t * y.row;
       float dot = 0;
-      for (int64_t e = 0; e < E; e++) dot += dy.data[t * dy.row + e * dy.column] * y.data[t * y.row + e * y.column];
+      if (dy.column == 1 && y.column == 1) dot = row_dot(given, out, E);
+      else
+        for (int64_t e = 0; e < E; e++) dot += given[e * dy.column] * out[e * y.column];
       delta[t] = dot;
       memset(dq + t * H * D, 0, static_cast<size_t>(D) * sizeof(float));
     }
@@ -249,28 +289,35 @@ bool attention_grad(const Call& call) {
       memset(dv + s * H * E, 0, static_cast<size_t>(E) * sizeof(float));
     }
     for (int64_t s0 = 0; s0 < a.keys; s0 += kKeys) {
-      const int64_t ns = min64(kKeys, a.keys - s0);
-      k.pack_transposed(s0, ns, D, keys);
-      v.pack_transposed(s0, ns, E, values);
-      k.pack(s0, ns, D, key_columns);
+      const int64_t packed = min64(kKeys, a.keys - s0);
+      k.pack_transposed(s0, packed, D, keys);
+      v.pack_transposed(s0, packed, E, values);
+      k.pack(s0, packed, D, key_columns);
       for (int64_t t0 = a.causal ? s0 / kQueries * kQueries : 0; t0 < a.rows; t0 += kQueries) {
         const int64_t nt = min64(kQueries, a.rows - t0);
+        const int64_t ns = a.causal ? min64(packed, t0 + nt - s0) : packed, padded = round_up(max64(0, ns), kWidth);
+        if (ns <= 0) continue;
         const int64_t q_step = q.copy(t0, nt, D, queries), dy_step = dy.copy(t0, nt, E, upstream);
         multiply(kLeftRows, queries, q_step, keys, nt, ns, D, p, kScores, false);
         a.finish_scores(p, i, t0, nt, s0, ns);
         multiply(kLeftRows, upstream, dy_step, values, nt, ns, E, ds, kScores, false);
         for (int64_t r = 0; r < nt; r++) {
           float *weight = p + r * kScores, *d = ds + r * kScores;
-          const float base = lse[t0 + r], shift = delta[t0 + r];
-          const bool blind = base == -__builtin_inff();
-          for (int64_t j = 0; j < ns; j++) weight[j] = blind ? 0.0f : exp_f32(weight[j] - base);
+          // A row that saw no key: every weight becomes exp(-inf).
+          const float base = lse[t0 + r] == -__builtin_inff() ? __builtin_inff() : lse[t0 + r], shift = delta[t0 + r];
           if (a.key) {
+            for (int64_t j = 0; j < padded; j++) weight[j] = exp_f32(weight[j] - base);
             a.each_kept(stream, i, t0 + r, s0, ns, [&](int64_t j, float factor) {
               d[j] = weight[j] * (d[j] * factor - shift) * a.scale;
               weight[j] *= factor;
             });
           } else {
-            for (int64_t j = 0; j < ns; j++) d[j] = weight[j] * (d[j] - shift) * a.scale;
+            const float scale = a.scale;
+            AUXGRAD_INDEPENDENT
+            for (int64_t j = 0; j < padded; j++) {
+              weight[j] = exp_f32(weight[j] - base);
+              d[j] = weight[j] * (d[j] - shift) * scale;
+            }
           }
         }
         // Columns of p and ds are the rows of their transposes.
@@ -278,7 +325,7 @@ bool attention_grad(const Call& call) {
         multiply(kLeftColumns, p, kScores, upstream_columns, ns, E, nt, dv + s0 * H * E, H * E, true);
         q.pack(t0, nt, D, query_columns);
         multiply(kLeftColumns, ds, kScores, query_columns, ns, D, nt, dk + s0 * H * D, H * D, true);
-        multiply(kLeftRows, ds, kScores, key_columns, nt, D, ns, dq + t0 * H * D, H * D, true);
+        multiply(kLeftRows, ds, kScores, key_columns, nt, D, ns, dq + t0 * H * D, H * D, true, packed);
       }
     }
   });

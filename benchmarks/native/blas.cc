@@ -81,6 +81,7 @@ std::vector<Blas> load() {
   if (auxgrad::current_isa() == auxgrad::Isa::avx2) {  // the same rules for all
     setenv("OPENBLAS_CORETYPE", "Haswell", 1);
     setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);
+    setenv("ONEDNN_MAX_CPU_ISA", "AVX2", 1);  // as newer versions call it
   }
   std::vector<Blas> found;
 
@@ -141,13 +142,14 @@ std::vector<Blas> load() {
     missing.push_back("onednn: not built on OpenMP, so its threads cannot be set");
   else {
     const Version* v = version();
-    accept(found,
-           {"onednn",
-            "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." + std::to_string(v->patch),
-            [](int threads) { omp_threads(threads); },
-            [](bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
-              onednn_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', m, n, k, 1.0f, a, ta ? m : k, b, tb ? k : n, 0.0f, c, n);
-            }});
+    accept(found, {"onednn",
+                   "oneDNN " + std::to_string(v->major) + "." + std::to_string(v->minor) + "." +
+                       std::to_string(v->patch) + (auxgrad::current_isa() == auxgrad::Isa::avx2 ? " held to AVX2" : ""),
+                   [](int threads) { omp_threads(threads); },
+                   [](bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
+                     onednn_sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', m, n, k, 1.0f, a, ta ? m : k, b, tb ? k : n, 0.0f, c,
+                                  n);
+                   }});
   }
   return found;
 }

@@ -197,17 +197,19 @@ __attribute__((noinline)) void sum_exceptional(const SplitBlock& b, float* sums)
     if (N > 1) _tile_loadd(7, right + (kPlanes + (plane)) * kTileBytes, 64); \
   } while (0)
 
+template <int Lines>
 inline __attribute__((always_inline)) void fetch_tile(const char* p) {
 #pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) _mm_prefetch(p + 64 * i, _MM_HINT_T0);
+  for (int i = 0; i < Lines; i++) _mm_prefetch(p + kTileBytes / Lines * i, _MM_HINT_T0);
 }
 
 // The products of a block. Its sums stay in the tiles: they go to memory with the next block, each just before its tile
 // is needed, or by store_sums(). So this call puts those of the block before into `before` (of the first block: anything).
 // meanwhile() is called three times a step, first after they are on their way: 100 or so instructions each cost no time
 // there, while the matrix unit works. They must settle() the sums, then may use them, and may pack what comes next.
-// Between start_tiles() and stop_tiles().
-template <int M, int N, class F>
+// Between start_tiles() and stop_tiles(). Lines: those of a tile's 16 that are fetched ahead; few are enough where right
+// operands follow each other in memory, and what fetching more takes is lost to meanwhile().
+template <int M, int N, int Lines = 16, class F>
 AUXGRAD_AMX __attribute__((noinline)) void multiply_split(const SplitBlock& b, float* before, const F& meanwhile) {
   alignas(64) char nowhere[kTileBytes];
   memory_barrier();
@@ -244,24 +246,24 @@ AUXGRAD_AMX __attribute__((noinline)) void multiply_split(const SplitBlock& b, f
           if (++since % 4 == 0) _tile_stored(6, nowhere, 64);
           AUXGRAD_TILE_PRODUCTS(false, 0);
         }
-        if (fetch) fetch_tile(right + ahead);
+        if (fetch) fetch_tile<Lines>(right + ahead);
         AUXGRAD_LOAD_LEFT(1);
         AUXGRAD_TILE_PRODUCTS(true, 1);
-        if (fetch) fetch_tile(right + ahead + kTileBytes);
+        if (fetch) fetch_tile<Lines>(right + ahead + kTileBytes);
         meanwhile();
         AUXGRAD_LOAD_RIGHT(1);
         AUXGRAD_TILE_PRODUCTS(false, 2);
-        if (fetch) fetch_tile(right + ahead + 2 * kTileBytes);
+        if (fetch) fetch_tile<Lines>(right + ahead + 2 * kTileBytes);
         AUXGRAD_LOAD_LEFT(0);
         AUXGRAD_TILE_PRODUCTS(true, 3);
-        if (N > 1 && fetch) fetch_tile(right + ahead + 3 * kTileBytes);
+        if (N > 1 && fetch) fetch_tile<Lines>(right + ahead + 3 * kTileBytes);
         meanwhile();
         AUXGRAD_LOAD_RIGHT(2);
         AUXGRAD_TILE_PRODUCTS(false, 0);
-        if (N > 1 && fetch) fetch_tile(right + ahead + 4 * kTileBytes);
+        if (N > 1 && fetch) fetch_tile<Lines>(right + ahead + 4 * kTileBytes);
         AUXGRAD_LOAD_RIGHT(0);
         AUXGRAD_TILE_PRODUCTS(true, 1);
-        if (N > 1 && fetch) fetch_tile(right + ahead + 5 * kTileBytes);
+        if (N > 1 && fetch) fetch_tile<Lines>(right + ahead + 5 * kTileBytes);
         meanwhile();
       }
     }
@@ -308,10 +310,11 @@ inline void settle(int m, int n, const SplitBlock& b, float* sums) {
 }
 
 // multiply_split<rows, columns> for 1 or 2 tiles of each.
-template <class F>
+template <int Lines = 16, class F>
 inline void multiply_split(int m, int n, const SplitBlock& b, float* before, const F& meanwhile) {
-  if (m > 1) n > 1 ? multiply_split<2, 2>(b, before, meanwhile) : multiply_split<2, 1>(b, before, meanwhile);
-  else n > 1 ? multiply_split<1, 2>(b, before, meanwhile) : multiply_split<1, 1>(b, before, meanwhile);
+  if (m > 1)
+    n > 1 ? multiply_split<2, 2, Lines>(b, before, meanwhile) : multiply_split<2, 1, Lines>(b, before, meanwhile);
+  else n > 1 ? multiply_split<1, 2, Lines>(b, before, meanwhile) : multiply_split<1, 1, Lines>(b, before, meanwhile);
 }
 
 // All in one: simple, and some 300 cycles of waiting a block.

@@ -372,7 +372,7 @@ inline void split_task(const SplitCut& cut, const Locate& locate, int64_t first,
           b.right = left_stays ? passes : stays;
           b.ahead = stays + (left_stays ? m : n) * kHalfStep;
           w.plan(3 * steps, ceil_div(w.passing.left_over(), stay - j));
-          multiply_split(m, n, b, sums, [&] { w(); });
+          multiply_split<2>(m, n, b, sums, [&] { w(); });
           w.staying.finish();
           w.block = b;
           w.m = m, w.n = n;

@@ -161,7 +161,7 @@ inline void run_depthwise(const Call& call, const Depthwise& d, const RowsOf& ro
   for (int64_t tap = 0; tap < taps; tap++)
     for (int64_t c = 0; c < channels; c++) weights[tap * channels + c] = d.weight[c * taps + tap];
   const int64_t rows = d.images * d.out_rows, work = max64(1, d.out_columns * channels * taps);
-  const int64_t grain = max64(1, min64(262144 / work, rows / 16)), tokens = rows * d.out_columns;
+  const int64_t grain = max64(1, min64(1048576 / work, rows / 16)), tokens = rows * d.out_columns;
   parallel_ranges(call, rows, grain, [&](int64_t begin, int64_t end) {
     Depthwise own = d;
     const bool auxiliary = d.image.positive != 0 || d.image.negative != 0;
@@ -203,7 +203,7 @@ inline int64_t depthwise_chunks(const DepthwiseGradient& d) {
   return max64(1, min64(kDepthwiseChunks, d.images * d.vertical.count));
 }
 inline int64_t depthwise_gradient_scratch(const DepthwiseGradient& d) {
-  return depthwise_chunks(d) * d.vertical.taps * d.horizontal.taps * d.image.channels * 4;
+  return depthwise_chunks(d) * (d.vertical.taps * d.horizontal.taps * d.image.channels * 4 + kThreadGap);
 }
 
 // Adds the products of outputs j0, j0 + 1, .. j0 + N - 1 of row i to the sums [tap][channels]. Checked: columns of the
@@ -299,11 +299,12 @@ inline void add_row(const DepthwiseGradient& d, const float* image, const float*
 // Scratch: the sums of a fixed number of chunks of rows, [chunk][tap][channels], added in order.
 inline void run_depthwise_gradient(const Call& call, const DepthwiseGradient& d) {
   const int64_t channels = d.image.channels, taps = d.vertical.taps * d.horizontal.taps, size = taps * channels;
+  const int64_t apart = size + kThreadGap / 4;
   const int64_t rows = d.images * d.vertical.count, chunks = depthwise_chunks(d);
   const int64_t image_floats = d.image.rows * d.image.columns * channels, row_floats = d.horizontal.count * channels;
   float* sums = static_cast<float*>(call.scratch);
   parallel_tasks(call, chunks, [&](int64_t chunk, int) {
-    float* sum = sums + chunk * size;
+    float* sum = sums + chunk * apart;
     set_zero(sum, size);
     const int64_t end = rows * (chunk + 1) / chunks;
     for (int64_t row = rows * chunk / chunks; row < end; row++) {
@@ -316,7 +317,7 @@ inline void run_depthwise_gradient(const Call& call, const DepthwiseGradient& d)
   parallel_ranges(call, size, max64(16, 32768 / chunks), [&](int64_t begin, int64_t end) {
     each_vector(begin, end, [&](int64_t i, auto lanes) {
       Vec total = lanes.load(sums + i);
-      for (int64_t s = 1; s < chunks; s++) total += lanes.load(sums + s * size + i);
+      for (int64_t s = 1; s < chunks; s++) total += lanes.load(sums + s * apart + i);
       float out[kLanes];
       store(out, total);
       for (int64_t n = 0; n < lanes.count(); n++) d.dw[(i + n) % channels * taps + (i + n) / channels] = out[n];

@@ -25,34 +25,46 @@ inline WordLanes word_product(WordLanes a, uint32_t b) { return (a & 0xffffffffu
 #endif
 typedef uint64_t Lanes __attribute__((vector_size(sizeof(WordLanes))));
 constexpr int kWordLanes = sizeof(Lanes) / 8;
+constexpr int kSets = 2;  // vectors of blocks side by side: they share the keys of a round
 
 struct Stream {
   uint32_t key[4], stream;
 
   // The words of elements [first, first + kGroup); first is a multiple of 4.
   void words(int64_t first, uint32_t* out) const {
-    for (int i = 0; i < kBlocks; i += kWordLanes, out += 4 * kWordLanes) {
-      Lanes c0;
-      for (int k = 0; k < kWordLanes; k++) c0[k] = static_cast<uint32_t>(first / 4 + i + k);
-      Lanes c1 = Lanes{} + stream, c2 = Lanes{} + key[2], c3 = Lanes{} + key[3];
+    Lanes lane;
+    for (int k = 0; k < kWordLanes; k++) lane[k] = static_cast<uint64_t>(k);
+    for (int i = 0; i < kBlocks; i += kSets * kWordLanes) {
+      Lanes c0[kSets], c1[kSets], c2[kSets], c3[kSets];
+      for (int s = 0; s < kSets; s++) {
+        c0[s] = lane + static_cast<uint64_t>(first / 4 + i + s * kWordLanes);
+        c1[s] = Lanes{} + stream;
+        c2[s] = Lanes{} + key[2];
+        c3[s] = Lanes{} + key[3];
+      }
       uint32_t k0 = key[0], k1 = key[1];
       for (int round = 0; round < 10; round++) {
-        const Lanes p0 = (Lanes)word_product((WordLanes)c0, 0xD2511F53u);
-        const Lanes p1 = (Lanes)word_product((WordLanes)c2, 0xCD9E8D57u);
-        c0 = (p1 >> 32) ^ c1 ^ k0;
-        c2 = (p0 >> 32) ^ c3 ^ k1;
-        c1 = p1;
-        c3 = p0;
+        const Lanes key0 = Lanes{} + k0, key1 = Lanes{} + k1;
+        for (int s = 0; s < kSets; s++) {
+          const Lanes p0 = (Lanes)word_product((WordLanes)c0[s], 0xD2511F53u);
+          const Lanes p1 = (Lanes)word_product((WordLanes)c2[s], 0xCD9E8D57u);
+          c0[s] = (p1 >> 32) ^ c1[s] ^ key0;
+          c2[s] = (p0 >> 32) ^ c3[s] ^ key1;
+          c1[s] = p1;
+          c3[s] = p0;
+        }
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
       }
-      const Lanes low = (c0 & 0xffffffffu) | c1 << 32, high = (c2 & 0xffffffffu) | c3 << 32;
-      uint64_t pairs[2 * kWordLanes];
-      for (int k = 0; k < kWordLanes; k++) {
-        pairs[2 * k] = low[k];
-        pairs[2 * k + 1] = high[k];
+      for (int s = 0; s < kSets; s++, out += 4 * kWordLanes) {
+        const Lanes low = (c0[s] & 0xffffffffu) | c1[s] << 32, high = (c2[s] & 0xffffffffu) | c3[s] << 32;
+        uint64_t pairs[2 * kWordLanes];
+        for (int k = 0; k < kWordLanes; k++) {
+          pairs[2 * k] = low[k];
+          pairs[2 * k + 1] = high[k];
+        }
+        memcpy(out, pairs, sizeof(pairs));
       }
-      memcpy(out, pairs, sizeof(pairs));
     }
   }
 };

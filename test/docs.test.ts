@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:
 import os from 'node:os'
 import path from 'node:path'
 import * as auxgrad from '../src'
+import { native } from '../src/native'
 import { blocksOf, isCode, pages, programOf, run, textOf } from './support/pages'
 
 const root = path.resolve(__dirname, '..')
@@ -10,6 +11,7 @@ let folder = ''
 const before = process.cwd()
 
 beforeAll(() => {
+  native().setThreads(2) // each has scratch of its own: the totals of the pages are those of two
   folder = mkdtempSync(path.join(os.tmpdir(), 'auxgrad-docs-'))
   process.chdir(folder) // examples write files
 })

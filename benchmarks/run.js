@@ -59,8 +59,7 @@ function mergeRow(rows, row) {
   const own = rows.find(sameCase(row))
   if (!own) return rows.push(row)
   own.peers = { ...own.peers, ...row.peers }
-  own.ratioToBestPeer =
-    row.ratioToBestPeer ?? own.gflops / (own.peers.pytorch ?? Math.max(...Object.values(own.peers)))
+  own.ratioToBestPeer = row.ratioToBestPeer ?? own.gflops / (own.peers.pytorch ?? Math.max(...Object.values(own.peers)))
 }
 
 function runNode(...args) {

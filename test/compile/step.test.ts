@@ -126,7 +126,11 @@ test('plans: what was planned from shapes is what runs; nothing is planned twice
 })
 
 test('dropping plans, closing steps and disposing models give every byte back', async () => {
-  await make().step.run(batchOf(3)) // what is made once per process
+  const first = make() // and what is made once per process
+  await first.step.run(batchOf(3))
+  first.step.close()
+  first.model.dispose()
+  first.optimizer.dispose()
   const start = await liveBytes()
   const { step, model, optimizer } = make({ clip: { norm: 1 }, accumulate: 2 } as never)
   await step.run(batchOf(40))

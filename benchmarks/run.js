@@ -3,7 +3,9 @@
 // [--svg FILE] [--merge FILE]...`
 // Builds and runs the native suite, then the same convolutions (and the dense weight gradients that those of signs
 // replace) in PyTorch and whole training steps beside PyTorch's (where a Python with torch is found) and TensorFlow.js's
-// (where it is installed), prints the tables, writes the JSON and a roofline. At most 10 minutes, with --quick one.
+// (where it is installed), prints the tables, writes the JSON and a roofline. At most 10 minutes, with --quick one;
+// meanwhile each case is told on stderr.
+// AUXGRAD_ISA=avx2 holds this library and its peers to AVX2.
 // --merge adds the results of other programs (of the same JSON form: {"results":[{"group","name","threads",...}]}).
 'use strict'
 const { spawnSync } = require('node:child_process')
@@ -74,12 +76,12 @@ function torchConvolutions(report, python, groups) {
     const result = spawnSync(
       python,
       [path.join(__dirname, 'peers/conv_torch.py'), ...args, '--rounds', o.quick ? '1' : '2', '--seconds', '0.02'],
-      { encoding: 'utf8', maxBuffer: 1 << 26 },
+      { encoding: 'utf8', maxBuffer: 1 << 26, stdio: ['ignore', 'pipe', 'inherit'] },
     )
     if (result.status === 0) {
       const theirs = JSON.parse(result.stdout)
       merge(report, { ...theirs, results: theirs.results.filter((row) => report.results.some(sameCase(row))) })
-    } else report.missing.push(`pytorch: conv_torch.py failed: ${(result.stderr ?? '').trim().split('\n').at(-1)}`)
+    } else report.missing.push(`pytorch: conv_torch.py failed (${result.error?.message ?? `exit ${result.status}`})`)
   }
 }
 
@@ -117,8 +119,10 @@ async function trainingSteps(report, python) {
     for (const peer of peers.splice(0)) peer.end()
     if (!tfjs.installed) return report.missing.push(`tfjs: absent (${tfjs.install})`)
     report.tfjs = []
-    for (const { case: c } of rows.filter(({ case: r }) => r.rule.name === 'bp' && tfjs.models.includes(r.model)))
+    for (const { case: c } of rows.filter(({ case: r }) => r.rule.name === 'bp' && tfjs.models.includes(r.model))) {
+      console.error(`${name(c)} in TensorFlow.js`)
       report.tfjs.push(...(await tfjs.measure(c, folder, { quick: o.quick })))
+    }
     for (const { name: own, backend, batch, seconds, version } of report.tfjs) {
       if (version) report.peers.tfjs = `TensorFlow.js ${version}`
       if (seconds) report.results.find((r) => r.name === own).peers[`tfjs ${backend}`] = batch / seconds
@@ -236,6 +240,9 @@ function printTfjs(rows, steps) {
 }
 
 const o = options(process.argv.slice(2))
+// Read by PyTorch and its libraries.
+if (process.env.AUXGRAD_ISA === 'avx2')
+  Object.assign(process.env, { ATEN_CPU_CAPABILITY: 'avx2', DNNL_MAX_CPU_ISA: 'AVX2', OPENBLAS_CORETYPE: 'Haswell' })
 
 async function main() {
   runNode('scripts/build-native.js', '--programs')
@@ -250,7 +257,7 @@ async function main() {
     ...(native?.length === 0 ? ['--match', '(none)'] : ['--match', o.match]),
     ...(native?.length ? ['--only', native.join()] : []),
   ]
-  const run = spawnSync(program, [...args, '--json', file], { stdio: ['ignore', 'ignore', 'inherit'] })
+  const run = spawnSync(program, [...args, '--json', file], { stdio: ['ignore', 2, 'inherit'] })
   if (!fs.existsSync(file)) fail(`${program} wrote no results${run.error ? `: ${run.error.message}` : ''}`)
   const report = JSON.parse(fs.readFileSync(file, 'utf8'))
   fs.rmSync(folder, { recursive: true })

@@ -110,7 +110,11 @@ async function measure(peers, folder, { width, chosen = () => true, rounds = 4, 
       for (const [i, o] of ours.entries()) own[i] = Math.min(own[i], await o.seconds(steps))
       for (const t of theirs) best = Math.min(best, await t.seconds(steps))
     }
-    taken.forEach((c, i) => rows.push({ case: c, seconds: own[i], theirs: best, bytes: ours[i].bytes, theirBytes }))
+    taken.forEach((c, i) => {
+      rows.push({ case: c, seconds: own[i], theirs: best, bytes: ours[i].bytes, theirBytes })
+      const beside = peers.length ? `, PyTorch bp ${(1e3 * best).toFixed(1)} ms` : ''
+      console.error(`${Object.values(title(c)).join(' ')}: ${(1e3 * own[i]).toFixed(1)} ms${beside}`)
+    })
     for (const o of ours) o.close()
     for (const peer of peers) await peer.ask({ do: 'clear' })
   }

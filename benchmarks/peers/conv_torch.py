@@ -110,7 +110,8 @@ def main():
                 if name in ours:
                     row.update(gflops=ours[name], ratioToBestPeer=ours[name] / gflops)
                 results.append(row)
-                print(json.dumps(row), file=sys.stderr, flush=True)
+                beside = f'  auxgrad {ours[name]:.1f}' if name in ours else ''
+                print(f'{name:<34} {o.threads}t  pytorch {gflops:.1f}{beside}', file=sys.stderr, flush=True)
     json.dump({'results': results, 'peers': {'pytorch': f'PyTorch {torch.__version__}'}}, sys.stdout, indent=1)
     print()
 

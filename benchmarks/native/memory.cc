@@ -1,6 +1,7 @@
 // Kernels that only move memory: the bytes they must move each second, against the bandwidth of the machine. Sizes are
-// larger than the caches that one core has of its own. Bytes count each operand once, twice where sums over all of it
-// come before the first result (batch norm).
+// larger than the caches that one core has of its own; a shared one of hundreds of MiB holds them still, and kernels then
+// pass the bandwidth of the memory. Bytes count each operand once, twice where sums over all of it come before the first
+// result (batch norm).
 #include <cmath>
 #include <cstring>
 

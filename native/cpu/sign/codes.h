@@ -243,16 +243,13 @@ struct Scales {
   float factor[kStep], middle[kStep];
 
   void set(const CodeGradient& g, int64_t t0, int64_t count) {
-    int64_t range = 0, left = 0;
+    int64_t range = t0 / g.span, left = g.span - t0 % g.span;
     for (int64_t t = 0; t < count; t++, left--) {
       if (g.bits == 1) {
         factor[t] = g.scale;
         continue;
       }
-      if (left == 0) {
-        range = (t0 + t) / g.span;
-        left = g.span - (t0 + t) % g.span;
-      }
+      if (left == 0) range++, left = g.span;
       factor[t] = g.scale * g.ranges[2 * range + 1] / 6.0f;
       middle[t] = g.scale * (g.ranges[2 * range] + 0.5f * g.ranges[2 * range + 1]);
     }

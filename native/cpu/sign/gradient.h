@@ -5,6 +5,7 @@
 #include "codes.h"
 #include "depthwise.h"
 #include "lookup.h"
+#include "multiply.h"
 
 namespace auxgrad {
 namespace {
@@ -16,12 +17,28 @@ constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColum
 
 typedef uint64_t Valid[kStep / 64];
 
-// What a thread needs to look up: tables, scaled deltas of a part, and sums [block][plane][output][column].
-struct LookupSpace {
+// What a thread needs without a matrix unit: scaled deltas of a part, tables of signs, and sums [block][output][column].
+template <int Bits>
+struct VectorSpace;
+template <>
+struct VectorSpace<1> {
+  static constexpr int kOutputs = kLookupOutputs;
   alignas(64) Tables tables;
-  alignas(64) float delta[kPart][kLookupOutputs];
-  alignas(64) float sums[1][kLookupOutputs][kColumns];
+  alignas(64) float delta[kPart][kOutputs];
+  alignas(64) float sums[1][kOutputs][kColumns];
 };
+template <>
+struct VectorSpace<2> {
+  static constexpr int kOutputs = kCodeOutputs;
+  alignas(64) float delta[kPart][kOutputs];
+  alignas(64) float sums[1][kOutputs][kColumns];
+};
+
+template <int Bits>
+inline int64_t vector_bytes(int64_t blocks) {
+  using Space = VectorSpace<Bits>;
+  return static_cast<int64_t>(sizeof(Space)) + blocks * static_cast<int64_t>(sizeof(Space::sums));
+}
 
 inline int64_t aligned(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
 
@@ -36,8 +53,7 @@ struct Places {
     const int64_t all = max64(1, ceil_div(g.tokens, kStep));
     steps = ceil_div(all, ceil_div(all, kSteps));
     code_bytes = kStep / 32 * g.bits * static_cast<int64_t>(sizeof(Words));
-    thread_bytes =
-        static_cast<int64_t>(sizeof(LookupSpace) + sizeof(LookupSpace::sums) * static_cast<size_t>(chunk * g.bits));
+    thread_bytes = g.bits == 1 ? vector_bytes<1>(chunk) : vector_bytes<2>(chunk);
     if (amx) {  // the largest of both: which of them runs may be switched after planning
       code_bytes = kStep * kColumns;
       thread_bytes = max64(thread_bytes, kBundleBytes + kBundleTotals * chunk);
@@ -68,8 +84,7 @@ struct Shift {
   const Scales& scales;
   int64_t t0, from, to, o0, outputs;
   float padded;
-  bool known = false;
-  Floats whole = {};
+  Floats whole;  // two bits: deltas times middles of all tokens
 
   uint64_t missing(const uint64_t* valid, int64_t t) const {  // of tokens t ... t + 63, t a multiple of 64
     const uint64_t wanted = to - t >= 64 ? ~0ull : (1ull << (to - t)) - 1;
@@ -90,10 +105,6 @@ struct Shift {
     return v;
   }
   void sum(const uint64_t* valid, float* out) {
-    if (g.bits == 2 && !known) {
-      for (int64_t t = from; t < to; t++) whole += row(t) * scales.middle[t];
-      known = true;
-    }
     Floats total = whole;
     int64_t left = to - from;
     for (int64_t t = from; t < to; t += 64)
@@ -131,8 +142,7 @@ inline void each_block(const CodeGradient& g, int64_t begin, int64_t end, int64_
 inline void add_middles(const CodeGradient& g, const Places& places, const Task& task, const Scales& scales, int64_t t0,
                         int64_t step, int64_t bundle, const float* middles, float (*total)[kBundle][16][16]) {
   const int64_t o0 = task.o0 + 16 * bundle, o1 = min64(o0 + 16, g.outputs);
-  Shift shift = {g, scales, t0, 0, min64(kStep, task.t1 - t0), o0, o1 - o0, 0.0f};
-  shift.known = true;
+  Shift shift = {g, scales, t0, 0, min64(kStep, task.t1 - t0), o0, o1 - o0, 0.0f, {}};
   memcpy(&shift.whole, middles, sizeof(shift.whole));
   int64_t tap = -1;
   alignas(64) float s[kColumns];
@@ -208,47 +218,50 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
 }
 #endif
 
-inline void lookup_task(const CodeGradient& g, const Places& places, const Task& task) {
-  const int64_t o0 = task.o0, o1 = min64(o0 + kLookupOutputs, g.outputs), row = g.taps() * g.depth;
-  LookupSpace& space = *reinterpret_cast<LookupSpace*>(places.thread(task.thread));
+template <int Bits>
+inline void vector_task(const CodeGradient& g, const Places& places, const Task& task) {
+  using Space = VectorSpace<Bits>;
+  const int64_t o0 = task.o0, o1 = min64(o0 + Space::kOutputs, g.outputs), row = g.taps() * g.depth;
+  Space& space = *reinterpret_cast<Space*>(places.thread(task.thread));
   const BlockRange range = block_range(g, task.begin, task.end, o0, o1);
-  // Sums of plane p of a block: of its signs, or of bits 0 and 1 of its codes.
-  const auto sums = [&](int64_t i, int p) { return space.sums[(i - range.first) * g.bits + p]; };
+  const auto sums = [&](int64_t i) { return space.sums[i - range.first]; };
   if (range.first >= range.last) return;
-  memset(sums(range.first, 0), 0,
-         static_cast<size_t>(range.last - range.first) * static_cast<size_t>(g.bits) * sizeof(space.sums));
-  const float padded = g.zero_one ? 0.0f : g.bits == 2 ? 3.0f : 1.0f;
+  memset(sums(range.first), 0, static_cast<size_t>(range.last - range.first) * sizeof(space.sums));
+  const float padded = g.zero_one ? 0.0f : Bits == 2 ? 3.0f : 1.0f;
+  Floats everywhere = {};  // deltas times middles, which without padding all columns share
   Scales scales;
   for (int64_t t0 = task.t0; t0 < task.t1; t0 += kPart) {
     const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, count = min64(kPart, task.t1 - t0);
     if (from == 0) scales.set(g, t0, min64(kStep, task.t1 - t0));
-    for (int64_t t = 0; t < kPart; t++) {
-      typedef float Row __attribute__((vector_size(4 * kLookupOutputs)));
-      Row v = {};
+    Floats middles = {};
+    memset(space.delta + count, 0, static_cast<size_t>(kPart - count) * sizeof(space.delta[0]));
+    for (int64_t t = 0; t < count; t++) {
+      Floats row = {};
       const float* source = g.delta + (t0 + t) * g.outputs + o0;
-      if (t < count && o1 - o0 == kLookupOutputs) memcpy(&v, source, sizeof(v));
-      else if (t < count) memcpy(&v, source, static_cast<size_t>(o1 - o0) * 4);
-      v *= t < count ? scales.factor[from + t] : 0.0f;
-      memcpy(space.delta[t], &v, sizeof(v));
+      if (o1 - o0 == Space::kOutputs) memcpy(&row, source, sizeof(space.delta[0]));
+      else memcpy(&row, source, static_cast<size_t>(o1 - o0) * 4);
+      __builtin_prefetch(source + kPart * g.outputs);
+      const Floats scaled = row * scales.factor[from + t];
+      memcpy(space.delta[t], &scaled, sizeof(space.delta[0]));
+      if (Bits == 2) middles += row * scales.middle[from + t];
     }
-    build_tables(space.delta, g.zero_one ? 0.0f : -1.0f, space.tables);
-    const auto words = [&](int64_t i, int plane) {
-      return reinterpret_cast<const Words*>(places.code(i - task.chunk, step)) + from / 32 + plane * (kStep / 32);
+    const auto words = [&](int64_t i) {
+      return reinterpret_cast<const Words*>(places.code(i - task.chunk, step)) + from / 32 * Bits;
     };
-    if (g.bits == 2) {
-      for (int64_t i = range.first; i < range.last; i++)
-        look_up(space.tables, {{words(i, 0), words(i, 1)}, {sums(i, 0), sums(i, 1)}});
+    if constexpr (Bits == 2) {
+      for (int64_t i = range.first; i < range.last; i++) add_codes(space.delta, words(i), sums(i));
     } else {
+      build_tables(space.delta, g.zero_one ? 0.0f : -1.0f, space.tables);
       int64_t i = range.first;
-      for (; i + 1 < range.last; i += 2)
-        look_up(space.tables, {{words(i, 0), words(i + 1, 0)}, {sums(i, 0), sums(i + 1, 0)}});
+      for (; i + 1 < range.last; i += 2) look_up(space.tables, {{words(i), words(i + 1)}, {sums(i), sums(i + 1)}});
       if (i < range.last) {
         alignas(64) float unused[kLookupOutputs][kColumns] = {};
-        look_up(space.tables, {{words(i, 0), words(i, 0)}, {sums(i, 0), unused}});
+        look_up(space.tables, {{words(i), words(i)}, {sums(i), unused}});
       }
     }
-    if (g.bits == 1 && (padded == 0 || g.pointwise())) continue;
-    Shift shift = {g, scales, t0 - from, from, from + count, o0, o1 - o0, padded};
+    if (g.pointwise()) everywhere += middles;
+    if (g.pointwise() || (Bits == 1 && padded == 0)) continue;
+    Shift shift = {g, scales, t0 - from, from, from + count, o0, o1 - o0, padded, middles};
     int64_t tap = -1;
     float s[kColumns];
     for (int64_t i = range.first; i < range.last; i++) {
@@ -258,20 +271,23 @@ inline void lookup_task(const CodeGradient& g, const Places& places, const Task&
         if (tap != b.tap + k && shift.needed(valid)) shift.sum(valid, s);
         else if (tap != b.tap + k) memset(s, 0, sizeof(s));
         tap = b.tap + k;
-        for (int o = 0; o < kLookupOutputs; o++)
-          for (int64_t c = k * b.channels; c < (k + 1) * b.channels; c++) sums(i, 0)[o][c] += s[o];
+        // The tap's columns; of a single one all, those that do not exist too.
+        if (b.taps > 1) {
+          for (int o = 0; o < Space::kOutputs; o++)
+            for (int64_t c = k * b.channels; c < (k + 1) * b.channels; c++) sums(i)[o][c] += s[o];
+        } else {
+          for (int o = 0; o < Space::kOutputs; o++)
+            for (int c = 0; c < kColumns; c++) sums(i)[o][c] += s[o];
+        }
       }
     }
   }
   each_block(g, task.begin, task.end, o0, o1, [&](int64_t i, int64_t first, int64_t last) {
     const ColumnBlock b = column_block(g, i);
     for (int64_t o = first; o < last; o++) {
-      const float *low = sums(i, 0)[o - o0], *high = g.bits == 2 ? sums(i, 1)[o - o0] : nullptr;
+      const float *sum = sums(i)[o - o0], shift = everywhere[o - o0];
       float* p = g.dw + o * row + b.column;
-      for (int64_t c = 0; c < b.count(); c++) {
-        const float sum = high ? low[c] + 2.0f * high[c] : low[c];
-        p[c] = task.t0 > 0 ? p[c] + sum : sum;
-      }
+      for (int64_t c = 0; c < b.count(); c++) p[c] = task.t0 > 0 ? p[c] + (sum[c] + shift) : sum[c] + shift;
     }
   });
 }
@@ -305,19 +321,16 @@ inline void place_codes(const CodeGradient& g, const Places& places, bool amx, i
           }
 #endif
           (void)amx;
-          Words* to = reinterpret_cast<Words*>(out);
-          if (g.bits == 1) memcpy(to, words, kStep / 32 * sizeof(Words));
-          else split_codes(words, to, to + kStep / 32);
+          memcpy(out, words, static_cast<size_t>(kStep / 32 * g.bits) * sizeof(Words));
         }
   }
 }
 
 inline void run_gradient(const Call& call, const CodeGradient& g) {
   const bool amx = amx_in_force();
+  int64_t task_outputs = g.bits == 1 ? VectorSpace<1>::kOutputs : VectorSpace<2>::kOutputs;
 #if defined(AUXGRAD_HAS_AMX)
-  const int64_t task_outputs = amx ? kAmxOutputs : kLookupOutputs;
-#else
-  const int64_t task_outputs = kLookupOutputs;
+  if (amx) task_outputs = kAmxOutputs;
 #endif
   if (g.tokens == 0 || g.outputs == 0 || g.depth == 0) {
     memset(g.dw, 0, static_cast<size_t>(g.outputs * g.taps() * g.depth) * sizeof(float));
@@ -345,7 +358,8 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
 #if defined(AUXGRAD_HAS_AMX)
         if (amx) return amx_task(g, places, task);
 #endif
-        lookup_task(g, places, task);
+        if (g.bits == 1) vector_task<1>(g, places, task);
+        else vector_task<2>(g, places, task);
       });
     }
   }

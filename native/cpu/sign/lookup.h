@@ -4,8 +4,6 @@
 // deltas are two registers. An in-register permute by sixteen channels' numbers, and one add, do the work of five
 // multiply-adds for sixteen channels. The permute reads only the low bits of each number, so a shift is all the
 // decoding. Tables are built once per part of a step and shared by all input channels. With 8 lanes it is three tokens.
-//
-// Two-bit codes are two bits each summed like signs: 2 q - 3 = 2 s1 + s0.
 #pragma once
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -165,21 +163,6 @@ inline void look_up(const Tables& tables, PartPair pair) {
     }
 }
 #endif
-
-// The bits of two-bit codes apart: low[w] and high[w] are bits 0 and 1 of the codes of tokens 32 w ... 32 w + 31.
-inline void split_codes(const Words* codes, Words* low, Words* high) {
-  const auto even = [](Words v) {
-    v &= 0x55555555u;
-    v = (v | v >> 1) & 0x33333333u;
-    v = (v | v >> 2) & 0x0f0f0f0fu;
-    v = (v | v >> 4) & 0x00ff00ffu;
-    return (v | v >> 8) & 0xffffu;
-  };
-  for (int w = 0; w < kStep / 32; w++) {
-    low[w] = even(codes[2 * w]) | even(codes[2 * w + 1]) << 16;
-    high[w] = even(codes[2 * w] >> 1) | even(codes[2 * w + 1] >> 1) << 16;
-  }
-}
 
 }  // namespace
 }  // namespace auxgrad

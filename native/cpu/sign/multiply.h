@@ -1,0 +1,49 @@
+// Sums of two-bit codes in multiply-adds, for machines without a matrix unit: what a code stands for is found in
+// registers, once for all outputs. (By look-up, as signs are summed, each bit of the codes costs as much as a sign.)
+#pragma once
+#include "../conv/vec.h"
+#include "lookup.h"
+
+namespace auxgrad {
+namespace {
+
+// Output channels at a time: as many sums as there are registers for.
+constexpr int kCodeOutputs = kLanes == 16 ? 16 : kLanes == 8 ? 12 : 8;
+
+// 2 q - 3 of the code q in the low two bits of each lane.
+inline Vec code_values(IntVec codes) {
+#if defined(__AVX512F__)
+  const __m512 values = _mm512_broadcast_f32x4(_mm_setr_ps(-3, -1, 1, 3));
+  return (Vec)_mm512_permutexvar_ps((__m512i)codes, values);
+#elif defined(__AVX2__)
+  const __m256 values = _mm256_setr_ps(-3, -1, 1, 3, -3, -1, 1, 3);
+  return (Vec)_mm256_permutevar8x32_ps(values, (__m256i)codes);
+#else
+  const Vec q = __builtin_convertvector(codes & 3, Vec);
+  return q + q - 3.0f;
+#endif
+}
+
+// Adds those of a part's tokens, times their deltas.
+inline void add_codes(const float (*delta)[kCodeOutputs], const Words* codes, float (*sums)[kColumns]) {
+  for (int lane = 0; lane < kColumns; lane += kLanes) {
+    Vec sum[kCodeOutputs];
+    AUXGRAD_UNROLL
+    for (int o = 0; o < kCodeOutputs; o++) sum[o] = load(sums[o] + lane);
+    const float* d = delta[0];
+    for (int w = 0; w < kPart / 16; w++) {
+      IntVec word;
+      memcpy(&word, reinterpret_cast<const uint32_t*>(codes + w) + lane, sizeof(word));
+      for (int t = 0; t < 16; t++, word >>= 2, d += kCodeOutputs) {
+        const Vec value = code_values(word);
+        AUXGRAD_UNROLL
+        for (int o = 0; o < kCodeOutputs; o++) sum[o] = fma(value, broadcast(d[o]), sum[o]);
+      }
+    }
+    AUXGRAD_UNROLL
+    for (int o = 0; o < kCodeOutputs; o++) store(sums[o] + lane, sum[o]);
+  }
+}
+
+}  // namespace
+}  // namespace auxgrad

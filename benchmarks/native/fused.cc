@@ -1,5 +1,8 @@
 // Layers with what training asks of them in one call, against the bare product and against one kernel for each: a linear
-// one with all (auxiliary signs, sign packing, bias, relu, mask), convolutions also with the usual parts of it.
+// one with all (auxiliary signs, sign packing, bias, relu, mask), convolutions also with the usual parts of it, and with
+// the statistics of a batch norm that follows.
+#include <cmath>
+
 #include "bench.h"
 
 namespace {
@@ -7,6 +10,7 @@ namespace {
 using Views = std::vector<auxgrad::View>;
 
 constexpr double kEpsilon = 0.25;  // keeps sums of integers exact
+constexpr double kEps = 1e-5;      // of batch normalisation
 
 struct Layer {
   int64_t tokens, in, out;
@@ -95,13 +99,14 @@ struct Conv {
 struct Parts {
   const char* name;
   bool relu, signs;  // bias, relu and its mask; the operand plus epsilon times its signs, and those packed
+  bool statistics;   // mean, variance and 1 / deviation of the channels of y
   bool quick;
 };
 
 struct ConvLayer {
   Conv c;
   Parts parts;
-  bench::Array x, w, bias, h, y, signs, mask;
+  bench::Array x, w, bias, h, y, signs, mask, mean, var, rstd;
 
   ConvLayer(const Conv& c, const Parts& parts)
       : c(c),
@@ -112,7 +117,10 @@ struct ConvLayer {
         h({c.images, c.side, c.side, c.channels}),
         y({c.images, c.side, c.side, c.outputs}),
         signs({(c.tokens() + 31) / 32, c.channels}, auxgrad::DType::u32),
-        mask({(c.tokens() + 31) / 32, c.outputs}, auxgrad::DType::u32) {}
+        mask({(c.tokens() + 31) / 32, c.outputs}, auxgrad::DType::u32),
+        mean({c.outputs}),
+        var({c.outputs}),
+        rstd({c.outputs}) {}
 
   // All in one call, or one kernel for each.
   std::vector<bench::KernelCall> calls(bool fused) const {
@@ -120,6 +128,12 @@ struct ConvLayer {
     const double pad = static_cast<double>(c.pad());
     std::vector<double> numbers = {1, 1, pad, pad, 1, 1, 1, 0, 0, 0};
     std::vector<bench::KernelCall> list;
+    if (fused && parts.statistics) {
+      numbers.push_back(kEps);
+      list.emplace_back("conv2d", Views{x.view(), w.view(), none},
+                        Views{y.view(), none, none, mean.view(), var.view(), rstd.view()}, numbers);
+      return list;
+    }
     if (fused) {
       numbers[7] = parts.signs ? kEpsilon : 0;
       numbers[9] = parts.relu ? 1 : 0;
@@ -133,6 +147,9 @@ struct ConvLayer {
     }
     list.emplace_back("conv2d", Views{parts.signs ? h.view() : x.view(), w.view(), parts.relu ? bias.view() : none},
                       Views{y.view(), none, none}, numbers);
+    if (parts.statistics)
+      list.emplace_back("batch_norm_stats", Views{y.view()}, Views{mean.view(), var.view(), rstd.view()},
+                        std::vector<double>{kEps});
     if (parts.relu) {
       list.emplace_back("relu", Views{y.view()}, Views{y.view()});
       list.emplace_back("sign_pack", Views{y.view()}, Views{mask.view()});
@@ -162,6 +179,16 @@ struct ConvLayer {
       if (!(y.f32()[t * c.outputs + o] == sum))
         return "token " + std::to_string(t) + ", output " + std::to_string(o) + " is wrong";
     }
+    for (int64_t o = 0; parts.statistics && o < c.outputs; o++) {
+      double m = 0, v = 0;
+      for (int64_t t = 0; t < c.tokens(); t++) m += y.f32()[t * c.outputs + o];
+      m /= static_cast<double>(c.tokens());
+      for (int64_t t = 0; t < c.tokens(); t++) v += std::pow(y.f32()[t * c.outputs + o] - m, 2);
+      v /= static_cast<double>(c.tokens());
+      if (!(std::fabs(mean.f32()[o] - m) <= 1e-6 * std::sqrt(v)) || !(std::fabs(var.f32()[o] - v) <= 3e-6 * v) ||
+          !(std::fabs(rstd.f32()[o] * std::sqrt(v + kEps) - 1) <= 3e-6))
+        return "statistics of output " + std::to_string(o) + " are wrong";
+    }
     for (int64_t t = 0; t < c.tokens(); t++) {
       for (int64_t i = 0; parts.signs && i < c.channels; i++)
         if (bit(signs, t, i, c.channels) != (x.f32()[t * c.channels + i] > 0))
@@ -186,7 +213,7 @@ bench::Prepared prepare(const Conv& c, const Parts& parts) {
                             [=] { return l->check(); }});
   };
   add("auxgrad", parts, true);
-  add("bare", {"", false, false, false}, true);
+  add("bare", {"", false, false, false, false}, true);
   add("unfused", parts, false);
   return p;
 }
@@ -209,8 +236,10 @@ GROUP(fused, "fused") {
                                {"3x3 256 at 14", 8, 14, 256, 256, 3},
                                {"1x1 64-256 at 56", 8, 56, 64, 256, 1},
                                {"1x1 512-128 at 28", 8, 28, 512, 128, 1}};
-  const Parts parts[] = {
-      {"relu, mask", true, false, false}, {"aux, signs", false, true, false}, {"all", true, true, true}};
+  const Parts parts[] = {{"relu, mask", true, false, false, false},
+                         {"aux, signs", false, true, false, false},
+                         {"all", true, true, false, true},
+                         {"statistics", false, false, true, true}};
   for (const Conv& conv : convolutions)
     for (const Parts& asked : parts) {
       bench::Case c;

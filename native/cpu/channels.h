@@ -8,7 +8,7 @@ namespace {
 constexpr int64_t kFloatRows = 16;  // rows whose terms are added in float; the rest is added in double
 
 // Chunks of the rows: by shape only, enough to share out, few enough to keep their sums small.
-int64_t row_chunks(int64_t rows, int64_t channels) {
+inline int64_t row_chunks(int64_t rows, int64_t channels) {
   return max64(1, min64(min64(64, ceil_div(rows, 2 * kFloatRows)), 16384 / max64(1, channels)));
 }
 
@@ -58,7 +58,7 @@ void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& f, 
 }
 
 // Bytes for the two results, and behind them the sums of the chunks.
-int64_t channel_scratch(const View& x) {
+inline int64_t channel_scratch(const View& x) {
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   return channels *
          static_cast<int64_t>(2 * sizeof(double) + 2 * (sizeof(double) + sizeof(float)) * row_chunks(rows, channels));

@@ -230,17 +230,20 @@ TEST(conv2d_same_bits_for_any_threads) {
       test::Array x = test::Array::normal(s.x(), 1), w = test::Array::normal(s.weight(), 2);
       test::Array dy = test::Array::normal(s.y(), 3);
       std::vector<double> numbers = s.numbers(), forward = numbers;
-      forward.insert(forward.end(), {0.01, 0, 1});
-      std::vector<uint8_t> first[4];
+      forward.insert(forward.end(), {0.01, 0, 1, 1e-5});
+      std::vector<uint8_t> first[7];
       for (int threads : {1, 2, 5}) {
         auxgrad::set_threads(threads);
         test::Array y = test::Array::f32(s.y()), dx = test::Array::f32(s.x()), dw = test::Array::f32(s.weight());
         test::Array mask(auxgrad::DType::u32, {words(s.n * s.p() * s.q()), s.o});
-        test::call("conv2d", {x.view(), w.view(), test::absent()}, {y.view(), test::absent(), mask.view()}, forward);
+        test::Array mean = test::Array::f32({s.o}), var = test::Array::f32({s.o}), rstd = test::Array::f32({s.o});
+        test::call("conv2d", {x.view(), w.view(), test::absent()},
+                   {y.view(), test::absent(), mask.view(), mean.view(), var.view(), rstd.view()}, forward);
         test::call("conv2d_input_grad", {dy.view(), w.view()}, {dx.view()}, numbers);
         test::call("conv2d_weight_grad", {dy.view(), x.view()}, {dw.view()}, numbers);
-        const std::vector<uint8_t> now[4] = {bytes_of(y), bytes_of(mask), bytes_of(dx), bytes_of(dw)};
-        for (int i = 0; i < 4; i++) {
+        const std::vector<uint8_t> now[7] = {bytes_of(y),    bytes_of(mask), bytes_of(dx),  bytes_of(dw),
+                                             bytes_of(mean), bytes_of(var),  bytes_of(rstd)};
+        for (int i = 0; i < 7; i++) {
           if (threads == 1) first[i] = now[i];
           CHECK(first[i] == now[i]);
         }
@@ -378,6 +381,124 @@ TEST(conv2d_exceptional_numbers_as_in_sums) {
         test::call("conv2d", {x.view(), w.view(), test::absent()}, {y.view(), test::absent(), test::absent()}, numbers);
         for (int64_t i = 0; i < y.count(); i++) CHECK(same(y[i], y_[size_t(i)]));
       }
+  });
+}
+
+// Statistics of y, as batch_norm_stats makes them of the same numbers; its tolerances (norm.cc).
+void check_statistics(const Shape& s, float mean_of_x, bool relu, uint32_t seed) {
+  test::Array x = test::Array::normal(s.x(), seed), w = test::Array::normal(s.weight(), seed + 1, 0.1f);
+  test::Array bias = test::Array::normal({s.o}, seed + 2);
+  for (int64_t i = 0; i < x.count(); i++) x[i] += mean_of_x;
+  test::Array y = test::Array::f32(s.y()), bare = test::Array::f32(s.y()), mean = test::Array::f32({s.o}),
+              var = test::Array::f32({s.o}), rstd = test::Array::f32({s.o});
+  std::vector<double> numbers = s.numbers();
+  numbers.insert(numbers.end(), {0, 0, double(relu), 1e-5});
+  test::call("conv2d", {x.view(), w.view(), bias.view()},
+             {y.view(), test::absent(), test::absent(), mean.view(), var.view(), rstd.view()}, numbers);
+  test::call("conv2d", {x.view(), w.view(), bias.view()}, {bare.view(), test::absent(), test::absent()}, numbers);
+  CHECK(bytes_of(y) == bytes_of(bare));
+  const int64_t rows = s.n * s.p() * s.q();
+  for (int64_t c = 0; c < s.o; c++) {
+    double m = 0, v = 0;
+    for (int64_t r = 0; r < rows; r++) m += y[r * s.o + c];
+    m /= double(rows > 0 ? rows : 1);
+    for (int64_t r = 0; r < rows; r++) v += (y[r * s.o + c] - m) * (y[r * s.o + c] - m);
+    v /= double(rows > 0 ? rows : 1);
+    // Where ReLU leaves mostly zeros, equal terms round alike.
+    CHECK_NEAR(mean[c], m, 1.2e-7 * std::fabs(m) + (relu ? 2e-7 : 1e-7) * std::sqrt(v));
+    CHECK_NEAR(var[c], v, 3e-6 * v);
+    CHECK_NEAR(rstd[c], 1 / std::sqrt(v + 1e-5), 3e-6 / std::sqrt(v + 1e-5));
+  }
+  CHECK(mean.guards_intact() && var.guards_intact() && rstd.guards_intact());
+}
+
+TEST(conv2d_statistics_of_any_mean) {
+  test::each_isa([] {
+    uint32_t seed = 6000;
+    for (const Shape& s : kShapes) check_statistics(s, 0, false, seed += 10);
+    for (const Shape& s : kLargeShapes)
+      for (const float mean : {0.0f, 100.0f}) check_statistics(s, mean, mean == 0, seed += 10);
+    std::mt19937 random(13);
+    const auto in = [&](int64_t low, int64_t high) { return low + int64_t(random() % uint64_t(high - low + 1)); };
+    for (int i = 0; i < 60; i++) {
+      Shape s;
+      s.groups = in(0, 3) == 0 ? in(1, 4) : 1;
+      s.n = in(1, 5), s.h = in(1, 24), s.w = in(1, 30), s.c = s.groups * in(1, 60), s.o = s.groups * in(1, 70);
+      s.kh = in(1, 4), s.kw = in(1, 4), s.sh = in(1, 3), s.sw = in(1, 3), s.dh = in(1, 2), s.dw = in(1, 2);
+      s.top = in(0, 2), s.left = in(0, 2), s.bottom = in(0, 2), s.right = in(0, 2);
+      if (s.h + s.top + s.bottom < s.dh * (s.kh - 1) + 1 || s.w + s.left + s.right < s.dw * (s.kw - 1) + 1) continue;
+      check_statistics(s, i % 3 == 0 ? 30.0f : 0.0f, i % 2 == 0, uint32_t(7000 + 10 * i));
+    }
+  });
+}
+
+// Outputs of mean 1000 and deviation 1 in every channel: x is that, and weights pick single channels of it.
+TEST(conv2d_statistics_keep_digits_of_a_large_mean) {
+  test::each_isa([] {
+    for (const Shape& s : {Shape{8, 28, 28, 64, 48, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},
+                           Shape{8, 30, 30, 40, 40, 3, 3, 1, 1, 0, 0, 0, 0, 1, 1, 1},
+                           Shape{4, 30, 30, 160, 40, 3, 3, 1, 1, 0, 0, 0, 0, 1, 1, 1},  // two slices
+                           Shape{8, 30, 30, 40, 40, 3, 3, 1, 1, 0, 0, 0, 0, 1, 1, 40},
+                           Shape{8, 28, 28, 8, 40, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1}}) {
+      test::Array x = test::Array::normal(s.x(), 1), w = test::Array::f32(s.weight());
+      const int64_t depth = s.c / s.groups, middle = s.kh / 2 * s.kw + s.kw / 2;
+      for (int64_t i = 0; i < x.count(); i++) x[i] += 1000;
+      for (int64_t i = 0; i < w.count(); i++) w[i] = 0;
+      for (int64_t o = 0; o < s.o; o++) w[(o * s.kh * s.kw + middle) * depth + o % depth] = 1;
+      test::Array y = test::Array::f32(s.y()), mean = test::Array::f32({s.o}), var = test::Array::f32({s.o}),
+                  rstd = test::Array::f32({s.o});
+      std::vector<double> numbers = s.numbers();
+      numbers.insert(numbers.end(), {0, 0, 0, 1e-5});
+      test::call("conv2d", {x.view(), w.view(), test::absent()},
+                 {y.view(), test::absent(), test::absent(), mean.view(), var.view(), rstd.view()}, numbers);
+      const int64_t rows = s.n * s.p() * s.q();
+      for (int64_t c = 0; c < s.o; c++) {
+        double m = 0, v = 0;
+        for (int64_t r = 0; r < rows; r++) m += y[r * s.o + c];
+        m /= double(rows);
+        for (int64_t r = 0; r < rows; r++) v += (y[r * s.o + c] - m) * (y[r * s.o + c] - m);
+        v /= double(rows);
+        CHECK(v > 0.8 && v < 1.2);
+        CHECK_NEAR(mean[c], m, 1.2e-7 * m);
+        CHECK_NEAR(var[c], v, 3e-6 * v);
+        CHECK_NEAR(rstd[c], 1 / std::sqrt(v + 1e-5), 3e-6);
+      }
+    }
+  });
+}
+
+// NaN and infinities as batch_norm_stats gives them, of their channels only; together with signs, relu and mask.
+TEST(conv2d_statistics_of_exceptional_numbers) {
+  test::each_isa([] {
+    for (const Shape& s : {Shape{2, 20, 20, 64, 48, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},
+                           Shape{2, 9, 17, 40, 48, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1},
+                           Shape{2, 12, 12, 40, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 40}}) {
+      test::Array x = test::Array::normal(s.x(), 1), w = test::Array::normal(s.weight(), 2);
+      test::Array bias = test::Array::normal({s.o}, 3);
+      bias[3] = NAN, bias[17] = INFINITY, bias[18] = -INFINITY, bias[31] = 3e38f;
+      test::Array y = test::Array::f32(s.y());
+      test::Array signs(auxgrad::DType::u32, {words(s.n * s.h * s.w), s.c});
+      test::Array mask(auxgrad::DType::u32, {words(s.n * s.p() * s.q()), s.o});
+      for (const double relu : {0, 1}) {
+        test::Array got[3] = {test::Array::f32({s.o}), test::Array::f32({s.o}), test::Array::f32({s.o})};
+        test::Array expected[3] = {test::Array::f32({s.o}), test::Array::f32({s.o}), test::Array::f32({s.o})};
+        std::vector<double> numbers = s.numbers();
+        numbers.insert(numbers.end(), {0.25, 0, relu, 1e-3});
+        test::call("conv2d", {x.view(), w.view(), bias.view()},
+                   {y.view(), signs.view(), mask.view(), got[0].view(), got[1].view(), got[2].view()}, numbers);
+        test::call("batch_norm_stats", {y.view()}, {expected[0].view(), expected[1].view(), expected[2].view()},
+                   {1e-3});
+        for (int i = 0; i < 3; i++)
+          for (int64_t c = 0; c < s.o; c++) {
+            const float a = got[i][c], b = expected[i][c];
+            if (std::isfinite(b)) CHECK_NEAR(a, b, 1e-6 + 3e-6 * std::fabs(b));
+            else CHECK(std::isnan(b) ? std::isnan(a) : a == b);
+          }
+        CHECK(std::isnan(got[0][3]) && std::isnan(got[1][3]) && std::isinf(got[0][17]));
+        check_bits(mask, s.n * s.p() * s.q(), s.o, [&](int64_t i) { return y[i]; });
+        check_bits(signs, s.n * s.h * s.w, s.c, [&](int64_t i) { return x[i]; });
+      }
+    }
   });
 }
 

@@ -5,7 +5,7 @@ import { randomState } from '../ops/random'
 import type { HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import { PlanCache } from './cache'
-import { fuseActivations } from './fuse'
+import { fuseActivations, fuseStatistics } from './fuse'
 import { specsOf, valuesOf, type Batch, type NormalSpec, type Specs } from './inputs'
 import { ModelKey } from './key'
 import { Plan } from './plan'
@@ -108,6 +108,7 @@ export class CompiledFunction<R extends Traceable> {
     const policies = model && new Policies(this.#session.memory, new Map(model.namedModules()))
     const { graph, outputs } = trace(this.#f, inputs, { model, policies, training: model && false })
     fuseActivations(graph, outputs)
+    fuseStatistics(graph)
     this.#modelKey.met(graph.modules)
     return { plan: planOf(graph, [...outputs.values()]), names: [...outputs.keys()] }
   }

@@ -1,5 +1,6 @@
 import type { Graph, Node } from '../graph/graph'
 import { claimedSigns, claimSigns } from '../ops/sign'
+import { statsOp } from '../ops/norm'
 import { relu } from '../ops/unary'
 import type { Tensor } from '../tensor/tensor'
 import { root } from './order'
@@ -32,4 +33,21 @@ export function fuseActivations(graph: Graph, outputs: Map<string, Tensor>): voi
   }
   graph.replace(replaced)
   for (const [name, t] of outputs) if (replaced.has(t)) outputs.set(name, replaced.get(t)!)
+}
+
+/** Statistics of a batch come from the kernel that makes it, where that can give them: it need not be read again. */
+export function fuseStatistics(graph: Graph): void {
+  const replaced = new Map<Tensor, Tensor>()
+  const taken = new Set<Node>()
+  for (const n of graph.nodes) {
+    const u = n.inputs[0]
+    if (n.op !== statsOp || !u || u.index !== 0 || u.base) continue
+    const maker = u.node!
+    const { moments } = maker.op
+    if (!moments || maker.phase !== n.phase || taken.has(maker)) continue
+    taken.add(maker)
+    maker.attrs = moments.attrs(maker.attrs, (n.attrs as { eps: number }).eps)
+    n.outputs.forEach((t, i) => replaced.set(t, maker.outputs[moments.outputs[i]]))
+  }
+  graph.replace(replaced)
 }

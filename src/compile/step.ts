@@ -14,7 +14,7 @@ import { Tensor } from '../tensor/tensor'
 import { parseBytes, type Bytes } from './budget'
 import { PlanCache } from './cache'
 import type { Traceable } from './function'
-import { fuseActivations } from './fuse'
+import { fuseActivations, fuseStatistics } from './fuse'
 import { specsOf, valuesOf, type Batch, type NormalSpec, type Specs } from './inputs'
 import { ModelKey } from './key'
 import { maskActivations } from './masks'
@@ -316,6 +316,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     graph.trace(() => {
       const gradients = this.#gradients(graph, loss, policies)
       fuseActivations(graph, all)
+      fuseStatistics(graph)
       maskActivations(graph)
       graph.withPhase('update', () => this.#update(graph, gradients, update, all, state))
     })

@@ -93,6 +93,13 @@ export interface Op<A = any> {
     /** Output that is the mask. */
     readonly mask?: number
   }
+  /** Attributes under which the kernel gives statistics of output 0, over all but its last axis, and the outputs they are. */
+  readonly moments?: {
+    /** The attributes with this eps. */
+    attrs(attrs: A, eps: number): A
+    /** Outputs that are the mean, the biased variance and 1 / sqrt(variance + eps). */
+    readonly outputs: readonly number[]
+  }
   /** Its gradient compares values or needs them to the last bit: policies do not compress what it reads. */
   readonly exact?: boolean
   /** What is known of the sign of output 0: never negative, or not negative where input 0 is not. */

@@ -37,14 +37,15 @@ const weightGrad: Op<ConvAttrs & { shape: Shape }> = defineOp({
 export const convWeightGradient = (delta: Tensor, x: Tensor, attrs: ConvAttrs, shape: Shape): Tensor =>
   apply(weightGrad, [delta, x], { ...attrs, shape })[0]
 
-const conv2dOp = defineOp<ConvAttrs & Fused>({
+const conv2dOp = defineOp<ConvAttrs & Fused & { eps?: number }>({
   name: 'conv2d',
   infer: ([x, w, bias], attrs) => {
     expectDType('conv2d', 'input', x!, 'f32')
     if (bias) expectShape('conv2d', 'bias', bias, [w!.shape[0]])
-    return fusedOutputs(x!.shape, outputShape(x!, w!, attrs))
+    const moment: Spec = { shape: [w!.shape[0]], dtype: 'f32' }
+    return [...fusedOutputs(x!.shape, outputShape(x!, w!, attrs)), moment, moment, moment]
   },
-  kernel: (_, __, a) => ({ name: 'conv2d', numbers: [...convNumbers(a), ...fusedNumbers(a)] }),
+  kernel: (_, __, a) => ({ name: 'conv2d', numbers: [...convNumbers(a), ...fusedNumbers(a), a.eps ?? 0] }),
   derive: (d) => [
     d.needs(0)
       ? apply(inputGrad, [d.grad()!, d.input(1)], { ...geometry(d.attrs), shape: d.spec(0).shape })[0]
@@ -52,8 +53,9 @@ const conv2dOp = defineOp<ConvAttrs & Fused>({
     d.needs(1) ? convWeightGradient(d.grad()!, d.input(0), geometry(d.attrs), d.spec(1).shape) : undefined,
     d.needs(2) ? d.grad()!.sum([0, 1, 2]) : undefined,
   ],
-  optional: [1, 2],
+  optional: [1, 2, 3, 4, 5],
   relu: { attrs: (a) => ({ ...a, relu: true }), mask: 2 },
+  moments: { attrs: (a, eps) => ({ ...a, eps }), outputs: [3, 4, 5] },
   weighted: {
     index: 1,
     gradient: (delta, x, a, weight) => convWeightGradient(delta, x, geometry(a), weight.shape),

@@ -6,7 +6,8 @@ import type { Tensor } from '../tensor/tensor'
 const f32 = (shape: readonly number[]): { shape: readonly number[]; dtype: 'f32' } => ({ shape, dtype: 'f32' })
 const channels = (shape: readonly number[]): number[] => [shape[shape.length - 1]]
 
-const statsOp: Op<{ eps: number }> = defineOp({
+/** @internal Mean, biased variance and 1 / sqrt(variance + eps) over all but the last axis. */
+export const statsOp: Op<{ eps: number }> = defineOp({
   name: 'batch_norm_stats',
   infer: ([x]) => [f32(channels(x!.shape)), f32(channels(x!.shape)), f32(channels(x!.shape))],
   kernel: (_, __, a) => ({ name: 'batch_norm_stats', numbers: [a.eps] }),

@@ -1,5 +1,6 @@
 // Depthwise convolution, one filter a channel: vectors of channels, a few output columns at a time.
 #pragma once
+#include "../statistics.h"
 #include "bits.h"
 #include "stripe.h"
 
@@ -24,7 +25,15 @@ struct Depthwise {
   int64_t kernel_rows, kernel_columns;
   const float* bias;
   bool relu;
-  uint32_t* mask;  // bits of out > 0, or null
+  uint32_t* mask;         // bits of out > 0, or null
+  Statistics statistics;  // of out, if they are wanted; their chunks are ranges of rows
+
+  // Rows of a task.
+  int64_t grain() const {
+    const int64_t work = max64(1, out_columns * image.channels * kernel_rows * kernel_columns);
+    return max64(1, min64(1048576 / work, images * out_rows / 16));
+  }
+  int64_t chunks() const { return ceil_div(images * out_rows, grain()); }
 };
 
 // Sums of the taps in reach of outputs j0, j0 + 1, .. j0 + N - 1 of one row: `weight` is [tap][channels] at the
@@ -160,8 +169,7 @@ inline void run_depthwise(const Call& call, const Depthwise& d, const RowsOf& ro
   float* weights = static_cast<float*>(call.scratch);
   for (int64_t tap = 0; tap < taps; tap++)
     for (int64_t c = 0; c < channels; c++) weights[tap * channels + c] = d.weight[c * taps + tap];
-  const int64_t rows = d.images * d.out_rows, work = max64(1, d.out_columns * channels * taps);
-  const int64_t grain = max64(1, min64(1048576 / work, rows / 16)), tokens = rows * d.out_columns;
+  const int64_t rows = d.images * d.out_rows, grain = d.grain(), tokens = rows * d.out_columns;
   parallel_ranges(call, rows, grain, [&](int64_t begin, int64_t end) {
     Depthwise own = d;
     const bool auxiliary = d.image.positive != 0 || d.image.negative != 0;
@@ -177,6 +185,10 @@ inline void run_depthwise(const Call& call, const Depthwise& d, const RowsOf& ro
     const int64_t first = ceil_div(begin * d.out_columns, 32);
     const int64_t last = end == rows ? ceil_div(tokens, 32) : end * d.out_columns / 32;
     if (d.mask) pack_positive(d.out, tokens, channels, d.mask, first, last, 0, channels);
+    const float* out = d.out + begin * d.out_columns * channels;
+    if (d.statistics)
+      sum_chunk(d.statistics, begin / grain, (end - begin) * d.out_columns, 0, channels,
+                [&](int64_t t) { return out + t * channels; });
   });
   if (!d.mask) return;
   // Words across two ranges.

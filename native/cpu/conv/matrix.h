@@ -51,6 +51,7 @@ struct MatrixPlan {
   int64_t together;              // blocks of a task
   int64_t packed, stripe;        // bytes of packed weights and of a stripe
   int64_t step_bytes(int64_t columns) const { return ceil_div(columns, 16) * kPlanes * kTileBytes; }
+  int64_t runs() const { return ceil_div(blocks.count(), together); }  // of blocks, one for a task
 };
 
 // All positions in a row, without neighbours.
@@ -91,7 +92,7 @@ inline Blocks cut_matrix_blocks(const Product& p, int64_t slice) {
   return b;
 }
 
-inline MatrixPlan plan_matrix(const Product& p) {
+__attribute__((noinline)) inline MatrixPlan plan_matrix(const Product& p) {
   MatrixPlan plan;
   const Axis &v = p.vertical, &h = p.horizontal;
   plan.taps = max64(1, taps_of(p));
@@ -527,8 +528,11 @@ struct Finish {
   float* out;
   const float* bias;
   uint32_t* mask;
+  double* sum;  // of the statistics, or null; those of squares are `squares` behind it
+  int64_t squares;
+  float* shift;
   __mmask16 lanes[2];
-  bool accumulate, relu, settled;
+  bool accumulate, relu, settled, first;  // first: the statistics begin with this block
 
   // Sums that were made in several tiles are put together. A NaN among those of outputs may be an infinity that met
   // zeros: then all are made again.
@@ -554,23 +558,74 @@ struct Finish {
     if (m > 1) n > 1 ? settle_rows<2, 2>() : settle_rows<2, 1>();
     else n > 1 ? settle_rows<1, 2>() : settle_rows<1, 1>();
   }
-  // Columns [16 * v, 16 * v + 16) of some rows; Marked: and the bits of what is above zero.
-  template <bool Marked>
-  __attribute__((noinline)) void write(const OutRow* stop, int v) const {
-    // To the compiler a store of vectors may change any member.
-    const float* const from = sums + 16 * v;
-    float* const to = out + 16 * v;
-    uint32_t* const words = Marked ? mask + 16 * v : nullptr;
-    const __mmask16 own = lanes[v];
-    const bool adds = accumulate, biased = bias != nullptr, rectified = relu;
-    const __m512 zero = _mm512_setzero_ps(), start = biased ? _mm512_maskz_loadu_ps(own, bias + 16 * v) : zero;
-    __m512i bits = _mm512_setzero_si512();
-    int64_t at = -1;
-    for (const OutRow* r = row; r < stop; r++) {
+  // What is written: columns [16 * v, 16 * v + 16). Members are copied: to the compiler a store of vectors may change any.
+  struct Columns {
+    const float* from;
+    float* to;
+    __mmask16 own;
+    bool adds, biased, rectified;
+    __m512 start;
+
+    __attribute__((always_inline)) __m512 operator()(const OutRow* r) const {
+      const __m512 zero = _mm512_setzero_ps();
       __m512 y = _mm512_load_ps(from + r->sum);
       if (adds) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(own, to + r->out));
       if (biased) y = _mm512_add_ps(y, start);
       if (rectified) y = _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(y, zero, _CMP_LT_OQ), zero);  // NaN stays
+      return y;
+    }
+  };
+  Columns columns(int v) const {
+    const __m512 start = bias ? _mm512_maskz_loadu_ps(lanes[v], bias + 16 * v) : _mm512_setzero_ps();
+    return {sums + 16 * v, out + 16 * v, lanes[v], accumulate, bias != nullptr, relu, start};
+  }
+
+  static void add(double* to, __mmask16 own, __m512 x) {
+    const __mmask8 low = static_cast<__mmask8>(own), high = static_cast<__mmask8>(own >> 8);
+    const __m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(x)), b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+    _mm512_mask_storeu_pd(to, low, _mm512_add_pd(_mm512_maskz_loadu_pd(low, to), a));
+    _mm512_mask_storeu_pd(to + 8, high, _mm512_add_pd(_mm512_maskz_loadu_pd(high, to + 8), b));
+  }
+  // The first block of a task takes its mean as the shift, or 0 where that is not finite.
+  __attribute__((noinline)) void start_statistics(int v) const {
+    const Columns y = columns(v);
+    const __m512 share = _mm512_set1_ps(1.0f / static_cast<float>(end - row));
+    __m512 mean = _mm512_setzero_ps();
+    for (const OutRow* r = row; r < end; r++) mean = _mm512_fmadd_ps(y(r), share, mean);
+    const __m512 rest = _mm512_sub_ps(mean, mean);
+    _mm512_mask_storeu_ps(shift + 16 * v, y.own, _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q), mean));
+    const int64_t n = __builtin_popcount(y.own);
+    memset(sum + 16 * v, 0, static_cast<size_t>(n) * 8);
+    memset(sum + squares + 16 * v, 0, static_cast<size_t>(n) * 8);
+  }
+  __attribute__((noinline)) void add_statistics(int v) const {
+    const Columns y = columns(v);
+    const __m512 middle = _mm512_maskz_loadu_ps(y.own, shift + 16 * v);
+    // Of half of the rows each.
+    __m512 a[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, b[2] = {a[0], a[0]};
+    const auto one = [&](const OutRow* r, int half) {
+      const __m512 d = _mm512_sub_ps(y(r), middle);
+      a[half] = _mm512_add_ps(a[half], d);
+      b[half] = _mm512_fmadd_ps(d, d, b[half]);
+    };
+    const OutRow* r = row;
+    for (; r + 1 < end; r += 2) one(r, 0), one(r + 1, 1);
+    if (r < end) one(r, 0);
+    add(sum + 16 * v, y.own, _mm512_add_ps(a[0], a[1]));
+    add(sum + squares + 16 * v, y.own, _mm512_add_ps(b[0], b[1]));
+  }
+  // Columns [16 * v, 16 * v + 16) of some rows; Marked: and the bits of what is above zero.
+  template <bool Marked>
+  __attribute__((noinline)) void write(const OutRow* stop, int v) const {
+    const Columns of = columns(v);
+    float* const to = of.to;
+    uint32_t* const words = Marked ? mask + 16 * v : nullptr;
+    const __mmask16 own = of.own;
+    const __m512 zero = _mm512_setzero_ps();
+    __m512i bits = _mm512_setzero_si512();
+    int64_t at = -1;
+    for (const OutRow* r = row; r < stop; r++) {
+      const __m512 y = of(r);
       _mm512_mask_storeu_ps(to + r->out, own, y);
       if (!Marked || r->bit == 0) continue;
       if (r->word != at) {
@@ -588,6 +643,10 @@ struct Finish {
     if (!settled) {
       settled = true;
       settle_tiles();
+      for (int v = 0; sum && v < n; v++) {
+        if (first) start_statistics(v);
+        add_statistics(v);
+      }
     }
     if (row == end) return;
     const OutRow* stop = end - row > rows ? row + rows : end;
@@ -705,6 +764,11 @@ struct MatrixTask {
     int32_t at[kMatrixSteps];
     const int64_t stop = min64(columns, part + plan->part), channels = g * p.width + from;
     const char* right = packed + g * (plan->packed / p.groups);
+    const Statistics& statistics = p.statistics;
+    const int64_t chunk = statistics ? begin / plan->together : 0;
+    double* const sum = statistics.sums + chunk * 2 * p.out_channels;
+    float* const shift = statistics.shift + chunk * p.out_channels;
+    double rows = 0;
     Shadow shadow;
     Finish& finish = shadow.finish;
     Packer& packer = shadow.packer;
@@ -717,6 +781,7 @@ struct MatrixTask {
     start_tiles();
     for (int64_t index = begin; index < end; index++) {
       const Unit& u = units[index % 3];
+      rows += static_cast<double>(u.k.tokens());
       for (int64_t bundle = first; bundle < last; bundle += plan->slice, stripe ^= 1) {
         const int64_t bundles = min64(plan->slice, last - bundle), after = bundle + bundles;
         const char* left = stripes + stripe * plan->stripe;
@@ -765,6 +830,10 @@ struct MatrixTask {
             finish.bias = done && p.bias ? p.bias + channels + c : nullptr;
             finish.relu = done && p.relu;
             finish.mask = done && u.own.begin < u.own.end ? p.mask + channels + c : nullptr;
+            finish.sum = done && p.statistics ? sum + channels + c : nullptr;
+            finish.squares = p.out_channels;
+            finish.shift = finish.sum ? shift + channels + c : nullptr;
+            finish.first = index == begin && i == 0;
             finish.lanes[0] = static_cast<__mmask16>((1u << min64(16, width)) - 1);
             finish.lanes[1] = static_cast<__mmask16>((1u << max64(0, width - 16)) - 1);
             finish.settled = false;
@@ -775,6 +844,7 @@ struct MatrixTask {
     store_sums(sums);
     finish.all();
     stop_tiles();
+    if (statistics && channels + part == 0) statistics.rows[chunk] = rows;
   }
 };
 
@@ -790,7 +860,7 @@ inline void run_matrix(const Call& call, const Product& p) {
     for (int64_t first = 0; first < plan.bundles; first += plan.pass) {
       const int64_t last = min64(plan.bundles, first + plan.pass), columns = min64(plan.wave, p.width - from);
       pack_right(call, p, plan, packed, first, last, from, columns);
-      const int64_t parts = ceil_div(columns, plan.part), count = b.count(), runs = ceil_div(count, plan.together);
+      const int64_t parts = ceil_div(columns, plan.part), count = b.count(), runs = plan.runs();
       parallel_tasks(call, p.groups * parts * runs, [&](int64_t task, int thread) {
         const int64_t begin = task % runs * plan.together;
         MatrixTask t = {&p,

@@ -5,6 +5,7 @@
 // output channels) pack the stripe of the image they read and run register tiles over it. Nothing is unfolded: taps
 // are offsets into the stripe.
 #pragma once
+#include "../statistics.h"
 #include "bits.h"
 #include "stripe.h"
 #include "tile.h"
@@ -30,8 +31,9 @@ struct Product {
   int64_t weight_group, tap_step, k_step, c_step, kernel_columns;
   const float* bias;
   bool relu;
-  uint32_t* mask;   // bits of out > 0, or null; only for a single phase
-  uint32_t* signs;  // bits of image > 0, or null
+  uint32_t* mask;         // bits of out > 0, or null; only for a single phase
+  uint32_t* signs;        // bits of image > 0, or null
+  Statistics statistics;  // of out, if they are wanted; only for a single phase. Their chunks are blocks
 };
 
 struct ProductPlan {
@@ -44,7 +46,7 @@ struct ProductPlan {
 
 inline int64_t taps_of(const Product& p) { return p.vertical.taps * p.horizontal.taps; }
 
-inline ProductPlan plan_product(const Product& p) {
+__attribute__((noinline)) inline ProductPlan plan_product(const Product& p) {
   ProductPlan plan;
   const int64_t taps = max64(1, taps_of(p));
   plan.blocks = cut_blocks(p.images, p.vertical, p.horizontal, p.depth, max64(16, kReduction / taps), kTokens, kStripe);
@@ -269,6 +271,11 @@ inline void run_product(const Call& call, const Product& p) {
           const int64_t channels = g * p.width + from;
           pack_positive(p.out, all, p.out_channels, p.mask, ceil_div(t0, 32), t1 == all ? ceil_div(t1, 32) : t1 / 32,
                         channels + part, channels + end);
+        }
+        if (last && p.statistics) {
+          const int64_t channels = g * p.width + from;
+          sum_chunk(p.statistics, task % count, tokens, channels + part, channels + end,
+                    [&](int64_t t) { return p.out + at.out[t]; });
         }
       });
     }

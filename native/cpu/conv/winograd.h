@@ -38,7 +38,7 @@ inline bool suits_patches(const Product& p) {
   return p.images * patches >= 48 && 16 * patches * 5 <= 9 * v.count * h.count * 4;
 }
 
-inline PatchPlan plan_patches(const Product& p) {
+__attribute__((noinline)) inline PatchPlan plan_patches(const Product& p) {
   PatchPlan plan;
   plan.vertical = patch_axis(p.vertical);
   plan.horizontal = patch_axis(p.horizontal);
@@ -267,6 +267,14 @@ inline void run_patches(const Call& call, const Product& p) {
               ((k.n0 + k.images - 1) * p.out_rows + min64(p.out_rows, 2 * (k.i0 + k.rows))) * p.out_columns;
           pack_positive(p.out, all, p.out_channels, p.mask, ceil_div(t0, 32), t1 == all ? ceil_div(t1, 32) : t1 / 32,
                         from + part, from + stop);
+        }
+        if (last && p.statistics) {
+          const int64_t rows = min64(2 * k.rows, p.out_rows - 2 * k.i0);
+          const int64_t across = min64(2 * k.columns, p.out_columns - 2 * k.j0);
+          sum_chunk(p.statistics, task % count, k.images * rows * across, from + part, from + stop, [&](int64_t t) {
+            const int64_t line = (k.n0 + t / across / rows) * p.out_rows + 2 * k.i0 + t / across % rows;
+            return p.out + (line * p.out_columns + 2 * k.j0 + t % across) * p.out_channels;
+          });
         }
       });
     }

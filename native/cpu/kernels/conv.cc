@@ -92,6 +92,14 @@ inline int64_t scratch_of(const Product& p, int threads) {
 #endif
   return bytes;
 }
+// Chunks of the statistics, as run() makes them; Matrix: on the matrix unit.
+template <bool Matrix>
+inline int64_t chunks_of(const Product& p) {
+#if defined(AUXGRAD_HAS_AMX)
+  if (Matrix && taps_of(p) > 0 && suits_matrix(p)) return plan_matrix(p).runs();
+#endif
+  return taps_of(p) == 0 ? 0 : suits_patches(p) ? plan_patches(p).blocks.count() : plan_product(p).blocks.count();
+}
 
 // Positive and negative values of the auxiliary epsilon * s(x).
 inline void set_auxiliary(const Call& call, Image& image) {
@@ -100,49 +108,78 @@ inline void set_auxiliary(const Call& call, Image& image) {
   image.negative = call.integer(8) == 0 ? -epsilon : 0.0f;
 }
 
-// conv2d: x, w, bias [O] or absent -> y, signs u32 [ceil(N*H*W/32), C] or absent, mask u32 [ceil(N*P*Q/32), O] or
-// absent. Further numbers: epsilon, alphabet (0: -1/+1, 1: 0/1), activation (0: none, 1: relu).
-// The operand is x + epsilon * s(x), zero in the padding; signs are the bits of x > 0, mask those of y > 0.
-bool conv2d(const Call& call) {
-  const View &x = call.in[0], &w = call.in[1], &bias = call.in[2], &y = call.out[0];
-  if (!check(call, x, w, y)) return false;
-  const Attributes a = attributes(call);
-  const bool relu = call.integer(9) == 1;
-  Product p = forward_product(call);
+// Without its axes.
+inline Depthwise depthwise_of(const View& in, const View& w, const View& out) {
+  Depthwise d = {};
+  d.image = image_of(in);
+  d.images = in.shape[0];
+  d.out = out.f32();
+  d.out_rows = out.shape[1];
+  d.out_columns = out.shape[2];
+  d.weight = w.f32();
+  d.kernel_rows = w.shape[1];
+  d.kernel_columns = w.shape[2];
+  return d;
+}
+
+inline bool asks_statistics(const Call& call) {
+  for (int i = 3; i < call.n_out; i++)
+    if (call.out[i]) return true;
+  return false;
+}
+
+// conv2d: x, w, bias [O] or absent -> y, signs u32 [ceil(N*H*W/32), C], mask u32 [ceil(N*P*Q/32), O], mean [O], var [O]
+// (biased), rstd [O] = 1 / sqrt(var + eps), all but y or absent. Further numbers: epsilon, alphabet (0: -1/+1, 1: 0/1),
+// activation (0: none, 1: relu), eps.
+// The operand is x + epsilon * s(x), zero in the padding; signs are the bits of x > 0, mask those of y > 0; mean and
+// variance are those of y as it is written, over all but the last axis.
+bool conv2d(const Call& asked) {
+  const View &x = asked.in[0], &w = asked.in[1], &bias = asked.in[2], &y = asked.out[0];
+  if (!check(asked, x, w, y)) return false;
+  const Attributes a = attributes(asked);
+  const bool relu = asked.integer(9) == 1, depthwise = is_depthwise(w, a);
+  Product p = forward_product(asked);
+  Depthwise d = depthwise_of(x, w, y);
+  Call call = asked;
+  Statistics statistics;
+  if (asks_statistics(asked)) {
+    const int64_t chunks = depthwise ? d.chunks() : amx_in_force() ? chunks_of<true>(p) : chunks_of<false>(p);
+    statistics = statistics_at(asked.scratch, w.shape[0], chunks);
+    call.scratch = static_cast<char*>(asked.scratch) + statistics_bytes(w.shape[0], chunks);
+  }
   p.signs = call.n_out > 1 ? call.out[1].u32() : nullptr;
-  if (!is_depthwise(w, a)) {
+  uint32_t* const mask = call.n_out > 2 ? call.out[2].u32() : nullptr;
+  if (depthwise) {
+    if (p.signs) pack_image(call, p);
+    d.vertical = p.vertical;
+    d.horizontal = p.horizontal;
+    set_auxiliary(call, d.image);
+    d.bias = bias.f32();
+    d.relu = relu;
+    d.mask = mask;
+    d.statistics = statistics;
+    run_depthwise(call, d, [](Depthwise&, int64_t row, const auto& run) { run(row); });
+  } else {
     set_auxiliary(call, p.image);
     p.bias = bias.f32();
     p.relu = relu;
-    p.mask = call.n_out > 2 ? call.out[2].u32() : nullptr;
+    p.mask = mask;
+    p.statistics = statistics;
     run(call, p);
-    return true;
   }
-  if (p.signs) pack_image(call, p);
-  Depthwise d = {image_of(x),
-                 x.shape[0],
-                 {},
-                 {},
-                 y.f32(),
-                 y.shape[1],
-                 y.shape[2],
-                 w.f32(),
-                 w.shape[1],
-                 w.shape[2],
-                 bias.f32(),
-                 relu,
-                 call.n_out > 2 ? call.out[2].u32() : nullptr};
-  d.vertical = forward_axis(y.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0]);
-  d.horizontal = forward_axis(y.shape[2], w.shape[2], a.stride[1], a.pad[1], a.dilation[1]);
-  set_auxiliary(call, d.image);
-  run_depthwise(call, d, [](Depthwise&, int64_t row, const auto& run) { run(row); });
+  if (statistics)
+    finish_statistics(call, statistics, call.number[10], call.out[3].f32(), call.out[4].f32(), call.out[5].f32());
   return true;
 }
 
 int64_t conv2d_scratch(const Call& call, int threads) {
   const View& w = call.in[1];
-  if (is_depthwise(w, attributes(call))) return w.count() * 4;
-  return scratch_of(forward_product(call), threads);
+  const bool statistics = asks_statistics(call);
+  const auto bytes = [&](int64_t chunks) { return statistics ? statistics_bytes(w.shape[0], chunks) : 0; };
+  if (is_depthwise(w, attributes(call)))
+    return w.count() * 4 + bytes(depthwise_of(call.in[0], w, call.out[0]).chunks());
+  const Product p = forward_product(call);
+  return scratch_of(p, threads) + max64(bytes(chunks_of<false>(p)), amx_possible() ? bytes(chunks_of<true>(p)) : 0);
 }
 
 // Runs f(vertical, horizontal) for every phase of the input gradient: the positions of dx that share their taps.
@@ -241,8 +278,7 @@ bool conv2d_input_grad(const Call& call) {
     each_gradient_product(call, [&](const Product& p) { run(call, p); });
     return true;
   }
-  Depthwise d = {image_of(dy), dy.shape[0], {},         {},      dx.f32(), dx.shape[1], dx.shape[2],
-                 w.f32(),      w.shape[1],  w.shape[2], nullptr, false,    nullptr};
+  const Depthwise d = depthwise_of(dy, w, dx);
   run_depthwise(call, d, [&](Depthwise& own, int64_t row, const auto& run_row) {
     own.vertical = gradient_axis(dx.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0], row % a.stride[0]);
     for (int64_t j = 0; j < a.stride[1]; j++) {

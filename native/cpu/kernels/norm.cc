@@ -1,43 +1,29 @@
 // Batch and layer normalisation over the last axis of channels-last tensors.
-#include "../channels.h"
 #include "../rows.h"
+#include "../statistics.h"
 
 namespace auxgrad {
 namespace {
 
 // batch_norm_stats: x [..., C] -> mean [C], var [C] (biased), rstd [C] = 1 / sqrt(var + eps); numbers: eps
+inline int64_t stats_chunks(const View& x) {
+  const int64_t rows = x.count(0, x.rank - 1);
+  return rows > 0 ? row_chunks(rows, x.shape[x.rank - 1]) : 0;
+}
 int64_t stats_scratch(const Call& call, int) {
-  return channel_scratch(call.in[0]) + call.in[0].shape[call.in[0].rank - 1] * static_cast<int64_t>(sizeof(float));
+  const View& x = call.in[0];
+  return statistics_bytes(x.shape[x.rank - 1], stats_chunks(x));
 }
 
 bool batch_norm_stats(const Call& call) {
   const View& x = call.in[0];
-  const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
-  double *sum = static_cast<double*>(call.scratch), *squares = sum + channels;
-  float* shift = reinterpret_cast<float*>(static_cast<char*>(call.scratch) + channel_scratch(x));
-  sample_mean(x.f32(), rows, channels, channels, shift);
-  if (rows > 0)
-    channel_sums(
-        call, rows, channels,
-        [&](int64_t r, float* a, float* b) {
-          const float* row = x.f32() + r * channels;
-          for (int64_t c = 0; c < channels; c++) {
-            const float d = row[c] - shift[c];
-            a[c] += d;
-            b[c] += d * d;
-          }
-        },
-        sum, squares);
-  for (int64_t c = 0; c < channels; c++) {
-    const double n = static_cast<double>(rows), mean = rows ? sum[c] / n : 0;
-    const double var = rows ? squares[c] / n - mean * mean : 0;
-    call.out[0].f32()[c] = static_cast<float>(shift[c] + mean);
-    call.out[1].f32()[c] = static_cast<float>(var > 0 ? var : var == var ? 0 : var);
-    call.out[2].f32()[c] = static_cast<float>(1 / __builtin_sqrt((var > 0      ? var
-                                                                  : var == var ? 0
-                                                                               : var) +
-                                                                 call.number[0]));
-  }
+  const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1), chunks = stats_chunks(x);
+  const Statistics s = statistics_at(call.scratch, channels, chunks);
+  parallel_tasks(call, chunks, [&](int64_t chunk, int) {
+    const int64_t begin = rows * chunk / chunks, end = rows * (chunk + 1) / chunks;
+    sum_chunk(s, chunk, end - begin, 0, channels, [&](int64_t r) { return x.f32() + (begin + r) * channels; });
+  });
+  finish_statistics(call, s, call.number[0], call.out[0].f32(), call.out[1].f32(), call.out[2].f32());
   return true;
 }
 

@@ -1,0 +1,117 @@
+// Mean and variance of the channels of rows: sums over chunks of the rows, so that a kernel can make those of what it
+// has just written, while that is in a cache.
+#pragma once
+#include "channels.h"
+#include "conv/vec.h"
+
+namespace auxgrad {
+namespace {
+
+// Of each chunk its rows and the sums over them of d and d^2, d = x - shift: a shift near the mean, so that sums lose no
+// digits to a mean far from zero. Chunks are cut by shape alone.
+struct Statistics {
+  int64_t channels = 0, chunks = 0;
+  double *rows = nullptr, *sums = nullptr;  // [chunks], [chunks][2][channels]
+  float* shift = nullptr;                   // [chunks][channels]
+
+  explicit operator bool() const { return rows != nullptr; }
+};
+
+inline int64_t statistics_bytes(int64_t channels, int64_t chunks) {
+  return (chunks * (8 + channels * (2 * 8 + 4)) + 63) / 64 * 64;
+}
+inline Statistics statistics_at(void* scratch, int64_t channels, int64_t chunks) {
+  Statistics s;
+  s.channels = channels;
+  s.chunks = chunks;
+  s.rows = static_cast<double*>(scratch);
+  s.sums = s.rows + chunks;
+  s.shift = reinterpret_cast<float*>(s.sums + chunks * 2 * channels);
+  return s;
+}
+
+constexpr int64_t kSampleRows = 32;
+
+// The mean of some rows, at most kSampleRows, in channels [from, to); 0 where that is not finite.
+__attribute__((noinline)) inline void sample_rows(const float* const* rows, int64_t n, int64_t from, int64_t to,
+                                                  float* mean) {
+  const Vec share = broadcast(1.0f / static_cast<float>(n));
+  each_vector(from, to, [&](int64_t c, auto lanes) {
+    Vec sum = {};
+    for (int64_t i = 0; i < n; i++) sum += lanes.load(rows[i] + c) * share;
+    lanes.store(mean + c, sum - sum == Vec{} ? sum : Vec{});
+  });
+}
+
+// Adds the sums over some rows, at most kFloatRows, of d and d^2.
+__attribute__((noinline)) inline void sum_rows(const float* const* rows, int64_t n, int64_t from, int64_t to,
+                                               const float* shift, double* sum, double* squares) {
+  each_vector(from, to, [&](int64_t c, auto lanes) {
+    const Vec middle = lanes.load(shift + c);
+    Vec a = {}, b = {};
+    for (int64_t i = 0; i < n; i++) {
+      const Vec d = lanes.load(rows[i] + c) - middle;
+      a += d;
+      b += d * d;
+    }
+    float floats[2][kLanes];
+    store(floats[0], a);
+    store(floats[1], b);
+    for (int64_t i = 0; i < lanes.count(); i++) sum[c + i] += floats[0][i];
+    for (int64_t i = 0; i < lanes.count(); i++) squares[c + i] += floats[1][i];
+  });
+}
+
+// Sums channels [from, to) of a chunk of rows, row(r) the first channel of one.
+template <class Row>
+inline void sum_chunk(const Statistics& s, int64_t chunk, int64_t rows, int64_t from, int64_t to, const Row& row) {
+  double *sum = s.sums + chunk * 2 * s.channels, *squares = sum + s.channels;
+  float* shift = s.shift + chunk * s.channels;
+  if (from == 0) s.rows[chunk] = static_cast<double>(rows);
+  memset(sum + from, 0, static_cast<size_t>(to - from) * 8);
+  memset(squares + from, 0, static_cast<size_t>(to - from) * 8);
+  const float* at[kSampleRows];
+  const int64_t taken = min64(kSampleRows, rows);
+  for (int64_t i = 0; i < taken; i++) at[i] = row(rows * i / taken);
+  sample_rows(at, taken, from, to, shift);
+  for (int64_t r = 0; r < rows; r += kFloatRows) {
+    const int64_t n = min64(kFloatRows, rows - r);
+    for (int64_t i = 0; i < n; i++) at[i] = row(r + i);
+    sum_rows(at, n, from, to, shift, sum, squares);
+  }
+}
+
+// Channels [begin, end) of finish_statistics().
+__attribute__((noinline)) inline void finish_channels(const Statistics& s, int64_t begin, int64_t end, double eps,
+                                                      float* mean, float* var, float* rstd) {
+  double *sum = s.sums, *squares = sum + s.channels, rows = s.chunks ? s.rows[0] : 0;
+  // The sums of the others go to those of the first chunk, as if its shift were theirs.
+  for (int64_t k = 1; k < s.chunks; k++) {
+    const double *a = s.sums + k * 2 * s.channels, *b = a + s.channels, own = s.rows[k];
+    const float* shift = s.shift + k * s.channels;
+    rows += own;
+    for (int64_t c = begin; c < end; c++) {
+      const double more = static_cast<double>(shift[c]) - s.shift[c];
+      sum[c] += a[c] + own * more;
+      squares[c] += b[c] + more * (2 * a[c] + own * more);
+    }
+  }
+  for (int64_t c = begin; c < end; c++) {
+    const double m = rows > 0 ? sum[c] / rows : 0, v = rows > 0 ? squares[c] / rows - m * m : 0;
+    sum[c] = rows > 0 ? s.shift[c] + m : 0;
+    squares[c] = v > 0 || v != v ? v : 0;
+  }
+  for (int64_t c = begin; mean && c < end; c++) mean[c] = static_cast<float>(sum[c]);
+  for (int64_t c = begin; var && c < end; c++) var[c] = static_cast<float>(squares[c]);
+  for (int64_t c = begin; rstd && c < end; c++) rstd[c] = static_cast<float>(1 / __builtin_sqrt(squares[c] + eps));
+}
+
+// mean, var (biased), rstd = 1 / sqrt(var + eps) of all rows, each [channels] or null. Of no rows they are 0, 0 and
+// 1 / sqrt(eps).
+inline void finish_statistics(const Call& call, const Statistics& s, double eps, float* mean, float* var, float* rstd) {
+  parallel_ranges(call, s.channels, 16 * max64(1, 512 / max64(1, s.chunks)),
+                  [&](int64_t begin, int64_t end) { finish_channels(s, begin, end, eps, mean, var, rstd); });
+}
+
+}  // namespace
+}  // namespace auxgrad

@@ -1,5 +1,4 @@
-import { fail } from '../errors'
-import { checkBits, dequantize, quantize, type CodeBits } from '../ops/quantize'
+import { checkCodes, dequantize, quantize, type CodeBits } from '../ops/quantize'
 import type { MemoryPolicy } from './policy'
 
 /** Options of `quantized`. */
@@ -22,9 +21,7 @@ const least = 1024
  */
 export function quantized(options: QuantizedOptions = {}): MemoryPolicy {
   const { bits = 8, rounding = 'stochastic' } = options
-  checkBits('quantized', bits)
-  if (rounding !== 'stochastic' && rounding !== 'nearest')
-    fail('AUX_INVALID_ARGUMENT', `quantized: expected rounding 'stochastic' or 'nearest', got ${String(rounding)}`)
+  checkCodes('quantized', bits, rounding)
   return {
     name: `quantized ${bits}`,
     at: () => ({

@@ -34,10 +34,12 @@ const dequantizeOp = defineOp<{ bits: CodeBits; shape: Shape }>({
   constant: true,
 })
 
-/** @internal `bits` as a number of bits, or an error. */
-export function checkBits(name: string, bits: unknown): asserts bits is CodeBits {
+/** @internal Errors unless both are what `quantize` takes. */
+export function checkCodes(name: string, bits: unknown, rounding: unknown): void {
   if (bits !== 2 && bits !== 4 && bits !== 8)
     fail('AUX_INVALID_ARGUMENT', `${name}: expected 2, 4 or 8 bits, got ${String(bits)}`)
+  if (rounding !== 'stochastic' && rounding !== 'nearest')
+    fail('AUX_INVALID_ARGUMENT', `${name}: expected rounding 'stochastic' or 'nearest', got ${String(rounding)}`)
 }
 
 /** An f32 tensor in few bits. */
@@ -54,7 +56,7 @@ export interface Quantized {
  * 256 that holds a NaN or an infinity comes back as NaN.
  */
 export function quantize(x: Tensor, bits: CodeBits, rounding: 'stochastic' | 'nearest' = 'stochastic'): Quantized {
-  checkBits('quantize', bits)
+  checkCodes('quantize', bits, rounding)
   const made = tidy(() => {
     const { key, id } = rounding === 'stochastic' ? randomFor([x]) : { key: undefined, id: 0 }
     return apply(quantizeOp, [x, key], { bits, id })

@@ -22,27 +22,14 @@ import {
   type Tensor,
 } from '../../src'
 import { Tensor as Eager } from '../../src/tensor/tensor'
+import { distance, host, same, values } from '../support/arrays'
 import { check } from '../support/property'
 import { gradientsOf, snapshot } from '../support/record'
-import { bytes, generator } from '../support/run'
+import { sizeOf } from '../support/reference'
+import { generator } from '../support/run'
 
 type Alphabet = 'pm1' | '01'
-const size = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1)
-/** Values around 0 with some zeros of both signs. */
-const values = (random: () => number, shape: number[]): Float32Array =>
-  Float32Array.from({ length: size(shape) }, () => (random() < 0.1 ? (random() < 0.5 ? 0 : -0) : 2 * random() - 1))
-const host = (random: () => number, shape: number[]) => hostArray(values(random, shape), shape)
-const same = (a: Float32Array | undefined, b: Float32Array | undefined): boolean => !!a && !!b && bytes(a) === bytes(b)
 const sign = (v: number, alphabet: Alphabet): number => (v > 0 ? 1 : alphabet === 'pm1' ? -1 : 0)
-const distance = (got: Float32Array, expected: Float64Array): number => {
-  let d = 0
-  let n = 0
-  got.forEach((v, i) => {
-    d += (v - expected[i]) ** 2
-    n += expected[i] ** 2
-  })
-  return Math.sqrt(d / (n || 1))
-}
 
 /** One layer, and a parameter of zeros added to its input: its gradient is the input gradient. */
 class One<L extends nn.Module & { forward(x: Tensor): Tensor }> extends nn.Module {
@@ -53,7 +40,7 @@ class One<L extends nn.Module & { forward(x: Tensor): Tensor }> extends nn.Modul
     readonly before: (x: Tensor) => Tensor = (x) => x,
   ) {
     super()
-    this.shift = new nn.Parameter(Eager.from(new Float32Array(size(shape)), shape, 'f32'))
+    this.shift = new nn.Parameter(Eager.from(new Float32Array(sizeOf(shape)), shape, 'f32'))
   }
   forward(x: Tensor): Tensor {
     return this.layer.forward(this.before(x.add(this.shift)))
@@ -455,7 +442,7 @@ async function train(
   for (let i = 0; i < steps; i++) {
     const x = indices
       ? hostArray(
-          Int32Array.from({ length: size(shape) }, () => Math.floor(random() * 20)),
+          Int32Array.from({ length: sizeOf(shape) }, () => Math.floor(random() * 20)),
           shape,
         )
       : host(random, shape)

@@ -17,27 +17,11 @@ import {
   type MemoryAssignment,
   type Tensor,
 } from '../../src'
+import { distance, host, same } from '../support/arrays'
 import { check } from '../support/property'
 import { gradientsOf } from '../support/record'
-import { bytes, generator } from '../support/run'
+import { generator } from '../support/run'
 
-const size = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1)
-const host = (random: () => number, shape: number[]) =>
-  hostArray(
-    Float32Array.from({ length: size(shape) }, () => 2 * random() - 1),
-    shape,
-  )
-const same = (a: Float32Array, b: Float32Array): boolean => bytes(a) === bytes(b)
-/** |a - b| / |b|, Euclidean. */
-const distance = (a: Float32Array, b: Float32Array): number => {
-  let d = 0
-  let n = 0
-  a.forEach((v, i) => {
-    d += (v - b[i]) ** 2
-    n += b[i] ** 2
-  })
-  return Math.sqrt(d / n)
-}
 const aligned = (n: number): number => Math.ceil(n / 64) * 64
 const packedBytes = (elements: number, bits: number): number => {
   const groups = Math.ceil(elements / 256)
@@ -69,6 +53,9 @@ test('quantize: within one step, or half of one; every level comes back; non-fin
     expect(odd.every((v, i) => Number.isNaN(v) === i < 256)).toBe(true)
   })
   expect(() => quantize(tensor([1]), 3 as CodeBits)).toThrow(/quantize: expected 2, 4 or 8 bits, got 3/)
+  expect(() => quantize(tensor([1]), 8, 'up' as 'nearest')).toThrow(
+    /quantize: expected rounding 'stochastic' or 'nearest', got up/,
+  )
   expect(() => quantize(tensor([1]).cast('i32'), 8)).toThrow(/expected input of dtype f32, got i32/)
 })
 
@@ -149,7 +136,8 @@ test('quantized to 8 bits, a transformer: attention, layer norms and GELU read c
   )
   const batch = { x: tokens, r: host(random, [8, 24, 11]) }
   const loss = (b: Record<string, Tensor>): Tensor => model.forward(b.x).mul(b.r).sum()
-  await compare(model, loss, batch, quantized(), { error: 0.05, kept: 0.32 })
+  // 0.02 to 0.07 with other values: most where softmax takes the mean off, in queries and keys.
+  await compare(model, loss, batch, quantized(), { error: 0.1, kept: 0.32 })
   const { plan } = await gradientsOf(model, loss, batch, quantized())
   const codes = (layer: string) =>
     plan.kept.filter((k) => k.layer === layer && k.shape.length === 2 && k.dtype === 'u32')

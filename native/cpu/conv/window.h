@@ -19,6 +19,11 @@ constexpr int64_t kPacked = 384 * 1024;  // floats of packed weights of a slice,
 constexpr int64_t kPart = 128;           // output channels of a task, at least: each packs its stripe anew
 constexpr int64_t kTasks = 32;           // wanted, to keep many threads busy
 
+// Of a product that reads unfolded windows (unfold.h): their rows, `row_step` apart, and columns; otherwise nothing.
+struct Window {
+  int64_t rows, row_step, columns;
+};
+
 struct Product {
   Image image;
   int64_t images;
@@ -34,6 +39,7 @@ struct Product {
   uint32_t* mask;         // bits of out > 0, or null; only for a single phase
   uint32_t* signs;        // bits of image > 0, or null
   Statistics statistics;  // of out, if they are wanted; only for a single phase. Their chunks are blocks
+  Window window;
 };
 
 struct ProductPlan {

@@ -24,12 +24,12 @@ inline Vec code_values(IntVec codes) {
 #endif
 }
 
-// Adds those of a part's tokens, times their deltas.
+// Adds those of a part's tokens, times their deltas. A part is summed by itself: long sums round less often.
 inline void add_codes(const float (*delta)[kCodeOutputs], const Words* codes, float (*sums)[kColumns]) {
   for (int lane = 0; lane < kColumns; lane += kLanes) {
     Vec sum[kCodeOutputs];
     AUXGRAD_UNROLL
-    for (int o = 0; o < kCodeOutputs; o++) sum[o] = load(sums[o] + lane);
+    for (int o = 0; o < kCodeOutputs; o++) sum[o] = Vec{};
     const float* d = delta[0];
     for (int w = 0; w < kPart / 16; w++) {
       IntVec word;
@@ -41,7 +41,7 @@ inline void add_codes(const float (*delta)[kCodeOutputs], const Words* codes, fl
       }
     }
     AUXGRAD_UNROLL
-    for (int o = 0; o < kCodeOutputs; o++) store(sums[o] + lane, sum[o]);
+    for (int o = 0; o < kCodeOutputs; o++) store(sums[o] + lane, load(sums[o] + lane) + sum[o]);
   }
 }
 

@@ -67,7 +67,10 @@ inline Blocks cut_matrix_blocks(const Product& p, int64_t slice) {
   const int64_t all = p.images * v.count * h.count, share = taps_of(p) == 1 ? 2 : 1;
   const int64_t most = kMatrixTokens / share, budget = kMatrixStripe / share;
   // Where nothing is shared by neighbours the stripe stays in the first cache.
-  const int64_t tokens = is_row(p) ? 32 : p.window.rows && taps_of(p) == 1 ? 64 : max64(128, min64(most, ceil_div(all, kMatrixBlocks * 32) * 32));
+  const int64_t tokens = is_row(p) ? 32
+                         : p.window.rows && taps_of(p) == 1
+                             ? 64
+                             : max64(128, min64(most, ceil_div(all, kMatrixBlocks * 32) * 32));
   b.images = b.rows = 1;
   // Whole words of the mask.
   b.columns = even_size(h.count, tokens);
@@ -766,8 +769,8 @@ struct Unit {
 
 // Brings near the outputs of the block at hand, some rows at a time: they are written with the next one.
 struct Fetch {
-  const OutRow *row = nullptr, *end = nullptr;
-  int64_t rows;
+  const OutRow *row = nullptr, *end = nullptr;  // to come
+  int64_t rows = 0;                             // at a time
   const float* out;
   bool both;  // vectors
   __attribute__((always_inline)) void operator()() {
@@ -888,8 +891,9 @@ struct MatrixTask {
             block.fetch = index == begin && i == 0;  // another core may have packed them
             const int m = t.tiles, n = width > 16 ? 2 : 1;
             finish.rows = ceil_div(finish.end - finish.row, 3 * steps - (steps > 1));
-            if (p.window.rows) shadow.fetch = {u.rows + t.first, u.rows + t.last, ceil_div(t.last - t.first, 3 * steps),
-                            p.out + u.out + channels + c, n > 1};
+            if (p.window.rows)
+              shadow.fetch = {u.rows + t.first, u.rows + t.last, ceil_div(t.last - t.first, 3 * steps),
+                              p.out + u.out + channels + c, n > 1};
             multiply_split(m, n, block, sums, [&] { shadow(); });
             finish.all();
             finish.block = &block;

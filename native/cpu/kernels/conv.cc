@@ -100,7 +100,10 @@ inline int64_t scratch_of(const Product& p, int threads) {
 template <bool Matrix>
 inline int64_t chunks_of(const Product& p) {
 #if defined(AUXGRAD_HAS_AMX)
-  if (Matrix && taps_of(p) > 0 && suits_matrix(p)) return plan_matrix(p).runs();
+  if (Matrix && taps_of(p) > 0) {
+    const Product u = unfolded(p);
+    if (suits_matrix(u)) return plan_matrix(u).runs();
+  }
 #endif
   return taps_of(p) == 0 ? 0 : suits_patches(p) ? plan_patches(p).blocks.count() : plan_product(p).blocks.count();
 }

@@ -599,11 +599,10 @@ struct Finish {
     __m512 start;
 
     __attribute__((always_inline)) __m512 operator()(const OutRow* r) const {
-      const __m512 zero = _mm512_setzero_ps();
       __m512 y = _mm512_load_ps(from + r->sum);
       if (adds) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(own, to + r->out));
       if (biased) y = _mm512_add_ps(y, start);
-      if (rectified) y = _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(y, zero, _CMP_LT_OQ), zero);  // NaN stays
+      if (rectified) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // the second where one is NaN
       return y;
     }
   };

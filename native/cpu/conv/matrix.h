@@ -122,8 +122,8 @@ __attribute__((noinline)) inline MatrixPlan plan_matrix(const Product& p) {
   return plan;
 }
 
-// Two stripes of a thread.
-inline int64_t stripes_apart(const MatrixPlan& plan) { return 2 * plan.stripe + kThreadGap; }
+// Two stripes of a thread, and behind them its sums for statistics.
+inline int64_t stripes_apart(const MatrixPlan& plan) { return 2 * plan.stripe + plan.part * 20 + kThreadGap; }
 inline int64_t matrix_scratch(const MatrixPlan& plan, int threads) {
   return plan.packed + kThreadGap + stripes_apart(plan) * threads;
 }
@@ -808,9 +808,9 @@ struct MatrixTask {
     const int64_t stop = min64(columns, part + plan->part), channels = g * p.width + from;
     const char* right = packed + g * (plan->packed / p.groups);
     const Statistics& statistics = p.statistics;
-    const int64_t chunk = statistics ? begin / plan->together : 0;
-    double* const sum = statistics.sums + chunk * 2 * p.out_channels;
-    float* const shift = statistics.shift + chunk * p.out_channels;
+    // Of channels [part, stop): other threads work on the chunks beside this one.
+    double* const sum = reinterpret_cast<double*>(stripes + 2 * plan->stripe);
+    float* const shift = reinterpret_cast<float*>(sum + 2 * plan->part);
     double rows = 0;
     Shadow shadow;
     Finish& finish = shadow.finish;
@@ -873,9 +873,9 @@ struct MatrixTask {
             finish.bias = done && p.bias ? p.bias + channels + c : nullptr;
             finish.relu = done && p.relu;
             finish.mask = done && u.own.begin < u.own.end ? p.mask + channels + c : nullptr;
-            finish.sum = done && p.statistics ? sum + channels + c : nullptr;
-            finish.squares = p.out_channels;
-            finish.shift = finish.sum ? shift + channels + c : nullptr;
+            finish.sum = done && p.statistics ? sum + c - part : nullptr;
+            finish.squares = plan->part;
+            finish.shift = shift + c - part;
             finish.first = index == begin && i == 0;
             finish.lanes[0] = static_cast<__mmask16>((1u << min64(16, width)) - 1);
             finish.lanes[1] = static_cast<__mmask16>((1u << max64(0, width - 16)) - 1);
@@ -887,7 +887,13 @@ struct MatrixTask {
     store_sums(sums);
     finish.all();
     stop_tiles();
-    if (statistics && channels + part == 0) statistics.rows[chunk] = rows;
+    if (!statistics || last < plan->bundles) return;
+    const int64_t chunk = begin / plan->together, to = channels + part;
+    const size_t n = static_cast<size_t>(stop - part);
+    if (to == 0) statistics.rows[chunk] = rows;
+    memcpy(statistics.sums + chunk * 2 * p.out_channels + to, sum, n * sizeof(double));
+    memcpy(statistics.sums + (chunk * 2 + 1) * p.out_channels + to, sum + plan->part, n * sizeof(double));
+    memcpy(statistics.shift + chunk * p.out_channels + to, shift, n * sizeof(float));
   }
 };
 

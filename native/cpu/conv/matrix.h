@@ -125,8 +125,8 @@ __attribute__((noinline)) inline MatrixPlan plan_matrix(const Product& p) {
   return plan;
 }
 
-// Two stripes of a thread.
-inline int64_t stripes_apart(const MatrixPlan& plan) { return 2 * plan.stripe + kThreadGap; }
+// Two stripes of a thread, and behind them its sums for statistics.
+inline int64_t stripes_apart(const MatrixPlan& plan) { return 2 * plan.stripe + plan.part * 20 + kThreadGap; }
 inline int64_t matrix_scratch(const MatrixPlan& plan, int threads) {
   return plan.packed + kThreadGap + stripes_apart(plan) * threads;
 }
@@ -581,12 +581,18 @@ struct Finish {
   bool accumulate, relu, settled, first;  // first: the statistics begin with this block
 
   // Sums that were made in several tiles are put together. A NaN among those of outputs may be an infinity that met
-  // zeros: then all are made again.
-  template <int M, int N>
-  __attribute__((always_inline)) void settle_rows() {
-    __m512 all[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    for (const OutRow* r = row; r < end; r++) {
-      float* at = sums + r->sum;
+  // zeros: then all are made again. Counted: the statistics of rows that are outputs as they are, on the way.
+  template <int M, int N, bool Counted>
+  __attribute__((noinline)) void settle_rows() {
+    // Of half of the rows each.
+    __m512 all[2][2], squares[2][2], middle[2];
+#pragma GCC unroll 2
+    for (int v = 0; v < N; v++) {
+      all[0][v] = all[1][v] = squares[0][v] = squares[1][v] = _mm512_setzero_ps();
+      middle[v] = Counted ? _mm512_maskz_loadu_ps(lanes[v], shift + 16 * v) : _mm512_setzero_ps();
+    }
+    const __mmask16 own[2] = {lanes[0], lanes[1]};
+    const auto one = [&](float* at, int half) __attribute__((always_inline)) {
 #pragma GCC unroll 2
       for (int v = 0; v < N; v++) {
         __m512 x = _mm512_load_ps(at + 16 * v);
@@ -594,16 +600,42 @@ struct Finish {
         if (N == 1) x = _mm512_add_ps(x, _mm512_load_ps(at + 16));
         if (M == 1 && N == 1) x = _mm512_add_ps(x, _mm512_load_ps(at + 16 * kSumStep + 16));
         if (M == 1 || N == 1) _mm512_store_ps(at + 16 * v, x);
-        all[v] = _mm512_mask_add_ps(all[v], lanes[v], all[v], x);
+        if (Counted) x = _mm512_sub_ps(x, middle[v]);
+        if (Counted) squares[half][v] = _mm512_fmadd_ps(x, x, squares[half][v]);
+        all[half][v] = _mm512_mask_add_ps(all[half][v], own[v], all[half][v], x);
       }
+    };
+    const OutRow* r = row;
+    if (end - r == 16 * M) {
+      float* at = sums;
+      for (int k = 0; k < 8 * M; k++, at += 2 * kSumStep) one(at, 0), one(at + kSumStep, 1);
+    } else {
+      for (; r + 1 < end; r += 2) one(sums + r[0].sum, 0), one(sums + r[1].sum, 1);
+      if (r < end) one(sums + r->sum, 0);
     }
-    const __m512 sum = _mm512_add_ps(all[0], all[1]);
-    if (_mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q)) sum_exceptional<M, N>(*block, sums);
+    __m512 sum_of[2];
+    for (int v = 0; v < N; v++) sum_of[v] = _mm512_add_ps(all[0][v], all[1][v]);
+    const __m512 total = N > 1 ? _mm512_add_ps(sum_of[0], sum_of[N - 1]) : sum_of[0];
+    if (_mm512_cmp_ps_mask(total, total, _CMP_UNORD_Q)) {
+      sum_exceptional<M, N>(*block, sums);
+      if (Counted) add_statistics();
+    } else if (Counted) {
+      for (int v = 0; v < N; v++) add(v, sum_of[v], _mm512_add_ps(squares[0][v], squares[1][v]));
+    }
   }
-  __attribute__((noinline)) void settle_tiles() {
-    if (m > 1) n > 1 ? settle_rows<2, 2>() : settle_rows<2, 1>();
-    else n > 1 ? settle_rows<1, 2>() : settle_rows<1, 1>();
+  // With the statistics. The first block of a task takes its mean as the shift.
+  __attribute__((noinline)) void settle() {
+    const bool bare = !accumulate && !bias && !relu;
+    if (sum && bare && m > 1 && n > 1) {
+      if (first) start_statistics();
+      return settle_rows<2, 2, true>();
+    }
+    if (m > 1) n > 1 ? settle_rows<2, 2, false>() : settle_rows<2, 1, false>();
+    else n > 1 ? settle_rows<1, 2, false>() : settle_rows<1, 1, false>();
+    if (sum && first) start_statistics();
+    if (sum) add_statistics();
   }
+
   // What is written: columns [16 * v, 16 * v + 16). Members are copied: to the compiler a store of vectors may change any.
   struct Columns {
     const float* from;
@@ -613,90 +645,101 @@ struct Finish {
     __m512 start;
 
     __attribute__((always_inline)) __m512 operator()(const OutRow* r) const {
-      const __m512 zero = _mm512_setzero_ps();
       __m512 y = _mm512_load_ps(from + r->sum);
       if (adds) y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(own, to + r->out));
       if (biased) y = _mm512_add_ps(y, start);
-      if (rectified) y = _mm512_mask_mov_ps(y, _mm512_cmp_ps_mask(y, zero, _CMP_LT_OQ), zero);  // NaN stays
+      if (rectified) y = _mm512_max_ps(_mm512_setzero_ps(), y);  // the second where one is NaN
       return y;
     }
   };
-  Columns columns(int v) const {
+  __attribute__((always_inline)) Columns columns(int v) const {
     const __m512 start = bias ? _mm512_maskz_loadu_ps(lanes[v], bias + 16 * v) : _mm512_setzero_ps();
     return {sums + 16 * v, out + 16 * v, lanes[v], accumulate, bias != nullptr, relu, start};
   }
 
-  static void add(double* to, __mmask16 own, __m512 x) {
-    const __mmask8 low = static_cast<__mmask8>(own), high = static_cast<__mmask8>(own >> 8);
-    const __m512d a = _mm512_cvtps_pd(_mm512_castps512_ps256(x)), b = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
-    _mm512_mask_storeu_pd(to, low, _mm512_add_pd(_mm512_maskz_loadu_pd(low, to), a));
-    _mm512_mask_storeu_pd(to + 8, high, _mm512_add_pd(_mm512_maskz_loadu_pd(high, to + 8), b));
-  }
-  // The first block of a task takes its mean as the shift, or 0 where that is not finite.
-  __attribute__((noinline)) void start_statistics(int v) const {
-    const Columns y = columns(v);
-    const __m512 share = _mm512_set1_ps(1.0f / static_cast<float>(end - row));
-    __m512 mean = _mm512_setzero_ps();
-    for (const OutRow* r = row; r < end; r++) mean = _mm512_fmadd_ps(y(r), share, mean);
-    const __m512 rest = _mm512_sub_ps(mean, mean);
-    _mm512_mask_storeu_ps(shift + 16 * v, y.own, _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q), mean));
-    const int64_t n = __builtin_popcount(y.own);
-    memset(sum + 16 * v, 0, static_cast<size_t>(n) * 8);
-    memset(sum + squares + 16 * v, 0, static_cast<size_t>(n) * 8);
-  }
-  __attribute__((noinline)) void add_statistics(int v) const {
-    const Columns y = columns(v);
-    const __m512 middle = _mm512_maskz_loadu_ps(y.own, shift + 16 * v);
-    // Of half of the rows each.
-    __m512 a[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, b[2] = {a[0], a[0]};
-    const auto one = [&](const OutRow* r, int half) {
-      const __m512 d = _mm512_sub_ps(y(r), middle);
-      a[half] = _mm512_add_ps(a[half], d);
-      b[half] = _mm512_fmadd_ps(d, d, b[half]);
+  void add(int v, __m512 a, __m512 b) const {
+    const __mmask8 low = static_cast<__mmask8>(lanes[v]), high = static_cast<__mmask8>(lanes[v] >> 8);
+    const auto to = [&](double* at, __m512 x) __attribute__((always_inline)) {
+      const __m512d first_half = _mm512_cvtps_pd(_mm512_castps512_ps256(x));
+      const __m512d second_half = _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1));
+      _mm512_mask_storeu_pd(at, low, _mm512_add_pd(_mm512_maskz_loadu_pd(low, at), first_half));
+      _mm512_mask_storeu_pd(at + 8, high, _mm512_add_pd(_mm512_maskz_loadu_pd(high, at + 8), second_half));
     };
-    const OutRow* r = row;
-    for (; r + 1 < end; r += 2) one(r, 0), one(r + 1, 1);
-    if (r < end) one(r, 0);
-    add(sum + 16 * v, y.own, _mm512_add_ps(a[0], a[1]));
-    add(sum + squares + 16 * v, y.own, _mm512_add_ps(b[0], b[1]));
+    to(sum + 16 * v, a);
+    to(sum + squares + 16 * v, b);
   }
-  // Columns [16 * v, 16 * v + 16) of some rows; Marked: and the bits of what is above zero.
-  template <bool Marked>
-  __attribute__((noinline)) void write(const OutRow* stop, int v) const {
-    const Columns of = columns(v);
-    float* const to = of.to;
-    uint32_t* const words = Marked ? mask + 16 * v : nullptr;
-    const __mmask16 own = of.own;
+  __attribute__((noinline)) void start_statistics() const {
+    const __m512 share = _mm512_set1_ps(1.0f / static_cast<float>(end - row));
+    for (int v = 0; v < n; v++) {
+      const Columns y = columns(v);
+      __m512 mean = _mm512_setzero_ps();
+      for (const OutRow* r = row; r < end; r++) mean = _mm512_fmadd_ps(y(r), share, mean);
+      const __m512 rest = _mm512_sub_ps(mean, mean);  // NaN where the mean is not finite
+      mean = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q), mean);
+      _mm512_mask_storeu_ps(shift + 16 * v, y.own, mean);
+      const size_t bytes = static_cast<size_t>(__builtin_popcount(y.own)) * sizeof(double);
+      memset(sum + 16 * v, 0, bytes);
+      memset(sum + squares + 16 * v, 0, bytes);
+    }
+  }
+  __attribute__((noinline)) void add_statistics() const {
+    for (int v = 0; v < n; v++) {
+      const Columns y = columns(v);
+      const __m512 middle = _mm512_maskz_loadu_ps(y.own, shift + 16 * v);
+      __m512 a[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, b[2] = {a[0], a[0]};
+      const auto one = [&](const OutRow* r, int half) {
+        const __m512 d = _mm512_sub_ps(y(r), middle);
+        a[half] = _mm512_add_ps(a[half], d);
+        b[half] = _mm512_fmadd_ps(d, d, b[half]);
+      };
+      const OutRow* r = row;
+      for (; r + 1 < end; r += 2) one(r, 0), one(r + 1, 1);
+      if (r < end) one(r, 0);
+      add(v, _mm512_add_ps(a[0], a[1]), _mm512_add_ps(b[0], b[1]));
+    }
+  }
+
+  // Some rows; Marked: and the bits of what is above zero.
+  template <bool Marked, int N>
+  __attribute__((noinline)) void write(const OutRow* stop) const {
+    const Columns of[2] = {columns(0), columns(N - 1)};
+    uint32_t* const words = mask;
     const __m512 zero = _mm512_setzero_ps();
-    __m512i bits = _mm512_setzero_si512();
+    __m512i bits[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
     int64_t at = -1;
+    const auto store_bits = [&] {
+      for (int v = 0; v < N; v++) _mm512_mask_storeu_epi32(words + at + 16 * v, of[v].own, bits[v]);
+    };
     for (const OutRow* r = row; r < stop; r++) {
-      const __m512 y = of(r);
-      _mm512_mask_storeu_ps(to + r->out, own, y);
+      __m512 y[2];
+#pragma GCC unroll 2
+      for (int v = 0; v < N; v++) {
+        y[v] = of[v](r);
+        _mm512_mask_storeu_ps(of[v].to + r->out, of[v].own, y[v]);
+      }
       if (!Marked || r->bit == 0) continue;
       if (r->word != at) {
-        if (at >= 0) _mm512_mask_storeu_epi32(words + at, own, bits);
+        if (at >= 0) store_bits();
         at = r->word;
-        bits = _mm512_maskz_loadu_epi32(own, words + at);
+        for (int v = 0; v < N; v++) bits[v] = _mm512_maskz_loadu_epi32(of[v].own, words + at + 16 * v);
       }
-      bits = _mm512_mask_or_epi32(bits, _mm512_cmp_ps_mask(y, zero, _CMP_GT_OQ), bits,
-                                  _mm512_set1_epi32(static_cast<int>(r->bit)));
+      const __m512i bit = _mm512_set1_epi32(static_cast<int>(r->bit));
+#pragma GCC unroll 2
+      for (int v = 0; v < N; v++)
+        bits[v] = _mm512_mask_or_epi32(bits[v], _mm512_cmp_ps_mask(y[v], zero, _CMP_GT_OQ), bits[v], bit);
     }
-    if (Marked && at >= 0) _mm512_mask_storeu_epi32(words + at, own, bits);
+    if (Marked && at >= 0) store_bits();
   }
   __attribute__((always_inline)) void operator()() {
     if (n == 0) return;
     if (!settled) {
       settled = true;
-      settle_tiles();
-      for (int v = 0; sum && v < n; v++) {
-        if (first) start_statistics(v);
-        add_statistics(v);
-      }
+      settle();
     }
     if (row == end) return;
     const OutRow* stop = end - row > rows ? row + rows : end;
-    for (int v = 0; v < n; v++) mask ? write<true>(stop, v) : write<false>(stop, v);
+    if (n > 1) mask ? write<true, 2>(stop) : write<false, 2>(stop);
+    else mask ? write<true, 1>(stop) : write<false, 1>(stop);
     row = stop;
   }
   void all() {
@@ -841,9 +884,9 @@ struct MatrixTask {
     const int64_t stop = min64(columns, part + plan->part), channels = g * p.width + from;
     const char* right = packed + g * (plan->packed / p.groups);
     const Statistics& statistics = p.statistics;
-    const int64_t chunk = statistics ? begin / plan->together : 0;
-    double* const sum = statistics.sums + chunk * 2 * p.out_channels;
-    float* const shift = statistics.shift + chunk * p.out_channels;
+    // Of channels [part, stop): other threads work on the chunks beside this one.
+    double* const sum = reinterpret_cast<double*>(stripes + 2 * plan->stripe);
+    float* const shift = reinterpret_cast<float*>(sum + 2 * plan->part);
     double rows = 0;
     Shadow shadow;
     Finish& finish = shadow.finish;
@@ -908,9 +951,9 @@ struct MatrixTask {
             finish.bias = done && p.bias ? p.bias + channels + c : nullptr;
             finish.relu = done && p.relu;
             finish.mask = done && u.own.begin < u.own.end ? p.mask + channels + c : nullptr;
-            finish.sum = done && p.statistics ? sum + channels + c : nullptr;
-            finish.squares = p.out_channels;
-            finish.shift = finish.sum ? shift + channels + c : nullptr;
+            finish.sum = done && p.statistics ? sum + c - part : nullptr;
+            finish.squares = plan->part;
+            finish.shift = shift + c - part;
             finish.first = index == begin && i == 0;
             finish.lanes[0] = static_cast<__mmask16>((1u << min64(16, width)) - 1);
             finish.lanes[1] = static_cast<__mmask16>((1u << max64(0, width - 16)) - 1);
@@ -922,7 +965,13 @@ struct MatrixTask {
     store_sums(sums);
     finish.all();
     stop_tiles();
-    if (statistics && channels + part == 0) statistics.rows[chunk] = rows;
+    if (!statistics || last < plan->bundles) return;
+    const int64_t chunk = begin / plan->together, to = channels + part;
+    const size_t n = static_cast<size_t>(stop - part);
+    if (to == 0) statistics.rows[chunk] = rows;
+    memcpy(statistics.sums + chunk * 2 * p.out_channels + to, sum, n * sizeof(double));
+    memcpy(statistics.sums + (chunk * 2 + 1) * p.out_channels + to, sum + plan->part, n * sizeof(double));
+    memcpy(statistics.shift + chunk * p.out_channels + to, shift, n * sizeof(float));
   }
 };
 

@@ -7,7 +7,7 @@
 // there is thrown away. Images of one block take turns at every position: small ones fill tiles together.
 #pragma once
 #include "../amx/split.h"
-#include "window.h"
+#include "unfold.h"
 
 #if defined(AUXGRAD_HAS_AMX)
 namespace auxgrad {
@@ -65,8 +65,11 @@ inline Blocks cut_matrix_blocks(const Product& p, int64_t slice) {
   Blocks b = {};
   const int64_t all = p.images * v.count * h.count, share = taps_of(p) == 1 ? 2 : 1;
   const int64_t most = kMatrixTokens / share, budget = kMatrixStripe / share;
-  // In a row of positions nothing is shared by neighbours: the stripe stays in the first cache.
-  const int64_t tokens = is_row(p) ? 32 : max64(128, min64(most, ceil_div(all, kMatrixBlocks * 32) * 32));
+  // Where nothing is shared by neighbours the stripe stays in the first cache.
+  const int64_t tokens = is_row(p) ? 32
+                         : p.window.rows && taps_of(p) == 1
+                             ? 64
+                             : max64(128, min64(most, ceil_div(all, kMatrixBlocks * 32) * 32));
   b.images = b.rows = 1;
   // Whole words of the mask.
   b.columns = even_size(h.count, tokens);
@@ -311,15 +314,21 @@ inline void finish_signs(const Product& p, const MatrixPlan& plan) {
   }
 }
 
-// A line of positions to pack: `count` of them, the first from `source`.
+// How the lines of a stripe are packed.
 struct Line {
-  const float* source;
-  int64_t source_step, count;  // floats
-  char* to;
+  int64_t source_step;  // floats
   int64_t to_step, plane, bundle, bundles, depth;
   float positive, negative;
+  int64_t channels, token_step;
+};
+// Positions to pack: `count` of them, the first from `source`. Never copied whole: to read what was just written in parts
+// waits for all stores before it.
+struct Positions {
+  const float* source;
+  int64_t count;
+  char* to;
   uint32_t* words;  // of the line's first channel
-  int64_t channels, token, token_step;
+  int64_t token;
 };
 
 // Vectors of 16 channels of a position, with the auxiliary; `bits` of those above zero go into `word`.
@@ -338,16 +347,16 @@ struct Reader {
 };
 
 template <bool Auxiliary, bool Signed>
-__attribute__((noinline)) void pack_line(const Line& l) {
+__attribute__((noinline)) void pack_line(const Line& l, const Positions& at, int64_t n) {
   const Reader<Auxiliary, Signed> read = {_mm512_set1_ps(l.positive), _mm512_set1_ps(l.negative)};
   // Some positions at a time, whose signs are in the same words: bundle after bundle.
-  for (int64_t first = 0; first < l.count;) {
-    const int64_t token = l.token + first * l.token_step, place = token % 32;
-    int64_t count = min64(Signed ? 8 : 1, l.count - first);
+  for (int64_t first = 0; first < n;) {
+    const int64_t token = at.token + first * l.token_step, place = token % 32;
+    int64_t count = min64(Signed ? 8 : 1, n - first);
     if (Signed) count = min64(count, (31 - place) / l.token_step + 1);
-    const float* source = l.source + first * l.source_step;
-    char* to = l.to + first * l.to_step;
-    uint32_t* words = l.words + (Signed ? token / 32 * l.channels : 0);
+    const float* source = at.source + first * l.source_step;
+    char* to = at.to + first * l.to_step;
+    uint32_t* words = at.words + (Signed ? token / 32 * l.channels : 0);
     for (int64_t b = 0; b < l.bundles; b++, source += 32, to += l.bundle, words += 32) {
       const int64_t rest = l.depth - b * 32;
       const __mmask16 low = rest >= 16 ? 0xffff : static_cast<__mmask16>((1u << rest) - 1);
@@ -374,17 +383,45 @@ __attribute__((noinline)) void pack_line(const Line& l) {
   }
 }
 
-inline void pack_zeros(const Line& l, int64_t from, int64_t to) {
+// Unfolded windows, the first of column `column`; `rows`: the lanes whose rows are in the image.
+template <bool Auxiliary>
+__attribute__((noinline)) void pack_windows(const Line& l, const Positions& at, int64_t n, const Product& p,
+                                            const WindowPieces& pieces, int64_t column, uint32_t rows) {
+  const __m512 positive = _mm512_set1_ps(l.positive), negative = _mm512_set1_ps(l.negative);
+  const WindowPiece piece[2][2] = {{pieces[0][0], pieces[0][1]}, {pieces[1][0], pieces[1][1]}};
+  const int64_t source_step = l.source_step, step = l.token_step, last = p.image.columns - p.window.columns;
+  const int64_t to_step = l.to_step, plane = l.plane;
+  const float* from = at.source;
+  char* to = at.to;
+  for (int64_t j = 0; j < n; j++, from += source_step, to += to_step, column += step) {
+    uint32_t inside = rows;
+    if (column < 0 || column > last) inside &= columns_inside(p.window, p.image, column);
+    __m512 x[2];
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; v++) {
+      const uint32_t own = inside >> (16 * v);
+      const WindowPiece &a = piece[v][0], &b = piece[v][1];
+      x[v] = _mm512_maskz_loadu_ps(static_cast<__mmask16>(a.lanes & own), from + a.at);
+      x[v] = _mm512_mask_loadu_ps(x[v], static_cast<__mmask16>(b.lanes & own), from + b.at);
+      if (!Auxiliary) continue;
+      const __mmask16 above = _mm512_cmp_ps_mask(x[v], _mm512_setzero_ps(), _CMP_GT_OQ);
+      x[v] = _mm512_maskz_add_ps(static_cast<__mmask16>(own), x[v], _mm512_mask_blend_ps(above, negative, positive));
+    }
+    store_position(to, plane, x[0], x[1]);
+  }
+}
+
+inline void pack_zeros(const Line& l, char* line, int64_t from, int64_t to) {
   for (int64_t b = 0; b < l.bundles; b++)
     for (int p = 0; p < kPlanes; p++) {
-      char* at = l.to + b * l.bundle + p * l.plane;
+      char* at = line + b * l.bundle + p * l.plane;
       for (int64_t j = from; j < to; j++) _mm512_storeu_si512(at + j * l.to_step, _mm512_setzero_si512());
     }
 }
 
-inline void pack_positions(const Line& l, bool auxiliary, bool is_signed) {
-  if (auxiliary) is_signed ? pack_line<true, true>(l) : pack_line<true, false>(l);
-  else is_signed ? pack_line<false, true>(l) : pack_line<false, false>(l);
+inline void pack_positions(const Line& l, const Positions& at, int64_t n, bool auxiliary, bool is_signed) {
+  if (auxiliary) is_signed ? pack_line<true, true>(l, at, n) : pack_line<true, false>(l, at, n);
+  else is_signed ? pack_line<false, true>(l, at, n) : pack_line<false, false>(l, at, n);
 }
 
 // Packs the stripe of a block, some positions at a time: in the shadow of the products of the stripe before.
@@ -397,8 +434,11 @@ struct Packer {
   int64_t row_phases, column_phases;
   bool more = false;  // lines to come
   Line common;
-  Line part[3];  // of the line at hand: without signs, with, without
+  Positions part[3];  // of the line at hand: without signs, with, without
   int next = 3;
+  WindowPieces pieces;  // of unfolded windows
+  int64_t line;         // token of column 0
+  uint32_t rows;        // lanes whose rows are in the image
   char* target;
 
   // Bundles [bundle, bundle + bundles) of group g.
@@ -426,6 +466,7 @@ struct Packer {
     l.source_step = p.horizontal.in_step * p.image.channels;
     l.channels = p.image.channels;
     l.token_step = p.horizontal.in_step;
+    if (p.window.rows) cut_window(p.window, p.image, pieces);
     if (signs)
       for (int64_t w = signs->begin / 32; w < ceil_div(signs->end, 32); w++)
         memset(signs->words + w * l.channels + channel, 0, static_cast<size_t>(l.depth) * 4);
@@ -436,21 +477,25 @@ struct Packer {
   __attribute__((noinline)) void open_line() {
     const Product& p = *product;
     const Axis &v = p.vertical, &h = p.horizontal;
-    Line& l = common;
-    l.to = target + (f * column_phases + e) * s->phase + (r * s->pitch * s->images + n) * kLine;
+    const Line& l = common;
+    char* to = target + (f * column_phases + e) * s->phase + (r * s->pitch * s->images + n) * kLine;
     part[0].count = part[1].count = part[2].count = 0;
     next = 0;
     const int64_t row = (k->i0 + r) * v.in_step + phase_start(v, f);
     const int64_t column = k->j0 * h.in_step + phase_start(h, e);
     int64_t left = 0, right = 0;
-    if (row >= 0 && row < p.image.rows) {
+    if (p.window.rows) {
+      rows = rows_inside(p.window, p.image, row);
+      right = rows ? s->columns : 0;
+    } else if (row >= 0 && row < p.image.rows) {
       left = min64(s->columns, column < 0 ? ceil_div(-column, h.in_step) : 0);
       right = column < p.image.columns ? min64(s->columns, ceil_div(p.image.columns - column, h.in_step)) : 0;
       right = max64(left, right);
     }
-    pack_zeros(l, 0, left);
-    pack_zeros(l, right, s->columns);
-    const int64_t token = ((k->n0 + n) * p.image.rows + row) * p.image.columns + column;
+    pack_zeros(l, to, 0, left);
+    pack_zeros(l, to, right, s->columns);
+    line = ((k->n0 + n) * p.image.rows + row) * p.image.columns;
+    const int64_t token = line + column;
     int64_t begin = right, end = right;
     if (signs) {
       begin = max64(left, min64(right, ceil_div(max64(0, signs->begin - token), h.in_step)));
@@ -459,8 +504,7 @@ struct Packer {
     const int64_t cut[4] = {left, begin, end, right};
     for (int i = 0; i < 3; i++) {
       if (cut[i] == cut[i + 1]) continue;
-      part[i] = l;
-      part[i].to += cut[i] * l.to_step;
+      part[i].to = to + cut[i] * l.to_step;
       part[i].token = token + cut[i] * h.in_step;
       part[i].source = p.image.data + part[i].token * p.image.channels + channel;
       part[i].count = cut[i + 1] - cut[i];
@@ -476,26 +520,28 @@ struct Packer {
   }
 
   __attribute__((noinline)) void operator()(int64_t count) {
-    const bool auxiliary = common.positive != 0 || common.negative != 0;
+    const Line& l = common;
+    const bool auxiliary = l.positive != 0 || l.negative != 0;
     while (count > 0) {
       if (next == 3) {
         if (!more) return;
         open_line();
       }
       for (; next < 3 && count > 0;) {
-        Line& l = part[next];
-        if (l.count == 0) {
+        Positions& at = part[next];
+        if (at.count == 0) {
           next++;
           continue;
         }
-        Line now = l;
-        now.count = min64(l.count, count);
-        pack_positions(now, auxiliary, next == 1);
-        count -= now.count;
-        l.count -= now.count;
-        l.source += now.count * l.source_step;
-        l.to += now.count * l.to_step;
-        l.token += now.count * l.token_step;
+        const int64_t now = min64(at.count, count);
+        if (product->window.rows)
+          (auxiliary ? pack_windows<true> : pack_windows<false>)(l, at, now, *product, pieces, at.token - line, rows);
+        else pack_positions(l, at, now, auxiliary, next == 1);
+        count -= now;
+        at.count -= now;
+        at.source += now * l.source_step;
+        at.to += now * l.to_step;
+        at.token += now * l.token_step;
       }
       count--;  // a line of zeros costs something too
     }
@@ -505,7 +551,7 @@ struct Packer {
 
 // A row of sums that is an output.
 struct OutRow {
-  int64_t out, word;  // in floats and in words of the mask, of channel 0
+  int64_t out, word;  // in floats from the first output of the block, and in words of the mask; of channel 0
   int32_t sum;        // floats
   uint32_t bit;       // 0 if another task finishes the word
 };
@@ -519,7 +565,7 @@ struct OutTiles {
 
 // What is left to do with the sums of a block: they are settled, then written, a few rows at a time.
 struct Finish {
-  SplitBlock block;
+  const SplitBlock* block;
   int m = 0, n = 0;  // none if 0
   float* sums;
   const OutRow *row = nullptr, *end = nullptr;
@@ -548,7 +594,7 @@ struct Finish {
       }
     }
     const __m512 sum = _mm512_add_ps(all[0], all[1]);
-    if (_mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q)) sum_exceptional<M, N>(block, sums);
+    if (_mm512_cmp_ps_mask(sum, sum, _CMP_UNORD_Q)) sum_exceptional<M, N>(*block, sums);
   }
   __attribute__((noinline)) void settle_tiles() {
     if (m > 1) n > 1 ? settle_rows<2, 2>() : settle_rows<2, 1>();
@@ -602,6 +648,12 @@ struct Finish {
   }
 };
 
+// The first output of a block.
+inline int64_t first_token(const Product& p, const Block& k) {
+  const int64_t row = p.vertical.out_start + k.i0 * p.vertical.out_step;
+  return (k.n0 * p.out_rows + row) * p.out_columns + p.horizontal.out_start + k.j0 * p.horizontal.out_step;
+}
+
 // Tiles that cover the outputs of a block, in pairs, and the rows of theirs that are outputs. Words of the mask inside
 // of tokens [begin, end) are the block's own.
 inline int64_t find_tiles(const Product& p, const Block& k, const Stripe& s, int64_t begin, int64_t end, OutRow* rows,
@@ -610,10 +662,9 @@ inline int64_t find_tiles(const Product& p, const Block& k, const Stripe& s, int
   int64_t count = 0, pairs = 0, start = -1, tile = 0;
   const int64_t first = ceil_div(begin, 32) * 32;
   const int64_t last = end == p.images * p.out_rows * p.out_columns ? end : end / 32 * 32;
+  const int64_t origin = first_token(p, k);
   for (int64_t i = 0; i < k.rows; i++) {
-    const int64_t row = p.vertical.out_start + (k.i0 + i) * p.vertical.out_step;
-    const int64_t column = p.horizontal.out_start + k.j0 * p.horizontal.out_step;
-    int64_t n = 0, here = (k.n0 * p.out_rows + row) * p.out_columns + column, token = here;
+    int64_t n = 0, here = origin + i * p.vertical.out_step * p.out_columns, token = here;
     for (int64_t at = i * pitch; at < i * pitch + k.columns * k.images; at++) {
       if (start < 0 || at >= start + 16) {
         start = at;
@@ -626,7 +677,7 @@ inline int64_t find_tiles(const Product& p, const Block& k, const Stripe& s, int
         tile++;
       }
       OutRow& r = rows[count++];
-      r.out = token * p.out_channels;
+      r.out = (token - origin) * p.out_channels;
       r.sum = static_cast<int32_t>(((tile - 1) % 2 * 16 + at - start) * kSumStep);
       r.word = token / 32 * p.out_channels;
       r.bit = token >= first && token < last ? 1u << (token % 32) : 0;
@@ -647,22 +698,40 @@ inline Span block_span(const Product& p, const Blocks& b, const Block& k) {
 
 // A block at work: its stripe's shape, its outputs.
 struct Unit {
-  Block k;
+  Block k = {};
   Stripe s;
-  Span own;  // tokens that lie in a row
+  Span own;     // tokens that lie in a row
+  int64_t out;  // floats before its outputs
   Signs signs;
   int64_t pairs;
   OutRow rows[kMatrixTokens];
   OutTiles tiles[kMatrixTokens / 2 + 1];
 };
 
+// Brings near the outputs of the block at hand, some rows at a time: they are written with the next one.
+struct Fetch {
+  const OutRow *row = nullptr, *end = nullptr;
+  int64_t rows;
+  const float* out;
+  bool both;  // vectors
+  __attribute__((always_inline)) void operator()() {
+    if (row == end) return;
+    for (const OutRow* stop = end - row > rows ? row + rows : end; row < stop; row++) {
+      __builtin_prefetch(out + row->out, 1);
+      if (both) __builtin_prefetch(out + row->out + 16, 1);
+    }
+  }
+};
+
 // What runs in the shadow of products: the sums before are finished, the stripe after is packed.
 struct Shadow {
   Finish finish;
+  Fetch fetch;
   Packer packer;
   int64_t positions, due;  // to be packed at a time, and by now: some together, for each call costs something
   __attribute__((always_inline)) void operator()() {
     finish();
+    fetch();
     due += positions;
     if (due < kTogether) return;
     packer(due);
@@ -690,10 +759,17 @@ struct MatrixTask {
 
   void open(Unit& u, int64_t index) const {
     const Product& p = *product;
-    u.k = block_at(plan->blocks, p.images, p.vertical, p.horizontal, index);
-    u.s = stripe_of(p, u.k);
-    u.own = p.mask && last == plan->bundles ? block_span(p, plan->blocks, u.k) : Span{0, 0};
-    u.pairs = find_tiles(p, u.k, u.s, u.own.begin, u.own.end, u.rows, u.tiles);
+    const Block k = block_at(plan->blocks, p.images, p.vertical, p.horizontal, index);
+    const Stripe s = stripe_of(p, k);
+    const Span own = p.mask && last == plan->bundles ? block_span(p, plan->blocks, k) : Span{0, 0};
+    // Without a mask the tiles of blocks of one shape are the same.
+    const bool known = u.k.images == k.images && u.k.rows == k.rows && u.k.columns == k.columns &&
+                       u.s.pitch == s.pitch && own.begin == own.end && u.own.begin == u.own.end;
+    u.k = k;
+    u.s = s;
+    u.own = own;
+    u.out = first_token(p, k) * p.out_channels;
+    if (!known) u.pairs = find_tiles(p, k, s, own.begin, own.end, u.rows, u.tiles);
     if (u.own.begin < u.own.end) clear_mask(u);
     u.signs = signs ? signs_of(p, *plan, u.k) : Signs{nullptr, 0, 0};
   }
@@ -701,7 +777,8 @@ struct MatrixTask {
   AUXGRAD_AMX __attribute__((noinline)) void run() {
     const Product& p = *product;
     alignas(64) Sums sums;
-    Unit units[3];  // one is finished, one multiplied, one packed
+    Unit units[3];         // one is finished, one multiplied, one packed
+    SplitBlock blocks[2];  // one is finished, one multiplied
     int32_t at[kMatrixSteps];
     const int64_t stop = min64(columns, part + plan->part), channels = g * p.width + from;
     const char* right = packed + g * (plan->packed / p.groups);
@@ -709,7 +786,7 @@ struct MatrixTask {
     Finish& finish = shadow.finish;
     Packer& packer = shadow.packer;
     packer.product = product;
-    int stripe = 0;
+    int stripe = 0, turn = 0;
     open(units[begin % 3], begin);
     packer.start(units[begin % 3].k, units[begin % 3].s, &units[begin % 3].signs, g, first,
                  min64(plan->slice, last - first), stripes);
@@ -739,27 +816,29 @@ struct MatrixTask {
           for (int64_t c = part; c < stop; c += kMatrixPanel) {
             const OutTiles& t = u.tiles[i];
             const int64_t width = min64(kMatrixPanel, columns - c);
-            SplitBlock block = {};
+            SplitBlock& block = blocks[turn ^= 1];
             block.left[0] = left + t.left[0];
             block.left[1] = left + t.left[t.tiles - 1];
             block.left_row = kLine;
             block.left_plane = u.s.plane;
-            block.outer = block.inner = 1;
             block.length = steps;
             block.places = at;
             block.right = panel_at(c);
             block.fetch = index == begin && i == 0;  // another core may have packed them
             const int m = t.tiles, n = width > 16 ? 2 : 1;
             finish.rows = ceil_div(finish.end - finish.row, 3 * steps - (steps > 1));
+            if (p.window.rows)
+              shadow.fetch = {u.rows + t.first, u.rows + t.last, ceil_div(t.last - t.first, 3 * steps),
+                              p.out + u.out + channels + c, n > 1};
             multiply_split(m, n, block, sums, [&] { shadow(); });
             finish.all();
-            finish.block = block;
+            finish.block = &block;
             finish.m = m;
             finish.n = n;
             finish.sums = sums;
             finish.row = u.rows + t.first;
             finish.end = u.rows + t.last;
-            finish.out = p.out + channels + c;
+            finish.out = p.out + u.out + channels + c;
             finish.accumulate = bundle > 0;
             const bool done = after == plan->bundles;
             finish.bias = done && p.bias ? p.bias + channels + c : nullptr;
@@ -784,7 +863,7 @@ inline void run_matrix(const Call& call, const Product& p) {
   if (p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0) return;
   char* packed = static_cast<char*>(call.scratch);
   char* stripes = packed + plan.packed + kThreadGap;
-  const bool signs = p.signs && signs_with_stripes(p, plan);
+  const bool signs = p.signs && !p.window.rows && signs_with_stripes(p, plan);
   if (p.signs && !signs) pack_image(call, p);
   for (int64_t from = 0; from < p.width; from += plan.wave)
     for (int64_t first = 0; first < plan.bundles; first += plan.pass) {

@@ -18,6 +18,11 @@ constexpr int64_t kPacked = 384 * 1024;  // floats of packed weights of a slice,
 constexpr int64_t kPart = 128;           // output channels of a task, at least: each packs its stripe anew
 constexpr int64_t kTasks = 32;           // wanted, to keep many threads busy
 
+// Of a product that reads unfolded windows (unfold.h): their rows, `row_step` apart, and columns; otherwise nothing.
+struct Window {
+  int64_t rows, row_step, columns;
+};
+
 struct Product {
   Image image;
   int64_t images;
@@ -32,6 +37,7 @@ struct Product {
   bool relu;
   uint32_t* mask;   // bits of out > 0, or null; only for a single phase
   uint32_t* signs;  // bits of image > 0, or null
+  Window window;
 };
 
 struct ProductPlan {

@@ -78,7 +78,10 @@ inline Product forward_product(const Call& call) {
 
 inline void run(const Call& call, const Product& p) {
 #if defined(AUXGRAD_HAS_AMX)
-  if (amx_in_force() && taps_of(p) > 0 && suits_matrix(p)) return run_matrix(call, p);
+  if (amx_in_force() && taps_of(p) > 0) {
+    const Product u = unfolded(p);
+    if (suits_matrix(u)) return run_matrix(call, u);
+  }
 #endif
   if (p.signs) pack_image(call, p);
   if (taps_of(p) == 0) zero_outputs(call, p);
@@ -88,7 +91,8 @@ inline void run(const Call& call, const Product& p) {
 inline int64_t scratch_of(const Product& p, int threads) {
   const int64_t bytes = suits_patches(p) ? patch_scratch(p, threads) : product_scratch(p, threads);
 #if defined(AUXGRAD_HAS_AMX)
-  if (amx_possible() && taps_of(p) > 0 && suits_matrix(p)) return max64(bytes, matrix_scratch(plan_matrix(p), threads));
+  const Product u = unfolded(p);
+  if (amx_possible() && taps_of(p) > 0 && suits_matrix(u)) return max64(bytes, matrix_scratch(plan_matrix(u), threads));
 #endif
   return bytes;
 }

@@ -138,6 +138,13 @@ const Shape kShapes[] = {
     {9, 7, 7, 64, 48, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},     //
     {2, 7, 7, 256, 160, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   // weights packed in several passes
     {2, 7, 7, 1056, 640, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},  //
+    // Windows of few channels, unfolded for the matrix unit.
+    {2, 33, 31, 3, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},  // all rows of a window in one position
+    {1, 37, 45, 3, 64, 7, 7, 2, 2, 3, 3, 3, 3, 1, 1, 1},  // one row of a window in each
+    {2, 21, 30, 4, 65, 4, 4, 2, 3, 2, 1, 1, 2, 1, 1, 1},  // two rows
+    {1, 19, 40, 3, 48, 3, 3, 1, 1, 3, 4, 3, 4, 2, 1, 1},  // rows dilated, more padding than kernel
+    {1, 26, 9, 2, 64, 6, 5, 3, 1, 4, 6, 4, 6, 2, 1, 1},   // wider than the image
+    {1, 1, 200, 6, 64, 1, 5, 1, 1, 0, 2, 0, 2, 1, 1, 1},  // one row
 };
 
 std::vector<uint8_t> bytes_of(test::Array& a) { return {a.data(), a.data() + a.count() * 4}; }
@@ -226,6 +233,7 @@ TEST(conv2d_same_bits_for_any_threads) {
                            Shape{3, 20, 22, 64, 96, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1},
                            Shape{40, 4, 4, 96, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
                            Shape{9, 12, 12, 160, 96, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},
+                           Shape{7, 24, 20, 3, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},
                            Shape{3, 19, 23, 40, 40, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 40}}) {
       test::Array x = test::Array::normal(s.x(), 1), w = test::Array::normal(s.weight(), 2);
       test::Array dy = test::Array::normal(s.y(), 3);

@@ -70,6 +70,7 @@ TEST(linear_sign_weight_grad_equals_dense_signs) {
       check_linear(96, 8, 16, alphabet);
       check_linear(0, 3, 5, alphabet);
       check_linear(3000, 9, 50, alphabet);
+      check_linear(10000, 150, 20, alphabet);  // runs of tokens that take several turns
       check_linear(70, 66, 1100, alphabet);
     }
   });

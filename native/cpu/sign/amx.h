@@ -23,11 +23,13 @@ struct Ahead {
   const char* row;
   int64_t stride, rows;
   int lines;
-  void operator()() {
-    if (rows <= 0) return;
-    for (int i = 0; i < lines; i++) _mm_prefetch(row + 64 * i, _MM_HINT_T1);
-    row += stride;
-    rows--;
+  // Few at a time: more than memory gives meanwhile would be waited for.
+  void operator()(int64_t count) {
+    for (count = min64(count, rows), rows -= count; count > 0; count--, row += stride) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kBundle; i++)
+        if (i < lines) _mm_prefetch(row + 64 * i, _MM_HINT_T1);
+    }
   }
 };
 
@@ -98,7 +100,7 @@ struct DeltaRows {
 // integer 1 stands for, 2^(e - 30); middles: the sums of deltas times the middles of their tokens, if scaled.
 template <int n, bool scaled>
 inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* out, float (*units)[16],
-                      float (*middles)[16]) {
+                      float (*middles)[16], Ahead& later) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m512i largest[n];
   __m512 middle[n];
@@ -144,23 +146,26 @@ inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* o
     }
   };
   int64_t t = 0;
-  for (; t + 4 <= count; t += 4) quad(t, 4);
+  for (; t + 4 <= count; t += 4) {
+    quad(t, 4);
+    later(1);
+  }
   for (; t % kTileTokens || t < count; t += 4) quad(t, count - t);
 }
 
 // Deltas of outputs [o0, o0 + outputs), at most kAmxOutputs. Rows are read whole, for they lie far apart.
 inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs,
-                       const Scales& scales, uint8_t* out, float (*units)[16], float (*middles)[16]) {
+                       const Scales& scales, uint8_t* out, float (*units)[16], float (*middles)[16], Ahead& later) {
   const float* rows = g.delta + t0 * g.outputs + o0;
   if (outputs == kAmxOutputs) {
-    if (g.bits == 1) pack_rows<kBundle, false>({rows, g.outputs, 0xffff, scales}, count, out, units, middles);
-    else pack_rows<kBundle, true>({rows, g.outputs, 0xffff, scales}, count, out, units, middles);
+    if (g.bits == 1) pack_rows<kBundle, false>({rows, g.outputs, 0xffff, scales}, count, out, units, middles, later);
+    else pack_rows<kBundle, true>({rows, g.outputs, 0xffff, scales}, count, out, units, middles, later);
     return;
   }
   for (int64_t o = 0; o < outputs; o += 16, out += kStep * 64, units++, middles++) {
     const __mmask16 lanes = static_cast<__mmask16>((1u << min64(16, outputs - o)) - 1);
-    if (g.bits == 1) pack_rows<1, false>({rows + o, g.outputs, lanes, scales}, count, out, units, middles);
-    else pack_rows<1, true>({rows + o, g.outputs, lanes, scales}, count, out, units, middles);
+    if (g.bits == 1) pack_rows<1, false>({rows + o, g.outputs, lanes, scales}, count, out, units, middles, later);
+    else pack_rows<1, true>({rows + o, g.outputs, lanes, scales}, count, out, units, middles, later);
   }
 }
 

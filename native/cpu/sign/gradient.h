@@ -12,6 +12,10 @@ namespace {
 
 constexpr int64_t kChunk = 64;  // blocks of columns, and steps, whose codes are in place at a time
 constexpr int64_t kSteps = 6;
+// Small gradients of few blocks of columns are cut along the tokens into runs, each of which sums all of dW. A thread has
+// codes of its own, and some steps at a time: their deltas stay in the second-level cache while 64 outputs after the other
+// take their part of each row.
+constexpr int64_t kRuns = 8, kRunBlocks = 32, kRunCodes = 48, kRunTotal = 64 * 1024, kRunDeltas = 256 * 1024;
 // AMX, a thread: packed deltas of 64 outputs of a step, and sums of 64 outputs for each block of columns.
 constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColumns;
 
@@ -46,12 +50,16 @@ inline int64_t aligned(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
 struct Places {
   uint8_t* base;
   int64_t blocks, chunk, steps, code_bytes, valid_bytes, thread_bytes;
+  int64_t runs, total;  // of the tokens; floats of dW
 
   Places(const CodeGradient& g, bool amx, void* scratch) : base(static_cast<uint8_t*>(scratch)) {
     blocks = g.groups * g.group_blocks();
     chunk = ceil_div(blocks, max64(1, ceil_div(blocks, kChunk)));
     const int64_t all = max64(1, ceil_div(g.tokens, kStep));
     steps = ceil_div(all, ceil_div(all, kSteps));
+    total = g.outputs * g.taps() * g.depth;
+    runs = blocks < kRunBlocks && total > 0 && total <= kRunTotal ? min64(kRuns, all) : 1;
+    if (runs > 1) steps = max64(2, min64(min64(steps, kRunCodes / blocks), kRunDeltas / (kStep * g.outputs)));
     code_bytes = kStep / 32 * g.bits * static_cast<int64_t>(sizeof(Words));
     thread_bytes = g.bits == 1 ? vector_bytes<1>(chunk) : vector_bytes<2>(chunk);
     if (amx) {  // the largest of both: which of them runs may be switched after planning
@@ -62,7 +70,16 @@ struct Places {
     valid_bytes = aligned(g.taps_a_block() * static_cast<int64_t>(sizeof(Valid)));
   }
   int64_t shared() const { return chunk * steps * (code_bytes + valid_bytes); }
-  int64_t bytes(int threads) const { return shared() + threads * thread_bytes; }
+  int64_t own() const { return shared() + thread_bytes + kThreadGap; }  // of a thread that works on a run
+  int64_t bytes(int threads) const {
+    return runs > 1 ? threads * own() + (runs - 1) * total * 4 : shared() + threads * thread_bytes;
+  }
+  Places of_run(int thread) const {
+    Places p = *this;
+    p.base += thread * own();
+    return p;
+  }
+  float* sums(int threads) const { return reinterpret_cast<float*>(base + threads * own()); }
   uint8_t* code(int64_t block, int64_t step) const { return base + (block * steps + step) * code_bytes; }
   Valid* valid(int64_t block, int64_t step) const {
     return reinterpret_cast<Valid*>(base + chunk * steps * code_bytes + (block * steps + step) * valid_bytes);
@@ -74,6 +91,7 @@ struct Places {
 struct Task {
   int64_t chunk, begin, end, t0, t1, o0;
   int thread;
+  bool add;  // to dW
 };
 
 // The part of dW that all columns of a tap share, for `outputs` channels from o0 on and step tokens [from, to): the middles
@@ -172,10 +190,13 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
     const int64_t count = min64(kStep, task.t1 - t0);
     const int tiles = static_cast<int>(ceil_div(count, kTileTokens));
     if (g.bits == 2) scales.set(g, t0, count);
-    pack_delta(g, t0, count, o0, o1 - o0, scales, delta, units, middles);
-    const int64_t later = t0 + kStep;
-    Ahead ahead = {reinterpret_cast<const char*>(g.delta + later * g.outputs + o0), g.outputs * 4,
-                   min64(kStep, task.t1 - later), static_cast<int>(ceil_div(o1 - o0, 16))};
+    // Of the next step, or of the outputs after these.
+    const bool more = t0 + kStep < task.t1;
+    const int64_t later = more ? t0 + kStep : task.t0, later_o0 = more ? o0 : o1;
+    Ahead ahead = {reinterpret_cast<const char*>(g.delta + later * g.outputs + later_o0), g.outputs * 4,
+                   later_o0 < g.outputs ? min64(kStep, task.t1 - later) : 0,
+                   static_cast<int>(min64(kBundle, ceil_div(g.outputs - later_o0, 16)))};
+    pack_delta(g, t0, count, o0, o1 - o0, scales, delta, units, middles, ahead);
     const float* start = step == 0 ? zero : nullptr;
     int at = 0;
     float(*before)[16] = nullptr;
@@ -194,7 +215,7 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
         const auto meanwhile = [&] {
           if (done < 16) add_limbs(old, done, done + 2, unit, high_unit, start, before);
           done += 2;
-          ahead();
+          ahead(3);
         };
         sum_tiles(codes(i), codes(i + 1 < last ? i + 1 : i), packed, tiles, sums[at], meanwhile);
         while (done < 16) meanwhile();
@@ -212,7 +233,7 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
     each_block(g, task.begin, task.end, from, min64(o1, from + 16), [&](int64_t i, int64_t first, int64_t last) {
       const ColumnBlock b = column_block(g, i);
       add_total(total[i - task.begin][bundle], g.dw + from * row + b.column, row, static_cast<int>(first - from),
-                static_cast<int>(last - from), b.count(), task.t0 > 0);
+                static_cast<int>(last - from), b.count(), task.add);
     });
   }
 }
@@ -287,7 +308,7 @@ inline void vector_task(const CodeGradient& g, const Places& places, const Task&
     for (int64_t o = first; o < last; o++) {
       const float *sum = sums(i)[o - o0], shift = everywhere[o - o0];
       float* p = g.dw + o * row + b.column;
-      for (int64_t c = 0; c < b.count(); c++) p[c] = task.t0 > 0 ? p[c] + (sum[c] + shift) : sum[c] + shift;
+      for (int64_t c = 0; c < b.count(); c++) p[c] = task.add ? p[c] + (sum[c] + shift) : sum[c] + shift;
     }
   });
 }
@@ -326,6 +347,38 @@ inline void place_codes(const CodeGradient& g, const Places& places, bool amx, i
   }
 }
 
+inline void sum_task(const CodeGradient& g, const Places& places, bool amx, const Task& task) {
+#if defined(AUXGRAD_HAS_AMX)
+  if (amx) return amx_task(g, places, task);
+#endif
+  (void)amx;
+  if (g.bits == 1) vector_task<1>(g, places, task);
+  else vector_task<2>(g, places, task);
+}
+
+// A run of tokens after the other, or several at a time: each places its own codes and sums all outputs.
+inline void sum_runs(const Call& call, const CodeGradient& g, const Places& places, bool amx, int64_t task_outputs) {
+  const int64_t steps = ceil_div(g.tokens, kStep);
+  float* sums = places.sums(call.pool->threads());
+  parallel_tasks(call, places.runs, [&](int64_t run, int thread) {
+    const Places own = places.of_run(thread);
+    CodeGradient part = g;
+    if (run > 0) part.dw = sums + (run - 1) * places.total;
+    const int64_t first = steps * run / places.runs * kStep;
+    const int64_t end = min64(g.tokens, steps * (run + 1) / places.runs * kStep);
+    for (int64_t t0 = first; t0 < end; t0 += places.steps * kStep) {
+      const int64_t t1 = min64(end, t0 + places.steps * kStep);
+      place_codes(part, own, amx, 0, 0, places.blocks, t0, t1, reinterpret_cast<TapTokens*>(own.thread(0)));
+      for (int64_t o = 0; o < g.outputs; o += task_outputs)
+        sum_task(part, own, amx, {0, 0, places.blocks, t0, t1, o, 0, t0 > first});
+    }
+  });
+  parallel_ranges(call, places.total, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t run = 1; run < places.runs; run++)
+      for (int64_t i = begin; i < end; i++) g.dw[i] += sums[(run - 1) * places.total + i];
+  });
+}
+
 inline void run_gradient(const Call& call, const CodeGradient& g) {
   const bool amx = amx_in_force();
   int64_t task_outputs = g.bits == 1 ? VectorSpace<1>::kOutputs : VectorSpace<2>::kOutputs;
@@ -338,6 +391,7 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
   }
   if (is_depthwise(g)) return run_depthwise(call, g);
   const Places places(g, amx_possible(), call.scratch);
+  if (places.runs > 1) return sum_runs(call, g, places, amx, task_outputs);
   const int64_t blocks = places.blocks, chunk = places.chunk, tokens = places.steps * kStep;
   const int64_t o_tasks = ceil_div(g.outputs, task_outputs);
   for (int64_t from = 0; from < blocks; from += chunk) {
@@ -354,12 +408,8 @@ inline void run_gradient(const Call& call, const CodeGradient& g) {
       });
       parallel_tasks(call, o_tasks * parts, [&](int64_t i, int thread) {
         const int64_t begin = from + i / o_tasks * part;
-        const Task task = {from, begin, min64(begin + part, to), t0, t1, i % o_tasks * task_outputs, thread};
-#if defined(AUXGRAD_HAS_AMX)
-        if (amx) return amx_task(g, places, task);
-#endif
-        if (g.bits == 1) vector_task<1>(g, places, task);
-        else vector_task<2>(g, places, task);
+        sum_task(g, places, amx,
+                 {from, begin, min64(begin + part, to), t0, t1, i % o_tasks * task_outputs, thread, t0 > 0});
       });
     }
   }

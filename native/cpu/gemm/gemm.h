@@ -1,9 +1,9 @@
 // Matrix products C[M,N] = A[M,K] B[K,N] of strided operands, with what follows and precedes them in a layer.
 //
 // A task computes a block of C, for groups of columns and blocks of K such that the group of B lies in the second
-// cache, packed in panels as wide as the register tile: transposed where it must be, else by the first tile of rows
-// while it reads them. The rows of A that a tile needs lie in the first cache while it passes along the group: in place
-// where their strides are kind, else copied in their own orientation; the tile reads either.
+// cache, packed in panels as wide as the register tile. Either the rows of A that a tile needs lie in the first cache
+// while it passes along the group: in place where their strides are kind, else copied in their own orientation; the tile
+// reads either. Or the rows of many tiles, copied, lie in the second cache and pass by a panel in the first.
 //
 // An element of C is the sum over blocks of K, each summed in order: K is cut by the shape alone, so the cut of M and N
 // may follow the threads without changing a bit.
@@ -15,13 +15,17 @@
 namespace auxgrad {
 namespace {
 
-// Blocks: kBlockK x kBlockN of B take about half of the second cache (1 MiB or more where there is AVX-512, 256 KiB or
-// more else), kTileRows x kBlockK of A half of the first.
+// Blocks: kBlockK x kBlockN of B lie in the second cache (half of 1 MiB or more where there is AVX-512) or come from the
+// third once for many rows, kTileRows x kBlockK of A take half of the first, kBlockRows x kBlockK half of the second.
 #if defined(__AVX512F__)
 constexpr int64_t kBlockK = 512, kBlockN = 384;
 #else
-constexpr int64_t kBlockK = 256, kBlockN = 256;
+constexpr int64_t kBlockK = 256, kBlockN = 512;
 #endif
+constexpr int64_t kBlockRows = 84;
+// Rows of A are copied into the order of columns for so many columns of B. It pays where tiles have few columns: a copy
+// in the order of the tile is one stream of few pages.
+constexpr int64_t kTurnColumns = kLanes == 8 ? 128 : INT64_MAX;
 // Where A has so few rows that a product is as fast as B is read, blocks of K are kStreamK: so many rows of B are
 // followed in parallel, and fetched kStreamAhead floats ahead.
 constexpr int64_t kStreamRows = kTileRows > 12 ? kTileRows : 12, kStreamK = 32, kStreamAhead = 128;
@@ -34,8 +38,10 @@ inline int64_t piece(int64_t n, int64_t count) { return count == 1 ? n : ceil_di
 
 // How a product is cut, from its sizes, strides and the threads.
 struct Cut {
-  Left left;
+  Left left;                          // as tiles read it
   bool copy_left;                     // the block of A is copied
+  bool turn_left;                     // from rows to columns
+  int64_t together;                   // tiles whose rows are
   bool right_in_place;                // panels of B are read where they are
   bool stream;                        // in one pass along the rows of B
   bool tiny;                          // operands and results lie in the first cache
@@ -71,6 +77,10 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.right_in_place = right_rows && (small || p.m <= kTileRows);
   cut.panel = small && kWideVecs > 0 && p.n > kTileColumns && p.m > kWideRows ? kWideVecs * kLanes : kTileColumns;
   cut.tiny = small && p.m * p.k <= 8192 && p.m * p.k > 0 && !cut.copy_left && !p.signs;
+  const bool blocks = !cut.tiny && !cut.stream && !cut.right_in_place;
+  cut.turn_left = blocks && left_rows && p.n > kTurnColumns && p.m > 1;
+  if (cut.turn_left) cut.copy_left = true, cut.left = kLeftColumns;
+  cut.together = blocks && cut.copy_left && cut.left == kLeftColumns ? kBlockRows / kTileRows : 1;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
   const int64_t depth = cut.stream ? kStreamK : kBlockK;
   cut.depth = max64(1, piece(p.k, pieces(p.k, depth)));
@@ -112,8 +122,10 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.across = pieces(p.n, cut.columns);
 
   cut.group = round_up(piece(cut.columns, pieces(cut.columns, cut.group)), cut.panel);
-  if (cut.copy_left) cut.left_floats = cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kLeftStep;
-  cut.left_floats = round_up(cut.left_floats, 16);
+  cut.together = min64(cut.together, pieces(cut.rows, kTileRows));
+  if (cut.copy_left)
+    cut.left_floats =
+        cut.together * round_up(cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kLeftStep, 16);
   if (cut.stream) {
     cut.left_floats = round_up(kStreamRows * (cut.depth + kPad), 16);
     cut.right_floats = cut.depth * kTileColumns;
@@ -150,23 +162,21 @@ inline int64_t packed_step(int64_t columns) {
   return columns > kTileColumns ? kWideVecs * kLanes : columns > kLanes ? kTileColumns : kLanes;
 }
 
-// Where a panel of B is while a block of C is computed, and how far it is packed.
+// Where a panel of B is while a block of C is computed: where it was, or packed.
 struct Panel {
   const float* data;
   int64_t step, columns;
-  bool copy;  // by the first tile
 };
 
-inline Panel panel_at(const Product& p, const Cut& cut, int64_t rows, int64_t c, int64_t c1, int64_t k, float* packed) {
+inline Panel panel_at(const Product& p, const Cut& cut, int64_t c, int64_t c1, int64_t k, float* packed) {
   Panel panel;
   const bool right_rows = p.b_column == 1 || p.n <= 1;
   panel.columns = min64(cut.panel, c1 - c);
   if (panel.columns < cut.panel && panel.columns > kTileColumns) panel.columns = kTileColumns;  // of a wide one
   const bool in_place =
       right_rows && panel.columns % kLanes == 0 && (cut.right_in_place || panel.columns < kTileColumns);
-  panel.copy = right_rows && !in_place && panel.columns == kTileColumns && rows > kTileRows;
-  panel.data = in_place || panel.copy ? p.b + k * p.b_k + c * p.b_column : packed;
-  panel.step = in_place || panel.copy ? p.b_k : packed_step(panel.columns);
+  panel.data = in_place ? p.b + k * p.b_k + c * p.b_column : packed;
+  panel.step = in_place ? p.b_k : packed_step(panel.columns);
   return panel;
 }
 
@@ -257,7 +267,7 @@ inline void tiny_product(const Product& p, const Cut& cut, const Product* next, 
   t.ahead = p.a;
   Ahead ahead(next);
   for (int64_t c = 0; c < p.n; c += t.columns) {
-    const Panel panel = panel_at(p, cut, 0, c, p.n, 0, packed);
+    const Panel panel = panel_at(p, cut, c, p.n, 0, packed);
     if (panel.data == packed)
       pack_right(p.b + c * p.b_column, p.b_k, p.b_column, p.k, panel.columns, static_cast<int>(panel.step), packed);
     t.right = panel.data;
@@ -296,66 +306,74 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
   const bool wide = cut.panel > kTileColumns;
   const int64_t tiles = wide ? ceil_div(rows, kWideRows > 0 ? kWideRows : 1) : ceil_div(rows, kTileRows);
   const int64_t low = rows / max64(tiles, 1), high = rows - low * tiles;
+  const auto row_of = [&](int64_t tile) { return r0 + tile * low + min64(tile, high); };
+  // Lines of A side by side for a tile: its rows, or kChunk steps.
+  const bool lines_are_rows = by_rows || cut.turn_left;
+  const int64_t line = lines_are_rows ? p.a_row : p.a_k, left_floats = cut.left_floats / cut.together;
 
   for (int64_t g0 = c0; g0 < c1; g0 += cut.group) {
     const int64_t g1 = min64(g0 + cut.group, c1), panels = pieces(g1 - g0, cut.panel);
     for (int64_t k = k0; k < k1; k += cut.depth) {
       const int64_t depth = min64(cut.depth, k1 - k);
       const bool last = finish && k + depth >= k1;
-      if (!right_rows || (g1 - g0) % kLanes != 0 || (!cut.right_in_place && tiles == 1))
-        for (int64_t c = g0; c < g1;) {
-          float* to = packed + (c - g0) * depth;
-          const Panel panel = panel_at(p, cut, rows, c, g1, k, to);
-          if (panel.data == to)
-            pack_right(p.b + k * p.b_k + c * p.b_column, p.b_k, p.b_column, depth, panel.columns,
-                       static_cast<int>(panel.step), to);
+      for (int64_t c = g0; c < g1;) {
+        float* to = packed + (c - g0) * depth;
+        const Panel panel = panel_at(p, cut, c, g1, k, to);
+        const float* from = p.b + k * p.b_k + c * p.b_column;
+        const int64_t whole = right_rows && !wide ? min64(4, (g1 - c) / kTileColumns) : 0;
+        if (panel.data != to) c += panel.columns;
+        else if (whole > 0) copy_panels(from, p.b_k, depth, whole, to), c += whole * kTileColumns;
+        else {
+          pack_right(from, p.b_k, p.b_column, depth, panel.columns, static_cast<int>(panel.step), to);
           c += panel.columns;
         }
-      // Rows whose signs are packed, shortly before a tile reads them, and rows that are finished, shortly after.
+      }
+      // Rows whose signs are packed, shortly before tiles read them, and rows that are finished, shortly after.
       int64_t packed_rows = p.signs && g0 == 0 ? r0 : r1, finished = r0;
-      for (int64_t i = 0, r = r0; i < tiles; i++) {
-        const int64_t m = low + (i < high);
+      for (int64_t i0 = 0; i0 < tiles; i0 += cut.together) {
+        const int64_t i1 = min64(i0 + cut.together, tiles), first = row_of(i0), end = row_of(i1);
+        for (; packed_rows < end; packed_rows += 32)
+          pack_signs(p.a, p.a_row, p.a_k, packed_rows, min64(r1, packed_rows + 32), k, k + depth, p.signs, p.k);
         Tile t;
         t.depth = depth;
-        t.left = p.a + r * p.a_row + k * p.a_k;
-        t.left_step = by_rows ? p.a_row : p.a_k;
+        t.left_step = !cut.copy_left ? line : by_rows ? depth + kPad : kLeftStep;
         t.out_step = out_step;
         t.add = k > k0;
-        // The rows of the next tile are fetched meanwhile, a share of their lines with every panel.
-        const float* next_left = t.left + m * p.a_row;
-        t.ahead_lines = i + 1 < tiles && !wide ? piece(by_rows ? m : kChunk, panels) : 0;
-        t.ahead_line = t.left_step;
-        t.ahead_chunk = by_rows ? kChunk : kChunk * t.left_step;
-        if (packed_rows < r + m) {
-          const int64_t to = min64(r1, packed_rows + 32);
-          pack_signs(p.a, p.a_row, p.a_k, packed_rows, to, k, k + depth, p.signs, p.k);
-          packed_rows = to;
+        for (int64_t i = i0; cut.copy_left && i < i1; i++) {
+          const int64_t r = row_of(i), m = row_of(i + 1) - r;
+          const float* from = p.a + r * p.a_row + k * p.a_k;
+          float* to = copied + (i - i0) * left_floats;
+          if (by_rows) copy_rows(from, p.a_row, p.a_k, m, depth, to, t.left_step, p.positive, p.negative);
+          else if (cut.turn_left) turn_rows(from, p.a_row, m, depth, to, p.positive, p.negative);
+          else copy_columns(from, p.a_k, m, p.m - r, depth, to, p.positive, p.negative);
         }
-        if (cut.copy_left) {
-          const int64_t step = by_rows ? depth + kPad : kLeftStep;
-          if (by_rows) copy_rows(t.left, p.a_row, p.a_k, m, depth, copied, step, p.positive, p.negative);
-          else copy_columns(t.left, p.a_k, m, p.m - r, depth, copied, p.positive, p.negative);
-          t.left = copied;
-          t.left_step = step;
-        }
-        for (int64_t c = g0; c < g1;) {
-          float* place = packed + (c - g0) * depth;
-          Panel panel = panel_at(p, cut, rows, c, g1, k, place);
-          if (panel.copy && i > 0) panel = {place, kTileColumns, kTileColumns, false};
+        // The rows of the next tiles are fetched with the last panels, a share of their lines with each.
+        const int64_t lines = lines_are_rows ? row_of(i0 + 1) - first : kChunk, share = piece(lines, panels);
+        const int64_t others = i1 < tiles && !wide ? panels - pieces(lines, share) : panels;
+        t.ahead_line = line;
+        t.ahead_chunk = lines_are_rows ? kChunk : kChunk * line;
+        int64_t turn = 0;
+        for (int64_t c = g0; c < g1; turn++) {
+          const Panel panel = panel_at(p, cut, c, g1, k, packed + (c - g0) * depth);
           t.right = panel.data;
           t.right_step = panel.step;
-          t.copy = place;
           t.columns = panel.columns;
-          t.out = out + r * out_step + c;
-          t.ahead = next_left;
-          next_left += t.ahead_lines * t.ahead_line;
-          c += panel.columns;
-          t.next_out = c < g1 ? t.out + panel.columns : out + (r + (i + 1 < tiles ? m : 0)) * out_step + g0;
-          tile_kernels(cut.left, panel.columns, panel.copy ? kCopy : kNothing)[m](t);
+          t.ahead_lines = turn < others ? 0 : share;
+          const int64_t next_c = c + panel.columns;
+          for (int64_t i = i0; i < i1; i++) {
+            const int64_t r = row_of(i), m = row_of(i + 1) - r;
+            const float* left = p.a + r * p.a_row + k * p.a_k;
+            t.left = cut.copy_left ? copied + (i - i0) * left_floats : left;
+            t.ahead = left + (end - first) * p.a_row + (turn - others) * share * line;
+            t.out = out + r * out_step + c;
+            t.next_out = i + 1 < i1 ? t.out + m * out_step
+                                    : out + (next_c < g1 ? first : end) * out_step + (next_c < g1 ? next_c : g0);
+            tile_kernels(cut.left, panel.columns, kNothing)[m](t);
+          }
+          c = next_c;
         }
-        r += m;
         if (last) {
-          const int64_t whole = i + 1 == tiles ? r1 : r0 + (r - r0) / 32 * 32;
+          const int64_t whole = i1 == tiles ? r1 : r0 + (end - r0) / 32 * 32;
           finish_block(p, finished, whole, g0, g1);
           finished = whole;
         }

@@ -87,6 +87,25 @@ inline void pack_right(const float* b, int64_t b_k, int64_t b_column, int64_t de
   }
 }
 
+// `panels` neighbours of kTileColumns columns of a B that lies by rows, one after the other: to[k * kTileColumns + c].
+inline void copy_panels(const float* b, int64_t b_k, int64_t depth, int64_t panels, float* to) {
+  for (int64_t k = 0; k < depth; k++, b += b_k, to += kTileColumns)
+    for (int64_t i = 0; i < panels; i++) {
+      const float* from = b + i * kTileColumns;
+      AUXGRAD_UNROLL
+      for (int v = 0; v < kTileColumns; v += kLanes) vec_store(to + i * kTileColumns * depth + v, vec_load(from + v));
+    }
+}
+
+// The steps of a tile, as copy_columns() leaves them, from rows `row` apart.
+inline void turn_rows(const float* from, int64_t row, int64_t rows, int64_t depth, float* to, float positive,
+                      float negative) {
+  pack_right(from, 1, row, depth, rows, kLeftStep, to);
+  if (positive == 0 && negative == 0) return;
+  const Vec p = vec_set(positive), q = vec_set(negative);
+  for (int64_t i = 0; i < depth * kLeftStep; i += kLanes) vec_store(to + i, vec_add_signs(vec_load(to + i), p, q));
+}
+
 // Words of the bits of x > 0 for rows [r0, r1), r0 a multiple of 32, and columns [k0, k1): bit r % 32 of
 // words[r / 32 * columns + k]; bits beyond the last row are 0.
 inline void pack_signs(const float* x, int64_t row, int64_t column, int64_t r0, int64_t r1, int64_t k0, int64_t k1,

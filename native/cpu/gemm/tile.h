@@ -11,14 +11,12 @@ struct Tile {
   int64_t left_step;
   const float* right;  // element (k, column) at k * right_step + column, whole vectors readable
   int64_t right_step;
-  float* copy;  // of a copying kernel: where the panel is left, k * kTileColumns + column, while it is read (and
-                // its right neighbour fetched)
   float* out;
   int64_t out_step;
   int64_t columns;  // that exist in out; they end in the last vector
   bool add;         // to out
   // Fetched into the second cache meanwhile, what the tiles to come will read or write: for every kChunk steps
-  // `ahead_lines` cache lines, `ahead_line` apart, the next ones `ahead_chunk` on; and one row of a tile at `next_out`.
+  // `ahead_lines` cache lines, `ahead_line` apart, the next ones `ahead_chunk` on; and rows of a tile at `next_out`.
   // Of a wide tile that fetches: one line for every step, `ahead_line` apart; of others nothing.
   const float* ahead;
   int64_t ahead_lines, ahead_line, ahead_chunk;
@@ -35,24 +33,17 @@ struct Count {
   static constexpr int value = N;
 };
 
-// What a kernel does besides: leaves a copy of the panel; of a wide tile: fetches.
-enum Also { kNothing, kCopy, kFetch };
+// What a kernel does besides: of a wide tile, fetches.
+enum Also { kNothing, kFetch };
 enum Left { kLeftRows, kLeftColumns };  // which of the two orders of the left operand lies contiguously
 
-template <int M, int V, Also A>
+template <int M, int V>
 inline __attribute__((always_inline)) void tile_step(Vec (&sum)[M][V], const float*& right, int64_t right_step,
-                                                     float*& copy, const float* const (&left)[M]) {
+                                                     const float* const (&left)[M]) {
   Vec x[V];
   AUXGRAD_UNROLL
   for (int v = 0; v < V; v++) x[v] = vec_load(right + v * kLanes);
   right += right_step;
-  if (A == kCopy) {
-    AUXGRAD_UNROLL
-    for (int v = 0; v < V; v++) vec_store(copy + v * kLanes, x[v]);
-    copy += kTileColumns;
-    AUXGRAD_UNROLL
-    for (int v = 0; v < V; v += 16 / kLanes) __builtin_prefetch(right - right_step + kTileColumns + v * kLanes, 0, 2);
-  }
   AUXGRAD_UNROLL
   for (int r = 0; r < M; r++) {
     const Vec y = vec_set(*left[r]);
@@ -71,7 +62,6 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   }
   const float* right = t.right;
   const int64_t right_step = t.right_step, step = t.left_step;
-  float* copy = t.copy;
   const float *ahead = t.ahead, *next_out = t.next_out;
   // Every third row has a pointer of its own, the others are one or two steps away: pointers and steps stay in
   // registers. The empty statement keeps the compiler from making it a pointer a row.
@@ -89,7 +79,7 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
       const float* left[M];
       AUXGRAD_UNROLL
       for (int r = 0; r < M; r++) left[r] = L == kLeftRows ? p[r / 3 % kPointers] + r % 3 * step + u : p[0] + r;
-      tile_step<M, V, A>(sum, right, right_step, copy, left);
+      tile_step<M, V>(sum, right, right_step, left);
       if (A == kFetch) {
         __builtin_prefetch(ahead, 0, 2);
         ahead += ahead_line;
@@ -101,12 +91,17 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
       if (L == kLeftRows) p[i] += count.value;
   };
   const int64_t chunk = kWide ? t.depth : kChunk;
+  int64_t next_rows = M;
   for (int64_t k = 0; k < t.depth; k += chunk) {
     if (!kWide) {
       for (int64_t i = 0; i < t.ahead_lines; i++) __builtin_prefetch(ahead + i * t.ahead_line, 0, 2);
       ahead += t.ahead_chunk;
-      AUXGRAD_UNROLL
-      for (int v = 0; v < V; v++) __builtin_prefetch(next_out + v * kLanes, 1, 2);
+      if (next_rows > 0) {
+        AUXGRAD_UNROLL
+        for (int v = 0; v < V * kLanes; v += 16) __builtin_prefetch(next_out + v, 1, 2);
+      }
+      next_rows--;
+      asm("" : "+r"(next_rows));  // or there would be a loop for those and another for the rest
       next_out += t.out_step;
     }
     constexpr int kTogether = kWide ? 1 : kUnroll;
@@ -169,13 +164,11 @@ inline const TileKernel* tile_kernels_of(int64_t columns, Also also) {
       return also == kFetch ? kTileKernels<kWideRows, kWideVecs, L, kFetch>.of_rows
                             : kTileKernels<kWideRows, kWideVecs, L, kNothing>.of_rows;
   }
-  if (columns > kLanes)
-    return also == kCopy ? kTileKernels<kTileRows, 2, L, kCopy>.of_rows
-                         : kTileKernels<kTileRows, 2, L, kNothing>.of_rows;
+  if (columns > kLanes) return kTileKernels<kTileRows, 2, L, kNothing>.of_rows;
   return kTileKernels<kTileRows, 1, L, kNothing>.of_rows;
 }
 
-// Kernels for a panel of so many columns, by the rows of the tile. Only whole panels of kTileColumns are copied.
+// Kernels for a panel of so many columns, by the rows of the tile.
 inline const TileKernel* tile_kernels(Left left, int64_t columns, Also also) {
   return left == kLeftRows ? tile_kernels_of<kLeftRows>(columns, also) : tile_kernels_of<kLeftColumns>(columns, also);
 }

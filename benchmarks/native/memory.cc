@@ -56,7 +56,7 @@ void add(bench::Group& group, const std::string& name, const char* kernel, doubl
   c.prepare = [=](int) {
     const auto o = std::make_shared<Operands>(make());
     std::vector<auxgrad::View> in, out;
-    for (const Array& a : o->in) in.push_back(a.view());
+    for (const Array& a : o->in) in.push_back(a.count() > 0 ? a.view() : bench::absent());
     for (const Array& a : o->out) out.push_back(a.view());
     if (o->transposed) in[0] = o->in[0].transposed();
     const auto call = std::make_shared<bench::KernelCall>(kernel, in, out, o->numbers);
@@ -145,16 +145,50 @@ Array key() {
   return a;
 }
 
-// Groups of 256 elements in bytes, each with a word of its minimum and range in bfloat16.
+// Groups of 256 elements in a few bits each, with a word of their minimum and range in bfloat16.
 constexpr int64_t kGroups = kElements / 256;
-float half_word(uint32_t word) {
+double half_word(uint32_t word) {
   word &= 0xffff0000u;
   float f;
   std::memcpy(&f, &word, 4);
-  return f;
+  return static_cast<double>(f);
 }
-double byte(const Array& codes, int64_t i) {
-  return static_cast<double>(codes.u32()[i / 256 * 64 + i % 64] >> (i % 256 / 64 * 8) & 255);
+template <int bits>
+double code(const Array& codes, int64_t i) {
+  const int64_t words = 8 * bits, j = i % 256;
+  return static_cast<double>(codes.u32()[i / 256 * words + j % words] >> (j / words * bits) & ((1 << bits) - 1));
+}
+template <int bits>
+constexpr double kCodeBytes = kElements*(bits / 8.0 + 1.0 / 64);
+
+template <int bits, bool random>
+void add_quantize(bench::Group& group, const char* name) {
+  add(
+      group, name, "quantize", 4.0 * kElements + kCodeBytes<bits>,
+      [] {
+        return Operands{{matrix(1), random ? key() : Array({0})},
+                        {Array({kGroups, 8 * bits}, DType::u32), Array({kGroups}, DType::u32)},
+                        {bits, 0}};
+      },
+      [](const Operands& o, int64_t i) {
+        const double low = half_word(o.out[1].u32()[i / 256]), range = half_word(o.out[1].u32()[i / 256] << 16);
+        const double step = range / ((1 << bits) - 1);
+        return std::abs(code<bits>(o.out[0], i) * step + low - o.x()[i]) <= step * (random ? 1.001 : 0.501);
+      });
+}
+template <int bits>
+void add_dequantize(bench::Group& group, const char* name) {
+  add(
+      group, name, "dequantize", 4.0 * kElements + kCodeBytes<bits>,
+      [] {
+        Operands o = {{Array({kGroups, 8 * bits}, DType::u32), Array({kGroups}, DType::u32)}, {matrix(1)}, {bits}};
+        for (int64_t i = 0; i < o.in[0].count(); i++) o.in[0].u32()[i] = static_cast<uint32_t>(i) * 2654435761u;
+        for (int64_t i = 0; i < kGroups; i++) o.in[1].u32()[i] = 0x3f803f80u;  // from 1 to 2
+        return o;
+      },
+      [](const Operands& o, int64_t i) {
+        return near(o.y()[i], 1 + code<bits>(o.in[0], i) / ((1 << bits) - 1), 1e-6);
+      });
 }
 
 }  // namespace
@@ -517,23 +551,10 @@ GROUP(memory, "memory") {
         const int64_t r = i / kColumns, c = i % kColumns;
         return near(o.y()[i], 3 + static_cast<double>(o.in[0].u32()[r / 16 * kColumns + c] >> (r % 16 * 2) & 3), 1e-6);
       });
-  add(
-      group, "8-bit quantize", "quantize", one + kElements * (1.0 + 1.0 / 64),
-      [] {
-        return Operands{{matrix(1), key()}, {Array({kGroups, 64}, DType::u32), Array({kGroups}, DType::u32)}, {8, 0}};
-      },
-      [](const Operands& o, int64_t i) {
-        const double step = static_cast<double>(half_word(o.out[1].u32()[i / 256] << 16)) / 255;
-        const double low = static_cast<double>(half_word(o.out[1].u32()[i / 256]));
-        return std::abs(byte(o.out[0], i) * step + low - o.x()[i]) <= step * 1.001;
-      });
-  add(
-      group, "8-bit dequantize", "dequantize", one + kElements * (1.0 + 1.0 / 64),
-      [] {
-        Operands o = {{Array({kGroups, 64}, DType::u32), Array({kGroups}, DType::u32)}, {matrix(1)}, {8}};
-        for (int64_t i = 0; i < o.in[0].count(); i++) o.in[0].u32()[i] = static_cast<uint32_t>(i) * 2654435761u;
-        for (int64_t i = 0; i < kGroups; i++) o.in[1].u32()[i] = 0x3f803f80u;  // from 1 to 2
-        return o;
-      },
-      [](const Operands& o, int64_t i) { return near(o.y()[i], 1 + byte(o.in[0], i) / 255, 1e-6); });
+  add_quantize<8, true>(group, "8-bit quantize");
+  add_quantize<8, false>(group, "8-bit quantize, nearest");
+  add_quantize<4, true>(group, "4-bit quantize");
+  add_quantize<2, true>(group, "2-bit quantize");
+  add_dequantize<8>(group, "8-bit dequantize");
+  add_dequantize<2>(group, "2-bit dequantize");
 }

@@ -17,6 +17,13 @@
 #define AUXGRAD_NEON
 #endif
 
+// A loop of constant length, without the loop.
+#if defined(__clang__)
+#define AUXGRAD_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define AUXGRAD_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #define AUXGRAD_JOIN_(a, b, c) a##b##_##c
 #define AUXGRAD_JOIN(a, b, c) AUXGRAD_JOIN_(a, b, c)
 

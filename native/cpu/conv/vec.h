@@ -8,12 +8,6 @@
 #include <arm_neon.h>
 #endif
 
-#if defined(__clang__)
-#define AUXGRAD_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define AUXGRAD_UNROLL _Pragma("GCC unroll 16")
-#endif
-
 namespace auxgrad {
 namespace {
 

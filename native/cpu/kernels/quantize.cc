@@ -3,19 +3,21 @@
 // Layout: of each group 8 b words; bits [b k, b k + b) of word j are the code of element j + 8 b k. ranges u32 [groups]:
 // m in the upper half, r in the lower.
 #include "../conv/vec.h"
+#include "../elementwise.h"
 #include "../stream.h"
 
 namespace auxgrad {
 namespace {
 
 constexpr int64_t kElements = 256;  // of a group
+constexpr int64_t kTogether = 8;    // groups: these and the next ones stay in the first cache
 
-inline float upper_half(uint32_t word) {
-  word &= 0xffff0000u;
-  float f;
-  memcpy(&f, &word, 4);
-  return f;
-}
+typedef uint32_t WordVec __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Draw __attribute__((may_alias));
+
+inline float minimum_of(uint32_t word) { return bf16_to_f32(static_cast<uint16_t>(word >> 16)); }
+inline float range_of(uint32_t word) { return bf16_to_f32(static_cast<uint16_t>(word)); }
+
 inline uint32_t bits_of(float f) {
   uint32_t word;
   memcpy(&word, &f, 4);
@@ -31,23 +33,32 @@ inline uint32_t round_down(float f) {
 
 // m and r so that all of x lies in [m, m + r]; NaN and NaN where an element is not finite.
 inline uint32_t range_word(const float* x) {
-  Vec low = load(x), high = low, odd = low - low;  // NaN from NaN and infinities on
-  for (int64_t i = kLanes; i < kElements; i += kLanes) {
-    const Vec v = load(x + i);
-    low = v < low ? v : low;
-    high = v > high ? v : high;
-    odd += v - v;
+  constexpr int kChains = 4;  // side by side
+  Vec low[kChains], high[kChains], odd[kChains] = {};
+  for (int c = 0; c < kChains; c++) low[c] = high[c] = load(x + c * kLanes);
+  for (int64_t i = 0; i < kElements; i += kChains * kLanes) {
+    AUXGRAD_UNROLL
+    for (int c = 0; c < kChains; c++) {
+      const Vec v = load(x + i + c * kLanes);
+      low[c] = v < low[c] ? v : low[c];
+      high[c] = v > high[c] ? v : high[c];
+      odd[c] = fma(v, Vec{}, odd[c]);  // NaN from NaN and infinities on
+    }
   }
-  float least = low[0], most = high[0], bad = odd[0];
-  for (int k = 1; k < kLanes; k++) {
-    least = low[k] < least ? low[k] : least;
-    most = high[k] > most ? high[k] : most;
-    bad += odd[k];
-  }
-  if (bad != 0) return 0x7fc07fc0u;
-  const uint32_t minimum = round_down(least);
+  float least[kChains * kLanes], most[kChains * kLanes];
+  memcpy(least, low, sizeof(least));
+  memcpy(most, high, sizeof(most));
+  AUXGRAD_UNROLL
+  for (int half = kChains * kLanes / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; k++) {
+      least[k] = least[k + half] < least[k] ? least[k + half] : least[k];
+      most[k] = most[k + half] > most[k] ? most[k + half] : most[k];
+    }
+  const Vec bad = (odd[0] + odd[1]) + (odd[2] + odd[3]);
+  if (any_lane(bad != bad)) return 0x7fc07fc0u;
+  const uint32_t minimum = round_down(least[0]);
   // A range that exceeds a bfloat16 by rounding alone stays at it: values that have a code keep it.
-  const float range = (most - upper_half(minimum)) * (1.0f - 1.0f / (1 << 20));
+  const float range = (most[0] - minimum_of(minimum)) * (1.0f - 1.0f / (1 << 20));
   return minimum | (range > 0 ? (bits_of(range) + 0xffffu) >> 16 : 0u);
 }
 
@@ -56,27 +67,34 @@ struct Codec {
   static constexpr int64_t kWords = 8 * kBits;  // of a group
   static constexpr uint32_t kTop = (1u << kBits) - 1;
 
-  // threshold[i] in (0, 1): what is added to element i's place between the levels before it is cut.
-  static void encode(const float* x, uint32_t range, const float* threshold, uint32_t* words) {
-    const float width = upper_half(range << 16), ratio = static_cast<float>(kTop) / width;
+  // draws: 16 bits an element, which are added to its place between the levels before that is cut. Word j has those of
+  // elements j and j + 128.
+  static void encode(const float* x, uint32_t range, const uint32_t* draws, uint32_t* words) {
+    const float width = range_of(range), ratio = kTop * 65536.0f / width;
+    if (!(width < __builtin_inff())) return set_zero(reinterpret_cast<float*>(words), kWords);
+    const Vec low = broadcast(minimum_of(range));
     const Vec scale = broadcast(width > 0 && ratio < __builtin_inff() ? ratio : 0.0f);
-    const Vec low = broadcast(upper_half(range)), top = broadcast(static_cast<float>(kTop));
+    // In [0, 2^16 kTop (1 + 2^-19)]: with any draw no more than the last level.
+    const auto level = [&](int64_t i, WordVec draw) {
+      return (WordVec) __builtin_convertvector((load(x + i) - low) * scale, IntVec) + draw;
+    };
     for (int64_t j = 0; j < kWords; j += kLanes) {
-      IntVec word = {};
-      for (int k = 0; k < 32 / kBits; k++) {
+      WordVec word = {};
+      AUXGRAD_UNROLL
+      for (int k = 0; k < 16 / kBits; k++) {
         const int64_t i = j + kWords * k;
-        Vec q = (load(x + i) - low) * scale + load(threshold + i);
-        q = q > Vec{} ? q : Vec{};  // NaN too
-        q = q < top ? q : top;
-        word |= __builtin_convertvector(q, IntVec) << (kBits * k);
+        WordVec draw;
+        memcpy(&draw, draws + i, sizeof(draw));
+        word |= level(i, draw & 0xffffu) >> (16 - kBits * k) & kTop << kBits * k;
+        word |= level(i + kElements / 2, draw >> 16) << (kBits * k) & kTop << (kBits * k + 16);
       }
       memcpy(words + j, &word, sizeof(word));
     }
   }
 
   static void decode(const uint32_t* words, uint32_t range, float* x) {
-    const Vec low = broadcast(upper_half(range));
-    const Vec step = broadcast(upper_half(range << 16) * (1.0f / static_cast<float>(kTop)));
+    const Vec low = broadcast(minimum_of(range));
+    const Vec step = broadcast(range_of(range) * (1.0f / static_cast<float>(kTop)));
     for (int64_t j = 0; j < kWords; j += kLanes) {
       IntVec word;
       memcpy(&word, words + j, sizeof(word));
@@ -88,19 +106,14 @@ struct Codec {
   }
 };
 
-// Thresholds of a group: 16 random bits each. Values within 2^-13 of a level always take it.
-inline void draw(const Stream& stream, int64_t group, float* threshold) {
-  constexpr float kUnit = (1.0f - 1.0f / 4096) / 65536, kFirst = 1.0f / 8192 + 0.5f * kUnit;
-  uint32_t words[kGroup];
-  for (int64_t i = 0; i < kElements / 2; i += kGroup) {
-    stream.words(group * (kElements / 2) + i, words);
-    for (int64_t w = 0; w < kGroup; w += kLanes) {
-      IntVec both;
-      memcpy(&both, words + w, sizeof(both));
-      const IntVec first = both & 0xffff, second = both >> 16 & 0xffff;
-      store(threshold + i + w, __builtin_convertvector(first, Vec) * kUnit + kFirst);
-      store(threshold + i + w + kElements / 2, __builtin_convertvector(second, Vec) * kUnit + kFirst);
-    }
+// The draws of a group. None is so near to the ends that values within 2^-11 of a level could miss it.
+inline void draw(const Stream& stream, int64_t group, uint32_t* draws) {
+  static_assert(kGroup == kElements / 2, "two draws of a word");
+  stream.words(group * kGroup, draws);
+  Draw* d = reinterpret_cast<Draw*>(draws);
+  for (int64_t i = 0; i < kElements; i++) {
+    const Draw above = d[i] < 32 ? 32 : d[i];
+    d[i] = above > 65504 ? 65504 : above;
   }
 }
 
@@ -110,18 +123,27 @@ bool quantize_bits(const Call& call) {
   const bool random = static_cast<bool>(call.in[1]);
   const Stream stream = random ? stream_of(call.in[1], call.number[1]) : Stream{};
   parallel_ranges(call, ceil_div(n, kElements), 64, [&](int64_t begin, int64_t end) {
-    float padded[kElements], threshold[kElements];
-    for (float& t : threshold) t = 0.5f;
-    for (int64_t g = begin; g < end; g++) {
-      const int64_t count = min64(kElements, n - g * kElements);
+    float padded[kElements];
+    uint32_t draws[kElements / 2];
+    for (uint32_t& d : draws) d = 0x80008000u;
+    const auto group = [&](int64_t g) {
       const float* x = call.in[0].f32() + g * kElements;
-      if (count < kElements) {  // the rest repeats the first element
-        for (int64_t i = 0; i < kElements; i++) padded[i] = x[i < count ? i : 0];
-        x = padded;
+      const int64_t count = n - g * kElements;
+      if (count >= kElements) return x;
+      for (int64_t i = 0; i < kElements; i++) padded[i] = x[i < count ? i : 0];  // the rest repeats the first element
+      return static_cast<const float*>(padded);
+    };
+    uint32_t* const ranges = call.out[1].u32();
+    for (int64_t first = begin; first < end; first += kTogether) {
+      const int64_t last = min64(first + kTogether, end);
+      for (int64_t g = first; g < last; g++) ranges[g] = range_word(group(g));
+      for (int64_t g = first; g < last; g++) {
+        uint32_t* words = call.out[0].u32() + g * Codec<kBits>::kWords;
+        fetch(call.in[0].f32() + (g + kTogether) * kElements, kElements * static_cast<int64_t>(sizeof(float)));
+        fetch(words + kTogether * Codec<kBits>::kWords, Codec<kBits>::kWords * static_cast<int64_t>(sizeof(uint32_t)));
+        if (random) draw(stream, g, draws);
+        Codec<kBits>::encode(group(g), ranges[g], draws, words);
       }
-      if (random) draw(stream, g, threshold);
-      const uint32_t range = call.out[1].u32()[g] = range_word(x);
-      Codec<kBits>::encode(x, range, threshold, call.out[0].u32() + g * Codec<kBits>::kWords);
     }
   });
   return true;

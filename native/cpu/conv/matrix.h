@@ -385,10 +385,10 @@ __attribute__((noinline)) void pack_line(const Line& l, const Positions& at, int
 }
 
 // Unfolded windows, the first of column `column`; `rows`: the lanes whose rows are in the image.
-template <bool Auxiliary>
 __attribute__((noinline)) void pack_windows(const Line& l, const Positions& at, int64_t n, const Product& p,
                                             const WindowPieces& pieces, int64_t column, uint32_t rows) {
   const __m512 positive = _mm512_set1_ps(l.positive), negative = _mm512_set1_ps(l.negative);
+  const bool auxiliary = l.positive != 0 || l.negative != 0;
   const WindowPiece piece[2][2] = {{pieces[0][0], pieces[0][1]}, {pieces[1][0], pieces[1][1]}};
   const int64_t source_step = l.source_step, step = l.token_step, last = p.image.columns - p.window.columns;
   const int64_t to_step = l.to_step, plane = l.plane;
@@ -404,7 +404,7 @@ __attribute__((noinline)) void pack_windows(const Line& l, const Positions& at, 
       const WindowPiece &a = piece[v][0], &b = piece[v][1];
       x[v] = _mm512_maskz_loadu_ps(static_cast<__mmask16>(a.lanes & own), from + a.at);
       x[v] = _mm512_mask_loadu_ps(x[v], static_cast<__mmask16>(b.lanes & own), from + b.at);
-      if (!Auxiliary) continue;
+      if (!auxiliary) continue;
       const __mmask16 above = _mm512_cmp_ps_mask(x[v], _mm512_setzero_ps(), _CMP_GT_OQ);
       x[v] = _mm512_maskz_add_ps(static_cast<__mmask16>(own), x[v], _mm512_mask_blend_ps(above, negative, positive));
     }
@@ -535,8 +535,7 @@ struct Packer {
           continue;
         }
         const int64_t now = min64(at.count, count);
-        if (product->window.rows)
-          (auxiliary ? pack_windows<true> : pack_windows<false>)(l, at, now, *product, pieces, at.token - line, rows);
+        if (product->window.rows) pack_windows(l, at, now, *product, pieces, at.token - line, rows);
         else pack_positions(l, at, now, auxiliary, next == 1);
         count -= now;
         at.count -= now;

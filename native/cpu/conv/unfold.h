@@ -2,15 +2,17 @@
 // columns x channels, and is taken for the channels of one position; so are several rows where 32 hold them. A window of
 // 3x3x3 numbers is then one tap of 27 channels, one of 7x7x3 seven of 21.
 #pragma once
+#include "../amx/tiles.h"
 #include "window.h"
 
+#if defined(AUXGRAD_HAS_AMX)
 namespace auxgrad {
 namespace {
 
 constexpr int64_t kUnfolded = 32, kUnfoldedRow = 8;  // channels at most, and of a row at least
 
 // The product that reads unfolded windows, or `p` itself where windows are none or hold too much.
-inline Product unfolded(const Product& p) {
+__attribute__((noinline)) Product unfolded(const Product& p) {
   const Axis &v = p.vertical, &h = p.horizontal;
   const int64_t reach = h.taps * p.depth;
   const bool in_order = p.k_step == 1 && p.tap_step == p.depth && p.c_step == v.taps * reach && h.tap_step == 1 &&
@@ -36,7 +38,7 @@ inline uint32_t window_lanes(const Window& w, int64_t channels, int64_t from, in
   return static_cast<uint32_t>(lanes);
 }
 // Those whose columns are in the image, of the window that begins at `column`.
-inline uint32_t columns_inside(const Window& w, const Image& image, int64_t column) {
+__attribute__((noinline)) uint32_t columns_inside(const Window& w, const Image& image, int64_t column) {
   const int64_t from = min64(w.columns, max64(0, -column));
   return window_lanes(w, image.channels, from, max64(from, min64(w.columns, image.columns - column)));
 }
@@ -73,3 +75,4 @@ inline void cut_window(const Window& w, const Image& image, WindowPieces& pieces
 
 }  // namespace
 }  // namespace auxgrad
+#endif

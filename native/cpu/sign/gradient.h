@@ -52,7 +52,8 @@ struct Places {
   int64_t blocks, chunk, steps, code_bytes, valid_bytes, thread_bytes;
   int64_t runs, total;  // of the tokens; floats of dW
 
-  Places(const CodeGradient& g, bool amx, void* scratch) : base(static_cast<uint8_t*>(scratch)) {
+  __attribute__((noinline)) Places(const CodeGradient& g, bool amx, void* scratch)
+      : base(static_cast<uint8_t*>(scratch)) {
     blocks = g.groups * g.group_blocks();
     chunk = ceil_div(blocks, max64(1, ceil_div(blocks, kChunk)));
     const int64_t all = max64(1, ceil_div(g.tokens, kStep));
@@ -178,7 +179,7 @@ inline void add_middles(const CodeGradient& g, const Places& places, const Task&
   });
 }
 
-AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, const Task& task) {
+AUXGRAD_AMX __attribute__((noinline)) void amx_task(const CodeGradient& g, const Places& places, const Task& task) {
   const int64_t o0 = task.o0, o1 = min64(o0 + kAmxOutputs, g.outputs), row = g.taps() * g.depth;
   uint8_t* delta = places.thread(task.thread);
   float(*total)[kBundle][16][16] = reinterpret_cast<float(*)[kBundle][16][16]>(delta + kBundleBytes);
@@ -240,7 +241,7 @@ AUXGRAD_AMX inline void amx_task(const CodeGradient& g, const Places& places, co
 #endif
 
 template <int Bits>
-inline void vector_task(const CodeGradient& g, const Places& places, const Task& task) {
+__attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& places, const Task& task) {
   using Space = VectorSpace<Bits>;
   const int64_t o0 = task.o0, o1 = min64(o0 + Space::kOutputs, g.outputs), row = g.taps() * g.depth;
   Space& space = *reinterpret_cast<Space*>(places.thread(task.thread));
@@ -315,8 +316,8 @@ inline void vector_task(const CodeGradient& g, const Places& places, const Task&
 
 // Brings the codes of blocks [begin, end) and tokens [t0, t1) into place. Blocks at the same taps take turns, so that what
 // these read is found out once.
-inline void place_codes(const CodeGradient& g, const Places& places, bool amx, int64_t chunk, int64_t begin,
-                        int64_t end, int64_t t0, int64_t t1, TapTokens* tokens) {
+__attribute__((noinline)) void place_codes(const CodeGradient& g, const Places& places, bool amx, int64_t chunk,
+                                           int64_t begin, int64_t end, int64_t t0, int64_t t1, TapTokens* tokens) {
   Words words[kStep / 16];
   const int64_t blocks = g.group_blocks(), tap_blocks = g.depth < kColumns ? 1 : ceil_div(g.depth, kColumns);
   for (int64_t step = 0; t0 < t1; t0 += kStep, step++) {
@@ -379,7 +380,7 @@ inline void sum_runs(const Call& call, const CodeGradient& g, const Places& plac
   });
 }
 
-inline void run_gradient(const Call& call, const CodeGradient& g) {
+__attribute__((noinline)) void run_gradient(const Call& call, const CodeGradient& g) {
   const bool amx = amx_in_force();
   int64_t task_outputs = g.bits == 1 ? VectorSpace<1>::kOutputs : VectorSpace<2>::kOutputs;
 #if defined(AUXGRAD_HAS_AMX)

@@ -78,7 +78,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.panel = small && kWideVecs > 0 && p.n > kTileColumns && p.m > kWideRows ? kWideVecs * kLanes : kTileColumns;
   cut.tiny = small && p.m * p.k <= 8192 && p.m * p.k > 0 && !cut.copy_left && !p.signs;
   const bool blocks = !cut.tiny && !cut.stream && !cut.right_in_place;
-  cut.turn_left = blocks && left_rows && p.n > kTurnColumns && p.m > 1;
+  cut.turn_left = blocks && !few_rows && left_rows && p.n > kTurnColumns;
   if (cut.turn_left) cut.copy_left = true, cut.left = kLeftColumns;
   cut.together = blocks && cut.copy_left && cut.left == kLeftColumns ? kBlockRows / kTileRows : 1;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.

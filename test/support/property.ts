@@ -47,11 +47,15 @@ export function interpret(
   return { value, update }
 }
 
-/** The bytes that auxgrad holds once the garbage collector has had its way (run node with --expose-gc). */
+/** The bytes that auxgrad holds once the garbage collector has nothing left to free (run node with --expose-gc). */
 export async function liveBytes(): Promise<number> {
-  for (let i = 0; i < 3; i++) {
+  let live = native().memory().live
+  for (let still = 0; still < 3; still++) {
     global.gc!()
     await new Promise((resolve) => setImmediate(resolve))
+    const now = native().memory().live
+    if (now !== live) still = -1
+    live = now
   }
-  return native().memory().live
+  return live
 }

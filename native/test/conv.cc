@@ -147,6 +147,20 @@ const Shape kShapes[] = {
     {1, 1, 200, 6, 64, 1, 5, 1, 1, 0, 2, 0, 2, 1, 1, 1},  // one row
 };
 
+// Sizes up to those given, of any stride, padding and dilation; of no outputs sometimes: see has_outputs().
+Shape random_shape(std::mt19937& random, int64_t n, int64_t h, int64_t w, int64_t c, int64_t o) {
+  const auto in = [&](int64_t low, int64_t high) { return low + int64_t(random() % uint64_t(high - low + 1)); };
+  Shape s;
+  s.groups = in(0, 3) == 0 ? in(1, 4) : 1;
+  s.n = in(1, n), s.h = in(1, h), s.w = in(1, w), s.c = s.groups * in(1, c), s.o = s.groups * in(1, o);
+  s.kh = in(1, 4), s.kw = in(1, 4), s.sh = in(1, 3), s.sw = in(1, 3), s.dh = in(1, 2), s.dw = in(1, 2);
+  s.top = in(0, 2), s.left = in(0, 2), s.bottom = in(0, 2), s.right = in(0, 2);
+  return s;
+}
+bool has_outputs(const Shape& s) {
+  return s.h + s.top + s.bottom >= s.dh * (s.kh - 1) + 1 && s.w + s.left + s.right >= s.dw * (s.kw - 1) + 1;
+}
+
 std::vector<uint8_t> bytes_of(test::Array& a) { return {a.data(), a.data() + a.count() * 4}; }
 
 }  // namespace
@@ -161,14 +175,9 @@ TEST(conv2d_exact_on_integers) {
 TEST(conv2d_exact_on_random_shapes) {
   test::each_isa([] {
     std::mt19937 random(7);
-    const auto in = [&](int64_t low, int64_t high) { return low + int64_t(random() % uint64_t(high - low + 1)); };
     for (int i = 0; i < 60; i++) {
-      Shape s;
-      s.groups = in(0, 3) == 0 ? in(1, 4) : 1;
-      s.n = in(1, 3), s.h = in(1, 20), s.w = in(1, 20), s.c = s.groups * in(1, 40), s.o = s.groups * in(1, 70);
-      s.kh = in(1, 4), s.kw = in(1, 4), s.sh = in(1, 3), s.sw = in(1, 3), s.dh = in(1, 2), s.dw = in(1, 2);
-      s.top = in(0, 2), s.left = in(0, 2), s.bottom = in(0, 2), s.right = in(0, 2);
-      if (s.h + s.top + s.bottom < s.dh * (s.kh - 1) + 1 || s.w + s.left + s.right < s.dw * (s.kw - 1) + 1) continue;
+      const Shape s = random_shape(random, 3, 20, 20, 40, 70);
+      if (!has_outputs(s)) continue;
       check_exact(s, uint32_t(1000 + i));
       check_auxiliary(s, i % 2 == 0, uint32_t(2000 + i));
     }
@@ -186,7 +195,7 @@ TEST(conv2d_exact_on_random_wide_shapes) {
       s.n = in(1, 5), s.h = in(5, 24), s.w = in(5, 40), s.c = s.groups * in(24, 70), s.o = s.groups * in(16, 70);
       s.kh = in(1, 3), s.kw = in(1, 4), s.sh = in(1, 3), s.sw = in(1, 3), s.dh = in(1, 2), s.dw = in(1, 2);
       s.top = in(0, 2), s.left = in(0, 2), s.bottom = in(0, 2), s.right = in(0, 2);
-      if (s.h + s.top + s.bottom < s.dh * (s.kh - 1) + 1 || s.w + s.left + s.right < s.dw * (s.kw - 1) + 1) continue;
+      if (!has_outputs(s)) continue;
       check_exact(s, uint32_t(3000 + i));
       check_auxiliary(s, i % 2 == 0, uint32_t(4000 + i));
     }
@@ -429,14 +438,9 @@ TEST(conv2d_statistics_of_any_mean) {
     for (const Shape& s : kLargeShapes)
       for (const float mean : {0.0f, 100.0f}) check_statistics(s, mean, mean == 0, seed += 10);
     std::mt19937 random(13);
-    const auto in = [&](int64_t low, int64_t high) { return low + int64_t(random() % uint64_t(high - low + 1)); };
     for (int i = 0; i < 60; i++) {
-      Shape s;
-      s.groups = in(0, 3) == 0 ? in(1, 4) : 1;
-      s.n = in(1, 5), s.h = in(1, 24), s.w = in(1, 30), s.c = s.groups * in(1, 60), s.o = s.groups * in(1, 70);
-      s.kh = in(1, 4), s.kw = in(1, 4), s.sh = in(1, 3), s.sw = in(1, 3), s.dh = in(1, 2), s.dw = in(1, 2);
-      s.top = in(0, 2), s.left = in(0, 2), s.bottom = in(0, 2), s.right = in(0, 2);
-      if (s.h + s.top + s.bottom < s.dh * (s.kh - 1) + 1 || s.w + s.left + s.right < s.dw * (s.kw - 1) + 1) continue;
+      const Shape s = random_shape(random, 5, 24, 30, 60, 70);
+      if (!has_outputs(s)) continue;
       check_statistics(s, i % 3 == 0 ? 30.0f : 0.0f, i % 2 == 0, uint32_t(7000 + 10 * i));
     }
   });

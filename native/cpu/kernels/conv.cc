@@ -48,15 +48,21 @@ inline bool check(const Call& call, const View& x, const View& w, const View& y)
       static_cast<long long>(a.groups));
 }
 
+// What a product and a depthwise one have in common.
+template <class P>
+inline void set_images(P& p, const View& in, const View& out) {
+  p.image = image_of(in);
+  p.images = in.shape[0];
+  p.out = out.f32();
+  p.out_rows = out.shape[1];
+  p.out_columns = out.shape[2];
+}
+
 inline Product forward_product(const Call& call) {
   const View &x = call.in[0], &w = call.in[1], &y = call.out[0];
   const Attributes a = attributes(call);
   Product p = {};
-  p.image = image_of(x);
-  p.images = x.shape[0];
-  p.out = y.f32();
-  p.out_rows = y.shape[1];
-  p.out_columns = y.shape[2];
+  set_images(p, x, y);
   p.out_channels = y.shape[3];
   p.vertical = forward_axis(y.shape[1], w.shape[1], a.stride[0], a.pad[0], a.dilation[0]);
   p.horizontal = forward_axis(y.shape[2], w.shape[2], a.stride[1], a.pad[1], a.dilation[1]);
@@ -76,12 +82,19 @@ inline Product forward_product(const Call& call) {
   return p;
 }
 
+#if defined(AUXGRAD_HAS_AMX)
+// Whether a product suits the matrix unit; as `u` then.
+inline bool as_matrix(const Product& p, Product& u) {
+  if (taps_of(p) == 0) return false;
+  u = unfolded(p);
+  return suits_matrix(u);
+}
+#endif
+
 inline void run(const Call& call, const Product& p) {
 #if defined(AUXGRAD_HAS_AMX)
-  if (amx_in_force() && taps_of(p) > 0) {
-    const Product u = unfolded(p);
-    if (suits_matrix(u)) return run_matrix(call, u);
-  }
+  Product u;
+  if (amx_in_force() && as_matrix(p, u)) return run_matrix(call, u);
 #endif
   if (p.signs) pack_image(call, p);
   if (taps_of(p) == 0) zero_outputs(call, p);
@@ -91,8 +104,8 @@ inline void run(const Call& call, const Product& p) {
 inline int64_t scratch_of(const Product& p, int threads) {
   const int64_t bytes = suits_patches(p) ? patch_scratch(p, threads) : product_scratch(p, threads);
 #if defined(AUXGRAD_HAS_AMX)
-  const Product u = unfolded(p);
-  if (amx_possible() && taps_of(p) > 0 && suits_matrix(u)) return max64(bytes, matrix_scratch(plan_matrix(u), threads));
+  Product u;
+  if (amx_possible() && as_matrix(p, u)) return max64(bytes, matrix_scratch(plan_matrix(u), threads));
 #endif
   return bytes;
 }
@@ -100,10 +113,8 @@ inline int64_t scratch_of(const Product& p, int threads) {
 template <bool Matrix>
 inline int64_t chunks_of(const Product& p) {
 #if defined(AUXGRAD_HAS_AMX)
-  if (Matrix && taps_of(p) > 0) {
-    const Product u = unfolded(p);
-    if (suits_matrix(u)) return plan_matrix(u).runs();
-  }
+  Product u;
+  if (Matrix && as_matrix(p, u)) return plan_matrix(u).runs();
 #endif
   return taps_of(p) == 0 ? 0 : suits_patches(p) ? plan_patches(p).blocks.count() : plan_product(p).blocks.count();
 }
@@ -118,11 +129,7 @@ inline void set_auxiliary(const Call& call, Image& image) {
 // Without its axes.
 inline Depthwise depthwise_of(const View& in, const View& w, const View& out) {
   Depthwise d = {};
-  d.image = image_of(in);
-  d.images = in.shape[0];
-  d.out = out.f32();
-  d.out_rows = out.shape[1];
-  d.out_columns = out.shape[2];
+  set_images(d, in, out);
   d.weight = w.f32();
   d.kernel_rows = w.shape[1];
   d.kernel_columns = w.shape[2];
@@ -202,11 +209,7 @@ inline Product gradient_product(const Call& call) {
   const View &dy = call.in[0], &w = call.in[1], &dx = call.out[0];
   const Attributes a = attributes(call);
   Product p = {};
-  p.image = image_of(dy);
-  p.images = dy.shape[0];
-  p.out = dx.f32();
-  p.out_rows = dx.shape[1];
-  p.out_columns = dx.shape[2];
+  set_images(p, dy, dx);
   p.out_channels = dx.shape[3];
   if (is_pointwise(w, a, dx, dy)) {
     p.image.columns = p.out_columns = dy.count(0, 3);

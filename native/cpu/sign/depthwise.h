@@ -14,16 +14,9 @@ inline bool is_depthwise(const CodeGradient& g) { return g.depth == 1 && g.group
 
 // The bits of two-bit codes apart: low[w] and high[w] are bits 0 and 1 of the codes of tokens 32 w ... 32 w + 31.
 inline void split_codes(const Words* codes, Words* low, Words* high) {
-  const auto even = [](Words v) {
-    v &= 0x55555555u;
-    v = (v | v >> 1) & 0x33333333u;
-    v = (v | v >> 2) & 0x0f0f0f0fu;
-    v = (v | v >> 4) & 0x00ff00ffu;
-    return (v | v >> 8) & 0xffffu;
-  };
   for (int w = 0; w < kStep / 32; w++) {
-    low[w] = even(codes[2 * w]) | even(codes[2 * w + 1]) << 16;
-    high[w] = even(codes[2 * w] >> 1) | even(codes[2 * w + 1] >> 1) << 16;
+    low[w] = even_codes(codes[2 * w], 1) | even_codes(codes[2 * w + 1], 1) << 16;
+    high[w] = even_codes(codes[2 * w] >> 1, 1) | even_codes(codes[2 * w + 1] >> 1, 1) << 16;
   }
 }
 

@@ -234,6 +234,29 @@ AUXGRAD_AMX __attribute__((noinline)) void amx_task(const CodeGradient& g, const
 }
 #endif
 
+// Deltas of n tokens of a step, from token t of its part on, times their factors.
+template <int n, int Bits>
+inline void scale_rows(const CodeGradient& g, const Scales& scales, int64_t t0, int64_t from, int64_t t, int64_t o0,
+                       int64_t outputs, VectorSpace<Bits>& space, Floats& middles) {
+  constexpr int kRows = VectorSpace<Bits>::kRows;
+  Floats values[n];
+  AUXGRAD_UNROLL
+  for (int i = 0; i < n; i++) {
+    const float* source = g.delta + (t0 + t + i) * g.outputs + o0;
+    values[i] = (Floats)load_words(reinterpret_cast<const uint32_t*>(source), outputs);
+  }
+  loads_end();
+  AUXGRAD_UNROLL
+  for (int i = 0; i < n; i++) {
+    const int64_t token = t + i;
+    for (int r = 0; r < kRows; r++) {
+      const Floats scaled = values[i] * (scales.factor[from + token] * static_cast<float>(1 << r));
+      memcpy(space.delta[token * kRows + r], &scaled, sizeof(space.delta[0]));
+    }
+    if (Bits == 2) middles += values[i] * scales.middle[from + token];
+  }
+}
+
 template <int Bits>
 __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& places, const Task& task) {
   using Space = VectorSpace<Bits>;
@@ -251,26 +274,22 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
   for (int64_t t0 = task.t0; t0 < task.t1; t0 += kTokens) {
     const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, count = min64(kTokens, task.t1 - t0);
     if (from == 0) scales.set(g, t0, min64(kStep, task.t1 - t0));
-    Floats middles = {};
     memset(space.delta + count * kRows, 0, static_cast<size_t>(kPart - count * kRows) * sizeof(space.delta[0]));
-    for (int64_t t = 0; t < count; t++) {
-      Floats values = {};
-      const float* source = g.delta + (t0 + t) * g.outputs + o0;
-      if (o1 - o0 == Space::kOutputs) memcpy(&values, source, sizeof(space.delta[0]));
-      else memcpy(&values, source, static_cast<size_t>(o1 - o0) * 4);
-      __builtin_prefetch(source + kTokens * g.outputs, 0, 2);
-      for (int64_t r = 0; r < kRows; r++) {
-        const Floats scaled = values * (scales.factor[from + t] * static_cast<float>(1 << r));
-        memcpy(space.delta[t * kRows + r], &scaled, sizeof(space.delta[0]));
-      }
-      if (Bits == 2) middles += values * scales.middle[from + t];
-    }
+    Floats middles = {};
+    int64_t t = 0;
+    for (; t + 8 <= count; t += 8) scale_rows<8, Bits>(g, scales, t0, from, t, o0, o1 - o0, space, middles);
+    for (; t < count; t++) scale_rows<1, Bits>(g, scales, t0, from, t, o0, o1 - o0, space, middles);
     const Words* codes = reinterpret_cast<const Words*>(places.code(range.first - task.chunk, step)) + from / 32 * Bits;
     const int64_t stride = places.steps * places.code_bytes / static_cast<int64_t>(sizeof(Words));
+    const bool more = t0 + kTokens < task.t1;  // of these outputs; else of those after them
+    const int64_t later = more ? t0 + kTokens : task.t0, later_o0 = more ? o0 : o1;
+    Ahead ahead = {reinterpret_cast<const char*>(g.delta + later * g.outputs + later_o0), g.outputs * 4,
+                   later_o0 < g.outputs ? min64(kTokens, task.t1 - later) : 0, 1};
     if constexpr (Space::kLookup) {
       sum_part(space.delta, g.zero_one ? 0.0f : -1.0f, static_cast<int>(ceil_div(count * Bits, 32)),
-               {codes, stride, space.sums, blocks}, space.tables);
+               {codes, stride, space.sums, blocks}, space.tables, ahead);
     } else {
+      ahead(kTokens);
       for (int64_t i = 0; i < blocks; i++) add_codes(space.delta, codes + i * stride, space.sums[i]);
     }
     if (Bits == 1 && (g.pointwise() || padded == 0)) continue;
@@ -293,6 +312,14 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
     for (int64_t o = first; o < last; o++) {
       const float* sum = space.sums[i - range.first][o - o0];
       float* p = g.dw + o * row + b.column;
+      if (b.channels == kColumns) {
+        Floats total, old = {};
+        memcpy(&total, sum, sizeof(total));
+        if (task.add) memcpy(&old, p, sizeof(old));
+        total = old + (total + (*shift)[o - o0]);
+        memcpy(p, &total, sizeof(total));
+        continue;
+      }
       for (int64_t k = 0; k < b.taps; k++)
         for (int64_t c = 0; c < b.channels; c++, p++, sum++) *p = (task.add ? *p : 0.0f) + (*sum + shift[k][o - o0]);
     }

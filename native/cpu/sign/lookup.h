@@ -31,6 +31,10 @@ struct Blocks {
   Blocks from(int64_t i) const { return {bits + i * stride, stride, sums + i, count - i}; }
 };
 
+// Loads before it are not made to follow stores behind it: a load waits for the stores before it whose addresses have the
+// same low twelve bits.
+inline void loads_end() { asm volatile("" : : : "memory"); }
+
 #if defined(__AVX512F__)
 constexpr bool kCodesAreSigns = true;  // in sums of two-bit codes
 constexpr int kLookupOutputs = 4, kLookupBlocks = 4;  // whose sums are in registers
@@ -42,10 +46,11 @@ struct Tables {
 };
 
 struct TableMaker {
-  __m512 bit[4], low;
+  __m512 bit[4];
+  __mmask16 minus;  // all, or none
 
-  explicit TableMaker(float clear) : low(_mm512_set1_ps(clear)) {
-    const __m512 one = _mm512_set1_ps(1.0f);
+  explicit TableMaker(float clear) : minus(clear == 0.0f ? 0 : 0xffff) {
+    const __m512 one = _mm512_set1_ps(1.0f), low = _mm512_set1_ps(clear);
     constexpr __mmask16 set[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
     for (int i = 0; i < 4; i++) bit[i] = _mm512_mask_mov_ps(low, set[i], one);
   }
@@ -58,9 +63,10 @@ struct TableMaker {
   // Of deltas kOutputs apart: entries with the fifth bit clear, and set.
   void five(const float* d, __m512& clear, __m512& set) const {
     const __m512 t = four(d, d + kOutputs, d + 2 * kOutputs, d + 3 * kOutputs);
-    const __m512 last = _mm512_set1_ps(d[4 * kOutputs]);
-    clear = _mm512_fmadd_ps(low, last, t);
-    set = _mm512_add_ps(t, last);
+    const float *last = d + 4 * kOutputs, *again = last;
+    asm("" : "+r"(again));  // two operands in memory cost less than a register that both share
+    clear = _mm512_mask_sub_ps(t, minus, t, _mm512_set1_ps(*last));
+    set = _mm512_add_ps(t, _mm512_set1_ps(*again));
   }
   // Of the last bit of each half of two words.
   __m512 rest(const float* d) const {
@@ -69,14 +75,20 @@ struct TableMaker {
 };
 
 inline void build_tables(const TableMaker& maker, const float* delta, int words, Tables& tables) {
-  for (int w = 0; w < words; w++)
-    for (int n = 0; n < 6; n++)
+  float* table = tables.five[0][0][0];
+  for (int half = 0; half < 2 * words; half++, delta += kOutputs)
+    for (int k = 0; k < 3; k++, delta += 5 * kOutputs, table += 32 * kLookupOutputs) {
+      __m512 clear[kLookupOutputs], set[kLookupOutputs];
+#pragma GCC unroll 4
+      for (int o = 0; o < kLookupOutputs; o++) maker.five(delta + o, clear[o], set[o]);
+      loads_end();
+#pragma GCC unroll 4
       for (int o = 0; o < kLookupOutputs; o++) {
-        __m512 clear, set;
-        maker.five(delta + (w * 32 + n / 3 * 16 + n % 3 * 5) * kOutputs + o, clear, set);
-        _mm512_store_ps(tables.five[w][n][o], clear);
-        _mm512_store_ps(tables.five[w][n][o] + 16, set);
+        _mm512_store_ps(table + 32 * o, clear[o]);
+        _mm512_store_ps(table + 32 * o + 16, set[o]);
       }
+    }
+  delta -= 32 * words * kOutputs;
   for (int w = 0; w < words; w += 2)
     for (int o = 0; o < kLookupOutputs; o++)
       _mm512_store_ps(tables.rest[w / 2][o], maker.rest(delta + w * 32 * kOutputs + o));
@@ -85,7 +97,7 @@ inline void build_tables(const TableMaker& maker, const float* delta, int words,
 // Adds the sums of kLookupOutputs outputs from `output` on, of n blocks; with tables, or making them.
 template <int n, bool stored>
 __attribute__((noinline)) void look_up(const Tables& tables, const TableMaker& maker, const float* delta, int words,
-                                       Blocks blocks, int output) {
+                                       Blocks blocks, int output, Ahead& ahead) {
   __m512 sum[kLookupOutputs][n];
   __m512i number[n];
 #pragma GCC unroll 4
@@ -96,6 +108,7 @@ __attribute__((noinline)) void look_up(const Tables& tables, const TableMaker& m
   const __m512i down = _mm512_set1_epi16(1 << 11);
   const float *table = tables.five[0][0][0], *d = delta;
   for (int half = 0; half < 2 * words; half++, d += kOutputs) {
+    ahead(4);
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++)
       number[i] = _mm512_loadu_si512(reinterpret_cast<const char*>(blocks.bits + i * blocks.stride + half / 2) + half % 2 * 2);
@@ -140,22 +153,22 @@ __attribute__((noinline)) void look_up(const Tables& tables, const TableMaker& m
 
 template <bool stored>
 inline void look_up_all(const Tables& tables, const TableMaker& maker, const float* delta, int words, Blocks blocks,
-                        int output) {
+                        int output, Ahead& ahead) {
   int64_t i = 0;
-  for (; i + 4 <= blocks.count; i += 4) look_up<4, stored>(tables, maker, delta, words, blocks.from(i), output);
-  if (i + 2 <= blocks.count) look_up<2, stored>(tables, maker, delta, words, blocks.from(i), output), i += 2;
-  if (i < blocks.count) look_up<1, stored>(tables, maker, delta, words, blocks.from(i), output);
+  for (; i + 4 <= blocks.count; i += 4) look_up<4, stored>(tables, maker, delta, words, blocks.from(i), output, ahead);
+  if (i + 2 <= blocks.count) look_up<2, stored>(tables, maker, delta, words, blocks.from(i), output, ahead), i += 2;
+  if (i < blocks.count) look_up<1, stored>(tables, maker, delta, words, blocks.from(i), output, ahead);
 }
 
 // Adds a part of `words` words, `clear` times the delta where a bit is clear.
-inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables) {
+inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, Ahead& ahead) {
   const TableMaker maker(clear);
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {
     if (blocks.count <= kLookupBlocks) {
-      look_up_all<false>(tables, maker, delta[0] + o, words, blocks, o);
+      look_up_all<false>(tables, maker, delta[0] + o, words, blocks, o, ahead);
     } else {
       build_tables(maker, delta[0] + o, words, tables);
-      look_up_all<true>(tables, maker, delta[0] + o, words, blocks, o);
+      look_up_all<true>(tables, maker, delta[0] + o, words, blocks, o, ahead);
     }
   }
 }
@@ -232,7 +245,8 @@ inline void look_up(const Tables& tables, int words, const Words* bits, float (*
 #endif
 
 #if !defined(__AVX512F__)
-inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables) {
+inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, Ahead& ahead) {
+  ahead(ahead.rows);
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {
     build_tables(delta[0] + o, clear, words, tables);
     for (int64_t i = 0; i < blocks.count; i++)

@@ -18,6 +18,21 @@ constexpr int kTileTokens = 64, kTiles = kStep / kTileTokens;
 constexpr int kLimbs = 4;
 constexpr int kBundle = 4, kAmxOutputs = 16 * kBundle;  // of a task
 
+// Brings rows of deltas near before they are packed.
+struct Ahead {
+  const char* row;
+  int64_t stride, rows;
+  int lines;
+  // Few at a time: more than memory gives meanwhile would be waited for.
+  void operator()(int64_t count) {
+    for (count = min64(count, rows), rows -= count; count > 0; count--, row += stride) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kBundle; i++)
+        if (i < lines) _mm_prefetch(row + 64 * i, _MM_HINT_T1);
+    }
+  }
+};
+
 // The tap of each column of a block, counted from its first.
 struct RowTaps {
   int of[16];

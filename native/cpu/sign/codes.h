@@ -237,21 +237,6 @@ inline void gather_block(const CodeGradient& g, const ColumnBlock& b, const TapT
   }
 }
 
-// Brings rows of deltas into the second-level cache before they are needed.
-struct Ahead {
-  const char* row;
-  int64_t stride, rows;
-  int lines;
-  // Few at a time: more than memory gives meanwhile would be waited for.
-  void operator()(int64_t count) {
-    for (count = min64(count, rows), rows -= count; count > 0; count--, row += stride) {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; i++)
-        if (i < lines) __builtin_prefetch(row + 64 * i, 0, 2);
-    }
-  }
-};
-
 // What the deltas of a step's tokens are multiplied by: `factor` before they are summed with code values -1, +1 (0, 1), or
 // -3, -1, 1, 3; `middle` for the middle of the token's range, which all its codes share.
 struct Scales {

@@ -54,7 +54,9 @@ struct Places {
     const int64_t all = max64(1, ceil_div(g.tokens, kStep));
     steps = ceil_div(all, ceil_div(all, kSteps));
     total = g.outputs * g.taps() * g.depth;
-    runs = blocks < kRunBlocks && total > 0 && total <= kRunTotal ? min64(kRuns, all) : 1;
+    // Tasks of few outputs are many, and need runs only where these are long.
+    const bool cut = blocks < kRunBlocks && total > 0 && total <= kRunTotal && (amx || all >= 2 * kRuns);
+    runs = cut ? min64(kRuns, all) : 1;
     if (runs > 1) steps = max64(2, min64(min64(steps, kRunCodes / blocks), kRunDeltas / (kStep * g.outputs)));
     code_bytes = kStep / 32 * g.bits * static_cast<int64_t>(sizeof(Words));
     thread_bytes = g.bits == 1 ? vector_bytes<1>(chunk, g.taps_a_block()) : vector_bytes<2>(chunk, g.taps_a_block());
@@ -283,13 +285,12 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
     const int64_t stride = places.steps * places.code_bytes / static_cast<int64_t>(sizeof(Words));
     const bool more = t0 + kTokens < task.t1;  // of these outputs; else of those after them
     const int64_t later = more ? t0 + kTokens : task.t0, later_o0 = more ? o0 : o1;
-    Ahead ahead = {reinterpret_cast<const char*>(g.delta + later * g.outputs + later_o0), g.outputs * 4,
-                   later_o0 < g.outputs ? min64(kTokens, task.t1 - later) : 0, 1};
+    NextRows next = {reinterpret_cast<const char*>(g.delta + later * g.outputs + later_o0), g.outputs * 4,
+                     later_o0 < g.outputs ? min64(kTokens, task.t1 - later) : 0};
     if constexpr (Space::kLookup) {
       sum_part(space.delta, g.zero_one ? 0.0f : -1.0f, static_cast<int>(ceil_div(count * Bits, 32)),
-               {codes, stride, space.sums, blocks}, space.tables, ahead);
+               {codes, stride, space.sums, blocks}, space.tables, next);
     } else {
-      ahead(kTokens);
       for (int64_t i = 0; i < blocks; i++) add_codes(space.delta, codes + i * stride, space.sums[i]);
     }
     if (Bits == 1 && (g.pointwise() || padded == 0)) continue;

@@ -35,8 +35,14 @@ struct Blocks {
 // same low twelve bits.
 inline void loads_end() { asm volatile("" : : : "memory"); }
 
+// Rows of deltas that are wanted after those at hand: they are brought into the second-level cache meanwhile.
+struct NextRows {
+  const char* row;
+  int64_t stride, count;
+};
+
 #if defined(__AVX512F__)
-constexpr bool kCodesAreSigns = true;  // in sums of two-bit codes
+constexpr bool kCodesAreSigns = true;                 // in sums of two-bit codes
 constexpr int kLookupOutputs = 4, kLookupBlocks = 4;  // whose sums are in registers
 
 // Of a word, three numbers of 5 bits in each half; of two words, one of the 4 bits that these leave.
@@ -70,13 +76,14 @@ struct TableMaker {
   }
   // Of the last bit of each half of two words.
   __m512 rest(const float* d) const {
-    return four(d + 15 * kOutputs, d + 47 * kOutputs, d + 31 * kOutputs, d + 63 * kOutputs);
+    return four(d + 63 * kOutputs, d + 47 * kOutputs, d + 31 * kOutputs, d + 15 * kOutputs);
   }
 };
 
 inline void build_tables(const TableMaker& maker, const float* delta, int words, Tables& tables) {
   float* table = tables.five[0][0][0];
   for (int half = 0; half < 2 * words; half++, delta += kOutputs)
+#pragma GCC unroll 1
     for (int k = 0; k < 3; k++, delta += 5 * kOutputs, table += 32 * kLookupOutputs) {
       __m512 clear[kLookupOutputs], set[kLookupOutputs];
 #pragma GCC unroll 4
@@ -97,78 +104,85 @@ inline void build_tables(const TableMaker& maker, const float* delta, int words,
 // Adds the sums of kLookupOutputs outputs from `output` on, of n blocks; with tables, or making them.
 template <int n, bool stored>
 __attribute__((noinline)) void look_up(const Tables& tables, const TableMaker& maker, const float* delta, int words,
-                                       Blocks blocks, int output, Ahead& ahead) {
+                                       Blocks blocks, int output, NextRows& next) {
+  float(*sums)[kColumns] = blocks.sums[0] + output;
   __m512 sum[kLookupOutputs][n];
   __m512i number[n];
 #pragma GCC unroll 4
   for (int o = 0; o < kLookupOutputs; o++)
 #pragma GCC unroll 4
-    for (int i = 0; i < n; i++) sum[o][i] = _mm512_load_ps(blocks.sums[i][output + o]);
+    for (int i = 0; i < n; i++) sum[o][i] = _mm512_load_ps(sums[i * kOutputs + o]);
+  // A few at a time, or they would be waited for.
+  const char* row = next.row;
+  const int64_t stride = next.count > 0 ? next.stride : 0;
   // Numbers move down by a product: shifts and permutes share units on some machines.
   const __m512i down = _mm512_set1_epi16(1 << 11);
-  const float *table = tables.five[0][0][0], *d = delta;
-  for (int half = 0; half < 2 * words; half++, d += kOutputs) {
-    ahead(4);
+  const float* table = tables.five[0][0][0];
+  for (int w = 0; w < words; w += 2, delta += 64 * kOutputs) {
+    __m512i last[n];  // bit of each half of the words
 #pragma GCC unroll 4
-    for (int i = 0; i < n; i++)
-      number[i] = _mm512_loadu_si512(reinterpret_cast<const char*>(blocks.bits + i * blocks.stride + half / 2) + half % 2 * 2);
+    for (int i = 0; i < n; i++) last[i] = _mm512_setzero_si512();
+    const float* d = delta;
 #pragma GCC unroll 1
-    for (int k = 0; k < 3; k++, table += 32 * kLookupOutputs, d += 5 * kOutputs) {
+    for (int half = 0; half < 4; half++, d += kOutputs) {
 #pragma GCC unroll 4
-      for (int o = 0; o < kLookupOutputs; o++) {
-        __m512 clear, set;
-        if (stored) clear = _mm512_load_ps(table + 32 * o), set = _mm512_load_ps(table + 32 * o + 16);
-        else maker.five(d + o, clear, set);
-        asm("" : "+v"(clear), "+v"(set));  // one load for all blocks
+      for (int i = 0; i < 4; i++, row += stride) __builtin_prefetch(row, 0, 2);
 #pragma GCC unroll 4
-        for (int i = 0; i < n; i++) sum[o][i] = _mm512_add_ps(sum[o][i], _mm512_permutex2var_ps(clear, number[i], set));
+      for (int i = 0; i < n; i++)
+        number[i] = _mm512_loadu_si512(
+            reinterpret_cast<const uint16_t*>(blocks.bits + i * blocks.stride + w + half / 2) + half % 2);
+#pragma GCC unroll 1
+      for (int k = 0; k < 3; k++, table += 32 * kLookupOutputs, d += 5 * kOutputs) {
+#pragma GCC unroll 4
+        for (int o = 0; o < kLookupOutputs; o++) {
+          __m512 clear, set;
+          if (stored) clear = _mm512_load_ps(table + 32 * o), set = _mm512_load_ps(table + 32 * o + 16);
+          else maker.five(d + o, clear, set);
+          asm("" : "+v"(clear), "+v"(set));  // one load for all blocks
+#pragma GCC unroll 4
+          for (int i = 0; i < n; i++)
+            sum[o][i] = _mm512_add_ps(sum[o][i], _mm512_permutex2var_ps(clear, number[i], set));
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++) number[i] = _mm512_mulhi_epu16(number[i], down);
       }
 #pragma GCC unroll 4
-      for (int i = 0; i < n; i++) number[i] = _mm512_mulhi_epu16(number[i], down);
-    }
-  }
-#pragma GCC unroll 1
-  for (int w = 0; w < words; w += 2) {
-#pragma GCC unroll 4
-    for (int i = 0; i < n; i++) {
-      const Words* bits = blocks.bits + i * blocks.stride + w;
-      const __m512i first = _mm512_srli_epi32(_mm512_load_si512(bits), 15);
-      const __m512i second = _mm512_srli_epi32(_mm512_load_si512(bits + 1), 14);
-      // Bits 0, 1 and 16, 17, then all at the low end: a ? b : c of three operands.
-      const __m512i two = _mm512_ternarylogic_epi32(_mm512_set1_epi32(0x10001), first, second, 0xca);
-      number[i] = _mm512_ternarylogic_epi32(_mm512_set1_epi32(3), two, _mm512_srli_epi32(two, 14), 0xca);
+      for (int i = 0; i < n; i++) last[i] = _mm512_add_epi32(_mm512_add_epi32(last[i], last[i]), number[i]);
     }
 #pragma GCC unroll 4
     for (int o = 0; o < kLookupOutputs; o++) {
-      const __m512 four = stored ? _mm512_load_ps(tables.rest[w / 2][o]) : maker.rest(delta + w * 32 * kOutputs + o);
+      const __m512 four = stored ? _mm512_load_ps(tables.rest[w / 2][o]) : maker.rest(delta + o);
 #pragma GCC unroll 4
-      for (int i = 0; i < n; i++) sum[o][i] = _mm512_add_ps(sum[o][i], _mm512_permutexvar_ps(number[i], four));
+      for (int i = 0; i < n; i++) sum[o][i] = _mm512_add_ps(sum[o][i], _mm512_permutexvar_ps(last[i], four));
     }
   }
 #pragma GCC unroll 4
   for (int o = 0; o < kLookupOutputs; o++)
 #pragma GCC unroll 4
-    for (int i = 0; i < n; i++) _mm512_store_ps(blocks.sums[i][output + o], sum[o][i]);
+    for (int i = 0; i < n; i++) _mm512_store_ps(sums[i * kOutputs + o], sum[o][i]);
+  next.row = row;
+  next.count -= 8 * words;
 }
 
 template <bool stored>
 inline void look_up_all(const Tables& tables, const TableMaker& maker, const float* delta, int words, Blocks blocks,
-                        int output, Ahead& ahead) {
+                        int output, NextRows& next) {
   int64_t i = 0;
-  for (; i + 4 <= blocks.count; i += 4) look_up<4, stored>(tables, maker, delta, words, blocks.from(i), output, ahead);
-  if (i + 2 <= blocks.count) look_up<2, stored>(tables, maker, delta, words, blocks.from(i), output, ahead), i += 2;
-  if (i < blocks.count) look_up<1, stored>(tables, maker, delta, words, blocks.from(i), output, ahead);
+  for (; i + 4 <= blocks.count; i += 4) look_up<4, stored>(tables, maker, delta, words, blocks.from(i), output, next);
+  if (i + 2 <= blocks.count) look_up<2, stored>(tables, maker, delta, words, blocks.from(i), output, next), i += 2;
+  if (i < blocks.count) look_up<1, stored>(tables, maker, delta, words, blocks.from(i), output, next);
 }
 
 // Adds a part of `words` words, `clear` times the delta where a bit is clear.
-inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, Ahead& ahead) {
+inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
   const TableMaker maker(clear);
+  words += words % 2;
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {
     if (blocks.count <= kLookupBlocks) {
-      look_up_all<false>(tables, maker, delta[0] + o, words, blocks, o, ahead);
+      look_up_all<false>(tables, maker, delta[0] + o, words, blocks, o, next);
     } else {
       build_tables(maker, delta[0] + o, words, tables);
-      look_up_all<true>(tables, maker, delta[0] + o, words, blocks, o, ahead);
+      look_up_all<true>(tables, maker, delta[0] + o, words, blocks, o, next);
     }
   }
 }
@@ -245,8 +259,8 @@ inline void look_up(const Tables& tables, int words, const Words* bits, float (*
 #endif
 
 #if !defined(__AVX512F__)
-inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, Ahead& ahead) {
-  ahead(ahead.rows);
+inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
+  for (; next.count > 0; next.count--, next.row += next.stride) __builtin_prefetch(next.row, 0, 2);
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {
     build_tables(delta[0] + o, clear, words, tables);
     for (int64_t i = 0; i < blocks.count; i++)

@@ -288,8 +288,8 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
     NextRows next = {reinterpret_cast<const char*>(g.delta + later * g.outputs + later_o0), g.outputs * 4,
                      later_o0 < g.outputs ? min64(kTokens, task.t1 - later) : 0};
     if constexpr (Space::kLookup) {
-      sum_part(space.delta, g.zero_one ? 0.0f : -1.0f, static_cast<int>(ceil_div(count * Bits, 32)),
-               {codes, stride, space.sums, blocks}, space.tables, next);
+      sum_part<Bits>(space.delta, g.zero_one ? 0.0f : -1.0f, static_cast<int>(ceil_div(count * Bits, 32)),
+                     {codes, stride, space.sums, blocks}, space.tables, next);
     } else {
       for (int64_t i = 0; i < blocks; i++) add_codes(space.delta, codes + i * stride, space.sums[i]);
     }

@@ -39,11 +39,23 @@ inline void loads_end() { asm volatile("" : : : "memory"); }
 struct NextRows {
   const char* row;
   int64_t stride, count;
+
+  // Of those that are left, or the same one again.
+  NextRows take(int64_t n) {
+    const NextRows taken = {row, count > 0 ? stride : 0, n};
+    row += n * stride;
+    count -= n;
+    return taken;
+  }
+  // Of four at a time the i-th: more would be waited for.
+  void prefetch(int i) const {
+    for (int k = 4 * i; k < 4 * i + 4; k++) __builtin_prefetch(row + k * stride, 0, 2);
+  }
 };
 
 #if defined(__AVX512F__)
-constexpr bool kCodesAreSigns = true;                 // in sums of two-bit codes
-constexpr int kLookupOutputs = 4, kLookupBlocks = 4;  // whose sums are in registers
+constexpr bool kCodesAreSigns = true;  // in sums of two-bit codes
+constexpr int kLookupOutputs = 4;      // whose sums, of four blocks, are in registers
 
 // Of a word, three numbers of 5 bits in each half; of two words, one of the 4 bits that these leave.
 struct Tables {
@@ -52,19 +64,24 @@ struct Tables {
 };
 
 struct TableMaker {
-  __m512 bit[4];
+  __m512 bit[4], code[2];
   __mmask16 minus;  // all, or none
 
   explicit TableMaker(float clear) : minus(clear == 0.0f ? 0 : 0xffff) {
     const __m512 one = _mm512_set1_ps(1.0f), low = _mm512_set1_ps(clear);
     constexpr __mmask16 set[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
     for (int i = 0; i < 4; i++) bit[i] = _mm512_mask_mov_ps(low, set[i], one);
+    for (int i = 0; i < 2; i++) code[i] = _mm512_add_ps(bit[2 * i], _mm512_add_ps(bit[2 * i + 1], bit[2 * i + 1]));
   }
   __m512 four(const float* d0, const float* d1, const float* d2, const float* d3) const {
     __m512 t = _mm512_mul_ps(bit[0], _mm512_set1_ps(*d0));
     t = _mm512_fmadd_ps(bit[1], _mm512_set1_ps(*d1), t);
     t = _mm512_fmadd_ps(bit[2], _mm512_set1_ps(*d2), t);
     return _mm512_fmadd_ps(bit[3], _mm512_set1_ps(*d3), t);
+  }
+  // Of two codes, whose deltas are not doubled.
+  __m512 two_codes(const float* d0, const float* d1) const {
+    return _mm512_fmadd_ps(code[1], _mm512_set1_ps(*d1), _mm512_mul_ps(code[0], _mm512_set1_ps(*d0)));
   }
   // Of deltas kOutputs apart: entries with the fifth bit clear, and set.
   void five(const float* d, __m512& clear, __m512& set) const {
@@ -101,47 +118,59 @@ inline void build_tables(const TableMaker& maker, const float* delta, int words,
       _mm512_store_ps(tables.rest[w / 2][o], maker.rest(delta + w * 32 * kOutputs + o));
 }
 
-// Adds the sums of kLookupOutputs outputs from `output` on, of n blocks; with tables, or making them.
-template <int n, bool stored>
-__attribute__((noinline)) void look_up(const Tables& tables, const TableMaker& maker, const float* delta, int words,
-                                       Blocks blocks, int output, NextRows& next) {
-  float(*sums)[kColumns] = blocks.sums[0] + output;
-  __m512 sum[kLookupOutputs][n];
-  __m512i number[n];
+// Sums of n blocks and kLookupOutputs outputs, in registers.
+template <int n>
+struct Sums {
+  float (*memory)[kColumns];
+  __m512 of[kLookupOutputs][n];
+
+  Sums(Blocks blocks, int output) : memory(blocks.sums[0] + output) {
 #pragma GCC unroll 4
-  for (int o = 0; o < kLookupOutputs; o++)
+    for (int o = 0; o < kLookupOutputs; o++)
 #pragma GCC unroll 4
-    for (int i = 0; i < n; i++) sum[o][i] = _mm512_load_ps(sums[i * kOutputs + o]);
-  // A few at a time, or they would be waited for.
-  const char* row = next.row;
-  const int64_t stride = next.count > 0 ? next.stride : 0;
-  // Numbers move down by a product: shifts and permutes share units on some machines.
+      for (int i = 0; i < n; i++) of[o][i] = _mm512_load_ps(memory[i * kOutputs + o]);
+  }
+  void store() const {
+#pragma GCC unroll 4
+    for (int o = 0; o < kLookupOutputs; o++)
+#pragma GCC unroll 4
+      for (int i = 0; i < n; i++) _mm512_store_ps(memory[i * kOutputs + o], of[o][i]);
+  }
+};
+
+// The words of n blocks, the second half of each first if wanted.
+template <int n>
+inline void load_halves(Blocks blocks, int half, __m512i* number) {
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++)
+    number[i] =
+        _mm512_loadu_si512(reinterpret_cast<const uint16_t*>(blocks.bits + i * blocks.stride + half / 2) + half % 2);
+}
+
+// Adds to the sums of n blocks. Numbers move down by products: shifts and permutes share units on some machines.
+template <int n>
+__attribute__((noinline)) void look_up(const Tables& tables, int words, Blocks blocks, int output, NextRows& next) {
+  Sums<n> sum(blocks, output);
   const __m512i down = _mm512_set1_epi16(1 << 11);
   const float* table = tables.five[0][0][0];
-  for (int w = 0; w < words; w += 2, delta += 64 * kOutputs) {
-    __m512i last[n];  // bit of each half of the words
+  const NextRows rows = next.take(8 * words);
+  for (int w = 0; w < words; w += 2) {
+    __m512i number[n], last[n];  // bit of each half
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++) last[i] = _mm512_setzero_si512();
-    const float* d = delta;
 #pragma GCC unroll 1
-    for (int half = 0; half < 4; half++, d += kOutputs) {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; i++, row += stride) __builtin_prefetch(row, 0, 2);
-#pragma GCC unroll 4
-      for (int i = 0; i < n; i++)
-        number[i] = _mm512_loadu_si512(
-            reinterpret_cast<const uint16_t*>(blocks.bits + i * blocks.stride + w + half / 2) + half % 2);
+    for (int half = 2 * w; half < 2 * w + 4; half++) {
+      rows.prefetch(half);
+      load_halves<n>(blocks, half, number);
 #pragma GCC unroll 1
-      for (int k = 0; k < 3; k++, table += 32 * kLookupOutputs, d += 5 * kOutputs) {
+      for (int k = 0; k < 3; k++, table += 32 * kLookupOutputs) {
 #pragma GCC unroll 4
         for (int o = 0; o < kLookupOutputs; o++) {
-          __m512 clear, set;
-          if (stored) clear = _mm512_load_ps(table + 32 * o), set = _mm512_load_ps(table + 32 * o + 16);
-          else maker.five(d + o, clear, set);
+          __m512 clear = _mm512_load_ps(table + 32 * o), set = _mm512_load_ps(table + 32 * o + 16);
           asm("" : "+v"(clear), "+v"(set));  // one load for all blocks
 #pragma GCC unroll 4
           for (int i = 0; i < n; i++)
-            sum[o][i] = _mm512_add_ps(sum[o][i], _mm512_permutex2var_ps(clear, number[i], set));
+            sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutex2var_ps(clear, number[i], set));
         }
 #pragma GCC unroll 4
         for (int i = 0; i < n; i++) number[i] = _mm512_mulhi_epu16(number[i], down);
@@ -151,39 +180,77 @@ __attribute__((noinline)) void look_up(const Tables& tables, const TableMaker& m
     }
 #pragma GCC unroll 4
     for (int o = 0; o < kLookupOutputs; o++) {
-      const __m512 four = stored ? _mm512_load_ps(tables.rest[w / 2][o]) : maker.rest(delta + o);
+      const __m512 four = _mm512_load_ps(tables.rest[w / 2][o]);
 #pragma GCC unroll 4
-      for (int i = 0; i < n; i++) sum[o][i] = _mm512_add_ps(sum[o][i], _mm512_permutexvar_ps(last[i], four));
+      for (int i = 0; i < n; i++) sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutexvar_ps(last[i], four));
     }
   }
-#pragma GCC unroll 4
-  for (int o = 0; o < kLookupOutputs; o++)
-#pragma GCC unroll 4
-    for (int i = 0; i < n; i++) _mm512_store_ps(sums[i * kOutputs + o], sum[o][i]);
-  next.row = row;
-  next.count -= 8 * words;
+  sum.store();
 }
 
-template <bool stored>
-inline void look_up_all(const Tables& tables, const TableMaker& maker, const float* delta, int words, Blocks blocks,
-                        int output, NextRows& next) {
-  int64_t i = 0;
-  for (; i + 4 <= blocks.count; i += 4) look_up<4, stored>(tables, maker, delta, words, blocks.from(i), output, next);
-  if (i + 2 <= blocks.count) look_up<2, stored>(tables, maker, delta, words, blocks.from(i), output, next), i += 2;
-  if (i < blocks.count) look_up<1, stored>(tables, maker, delta, words, blocks.from(i), output, next);
+// The same where blocks are too few to share tables: those of four bits are made in registers.
+template <int n, int Bits>
+__attribute__((noinline)) void look_up_made(const TableMaker& maker, const float* delta, int words, Blocks blocks,
+                                            int output, NextRows& next) {
+  Sums<n> sum(blocks, output);
+  const __m512i down = _mm512_set1_epi16(1 << 12);
+  const NextRows rows = next.take(8 * words);
+  for (int half = 0; half < 2 * words; half++) {
+    __m512i number[n];
+    rows.prefetch(half);
+    load_halves<n>(blocks, half, number);
+#pragma GCC unroll 1
+    for (int k = 0; k < 4; k++, delta += 4 * kOutputs) {
+#pragma GCC unroll 4
+      for (int o = 0; o < kLookupOutputs; o++) {
+        const float* d = delta + o;
+        const __m512 four = Bits == 2 ? maker.two_codes(d, d + 2 * kOutputs)
+                                      : maker.four(d, d + kOutputs, d + 2 * kOutputs, d + 3 * kOutputs);
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++) sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutexvar_ps(number[i], four));
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < n; i++)
+        number[i] = Bits == 2 ? _mm512_mulhi_epu16(number[i], down) : _mm512_srli_epi32(number[i], 4);
+    }
+  }
+  sum.store();
 }
+
+// Runs f.template at<n>(i) for blocks i ... i + n - 1.
+template <class F>
+inline void each_few(int64_t blocks, const F& f) {
+  int64_t i = 0;
+  for (; i + 4 <= blocks; i += 4) f.template at<4>(i);
+  if (i + 2 <= blocks) f.template at<2>(i), i += 2;
+  if (i < blocks) f.template at<1>(i);
+}
+
+template <int Bits>
+struct PartSums {
+  const TableMaker& maker;
+  const Tables* tables;  // or null
+  const float* delta;
+  int words, output;
+  const Blocks& blocks;
+  NextRows& next;
+
+  template <int n>
+  void at(int64_t i) const {
+    if (tables) look_up<n>(*tables, words, blocks.from(i), output, next);
+    else look_up_made<n, Bits>(maker, delta, words, blocks.from(i), output, next);
+  }
+};
 
 // Adds a part of `words` words, `clear` times the delta where a bit is clear.
+template <int Bits>
 inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
   const TableMaker maker(clear);
+  const bool few = blocks.count <= 4 * Bits;
   words += words % 2;
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {
-    if (blocks.count <= kLookupBlocks) {
-      look_up_all<false>(tables, maker, delta[0] + o, words, blocks, o, next);
-    } else {
-      build_tables(maker, delta[0] + o, words, tables);
-      look_up_all<true>(tables, maker, delta[0] + o, words, blocks, o, next);
-    }
+    if (!few) build_tables(maker, delta[0] + o, words, tables);
+    each_few(blocks.count, PartSums<Bits>{maker, few ? nullptr : &tables, delta[0] + o, words, o, blocks, next});
   }
 }
 #elif defined(__AVX2__)
@@ -259,6 +326,7 @@ inline void look_up(const Tables& tables, int words, const Words* bits, float (*
 #endif
 
 #if !defined(__AVX512F__)
+template <int Bits>
 inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
   for (; next.count > 0; next.count--, next.row += next.stride) __builtin_prefetch(next.row, 0, 2);
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {

@@ -257,7 +257,7 @@ inline void sum_part(const PartDelta& delta, float clear, int words, Blocks bloc
 constexpr bool kCodesAreSigns = false;
 constexpr int kLookupOutputs = 8;
 
-// For 32 tokens: 10 numbers of 3 bits and one of the 2 bits left.
+// Of a word, five numbers of 3 bits in each half, and one of the 2 bits that these leave.
 struct Tables {
   alignas(32) float three[kPart / 32][11][kLookupOutputs][8];
 };
@@ -266,32 +266,55 @@ inline void build_tables(const float* delta, float low, int words, Tables& table
   const __m256 p0 = _mm256_setr_ps(low, 1, low, 1, low, 1, low, 1);
   const __m256 p1 = _mm256_setr_ps(low, low, 1, 1, low, low, 1, 1);
   const __m256 p2 = _mm256_setr_ps(low, low, low, low, 1, 1, 1, 1);
-  for (int w = 0; w < words; w++)
+  for (int w = 0; w < words; w++, delta += 32 * kOutputs)
     for (int i = 0; i < 11; i++) {
-      const float* d = delta + (w * 32 + i * 3) * kOutputs;
+      const float* d = delta + (i / 5 * 16 + i % 5 * 3) * kOutputs;
+      __m256 sum[kLookupOutputs];
+#pragma GCC unroll 8
       for (int o = 0; o < kLookupOutputs; o++) {
-        __m256 sum = _mm256_mul_ps(p0, _mm256_set1_ps(d[o]));
-        sum = _mm256_fmadd_ps(p1, _mm256_set1_ps(d[kOutputs + o]), sum);
-        if (i < 10) sum = _mm256_fmadd_ps(p2, _mm256_set1_ps(d[2 * kOutputs + o]), sum);
-        _mm256_store_ps(tables.three[w][i][o], sum);
+        if (i < 10) {
+          sum[o] = _mm256_mul_ps(p0, _mm256_set1_ps(d[o]));
+          sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(d[kOutputs + o]), sum[o]);
+          sum[o] = _mm256_fmadd_ps(p2, _mm256_set1_ps(d[2 * kOutputs + o]), sum[o]);
+        } else {
+          sum[o] = _mm256_mul_ps(p0, _mm256_set1_ps(delta[31 * kOutputs + o]));
+          sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(delta[15 * kOutputs + o]), sum[o]);
+        }
       }
+      loads_end();
+#pragma GCC unroll 8
+      for (int o = 0; o < kLookupOutputs; o++) _mm256_store_ps(tables.three[w][i][o], sum[o]);
     }
 }
 
+inline void add_entries(const float (*table)[8], __m256i number, __m256* sum) {
+#pragma GCC unroll 8
+  for (int o = 0; o < kLookupOutputs; o++)
+    sum[o] = _mm256_add_ps(sum[o], _mm256_permutevar8x32_ps(_mm256_load_ps(table[o]), number));
+}
+
+// Numbers move down by products: shifts and permutes share units on some machines.
 inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns]) {
+  const __m256i down = _mm256_set1_epi16(1 << 13);
   for (int lane = 0; lane < kColumns; lane += 8) {
     __m256 sum[kLookupOutputs];
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) sum[o] = _mm256_load_ps(sums[o] + lane);
     for (int w = 0; w < words; w++) {
-      __m256i i = _mm256_load_si256(reinterpret_cast<const __m256i*>(bits + w) + lane / 8);
+      __m256i last = _mm256_setzero_si256();  // bit of each half
+      const float(*table)[kLookupOutputs][8] = tables.three[w];
 #pragma GCC unroll 1
-      for (int n = 0; n < 11; n++) {
-#pragma GCC unroll 8
-        for (int o = 0; o < kLookupOutputs; o++)
-          sum[o] = _mm256_add_ps(sum[o], _mm256_permutevar8x32_ps(_mm256_load_ps(tables.three[w][n][o]), i));
-        i = _mm256_srli_epi32(i, 3);
+      for (int half = 0; half < 2; half++) {
+        const uint16_t* halves = reinterpret_cast<const uint16_t*>(bits + w) + 2 * lane + half;
+        __m256i number = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves));
+#pragma GCC unroll 1
+        for (int n = 0; n < 5; n++) {
+          add_entries(*table++, number, sum);
+          number = _mm256_mulhi_epu16(number, down);
+        }
+        last = _mm256_add_epi32(_mm256_add_epi32(last, last), number);
       }
+      add_entries(*table, last, sum);
     }
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) _mm256_store_ps(sums[o] + lane, sum[o]);

@@ -241,11 +241,12 @@ template <int n, int Bits>
 inline void scale_rows(const CodeGradient& g, const Scales& scales, int64_t t0, int64_t from, int64_t t, int64_t o0,
                        int64_t outputs, VectorSpace<Bits>& space, Floats& middles) {
   constexpr int kRows = VectorSpace<Bits>::kRows;
-  Floats values[n];
+  Floats values[n] = {};
   AUXGRAD_UNROLL
   for (int i = 0; i < n; i++) {
     const float* source = g.delta + (t0 + t + i) * g.outputs + o0;
-    values[i] = (Floats)load_words(reinterpret_cast<const uint32_t*>(source), outputs);
+    if (outputs == VectorSpace<Bits>::kOutputs) memcpy(&values[i], source, sizeof(space.delta[0]));
+    else values[i] = (Floats)load_words(reinterpret_cast<const uint32_t*>(source), outputs);
   }
   loads_end();
   AUXGRAD_UNROLL
@@ -291,6 +292,7 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
       sum_part<Bits>(space.delta, g.zero_one ? 0.0f : -1.0f, static_cast<int>(ceil_div(count * Bits, 32)),
                      {codes, stride, space.sums, blocks}, space.tables, next);
     } else {
+      next.prefetch();
       for (int64_t i = 0; i < blocks; i++) add_codes(space.delta, codes + i * stride, space.sums[i]);
     }
     if (Bits == 1 && (g.pointwise() || padded == 0)) continue;

@@ -47,9 +47,12 @@ struct NextRows {
     count -= n;
     return taken;
   }
-  // Of four at a time the i-th: more would be waited for.
-  void prefetch(int i) const {
-    for (int k = 4 * i; k < 4 * i + 4; k++) __builtin_prefetch(row + k * stride, 0, 2);
+  // The i-th four of them: more at a time would be waited for.
+  void prefetch(int64_t i) const {
+    for (int64_t k = 4 * i; k < 4 * i + 4; k++) __builtin_prefetch(row + k * stride, 0, 2);
+  }
+  void prefetch() const {
+    for (int64_t i = 0; i < count; i += 4) prefetch(i / 4);
   }
 };
 
@@ -64,11 +67,10 @@ struct Tables {
 };
 
 struct TableMaker {
-  __m512 bit[4], code[2];
-  __mmask16 minus;  // all, or none
+  __m512 low, bit[4], code[2];
 
-  explicit TableMaker(float clear) : minus(clear == 0.0f ? 0 : 0xffff) {
-    const __m512 one = _mm512_set1_ps(1.0f), low = _mm512_set1_ps(clear);
+  explicit TableMaker(float clear) : low(_mm512_set1_ps(clear)) {
+    const __m512 one = _mm512_set1_ps(1.0f);
     constexpr __mmask16 set[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
     for (int i = 0; i < 4; i++) bit[i] = _mm512_mask_mov_ps(low, set[i], one);
     for (int i = 0; i < 2; i++) code[i] = _mm512_add_ps(bit[2 * i], _mm512_add_ps(bit[2 * i + 1], bit[2 * i + 1]));
@@ -86,10 +88,9 @@ struct TableMaker {
   // Of deltas kOutputs apart: entries with the fifth bit clear, and set.
   void five(const float* d, __m512& clear, __m512& set) const {
     const __m512 t = four(d, d + kOutputs, d + 2 * kOutputs, d + 3 * kOutputs);
-    const float *last = d + 4 * kOutputs, *again = last;
-    asm("" : "+r"(again));  // two operands in memory cost less than a register that both share
-    clear = _mm512_mask_sub_ps(t, minus, t, _mm512_set1_ps(*last));
-    set = _mm512_add_ps(t, _mm512_set1_ps(*again));
+    const __m512 last = _mm512_set1_ps(d[4 * kOutputs]);
+    clear = _mm512_fmadd_ps(low, last, t);
+    set = _mm512_add_ps(t, last);
   }
   // Of the last bit of each half of two words.
   __m512 rest(const float* d) const {
@@ -351,7 +352,7 @@ inline void look_up(const Tables& tables, int words, const Words* bits, float (*
 #if !defined(__AVX512F__)
 template <int Bits>
 inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
-  for (; next.count > 0; next.count--, next.row += next.stride) __builtin_prefetch(next.row, 0, 2);
+  next.prefetch();
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {
     build_tables(delta[0] + o, clear, words, tables);
     for (int64_t i = 0; i < blocks.count; i++)

@@ -60,7 +60,18 @@ struct NextRows {
 constexpr bool kCodesAreSigns = true;  // in sums of two-bit codes
 constexpr int kLookupOutputs = 4;      // whose sums, of four blocks, are in registers
 
-// Of a word, three numbers of 5 bits in each half; of two words, one of the 4 bits that these leave.
+// Of a word, three numbers of 5 bits in each half; of two words, one of the 4 bits that these leave, in a word of its own
+// behind them.
+constexpr int kPairWords = 3;
+
+inline void place_words(const Words* words, int count, Words* out) {
+  for (int w = 0; w < count; w += 2, words += 2, out += kPairWords) {
+    out[0] = words[0];
+    out[1] = words[1];
+    out[2] = (words[0] >> 15 & 1) << 3 | words[0] >> 31 << 2 | (words[1] >> 15 & 1) << 1 | words[1] >> 31;
+  }
+}
+
 struct Tables {
   alignas(64) float five[kPart / 32][6][kLookupOutputs][32];
   alignas(64) float rest[kPart / 64][kLookupOutputs][16];
@@ -139,13 +150,14 @@ struct Sums {
   }
 };
 
-// The words of n blocks, the second half of each first if wanted.
+// The words of n blocks with the half-th half of a part's words at their low end.
 template <int n>
 inline void load_halves(Blocks blocks, int half, __m512i* number) {
+  const int64_t word = half / 4 * kPairWords + half % 4 / 2;
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++)
     number[i] =
-        _mm512_loadu_si512(reinterpret_cast<const uint16_t*>(blocks.bits + i * blocks.stride + half / 2) + half % 2);
+        _mm512_loadu_si512(reinterpret_cast<const uint16_t*>(blocks.bits + i * blocks.stride + word) + half % 2);
 }
 
 // Adds to the sums of n blocks. Numbers move down by products: shifts and permutes share units on some machines.
@@ -156,9 +168,7 @@ __attribute__((noinline)) void look_up(const Tables& tables, int words, Blocks b
   const float* table = tables.five[0][0][0];
   const NextRows rows = next.take(8 * words);
   for (int w = 0; w < words; w += 2) {
-    __m512i number[n], last[n];  // bit of each half
-#pragma GCC unroll 4
-    for (int i = 0; i < n; i++) last[i] = _mm512_setzero_si512();
+    __m512i number[n];
 #pragma GCC unroll 1
     for (int half = 2 * w; half < 2 * w + 4; half++) {
       rows.prefetch(half);
@@ -176,14 +186,14 @@ __attribute__((noinline)) void look_up(const Tables& tables, int words, Blocks b
 #pragma GCC unroll 4
         for (int i = 0; i < n; i++) number[i] = _mm512_mulhi_epu16(number[i], down);
       }
-#pragma GCC unroll 4
-      for (int i = 0; i < n; i++) last[i] = _mm512_add_epi32(_mm512_add_epi32(last[i], last[i]), number[i]);
     }
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) number[i] = _mm512_load_si512(blocks.bits + i * blocks.stride + w / 2 * kPairWords + 2);
 #pragma GCC unroll 4
     for (int o = 0; o < kLookupOutputs; o++) {
       const __m512 four = _mm512_load_ps(tables.rest[w / 2][o]);
 #pragma GCC unroll 4
-      for (int i = 0; i < n; i++) sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutexvar_ps(last[i], four));
+      for (int i = 0; i < n; i++) sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutexvar_ps(number[i], four));
     }
   }
   sum.store();
@@ -350,6 +360,12 @@ inline void look_up(const Tables& tables, int words, const Words* bits, float (*
 #endif
 
 #if !defined(__AVX512F__)
+constexpr int kPairWords = 2;
+
+inline void place_words(const Words* words, int count, Words* out) {
+  memcpy(out, words, static_cast<size_t>(count) * sizeof(Words));
+}
+
 template <int Bits>
 inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
   next.prefetch();

@@ -31,8 +31,8 @@ struct Blocks {
   Blocks from(int64_t i) const { return {bits + i * stride, stride, sums + i, count - i}; }
 };
 
-// Loads before it are not made to follow stores behind it: a load waits for the stores before it whose addresses have the
-// same low twelve bits.
+// Keeps loads before stores: a load waits for those before it whose addresses have the same low twelve bits, so loads
+// and stores go in batches.
 inline void loads_end() { asm volatile("" : : : "memory"); }
 
 // Rows of deltas that are wanted after those at hand: they are brought into the second-level cache meanwhile.
@@ -57,7 +57,7 @@ struct NextRows {
 };
 
 #if defined(__AVX512F__)
-constexpr bool kCodesAreSigns = true;  // in sums of two-bit codes
+constexpr bool kCodesAreSigns = true;  // two-bit codes are summed as two signs each
 constexpr int kLookupOutputs = 4;      // whose sums, of four blocks, are in registers
 
 // Of a word, three numbers of 5 bits in each half; of two words, one of the 4 bits that these leave, in a word of its own
@@ -228,7 +228,7 @@ __attribute__((noinline)) void look_up_made(const TableMaker& maker, const float
   sum.store();
 }
 
-// Runs f.template at<n>(i) for blocks i ... i + n - 1.
+// Runs f.at<n>(i) for blocks i ... i + n - 1.
 template <class F>
 inline void each_few(int64_t blocks, const F& f) {
   int64_t i = 0;

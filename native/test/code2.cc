@@ -147,6 +147,40 @@ TEST(linear_code2_weight_grad_equals_dense_values) {
   });
 }
 
+// Few columns and many, in blocks of 16 that are summed one, two or four at a time; tokens that end anywhere in a word.
+TEST(linear_code2_weight_grad_of_any_size) {
+  test::each_isa([] {
+    const int64_t tokens[] = {15, 17, 32, 47, 63, 65, 129, 385, 401}, outputs[] = {1, 4, 16, 17, 31, 40};
+    int turn = 0;
+    for (int64_t blocks = 1; blocks <= 13; blocks++)
+      for (int64_t inputs : {blocks * 16, blocks * 16 - 5}) {
+        check_linear(tokens[turn % 9], outputs[turn % 6], inputs);
+        turn++;
+      }
+  });
+}
+
+// Deltas that are integers, on ranges whose levels are -1 ... 2, are summed without rounding.
+TEST(linear_code2_weight_grad_is_exact_for_integers) {
+  test::each_isa([] {
+    for (int64_t inputs : {20, 150}) {
+      const int64_t tokens = 777, outputs = 19;
+      test::Array x = test::Array::integers({tokens, inputs}, 1), delta = test::Array::integers({tokens, outputs}, 2);
+      for (int64_t i = 0; i < x.count(); i++)
+        x[i] = i % inputs < 2 ? static_cast<float>(i % inputs * 3 - 1) : std::fmod(std::fabs(x[i]), 4.0f) - 1.0f;
+      Packed p = packed(x, tokens, inputs, tokens);
+      test::Array dw = test::Array::f32({outputs, inputs});
+      test::call("linear_code2_weight_grad", {delta.view(), p.codes.view(), p.ranges.view()}, {dw.view()}, {1});
+      for (int64_t o = 0; o < outputs; o++)
+        for (int64_t i = 0; i < inputs; i++) {
+          float sum = 0;
+          for (int64_t t = 0; t < tokens; t++) sum += delta[t * outputs + o] * x[t * inputs + i];
+          CHECK(dw[o * inputs + i] == sum);
+        }
+    }
+  });
+}
+
 TEST(conv2d_code2_weight_grad_equals_dense_values) {
   test::each_isa([] {
     check_conv({2, 7, 6, 3, 5, 3, 1, 1, 1, 1});
@@ -155,5 +189,6 @@ TEST(conv2d_code2_weight_grad_equals_dense_values) {
     check_conv({2, 11, 10, 1, 70, 7, 2, 3, 1, 1});
     check_conv({1, 12, 13, 6, 6, 3, 1, 2, 2, 6});
     check_conv({1, 9, 9, 4, 4, 2, 3, 0, 1, 1});
+    check_conv({2, 21, 20, 18, 21, 3, 1, 1, 1, 1});  // several steps, each with padding
   });
 }

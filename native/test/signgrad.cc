@@ -76,6 +76,19 @@ TEST(linear_sign_weight_grad_equals_dense_signs) {
   });
 }
 
+// Few columns and many, in blocks of 16 that are summed one, two or four at a time; tokens that end anywhere in a word.
+TEST(linear_sign_weight_grad_of_any_size) {
+  test::each_isa([] {
+    const int64_t tokens[] = {16, 31, 33, 64, 95, 127, 129, 385, 520}, outputs[] = {1, 4, 16, 17, 31, 40};
+    int turn = 0;
+    for (int64_t blocks = 1; blocks <= 13; blocks++)
+      for (int64_t inputs : {blocks * 16, blocks * 16 - 5}) {
+        check_linear(tokens[turn % 9], outputs[turn % 6], inputs, turn % 2);
+        turn++;
+      }
+  });
+}
+
 TEST(conv2d_sign_weight_grad_equals_dense_signs) {
   test::each_isa([] {
     for (int alphabet : {0, 1}) {
@@ -90,7 +103,9 @@ TEST(conv2d_sign_weight_grad_equals_dense_signs) {
       check_conv({5, 10, 9, 70, 70, 3, 1, 1, 1, 70}, alphabet);  // depthwise
       check_conv({1, 14, 9, 6, 6, 5, 2, 2, 1, 6}, alphabet);
       check_conv({2, 5, 5, 6, 12, 3, 1, 1, 1, 6}, alphabet);
-      check_conv({1, 6, 6, 130, 3, 3, 1, 1, 1, 1}, alphabet);  // more columns than are in place at a time
+      check_conv({1, 6, 6, 130, 3, 3, 1, 1, 1, 1}, alphabet);    // more columns than are in place at a time
+      check_conv({2, 21, 20, 18, 21, 3, 1, 1, 1, 1}, alphabet);  // several steps, each with padding
+      check_conv({2, 33, 30, 5, 17, 3, 2, 1, 1, 1}, alphabet);
     }
   });
 }

@@ -21,27 +21,22 @@ constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColum
 
 typedef uint64_t Valid[kStep / 64];
 
-// What a thread needs without a matrix unit: scaled deltas of a part, tables of signs, and sums [block][output][column].
+// What a thread needs without a matrix unit: scaled deltas of a part, tables, and sums [block][output][column].
 template <int Bits>
-struct VectorSpace;
-template <>
-struct VectorSpace<1> {
-  static constexpr int kOutputs = kLookupOutputs;
+struct VectorSpace {
+  static constexpr bool kLookup = Bits == 1 || kCodesAreSigns;
+  static constexpr int kOutputs = kLookup ? auxgrad::kOutputs : kCodeOutputs;
+  static constexpr int kRows = kLookup ? Bits : 1, kTokens = kPart / kRows;  // rows of deltas for a token
   alignas(64) Tables tables;
-  alignas(64) float delta[kPart][kOutputs];
-  alignas(64) float sums[1][kOutputs][kColumns];
-};
-template <>
-struct VectorSpace<2> {
-  static constexpr int kOutputs = kCodeOutputs;
   alignas(64) float delta[kPart][kOutputs];
   alignas(64) float sums[1][kOutputs][kColumns];
 };
 
 template <int Bits>
-inline int64_t vector_bytes(int64_t blocks) {
+inline int64_t vector_bytes(int64_t blocks, int64_t taps_a_block) {
   using Space = VectorSpace<Bits>;
-  return static_cast<int64_t>(sizeof(Space)) + blocks * static_cast<int64_t>(sizeof(Space::sums));
+  const int64_t shifts = taps_a_block * static_cast<int64_t>(sizeof(Floats));
+  return static_cast<int64_t>(sizeof(Space)) + blocks * (static_cast<int64_t>(sizeof(Space::sums)) + shifts);
 }
 
 inline int64_t aligned(int64_t bytes) { return ceil_div(bytes, 64) * 64; }
@@ -59,10 +54,12 @@ struct Places {
     const int64_t all = max64(1, ceil_div(g.tokens, kStep));
     steps = ceil_div(all, ceil_div(all, kSteps));
     total = g.outputs * g.taps() * g.depth;
-    runs = blocks < kRunBlocks && total > 0 && total <= kRunTotal ? min64(kRuns, all) : 1;
+    // Tasks of few outputs are many, and need runs only where these are long.
+    const bool cut = blocks < kRunBlocks && total > 0 && total <= kRunTotal && (amx || all >= 2 * kRuns);
+    runs = cut ? min64(kRuns, all) : 1;
     if (runs > 1) steps = max64(2, min64(min64(steps, kRunCodes / blocks), kRunDeltas / (kStep * g.outputs)));
-    code_bytes = kStep / 32 * g.bits * static_cast<int64_t>(sizeof(Words));
-    thread_bytes = g.bits == 1 ? vector_bytes<1>(chunk) : vector_bytes<2>(chunk);
+    code_bytes = kStep / 64 * g.bits * kPairWords * static_cast<int64_t>(sizeof(Words));
+    thread_bytes = g.bits == 1 ? vector_bytes<1>(chunk, g.taps_a_block()) : vector_bytes<2>(chunk, g.taps_a_block());
     if (amx) {  // the largest of both: which of them runs may be switched after planning
       code_bytes = kStep * kColumns;
       thread_bytes = max64(thread_bytes, kBundleBytes + kBundleTotals * chunk);
@@ -123,7 +120,7 @@ struct Shift {
     else memcpy(&v, p, static_cast<size_t>(outputs) * 4);
     return v;
   }
-  void sum(const uint64_t* valid, float* out) {
+  Floats sum(const uint64_t* valid) const {
     Floats total = whole;
     int64_t left = to - from;
     for (int64_t t = from; t < to; t += 64)
@@ -131,8 +128,7 @@ struct Shift {
         const int64_t i = t + __builtin_ctzll(m);
         total += row(i) * (g.bits == 2 ? padded * scales.factor[i] - scales.middle[i] : padded * scales.factor[i]);
       }
-    if (left == 0 && padded == 0) total = Floats{};
-    memcpy(out, &total, sizeof(total));
+    return left == 0 && padded == 0 ? Floats{} : total;
   }
 };
 
@@ -164,13 +160,13 @@ inline void add_middles(const CodeGradient& g, const Places& places, const Task&
   Shift shift = {g, scales, t0, 0, min64(kStep, task.t1 - t0), o0, o1 - o0, 0.0f, {}};
   memcpy(&shift.whole, middles, sizeof(shift.whole));
   int64_t tap = -1;
-  alignas(64) float s[kColumns];
+  Floats s = {};
   each_block(g, task.begin, task.end, o0, o1, [&](int64_t i, int64_t, int64_t) {
     const ColumnBlock b = column_block(g, i);
     for (int64_t k = 0; k < b.taps; k++) {
-      if (tap != b.tap + k) shift.sum(places.valid(i - task.chunk, step)[k], s);
+      if (tap != b.tap + k) s = shift.sum(places.valid(i - task.chunk, step)[k]);
       tap = b.tap + k;
-      const __m512 sum = _mm512_load_ps(s);
+      const __m512 sum = (__m512)s;
       for (int64_t c = k * b.channels; c < (k + 1) * b.channels; c++) {
         float* to = total[i - task.begin][bundle][c];
         _mm512_store_ps(to, _mm512_add_ps(_mm512_load_ps(to), sum));
@@ -240,76 +236,96 @@ AUXGRAD_AMX __attribute__((noinline)) void amx_task(const CodeGradient& g, const
 }
 #endif
 
+// Deltas of n tokens of a step, from token t of its part on, times their factors.
+template <int n, int Bits>
+inline void scale_rows(const CodeGradient& g, const Scales& scales, int64_t t0, int64_t from, int64_t t, int64_t o0,
+                       int64_t outputs, VectorSpace<Bits>& space, Floats& middles) {
+  constexpr int kRows = VectorSpace<Bits>::kRows;
+  Floats values[n] = {};
+  AUXGRAD_UNROLL
+  for (int i = 0; i < n; i++) {
+    const float* source = g.delta + (t0 + t + i) * g.outputs + o0;
+    if (outputs == VectorSpace<Bits>::kOutputs) memcpy(&values[i], source, sizeof(space.delta[0]));
+    else values[i] = (Floats)load_words(reinterpret_cast<const uint32_t*>(source), outputs);
+  }
+  loads_end();
+  AUXGRAD_UNROLL
+  for (int i = 0; i < n; i++) {
+    const int64_t token = t + i;
+    for (int r = 0; r < kRows; r++) {
+      const Floats scaled = values[i] * (scales.factor[from + token] * static_cast<float>(1 << r));
+      memcpy(space.delta[token * kRows + r], &scaled, sizeof(space.delta[0]));
+    }
+    if (Bits == 2) middles += values[i] * scales.middle[from + token];
+  }
+}
+
 template <int Bits>
 __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& places, const Task& task) {
   using Space = VectorSpace<Bits>;
+  constexpr int64_t kTokens = Space::kTokens, kRows = Space::kRows;
   const int64_t o0 = task.o0, o1 = min64(o0 + Space::kOutputs, g.outputs), row = g.taps() * g.depth;
   Space& space = *reinterpret_cast<Space*>(places.thread(task.thread));
   const BlockRange range = block_range(g, task.begin, task.end, o0, o1);
-  const auto sums = [&](int64_t i) { return space.sums[i - range.first]; };
-  if (range.first >= range.last) return;
-  memset(sums(range.first), 0, static_cast<size_t>(range.last - range.first) * sizeof(space.sums));
+  const int64_t blocks = range.last - range.first;
+  if (blocks <= 0) return;
+  Floats* shifts = reinterpret_cast<Floats*>(space.sums + blocks);  // of each block's taps
+  memset(space.sums, 0, static_cast<size_t>(blocks) * sizeof(space.sums));
+  memset(shifts, 0, static_cast<size_t>(blocks * g.taps_a_block()) * sizeof(Floats));
   const float padded = g.zero_one ? 0.0f : Bits == 2 ? 3.0f : 1.0f;
-  Floats everywhere = {};  // deltas times middles, which without padding all columns share
   Scales scales;
-  for (int64_t t0 = task.t0; t0 < task.t1; t0 += kPart) {
-    const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, count = min64(kPart, task.t1 - t0);
+  for (int64_t t0 = task.t0; t0 < task.t1; t0 += kTokens) {
+    const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, count = min64(kTokens, task.t1 - t0);
     if (from == 0) scales.set(g, t0, min64(kStep, task.t1 - t0));
+    memset(space.delta + count * kRows, 0, static_cast<size_t>(kPart - count * kRows) * sizeof(space.delta[0]));
     Floats middles = {};
-    memset(space.delta + count, 0, static_cast<size_t>(kPart - count) * sizeof(space.delta[0]));
-    for (int64_t t = 0; t < count; t++) {
-      Floats row = {};
-      const float* source = g.delta + (t0 + t) * g.outputs + o0;
-      if (o1 - o0 == Space::kOutputs) memcpy(&row, source, sizeof(space.delta[0]));
-      else memcpy(&row, source, static_cast<size_t>(o1 - o0) * 4);
-      __builtin_prefetch(source + kPart * g.outputs);
-      const Floats scaled = row * scales.factor[from + t];
-      memcpy(space.delta[t], &scaled, sizeof(space.delta[0]));
-      if (Bits == 2) middles += row * scales.middle[from + t];
-    }
-    const auto words = [&](int64_t i) {
-      return reinterpret_cast<const Words*>(places.code(i - task.chunk, step)) + from / 32 * Bits;
-    };
-    if constexpr (Bits == 2) {
-      for (int64_t i = range.first; i < range.last; i++) add_codes(space.delta, words(i), sums(i));
+    int64_t t = 0;
+    for (; t + 8 <= count; t += 8) scale_rows<8, Bits>(g, scales, t0, from, t, o0, o1 - o0, space, middles);
+    for (; t < count; t++) scale_rows<1, Bits>(g, scales, t0, from, t, o0, o1 - o0, space, middles);
+    const Words* codes =
+        reinterpret_cast<const Words*>(places.code(range.first - task.chunk, step)) + from * Bits / 64 * kPairWords;
+    const int64_t stride = places.steps * places.code_bytes / static_cast<int64_t>(sizeof(Words));
+    const bool more = t0 + kTokens < task.t1;  // of these outputs; else of those after them
+    const int64_t later = more ? t0 + kTokens : task.t0, later_o0 = more ? o0 : o1;
+    NextRows next = {reinterpret_cast<const char*>(g.delta + later * g.outputs + later_o0), g.outputs * 4,
+                     later_o0 < g.outputs ? min64(kTokens, task.t1 - later) : 0};
+    if constexpr (Space::kLookup) {
+      sum_part<Bits>(space.delta, g.zero_one ? 0.0f : -1.0f, static_cast<int>(ceil_div(count * Bits, 32)),
+                     {codes, stride, space.sums, blocks}, space.tables, next);
     } else {
-      build_tables(space.delta, g.zero_one ? 0.0f : -1.0f, space.tables);
-      int64_t i = range.first;
-      for (; i + 1 < range.last; i += 2) look_up(space.tables, {{words(i), words(i + 1)}, {sums(i), sums(i + 1)}});
-      if (i < range.last) {
-        alignas(64) float unused[kLookupOutputs][kColumns] = {};
-        look_up(space.tables, {{words(i), words(i)}, {sums(i), unused}});
-      }
+      next.prefetch();
+      for (int64_t i = 0; i < blocks; i++) add_codes(space.delta, codes + i * stride, space.sums[i]);
     }
-    if (g.pointwise()) everywhere += middles;
-    if (g.pointwise() || (Bits == 1 && padded == 0)) continue;
+    if (Bits == 1 && (g.pointwise() || padded == 0)) continue;
     Shift shift = {g, scales, t0 - from, from, from + count, o0, o1 - o0, padded, middles};
     int64_t tap = -1;
-    float s[kColumns];
-    for (int64_t i = range.first; i < range.last; i++) {
-      const ColumnBlock b = column_block(g, i);
+    Floats s = {};
+    for (int64_t i = 0; i < blocks; i++) {
+      const ColumnBlock b = column_block(g, range.first + i);
       for (int64_t k = 0; k < b.taps; k++) {
-        const uint64_t* valid = places.valid(i - task.chunk, step)[k];
-        if (tap != b.tap + k && shift.needed(valid)) shift.sum(valid, s);
-        else if (tap != b.tap + k) memset(s, 0, sizeof(s));
+        const uint64_t* valid = places.valid(range.first + i - task.chunk, step)[k];
+        if (tap != b.tap + k) s = shift.needed(valid) ? shift.sum(valid) : Floats{};
         tap = b.tap + k;
-        // The tap's columns; of a single one all, those that do not exist too.
-        if (b.taps > 1) {
-          for (int o = 0; o < Space::kOutputs; o++)
-            for (int64_t c = k * b.channels; c < (k + 1) * b.channels; c++) sums(i)[o][c] += s[o];
-        } else {
-          for (int o = 0; o < Space::kOutputs; o++)
-            for (int c = 0; c < kColumns; c++) sums(i)[o][c] += s[o];
-        }
+        shifts[i * g.taps_a_block() + k] += s;
       }
     }
   }
-  each_block(g, task.begin, task.end, o0, o1, [&](int64_t i, int64_t first, int64_t last) {
+  each_block(g, range.first, range.last, o0, o1, [&](int64_t i, int64_t first, int64_t last) {
     const ColumnBlock b = column_block(g, i);
+    const Floats* shift = shifts + (i - range.first) * g.taps_a_block();
     for (int64_t o = first; o < last; o++) {
-      const float *sum = sums(i)[o - o0], shift = everywhere[o - o0];
+      const float* sum = space.sums[i - range.first][o - o0];
       float* p = g.dw + o * row + b.column;
-      for (int64_t c = 0; c < b.count(); c++) p[c] = task.add ? p[c] + (sum[c] + shift) : sum[c] + shift;
+      if (b.channels == kColumns) {
+        Floats total, old = {};
+        memcpy(&total, sum, sizeof(total));
+        if (task.add) memcpy(&old, p, sizeof(old));
+        total = old + (total + (*shift)[o - o0]);
+        memcpy(p, &total, sizeof(total));
+        continue;
+      }
+      for (int64_t k = 0; k < b.taps; k++)
+        for (int64_t c = 0; c < b.channels; c++, p++, sum++) *p = (task.add ? *p : 0.0f) + (*sum + shift[k][o - o0]);
     }
   });
 }
@@ -343,7 +359,7 @@ __attribute__((noinline)) void place_codes(const CodeGradient& g, const Places& 
           }
 #endif
           (void)amx;
-          memcpy(out, words, static_cast<size_t>(kStep / 32 * g.bits) * sizeof(Words));
+          place_words(words, kStep / 32 * g.bits, reinterpret_cast<Words*>(out));
         }
   }
 }

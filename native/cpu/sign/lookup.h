@@ -3,7 +3,10 @@
 // The bits of five consecutive tokens of a channel are a number; for an output channel, the 32 signed sums of its five
 // deltas are two registers. An in-register permute by sixteen channels' numbers, and one add, do the work of five
 // multiply-adds for sixteen channels. The permute reads only the low bits of each number, so a shift is all the
-// decoding. Tables are built once per part of a step and shared by all input channels. With 8 lanes it is three tokens.
+// decoding. Tables are built once per part of a step and shared by all input channels; where these are few, they are
+// made in registers on the way. With 8 lanes it is three tokens.
+//
+// A code of two bits is two signs, of the delta and of its double: 2 q - 3 = (2 q0 - 1) + 2 (2 q1 - 1).
 #pragma once
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -13,154 +16,364 @@
 namespace auxgrad {
 namespace {
 
-constexpr int kLookupOutputs = 8;
-constexpr int kPart = 128;  // tokens whose tables stay in the first-level cache
+constexpr int kOutputs = 16;  // of a task: a cache line of deltas
+constexpr int kPart = 128;    // bits of a channel whose tables stay in the first-level cache
 
-// Two vectors of 16 channels that are summed together: their words of a part, and their sums for each output.
-struct PartPair {
-  const Words* bits[2];
-  float (*sums[2])[kColumns];
+typedef float PartDelta[kPart][kOutputs];  // what a set bit of a part adds; less this, or 0, what a clear one adds
+
+// Blocks of columns that are summed together: their words of a part, and their sums.
+struct Blocks {
+  const Words* bits;
+  int64_t stride;  // words from a block to the next
+  float (*sums)[kOutputs][kColumns];
+  int64_t count;
+
+  Blocks from(int64_t i) const { return {bits + i * stride, stride, sums + i, count - i}; }
+};
+
+// Keeps loads before stores: a load waits for those before it whose addresses have the same low twelve bits, so loads
+// and stores go in batches.
+inline void loads_end() { asm volatile("" : : : "memory"); }
+
+// Rows of deltas that are wanted after those at hand: they are brought into the second-level cache meanwhile.
+struct NextRows {
+  const char* row;
+  int64_t stride, count;
+
+  // Of those that are left, or the same one again.
+  NextRows take(int64_t n) {
+    const NextRows taken = {row, count > 0 ? stride : 0, n};
+    row += n * stride;
+    count -= n;
+    return taken;
+  }
+  // The i-th four of them: more at a time would be waited for.
+  void prefetch(int64_t i) const {
+    for (int64_t k = 4 * i; k < 4 * i + 4; k++) __builtin_prefetch(row + k * stride, 0, 2);
+  }
+  void prefetch() const {
+    for (int64_t i = 0; i < count; i += 4) prefetch(i / 4);
+  }
 };
 
 #if defined(__AVX512F__)
-// For 64 tokens: 12 numbers of 5 bits, and one of the 2 bits that each word has left.
+constexpr bool kCodesAreSigns = true;  // two-bit codes are summed as two signs each
+constexpr int kLookupOutputs = 4;      // whose sums, of four blocks, are in registers
+
+// Of a word, three numbers of 5 bits in each half; of two words, one of the 4 bits that these leave, in a word of its own
+// behind them.
+constexpr int kPairWords = 3;
+
+inline void place_words(const Words* words, int count, Words* out) {
+  for (int w = 0; w < count; w += 2, words += 2, out += kPairWords) {
+    out[0] = words[0];
+    out[1] = words[1];
+    out[2] = (words[0] >> 15 & 1) << 3 | words[0] >> 31 << 2 | (words[1] >> 15 & 1) << 1 | words[1] >> 31;
+  }
+}
+
 struct Tables {
-  alignas(64) float five[kPart / 64][12][kLookupOutputs][32];
+  alignas(64) float five[kPart / 32][6][kLookupOutputs][32];
   alignas(64) float rest[kPart / 64][kLookupOutputs][16];
 };
 
-inline void build_tables(const float (*delta)[kLookupOutputs], float low, Tables& tables) {
-  __m512 pattern[4];
-  for (int bit = 0; bit < 4; bit++) {
-    alignas(64) float p[16];
-    for (int i = 0; i < 16; i++) p[i] = i >> bit & 1 ? 1.0f : low;
-    pattern[bit] = _mm512_load_ps(p);
+struct TableMaker {
+  __m512 low, bit[4], code[2];
+
+  explicit TableMaker(float clear) : low(_mm512_set1_ps(clear)) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    constexpr __mmask16 set[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
+    for (int i = 0; i < 4; i++) bit[i] = _mm512_mask_mov_ps(low, set[i], one);
+    for (int i = 0; i < 2; i++) code[i] = _mm512_add_ps(bit[2 * i], _mm512_add_ps(bit[2 * i + 1], bit[2 * i + 1]));
   }
-  const auto sixteen = [&](int o, int t0, int t1, int t2, int t3) {
-    __m512 t = _mm512_mul_ps(pattern[0], _mm512_set1_ps(delta[t0][o]));
-    t = _mm512_fmadd_ps(pattern[1], _mm512_set1_ps(delta[t1][o]), t);
-    t = _mm512_fmadd_ps(pattern[2], _mm512_set1_ps(delta[t2][o]), t);
-    return _mm512_fmadd_ps(pattern[3], _mm512_set1_ps(delta[t3][o]), t);
-  };
-  for (int h = 0; h < kPart / 64; h++) {
-    for (int i = 0; i < 12; i++) {
-      const int t = h * 64 + i / 6 * 32 + i % 6 * 5;
+  __m512 four(const float* d0, const float* d1, const float* d2, const float* d3) const {
+    __m512 t = _mm512_mul_ps(bit[0], _mm512_set1_ps(*d0));
+    t = _mm512_fmadd_ps(bit[1], _mm512_set1_ps(*d1), t);
+    t = _mm512_fmadd_ps(bit[2], _mm512_set1_ps(*d2), t);
+    return _mm512_fmadd_ps(bit[3], _mm512_set1_ps(*d3), t);
+  }
+  // Of two codes, whose deltas are not doubled.
+  __m512 two_codes(const float* d0, const float* d1) const {
+    return _mm512_fmadd_ps(code[1], _mm512_set1_ps(*d1), _mm512_mul_ps(code[0], _mm512_set1_ps(*d0)));
+  }
+  // Of deltas kOutputs apart: entries with the fifth bit clear, and set.
+  void five(const float* d, __m512& clear, __m512& set) const {
+    const __m512 t = four(d, d + kOutputs, d + 2 * kOutputs, d + 3 * kOutputs);
+    const __m512 last = _mm512_set1_ps(d[4 * kOutputs]);
+    clear = _mm512_fmadd_ps(low, last, t);
+    set = _mm512_add_ps(t, last);
+  }
+  // Of the last bit of each half of two words.
+  __m512 rest(const float* d) const {
+    return four(d + 63 * kOutputs, d + 47 * kOutputs, d + 31 * kOutputs, d + 15 * kOutputs);
+  }
+};
+
+inline void build_tables(const TableMaker& maker, const float* delta, int words, Tables& tables) {
+  float* table = tables.five[0][0][0];
+  for (int half = 0; half < 2 * words; half++, delta += kOutputs)
+#pragma GCC unroll 1
+    for (int k = 0; k < 3; k++, delta += 5 * kOutputs, table += 32 * kLookupOutputs) {
+      __m512 clear[kLookupOutputs], set[kLookupOutputs];
+#pragma GCC unroll 4
+      for (int o = 0; o < kLookupOutputs; o++) maker.five(delta + o, clear[o], set[o]);
+      loads_end();
+#pragma GCC unroll 4
       for (int o = 0; o < kLookupOutputs; o++) {
-        const __m512 four = sixteen(o, t, t + 1, t + 2, t + 3);
-        const float last = delta[t + 4][o];
-        _mm512_store_ps(tables.five[h][i][o], _mm512_add_ps(four, _mm512_set1_ps(low * last)));
-        _mm512_store_ps(tables.five[h][i][o] + 16, _mm512_add_ps(four, _mm512_set1_ps(last)));
+        _mm512_store_ps(table + 32 * o, clear[o]);
+        _mm512_store_ps(table + 32 * o + 16, set[o]);
       }
     }
-    const int t = h * 64 + 30;
-    for (int o = 0; o < kLookupOutputs; o++) _mm512_store_ps(tables.rest[h][o], sixteen(o, t, t + 1, t + 32, t + 33));
-  }
+  delta -= 32 * words * kOutputs;
+  for (int w = 0; w < words; w += 2)
+    for (int o = 0; o < kLookupOutputs; o++)
+      _mm512_store_ps(tables.rest[w / 2][o], maker.rest(delta + w * 32 * kOutputs + o));
 }
 
-inline void look_up(const Tables& tables, PartPair pair) {
-  __m512 a[kLookupOutputs], b[kLookupOutputs];
-#pragma GCC unroll 8
-  for (int o = 0; o < kLookupOutputs; o++)
-    a[o] = _mm512_load_ps(pair.sums[0][o]), b[o] = _mm512_load_ps(pair.sums[1][o]);
-  for (int w = 0; w < kPart / 32; w++) {
-    __m512i i = _mm512_load_si512(pair.bits[0] + w), j = _mm512_load_si512(pair.bits[1] + w);
-    const float* table = tables.five[w / 2][w % 2 * 6][0];
+// Sums of n blocks and kLookupOutputs outputs, in registers.
+template <int n>
+struct Sums {
+  float (*memory)[kColumns];
+  __m512 of[kLookupOutputs][n];
+
+  Sums(Blocks blocks, int output) : memory(blocks.sums[0] + output) {
+#pragma GCC unroll 4
+    for (int o = 0; o < kLookupOutputs; o++)
+#pragma GCC unroll 4
+      for (int i = 0; i < n; i++) of[o][i] = _mm512_load_ps(memory[i * kOutputs + o]);
+  }
+  void store() const {
+#pragma GCC unroll 4
+    for (int o = 0; o < kLookupOutputs; o++)
+#pragma GCC unroll 4
+      for (int i = 0; i < n; i++) _mm512_store_ps(memory[i * kOutputs + o], of[o][i]);
+  }
+};
+
+// The words of n blocks with the half-th half of a part's words at their low end.
+template <int n>
+inline void load_halves(Blocks blocks, int half, __m512i* number) {
+  const int64_t word = half / 4 * kPairWords + half % 4 / 2;
+#pragma GCC unroll 4
+  for (int i = 0; i < n; i++)
+    number[i] =
+        _mm512_loadu_si512(reinterpret_cast<const uint16_t*>(blocks.bits + i * blocks.stride + word) + half % 2);
+}
+
+// Adds to the sums of n blocks. Numbers move down by products: shifts and permutes share units on some machines.
+template <int n>
+__attribute__((noinline)) void look_up(const Tables& tables, int words, Blocks blocks, int output, NextRows& next) {
+  Sums<n> sum(blocks, output);
+  const __m512i down = _mm512_set1_epi16(1 << 11);
+  const float* table = tables.five[0][0][0];
+  const NextRows rows = next.take(8 * words);
+  for (int w = 0; w < words; w += 2) {
+    __m512i number[n];
 #pragma GCC unroll 1
-    for (int n = 0; n < 6; n++, table += 32 * kLookupOutputs) {
-#pragma GCC unroll 8
-      for (int o = 0; o < kLookupOutputs; o++) {
-        const __m512 low = _mm512_load_ps(table + 32 * o), high = _mm512_load_ps(table + 32 * o + 16);
-        a[o] = _mm512_add_ps(a[o], _mm512_permutex2var_ps(low, i, high));
-        b[o] = _mm512_add_ps(b[o], _mm512_permutex2var_ps(low, j, high));
+    for (int half = 2 * w; half < 2 * w + 4; half++) {
+      rows.prefetch(half);
+      load_halves<n>(blocks, half, number);
+#pragma GCC unroll 1
+      for (int k = 0; k < 3; k++, table += 32 * kLookupOutputs) {
+#pragma GCC unroll 4
+        for (int o = 0; o < kLookupOutputs; o++) {
+          __m512 clear = _mm512_load_ps(table + 32 * o), set = _mm512_load_ps(table + 32 * o + 16);
+          asm("" : "+v"(clear), "+v"(set));  // one load for all blocks
+#pragma GCC unroll 4
+          for (int i = 0; i < n; i++)
+            sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutex2var_ps(clear, number[i], set));
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++) number[i] = _mm512_mulhi_epu16(number[i], down);
       }
-      i = _mm512_srli_epi32(i, 5);
-      j = _mm512_srli_epi32(j, 5);
     }
-  }
-#pragma GCC unroll 1
-  for (int h = 0; h < kPart / 64; h++) {
-    const auto rest = [&](const Words* w) {
-      return _mm512_or_si512(_mm512_srli_epi32(_mm512_load_si512(w + 2 * h), 30),
-                             _mm512_slli_epi32(_mm512_srli_epi32(_mm512_load_si512(w + 2 * h + 1), 30), 2));
-    };
-    const __m512i i = rest(pair.bits[0]), j = rest(pair.bits[1]);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
+    for (int i = 0; i < n; i++) number[i] = _mm512_load_si512(blocks.bits + i * blocks.stride + w / 2 * kPairWords + 2);
+#pragma GCC unroll 4
     for (int o = 0; o < kLookupOutputs; o++) {
-      const __m512 table = _mm512_load_ps(tables.rest[h][o]);
-      a[o] = _mm512_add_ps(a[o], _mm512_permutexvar_ps(i, table));
-      b[o] = _mm512_add_ps(b[o], _mm512_permutexvar_ps(j, table));
+      const __m512 four = _mm512_load_ps(tables.rest[w / 2][o]);
+#pragma GCC unroll 4
+      for (int i = 0; i < n; i++) sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutexvar_ps(number[i], four));
     }
   }
-#pragma GCC unroll 8
-  for (int o = 0; o < kLookupOutputs; o++)
-    _mm512_store_ps(pair.sums[0][o], a[o]), _mm512_store_ps(pair.sums[1][o], b[o]);
+  sum.store();
+}
+
+// The same where blocks are too few to share tables: those of four bits are made in registers.
+template <int n, int Bits>
+__attribute__((noinline)) void look_up_made(const TableMaker& maker, const float* delta, int words, Blocks blocks,
+                                            int output, NextRows& next) {
+  Sums<n> sum(blocks, output);
+  const __m512i down = _mm512_set1_epi16(1 << 12);
+  const NextRows rows = next.take(8 * words);
+  for (int half = 0; half < 2 * words; half++) {
+    __m512i number[n];
+    rows.prefetch(half);
+    load_halves<n>(blocks, half, number);
+#pragma GCC unroll 1
+    for (int k = 0; k < 4; k++, delta += 4 * kOutputs) {
+#pragma GCC unroll 4
+      for (int o = 0; o < kLookupOutputs; o++) {
+        const float* d = delta + o;
+        const __m512 four = Bits == 2 ? maker.two_codes(d, d + 2 * kOutputs)
+                                      : maker.four(d, d + kOutputs, d + 2 * kOutputs, d + 3 * kOutputs);
+#pragma GCC unroll 4
+        for (int i = 0; i < n; i++) sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutexvar_ps(number[i], four));
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < n; i++)
+        number[i] = Bits == 2 ? _mm512_mulhi_epu16(number[i], down) : _mm512_srli_epi32(number[i], 4);
+    }
+  }
+  sum.store();
+}
+
+// Runs f.at<n>(i) for blocks i ... i + n - 1.
+template <class F>
+inline void each_few(int64_t blocks, const F& f) {
+  int64_t i = 0;
+  for (; i + 4 <= blocks; i += 4) f.template at<4>(i);
+  if (i + 2 <= blocks) f.template at<2>(i), i += 2;
+  if (i < blocks) f.template at<1>(i);
+}
+
+template <int Bits>
+struct PartSums {
+  const TableMaker& maker;
+  const Tables* tables;  // or null
+  const float* delta;
+  int words, output;
+  const Blocks& blocks;
+  NextRows& next;
+
+  template <int n>
+  void at(int64_t i) const {
+    if (tables) look_up<n>(*tables, words, blocks.from(i), output, next);
+    else look_up_made<n, Bits>(maker, delta, words, blocks.from(i), output, next);
+  }
+};
+
+// Adds a part of `words` words, `clear` times the delta where a bit is clear.
+template <int Bits>
+inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
+  const TableMaker maker(clear);
+  const bool few = blocks.count <= 4 * Bits;
+  words += words % 2;
+  for (int o = 0; o < kOutputs; o += kLookupOutputs) {
+    if (!few) build_tables(maker, delta[0] + o, words, tables);
+    each_few(blocks.count, PartSums<Bits>{maker, few ? nullptr : &tables, delta[0] + o, words, o, blocks, next});
+  }
 }
 #elif defined(__AVX2__)
-// For 32 tokens: 10 numbers of 3 bits and one of the 2 bits left.
+constexpr bool kCodesAreSigns = false;
+constexpr int kLookupOutputs = 8;
+
+// Of a word, five numbers of 3 bits in each half, and one of the 2 bits that these leave.
 struct Tables {
   alignas(32) float three[kPart / 32][11][kLookupOutputs][8];
 };
 
-inline void build_tables(const float (*delta)[kLookupOutputs], float low, Tables& tables) {
+inline void build_tables(const float* delta, float low, int words, Tables& tables) {
   const __m256 p0 = _mm256_setr_ps(low, 1, low, 1, low, 1, low, 1);
   const __m256 p1 = _mm256_setr_ps(low, low, 1, 1, low, low, 1, 1);
   const __m256 p2 = _mm256_setr_ps(low, low, low, low, 1, 1, 1, 1);
-  for (int w = 0; w < kPart / 32; w++)
+  for (int w = 0; w < words; w++, delta += 32 * kOutputs)
     for (int i = 0; i < 11; i++) {
-      const int t = w * 32 + i * 3;
+      const float* d = delta + (i / 5 * 16 + i % 5 * 3) * kOutputs;
+      __m256 sum[kLookupOutputs];
+#pragma GCC unroll 8
       for (int o = 0; o < kLookupOutputs; o++) {
-        __m256 sum = _mm256_mul_ps(p0, _mm256_set1_ps(delta[t][o]));
-        sum = _mm256_fmadd_ps(p1, _mm256_set1_ps(delta[t + 1][o]), sum);
-        if (i < 10) sum = _mm256_fmadd_ps(p2, _mm256_set1_ps(delta[t + 2][o]), sum);
-        _mm256_store_ps(tables.three[w][i][o], sum);
+        if (i < 10) {
+          sum[o] = _mm256_mul_ps(p0, _mm256_set1_ps(d[o]));
+          sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(d[kOutputs + o]), sum[o]);
+          sum[o] = _mm256_fmadd_ps(p2, _mm256_set1_ps(d[2 * kOutputs + o]), sum[o]);
+        } else {
+          sum[o] = _mm256_mul_ps(p0, _mm256_set1_ps(delta[31 * kOutputs + o]));
+          sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(delta[15 * kOutputs + o]), sum[o]);
+        }
       }
+      loads_end();
+#pragma GCC unroll 8
+      for (int o = 0; o < kLookupOutputs; o++) _mm256_store_ps(tables.three[w][i][o], sum[o]);
     }
 }
 
-inline void look_up(const Tables& tables, PartPair pair) {
-  for (int v = 0; v < 4; v++) {
-    float(*sums)[kColumns] = pair.sums[v / 2];
-    const int lane = v % 2 * 8;
+inline void add_entries(const float (*table)[8], __m256i number, __m256* sum) {
+#pragma GCC unroll 8
+  for (int o = 0; o < kLookupOutputs; o++)
+    sum[o] = _mm256_add_ps(sum[o], _mm256_permutevar8x32_ps(_mm256_load_ps(table[o]), number));
+}
+
+// Numbers move down by products: shifts and permutes share units on some machines.
+inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns]) {
+  const __m256i down = _mm256_set1_epi16(1 << 13);
+  for (int lane = 0; lane < kColumns; lane += 8) {
     __m256 sum[kLookupOutputs];
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) sum[o] = _mm256_load_ps(sums[o] + lane);
-    for (int w = 0; w < kPart / 32; w++) {
-      __m256i i = _mm256_load_si256(reinterpret_cast<const __m256i*>(pair.bits[v / 2] + w) + v % 2);
+    for (int w = 0; w < words; w++) {
+      __m256i last = _mm256_setzero_si256();  // bit of each half
+      const float(*table)[kLookupOutputs][8] = tables.three[w];
 #pragma GCC unroll 1
-      for (int n = 0; n < 11; n++) {
-#pragma GCC unroll 8
-        for (int o = 0; o < kLookupOutputs; o++)
-          sum[o] = _mm256_add_ps(sum[o], _mm256_permutevar8x32_ps(_mm256_load_ps(tables.three[w][n][o]), i));
-        i = _mm256_srli_epi32(i, 3);
+      for (int half = 0; half < 2; half++) {
+        const uint16_t* halves = reinterpret_cast<const uint16_t*>(bits + w) + 2 * lane + half;
+        __m256i number = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves));
+#pragma GCC unroll 1
+        for (int n = 0; n < 5; n++) {
+          add_entries(*table++, number, sum);
+          number = _mm256_mulhi_epu16(number, down);
+        }
+        last = _mm256_add_epi32(_mm256_add_epi32(last, last), number);
       }
+      add_entries(*table, last, sum);
     }
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) _mm256_store_ps(sums[o] + lane, sum[o]);
   }
 }
 #else
+constexpr bool kCodesAreSigns = false;
+constexpr int kLookupOutputs = 8;
+
 struct Tables {
   float on[kPart][kLookupOutputs], off[kPart][kLookupOutputs];
 };
 
-inline void build_tables(const float (*delta)[kLookupOutputs], float low, Tables& tables) {
-  for (int t = 0; t < kPart; t++)
-    for (int o = 0; o < kLookupOutputs; o++) tables.on[t][o] = delta[t][o], tables.off[t][o] = low * delta[t][o];
+inline void build_tables(const float* delta, float low, int words, Tables& tables) {
+  for (int t = 0; t < words * 32; t++, delta += kOutputs)
+    for (int o = 0; o < kLookupOutputs; o++) tables.on[t][o] = delta[o], tables.off[t][o] = low * delta[o];
 }
 
-inline void look_up(const Tables& tables, PartPair pair) {
-  for (int v = 0; v < 2; v++)
-    for (int c = 0; c < kColumns; c++) {
-      float sum[kLookupOutputs] = {};
-      for (int w = 0; w < kPart / 32; w++) {
-        const uint32_t word = pair.bits[v][w][c];
-        for (int t = 0; t < 32; t++) {
-          const float* value = word >> t & 1 ? tables.on[w * 32 + t] : tables.off[w * 32 + t];
-          for (int o = 0; o < kLookupOutputs; o++) sum[o] += value[o];
-        }
+inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns]) {
+  for (int c = 0; c < kColumns; c++) {
+    float sum[kLookupOutputs] = {};
+    for (int w = 0; w < words; w++) {
+      const uint32_t word = bits[w][c];
+      for (int t = 0; t < 32; t++) {
+        const float* value = word >> t & 1 ? tables.on[w * 32 + t] : tables.off[w * 32 + t];
+        for (int o = 0; o < kLookupOutputs; o++) sum[o] += value[o];
       }
-      for (int o = 0; o < kLookupOutputs; o++) pair.sums[v][o][c] += sum[o];
     }
+    for (int o = 0; o < kLookupOutputs; o++) sums[o][c] += sum[o];
+  }
+}
+#endif
+
+#if !defined(__AVX512F__)
+constexpr int kPairWords = 2;
+
+inline void place_words(const Words* words, int count, Words* out) {
+  memcpy(out, words, static_cast<size_t>(count) * sizeof(Words));
+}
+
+template <int Bits>
+inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
+  next.prefetch();
+  for (int o = 0; o < kOutputs; o += kLookupOutputs) {
+    build_tables(delta[0] + o, clear, words, tables);
+    for (int64_t i = 0; i < blocks.count; i++)
+      look_up(tables, words, blocks.bits + i * blocks.stride, blocks.sums[i] + o);
+  }
 }
 #endif
 

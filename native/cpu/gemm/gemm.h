@@ -55,7 +55,7 @@ struct Cut {
   int64_t left_floats, right_floats;  // scratch of a thread
 
   int64_t tasks() const { return parts * down * across; }
-  int64_t floats() const { return left_floats + right_floats; }
+  int64_t floats() const { return left_floats + right_floats + kThreadGap / 4; }
 };
 
 inline Cut cut_product(const Product& p, int64_t batches, int threads) {
@@ -81,7 +81,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   const bool blocks = !cut.tiny && !cut.stream && !cut.right_in_place;
   cut.turn_left = blocks && !few_rows && left_rows && p.n > kTurnColumns;
   if (cut.turn_left) cut.copy_left = true, cut.left = kLeftColumns;
-  cut.together = blocks && cut.copy_left ? kBlockRows / kTileRows : 1;
+  cut.together = blocks ? kBlockRows / kTileRows : 1;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
   const int64_t depth = cut.stream ? kStreamK : kBlockK;
   cut.depth = max64(1, min64(p.k, round_up(piece(p.k, pieces(p.k, depth)), kChunk)));
@@ -98,8 +98,8 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
     wanted = work < 2e6 ? 1 : work < 3e8 ? threads : 2 * threads;
   const int64_t most_down = pieces(p.m, 32), most_across = pieces(p.n, kTileColumns);
   // Every block of rows packs B again, every block of columns reads A again.
-  const double pack_b = (cut.right_in_place ? 0.02 : right_rows ? 0.2 : 0.4) * static_cast<double>(p.n);
-  const double read_a = (cut.copy_left ? 0.2 : 0.1) * static_cast<double>(p.m);
+  const double pack_b = (cut.right_in_place ? 0.02 : right_rows ? 0.5 : 0.8) * static_cast<double>(p.n);
+  const double read_a = (cut.copy_left ? 0.4 : 0.1) * static_cast<double>(p.m);
   double best = 1e300;
   cut.rows = round_up(p.m, 32);
   cut.columns = round_up(p.n, kTileColumns);
@@ -359,6 +359,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
         t.ahead_line = line;
         t.ahead_chunk = lines_are_rows ? kChunk : kChunk * line;
         int64_t turn = 0;
+        const int64_t whole = i1 == tiles ? r1 : r0 + (end - r0) / 32 * 32;
         for (int64_t c = g0; c < g1; turn++) {
           const Panel panel = panel_at(p, cut, c, g1, k, packed + (c - g0) * depth);
           t.right = panel.data;
@@ -372,17 +373,16 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
             t.left = cut.copy_left ? copied + (i - i0) * left_floats : left;
             t.ahead = left + (end - first) * p.a_row + (turn - others) * share * line;
             t.out = out + r * out_step + c;
-            t.next_out = i + 1 < i1 ? t.out + m * out_step
-                                    : out + (next_c < g1 ? first : end) * out_step + (next_c < g1 ? next_c : g0);
+            t.next_out = i + 1 < i1    ? t.out + m * out_step
+                         : next_c < g1 ? out + first * out_step + next_c
+                         : end < r1    ? out + end * out_step + g0
+                                       : t.out;
             tile_kernels(cut.left, panel.columns, kNothing)[m](t);
           }
+          if (last) finish_block(p, finished, whole, c, next_c);
           c = next_c;
         }
-        if (last) {
-          const int64_t whole = i1 == tiles ? r1 : r0 + (end - r0) / 32 * 32;
-          finish_block(p, finished, whole, g0, g1);
-          finished = whole;
-        }
+        if (last) finished = whole;
       }
     }
   }

@@ -20,6 +20,8 @@ namespace {
 // of columns reads A, and where rows are as long as pages each of them is in another page: few large blocks.
 #if defined(__AVX512F__)
 constexpr int64_t kBlockK = 512, kBlockFloats = 512 * 1024;
+#elif defined(__AVX2__)
+constexpr int64_t kBlockK = 256, kBlockFloats = 256 * 1024;
 #else
 constexpr int64_t kBlockK = 256, kBlockFloats = 256 * 512;
 #endif

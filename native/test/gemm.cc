@@ -112,6 +112,7 @@ TEST(matmul_is_exact_around_its_blocks) {
       check_matmul(1, 150, 300, 512, t & 1, t & 2, true);  // rows of A that would share a set of the cache
       check_matmul(1, 171, 530, 259, t & 1, t & 2, true);  // rows of A in blocks of some tiles
       check_matmul(1, 512, 70, 40, t & 1, t & 2, true);
+      check_matmul(1, 90, 1061, 530, t & 1, t & 2, true);  // groups of columns, blocks of K, of tiles
       check_matmul(7, 64, 64, 64, t & 1, t & 2, true);
       check_matmul(2, 33, 9, 5000, t & 1, t & 2, true);  // K is not cut in a batch
     }
@@ -244,6 +245,7 @@ TEST(linear_fuses_signs_bias_activation_and_mask) {
       check_linear({133, 130, 97, bool(t & 1), bool(t & 2), true, true, true, t & 1, 1});
       check_linear({171, 259, 530, bool(t & 1), bool(t & 2), true, true, true, t & 1, 1});
       check_linear({70, 290, 61, bool(t & 1), bool(t & 2), false, true, false, 0, 0});
+      check_linear({115, 530, 1061, bool(t & 1), bool(t & 2), true, true, true, t & 1, 1});
       check_linear({1025, 33, 45, bool(t & 1), bool(t & 2), true, false, true, 1, 1});
     }
     check_linear({5, 0, 7, false, false, true, true, true, 0, 1});

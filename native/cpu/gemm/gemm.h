@@ -1,9 +1,9 @@
 // Matrix products C[M,N] = A[M,K] B[K,N] of strided operands, with what follows and precedes them in a layer.
 //
-// A task computes a block of C, for groups of columns and blocks of K such that the group of B lies in the second
-// cache, packed in panels as wide as the register tile. Either the rows of A that a tile needs lie in the first cache
-// while it passes along the group: in place where their strides are kind, else copied in their own orientation; the tile
-// reads either. Or the rows of many tiles, copied, lie in the second cache and pass by a panel in the first.
+// A task computes a block of C, for groups of columns and blocks of K. The group of B is packed in panels as wide as
+// the register tile. Either the rows of A that a tile needs stay near while it passes along the group: in place where
+// their strides are kind, else copied in their own orientation; the tile reads either. Or the rows of many tiles, copied,
+// lie in the second cache while the panels pass, each by all of them before the next comes from the third.
 //
 // An element of C is the sum over blocks of K, each summed in order: K is cut by the shape alone, so the cut of M and N
 // may follow the threads without changing a bit.
@@ -15,12 +15,15 @@
 namespace auxgrad {
 namespace {
 
-// Blocks: kBlockK x kBlockN of B lie in the second cache (half of 1 MiB or more where there is AVX-512) or come from the
-// third once for many rows, kTileRows x kBlockK of A take half of the first, kBlockRows x kBlockK half of the second.
+// Blocks: kBlockFloats of B, of up to kBlockK rows, come from the third cache once for kBlockRows x kBlockK of A, which
+// take a third of the second (of 1 MiB or more where there is AVX-512). Every block of K reads and writes C, every group
+// of columns reads A, and where rows are as long as pages each of them is in another page: few large blocks.
 #if defined(__AVX512F__)
-constexpr int64_t kBlockK = 512, kBlockN = 384;
+constexpr int64_t kBlockK = 512, kBlockFloats = 512 * 1024;
+#elif defined(__AVX2__)
+constexpr int64_t kBlockK = 256, kBlockFloats = 256 * 1024;
 #else
-constexpr int64_t kBlockK = 256, kBlockN = 512;
+constexpr int64_t kBlockK = 256, kBlockFloats = 256 * 512;
 #endif
 constexpr int64_t kBlockRows = 84;
 // Rows of A are copied into the order of columns for so many columns of B. It pays where tiles have few columns: a copy
@@ -54,7 +57,7 @@ struct Cut {
   int64_t left_floats, right_floats;  // scratch of a thread
 
   int64_t tasks() const { return parts * down * across; }
-  int64_t floats() const { return left_floats + right_floats; }
+  int64_t floats() const { return left_floats + right_floats + kThreadGap / 4; }
 };
 
 inline Cut cut_product(const Product& p, int64_t batches, int threads) {
@@ -80,11 +83,13 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   const bool blocks = !cut.tiny && !cut.stream && !cut.right_in_place;
   cut.turn_left = blocks && !few_rows && left_rows && p.n > kTurnColumns;
   if (cut.turn_left) cut.copy_left = true, cut.left = kLeftColumns;
-  cut.together = blocks && cut.copy_left && cut.left == kLeftColumns ? kBlockRows / kTileRows : 1;
+  cut.together = blocks ? kBlockRows / kTileRows : 1;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
   const int64_t depth = cut.stream ? kStreamK : kBlockK;
-  cut.depth = max64(1, piece(p.k, pieces(p.k, depth)));
-  cut.group = cut.right_in_place ? round_up(max64(p.n, 1), kTileColumns) : few_rows ? kTileColumns : kBlockN;
+  cut.depth = max64(1, min64(p.k, round_up(piece(p.k, pieces(p.k, depth)), kChunk)));
+  cut.group = cut.right_in_place ? round_up(max64(p.n, 1), kTileColumns)
+              : few_rows         ? kTileColumns
+                                 : kBlockFloats / cut.depth;
 
   // A long sum into a small C is cut along K.
   cut.parts = batches == 1 && p.m * p.n <= 16384 && p.k >= 4096 ? min64(8, p.k / 2048) : 1;
@@ -95,8 +100,8 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
     wanted = work < 2e6 ? 1 : work < 3e8 ? threads : 2 * threads;
   const int64_t most_down = pieces(p.m, 32), most_across = pieces(p.n, kTileColumns);
   // Every block of rows packs B again, every block of columns reads A again.
-  const double pack_b = (cut.right_in_place ? 0.02 : right_rows ? 0.2 : 0.4) * static_cast<double>(p.n);
-  const double read_a = (cut.copy_left ? 0.2 : 0.1) * static_cast<double>(p.m);
+  const double pack_b = (cut.right_in_place ? 0.02 : right_rows ? 0.5 : 0.8) * static_cast<double>(p.n);
+  const double read_a = (cut.copy_left ? 0.4 : 0.1) * static_cast<double>(p.m);
   double best = 1e300;
   cut.rows = round_up(p.m, 32);
   cut.columns = round_up(p.n, kTileColumns);
@@ -339,20 +344,24 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
         t.left_step = !cut.copy_left ? line : by_rows ? depth + kPad : kLeftStep;
         t.out_step = out_step;
         t.add = k > k0;
-        for (int64_t i = i0; cut.copy_left && i < i1; i++) {
-          const int64_t r = row_of(i), m = row_of(i + 1) - r;
-          const float* from = p.a + r * p.a_row + k * p.a_k;
-          float* to = copied + (i - i0) * left_floats;
-          if (by_rows) copy_rows(from, p.a_row, p.a_k, m, depth, to, t.left_step, p.positive, p.negative);
-          else if (cut.turn_left) turn_rows(from, p.a_row, m, depth, to, p.positive, p.negative);
-          else copy_columns(from, p.a_k, m, p.m - r, depth, to, p.positive, p.negative);
-        }
+        // Some steps of all tiles at a time: columns of A lie side by side, and each of its pages is met once.
+        const int64_t at_once = by_rows || cut.turn_left ? depth : kChunk;
+        for (int64_t s = 0; cut.copy_left && s < depth; s += at_once)
+          for (int64_t i = i0; i < i1; i++) {
+            const int64_t r = row_of(i), m = row_of(i + 1) - r, steps = min64(at_once, depth - s);
+            const float* from = p.a + r * p.a_row + (k + s) * p.a_k;
+            float* to = copied + (i - i0) * left_floats + s * (by_rows ? 1 : kLeftStep);
+            if (by_rows) copy_rows(from, p.a_row, p.a_k, m, steps, to, t.left_step, p.positive, p.negative);
+            else if (cut.turn_left) turn_rows(from, p.a_row, m, steps, to, p.positive, p.negative);
+            else copy_columns(from, p.a_k, m, p.m - r, steps, to, p.positive, p.negative);
+          }
         // The rows of the next tiles are fetched with the last panels, a share of their lines with each.
         const int64_t lines = lines_are_rows ? row_of(i0 + 1) - first : kChunk, share = piece(lines, panels);
         const int64_t others = i1 < tiles && !wide ? panels - pieces(lines, share) : panels;
         t.ahead_line = line;
         t.ahead_chunk = lines_are_rows ? kChunk : kChunk * line;
         int64_t turn = 0;
+        const int64_t whole = i1 == tiles ? r1 : r0 + (end - r0) / 32 * 32;
         for (int64_t c = g0; c < g1; turn++) {
           const Panel panel = panel_at(p, cut, c, g1, k, packed + (c - g0) * depth);
           t.right = panel.data;
@@ -366,17 +375,16 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
             t.left = cut.copy_left ? copied + (i - i0) * left_floats : left;
             t.ahead = left + (end - first) * p.a_row + (turn - others) * share * line;
             t.out = out + r * out_step + c;
-            t.next_out = i + 1 < i1 ? t.out + m * out_step
-                                    : out + (next_c < g1 ? first : end) * out_step + (next_c < g1 ? next_c : g0);
+            t.next_out = i + 1 < i1    ? t.out + m * out_step
+                         : next_c < g1 ? out + first * out_step + next_c
+                         : end < r1    ? out + end * out_step + g0
+                                       : t.out;
             tile_kernels(cut.left, panel.columns, kNothing)[m](t);
           }
+          if (last) finish_block(p, finished, whole, c, next_c);
           c = next_c;
         }
-        if (last) {
-          const int64_t whole = i1 == tiles ? r1 : r0 + (end - r0) / 32 * 32;
-          finish_block(p, finished, whole, g0, g1);
-          finished = whole;
-        }
+        if (last) finished = whole;
       }
     }
   }

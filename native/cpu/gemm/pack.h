@@ -114,6 +114,17 @@ inline void pack_signs(const float* x, int64_t row, int64_t column, int64_t r0, 
     const int64_t n = min64(32, r1 - r);
     uint32_t* out = words + r / 32 * columns;
     int64_t k = k0;
+    constexpr int kTogether = 4;  // words of vectors side by side: rows may be pages apart
+    if (column == 1)
+      for (; k + kTogether * kLanes <= k1; k += kTogether * kLanes) {
+        IntVec word[kTogether] = {}, bit = IntVec{} + 1;
+        for (int64_t t = 0; t < n; t++, bit += bit) {
+          AUXGRAD_UNROLL
+          for (int v = 0; v < kTogether; v++)
+            word[v] = vec_or_positive(word[v], vec_load(x + (r + t) * row + k + v * kLanes), bit);
+        }
+        memcpy(out + k, word, sizeof word);
+      }
     if (column == 1)
       for (; k + kLanes <= k1; k += kLanes) {
         IntVec word = {}, bit = IntVec{} + 1;

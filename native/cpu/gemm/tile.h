@@ -81,7 +81,7 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
       for (int r = 0; r < M; r++) left[r] = L == kLeftRows ? p[r / 3 % kPointers] + r % 3 * step + u : p[0] + r;
       tile_step<M, V>(sum, right, right_step, left);
       if (A == kFetch) {
-        __builtin_prefetch(ahead, 0, 2);
+        __builtin_prefetch(ahead, 0, 3);
         ahead += ahead_line;
       }
       if (L == kLeftColumns) p[0] += step;
@@ -94,11 +94,11 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   int64_t next_rows = M;
   for (int64_t k = 0; k < t.depth; k += chunk) {
     if (!kWide) {
-      for (int64_t i = 0; i < t.ahead_lines; i++) __builtin_prefetch(ahead + i * t.ahead_line, 0, 2);
+      for (int64_t i = 0; i < t.ahead_lines; i++) __builtin_prefetch(ahead + i * t.ahead_line, 0, 3);
       ahead += t.ahead_chunk;
       if (next_rows > 0) {
         AUXGRAD_UNROLL
-        for (int v = 0; v < V * kLanes; v += 16) __builtin_prefetch(next_out + v, 1, 2);
+        for (int v = 0; v < V * kLanes; v += 16) __builtin_prefetch(next_out + v, 1, 3);
       }
       next_rows--;
       asm("" : "+r"(next_rows));  // or there would be a loop for those and another for the rest

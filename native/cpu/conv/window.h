@@ -48,9 +48,15 @@ struct ProductPlan {
   int64_t wave;    // output channels whose weights are packed at a time
   int64_t packed;  // floats of packed weights, all groups
   int64_t part;    // output channels of a task
+  int64_t stripe;  // floats of a stripe
 };
 
 inline int64_t taps_of(const Product& p) { return p.vertical.taps * p.horizontal.taps; }
+
+// Floats from a column of a stripe to the next: side by side where taps make one run, else over all lines of a cache.
+inline int64_t column_pitch(const Product& p, int64_t depth) {
+  return taps_of(p) == 1 ? stripe_pitch_of(depth) : depth;
+}
 
 __attribute__((noinline)) inline ProductPlan plan_product(const Product& p) {
   ProductPlan plan;
@@ -65,12 +71,13 @@ __attribute__((noinline)) inline ProductPlan plan_product(const Product& p) {
   const int64_t blocks = max64(1, plan.blocks.count() * p.groups);
   const int64_t wanted = max64(1, min64(ceil_div(kTasks, blocks), plan.wave / kPart));
   plan.part = even_size(plan.wave / kPanel, ceil_div(plan.wave / kPanel, wanted)) * kPanel;
+  plan.stripe = (plan.blocks.stripe / plan.blocks.depth * column_pitch(p, plan.blocks.depth) + 16) / 16 * 16;
   return plan;
 }
 
 inline int64_t product_scratch(const Product& p, int threads) {
   const ProductPlan plan = plan_product(p);
-  return (plan.packed + (plan.blocks.stripe + 16) / 16 * 16 * threads) * 4;
+  return (plan.packed + plan.stripe * threads) * 4;
 }
 
 // target[k][width] = source[k * k_step + c * c_step], zeros from column `columns` on; one of the steps is 1.
@@ -183,8 +190,10 @@ inline void find_addresses(const Product& p, const Block& k, const Pitch& pitch,
     }
 }
 
-// A single tap that is never in the padding, of the image as it is: rows are read where they lie.
+// A single tap that is never in the padding, of the image as it is: rows are read where they lie, unless that is a
+// multiple of 4 KiB apart. Such rows share a few lines of a first-level cache, fewer than a tile has rows.
 inline bool reads_in_place(const Product& p) {
+  if (p.horizontal.in_step * p.image.channels % 1024 == 0) return false;
   const auto inside = [](const Axis& a, int64_t size) {
     return a.taps == 1 && a.tap_start >= 0 && a.tap_start + (a.count - 1) * a.in_step < size;
   };
@@ -222,7 +231,6 @@ inline void run_product(const Call& call, const Product& p) {
   float* packed = static_cast<float*>(call.scratch);
   float* stripes = packed + plan.packed;
   const bool in_place = reads_in_place(p);
-  const int64_t stripe_floats = (b.stripe + 16) / 16 * 16;
 
   for (int64_t from = 0; from < p.width; from += plan.wave)
     for (int64_t slice = 0; slice < plan.slices; slice++) {
@@ -245,10 +253,11 @@ inline void run_product(const Call& call, const Product& p) {
           source = p.image.data + k.n0 * pitch.image + k.i0 * pitch.row + k.j0 * pitch.column +
                    p.vertical.tap_start * line + p.horizontal.tap_start * p.image.channels + g * p.depth + channel;
         } else {
-          float* stripe = stripes + thread * stripe_floats;
-          find_addresses(p, k, stripe_pitch(k, p.vertical, p.horizontal, depth), at);
+          float* stripe = stripes + thread * plan.stripe;
+          const int64_t pitch = column_pitch(p, depth);
+          find_addresses(p, k, stripe_pitch(k, p.vertical, p.horizontal, pitch), at);
           if (reduction > 0)
-            pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth, depth);
+            pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth, pitch);
           source = stripe;
         }
 

@@ -139,6 +139,11 @@ inline bool rows_are_whole(const Product& p, const Blocks& b) {
 struct Span {
   int64_t begin, end;
 };
+// Those of tokens [begin, end) of `all` whose words hold no others.
+inline Span whole_words(int64_t begin, int64_t end, int64_t all) {
+  begin = ceil_div(begin, 32) * 32;
+  return {begin, max64(begin, end == all ? end : end / 32 * 32)};
+}
 // Tokens of the block that holds token t.
 inline Span block_tokens(const Product& p, const Blocks& b, int64_t t) {
   const int64_t image = p.vertical.count * p.horizontal.count, n = t / image;
@@ -160,14 +165,24 @@ inline void pack_image(const Call& call, const Product& p) {
   });
 }
 
-// Words of the mask that no block holds alone.
-inline void finish_mask(const Call& call, const Product& p, const Blocks& b) {
+// Bits of x > 0, in the shape of the output, in words that no block holds alone.
+inline void finish_words(const Call& call, const Product& p, const Blocks& b, const float* x, uint32_t* words,
+                         int64_t channels) {
   const int64_t tokens = p.images * p.out_rows * p.out_columns;
-  parallel_ranges(call, ceil_div(tokens, 32), max64(1, 4096 / p.out_channels), [&](int64_t begin, int64_t end) {
+  parallel_ranges(call, ceil_div(tokens, 32), max64(1, 4096 / max64(1, channels)), [&](int64_t begin, int64_t end) {
     for (int64_t w = begin; w < end; w++)
       if (!rows_are_whole(p, b) || block_tokens(p, b, w * 32).end < min64(tokens, w * 32 + 32))
-        pack_positive(p.out, tokens, p.out_channels, p.mask, w, w + 1, 0, p.out_channels);
+        pack_positive(x, tokens, channels, words, w, w + 1, 0, channels);
   });
+}
+inline void finish_mask(const Call& call, const Product& p, const Blocks& b) {
+  finish_words(call, p, b, p.out, p.mask, p.out_channels);
+}
+
+// Whether the signs of a block's inputs can be packed with it: outputs lie over inputs, one by one.
+inline bool signs_by_blocks(const Product& p, const Blocks& b) {
+  return p.image.rows == p.vertical.count && p.image.columns == p.horizontal.count && p.vertical.in_step == 1 &&
+         p.horizontal.in_step == 1 && rows_are_whole(p, b);
 }
 
 // Addresses of the tokens of a block, in its stripe and in the output.
@@ -224,13 +239,24 @@ inline void zero_outputs(const Call& call, const Product& p) {
   });
 }
 
+inline void store_moments(const Statistics& s, int64_t chunk, int64_t channel, int64_t columns, const Moments& m) {
+  double *sum = s.sums + chunk * 2 * s.channels + channel, *squares = sum + s.channels;
+  for (int64_t i = 0; i < columns; i++) sum[i] = m.sum[i];
+  for (int64_t i = 0; i < columns; i++) squares[i] = m.squares[i];
+  memcpy(s.shift + chunk * s.channels + channel, m.shift, static_cast<size_t>(columns) * sizeof(float));
+}
+
 inline void run_product(const Call& call, const Product& p) {
   const ProductPlan plan = plan_product(p);
   const Blocks& b = plan.blocks;
-  if (p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0) return;
+  const bool empty = p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0;
+  const bool signs = p.signs && !empty && signs_by_blocks(p, b);
+  if (p.signs && !signs) pack_image(call, p);
+  if (empty) return;
   float* packed = static_cast<float*>(call.scratch);
   float* stripes = packed + plan.packed;
   const bool in_place = reads_in_place(p);
+  const int64_t all = p.images * p.out_rows * p.out_columns;
 
   for (int64_t from = 0; from < p.width; from += plan.wave)
     for (int64_t slice = 0; slice < plan.slices; slice++) {
@@ -260,40 +286,53 @@ inline void run_product(const Call& call, const Product& p) {
             pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth, pitch);
           source = stripe;
         }
+        const int64_t tokens = k.tokens(), first = at.out[0] / p.out_channels, own = g * p.width + from;
+        const Span whole = rows_are_whole(p, b) ? whole_words(first, first + tokens, all) : Span{0, 0};
+        if (signs && from == 0 && part == 0)
+          pack_positive(p.image.data, all, p.image.channels, p.signs, whole.begin / 32, ceil_div(whole.end, 32),
+                        g * p.depth + channel, g * p.depth + channel + depth);
 
         Tile t;
         t.runs = tap_runs(p, k, depth);
         t.step = 1;
         t.accumulate = slice > 0;
         t.relu = last && p.relu;
-        const int64_t tokens = k.tokens(), tiles = ceil_div(tokens, kTileRows), end = min64(columns, part + plan.part);
+        const int64_t tiles = ceil_div(tokens, kTileRows), end = min64(columns, part + plan.part);
+        Moments moments;
+        if (last && p.mask) {
+          t.words = p.out_channels;
+          for (int64_t w = whole.begin / 32; w < ceil_div(whole.end, 32); w++)
+            memset(p.mask + w * p.out_channels + own + part, 0, static_cast<size_t>(end - part) * 4);
+        }
+        if (last && p.statistics) t.moments = &moments;
         for (int64_t c = part; c < end; c += kPanel) {
           t.panel = packed + g * group_floats + c * reduction;
           t.columns = min64(kPanel, columns - c);
-          const int64_t out_channel = g * p.width + from + c;
+          const int64_t out_channel = own + c;
           t.bias = last && p.bias ? p.bias + out_channel : nullptr;
+          memset(&moments, 0, sizeof(moments));
           for (int64_t i = 0; i < tiles; i++) {
             const int64_t t0 = even_start(tokens, tiles, i), t1 = even_start(tokens, tiles, i + 1);
             for (int64_t m = t0; m < t1; m++) {
               t.row[m - t0] = source + at.source[m];
               t.out[m - t0] = p.out + at.out[m] + out_channel;
             }
+            if (last && p.mask) {
+              const int64_t token = first + t0;
+              const int64_t from_row = max64(0, whole.begin - token), to_row = min64(t1 - t0, whole.end - token);
+              t.mask = p.mask + token / 32 * p.out_channels + out_channel;
+              t.first_bit = static_cast<int>(token % 32);
+              t.marked = from_row < to_row ? (1u << to_row) - (1u << from_row) : 0;
+            }
             run_tile<false>(t, static_cast<int>(t1 - t0));
+            moments.settled = true;
           }
+          if (t.moments) store_moments(p.statistics, task % count, out_channel, t.columns, moments);
         }
-        if (last && p.mask && rows_are_whole(p, b)) {
-          const int64_t all = p.images * p.out_rows * p.out_columns, t0 = at.out[0] / p.out_channels, t1 = t0 + tokens;
-          const int64_t channels = g * p.width + from;
-          pack_positive(p.out, all, p.out_channels, p.mask, ceil_div(t0, 32), t1 == all ? ceil_div(t1, 32) : t1 / 32,
-                        channels + part, channels + end);
-        }
-        if (last && p.statistics) {
-          const int64_t channels = g * p.width + from;
-          sum_chunk(p.statistics, task % count, tokens, channels + part, channels + end,
-                    [&](int64_t t) { return p.out + at.out[t]; });
-        }
+        if (t.moments && own + part == 0) p.statistics.rows[task % count] = static_cast<double>(tokens);
       });
     }
+  if (signs) finish_words(call, p, b, p.image.data, p.signs, p.image.channels);
   if (p.mask) finish_mask(call, p, b);
 }
 

@@ -15,11 +15,12 @@ struct Runs {
   int64_t outer, outer_step, inner, inner_step, length;
 };
 
-// Sums over the outputs of a block in the columns of a panel, for statistics: of d and d^2, d = y - shift. Each tile's
-// are summed first: as many floats as a block has tiles, and a tile rows, lose no digits that count.
+// Sums over the outputs of a block in the columns of a panel, for statistics: of d and d^2, d = y - shift. Those of a
+// tile are added in float; the mean must keep more digits than the variance.
 struct Moments {
   bool settled;  // shift is set, by the first tile
-  float shift[kPanel], sum[kPanel], squares[kPanel];
+  float shift[kPanel], squares[kPanel];
+  double sum[kPanel];
 };
 
 struct Tile {
@@ -80,7 +81,9 @@ inline __attribute__((always_inline)) void finish_moments(Moments& s, const Vec 
       a[m % 2] += d;
       b[m % 2] = fma(d, d, b[m % 2]);
     }
-  store(s.sum + column, load(s.sum + column) + (a[0] + a[1]));
+  float sum[kLanes];
+  store(sum, a[0] + a[1]);
+  for (int i = 0; i < kLanes; i++) s.sum[column + i] += sum[i];
   store(s.squares + column, load(s.squares + column) + (b[0] + b[1]));
 }
 

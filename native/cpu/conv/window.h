@@ -241,7 +241,7 @@ inline void zero_outputs(const Call& call, const Product& p) {
 
 inline void store_moments(const Statistics& s, int64_t chunk, int64_t channel, int64_t columns, const Moments& m) {
   double *sum = s.sums + chunk * 2 * s.channels + channel, *squares = sum + s.channels;
-  for (int64_t i = 0; i < columns; i++) sum[i] = m.sum[i];
+  memcpy(sum, m.sum, static_cast<size_t>(columns) * sizeof(double));
   for (int64_t i = 0; i < columns; i++) squares[i] = m.squares[i];
   memcpy(s.shift + chunk * s.channels + channel, m.shift, static_cast<size_t>(columns) * sizeof(float));
 }

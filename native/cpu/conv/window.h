@@ -179,7 +179,7 @@ inline void finish_mask(const Call& call, const Product& p, const Blocks& b) {
   finish_words(call, p, b, p.out, p.mask, p.out_channels);
 }
 
-// Whether the signs of a block's inputs can be packed with it: outputs lie over inputs, one by one.
+// Whether the signs of a block's inputs can be packed with it: outputs lie over inputs, one by one, in whole rows.
 inline bool signs_by_blocks(const Product& p, const Blocks& b) {
   return p.image.rows == p.vertical.count && p.image.columns == p.horizontal.count && p.vertical.in_step == 1 &&
          p.horizontal.in_step == 1 && rows_are_whole(p, b);
@@ -298,6 +298,12 @@ inline void run_product(const Call& call, const Product& p) {
         t.accumulate = slice > 0;
         t.relu = last && p.relu;
         const int64_t tiles = ceil_div(tokens, kTileRows), end = min64(columns, part + plan.part);
+        // What this thread's next block most likely reads, if blocks lie in a row.
+        const bool in_row =
+            p.vertical.count == 1 && p.images == 1 && p.image.channels == depth && signs_by_blocks(p, b);
+        const int64_t calls = tiles * ceil_div(end - part, kPanel);
+        const int64_t ahead_step = in_row ? ceil_div(tokens * depth, calls) : 0;
+        t.ahead = in_row ? p.image.data + (k.j0 + call.pool->threads() * tokens) * depth : packed;
         Moments moments;
         if (last && p.mask) {
           t.words = p.out_channels;
@@ -325,6 +331,7 @@ inline void run_product(const Call& call, const Product& p) {
               t.marked = from_row < to_row ? (1u << to_row) - (1u << from_row) : 0;
             }
             run_tile<false>(t, static_cast<int>(t1 - t0));
+            t.ahead += ahead_step;
             moments.settled = true;
           }
           if (t.moments) store_moments(p.statistics, task % count, out_channel, t.columns, moments);

@@ -250,6 +250,7 @@ inline void run_patches(const Call& call, const Product& p) {
         t.step = 1;
         t.accumulate = t.relu = false;
         t.bias = nullptr;
+        t.ahead = packed;
         for (int64_t c = part; c < stop; c += kPanel) {
           const int64_t width = panel_width(columns, c);
           t.columns = width;

@@ -52,7 +52,7 @@ __attribute__((noinline)) inline void sum_rows(const float* const* rows, int64_t
     for (int64_t i = 0; i < n; i++) {
       const Vec d = lanes.load(rows[i] + c) - middle;
       a += d;
-      b += d * d;
+      b = fma(d, d, b);
     }
     float floats[2][kLanes];
     store(floats[0], a);

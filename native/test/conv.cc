@@ -119,6 +119,8 @@ const Shape kShapes[] = {
     {1, 9, 14, 1, 40, 5, 3, 3, 1, 2, 5, 1, 4, 2, 1, 1},     // the same, rows dilated, more padding than kernel
     {2, 9, 21, 2, 9, 2, 11, 1, 4, 0, 2, 1, 0, 1, 1, 1},     // the same, a wide kernel
     {0, 5, 5, 2, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},       // no images: dw is zero
+    {3, 5, 7, 1024, 40, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},   // positions 4 KiB apart
+    {2, 9, 7, 512, 1024, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},  // the same, strided
     // Enough channels for the matrix unit.
     {2, 17, 15, 48, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   // channels no multiple of 32, lines no multiple of 16
     {2, 15, 16, 64, 33, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   //
@@ -180,6 +182,24 @@ TEST(conv2d_exact_on_random_shapes) {
       if (!has_outputs(s)) continue;
       check_exact(s, uint32_t(1000 + i));
       check_auxiliary(s, i % 2 == 0, uint32_t(2000 + i));
+    }
+  });
+}
+
+TEST(conv2d_exact_on_random_depthwise_shapes) {
+  test::each_isa([] {
+    std::mt19937 random(13);
+    const auto in = [&](int64_t low, int64_t high) { return low + int64_t(random() % uint64_t(high - low + 1)); };
+    for (int i = 0; i < 80; i++) {
+      Shape s;
+      s.groups = s.c = s.o = in(2, 70);
+      s.n = in(1, 3), s.h = in(1, 20), s.w = in(1, 40);
+      s.kh = in(1, 5), s.kw = in(1, 5), s.sh = in(1, 3), s.sw = in(1, 3), s.dh = in(1, 2), s.dw = in(1, 2);
+      s.top = in(0, 3), s.left = in(0, 3), s.bottom = in(0, 3), s.right = in(0, 3);
+      if (i % 2 == 0) s.kh = s.kw = i % 4 == 0 ? 3 : 5, s.dw = 1, s.sw = in(1, 2);  // those of networks
+      if (!has_outputs(s)) continue;
+      check_exact(s, uint32_t(5000 + i));
+      check_auxiliary(s, i % 3 == 0, uint32_t(6000 + i));
     }
   });
 }
@@ -489,7 +509,9 @@ TEST(conv2d_statistics_of_exceptional_numbers) {
                            Shape{2, 12, 12, 40, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 40}}) {
       test::Array x = test::Array::normal(s.x(), 1), w = test::Array::normal(s.weight(), 2);
       test::Array bias = test::Array::normal({s.o}, 3);
-      bias[3] = NAN, bias[17] = INFINITY, bias[18] = -INFINITY, bias[31] = 3e38f;
+      bias[3] = NAN, bias[17] = INFINITY, bias[18] = -INFINITY, bias[31] = 3e36f;
+      const int64_t taps = w.count() / s.o;
+      for (int64_t i = 31 * taps; i < 32 * taps; i++) w[i] *= 1e30f;  // squares overflow
       test::Array y = test::Array::f32(s.y());
       test::Array signs(auxgrad::DType::u32, {words(s.n * s.h * s.w), s.c});
       test::Array mask(auxgrad::DType::u32, {words(s.n * s.p() * s.q()), s.o});

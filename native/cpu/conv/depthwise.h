@@ -64,40 +64,83 @@ inline void depthwise_tile(const Depthwise& d, const float* image, int64_t i, in
   }
 }
 
-// The same for neighbouring taps of a small kernel: every input is loaded once for all the outputs that read it.
+// Some neighbouring outputs of a row and what they read, at the first channel.
+struct DepthwiseTile {
+  const float* line;  // under the first tap of the first output
+  int64_t line_step;  // to that of the next row of taps
+  int64_t from, to;   // columns from there on that lie in the image
+  const float* weight;
+  int64_t weight_step, tap_step;
+  int64_t rows;  // of taps
+  float* out;
+  int64_t out_step;
+  // What comes after: processors do not see it coming, for each row is read in pieces.
+  const float *next_line, *next_out;
+  int64_t next_rows, next_step;
+};
+
+// One vector of channels of a tile: every input is loaded once for all the outputs that read it.
 template <int N, int Taps, int Step, bool Checked, bool Auxiliary, class Lanes>
-inline void depthwise_small_tile(const Depthwise& d, const float* image, int64_t i, int64_t j0, const float* weight,
-                                 Lanes lanes, Vec (&acc)[N]) {
-  const Axis &v = d.vertical, &h = d.horizontal;
+inline __attribute__((always_inline)) void depthwise_vector(const Depthwise& d, const DepthwiseTile& t, int64_t c,
+                                                            Lanes lanes) {
   const int64_t channels = d.image.channels;
   const Vec positive = broadcast(d.image.positive), negative = broadcast(d.image.negative);
-  for (int64_t a = 0; a < v.taps; a++) {
-    const int64_t row = i * v.in_step + v.tap_start + a * v.tap_step;
-    if (row < 0 || row >= d.image.rows) continue;
-    const int64_t column = j0 * Step + h.tap_start;
-    const float* line = image + (row * d.image.columns + column) * channels;
-    const float* kernel =
-        weight + ((v.kernel_start + a * v.kernel_step) * d.kernel_columns + h.kernel_start) * channels;
+  const Vec bias = d.bias ? lanes.load(d.bias + c) : Vec{};
+  Vec acc[N];
+  AUXGRAD_UNROLL
+  for (int n = 0; n < N; n++) acc[n] = bias;
+  const float *line = t.line + c, *weight = t.weight + c;
+  for (int64_t a = 0; a < t.rows; a++, line += t.line_step, weight += t.weight_step) {
     Vec w[Taps];
     AUXGRAD_UNROLL
-    for (int b = 0; b < Taps; b++) w[b] = lanes.load(kernel + b * h.kernel_step * channels);
+    for (int b = 0; b < Taps; b++) w[b] = lanes.load(weight + b * t.tap_step);
+    const float* at = line;
     AUXGRAD_UNROLL
-    for (int t = 0; t < (N - 1) * Step + Taps; t++) {
-      if (Checked && (column + t < 0 || column + t >= d.image.columns)) continue;
-      Vec x = lanes.load(line + t * channels);
+    for (int k = 0; k < (N - 1) * Step + Taps; k++, at += channels) {
+      if (Checked && (k < t.from || k >= t.to)) continue;
+      Vec x = lanes.load(at);
       if (Auxiliary) x += x > Vec{} ? positive : negative;
       AUXGRAD_UNROLL
       for (int b = 0; b < Taps; b++)
-        if (t >= b && (t - b) % Step == 0 && (t - b) / Step < N)
-          acc[(t - b) / Step] = fma(x, w[b], acc[(t - b) / Step]);
+        if (k >= b && (k - b) % Step == 0 && (k - b) / Step < N)
+          acc[(k - b) / Step] = fma(x, w[b], acc[(k - b) / Step]);
     }
   }
+  const float* next = t.next_out + c;
+  AUXGRAD_UNROLL
+  for (int n = 0; n < N; n++, next += t.out_step) __builtin_prefetch(next, 1, 2);
+  next = t.next_line + c;
+  for (int64_t r = 0; r < t.next_rows; r++, next += t.next_step) {
+    const float* at = next;
+    AUXGRAD_UNROLL
+    for (int k = 0; k < N * Step; k++, at += channels) __builtin_prefetch(at, 0, 2);
+  }
+  if (d.relu) {
+    AUXGRAD_UNROLL
+    for (int n = 0; n < N; n++) acc[n] = acc[n] < Vec{} ? Vec{} : acc[n];
+  }
+  float* out = t.out + c;
+  AUXGRAD_UNROLL
+  for (int n = 0; n < N; n++, out += t.out_step) lanes.store(out, acc[n]);
+}
+
+template <int N, int Taps, int Step, bool Auxiliary>
+__attribute__((noinline)) void depthwise_part(const Depthwise& d, const DepthwiseTile& t, int64_t c) {
+  depthwise_vector<N, Taps, Step, true, Auxiliary>(d, t, c, PartLanes{d.image.channels - c});
+}
+
+template <int N, int Taps, int Step, bool Checked, bool Auxiliary>
+__attribute__((noinline)) void depthwise_small_tile(const Depthwise& d, const DepthwiseTile& t) {
+  int64_t c = 0;
+  for (; c + kLanes <= d.image.channels; c += kLanes)
+    depthwise_vector<N, Taps, Step, Checked, Auxiliary>(d, t, c, WholeLanes());
+  if (c < d.image.channels) depthwise_part<N, Taps, Step, Auxiliary>(d, t, c);
 }
 
 // One row of outputs. Channels are the inner loop: memory is read as it lies.
 template <bool Auxiliary>
 inline void depthwise_row(const Depthwise& d, const float* image, int64_t i, float* out, const float* weights) {
-  const Axis& h = d.horizontal;
+  const Axis &v = d.vertical, &h = d.horizontal;
   const int64_t channels = d.image.channels;
   // Columns [left, right) have all their taps inside the image.
   const int64_t first = h.tap_start, last = h.tap_start + max64(0, h.taps - 1) * h.tap_step;
@@ -128,13 +171,32 @@ inline void depthwise_row(const Depthwise& d, const float* image, int64_t i, flo
   };
   const auto small = [&](auto taps, auto step) {
     constexpr int T = decltype(taps)::value, S = decltype(step)::value;
+    // Rows of taps in the image.
+    const int64_t top = i * v.in_step + v.tap_start, line = d.image.columns * channels;
+    const int64_t a0 = top < 0 ? min64(v.taps, ceil_div(-top, v.tap_step)) : 0;
+    const int64_t a1 = top < d.image.rows ? max64(a0, min64(v.taps, ceil_div(d.image.rows - top, v.tap_step))) : a0;
+    DepthwiseTile t;
+    t.line_step = v.tap_step * line;
+    t.weight = weights + ((v.kernel_start + a0 * v.kernel_step) * d.kernel_columns + h.kernel_start) * channels;
+    t.weight_step = v.kernel_step * d.kernel_columns * channels;
+    t.tap_step = h.kernel_step * channels;
+    t.rows = a1 - a0;
+    t.out_step = h.out_step * channels;
+    t.next_step = line;
+    // Rows that the outputs below read and those here do not, once for all phases.
+    t.next_rows = v.out_start == 0 && h.out_start == 0 ? v.in_step : 0;
+    const int64_t next = top + max64(0, v.taps - 1) * v.tap_step + 1;
     const auto tile = [&](int64_t j, auto count) {
       constexpr int N = decltype(count)::value;
-      const bool inside = j >= left && j + N <= right;
-      columns(j, count, [&](int64_t c, auto lanes, Vec(&acc)[N]) {
-        if (inside) depthwise_small_tile<N, T, S, false, Auxiliary>(d, image + c, i, j, weights + c, lanes, acc);
-        else depthwise_small_tile<N, T, S, true, Auxiliary>(d, image + c, i, j, weights + c, lanes, acc);
-      });
+      const int64_t column = j * S + h.tap_start;
+      t.line = image + (top + a0 * v.tap_step) * line + column * channels;
+      t.from = -column;
+      t.to = d.image.columns - column;
+      t.out = out + (h.out_start + j * h.out_step) * channels;
+      t.next_out = t.out + d.out_columns * channels;
+      t.next_line = image + next * line + j * S * channels;
+      if (j >= left && j + N <= right) depthwise_small_tile<N, T, S, false, Auxiliary>(d, t);
+      else depthwise_small_tile<N, T, S, true, Auxiliary>(d, t);
     };
     int64_t j = 0;
     if (h.count % 8 == 0) j = tiles(j, h.count, Count<8>(), tile);
@@ -146,8 +208,10 @@ inline void depthwise_row(const Depthwise& d, const float* image, int64_t i, flo
     if (h.taps == 3 && h.tap_step == 1 && h.in_step == 1) return small(Count<3>(), Count<1>());
     if (h.taps == 3 && h.tap_step == 1 && h.in_step == 2) return small(Count<3>(), Count<2>());
     if (h.taps == 5 && h.tap_step == 1 && h.in_step == 1) return small(Count<5>(), Count<1>());
-    if (h.taps == 2 && h.tap_step == 1 && h.in_step == 1) return small(Count<2>(), Count<1>());
-    if (h.taps == 1 && h.in_step == 1) return small(Count<1>(), Count<1>());
+    if constexpr (!Auxiliary) {  // of input gradients
+      if (h.taps == 2 && h.tap_step == 1 && h.in_step == 1) return small(Count<2>(), Count<1>());
+      if (h.taps == 1 && h.in_step == 1) return small(Count<1>(), Count<1>());
+    }
   }
   const auto any = [&](int64_t j, auto count) {
     constexpr int N = decltype(count)::value;
@@ -218,6 +282,16 @@ inline int64_t depthwise_gradient_scratch(const DepthwiseGradient& d) {
   return depthwise_chunks(d) * (d.vertical.taps * d.horizontal.taps * d.image.channels * 4 + kThreadGap);
 }
 
+// Some neighbouring outputs of a row and what they are multiplied by, at the first channel; see DepthwiseTile.
+struct GradientTile {
+  const float* line;
+  int64_t line_step, from, to, rows;
+  const float* dy;
+  float* sum;
+  const float *next_line, *next_dy;
+  int64_t next_rows, next_step;
+};
+
 // Adds the products of outputs j0, j0 + 1, .. j0 + N - 1 of row i to the sums [tap][channels]. Checked: columns of the
 // image may be outside.
 template <int N, bool Checked, class Lanes>
@@ -248,64 +322,104 @@ inline void add_columns(const DepthwiseGradient& d, const float* image, const fl
 
 // The same for neighbouring taps of a small kernel: every input is loaded once.
 template <int N, int Taps, int Step, bool Checked, class Lanes>
-inline void add_small_columns(const DepthwiseGradient& d, const float* image, const float* dy, int64_t i, int64_t j0,
-                              float* sum, Lanes lanes) {
-  const Axis &v = d.vertical, &h = d.horizontal;
-  const int64_t channels = d.image.channels;
+inline __attribute__((always_inline)) void add_vector(int64_t channels, const GradientTile& t, int64_t c, Lanes lanes) {
   Vec g[N];
+  const float* at = t.dy + c;
   AUXGRAD_UNROLL
-  for (int n = 0; n < N; n++) g[n] = lanes.load(dy + (j0 + n) * channels);
-  for (int64_t a = 0; a < v.taps; a++) {
-    const int64_t row = i * v.in_step + v.tap_start + a * v.tap_step;
-    if (row < 0 || row >= d.image.rows) continue;
-    const int64_t column = j0 * Step + h.tap_start;
-    const float* line = image + (row * d.image.columns + column) * channels;
-    float* to = sum + a * Taps * channels;
+  for (int n = 0; n < N; n++, at += channels) g[n] = lanes.load(at);
+  const float* line = t.line + c;
+  float* sum = t.sum + c;
+  for (int64_t a = 0; a < t.rows; a++, line += t.line_step, sum += Taps * channels) {
     Vec acc[Taps];
     AUXGRAD_UNROLL
-    for (int b = 0; b < Taps; b++) acc[b] = lanes.load(to + b * channels);
+    for (int b = 0; b < Taps; b++) acc[b] = lanes.load(sum + b * channels);
+    at = line;
     AUXGRAD_UNROLL
-    for (int t = 0; t < (N - 1) * Step + Taps; t++) {
-      if (Checked && (column + t < 0 || column + t >= d.image.columns)) continue;
-      const Vec x = lanes.load(line + t * channels);
+    for (int k = 0; k < (N - 1) * Step + Taps; k++, at += channels) {
+      if (Checked && (k < t.from || k >= t.to)) continue;
+      const Vec x = lanes.load(at);
       AUXGRAD_UNROLL
       for (int b = 0; b < Taps; b++)
-        if (t >= b && (t - b) % Step == 0 && (t - b) / Step < N) acc[b] = fma(g[(t - b) / Step], x, acc[b]);
+        if (k >= b && (k - b) % Step == 0 && (k - b) / Step < N) acc[b] = fma(g[(k - b) / Step], x, acc[b]);
     }
     AUXGRAD_UNROLL
-    for (int b = 0; b < Taps; b++) lanes.store(to + b * channels, acc[b]);
+    for (int b = 0; b < Taps; b++) lanes.store(sum + b * channels, acc[b]);
+  }
+  at = t.next_dy + c;
+  AUXGRAD_UNROLL
+  for (int n = 0; n < N; n++, at += channels) __builtin_prefetch(at, 0, 2);
+  line = t.next_line + c;
+  for (int64_t r = 0; r < t.next_rows; r++, line += t.next_step) {
+    at = line;
+    AUXGRAD_UNROLL
+    for (int k = 0; k < N * Step; k++, at += channels) __builtin_prefetch(at, 0, 2);
   }
 }
 
+template <int N, int Taps, int Step>
+__attribute__((noinline)) void add_part(int64_t channels, const GradientTile& t, int64_t c) {
+  add_vector<N, Taps, Step, true>(channels, t, c, PartLanes{channels - c});
+}
+
+template <int N, int Taps, int Step, bool Checked>
+__attribute__((noinline)) void add_tile(int64_t channels, const GradientTile& t) {
+  int64_t c = 0;
+  for (; c + kLanes <= channels; c += kLanes) add_vector<N, Taps, Step, Checked>(channels, t, c, WholeLanes());
+  if (c < channels) add_part<N, Taps, Step>(channels, t, c);
+}
+
 inline void add_row(const DepthwiseGradient& d, const float* image, const float* dy, int64_t i, float* sum) {
-  const Axis& h = d.horizontal;
+  const Axis &v = d.vertical, &h = d.horizontal;
   const int64_t channels = d.image.channels;
   const int64_t last = h.tap_start + max64(0, h.taps - 1) * h.tap_step;
   const int64_t left = min64(h.count, h.tap_start < 0 ? ceil_div(-h.tap_start, h.in_step) : 0);
   const int64_t room = d.image.columns - 1 - last;
   const int64_t right = max64(left, min64(h.count, room < 0 ? 0 : room / h.in_step + 1));
-  [[maybe_unused]] const bool three = h.taps == 3 && h.tap_step == 1 && (h.in_step == 1 || h.in_step == 2);
-  const auto columns = [&](int64_t j, auto count) {
+  const auto tiles = [&](const auto& columns) {
+    int64_t j = 0;
+    while (h.count - j >= 8 && (h.count - j) % 7 != 0) j = columns(j, Count<8>());
+    while (h.count - j >= 7) j = columns(j, Count<7>());
+    while (h.count - j >= 3) j = columns(j, Count<3>());
+    while (j < h.count) j = columns(j, Count<1>());
+  };
+  const auto small = [&](auto step) {
+    constexpr int S = decltype(step)::value;
+    const int64_t top = i * v.in_step + v.tap_start, line = d.image.columns * channels;
+    const int64_t a0 = top < 0 ? min64(v.taps, ceil_div(-top, v.tap_step)) : 0;
+    const int64_t a1 = top < d.image.rows ? max64(a0, min64(v.taps, ceil_div(d.image.rows - top, v.tap_step))) : a0;
+    GradientTile t;
+    t.line_step = v.tap_step * line;
+    t.rows = a1 - a0;
+    t.sum = sum + a0 * h.taps * channels;
+    t.next_rows = v.in_step;
+    t.next_step = line;
+    const int64_t next = top + max64(0, v.taps - 1) * v.tap_step + 1;
+    tiles([&](int64_t j, auto count) {
+      constexpr int N = decltype(count)::value;
+      const int64_t column = j * S + h.tap_start;
+      t.line = image + (top + a0 * v.tap_step) * line + column * channels;
+      t.from = -column;
+      t.to = d.image.columns - column;
+      t.dy = dy + j * channels;
+      t.next_dy = t.dy + h.count * channels;
+      t.next_line = image + next * line + j * S * channels;
+      if (j >= left && j + N <= right) add_tile<N, 3, S, false>(channels, t);
+      else add_tile<N, 3, S, true>(channels, t);
+      return j + N;
+    });
+  };
+  if constexpr (!kFallback) {
+    if (h.taps == 3 && h.tap_step == 1 && h.in_step == 1) return small(Count<1>());
+    if (h.taps == 3 && h.tap_step == 1 && h.in_step == 2) return small(Count<2>());
+  }
+  tiles([&](int64_t j, auto count) {
     constexpr int N = decltype(count)::value;
-    const bool inside = j >= left && j + N <= right;
     each_vector(0, channels, [&](int64_t c, auto lanes) {
-      const auto run = [&](const auto& add) { add(d, image + c, dy + c, i, j, sum + c, lanes); };
-      using L = decltype(lanes);
-      if constexpr (!kFallback) {
-        if (three && h.in_step == 1)
-          return inside ? run(add_small_columns<N, 3, 1, false, L>) : run(add_small_columns<N, 3, 1, true, L>);
-        if (three) return inside ? run(add_small_columns<N, 3, 2, false, L>) : run(add_small_columns<N, 3, 2, true, L>);
-      }
-      if (inside) run(add_columns<N, false, L>);
-      else run(add_columns<N, true, L>);
+      if (j >= left && j + N <= right) add_columns<N, false>(d, image + c, dy + c, i, j, sum + c, lanes);
+      else add_columns<N, true>(d, image + c, dy + c, i, j, sum + c, lanes);
     });
     return j + N;
-  };
-  int64_t j = 0;
-  while (h.count - j >= 8 && (h.count - j) % 7 != 0) j = columns(j, Count<8>());
-  while (h.count - j >= 7) j = columns(j, Count<7>());
-  while (h.count - j >= 3) j = columns(j, Count<3>());
-  while (j < h.count) j = columns(j, Count<1>());
+  });
 }
 
 // Scratch: the sums of a fixed number of chunks of rows, [chunk][tap][channels], added in order.

@@ -65,6 +65,7 @@ inline void narrow_row(const Narrow& p, const float* packed, int64_t n, int64_t 
 
   const float* dy = p.dy + (n * p.out_rows + i + v.tap_start + first * v.tap_step) * step;
   Tile t;
+  t.ahead = dy;
   t.runs = {last - first, v.tap_step * step, 1, 0, p.outputs};
   t.step = 1;
   t.accumulate = t.relu = false;

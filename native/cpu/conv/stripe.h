@@ -169,6 +169,9 @@ inline void pack_block(float* target, const Image& image, const Block& k, const 
                 depth, pitch);
 }
 
+// Columns of a stripe some odd lines apart: 192 of them, read at one channel, then spread over all sets of a cache.
+inline int64_t stripe_pitch_of(int64_t depth) { return depth % 32 == 0 ? depth + 16 : depth; }
+
 // Distances in a stripe between images, output rows and output columns.
 struct Pitch {
   int64_t image, row, column;

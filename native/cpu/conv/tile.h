@@ -3,7 +3,7 @@
 // The left operand is read in place (a stripe of the image, see stripe.h): the reduction walks runs of it whose
 // addresses form a two-level grid. The right operand is a packed panel, [reduction][columns of the panel].
 #pragma once
-#include "vec.h"
+#include "bits.h"
 
 namespace auxgrad {
 namespace {
@@ -13,6 +13,14 @@ constexpr int kPanel = 2 * kLanes;  // columns of a panel
 // Runs of the reduction: run (i, j) starts at i * outer_step + j * inner_step and has `length` elements.
 struct Runs {
   int64_t outer, outer_step, inner, inner_step, length;
+};
+
+// Sums over the outputs of a block in the columns of a panel, for statistics: of d and d^2, d = y - shift. Those of a
+// tile are added in float; the mean must keep more digits than the variance.
+struct Moments {
+  bool settled;  // shift is set, by the first tile
+  float shift[kPanel], squares[kPanel];
+  double sum[kPanel];
 };
 
 struct Tile {
@@ -25,41 +33,122 @@ struct Tile {
   bool accumulate;    // add to out
   const float* bias;  // of these columns, or null
   bool relu;          // NaN stays NaN
+  // Bits of out > 0, added to words of these columns: the first row's, and `words` further. Rows are tokens one after
+  // another, the first at bit `first_bit`; a bit of `marked` for each that is wanted.
+  uint32_t* mask = nullptr;
+  int64_t words;
+  int first_bit;
+  uint32_t marked = 0;
+  Moments* moments = nullptr;
+  const float* ahead;  // brought near meanwhile, 8 floats an element of a run; any address, as nothing is read
 };
 
-// Writes sums [rows][vectors] the general way: ragged columns, bias, activation.
-__attribute__((noinline)) void finish_rows(const Tile& t, const Vec* sums, int rows, int vectors) {
-  for (int m = 0; m < rows; m++)
-    for (int v = 0; v < vectors; v++) {
-      float* out = t.out[m] + v * kLanes;
-      const int64_t n = min64(t.columns - v * kLanes, kLanes);
-      Vec y = sums[m * vectors + v];
-      if (t.accumulate) y += n == kLanes ? load(out) : load_part(out, n);
-      if (t.bias) y += n == kLanes ? load(t.bias + v * kLanes) : load_part(t.bias + v * kLanes, n);
-      if (t.relu) y = y < Vec{} ? Vec{} : y;
-      if (n == kLanes) store(out, y);
-      else store_part(out, y, n);
+template <class Lanes>
+inline void add_words(uint32_t* to, BitWords bits, Lanes lanes) {
+  float* at = reinterpret_cast<float*>(to);
+  lanes.store(at, (Vec)((BitWords)lanes.load(at) | bits));
+}
+
+// Adds the bits of y > 0 of a vector of columns to the words of the mask.
+template <int M, class Lanes>
+inline __attribute__((always_inline)) void finish_mask_words(const Tile& t, const Vec (&y)[M], int column,
+                                                             Lanes lanes) {
+  BitWords bits = {};
+  AUXGRAD_UNROLL
+  for (int m = 0; m < M; m++) bits = mark_positive(bits, y[m], BitWords{} + (1u << m));
+  bits &= BitWords{} + t.marked;
+  const uint64_t place = static_cast<uint64_t>(t.marked) << t.first_bit;
+  if (static_cast<uint32_t>(place)) add_words(t.mask + column, bits << t.first_bit, lanes);
+  if (place >> 32) add_words(t.mask + t.words + column, bits >> (32 - t.first_bit), lanes);
+}
+
+// Adds the first `rows` of y, all if there are M, to the sums of a vector of columns.
+template <int M>
+inline __attribute__((always_inline)) void finish_moments(Moments& s, const Vec (&y)[M], int rows, int column) {
+  if (!s.settled) {
+    Vec mean = {};
+    const Vec share = broadcast(1.0f / static_cast<float>(rows));
+    AUXGRAD_UNROLL
+    for (int m = 0; m < M; m++)
+      if (m < rows) mean = fma(y[m], share, mean);
+    store(s.shift + column, mean - mean == Vec{} ? mean : Vec{});
+  }
+  const Vec middle = load(s.shift + column);
+  Vec a[2] = {}, b[2] = {};
+  AUXGRAD_UNROLL
+  for (int m = 0; m < M; m++)
+    if (m < rows) {
+      const Vec d = y[m] - middle;
+      a[m % 2] += d;
+      b[m % 2] = fma(d, d, b[m % 2]);
     }
+  float sum[kLanes];
+  store(sum, a[0] + a[1]);
+  for (int i = 0; i < kLanes; i++) s.sum[column + i] += sum[i];
+  store(s.squares + column, load(s.squares + column) + (b[0] + b[1]));
+}
+
+// Ragged columns: sums [rows][vectors].
+__attribute__((noinline)) void finish_rows(const Tile& t, const Vec* sums, int rows, int vectors) {
+  for (int v = 0; v < vectors; v++) {
+    const int column = v * kLanes;
+    const PartLanes part = {t.columns - column};
+    const bool whole = part.n >= kLanes;
+    Vec y[kTileRows] = {};
+    for (int m = 0; m < rows; m++) {
+      float* out = t.out[m] + column;
+      y[m] = sums[m * vectors + v];
+      if (t.accumulate) y[m] += load_first(out, part.n);
+      if (t.relu) y[m] = relu(y[m]);
+      if (whole) store(out, y[m]);
+      else store_part(out, y[m], part.n);
+    }
+    if (t.marked && whole) finish_mask_words(t, y, column, WholeLanes());
+    if (t.marked && !whole) finish_mask_words(t, y, column, part);
+    if (t.moments) finish_moments(*t.moments, y, rows, column);
+  }
 }
 
 template <int M, int V>
-inline void finish_tile(const Tile& t, const Vec (&acc)[M][V]) {
-  if (t.columns == V * kLanes && !t.bias && !t.relu) {
+inline __attribute__((always_inline)) void finish_tile(const Tile& t, Vec (&acc)[M][V]) {
+  if (t.columns < V * kLanes) {
+    Vec sums[M * V];
     AUXGRAD_UNROLL
     for (int m = 0; m < M; m++) {
-      float* out = t.out[m];
       AUXGRAD_UNROLL
-      for (int v = 0; v < V; v++, out += kLanes) store(out, t.accumulate ? acc[m][v] + load(out) : acc[m][v]);
+      for (int v = 0; v < V; v++) sums[m * V + v] = acc[m][v];
     }
-    return;
+    return finish_rows(t, sums, M, V);
   }
-  Vec sums[M * V];
+  if (t.accumulate) {
+    AUXGRAD_UNROLL
+    for (int m = 0; m < M; m++) {
+      AUXGRAD_UNROLL
+      for (int v = 0; v < V; v++) acc[m][v] += load(t.out[m] + v * kLanes);
+    }
+  }
+  if (t.relu) {
+    AUXGRAD_UNROLL
+    for (int m = 0; m < M; m++) {
+      AUXGRAD_UNROLL
+      for (int v = 0; v < V; v++) acc[m][v] = relu(acc[m][v]);
+    }
+  }
   AUXGRAD_UNROLL
   for (int m = 0; m < M; m++) {
+    float* out = t.out[m];
     AUXGRAD_UNROLL
-    for (int v = 0; v < V; v++) sums[m * V + v] = acc[m][v];
+    for (int v = 0; v < V; v++) store(out + v * kLanes, acc[m][v]);
   }
-  finish_rows(t, sums, M, V);
+  if (!t.marked && !t.moments) return;
+  AUXGRAD_UNROLL
+  for (int v = 0; v < V; v++) {
+    Vec y[M];
+    AUXGRAD_UNROLL
+    for (int m = 0; m < M; m++) y[m] = acc[m][v];
+    if (t.marked) finish_mask_words(t, y, v * kLanes, WholeLanes());
+    if (t.moments) finish_moments(*t.moments, y, M, v * kLanes);
+  }
 }
 
 // out[m][c] (+)= sum over runs and k of row[m][run + k] * panel[k][c], then bias and activation.
@@ -71,8 +160,16 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
     AUXGRAD_UNROLL
     for (int v = 0; v < V; v++) __builtin_prefetch(t.out[m] + v * kLanes, 1);
   }
-  Vec acc[M][V] = {};
-  const float* b = t.panel;
+  Vec start[V] = {}, acc[M][V];
+  AUXGRAD_UNROLL
+  for (int v = 0; v < V; v++)
+    if (t.bias) start[v] = load_first(t.bias + v * kLanes, t.columns - v * kLanes);
+  AUXGRAD_UNROLL
+  for (int m = 0; m < M; m++) {
+    AUXGRAD_UNROLL
+    for (int v = 0; v < V; v++) acc[m][v] = start[v];
+  }
+  const float *b = t.panel, *ahead = t.ahead;
   for (int64_t i = 0; i < t.runs.outer; i++)
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const int64_t start = i * t.runs.outer_step + j * t.runs.inner_step;
@@ -80,6 +177,7 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) a[m] = t.row[m] + start;
       for (int64_t k = 0; k < t.runs.length; k++, b += V * kLanes) {
+        __builtin_prefetch(ahead + 8 * k, 0, 2);
         Vec right[V];
         AUXGRAD_UNROLL
         for (int v = 0; v < V; v++) right[v] = load(b + v * kLanes);
@@ -91,10 +189,13 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
         }
       }
     }
-  finish_tile<M, V>(t, acc);
+  const Tile* again = &t;  // read anew: registers kept for it would be missing above
+  asm("" : "+r"(again));
+  finish_tile<M, V>(*again, acc);
 }
 
-// The same with neighbouring left rows, row[m] = row[0] + m, and elements `step` apart: the weight gradient.
+// The same with neighbouring left rows, row[m] = row[0] + m, and elements `step` apart, of whole panels: the weight
+// gradient.
 template <int M, int V>
 __attribute__((noinline)) void tile_of_columns(const Tile& t) {
   Vec acc[M][V] = {};
@@ -114,7 +215,12 @@ __attribute__((noinline)) void tile_of_columns(const Tile& t) {
         }
       }
     }
-  finish_tile<M, V>(t, acc);
+  AUXGRAD_UNROLL
+  for (int m = 0; m < M; m++) {
+    float* out = t.out[m];
+    AUXGRAD_UNROLL
+    for (int v = 0; v < V; v++, out += kLanes) store(out, t.accumulate ? acc[m][v] + load(out) : acc[m][v]);
+  }
 }
 
 // Calls f for the tile of m rows: one instantiation a height.

@@ -61,6 +61,17 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
+// Zero where y is below it; NaN stays NaN.
+inline Vec relu(Vec y) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_max_ps(_mm512_setzero_ps(), (__m512)y);  // the second operand if one is NaN
+#elif defined(__AVX2__)
+  return (Vec)_mm256_max_ps(_mm256_setzero_ps(), (__m256)y);
+#else
+  return y < Vec{} ? Vec{} : y;
+#endif
+}
+
 // Whether a lane has any bit set.
 inline bool any_lane(IntVec v) {
 #if defined(__AVX512F__)

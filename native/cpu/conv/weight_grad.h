@@ -42,9 +42,6 @@ struct WeightGradientPlan {
   int64_t workspace;  // floats of one thread
 };
 
-// Columns of a stripe some odd lines apart: 192 of them, read at one channel, then spread over all sets of a cache.
-inline int64_t stripe_pitch_of(int64_t depth) { return depth % 32 == 0 ? depth + 16 : depth; }
-
 inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
   WeightGradientPlan plan;
   const int64_t taps = p.vertical.taps * p.horizontal.taps;

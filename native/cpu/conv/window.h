@@ -48,9 +48,15 @@ struct ProductPlan {
   int64_t wave;    // output channels whose weights are packed at a time
   int64_t packed;  // floats of packed weights, all groups
   int64_t part;    // output channels of a task
+  int64_t stripe;  // floats of a stripe
 };
 
 inline int64_t taps_of(const Product& p) { return p.vertical.taps * p.horizontal.taps; }
+
+// Floats from a column of a stripe to the next: side by side where taps make one run, else over all lines of a cache.
+inline int64_t column_pitch(const Product& p, int64_t depth) {
+  return taps_of(p) == 1 ? stripe_pitch_of(depth) : depth;
+}
 
 __attribute__((noinline)) inline ProductPlan plan_product(const Product& p) {
   ProductPlan plan;
@@ -65,12 +71,13 @@ __attribute__((noinline)) inline ProductPlan plan_product(const Product& p) {
   const int64_t blocks = max64(1, plan.blocks.count() * p.groups);
   const int64_t wanted = max64(1, min64(ceil_div(kTasks, blocks), plan.wave / kPart));
   plan.part = even_size(plan.wave / kPanel, ceil_div(plan.wave / kPanel, wanted)) * kPanel;
+  plan.stripe = (plan.blocks.stripe / plan.blocks.depth * column_pitch(p, plan.blocks.depth) + 16) / 16 * 16;
   return plan;
 }
 
 inline int64_t product_scratch(const Product& p, int threads) {
   const ProductPlan plan = plan_product(p);
-  return (plan.packed + (plan.blocks.stripe + 16) / 16 * 16 * threads) * 4;
+  return (plan.packed + plan.stripe * threads) * 4;
 }
 
 // target[k][width] = source[k * k_step + c * c_step], zeros from column `columns` on; one of the steps is 1.
@@ -132,6 +139,11 @@ inline bool rows_are_whole(const Product& p, const Blocks& b) {
 struct Span {
   int64_t begin, end;
 };
+// Those of tokens [begin, end) of `all` whose words hold no others.
+inline Span whole_words(int64_t begin, int64_t end, int64_t all) {
+  begin = ceil_div(begin, 32) * 32;
+  return {begin, max64(begin, end == all ? end : end / 32 * 32)};
+}
 // Tokens of the block that holds token t.
 inline Span block_tokens(const Product& p, const Blocks& b, int64_t t) {
   const int64_t image = p.vertical.count * p.horizontal.count, n = t / image;
@@ -153,14 +165,24 @@ inline void pack_image(const Call& call, const Product& p) {
   });
 }
 
-// Words of the mask that no block holds alone.
-inline void finish_mask(const Call& call, const Product& p, const Blocks& b) {
+// Bits of x > 0, in the shape of the output, in words that no block holds alone.
+inline void finish_words(const Call& call, const Product& p, const Blocks& b, const float* x, uint32_t* words,
+                         int64_t channels) {
   const int64_t tokens = p.images * p.out_rows * p.out_columns;
-  parallel_ranges(call, ceil_div(tokens, 32), max64(1, 4096 / p.out_channels), [&](int64_t begin, int64_t end) {
+  parallel_ranges(call, ceil_div(tokens, 32), max64(1, 4096 / max64(1, channels)), [&](int64_t begin, int64_t end) {
     for (int64_t w = begin; w < end; w++)
       if (!rows_are_whole(p, b) || block_tokens(p, b, w * 32).end < min64(tokens, w * 32 + 32))
-        pack_positive(p.out, tokens, p.out_channels, p.mask, w, w + 1, 0, p.out_channels);
+        pack_positive(x, tokens, channels, words, w, w + 1, 0, channels);
   });
+}
+inline void finish_mask(const Call& call, const Product& p, const Blocks& b) {
+  finish_words(call, p, b, p.out, p.mask, p.out_channels);
+}
+
+// Whether the signs of a block's inputs can be packed with it: outputs lie over inputs, one by one, in whole rows.
+inline bool signs_by_blocks(const Product& p, const Blocks& b) {
+  return p.image.rows == p.vertical.count && p.image.columns == p.horizontal.count && p.vertical.in_step == 1 &&
+         p.horizontal.in_step == 1 && rows_are_whole(p, b);
 }
 
 // Addresses of the tokens of a block, in its stripe and in the output.
@@ -183,8 +205,10 @@ inline void find_addresses(const Product& p, const Block& k, const Pitch& pitch,
     }
 }
 
-// A single tap that is never in the padding, of the image as it is: rows are read where they lie.
+// A single tap that is never in the padding, of the image as it is: rows are read where they lie, unless that is a
+// multiple of 4 KiB apart. Such rows share a few lines of a first-level cache, fewer than a tile has rows.
 inline bool reads_in_place(const Product& p) {
+  if (p.horizontal.in_step * p.image.channels % 1024 == 0) return false;
   const auto inside = [](const Axis& a, int64_t size) {
     return a.taps == 1 && a.tap_start >= 0 && a.tap_start + (a.count - 1) * a.in_step < size;
   };
@@ -215,14 +239,24 @@ inline void zero_outputs(const Call& call, const Product& p) {
   });
 }
 
+inline void store_moments(const Statistics& s, int64_t chunk, int64_t channel, int64_t columns, const Moments& m) {
+  double *sum = s.sums + chunk * 2 * s.channels + channel, *squares = sum + s.channels;
+  memcpy(sum, m.sum, static_cast<size_t>(columns) * sizeof(double));
+  for (int64_t i = 0; i < columns; i++) squares[i] = m.squares[i];
+  memcpy(s.shift + chunk * s.channels + channel, m.shift, static_cast<size_t>(columns) * sizeof(float));
+}
+
 inline void run_product(const Call& call, const Product& p) {
   const ProductPlan plan = plan_product(p);
   const Blocks& b = plan.blocks;
-  if (p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0) return;
+  const bool empty = p.images * p.vertical.count * p.horizontal.count * p.width * p.groups == 0;
+  const bool signs = p.signs && !empty && signs_by_blocks(p, b);
+  if (p.signs && !signs) pack_image(call, p);
+  if (empty) return;
   float* packed = static_cast<float*>(call.scratch);
   float* stripes = packed + plan.packed;
   const bool in_place = reads_in_place(p);
-  const int64_t stripe_floats = (b.stripe + 16) / 16 * 16;
+  const int64_t all = p.images * p.out_rows * p.out_columns;
 
   for (int64_t from = 0; from < p.width; from += plan.wave)
     for (int64_t slice = 0; slice < plan.slices; slice++) {
@@ -245,46 +279,67 @@ inline void run_product(const Call& call, const Product& p) {
           source = p.image.data + k.n0 * pitch.image + k.i0 * pitch.row + k.j0 * pitch.column +
                    p.vertical.tap_start * line + p.horizontal.tap_start * p.image.channels + g * p.depth + channel;
         } else {
-          float* stripe = stripes + thread * stripe_floats;
-          find_addresses(p, k, stripe_pitch(k, p.vertical, p.horizontal, depth), at);
+          float* stripe = stripes + thread * plan.stripe;
+          const int64_t pitch = column_pitch(p, depth);
+          find_addresses(p, k, stripe_pitch(k, p.vertical, p.horizontal, pitch), at);
           if (reduction > 0)
-            pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth, depth);
+            pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth, pitch);
           source = stripe;
         }
+        const int64_t tokens = k.tokens(), first = at.out[0] / p.out_channels, own = g * p.width + from;
+        const Span whole = rows_are_whole(p, b) ? whole_words(first, first + tokens, all) : Span{0, 0};
+        if (signs && from == 0 && part == 0)
+          pack_positive(p.image.data, all, p.image.channels, p.signs, whole.begin / 32, ceil_div(whole.end, 32),
+                        g * p.depth + channel, g * p.depth + channel + depth);
 
         Tile t;
         t.runs = tap_runs(p, k, depth);
         t.step = 1;
         t.accumulate = slice > 0;
         t.relu = last && p.relu;
-        const int64_t tokens = k.tokens(), tiles = ceil_div(tokens, kTileRows), end = min64(columns, part + plan.part);
+        const int64_t tiles = ceil_div(tokens, kTileRows), end = min64(columns, part + plan.part);
+        // What this thread's next block most likely reads, if blocks lie in a row.
+        const bool in_row =
+            p.vertical.count == 1 && p.images == 1 && p.image.channels == depth && signs_by_blocks(p, b);
+        const int64_t calls = tiles * ceil_div(end - part, kPanel);
+        const int64_t ahead_step = in_row ? ceil_div(tokens * depth, calls) : 0;
+        t.ahead = in_row ? p.image.data + (k.j0 + call.pool->threads() * tokens) * depth : packed;
+        Moments moments;
+        if (last && p.mask) {
+          t.words = p.out_channels;
+          for (int64_t w = whole.begin / 32; w < ceil_div(whole.end, 32); w++)
+            memset(p.mask + w * p.out_channels + own + part, 0, static_cast<size_t>(end - part) * 4);
+        }
+        if (last && p.statistics) t.moments = &moments;
         for (int64_t c = part; c < end; c += kPanel) {
           t.panel = packed + g * group_floats + c * reduction;
           t.columns = min64(kPanel, columns - c);
-          const int64_t out_channel = g * p.width + from + c;
+          const int64_t out_channel = own + c;
           t.bias = last && p.bias ? p.bias + out_channel : nullptr;
+          memset(&moments, 0, sizeof(moments));
           for (int64_t i = 0; i < tiles; i++) {
             const int64_t t0 = even_start(tokens, tiles, i), t1 = even_start(tokens, tiles, i + 1);
             for (int64_t m = t0; m < t1; m++) {
               t.row[m - t0] = source + at.source[m];
               t.out[m - t0] = p.out + at.out[m] + out_channel;
             }
+            if (last && p.mask) {
+              const int64_t token = first + t0;
+              const int64_t from_row = max64(0, whole.begin - token), to_row = min64(t1 - t0, whole.end - token);
+              t.mask = p.mask + token / 32 * p.out_channels + out_channel;
+              t.first_bit = static_cast<int>(token % 32);
+              t.marked = from_row < to_row ? (1u << to_row) - (1u << from_row) : 0;
+            }
             run_tile<false>(t, static_cast<int>(t1 - t0));
+            t.ahead += ahead_step;
+            moments.settled = true;
           }
+          if (t.moments) store_moments(p.statistics, task % count, out_channel, t.columns, moments);
         }
-        if (last && p.mask && rows_are_whole(p, b)) {
-          const int64_t all = p.images * p.out_rows * p.out_columns, t0 = at.out[0] / p.out_channels, t1 = t0 + tokens;
-          const int64_t channels = g * p.width + from;
-          pack_positive(p.out, all, p.out_channels, p.mask, ceil_div(t0, 32), t1 == all ? ceil_div(t1, 32) : t1 / 32,
-                        channels + part, channels + end);
-        }
-        if (last && p.statistics) {
-          const int64_t channels = g * p.width + from;
-          sum_chunk(p.statistics, task % count, tokens, channels + part, channels + end,
-                    [&](int64_t t) { return p.out + at.out[t]; });
-        }
+        if (t.moments && own + part == 0) p.statistics.rows[task % count] = static_cast<double>(tokens);
       });
     }
+  if (signs) finish_words(call, p, b, p.image.data, p.signs, p.image.channels);
   if (p.mask) finish_mask(call, p, b);
 }
 

@@ -217,6 +217,9 @@ inline void run_patches(const Call& call, const Product& p) {
   Blocks outputs = b;
   outputs.rows *= 2;
   outputs.columns *= 2;
+  const bool signs = p.signs && signs_by_blocks(p, outputs);
+  const int64_t all = p.images * p.out_rows * p.out_columns;
+  if (p.signs && !signs) pack_image(call, p);
 
   for (int64_t from = 0; from < p.width; from += plan.wave)
     for (int64_t slice = 0; slice < plan.slices; slice++) {
@@ -234,6 +237,12 @@ inline void run_patches(const Call& call, const Product& p) {
         float* products = patches + 16 * plan.patches;
         pack_block(stripe, p.image, k, plan.vertical, plan.horizontal, channel, depth, depth);
         transform_patches(plan, k, stripe, depth, patches);
+        const int64_t last_row = min64(p.out_rows, 2 * (k.i0 + k.rows));
+        const Span whole = whole_words((k.n0 * p.out_rows + 2 * k.i0) * p.out_columns,
+                                       ((k.n0 + k.images - 1) * p.out_rows + last_row) * p.out_columns, all);
+        if (signs && from == 0 && part == 0)
+          pack_positive(p.image.data, all, p.depth, p.signs, whole.begin / 32, ceil_div(whole.end, 32), channel,
+                        channel + depth);
 
         const int64_t tokens = k.tokens(), tiles = ceil_div(tokens, kTileRows);
         Tile t;
@@ -241,6 +250,7 @@ inline void run_patches(const Call& call, const Product& p) {
         t.step = 1;
         t.accumulate = t.relu = false;
         t.bias = nullptr;
+        t.ahead = packed;
         for (int64_t c = part; c < stop; c += kPanel) {
           const int64_t width = panel_width(columns, c);
           t.columns = width;
@@ -260,14 +270,9 @@ inline void run_patches(const Call& call, const Product& p) {
               p, k, products, width,
               {slice > 0, last && p.relu, last && p.bias ? p.bias + first : nullptr, first, min64(width, columns - c)});
         }
-        if (last && p.mask && rows_are_whole(p, outputs)) {
-          const int64_t all = p.images * p.out_rows * p.out_columns;
-          const int64_t t0 = (k.n0 * p.out_rows + 2 * k.i0) * p.out_columns;
-          const int64_t t1 =
-              ((k.n0 + k.images - 1) * p.out_rows + min64(p.out_rows, 2 * (k.i0 + k.rows))) * p.out_columns;
-          pack_positive(p.out, all, p.out_channels, p.mask, ceil_div(t0, 32), t1 == all ? ceil_div(t1, 32) : t1 / 32,
-                        from + part, from + stop);
-        }
+        if (last && p.mask && rows_are_whole(p, outputs))
+          pack_positive(p.out, all, p.out_channels, p.mask, whole.begin / 32, ceil_div(whole.end, 32), from + part,
+                        from + stop);
         if (last && p.statistics) {
           const int64_t rows = min64(2 * k.rows, p.out_rows - 2 * k.i0);
           const int64_t across = min64(2 * k.columns, p.out_columns - 2 * k.j0);
@@ -278,6 +283,7 @@ inline void run_patches(const Call& call, const Product& p) {
         }
       });
     }
+  if (signs) finish_words(call, p, outputs, p.image.data, p.signs, p.depth);
   if (p.mask) finish_mask(call, p, outputs);
 }
 

@@ -96,9 +96,10 @@ inline void run(const Call& call, const Product& p) {
   Product u;
   if (amx_in_force() && as_matrix(p, u)) return run_matrix(call, u);
 #endif
-  if (p.signs) pack_image(call, p);
-  if (taps_of(p) == 0) zero_outputs(call, p);
-  else if (suits_patches(p)) run_patches(call, p);
+  if (taps_of(p) == 0) {
+    if (p.signs) pack_image(call, p);
+    zero_outputs(call, p);
+  } else if (suits_patches(p)) run_patches(call, p);
   else run_product(call, p);
 }
 inline int64_t scratch_of(const Product& p, int threads) {

@@ -51,8 +51,7 @@ Registration::Registration(const char* name, void (*fill)(Group&)) {
   fill(groups().back());
 }
 
-Array::Array(std::vector<int64_t> shape, auxgrad::DType dtype)
-    : shape_(std::move(shape)), count_(1), dtype_(dtype) {
+Array::Array(std::vector<int64_t> shape, auxgrad::DType dtype) : shape_(std::move(shape)), count_(1), dtype_(dtype) {
   for (int64_t n : shape_) count_ *= n;
   data_ = aligned(bytes());
   std::memset(data_.get(), 0xff, static_cast<size_t>(bytes()));  // NaN until written

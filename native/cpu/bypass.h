@@ -1,7 +1,10 @@
 // Stores past the caches. What is too large to be found in a cache when it is read again need not be read before it is
 // written: of a copy that is a third of all that moves.
 #pragma once
-#include "conv/vec.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#include "unit.h"
 
 namespace auxgrad {
 namespace {
@@ -25,14 +28,28 @@ inline bool too_large(const View& y, int64_t pitch) {
   return too_large(y) && lines_apart(y.data, pitch * dtype_size(y.dtype));
 }
 
-inline void bypass(float* p, Vec v) {
+template <class V>
+inline void bypass(float* p, V v) {
 #if defined(__AVX512F__)
   _mm512_stream_ps(p, (__m512)v);
 #elif defined(__AVX2__)
   _mm256_stream_ps(p, (__m256)v);
 #else
-  store(p, v);
+  memcpy(p, &v, sizeof(v));
 #endif
+}
+// Whole lines.
+inline void bypass_copy(void* to, const void* from, int64_t bytes) {
+#if defined(__AVX512F__)
+  typedef float Some __attribute__((vector_size(64)));
+#else
+  typedef float Some __attribute__((vector_size(32)));
+#endif
+  for (int64_t i = 0; i < bytes; i += static_cast<int64_t>(sizeof(Some))) {
+    Some v;
+    memcpy(&v, static_cast<const char*>(from) + i, sizeof(v));
+    bypass(reinterpret_cast<float*>(static_cast<char*>(to) + i), v);
+  }
 }
 // Ends a task: other threads see its stores from here on.
 inline void end_bypass() {
@@ -42,11 +59,11 @@ inline void end_bypass() {
 }
 
 // lanes.store(), past the caches if `past`.
-inline void put(bool past, WholeLanes, float* p, Vec v) {
-  if (kCanBypass && past) bypass(p, v);
-  else store(p, v);
+template <class Lanes, class V>
+inline void put(bool past, Lanes lanes, float* p, V v) {
+  if (kCanBypass && past && lanes.count() * 4 == static_cast<int64_t>(sizeof(V))) bypass(p, v);
+  else lanes.store(p, v);
 }
-inline void put(bool, PartLanes lanes, float* p, Vec v) { lanes.store(p, v); }
 
 }  // namespace
 }  // namespace auxgrad

@@ -318,8 +318,7 @@ class Rows {
       char* to = out + i * loop_.out_size;
       if (!past) fetch(to + 4 * kStretch * loop_.out_size, kStretch * loop_.out_size);
       loop_.run(loop_.f, from, past ? buffer(N) : to, m);
-      for (int64_t b = 0; past && b < m * loop_.out_size; b += sizeof(Vec))
-        bypass(reinterpret_cast<float*>(to + b), load(reinterpret_cast<float*>(buffer(N) + b)));
+      if (past) bypass_copy(to, buffer(N), m * loop_.out_size);
     }
     return n;
   }

@@ -1,5 +1,6 @@
 // Moving elements: contiguous copies of strided views, fills.
 #include "../bypass.h"
+#include "../conv/vec.h"
 
 namespace auxgrad {
 namespace {

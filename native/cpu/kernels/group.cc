@@ -89,7 +89,8 @@ bool group_norm(const Call& call) {
       float* y = call.out[0].f32() + at + r * g.channels;
       each_vector(0, n, [&](int64_t c, auto lanes) {
         if (!aside) fetch_next(y + c, 2 * g.channels);
-        put(aside, lanes, y + c, (lanes.load(row + c) - lanes.load(mean + c)) * lanes.load(scale + c) + lanes.load(beta + c));
+        put(aside, lanes, y + c,
+            (lanes.load(row + c) - lanes.load(mean + c)) * lanes.load(scale + c) + lanes.load(beta + c));
       });
     }
     if (past) end_bypass();
@@ -163,8 +164,9 @@ bool group_norm_grad(const Call& call) {
         each_vector(0, n, [&](int64_t c, auto lanes) {
           if (!aside) fetch_next(dx + c, 2 * all);
           const Vec scale = lanes.load(rstd + c), normal = (lanes.load(row + c) - lanes.load(mean + c)) * scale;
-          put(aside, lanes, dx + c, scale * (lanes.load(given + c) * lanes.load(gamma + c) - lanes.load(means_of_dy + c) -
-                                       normal * lanes.load(means_of_products + c)));
+          put(aside, lanes, dx + c,
+              scale * (lanes.load(given + c) * lanes.load(gamma + c) - lanes.load(means_of_dy + c) -
+                       normal * lanes.load(means_of_products + c)));
         });
       }
     }

@@ -72,17 +72,20 @@ inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
 bool softmax(const Call& call) {
   const View& x = call.in[0];
   const int64_t n = x.shape[x.rank - 1];
+  const bool past = n <= kPiece && too_large(call.out[0], n);
   each_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows) {
     const float* in = x.f32() + first * n;
     float* y = call.out[0].f32() + first * n;
-    float top[kPiece];
+    float top[kPiece], aside[kPiece], *e = past ? aside : y;
     for (int64_t r = 0; r < rows; r++) top[r] = row_max(in + r * n, n);
-    exp_rows(in, top, y, rows, n);
+    exp_rows(in, top, e, rows, n);
     for (int64_t r = 0; r < rows; r++) {
+      const float* from = e + r * n;
       float* row = y + r * n;
-      const Vec scale = broadcast(static_cast<float>(1 / row_sum(row, n)));
-      each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(row + i, lanes.load(row + i) * scale); });
+      const Vec scale = broadcast(static_cast<float>(1 / row_sum(from, n)));
+      each_vector(0, n, [&](int64_t i, auto lanes) { put(past, lanes, row + i, lanes.load(from + i) * scale); });
     }
+    if (past) end_bypass();
   });
   return true;
 }
@@ -91,15 +94,18 @@ bool softmax(const Call& call) {
 bool softmax_grad(const Call& call) {
   const View& y = call.in[1];
   const int64_t n = y.shape[y.rank - 1], rows = y.count(0, y.rank - 1);
+  const bool past = too_large(call.out[0], n);
   parallel_ranges(call, rows, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const float *g = call.in[0].f32() + r * n, *p = y.f32() + r * n;
       float* dx = call.out[0].f32() + r * n;
       const Vec dot = broadcast(static_cast<float>(
           sum_terms(n, [&](int64_t i, auto lanes) { return lanes.load(g + i) * lanes.load(p + i); })));
-      each_vector(0, n,
-                  [&](int64_t i, auto lanes) { lanes.store(dx + i, lanes.load(p + i) * (lanes.load(g + i) - dot)); });
+      each_vector(0, n, [&](int64_t i, auto lanes) {
+        put(past, lanes, dx + i, lanes.load(p + i) * (lanes.load(g + i) - dot));
+      });
     }
+    if (past) end_bypass();
   });
   return true;
 }
@@ -176,11 +182,14 @@ bool cross_entropy_grad(const Call& call) {
   const View& x = call.in[1];
   const int64_t rows = x.shape[0], n = x.shape[1], ignore = call.integer(1);
   const float smooth = call.real(0), rest = smooth / static_cast<float>(n);
+  const bool past = n <= kPiece && too_large(call.out[0], n);
   each_rows(call, rows, n, [&](int64_t first, int64_t count) {
     const float *in = x.f32() + first * n, *lse = call.in[3].f32() + first;
     float* dx = call.out[0].f32() + first * n;
-    exp_rows(in, lse, dx, count, n);
+    float aside[kPiece], *e = past ? aside : dx;
+    exp_rows(in, lse, e, count, n);
     for (int64_t r = 0; r < count; r++) {
+      const float* from = e + r * n;
       float* row = dx + r * n;
       const int64_t label = call.in[2].i32()[first + r];
       const float g = label == ignore ? 0.0f : call.in[0].f32()[first + r];
@@ -189,9 +198,22 @@ bool cross_entropy_grad(const Call& call) {
         continue;
       }
       const Vec scale = broadcast(g), less = broadcast(rest);
-      each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(row + i, scale * (lanes.load(row + i) - less)); });
-      row[label] -= g * (1 - smooth);
+      const auto scaled = [&](int64_t i, auto lanes) { return scale * (lanes.load(from + i) - less); };
+      const auto fill = [&](int64_t begin, int64_t end) {
+        each_vector(begin, end, [&](int64_t i, auto lanes) { put(past, lanes, row + i, scaled(i, lanes)); });
+      };
+      // The vector of the label between those before and behind it: what went past the caches is not read again.
+      const int64_t at = label / kLanes * kLanes;
+      fill(0, at);
+      each_vector(at, min64(n, at + kLanes), [&](int64_t i, auto lanes) {
+        float own[kLanes];
+        store(own, scaled(i, lanes));
+        own[label - at] -= g * (1 - smooth);
+        put(past, lanes, row + i, load(own));
+      });
+      fill(min64(n, at + kLanes), n);
     }
+    if (past) end_bypass();
   });
   return true;
 }

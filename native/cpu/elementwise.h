@@ -229,7 +229,8 @@ struct Loop {
 };
 
 constexpr int64_t kGather = 1024;  // elements of a buffer, a multiple of every block
-constexpr int64_t kStretch = 128;  // elements of a long row at a time, a multiple of every block
+constexpr int64_t kStretch = 256;  // elements of a long row at a time, a multiple of every block
+constexpr int64_t kAhead = 512;    // elements
 
 template <class T, class R>
 constexpr int64_t kLoopBlock = sizeof(T) == 4 && sizeof(R) == 4 ? 16 : 64;
@@ -311,12 +312,12 @@ class Rows {
         const int64_t size = loop_.in_size[o];
         const char* x = in[o] + i * step[o] * size;
         from[o] = step[o] == 1 ? x : buffer(o);
-        if (step[o] == 1) fetch(x + 4 * kStretch * size, kStretch * size);
+        if (step[o] == 1) fetch(x + kAhead * size, kStretch * size);
         // A repeated value fills its buffer only once.
         else if (i == 0 || step[o] != 0) gather(buffer(o), x, size, step[o], m);
       }
       char* to = out + i * loop_.out_size;
-      if (!past) fetch(to + 4 * kStretch * loop_.out_size, kStretch * loop_.out_size);
+      if (!past) fetch(to + kAhead * loop_.out_size, kStretch * loop_.out_size);
       loop_.run(loop_.f, from, past ? buffer(N) : to, m);
       if (past) bypass_copy(to, buffer(N), m * loop_.out_size);
     }

@@ -47,24 +47,44 @@ inline void each_rows(const Call& call, int64_t rows, int64_t n, const F& f) {
                   });
 }
 
-// lse[r] = max + log(sum(exp(x - max))) of rows [0, rows).
+// exp_f32() of lanes that are not positive, or NaN.
+inline Vec exp_lanes(Vec x) {
+  const Vec t = fma(x, broadcast(1.44269504f), broadcast(kRound)), n = t - broadcast(kRound);
+  const Vec r = fma(n, broadcast(2.12194440e-4f), fma(n, broadcast(-0.693359375f), x));
+  Vec p = broadcast(1.9875691500e-4f);
+  p = fma(p, r, broadcast(1.3981999507e-3f));
+  p = fma(p, r, broadcast(8.3334519073e-3f));
+  p = fma(p, r, broadcast(4.1665795894e-2f));
+  p = fma(p, r, broadcast(1.6666665459e-1f));
+  p = fma(p, r, broadcast(5.0000001201e-1f));
+  p = fma(p * r, r, r) + 1.0f;
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.33f), _CMP_NLT_UQ), (__m512)p,
+                                     (__m512)n);
+#else
+  const Vec y = (Vec)((IntVec)p + ((IntVec)t << 23));
+  return x < -87.33f ? Vec{} : x == x ? y : x;
+#endif
+}
+
+// lse[r] = max + log(sum(exp(x - max))) of rows [0, rows). A row of some length is summed as it is read.
 inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
-  float e[kPiece];
-  if (n > kPiece) {
-    const float top = row_max(x, n);
-    double sum = 0;
-    for (int64_t i = 0; i < n; i += kPiece) {
-      const int64_t count = min64(kPiece, n - i);
-      exp_rows(x + i, &top, e, 1, count);
-      sum += row_sum(e, count);
-    }
-    lse[0] = top + log_f32(static_cast<float>(sum));
-    return;
-  }
   for (int64_t r = 0; r < rows; r++) lse[r] = row_max(x + r * n, n);
-  exp_rows(x, lse, e, rows, n);
   float sums[kPiece];
-  for (int64_t r = 0; r < rows; r++) sums[r] = static_cast<float>(row_sum(e + r * n, n));
+  if (n >= kSide)
+    for (int64_t r = 0; r < rows; r++) {
+      const float* row = x + r * n;
+      const Vec top = broadcast(lse[r]);
+      sums[r] = static_cast<float>(sum_terms(n, [&](int64_t i, auto lanes) {
+        fetch_next(row + i, rows * n);
+        return exp_lanes(lanes.load(row + i) - top);
+      }));
+    }
+  else {
+    float e[kPiece];
+    exp_rows(x, lse, e, rows, n);
+    for (int64_t r = 0; r < rows; r++) sums[r] = static_cast<float>(row_sum(e + r * n, n));
+  }
   for (int64_t r = 0; r < rows; r++) lse[r] += log_f32(sums[r]);
 }
 

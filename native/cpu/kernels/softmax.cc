@@ -10,43 +10,6 @@ constexpr int64_t kPiece = 4096;
 
 inline int64_t rows_together(int64_t n) { return max64(1, kPiece / max64(1, n)); }
 
-inline void exp_all(float* e, int64_t n) {
-  for (int64_t i = 0; i < n; i++) e[i] = exp_f32(e[i]);
-}
-
-// y = x - shift for a row.
-inline void subtract(const float* x, float shift, float* y, int64_t n) {
-  const Vec s = broadcast(shift);
-  each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(y + i, lanes.load(x + i) - s); });
-}
-
-// y = exp(x - shift[r]) for rows [0, rows). Long rows take one pass, short ones are better off in one run.
-inline void exp_rows(const float* x, const float* shift, float* y, int64_t rows, int64_t n) {
-  if (n < kSide) {
-    for (int64_t r = 0; r < rows; r++) subtract(x + r * n, shift[r], y + r * n, n);
-    return exp_all(y, rows * n);
-  }
-  for (int64_t r = 0; r < rows; r++, x += n, y += n) {
-    const float s = shift[r];
-    for (int64_t begin = 0; begin < n; begin += kSide) {
-      const int64_t end = min64(n, begin + kSide);
-      fetch(x + rows * n + begin, kSide * static_cast<int64_t>(sizeof(float)));  // of the rows that follow
-      AUXGRAD_INDEPENDENT
-      for (int64_t i = begin; i < end; i++) y[i] = exp_f32(x[i] - s);
-    }
-  }
-}
-
-// Calls f(first row, rows) over all rows: as many at a time as rows_together says.
-template <class F>
-inline void each_rows(const Call& call, int64_t rows, int64_t n, const F& f) {
-  const int64_t together = rows_together(n);
-  parallel_ranges(call, rows, max64(together, 16384 / max64(n, 1) / together * together),
-                  [&](int64_t begin, int64_t end) {
-                    for (int64_t r = begin; r < end; r += together) f(r, min64(together, end - r));
-                  });
-}
-
 // exp_f32() of lanes that are not positive, or NaN.
 inline Vec exp_lanes(Vec x) {
   const Vec t = fma(x, broadcast(1.44269504f), broadcast(kRound)), n = t - broadcast(kRound);
@@ -65,6 +28,42 @@ inline Vec exp_lanes(Vec x) {
   const Vec y = (Vec)((IntVec)p + ((IntVec)t << 23));
   return x < -87.33f ? Vec{} : x == x ? y : x;
 #endif
+}
+
+inline void exp_all(float* e, int64_t n) {
+  for (int64_t i = 0; i < n; i++) e[i] = exp_f32(e[i]);
+}
+
+// y = x - shift for a row.
+inline void subtract(const float* x, float shift, float* y, int64_t n) {
+  const Vec s = broadcast(shift);
+  each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(y + i, lanes.load(x + i) - s); });
+}
+
+// y = exp(x - shift[r]) for rows [0, rows), no shift less than what it is taken from. Long rows take one pass, short ones are better off in one run.
+inline void exp_rows(const float* x, const float* shift, float* y, int64_t rows, int64_t n) {
+  if (n < kSide) {
+    for (int64_t r = 0; r < rows; r++) subtract(x + r * n, shift[r], y + r * n, n);
+    return exp_all(y, rows * n);
+  }
+  for (int64_t r = 0; r < rows; r++, x += n, y += n) {
+    const Vec s = broadcast(shift[r]);
+    for (int64_t begin = 0; begin < n; begin += kSide) {
+      const int64_t end = min64(n, begin + kSide);
+      fetch(x + rows * n + begin, kSide * static_cast<int64_t>(sizeof(float)));  // of the rows that follow
+      each_vector(begin, end, [&](int64_t i, auto lanes) { lanes.store(y + i, exp_lanes(lanes.load(x + i) - s)); });
+    }
+  }
+}
+
+// Calls f(first row, rows) over all rows: as many at a time as rows_together says.
+template <class F>
+inline void each_rows(const Call& call, int64_t rows, int64_t n, const F& f) {
+  const int64_t together = rows_together(n);
+  parallel_ranges(call, rows, max64(together, 16384 / max64(n, 1) / together * together),
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t r = begin; r < end; r += together) f(r, min64(together, end - r));
+                  });
 }
 
 // lse[r] = max + log(sum(exp(x - max))) of rows [0, rows). A row of some length is summed as it is read.

@@ -31,7 +31,7 @@ bool sign_unpack(const Call& call) {
     for (int64_t t = begin; t < end; t++) {
       const uint32_t* words = call.in[0].u32() + t / 32 * channels;
       float* s = y.f32() + t * channels;
-      const IntVec mark = IntVec{} + (1 << t % 32);
+      const IntVec mark = IntVec{} + static_cast<int32_t>(1u << t % 32);
       each_vector(0, channels, [&](int64_t c, auto lanes) {
         put(past, lanes, s + c, (load_words(words + c, lanes) & mark) != 0 ? on : off);
       });
@@ -67,7 +67,7 @@ bool mask_apply(const Call& call) {
       const uint32_t* words = call.in[1].u32() + t / 32 * channels;
       const float* dy = call.in[0].f32() + t * channels;
       float* dx = y.f32() + t * channels;
-      const IntVec mark = IntVec{} + (1 << t % 32);
+      const IntVec mark = IntVec{} + static_cast<int32_t>(1u << t % 32);
       each_vector(0, channels, [&](int64_t c, auto lanes) {
         put(past, lanes, dx + c, (load_words(words + c, lanes) & mark) != 0 ? lanes.load(dy + c) : Vec{});
       });

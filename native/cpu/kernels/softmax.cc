@@ -25,7 +25,8 @@ inline Vec exp_lanes(Vec x) {
   return (Vec)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.33f), _CMP_NLT_UQ), (__m512)p,
                                      (__m512)n);
 #else
-  const Vec y = (Vec)((IntVec)p + ((IntVec)t << 23));
+  typedef uint32_t Bits __attribute__((vector_size(sizeof(Vec))));
+  const Vec y = (Vec)((Bits)p + ((Bits)t << 23));
   return x < -87.33f ? Vec{} : x == x ? y : x;
 #endif
 }

@@ -65,9 +65,7 @@ struct Registration {
 // sums of products are exact in float32 and the order of summation does not matter.
 class Array {
  public:
-  // advise(data, bytes), if given, is called before the memory is touched.
-  explicit Array(std::vector<int64_t> shape, auxgrad::DType dtype = auxgrad::DType::f32,
-                 void (*advise)(void* data, int64_t bytes) = nullptr);
+  explicit Array(std::vector<int64_t> shape, auxgrad::DType dtype = auxgrad::DType::f32);
   static Array integers(std::vector<int64_t> shape, uint32_t seed);
 
   float* f32() const { return reinterpret_cast<float*>(data_.get()); }

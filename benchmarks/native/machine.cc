@@ -10,10 +10,6 @@
 #include <arm_neon.h>
 #endif
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include "bench.h"
 #include "core/parallel.h"
 #include "cpu/isa.h"
@@ -111,16 +107,8 @@ Chains chains() {
 
 volatile float sink;
 
-// Where the system has larger pages it is asked for them: page tables are no part of what the memory can do.
-Array huge(int64_t n) {
-  Array a({n}, auxgrad::DType::f32, [](void* data, int64_t bytes) {
-#ifdef __linux__
-    madvise(reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(data) + 4095) & ~uintptr_t{4095}),
-            static_cast<size_t>(bytes) - 4096, MADV_HUGEPAGE);
-#else
-    (void)data, (void)bytes;
-#endif
-  });
+Array zeros(int64_t n) {
+  Array a({n});
   std::memset(a.f32(), 0, static_cast<size_t>(a.bytes()));
   return a;
 }
@@ -155,7 +143,7 @@ double fma_peak_gflops(int threads) {
 // or, where the last cache is larger than what is reasonable to allocate, over 768 MiB.
 double bandwidth_gbs(int threads) {
   const int64_t n = int64_t{64} << 20;  // floats of one of three buffers
-  Array a = huge(n), b = huge(n), c = huge(n);
+  Array a = zeros(n), b = zeros(n), c = zeros(n);
   const int64_t share = n / threads;
   std::vector<float> results(static_cast<size_t>(threads) * 16);
   const double read = seconds(threads, 6, [&](int64_t i) {

@@ -11,6 +11,7 @@
 
 #include "bench.h"
 #include "blas.h"
+#include "core/memory.h"
 #include "core/parallel.h"
 #include "cpu/isa.h"
 
@@ -27,17 +28,12 @@ std::vector<Group>& groups() {
   std::exit(2);
 }
 
+// Memory as the library gives it to tensors.
 std::shared_ptr<char> aligned(int64_t bytes) {
-  const size_t size = static_cast<size_t>(std::max<int64_t>(bytes, 64) + 63) / 64 * 64;
-#ifdef _WIN32
-  char* p = static_cast<char*>(_aligned_malloc(size, 64));
-  if (!p) die("out of memory");
-  return std::shared_ptr<char>(p, _aligned_free);
-#else
-  void* p = nullptr;
-  if (posix_memalign(&p, 64, size) != 0) die("out of memory");
-  return std::shared_ptr<char>(static_cast<char*>(p), std::free);
-#endif
+  static const auto ledger = std::make_shared<auxgrad::Ledger>();
+  const std::shared_ptr<auxgrad::Storage> storage = auxgrad::Storage::create(ledger, bytes, false);
+  if (!storage) die("out of memory");
+  return {storage, reinterpret_cast<char*>(storage->data())};
 }
 
 using Clock = std::chrono::steady_clock;
@@ -55,11 +51,9 @@ Registration::Registration(const char* name, void (*fill)(Group&)) {
   fill(groups().back());
 }
 
-Array::Array(std::vector<int64_t> shape, auxgrad::DType dtype, void (*advise)(void*, int64_t))
-    : shape_(std::move(shape)), count_(1), dtype_(dtype) {
+Array::Array(std::vector<int64_t> shape, auxgrad::DType dtype) : shape_(std::move(shape)), count_(1), dtype_(dtype) {
   for (int64_t n : shape_) count_ *= n;
   data_ = aligned(bytes());
-  if (advise) advise(data_.get(), bytes());
   std::memset(data_.get(), 0xff, static_cast<size_t>(bytes()));  // NaN until written
 }
 

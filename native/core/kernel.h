@@ -61,6 +61,10 @@ struct KernelTable {
   int count;
 };
 
+// Bytes of the last cache of a processor. Tests set it.
+int64_t cache_bytes();
+void set_cache_bytes(int64_t bytes);
+
 // The kernel of that name for the instruction set in force, or null.
 const Kernel* find_kernel(const char* name);
 

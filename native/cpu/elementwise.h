@@ -1,6 +1,6 @@
 // Loops over broadcast operands, and elementary functions that the compiler can vectorise.
 #pragma once
-#include "unit.h"
+#include "bypass.h"
 
 namespace auxgrad {
 namespace {
@@ -229,7 +229,8 @@ struct Loop {
 };
 
 constexpr int64_t kGather = 1024;  // elements of a buffer, a multiple of every block
-constexpr int64_t kStretch = 128;  // elements of a long row at a time, a multiple of every block
+constexpr int64_t kStretch = 256;  // elements of a long row at a time, a multiple of every block
+constexpr int64_t kAhead = 512;    // elements
 
 template <class T, class R>
 constexpr int64_t kLoopBlock = sizeof(T) == 4 && sizeof(R) == 4 ? 16 : 64;
@@ -260,7 +261,7 @@ __attribute__((noinline)) inline void gather(void* buffer, const void* from, int
 template <int N>
 class Rows {
  public:
-  explicit Rows(const Loop<N>& loop) : loop_(loop) {}
+  Rows(const Loop<N>& loop, bool past) : loop_(loop), past_(past) {}
 
   void add(const char* const (&in)[N], const int64_t (&step)[N], char* out, int64_t n) {
     bool strided = false;
@@ -303,6 +304,7 @@ class Rows {
   // to the end of a page, and of a long function the loads behind it start too late.
   __attribute__((noinline)) int64_t add_long(const char* const (&in)[N], const int64_t (&step)[N], char* out,
                                              int64_t n) {
+    const bool past = past_ && lines_apart(out, 0);
     for (int64_t i = 0; i < n; i += kStretch) {
       const int64_t m = min64(kStretch, n - i);
       const void* from[N];
@@ -310,21 +312,23 @@ class Rows {
         const int64_t size = loop_.in_size[o];
         const char* x = in[o] + i * step[o] * size;
         from[o] = step[o] == 1 ? x : buffer(o);
-        if (step[o] == 1) fetch(x + 4 * kStretch * size, kStretch * size);
+        if (step[o] == 1) fetch(x + kAhead * size, kStretch * size);
         // A repeated value fills its buffer only once.
         else if (i == 0 || step[o] != 0) gather(buffer(o), x, size, step[o], m);
       }
       char* to = out + i * loop_.out_size;
-      fetch(to + 4 * kStretch * loop_.out_size, kStretch * loop_.out_size);
-      loop_.run(loop_.f, from, to, m);
+      if (!past) fetch(to + kAhead * loop_.out_size, kStretch * loop_.out_size);
+      loop_.run(loop_.f, from, past ? buffer(N) : to, m);
+      if (past) bypass_copy(to, buffer(N), m * loop_.out_size);
     }
     return n;
   }
 
   const Loop<N>& loop_;
+  const bool past_;  // whole lines of long rows are stored past the caches
   char* out_ = nullptr;
   int64_t filled_ = 0;
-  uint32_t buffer_[N + 1][kGather];
+  alignas(64) uint32_t buffer_[N + 1][kGather];
 };
 
 // The longest rows that all operands allow; y is contiguous.
@@ -337,6 +341,8 @@ __attribute__((noinline)) void loop_rows(const Call& call, const View* const (&o
   const int64_t inner = axes.shape[last];
   int64_t step[N];
   for (int o = 0; o < N; o++) step[o] = axes.stride[o][last];
+  bool past = too_large(y);
+  for (int o = 0; o < N; o++) past = past && operands[o]->data != y.data;  // in place: it has been read
   // Long rows are cut too.
   const int64_t piece = min64(inner, 65536), pieces = ceil_div(inner, piece);
   parallel_ranges(call, y.count() / inner * pieces, max64(1, 32768 / piece), [&](int64_t begin, int64_t end) {
@@ -346,7 +352,7 @@ __attribute__((noinline)) void loop_rows(const Call& call, const View* const (&o
       rest /= axes.shape[axis];
       for (int o = 0; o < N; o++) offset[o] += index[axis] * axes.stride[o][axis];
     }
-    Rows<N> rows(loop);
+    Rows<N> rows(loop, past);
     for (int64_t r = begin; r < end; r++) {
       const int64_t from = part * piece;
       const char* in[N];
@@ -364,6 +370,7 @@ __attribute__((noinline)) void loop_rows(const Call& call, const View* const (&o
       }
     }
     rows.flush();
+    if (past) end_bypass();
   });
 }
 
@@ -380,19 +387,21 @@ __attribute__((noinline)) inline bool loop_repeated(const Call& call, const View
   const int64_t rows = axes.shape[0], n = axes.shape[1], size = loop.in_size[0];
   const int64_t together = max64(16, kGather / n / 16 * 16);  // rows: whole blocks of 16 elements
   const int same = repeats(1) ? 1 : 0;
+  const bool past = too_large(y) && operands[1 - same]->data != y.data;
   parallel_ranges(call, rows, ceil_div(32768 / n, together) * together, [&](int64_t begin, int64_t end) {
     uint32_t buffer[2 * kGather];
     char* repeated = reinterpret_cast<char*>(buffer);
     for (int64_t r = 0; r < min64(together, end - begin); r++)
       memcpy(repeated + r * n * size, operands[same]->data, static_cast<size_t>(n * size));
     const int64_t step[2] = {1, 1};
-    Rows<2> all(loop);
+    Rows<2> all(loop, past);
     for (int64_t r = begin; r < end; r += together) {
       const char* row = static_cast<const char*>(operands[1 - same]->data) + r * n * size;
       const char* const in[2] = {same == 0 ? repeated : row, same == 0 ? row : repeated};
       all.add(in, step, static_cast<char*>(y.data) + r * n * loop.out_size, min64(together, end - r) * n);
     }
     all.flush();
+    if (past) end_bypass();
   });
   return true;
 }

@@ -1,4 +1,5 @@
 // Moving elements: contiguous copies of strided views, fills.
+#include "../bypass.h"
 #include "../conv/vec.h"
 
 namespace auxgrad {
@@ -32,25 +33,6 @@ void copy_strided(const Call& call) {
   });
 }
 
-// Past the caches, where p allows: lines written whole need not be read first. Other threads see it after end_streams().
-inline bool can_stream(const float* p, int64_t pitch) {
-  return reinterpret_cast<uintptr_t>(p) % sizeof(Vec) == 0 && pitch % kLanes == 0;
-}
-inline void stream(float* p, Vec v) {
-#if defined(__AVX512F__)
-  _mm512_stream_ps(p, (__m512)v);
-#elif defined(__AVX2__)
-  _mm256_stream_ps(p, (__m256)v);
-#else
-  store(p, v);
-#endif
-}
-inline void end_streams() {
-#if defined(__AVX2__)
-  _mm_sfence();
-#endif
-}
-
 constexpr int64_t kLarge = 1 << 20;  // elements of an output that is not kept in the caches anyway
 constexpr int64_t kSquares = 4;      // side by side: the source is read in runs of so many vectors
 
@@ -81,7 +63,7 @@ bool copy_transposed(const Call& call) {
           }
           const float* source = x.f32() + from;
           float* target = y.f32() + to;
-          const bool past = y.count() >= kLarge && can_stream(target, pitch);
+          const bool past = y.count() >= kLarge && lines_apart(target, pitch * 4);
           const int64_t height = min64(kSquares * kLanes, rows - i0), stop = min64(columns, j0 + run) - j0;
           for (int64_t j = 0; j < stop; j += kLanes)
             for (int64_t i = 0; i < height; i += kLanes) {
@@ -95,7 +77,7 @@ bool copy_transposed(const Call& call) {
                 transpose(block);
                 if (past) {
                   AUXGRAD_UNROLL
-                  for (int k = 0; k < kLanes; k++) stream(to_corner + k * pitch, block[k]);
+                  for (int k = 0; k < kLanes; k++) bypass(to_corner + k * pitch, block[k]);
                 } else {
                   AUXGRAD_UNROLL
                   for (int k = 0; k < kLanes; k++) store(to_corner + k * pitch, block[k]);
@@ -106,7 +88,7 @@ bool copy_transposed(const Call& call) {
               }
             }
         }
-        end_streams();
+        end_bypass();
       });
   return true;
 }

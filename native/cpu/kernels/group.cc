@@ -1,4 +1,5 @@
 // Group normalisation and root-mean-square normalisation of channels-last tensors.
+#include "../bypass.h"
 #include "../channels.h"
 #include "../rows.h"
 
@@ -38,6 +39,7 @@ int64_t group_scratch(const Call& call, int threads) {
 bool group_norm(const Call& call) {
   const Groups g(call.in[0], call.integer(0));
   const int64_t parts = g.parts(g.samples);
+  const bool past = too_large(call.out[0], g.channels);
   parallel_tasks(call, g.samples * parts, [&](int64_t task, int thread) {
     const int64_t sample = task / parts, part = task % parts;
     const int64_t first = g.groups * part / parts, last = g.groups * (part + 1) / parts;
@@ -81,14 +83,17 @@ bool group_norm(const Call& call) {
     each_channel(g, first, last, mean, [&](int64_t group) { return means[group]; });
     each_channel(g, first, last, scale, [&](int64_t group) { return rstds[group]; });
     for (int64_t c = 0; c < n; c++) scale[c] *= gamma[c];
+    const bool aside = past && first * g.width % 16 == 0;
     for (int64_t r = 0; r < g.rows; r++) {
       const float* row = x + r * g.channels;
       float* y = call.out[0].f32() + at + r * g.channels;
       each_vector(0, n, [&](int64_t c, auto lanes) {
-        fetch_next(y + c, 2 * g.channels);
-        lanes.store(y + c, (lanes.load(row + c) - lanes.load(mean + c)) * lanes.load(scale + c) + lanes.load(beta + c));
+        if (!aside) fetch_next(y + c, 2 * g.channels);
+        put(aside, lanes, y + c,
+            (lanes.load(row + c) - lanes.load(mean + c)) * lanes.load(scale + c) + lanes.load(beta + c));
       });
     }
+    if (past) end_bypass();
   });
   return true;
 }
@@ -103,6 +108,7 @@ int64_t group_grad_scratch(const Call& call, int) {
 bool group_norm_grad(const Call& call) {
   const Groups g(call.in[1], call.integer(0));
   const int64_t chunks = g.chunks(), parts = g.parts(chunks), all = g.channels;
+  const bool past = too_large(call.out[0], all);
   double* totals = static_cast<double*>(call.scratch);  // [chunks, 2, C]
   double* rest = totals + chunks * 2 * all;
   parallel_tasks(call, chunks * parts, [&](int64_t task, int) {
@@ -151,17 +157,20 @@ bool group_norm_grad(const Call& call) {
           means_of_products[c] = static_cast<float>(b / g.size());
         }
       }
+      const bool aside = past && start % 16 == 0;
       for (int64_t r = 0; r < g.rows; r++) {
         const float *given = dy + r * all, *row = x + r * all;
         float* dx = call.out[0].f32() + at + r * all;
         each_vector(0, n, [&](int64_t c, auto lanes) {
-          fetch_next(dx + c, 2 * all);
+          if (!aside) fetch_next(dx + c, 2 * all);
           const Vec scale = lanes.load(rstd + c), normal = (lanes.load(row + c) - lanes.load(mean + c)) * scale;
-          lanes.store(dx + c, scale * (lanes.load(given + c) * lanes.load(gamma + c) - lanes.load(means_of_dy + c) -
-                                       normal * lanes.load(means_of_products + c)));
+          put(aside, lanes, dx + c,
+              scale * (lanes.load(given + c) * lanes.load(gamma + c) - lanes.load(means_of_dy + c) -
+                       normal * lanes.load(means_of_products + c)));
         });
       }
     }
+    if (past) end_bypass();
   });
   for (int64_t c = 0; c < all; c++) {
     double sum = 0, dot = 0;
@@ -182,6 +191,7 @@ bool rms_norm(const Call& call) {
   const View& x = call.in[0];
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   const float* gamma = call.in[1].f32();
+  const bool past = too_large(call.out[0], channels);
   parallel_ranges(call, rows, max64(1, 16384 / max64(channels, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const float* in = x.f32() + r * channels;
@@ -196,10 +206,11 @@ bool rms_norm(const Call& call) {
       const Vec scale = broadcast(rstd);
       each_vector(0, channels, [&](int64_t c, auto lanes) {
         fetch_next(in + c, channels);
-        fetch_next(y + c, channels);
-        lanes.store(y + c, lanes.load(in + c) * scale * lanes.load(gamma + c));
+        if (!past) fetch_next(y + c, channels);
+        put(past, lanes, y + c, lanes.load(in + c) * scale * lanes.load(gamma + c));
       });
     }
+    if (past) end_bypass();
   });
   return true;
 }
@@ -210,6 +221,7 @@ bool rms_norm_grad(const Call& call) {
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   const float *dy = call.in[0].f32(), *rstd = call.in[2].f32(), *gamma = call.in[3].f32();
   double *dot = static_cast<double*>(call.scratch), *unused = dot + channels;
+  const bool past = too_large(call.out[0], channels);
   channel_sums(
       call, rows, channels,
       [&](int64_t r, float* dots, float*) {
@@ -223,11 +235,12 @@ bool rms_norm_grad(const Call& call) {
         each_vector(0, channels, [&](int64_t c, auto lanes) {
           fetch_next(g + c, channels);
           fetch_next(in + c, channels);
-          fetch_next(dx + c, channels);
+          if (!past) fetch_next(dx + c, channels);
           const Vec given = lanes.load(g + c), normal = lanes.load(in + c) * scale;
-          lanes.store(dx + c, scale * (given * lanes.load(gamma + c) - normal * b));
+          put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - normal * b));
           lanes.store(dots + c, lanes.load(dots + c) + given * normal);
         });
+        if (past) end_bypass();
       },
       dot, unused);
   for (int64_t c = 0; c < channels; c++) call.out[1].f32()[c] = static_cast<float>(dot[c]);

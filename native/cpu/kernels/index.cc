@@ -1,6 +1,7 @@
 // Moving elements to other places: windows, joins, look-ups by index and their gradients. Every element has one writer
 // and sums run in the order of the source, so results do not depend on threads.
-#include "../unit.h"
+#include "../bypass.h"
+#include "../conv/vec.h"
 
 namespace auxgrad {
 namespace {
@@ -139,11 +140,20 @@ bool take(const Call& call) {
   const int64_t n = x.shape[axis], m = indices.count(), outer = x.count(0, axis);
   const int64_t bytes = x.count(axis + 1, x.rank) * dtype_size(x.dtype);
   if (!check_indices(call, indices, n, 1)) return false;
+  const bool past = too_large(call.out[0]) && lines_apart(call.out[0].data, bytes);
   parallel_ranges(call, outer * m, max64(1, 65536 / max64(bytes, 1)), [&](int64_t begin, int64_t end) {
+    const auto source = [&](int64_t r) { return x.u8() + (r / m * n + indices.i32()[r % m]) * bytes; };
     for (int64_t r = begin; r < end; r++) {
-      const int64_t row = r / m * n + indices.i32()[r % m];
-      memcpy(call.out[0].u8() + r * bytes, x.u8() + row * bytes, static_cast<size_t>(bytes));
+      const uint8_t *from = source(r), *next = r + 1 < end ? source(r + 1) : from;
+      uint8_t* to = call.out[0].u8() + r * bytes;
+      if (past) {
+        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + i);
+        bypass_copy(to, from, bytes);
+      } else {
+        memcpy(to, from, static_cast<size_t>(bytes));
+      }
     }
+    if (past) end_bypass();
   });
   return true;
 }
@@ -167,18 +177,30 @@ bool take_grad(const Call& call) {
   for (int64_t i = 0; i < m; i++) first[indices.i32()[i] + 1]++;
   for (int64_t r = 0; r < n; r++) first[r + 1] += first[r];
   for (int64_t i = 0; i < m; i++) position[first[indices.i32()[i]]++] = static_cast<int32_t>(i);
-  // Now first[r] is where row r ends.
+  // Now first[r] is where row r ends. Of a few positions each vector is summed at once, of many each row is read whole.
+  constexpr int64_t kFew = 4;
+  const bool past = too_large(dx, inner);
   parallel_ranges(call, outer * n, max64(1, 8192 / max64(inner, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row++) {
       const int64_t o = row / n, r = row % n;
+      const int64_t from = r ? first[r - 1] : 0, to = r == padding ? from : first[r];
+      const auto given = [&](int64_t p) { return dy.f32() + (o * m + position[p]) * inner; };
       float* sum = dx.f32() + row * inner;
-      memset(sum, 0, static_cast<size_t>(inner) * sizeof(float));
-      if (r == padding) continue;
-      for (int64_t p = r ? first[r - 1] : 0; p < first[r]; p++) {
-        const float* g = dy.f32() + (o * m + position[p]) * inner;
-        for (int64_t i = 0; i < inner; i++) sum[i] += g[i];
+      if (to - from > kFew) {
+        set_zero(sum, inner);
+        for (int64_t p = from; p < to; p++)
+          for (int64_t i = 0; i < inner; i++) sum[i] += given(p)[i];
+        continue;
       }
+      const float* next = first[r] < m ? given(first[r]) : nullptr;  // what the next row begins with
+      each_vector(0, inner, [&](int64_t i, auto lanes) {
+        if (next) __builtin_prefetch(next + i);
+        Vec all = {};
+        for (int64_t p = from; p < to; p++) all += lanes.load(given(p) + i);
+        put(past, lanes, sum + i, all);
+      });
     }
+    if (past) end_bypass();
   });
   return true;
 }

@@ -1,4 +1,5 @@
 // Batch and layer normalisation over the last axis of channels-last tensors.
+#include "../bypass.h"
 #include "../rows.h"
 #include "../statistics.h"
 
@@ -32,7 +33,7 @@ bool batch_norm_apply(const Call& call) {
   const View& x = call.in[0];
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   const float *mean = call.in[1].f32(), *rstd = call.in[2].f32(), *gamma = call.in[3].f32(), *beta = call.in[4].f32();
-  const bool relu = call.integer(0) != 0;
+  const bool relu = call.integer(0) != 0, past = too_large(call.out[0], channels);
   parallel_ranges(call, rows, max64(1, 16384 / max64(channels, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const float* in = x.f32() + r * channels;
@@ -40,9 +41,10 @@ bool batch_norm_apply(const Call& call) {
       each_vector(0, channels, [&](int64_t c, auto lanes) {
         const Vec v = (lanes.load(in + c) - lanes.load(mean + c)) * (lanes.load(rstd + c) * lanes.load(gamma + c)) +
                       lanes.load(beta + c);
-        lanes.store(y + c, relu ? (v < Vec{} ? Vec{} : v) : v);
+        put(past, lanes, y + c, relu ? (v < Vec{} ? Vec{} : v) : v);
       });
     }
+    if (past) end_bypass();
   });
   return true;
 }
@@ -70,6 +72,7 @@ bool batch_norm_grad(const Call& call) {
     dgamma[c] = static_cast<float>(dot[c]);
     dbeta[c] = static_cast<float>(sum[c]);
   }
+  const bool past = too_large(call.out[0], channels);
   const Vec shared = broadcast(call.integer(0) && rows ? 1.0f / static_cast<float>(rows) : 0.0f);
   parallel_ranges(call, rows, max64(1, 16384 / max64(channels, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
@@ -78,9 +81,10 @@ bool batch_norm_grad(const Call& call) {
       each_vector(0, channels, [&](int64_t c, auto lanes) {
         const Vec scale = lanes.load(rstd + c), normal = (lanes.load(row + c) - lanes.load(mean + c)) * scale;
         const Vec common = shared * (lanes.load(dbeta + c) + normal * lanes.load(dgamma + c));
-        lanes.store(dx + c, lanes.load(gamma + c) * scale * (lanes.load(g + c) - common));
+        put(past, lanes, dx + c, lanes.load(gamma + c) * scale * (lanes.load(g + c) - common));
       });
     }
+    if (past) end_bypass();
   });
   return true;
 }
@@ -90,6 +94,7 @@ bool layer_norm(const Call& call) {
   const View& x = call.in[0];
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   const float *gamma = call.in[1].f32(), *beta = call.in[2].f32();
+  const bool past = too_large(call.out[0], channels);
   parallel_ranges(call, rows, max64(1, 16384 / max64(channels, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const float* in = x.f32() + r * channels;
@@ -107,10 +112,11 @@ bool layer_norm(const Call& call) {
       const Vec scale = broadcast(rstd);
       each_vector(0, channels, [&](int64_t c, auto lanes) {
         fetch_next(in + c, channels);
-        fetch_next(y + c, channels);
-        lanes.store(y + c, (lanes.load(in + c) - middle) * scale * lanes.load(gamma + c) + lanes.load(beta + c));
+        if (!past) fetch_next(y + c, channels);
+        put(past, lanes, y + c, (lanes.load(in + c) - middle) * scale * lanes.load(gamma + c) + lanes.load(beta + c));
       });
     }
+    if (past) end_bypass();
   });
   return true;
 }
@@ -123,6 +129,7 @@ bool layer_norm_grad(const Call& call) {
   const float *dy = call.in[0].f32(), *mean = call.in[2].f32(), *rstd = call.in[3].f32(), *gamma = call.in[4].f32();
   double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
   const double n = static_cast<double>(channels);
+  const bool past = too_large(call.out[0], channels);
   channel_sums(
       call, rows, channels,
       [&](int64_t r, float* sums, float* dots) {
@@ -138,12 +145,13 @@ bool layer_norm_grad(const Call& call) {
         each_vector(0, channels, [&](int64_t c, auto lanes) {
           fetch_next(g + c, channels);
           fetch_next(row + c, channels);
-          fetch_next(dx + c, channels);
+          if (!past) fetch_next(dx + c, channels);
           const Vec given = lanes.load(g + c), normal = (lanes.load(row + c) - middle) * scale;
-          lanes.store(dx + c, scale * (given * lanes.load(gamma + c) - a - normal * b));
+          put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - a - normal * b));
           lanes.store(sums + c, lanes.load(sums + c) + given);
           lanes.store(dots + c, lanes.load(dots + c) + given * normal);
         });
+        if (past) end_bypass();
       },
       sum, dot);
   for (int64_t c = 0; c < channels; c++) {

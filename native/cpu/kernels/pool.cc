@@ -1,5 +1,6 @@
 // Pooling of channels-last images: x [N, H, W, C], y [N, P, Q, C]. Gradients gather: every input sums the outputs
 // whose window holds it, in a fixed order.
+#include "../bypass.h"
 #include "../conv/vec.h"
 
 namespace auxgrad {
@@ -135,6 +136,7 @@ inline bool are_apart(const Windows& w) {
 
 inline void spread_maxima(const Call& call, const Windows& v, const Windows& h, int64_t channels) {
   const View &dy = call.in[0], &index = call.in[1], &dx = call.out[0];
+  const bool past = too_large(dx, channels);
   const int64_t line = h.inputs * channels, covered = h.outputs * h.kernel * channels;
   each_row(call, dx.shape[0], v.outputs, v.kernel * line, [&](int64_t n, int64_t p) {
     float* rows = dx.f32() + (n * v.inputs + p * v.kernel) * line;
@@ -148,11 +150,13 @@ inline void spread_maxima(const Call& call, const Windows& v, const Windows& h, 
         float* to = rows + q * h.kernel * channels + c;
         int32_t tap = 0;
         for (int64_t i = 0; i < v.kernel; i++)
-          for (int64_t j = 0; j < h.kernel; j++) lanes.store(to + i * line + j * channels, at == tap++ ? value : Vec{});
+          for (int64_t j = 0; j < h.kernel; j++)
+            put(past, lanes, to + i * line + j * channels, at == tap++ ? value : Vec{});
       });
     // Inputs that no window holds.
     for (int64_t i = 0; i < v.kernel; i++) set_zero(rows + i * line + covered, line - covered);
     if (p == v.outputs - 1) set_zero(rows + v.kernel * line, (v.inputs - v.outputs * v.kernel) * line);
+    if (past) end_bypass();
   });
 }
 
@@ -232,7 +236,7 @@ void average(const Call& call, const Windows& v, const Windows& h, bool padding_
                const int64_t end = min64(channels, part * cut + cut);
                int64_t c = part * cut;
                // Several vectors side by side: memory is read in long runs.
-               constexpr int kSide = 8;
+               constexpr int kSide = kLanes == 16 ? 16 : 8;
                for (; c + kSide * kLanes <= end; c += kSide * kLanes) {
                  Vec sums[kSide] = {};
                  for (int64_t i = a.begin; i < a.end; i++)

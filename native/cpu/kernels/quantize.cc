@@ -92,7 +92,7 @@ struct Codec {
     }
   }
 
-  static void decode(const uint32_t* words, uint32_t range, float* x) {
+  static void decode(const uint32_t* words, uint32_t range, bool past, float* x) {
     const Vec low = broadcast(minimum_of(range));
     const Vec step = broadcast(range_of(range) * (1.0f / static_cast<float>(kTop)));
     for (int64_t j = 0; j < kWords; j += kLanes) {
@@ -100,7 +100,7 @@ struct Codec {
       memcpy(&word, words + j, sizeof(word));
       for (int k = 0; k < 32 / kBits; k++) {
         const IntVec code = word >> (kBits * k) & static_cast<int32_t>(kTop);
-        store(x + j + kWords * k, __builtin_convertvector(code, Vec) * step + low);
+        put(past, WholeLanes(), x + j + kWords * k, __builtin_convertvector(code, Vec) * step + low);
       }
     }
   }
@@ -152,15 +152,17 @@ bool quantize_bits(const Call& call) {
 template <int kBits>
 bool dequantize_bits(const Call& call) {
   const int64_t n = call.out[0].count();
+  const bool past = too_large(call.out[0], kElements);
   parallel_ranges(call, ceil_div(n, kElements), 64, [&](int64_t begin, int64_t end) {
     float last[kElements];
     for (int64_t g = begin; g < end; g++) {
       const int64_t count = min64(kElements, n - g * kElements);
       float* x = call.out[0].f32() + g * kElements;
-      Codec<kBits>::decode(call.in[0].u32() + g * Codec<kBits>::kWords, call.in[1].u32()[g],
+      Codec<kBits>::decode(call.in[0].u32() + g * Codec<kBits>::kWords, call.in[1].u32()[g], past && count >= kElements,
                            count < kElements ? last : x);
       if (count < kElements) memcpy(x, last, static_cast<size_t>(count) * sizeof(float));
     }
+    if (past) end_bypass();
   });
   return true;
 }

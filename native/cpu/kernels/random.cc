@@ -130,22 +130,27 @@ bool dropout(const Call& call) {
   }
   const uint32_t least = marks << 8;
   const float scale = static_cast<float>(1 / (1 - call.number[1]));
+  const bool past = too_large(call.out[0], kGroup) && call.in[0].data != call.out[0].data;
   parallel_ranges(call, call.out[0].count(), kGrain, [&](int64_t begin, int64_t end) {
     // Copies: to the compiler, what is captured might change with every store.
     const float *x = call.in[0].f32(), up = scale;
     const uint32_t limit = least;
     float* y = call.out[0].f32();
     uint32_t words[kGroup];
+    float values[kGroup];
     const auto group = [&](int64_t at, int64_t n) {
       constexpr int64_t kAhead = 8 * kGroup, kBytes = kGroup * static_cast<int64_t>(sizeof(float));
       fetch(x + at + kAhead, kBytes);
-      fetch(y + at + kAhead, kBytes);
+      if (!past) fetch(y + at + kAhead, kBytes);
       stream.words(at, words);
-      for (int64_t i = 0; i < n; i++) y[at + i] = words[i] >= limit ? x[at + i] * up : 0.0f;
+      float* kept = past && n == kGroup ? values : y + at;
+      for (int64_t i = 0; i < n; i++) kept[i] = words[i] >= limit ? x[at + i] * up : 0.0f;
+      if (kept == values) bypass_copy(y + at, values, kBytes);
     };
     int64_t at = begin;
     for (; at + kGroup <= end; at += kGroup) group(at, kGroup);
     if (at < end) group(at, end - at);
+    if (past) end_bypass();
   });
   return true;
 }

@@ -1,5 +1,6 @@
 // One bit an element: packing signs along tokens, and what reads them in backward (Woo & Jeon 2023; spec section 4).
 // Layout: u32 words [ceil(T/32), C]; bit t % 32 of word [t / 32][c] is token t of channel c. Unused bits are 0.
+#include "../bypass.h"
 #include "../sign/pack.h"
 
 namespace auxgrad {
@@ -15,28 +16,43 @@ bool sign_pack(const Call& call) {
   return true;
 }
 
+template <class Lanes>
+inline IntVec load_words(const uint32_t* p, Lanes lanes) {
+  return (IntVec)lanes.load(reinterpret_cast<const float*>(p));
+}
+
 // sign_unpack: signs -> s [..., C]; numbers: alphabet (0: +1/-1, 1: 1/0), scale
 bool sign_unpack(const Call& call) {
   const View& y = call.out[0];
   const int64_t channels = y.shape[y.rank - 1], tokens = y.count(0, y.rank - 1);
-  const float on = call.real(1), off = call.integer(0) ? 0.0f : -on;
+  const Vec on = broadcast(call.real(1)), off = call.integer(0) ? Vec{} : -on;
+  const bool past = too_large(y, channels);
   parallel_ranges(call, tokens, max64(1, 16384 / max64(channels, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
       const uint32_t* words = call.in[0].u32() + t / 32 * channels;
       float* s = y.f32() + t * channels;
-      for (int64_t c = 0; c < channels; c++) s[c] = words[c] >> (t % 32) & 1 ? on : off;
+      const IntVec mark = IntVec{} + static_cast<int32_t>(1u << t % 32);
+      each_vector(0, channels, [&](int64_t c, auto lanes) {
+        put(past, lanes, s + c, (load_words(words + c, lanes) & mark) != 0 ? on : off);
+      });
     }
+    if (past) end_bypass();
   });
   return true;
 }
 
 // add_sign: x -> h = x + epsilon s; numbers: epsilon, alphabet
 bool add_sign(const Call& call) {
-  const float epsilon = call.real(0), off = call.integer(1) ? 0.0f : -epsilon;
+  const Vec up = broadcast(call.real(0)), down = call.integer(1) ? Vec{} : -up;
+  const bool past = too_large(call.out[0], kLanes) && call.in[0].data != call.out[0].data;
   parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
-    const float *x = call.in[0].f32(), up = epsilon, down = off;
+    const float* x = call.in[0].f32();
     float* h = call.out[0].f32();
-    for (int64_t i = begin; i < end; i++) h[i] = x[i] + (x[i] > 0 ? up : down);
+    each_vector(begin, end, [&](int64_t i, auto lanes) {
+      const Vec v = lanes.load(x + i);
+      put(past, lanes, h + i, v + (v > Vec{} ? up : down));
+    });
+    if (past) end_bypass();
   });
   return true;
 }
@@ -45,13 +61,18 @@ bool add_sign(const Call& call) {
 bool mask_apply(const Call& call) {
   const View& y = call.out[0];
   const int64_t channels = y.shape[y.rank - 1], tokens = y.count(0, y.rank - 1);
+  const bool past = too_large(y, channels) && y.data != call.in[0].data;
   parallel_ranges(call, tokens, max64(1, 16384 / max64(channels, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
       const uint32_t* words = call.in[1].u32() + t / 32 * channels;
       const float* dy = call.in[0].f32() + t * channels;
       float* dx = y.f32() + t * channels;
-      for (int64_t c = 0; c < channels; c++) dx[c] = words[c] >> (t % 32) & 1 ? dy[c] : 0.0f;
+      const IntVec mark = IntVec{} + static_cast<int32_t>(1u << t % 32);
+      each_vector(0, channels, [&](int64_t c, auto lanes) {
+        put(past, lanes, dx + c, (load_words(words + c, lanes) & mark) != 0 ? lanes.load(dy + c) : Vec{});
+      });
     }
+    if (past) end_bypass();
   });
   return true;
 }

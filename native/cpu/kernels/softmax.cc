@@ -10,6 +10,27 @@ constexpr int64_t kPiece = 4096;
 
 inline int64_t rows_together(int64_t n) { return max64(1, kPiece / max64(1, n)); }
 
+// exp_f32() of lanes that are not positive, or NaN.
+inline Vec exp_lanes(Vec x) {
+  const Vec t = fma(x, broadcast(1.44269504f), broadcast(kRound)), n = t - broadcast(kRound);
+  const Vec r = fma(n, broadcast(2.12194440e-4f), fma(n, broadcast(-0.693359375f), x));
+  Vec p = broadcast(1.9875691500e-4f);
+  p = fma(p, r, broadcast(1.3981999507e-3f));
+  p = fma(p, r, broadcast(8.3334519073e-3f));
+  p = fma(p, r, broadcast(4.1665795894e-2f));
+  p = fma(p, r, broadcast(1.6666665459e-1f));
+  p = fma(p, r, broadcast(5.0000001201e-1f));
+  p = fma(p * r, r, r) + 1.0f;
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.33f), _CMP_NLT_UQ), (__m512)p,
+                                     (__m512)n);
+#else
+  typedef uint32_t Bits __attribute__((vector_size(sizeof(Vec))));
+  const Vec y = (Vec)((Bits)p + ((Bits)t << 23));
+  return x < -87.33f ? Vec{} : x == x ? y : x;
+#endif
+}
+
 inline void exp_all(float* e, int64_t n) {
   for (int64_t i = 0; i < n; i++) e[i] = exp_f32(e[i]);
 }
@@ -20,19 +41,18 @@ inline void subtract(const float* x, float shift, float* y, int64_t n) {
   each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(y + i, lanes.load(x + i) - s); });
 }
 
-// y = exp(x - shift[r]) for rows [0, rows). Long rows take one pass, short ones are better off in one run.
+// y = exp(x - shift[r]) for rows [0, rows), no shift less than what it is taken from. Long rows take one pass, short ones are better off in one run.
 inline void exp_rows(const float* x, const float* shift, float* y, int64_t rows, int64_t n) {
   if (n < kSide) {
     for (int64_t r = 0; r < rows; r++) subtract(x + r * n, shift[r], y + r * n, n);
     return exp_all(y, rows * n);
   }
   for (int64_t r = 0; r < rows; r++, x += n, y += n) {
-    const float s = shift[r];
+    const Vec s = broadcast(shift[r]);
     for (int64_t begin = 0; begin < n; begin += kSide) {
       const int64_t end = min64(n, begin + kSide);
       fetch(x + rows * n + begin, kSide * static_cast<int64_t>(sizeof(float)));  // of the rows that follow
-      AUXGRAD_INDEPENDENT
-      for (int64_t i = begin; i < end; i++) y[i] = exp_f32(x[i] - s);
+      each_vector(begin, end, [&](int64_t i, auto lanes) { lanes.store(y + i, exp_lanes(lanes.load(x + i) - s)); });
     }
   }
 }
@@ -47,24 +67,24 @@ inline void each_rows(const Call& call, int64_t rows, int64_t n, const F& f) {
                   });
 }
 
-// lse[r] = max + log(sum(exp(x - max))) of rows [0, rows).
+// lse[r] = max + log(sum(exp(x - max))) of rows [0, rows). A row of some length is summed as it is read.
 inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
-  float e[kPiece];
-  if (n > kPiece) {
-    const float top = row_max(x, n);
-    double sum = 0;
-    for (int64_t i = 0; i < n; i += kPiece) {
-      const int64_t count = min64(kPiece, n - i);
-      exp_rows(x + i, &top, e, 1, count);
-      sum += row_sum(e, count);
-    }
-    lse[0] = top + log_f32(static_cast<float>(sum));
-    return;
-  }
   for (int64_t r = 0; r < rows; r++) lse[r] = row_max(x + r * n, n);
-  exp_rows(x, lse, e, rows, n);
   float sums[kPiece];
-  for (int64_t r = 0; r < rows; r++) sums[r] = static_cast<float>(row_sum(e + r * n, n));
+  if (n >= kSide)
+    for (int64_t r = 0; r < rows; r++) {
+      const float* row = x + r * n;
+      const Vec top = broadcast(lse[r]);
+      sums[r] = static_cast<float>(sum_terms(n, [&](int64_t i, auto lanes) {
+        fetch_next(row + i, rows * n);
+        return exp_lanes(lanes.load(row + i) - top);
+      }));
+    }
+  else {
+    float e[kPiece];
+    exp_rows(x, lse, e, rows, n);
+    for (int64_t r = 0; r < rows; r++) sums[r] = static_cast<float>(row_sum(e + r * n, n));
+  }
   for (int64_t r = 0; r < rows; r++) lse[r] += log_f32(sums[r]);
 }
 
@@ -72,17 +92,20 @@ inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
 bool softmax(const Call& call) {
   const View& x = call.in[0];
   const int64_t n = x.shape[x.rank - 1];
+  const bool past = n <= kPiece && too_large(call.out[0], n);
   each_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows) {
     const float* in = x.f32() + first * n;
     float* y = call.out[0].f32() + first * n;
-    float top[kPiece];
+    float top[kPiece], aside[kPiece], *e = past ? aside : y;
     for (int64_t r = 0; r < rows; r++) top[r] = row_max(in + r * n, n);
-    exp_rows(in, top, y, rows, n);
+    exp_rows(in, top, e, rows, n);
     for (int64_t r = 0; r < rows; r++) {
+      const float* from = e + r * n;
       float* row = y + r * n;
-      const Vec scale = broadcast(static_cast<float>(1 / row_sum(row, n)));
-      each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(row + i, lanes.load(row + i) * scale); });
+      const Vec scale = broadcast(static_cast<float>(1 / row_sum(from, n)));
+      each_vector(0, n, [&](int64_t i, auto lanes) { put(past, lanes, row + i, lanes.load(from + i) * scale); });
     }
+    if (past) end_bypass();
   });
   return true;
 }
@@ -91,15 +114,18 @@ bool softmax(const Call& call) {
 bool softmax_grad(const Call& call) {
   const View& y = call.in[1];
   const int64_t n = y.shape[y.rank - 1], rows = y.count(0, y.rank - 1);
+  const bool past = too_large(call.out[0], n);
   parallel_ranges(call, rows, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; r++) {
       const float *g = call.in[0].f32() + r * n, *p = y.f32() + r * n;
       float* dx = call.out[0].f32() + r * n;
       const Vec dot = broadcast(static_cast<float>(
           sum_terms(n, [&](int64_t i, auto lanes) { return lanes.load(g + i) * lanes.load(p + i); })));
-      each_vector(0, n,
-                  [&](int64_t i, auto lanes) { lanes.store(dx + i, lanes.load(p + i) * (lanes.load(g + i) - dot)); });
+      each_vector(0, n, [&](int64_t i, auto lanes) {
+        put(past, lanes, dx + i, lanes.load(p + i) * (lanes.load(g + i) - dot));
+      });
     }
+    if (past) end_bypass();
   });
   return true;
 }
@@ -176,11 +202,14 @@ bool cross_entropy_grad(const Call& call) {
   const View& x = call.in[1];
   const int64_t rows = x.shape[0], n = x.shape[1], ignore = call.integer(1);
   const float smooth = call.real(0), rest = smooth / static_cast<float>(n);
+  const bool past = n <= kPiece && too_large(call.out[0], n);
   each_rows(call, rows, n, [&](int64_t first, int64_t count) {
     const float *in = x.f32() + first * n, *lse = call.in[3].f32() + first;
     float* dx = call.out[0].f32() + first * n;
-    exp_rows(in, lse, dx, count, n);
+    float aside[kPiece], *e = past ? aside : dx;
+    exp_rows(in, lse, e, count, n);
     for (int64_t r = 0; r < count; r++) {
+      const float* from = e + r * n;
       float* row = dx + r * n;
       const int64_t label = call.in[2].i32()[first + r];
       const float g = label == ignore ? 0.0f : call.in[0].f32()[first + r];
@@ -189,9 +218,22 @@ bool cross_entropy_grad(const Call& call) {
         continue;
       }
       const Vec scale = broadcast(g), less = broadcast(rest);
-      each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(row + i, scale * (lanes.load(row + i) - less)); });
-      row[label] -= g * (1 - smooth);
+      const auto scaled = [&](int64_t i, auto lanes) { return scale * (lanes.load(from + i) - less); };
+      const auto fill = [&](int64_t begin, int64_t end) {
+        each_vector(begin, end, [&](int64_t i, auto lanes) { put(past, lanes, row + i, scaled(i, lanes)); });
+      };
+      // The vector of the label between those before and behind it: what went past the caches is not read again.
+      const int64_t at = label / kLanes * kLanes;
+      fill(0, at);
+      each_vector(at, min64(n, at + kLanes), [&](int64_t i, auto lanes) {
+        float own[kLanes];
+        store(own, scaled(i, lanes));
+        own[label - at] -= g * (1 - smooth);
+        put(past, lanes, row + i, load(own));
+      });
+      fill(min64(n, at + kLanes), n);
     }
+    if (past) end_bypass();
   });
   return true;
 }

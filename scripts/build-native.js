@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 // The only door to the native build, in a clone and in an installed package:
 //   node scripts/build-native.js [--config Release|Debug] [--target linux-x64|linux-arm64|win32-x64|...] [--programs]
-//     [--sanitize address,undefined] [--no-addon] [--no-cmake] [--output FOLDER]
+//     [--sanitize address,undefined] [--no-addon] [--cuda] [--no-cmake] [--output FOLDER]
 // With CMake on the machine it drives CMake; without, it drives the C++ compiler from the same folders and the same
-// flags (native/targets.json). --target builds what is released for a platform, with a cross compiler where needed.
+// flags (native/targets.json). --cuda adds auxgrad_cuda.so, and needs CMake and nvcc. --target builds what is released for a platform, with a cross compiler where needed.
 'use strict'
 const { execFileSync, spawn, spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -17,7 +17,7 @@ const facts = JSON.parse(fs.readFileSync(path.join(native, 'targets.json'), 'utf
 const strict = fs.existsSync(path.join(root, 'binding.gyp'))
 
 function options(argv) {
-  const result = { config: 'Release', sanitize: '', target: '', output: '', programs: false, addon: true, cmake: true }
+  const result = { config: 'Release', sanitize: '', target: '', output: '', programs: false, addon: true, cuda: false, cmake: true }
   for (let i = 0; i < argv.length; i++) {
     if (argv[i] === '--config') result.config = argv[++i]
     else if (argv[i] === '--sanitize') result.sanitize = argv[++i]
@@ -25,6 +25,7 @@ function options(argv) {
     else if (argv[i] === '--output') result.output = path.resolve(argv[++i])
     else if (argv[i] === '--programs') result.programs = true
     else if (argv[i] === '--no-addon') result.addon = false
+    else if (argv[i] === '--cuda') result.cuda = true
     else if (argv[i] === '--no-cmake') result.cmake = false
     else fail(`unknown option ${argv[i]}`)
   }
@@ -139,6 +140,7 @@ function buildWithCMake(o) {
     NODE_IMPORT_LIBRARY: importLibrary(o, compiler),
     AUXGRAD_ADDON: o.addon ? 'ON' : 'OFF',
     AUXGRAD_PROGRAMS: o.programs ? 'ON' : 'OFF',
+    AUXGRAD_CUDA: o.cuda ? 'ON' : 'OFF',
     AUXGRAD_STRICT: strict ? 'ON' : 'OFF',
   }
   if (o.target && o.target !== `${process.platform}-${process.arch}`) {
@@ -246,14 +248,15 @@ async function buildDirectly(o) {
   }
   if (o.programs) {
     const include = [`-I${native}`, `-I${path.join(work, 'generated')}`]
-    const program = (name, folder, extra) => {
-      const objects = sources(folder).map((s) => object(`${name}-${stem(s)}`, s, include))
+    const opens = sources(path.join(native, 'cuda')) // the loader of auxgrad_cuda.so
+    const program = (name, folder, more) => {
+      const objects = [...sources(folder), ...more].map((s) => object(`${name}-${stem(s)}`, s, include))
       if (objects.length)
-        binaries.push({ file: path.join(output, windows ? `${name}.exe` : name), objects, args: extra })
+        binaries.push({ file: path.join(output, windows ? `${name}.exe` : name), objects, args: windows ? [] : ['-ldl'] })
     }
-    program('auxgrad_test', path.join(native, 'test'), [])
-    program('auxgrad_run', path.join(native, 'run'), [])
-    if (!windows) program('auxgrad_bench', path.join(root, 'benchmarks/native'), ['-ldl'])
+    program('auxgrad_test', path.join(native, 'test'), opens)
+    program('auxgrad_run', path.join(native, 'run'), opens)
+    if (!windows) program('auxgrad_bench', path.join(root, 'benchmarks/native'), [])
   }
 
   const queue = jobs.filter((job) => stale(job.file, job.args.join('\n')))
@@ -286,7 +289,9 @@ async function main() {
   } catch (error) {
     fail(`cannot write to ${path.join(root, 'build')}: ${error.message}`)
   }
-  if (o.cmake && cmakeVersion() >= 321) buildWithCMake(o)
+  const cmake = o.cmake && cmakeVersion() >= 321
+  if (o.cuda && !cmake) fail('--cuda needs CMake 3.21 or later')
+  if (cmake) buildWithCMake(o)
   else await buildDirectly(o)
   return outputDir(o)
 }

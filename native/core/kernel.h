@@ -32,6 +32,13 @@ class Failure {
   char message[384] = {};
 };
 
+// In the memory of a device: the first value that a kernel found wrong (an index out of range). Zeroed before each step.
+struct Fault {
+  uint32_t raised;
+  int32_t call;  // Call::ordinal
+  int64_t value, limit;
+};
+
 // Arguments of one kernel call. Shapes and dtypes were settled by the op that made the call; kernels check only what
 // protects memory and what depends on values (indices).
 struct Call {
@@ -44,6 +51,11 @@ struct Call {
   void* scratch = nullptr;  // at least Kernel::scratch(call, threads) bytes, 64-byte aligned
   Parallel* pool = nullptr;
   Failure* failure = nullptr;
+  // On a device, where pool is null and all other pointers lead to its memory: run() launches on the stream and returns
+  // without waiting.
+  void* stream = nullptr;
+  Fault* fault = nullptr;
+  int32_t ordinal = 0;  // place of the call in its step
 
   AUXGRAD_INLINE int64_t integer(int i) const { return static_cast<int64_t>(number[i]); }
   AUXGRAD_INLINE float real(int i) const { return static_cast<float>(number[i]); }

@@ -101,18 +101,21 @@ bool decode_operand(const double* words, int64_t count, int64_t* at, Operand* op
 }
 
 std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std::vector<std::string>& kernels,
-                                   std::vector<std::shared_ptr<Storage>> buffers, Failure* failure, Scratch scratch) {
+                                   std::vector<std::shared_ptr<Storage>> buffers, Failure* failure, Scratch scratch,
+                                   std::shared_ptr<Device> device) {
   const auto bad = [&](const char* what, int64_t call) {
     failure->set(ErrorCode::bad_plan, "plan: %s (call %lld)", what, static_cast<long long>(call));
     return nullptr;
   };
   std::vector<const Kernel*> found;
+  std::string missing;
   for (const std::string& name : kernels) {
-    found.push_back(find_kernel(name.c_str()));
-    if (!found.back()) {
-      failure->set(ErrorCode::no_kernel, "no CPU kernel named \"%s\"", name.c_str());
-      return nullptr;
-    }
+    found.push_back(device ? device->find_kernel(name.c_str()) : find_kernel(name.c_str()));
+    if (!found.back()) missing += (missing.empty() ? "\"" : ", \"") + name + "\"";
+  }
+  if (!missing.empty()) {
+    failure->set(ErrorCode::no_kernel, "no %s kernel named %.300s", device ? "CUDA" : "CPU", missing.c_str());
+    return nullptr;
   }
   Reader r(words, count, 0);
   if (r.number() != kPlanMagic || r.number() != kPlanVersion) return bad("expected a plan of version 1", -1);
@@ -122,7 +125,8 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
   const int64_t calls = r.integer(0, INT32_MAX);
   plan->first_update_ = r.integer(0, INT32_MAX);
   plan->buffers_ = std::move(buffers);
-  plan->threads_ = process_pool().threads();
+  plan->threads_ = device ? 1 : process_pool().threads();
+  plan->device_ = std::move(device);
   const int64_t behind = (plan->arena_bytes_ + kAlignment - 1) / kAlignment * kAlignment;
   int64_t whole = plan->arena_bytes_;  // with the scratch that lies behind what was planned
   for (int64_t i = 0; i < calls; i++) {
@@ -163,6 +167,17 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
   return plan;
 }
 
+// Waits for the device; true, with failure set, if it failed or a kernel found a value wrong.
+bool Plan::fault(Failure* failure) const {
+  Fault found = {};
+  if (!device_->copy(&found, device_->fault(), sizeof found, failure) || !device_->wait(failure)) return true;
+  if (!found.raised) return false;
+  failure->set(ErrorCode::index_out_of_range, "%s: index %lld is outside [0, %lld)",
+               calls_[static_cast<size_t>(found.call)].kernel->name, static_cast<long long>(found.value),
+               static_cast<long long>(found.limit));
+  return true;
+}
+
 bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats,
                double* call_seconds) const {
   using Clock = std::chrono::steady_clock;
@@ -172,12 +187,15 @@ bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort
     return failure->set(ErrorCode::bad_plan, "plan: expected an arena of %lld bytes, got %lld",
                         static_cast<long long>(arena_bytes_), static_cast<long long>(arena.bytes()));
   FixedThreads threads(pool, std::min(threads_, pool.threads()));
+  if (device_ && !device_->fill(device_->fault(), 0, sizeof(Fault), failure)) return false;
+  if (device_ && call_seconds && !device_->mark(0, failure)) return false;
   int64_t peak = 0;
   View views[2 * kMaxOperands];
   for (size_t i = 0; i < calls_.size(); i++) {
     const int32_t stop = abort ? abort->load(std::memory_order_relaxed) : kRun;
     if (stop == kStopNow || (stop == kStopUnchanged && static_cast<int64_t>(i) <= first_update_))
       return failure->set(ErrorCode::aborted, "the step was aborted before it changed anything");
+    if (device_ && static_cast<int64_t>(i) == first_update_ && fault(failure)) return false;
     const PlannedCall& planned = calls_[i];
     for (size_t k = 0; k < planned.operands.size(); k++) {
       const Operand& o = planned.operands[k];
@@ -199,14 +217,25 @@ bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort
     call.scratch = arena.data() + planned.scratch_offset;
     call.pool = &threads;
     call.failure = failure;
+    if (device_) {
+      call.pool = nullptr;
+      call.stream = device_->stream();
+      call.fault = device_->fault();
+      call.ordinal = static_cast<int32_t>(i);
+    }
     const auto begun = call_seconds ? Clock::now() : start;
     const bool ok = planned.kernel->run(call);
-    if (call_seconds) call_seconds[i] += since(begun);
+    if (device_ && call_seconds && !device_->mark(static_cast<int64_t>(i) + 1, failure)) return false;
+    if (!device_ && call_seconds) call_seconds[i] += since(begun);
     if (!ok) {
       if (!failure->failed()) failure->set(ErrorCode::invalid_argument, "%s failed", planned.kernel->name);
       return false;
     }
   }
+  if (device_ && fault(failure)) return false;
+  if (device_ && call_seconds)
+    for (size_t i = 0; i < calls_.size(); i++)
+      call_seconds[i] += device_->seconds(static_cast<int64_t>(i), static_cast<int64_t>(i) + 1);
   stats->arena_peak = (peak + kAlignment - 1) / kAlignment * kAlignment;  // blocks are whole lines
   stats->seconds = since(start);
   return true;

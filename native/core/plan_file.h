@@ -62,8 +62,9 @@ struct SavedProgram {
 class PlanFile {
  public:
   // Null, with failure set (bad_file; out_of_memory; no_kernel), unless the file is whole and all in it fits together.
-  // Storages and arena are counted in `ledger`.
-  static std::unique_ptr<PlanFile> load(const char* path, std::shared_ptr<Ledger> ledger, Failure* failure);
+  // Storages and arena are counted in `ledger`, and lie on the device if one is given.
+  static std::unique_ptr<PlanFile> load(const char* path, std::shared_ptr<Ledger> ledger, Failure* failure,
+                                        std::shared_ptr<Device> device = nullptr);
 
   // One run, as Node would do the next one. If it fails, nothing has changed. `call_seconds` as Plan::run.
   bool run(Failure* failure, RunStats* stats, double* call_seconds = nullptr);
@@ -73,8 +74,8 @@ class PlanFile {
   // The program of the next run.
   size_t next() const;
   int64_t arena_bytes() const { return arena_->bytes(); }
-  // The bytes of an output of the last run.
-  const uint8_t* data(const SavedValue& output) const { return arena_->data() + output.offset; }
+  // The bytes of an output of the last run; of a device, until the next call. Null if the device fails.
+  const uint8_t* data(const SavedValue& output) const;
 
  private:
   std::string kind_;
@@ -84,7 +85,9 @@ class PlanFile {
   std::vector<double> rates_;
   std::vector<std::vector<uint8_t>> batch_;
   std::vector<SavedProgram> programs_;
+  std::shared_ptr<Device> device_;
   std::shared_ptr<Storage> arena_;
+  mutable std::vector<uint8_t> copied_;  // from the device
 };
 
 }  // namespace auxgrad

@@ -12,6 +12,7 @@
 
 #include "core/plan_file.h"
 #include "cpu/isa.h"
+#include "cuda/open.h"
 
 namespace {
 
@@ -20,9 +21,11 @@ using auxgrad::SavedProgram;
 using auxgrad::SavedValue;
 
 constexpr const char* kUsage =
-    "usage: auxgrad_run FILE [--steps N] [--threads T] [--profile] [--json]\n"
+    "usage: auxgrad_run FILE [--steps N] [--threads T] [--device cuda] [--profile] [--json]\n"
     "  --steps N    runs, 10\n"
     "  --threads T  threads of the kernels, as many as the machine has (AUXGRAD_THREADS); results do not depend on it\n"
+    "  --device D   cuda, or cuda:1 for the second one: its kernels, in its memory (auxgrad_cuda.so beside this "
+    "program)\n"
     "  --profile    time by kernel, and the calls that take longest\n"
     "  --json       one object as the last line: losses, times, bytes, outputs of up to 4096 elements, profile\n"
     "AUXGRAD_ISA=scalar|avx2|avx512|amx|neon picks the kernels.\n";
@@ -30,7 +33,7 @@ constexpr int64_t kShownElements = 4096;
 constexpr size_t kShownCalls = 10;
 
 struct Options {
-  std::string file;
+  std::string file, device;
   long steps = 10;
   int threads = 0;
   bool profile = false, json = false;
@@ -63,6 +66,7 @@ Options parse(int argc, char** argv) {
     }
     if (arg == "--steps") o.steps = number(arg, value(), 1000000000);
     else if (arg == "--threads") o.threads = static_cast<int>(number(arg, value(), 256));
+    else if (arg == "--device") o.device = value();
     else if (arg == "--profile") o.profile = true;
     else if (arg == "--json") o.json = true;
     else if (arg.rfind("--", 0) == 0) wrong_usage("unknown option " + arg);
@@ -213,8 +217,9 @@ std::string json_outputs(const auxgrad::PlanFile& file, const SavedProgram& prog
       out += "null}";
       continue;
     }
+    const uint8_t* data = file.data(v);
     out += "[";
-    for (int64_t i = 0; i < v.view.count(); i++) out += (i ? "," : "") + json_number(element(v, file.data(v), i));
+    for (int64_t i = 0; i < v.view.count(); i++) out += (i ? "," : "") + json_number(element(v, data, i));
     out += "]}";
   }
   return out + "}";
@@ -224,11 +229,16 @@ int run(const Options& o) {
   if (o.threads) auxgrad::set_threads(o.threads);
   auto ledger = std::make_shared<auxgrad::Ledger>();
   auxgrad::Failure failure;
-  const auto file = auxgrad::PlanFile::load(o.file.c_str(), ledger, &failure);
+  std::shared_ptr<auxgrad::Device> device;
+  if (!o.device.empty() && !(device = auxgrad::open_device(o.device.c_str(), &failure))) return report(failure);
+  const auto file = auxgrad::PlanFile::load(o.file.c_str(), ledger, &failure, device);
   if (!file) return report(failure);
   const int threads = auxgrad::process_pool().threads();
-  std::printf("%s: a %s, %s kernels, %d thread%s\n", o.file.c_str(), file->kind().c_str(),
-              auxgrad::isa_name(auxgrad::current_isa()), threads, threads > 1 ? "s" : "");
+  const char* isa = device ? "cuda" : auxgrad::isa_name(auxgrad::current_isa());
+  if (device) std::printf("%s: a %s on %s\n", o.file.c_str(), file->kind().c_str(), device->name());
+  else
+    std::printf("%s: a %s, %s kernels, %d thread%s\n", o.file.c_str(), file->kind().c_str(), isa, threads,
+                threads > 1 ? "s" : "");
 
   const std::vector<SavedProgram>& programs = file->programs();
   std::vector<std::vector<double>> seconds;
@@ -269,6 +279,7 @@ int run(const Options& o) {
   std::printf("planned %lld bytes, measured %lld; arena planned %lld, measured %lld\n", static_cast<long long>(planned),
               static_cast<long long>(ledger->peak()), static_cast<long long>(planned_arena),
               static_cast<long long>(measured_arena));
+  if (device) std::printf("asked of the device: %lld bytes\n", static_cast<long long>(device->peak_bytes()));
   if (file->arena_bytes() > std::max<int64_t>(planned_arena, auxgrad::kAlignment))
     std::printf("this machine's threads or kernels need %lld bytes more than was planned elsewhere\n",
                 static_cast<long long>(file->arena_bytes() - planned_arena));
@@ -293,10 +304,9 @@ int run(const Options& o) {
     std::printf(
         "{\"kind\":%s,\"isa\":\"%s\",\"threads\":%d,\"steps\":[%s],\"medianMs\":%s,\"plannedBytes\":%lld,"
         "\"measuredBytes\":%lld,\"plannedArenaBytes\":%lld,\"measuredArenaBytes\":%lld,\"outputs\":%s%s}\n",
-        quoted(file->kind()).c_str(), auxgrad::isa_name(auxgrad::current_isa()), threads, list.c_str(),
-        json_number(median).c_str(), static_cast<long long>(planned), static_cast<long long>(ledger->peak()),
-        static_cast<long long>(planned_arena), static_cast<long long>(measured_arena),
-        json_outputs(*file, programs[last]).c_str(), profile.c_str());
+        quoted(file->kind()).c_str(), isa, device ? 1 : threads, list.c_str(), json_number(median).c_str(),
+        static_cast<long long>(planned), static_cast<long long>(ledger->peak()), static_cast<long long>(planned_arena),
+        static_cast<long long>(measured_arena), json_outputs(*file, programs[last]).c_str(), profile.c_str());
   }
   return 0;
 }

@@ -1,0 +1,46 @@
+// A device with memory and kernels of its own, beside the processor. The library that drives it is opened at run time
+// (native/cuda/open.h); nothing here needs it.
+#pragma once
+#include <cstdint>
+
+#include "kernel.h"
+
+namespace auxgrad {
+
+constexpr int32_t kDeviceVersion = 1;  // of this interface and of Call
+
+// One thread at a time. All work is in the order of one stream.
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const char* name() const = 0;
+  virtual const Kernel* find_kernel(const char* name) const = 0;
+
+  // Null if there is no memory.
+  virtual void* allocate(int64_t bytes) = 0;
+  virtual void release(void* p) = 0;
+  // Bytes asked of the driver: now, and at most.
+  virtual int64_t live_bytes() const = 0;
+  virtual int64_t peak_bytes() const = 0;
+
+  // Between device and processor, either way, or within the device. Memory of the processor is read or written when it
+  // returns.
+  virtual bool copy(void* to, const void* from, int64_t bytes, Failure* failure) = 0;
+  virtual bool fill(void* to, uint8_t byte, int64_t bytes, Failure* failure) = 0;
+  // Waits for all that was launched.
+  virtual bool wait(Failure* failure) = 0;
+
+  // What a call is given.
+  virtual void* stream() const = 0;
+  virtual Fault* fault() const = 0;
+
+  // Marks a moment of the stream; seconds between two marks, after wait().
+  virtual bool mark(int64_t index, Failure* failure) = 0;
+  virtual double seconds(int64_t from, int64_t to) = 0;
+};
+
+// The one function that the library of a device exports, under the name "auxgrad_open_device". Null, with failure set,
+// if there is no such device or the library is of another version.
+using OpenDevice = Device* (*)(int32_t version, int32_t index, Failure* failure);
+
+}  // namespace auxgrad

@@ -1,0 +1,130 @@
+// The CUDA device behind ../core/device.h: memory, copies, marks and the table of kernels.
+#include <cuda_runtime.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <unordered_map>
+#include <vector>
+
+#include "../core/device.h"
+
+// Written by the build: AUXGRAD_FAMILY_ROW(name) for each of the other sources here.
+namespace auxgrad {
+#define AUXGRAD_FAMILY_ROW(family) extern const KernelTable kernels_cuda_##family;
+#include "cuda_families.inc"
+#undef AUXGRAD_FAMILY_ROW
+namespace {
+
+#define AUXGRAD_FAMILY_ROW(family) &kernels_cuda_##family,
+const KernelTable* const kFamilies[] = {
+#include "cuda_families.inc"
+};
+#undef AUXGRAD_FAMILY_ROW
+
+bool good(cudaError_t error, Failure* failure) {
+  if (error == cudaSuccess) return true;
+  return failure->set(ErrorCode::invalid_argument, "CUDA: %s", cudaGetErrorString(error));
+}
+
+class CudaDevice : public Device {
+ public:
+  bool open(int32_t index, Failure* failure) {
+    cudaDeviceProp facts;
+    if (!good(cudaSetDevice(index), failure) || !good(cudaGetDeviceProperties(&facts, index), failure) ||
+        !good(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), failure) ||
+        !good(cudaMalloc(&fault_, sizeof(Fault)), failure))
+      return false;
+    snprintf(name_, sizeof name_, "%s (CUDA %d.%d, %.1f GB)", facts.name, facts.major, facts.minor,
+             static_cast<double>(facts.totalGlobalMem) / 1e9);
+    return true;
+  }
+  ~CudaDevice() override {
+    for (cudaEvent_t e : events_)
+      if (e) cudaEventDestroy(e);
+    if (fault_) cudaFree(fault_);
+    if (stream_) cudaStreamDestroy(stream_);
+  }
+
+  const char* name() const override { return name_; }
+  const Kernel* find_kernel(const char* name) const override {
+    for (const KernelTable* table : kFamilies)
+      for (int i = 0; i < table->count; i++)
+        if (strcmp(table->rows[i].name, name) == 0) return &table->rows[i];
+    return nullptr;
+  }
+
+  void* allocate(int64_t bytes) override {
+    void* p = nullptr;
+    if (cudaMalloc(&p, static_cast<size_t>(bytes)) != cudaSuccess) {
+      cudaGetLastError();  // it is reported by the null
+      return nullptr;
+    }
+    sizes_[p] = bytes;
+    live_ += bytes;
+    if (live_ > peak_) peak_ = live_;
+    return p;
+  }
+  void release(void* p) override {
+    cudaStreamSynchronize(stream_);
+    cudaFree(p);
+    live_ -= sizes_[p];
+    sizes_.erase(p);
+  }
+  int64_t live_bytes() const override { return live_; }
+  int64_t peak_bytes() const override { return peak_; }
+
+  bool copy(void* to, const void* from, int64_t bytes, Failure* failure) override {
+    if (bytes == 0) return true;
+    if (!good(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream_), failure)) return false;
+    return true;  // the driver has copied memory that is not pinned when it returns
+  }
+  bool fill(void* to, uint8_t byte, int64_t bytes, Failure* failure) override {
+    return good(cudaMemsetAsync(to, byte, static_cast<size_t>(bytes), stream_), failure);
+  }
+  bool wait(Failure* failure) override { return good(cudaStreamSynchronize(stream_), failure); }
+
+  void* stream() const override { return stream_; }
+  Fault* fault() const override { return fault_; }
+
+  bool mark(int64_t index, Failure* failure) override {
+    if (static_cast<size_t>(index) >= events_.size()) events_.resize(static_cast<size_t>(index) + 1);
+    cudaEvent_t& event = events_[static_cast<size_t>(index)];
+    if (!event && !good(cudaEventCreate(&event), failure)) return false;
+    return good(cudaEventRecord(event, stream_), failure);
+  }
+  double seconds(int64_t from, int64_t to) override {
+    float ms = 0;
+    cudaEventElapsedTime(&ms, events_[static_cast<size_t>(from)], events_[static_cast<size_t>(to)]);
+    return 1e-3 * static_cast<double>(ms);
+  }
+
+ private:
+  char name_[320] = {};
+  cudaStream_t stream_ = nullptr;
+  Fault* fault_ = nullptr;
+  std::vector<cudaEvent_t> events_;
+  std::unordered_map<void*, int64_t> sizes_;
+  int64_t live_ = 0, peak_ = 0;
+};
+
+}  // namespace
+}  // namespace auxgrad
+
+extern "C" __attribute__((visibility("default"))) auxgrad::Device* auxgrad_open_device(int32_t version, int32_t index,
+                                                                                       auxgrad::Failure* failure) {
+  if (version != auxgrad::kDeviceVersion) {
+    failure->set(auxgrad::ErrorCode::invalid_argument, "CUDA: its library is of another version of auxgrad");
+    return nullptr;
+  }
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || index >= count) {
+    failure->set(auxgrad::ErrorCode::invalid_argument, "CUDA: %s",
+                 error != cudaSuccess ? cudaGetErrorString(error) : "this machine has no such device");
+    return nullptr;
+  }
+  auto* device = new auxgrad::CudaDevice();
+  if (device->open(index, failure)) return device;
+  delete device;
+  return nullptr;
+}

@@ -41,7 +41,6 @@ class Device {
 
 // The ops that look up by index, as the processor's kernels number them, and those with an error of their own.
 constexpr const char* kFaultNames[] = {"indexSelect", "embedding", "gather", "scatterAdd", "oneHot", "sort"};
-constexpr int32_t kFaultLabel = 6;  // a label of the cross entropy
 
 // False, with failure set, if a value was found wrong.
 inline bool check_fault(const Fault& fault, Failure* failure) {

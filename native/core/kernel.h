@@ -35,9 +35,11 @@ class Failure {
 // In the memory of a device: the first value of a step that a kernel found wrong. Zeroed before each step.
 struct Fault {
   int32_t raised;  // other kernels that look at values do nothing then
-  int32_t who;     // place in kFaultNames (device.h)
+  int32_t who;     // which op (device.h)
   int64_t value, position, limit;
 };
+
+constexpr int32_t kFaultLabel = 6;  // Fault::who of the cross entropy; lower numbers are those of kernels by index
 
 // Arguments of one kernel call. Shapes and dtypes were settled by the op that made the call; kernels check only what
 // protects memory and what depends on values (indices).

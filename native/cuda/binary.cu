@@ -6,17 +6,15 @@ namespace auxgrad {
 namespace {
 
 // A struct of the function, and the kernel's entry for operands of type T.
-#define FUNCTION(name, T, R, expression)                                           \
-  struct name##_##T {                                                              \
-    __device__ R operator()(T a, T b) const { return expression; }                 \
-  };                                                                               \
-  bool name##_of_##T(const Call& call) {                                           \
-    return map2<T, R>(call, call.in[0], call.in[1], call.out[0], name##_##T());    \
-  }
-#define ARITHMETIC(name, expression)                                                       \
-  FUNCTION(name, int32_t, int32_t, expression)                                             \
-  FUNCTION(name, float, float, expression)                                                 \
-  bool name(const Call& call) {                                                            \
+#define FUNCTION(name, T, R, expression)                           \
+  struct name##_##T {                                              \
+    __device__ R operator()(T a, T b) const { return expression; } \
+  };                                                               \
+  bool name##_of_##T(const Call& call) { return map2<T, R>(call, call.in[0], call.in[1], call.out[0], name##_##T()); }
+#define ARITHMETIC(name, expression)                                                         \
+  FUNCTION(name, int32_t, int32_t, expression)                                               \
+  FUNCTION(name, float, float, expression)                                                   \
+  bool name(const Call& call) {                                                              \
     return call.in[0].dtype == DType::i32 ? name##_of_int32_t(call) : name##_of_float(call); \
   }
 ARITHMETIC(add, a + b)
@@ -77,7 +75,8 @@ bool where(const Call& call) {
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"add", add}, {"sub", sub}, {"mul", mul}, {"div", divide_of_float}, {"maximum", maximum}, {"minimum", minimum},
-                {"pow", power_of_float}, {"eq", equal}, {"ne", not_equal}, {"lt", less}, {"le", less_equal}, {"gt", greater},
-                {"ge", greater_equal}, {"where", where}, {"ratio", ratio_of_float}, {"logical_and", logical_and_of_uint8_t},
-                {"logical_or", logical_or_of_uint8_t}, {"logical_xor", logical_xor_of_uint8_t})
+AUXGRAD_KERNELS({"add", add}, {"sub", sub}, {"mul", mul}, {"div", divide_of_float}, {"maximum", maximum},
+                {"minimum", minimum}, {"pow", power_of_float}, {"eq", equal}, {"ne", not_equal}, {"lt", less},
+                {"le", less_equal}, {"gt", greater}, {"ge", greater_equal}, {"where", where}, {"ratio", ratio_of_float},
+                {"logical_and", logical_and_of_uint8_t}, {"logical_or", logical_or_of_uint8_t},
+                {"logical_xor", logical_xor_of_uint8_t})

@@ -92,7 +92,8 @@ bool code2_unpack(const Call& call) {
   const int64_t channels = y.shape[y.rank - 1], tokens = y.count(0, y.rank - 1);
   if (!check_ranges(call, ranges, tokens)) return false;
   const int64_t span = tokens == 0 ? 1 : tokens / ranges.shape[0];
-  return launch_items(call, y.count(), unpack_codes, call.in[0].u32(), ranges.f32(), span, channels, y.f32(), y.count());
+  return launch_items(call, y.count(), unpack_codes, call.in[0].u32(), ranges.f32(), span, channels, y.f32(),
+                      y.count());
 }
 
 }  // namespace

@@ -63,8 +63,8 @@ __global__ void map_kernel(F f, Axes<sizeof...(T)> axes, R* y, int64_t n, const 
 }
 
 template <class R, class F, class... T, class... V>
-inline bool map_views(const Call& call, const F& f, const View& y, void (*kernel)(F, Axes<sizeof...(V)>, R*, int64_t, const T*...),
-                      const V&... x) {
+inline bool map_views(const Call& call, const F& f, const View& y,
+                      void (*kernel)(F, Axes<sizeof...(V)>, R*, int64_t, const T*...), const V&... x) {
   const View* const operands[] = {&x...};
   const int64_t n = y.count();
   return launch(call, kernel, dim3(static_cast<unsigned>(min64(2 * kGrid, ceil_div(n, kBlock * kEach)))), dim3(kBlock),

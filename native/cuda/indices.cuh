@@ -16,7 +16,8 @@ __global__ void find_wrong_index(const int32_t* index, int64_t n, int64_t limit,
   *fault = {1, who, index[first], first, limit};
 }
 
-inline bool check_indices(const Call& call, const View& indices, int64_t limit, int32_t who, int64_t allowed = 0) {
+inline bool check_indices(const Call& call, const View& indices, int64_t limit, int32_t who,
+                          int64_t allowed = INT64_MIN) {
   const int64_t n = indices.count();
   if (n == 0) return true;
   return launch(call, find_wrong_index, dim3(1), dim3(1024), 0, indices.i32(), n, limit, allowed, who, call.fault);

@@ -78,8 +78,7 @@ bool adam_update(const Call& call) {
 
 // running_update: value -> running (in place); numbers: momentum, factor
 __global__ void running(const float* value, float* r, float momentum, float factor, int64_t n) {
-  for (int64_t i = first_item(); i < n; i += item_step())
-    r[i] = (1 - momentum) * r[i] + momentum * factor * value[i];
+  for (int64_t i = first_item(); i < n; i += item_step()) r[i] = (1 - momentum) * r[i] + momentum * factor * value[i];
 }
 bool running_update(const Call& call) {
   const int64_t n = call.out[0].count();

@@ -129,8 +129,8 @@ struct Truncated {
 bool random_truncated_normal(const Call& call) {
   const double from = call.number[5];
   return generate_each<float>(
-      call, Truncated{from, call.number[6] - from, call.real(1), static_cast<float>(call.number[2] * 1.4142135623730951),
-                      call.real(3), call.real(4)});
+      call, Truncated{from, call.number[6] - from, call.real(1),
+                      static_cast<float>(call.number[2] * 1.4142135623730951), call.real(3), call.real(4)});
 }
 
 // dropout: x, key -> y = x keep / (1 - p), keep = uniform >= p; numbers: stream, p
@@ -146,9 +146,9 @@ struct Dropout {
 bool dropout(const Call& call) {
   const double level = static_cast<double>(call.real(1)) * 16777216.0;
   const uint32_t whole = static_cast<uint32_t>(level), marks = whole + (whole < level);
-  return generate<float>(call, call.in[1],
-                         Dropout{call.in[0].f32(), marks << 8, marks >= 1u << 24,
-                                 static_cast<float>(1 / (1 - call.number[1]))});
+  return generate<float>(
+      call, call.in[1],
+      Dropout{call.in[0].f32(), marks << 8, marks >= 1u << 24, static_cast<float>(1 / (1 - call.number[1]))});
 }
 
 }  // namespace

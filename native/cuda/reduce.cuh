@@ -95,8 +95,7 @@ __global__ void __launch_bounds__(kBlock)
 
 // The parts of each output are joined by the threads of a warp.
 template <class Op>
-__global__ void __launch_bounds__(kBlock)
-    reduce_parts(Op op, Split s, int64_t chunks, const typename Op::Part* parts) {
+__global__ void __launch_bounds__(kBlock) reduce_parts(Op op, Split s, int64_t chunks, const typename Op::Part* parts) {
   const int64_t o = static_cast<int64_t>(blockIdx.x) * (kBlock / 32) + threadIdx.x / 32;
   const bool real = o < s.outputs;
   typename Op::Part part = op.none();
@@ -114,8 +113,8 @@ inline bool reduce(const Call& call, const Split& s, const Op& op, void* scratch
   const int lanes = s.lanes();
   const int64_t chunks = s.chunks();
   const auto blocks = [](int64_t n, int64_t each) { return dim3(static_cast<unsigned>(ceil_div(n, each))); };
-  if (!launch(call, reduce_chunks<Op>, blocks(s.outputs * chunks, kBlock / lanes), dim3(kBlock), 0, op, s, chunks, lanes,
-              static_cast<Part*>(scratch)))
+  if (!launch(call, reduce_chunks<Op>, blocks(s.outputs * chunks, kBlock / lanes), dim3(kBlock), 0, op, s, chunks,
+              lanes, static_cast<Part*>(scratch)))
     return false;
   return chunks == 1 || launch(call, reduce_parts<Op>, blocks(s.outputs, kBlock / 32), dim3(kBlock), 0, op, s, chunks,
                                static_cast<const Part*>(scratch));

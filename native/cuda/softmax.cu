@@ -63,8 +63,7 @@ struct SoftmaxGrad {
 };
 bool softmax_grad(const Call& call) {
   const Rows rows(call.in[1]);
-  return each_row(call, rows.count, rows.n,
-                  SoftmaxGrad{call.in[0].f32(), call.in[1].f32(), call.out[0].f32(), rows.n});
+  return each_row(call, rows.count, rows.n, SoftmaxGrad{call.in[0].f32(), call.in[1].f32(), call.out[0].f32(), rows.n});
 }
 
 // log_softmax: x [..., C] -> y

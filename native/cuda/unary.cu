@@ -5,14 +5,12 @@
 namespace auxgrad {
 namespace {
 
-#define UNARY(name, expression)                                                       \
-  struct name##_of {                                                                  \
-    Numbers call;                                                                     \
-    __device__ float operator()(float x) const { return expression; }                 \
-  };                                                                                  \
-  bool name(const Call& call) {                                                       \
-    return map1<float, float>(call, call.in[0], call.out[0], name##_of{Numbers(call)}); \
-  }
+#define UNARY(name, expression)                                       \
+  struct name##_of {                                                  \
+    Numbers call;                                                     \
+    __device__ float operator()(float x) const { return expression; } \
+  };                                                                  \
+  bool name(const Call& call) { return map1<float, float>(call, call.in[0], call.out[0], name##_of{Numbers(call)}); }
 
 UNARY(neg, -x)
 UNARY(absolute, fabsf(x))
@@ -59,12 +57,12 @@ struct Not {
 bool logical_not(const Call& call) { return map1<uint8_t, uint8_t>(call, call.in[0], call.out[0], Not()); }
 
 // dy, and x or y as the name of the second operand says -> dx
-#define GRADIENT(name, v, expression)                                                           \
-  struct name##_of {                                                                            \
-    Numbers call;                                                                               \
-    __device__ float operator()(float dy, float v) const { return expression; }                 \
-  };                                                                                            \
-  bool name(const Call& call) {                                                                 \
+#define GRADIENT(name, v, expression)                                                               \
+  struct name##_of {                                                                                \
+    Numbers call;                                                                                   \
+    __device__ float operator()(float dy, float v) const { return expression; }                     \
+  };                                                                                                \
+  bool name(const Call& call) {                                                                     \
     return map2<float, float>(call, call.in[0], call.in[1], call.out[0], name##_of{Numbers(call)}); \
   }
 GRADIENT(relu_grad, y, y > 0 ? dy : 0.0f)

@@ -153,7 +153,8 @@ function buildWithCMake(o) {
   const configure = ['-S', root, '-B', work, '-G', generator, '-Wno-dev', '--no-warn-unused-cli']
   for (const [name, value] of Object.entries(define)) configure.push(`-D${name}=${value}`)
   run('cmake', configure, env)
-  run('cmake', ['--build', work, '--parallel', String(os.availableParallelism())], env)
+  const only = o.cuda && !o.addon && !o.programs ? ['--target', 'auxgrad_cuda'] : []
+  run('cmake', ['--build', work, ...only, '--parallel', String(os.availableParallelism())], env)
 }
 
 function run(command, args, env) {

@@ -17,7 +17,16 @@ const facts = JSON.parse(fs.readFileSync(path.join(native, 'targets.json'), 'utf
 const strict = fs.existsSync(path.join(root, 'binding.gyp'))
 
 function options(argv) {
-  const result = { config: 'Release', sanitize: '', target: '', output: '', programs: false, addon: true, cuda: false, cmake: true }
+  const result = {
+    config: 'Release',
+    sanitize: '',
+    target: '',
+    output: '',
+    programs: false,
+    addon: true,
+    cuda: false,
+    cmake: true,
+  }
   for (let i = 0; i < argv.length; i++) {
     if (argv[i] === '--config') result.config = argv[++i]
     else if (argv[i] === '--sanitize') result.sanitize = argv[++i]
@@ -253,7 +262,11 @@ async function buildDirectly(o) {
     const program = (name, folder, more) => {
       const objects = [...sources(folder), ...more].map((s) => object(`${name}-${stem(s)}`, s, include))
       if (objects.length)
-        binaries.push({ file: path.join(output, windows ? `${name}.exe` : name), objects, args: windows ? [] : ['-ldl'] })
+        binaries.push({
+          file: path.join(output, windows ? `${name}.exe` : name),
+          objects,
+          args: windows ? [] : ['-ldl'],
+        })
     }
     program('auxgrad_test', path.join(native, 'test'), opens)
     program('auxgrad_run', path.join(native, 'run'), opens)

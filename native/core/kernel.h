@@ -32,12 +32,14 @@ class Failure {
   char message[384] = {};
 };
 
-// In the memory of a device: the first value that a kernel found wrong (an index out of range). Zeroed before each step.
+// In the memory of a device: the first value of a step that a kernel found wrong. Zeroed before each step.
 struct Fault {
-  uint32_t raised;
-  int32_t call;  // Call::ordinal
-  int64_t value, limit;
+  int32_t raised;  // other kernels that look at values do nothing then
+  int32_t who;     // which op (device.h)
+  int64_t value, position, limit;
 };
+
+constexpr int32_t kFaultLabel = 6;  // Fault::who of the cross entropy; lower numbers are those of kernels by index
 
 // Arguments of one kernel call. Shapes and dtypes were settled by the op that made the call; kernels check only what
 // protects memory and what depends on values (indices).
@@ -55,7 +57,6 @@ struct Call {
   // without waiting.
   void* stream = nullptr;
   Fault* fault = nullptr;
-  int32_t ordinal = 0;  // place of the call in its step
 
   AUXGRAD_INLINE int64_t integer(int i) const { return static_cast<int64_t>(number[i]); }
   AUXGRAD_INLINE float real(int i) const { return static_cast<float>(number[i]); }

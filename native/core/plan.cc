@@ -171,11 +171,7 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
 bool Plan::fault(Failure* failure) const {
   Fault found = {};
   if (!device_->copy(&found, device_->fault(), sizeof found, failure) || !device_->wait(failure)) return true;
-  if (!found.raised) return false;
-  failure->set(ErrorCode::index_out_of_range, "%s: index %lld is outside [0, %lld)",
-               calls_[static_cast<size_t>(found.call)].kernel->name, static_cast<long long>(found.value),
-               static_cast<long long>(found.limit));
-  return true;
+  return !check_fault(found, failure);
 }
 
 bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats,
@@ -221,7 +217,6 @@ bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort
       call.pool = nullptr;
       call.stream = device_->stream();
       call.fault = device_->fault();
-      call.ordinal = static_cast<int32_t>(i);
     }
     const auto begun = call_seconds ? Clock::now() : start;
     const bool ok = planned.kernel->run(call);

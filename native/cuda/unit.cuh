@@ -9,7 +9,7 @@
 //   no more than their dtype demands: whoever reads float4 asks aligned() first. Scratch is 64-byte aligned.
 // - The same bits at every run: no atomic float sums; partial results go to scratch and are added up in a fixed order.
 // - Sums of many terms are double (or float in short stretches), products as exact as float32's.
-// - A value found wrong (an index) calls raise(); the step then fails, and nothing else may be written out of bounds.
+// - Who looks up by index checks all indices first (indices.cuh); a wrong one fails the step at its end.
 // - All code sits in an anonymous namespace. Compiled with -fmad=false, for the same rounding as the processor's kernels:
 //   matrix products say fmaf().
 #pragma once
@@ -76,15 +76,21 @@ __device__ inline int64_t quotient(int64_t a, int64_t b) {
   return ((a | b) >> 32) == 0 ? static_cast<int64_t>(static_cast<uint32_t>(a) / static_cast<uint32_t>(b)) : a / b;
 }
 
-// Shape and strides of a view, as a parameter of a kernel; at(i) is the offset, in elements, of its i-th element in
-// row-major order.
+// Shape and strides of a view, as a parameter of a kernel, with neighbouring axes made one where they lie so; at(i) is
+// the offset, in elements, of the view's i-th element in row-major order.
 struct Layout {
   int32_t rank = 0;
   int64_t shape[kMaxRank], stride[kMaxRank];
 
   Layout() = default;
-  explicit Layout(const View& v) : rank(v.rank) {
-    for (int i = 0; i < v.rank; i++) shape[i] = v.shape[i], stride[i] = v.stride[i];
+  explicit Layout(const View& v) : Layout(v.rank, v.shape, v.stride) {}
+  Layout(int axes, const int64_t* sizes, const int64_t* strides) {
+    for (int i = 0; i < axes; i++) {
+      if (sizes[i] == 1) continue;
+      if (rank > 0 && stride[rank - 1] == strides[i] * sizes[i]) shape[rank - 1] *= sizes[i];
+      else shape[rank++] = sizes[i];
+      stride[rank - 1] = strides[i];
+    }
   }
   __device__ int64_t at(int64_t i) const {
     int64_t offset = 0;
@@ -96,14 +102,6 @@ struct Layout {
     return rank > 0 ? offset + i * stride[0] : 0;
   }
 };
-
-// The first wrong value of a step stops it.
-__device__ inline void raise(Fault* fault, int32_t ordinal, int64_t value, int64_t limit) {
-  if (atomicCAS(&fault->raised, 0u, 1u) != 0) return;
-  fault->call = ordinal;
-  fault->value = value;
-  fault->limit = limit;
-}
 
 // add(a, b) over the threads of a warp or block, in a fixed order; every thread gets the result. A block has at most
 // 1024 threads, a multiple of 32, and `add` is the same for all.

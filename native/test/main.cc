@@ -206,9 +206,7 @@ bool call_device(const char* name, std::vector<auxgrad::View> in, std::vector<au
   auxgrad::Fault fault = {};
   if (!own.failed() && device->fill(c.fault, 0, sizeof fault, &own) && kernel->run(c)) {
     device->copy(&fault, c.fault, sizeof fault, &own);
-    if (device->wait(&own) && fault.raised)
-      own.set(auxgrad::ErrorCode::index_out_of_range, "%s: index %lld is outside [0, %lld)", name,
-              static_cast<long long>(fault.value), static_cast<long long>(fault.limit));
+    if (device->wait(&own)) auxgrad::check_fault(fault, &own);
   }
   auxgrad::Failure ignored;
   if (!copies.fetch(&ignored)) failed(__FILE__, __LINE__, std::string(name) + " wrote outside its operands");

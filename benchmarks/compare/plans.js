@@ -67,7 +67,7 @@ async function main() {
   const made = []
   for (const [name, c] of Object.entries(plans)) {
     if (names.length && !names.includes(name)) continue
-    aux.manualSeed?.(1)
+    aux.seed(1) // the same weights for all rules
     const model = makeModel(c)
     round(model)
     const optimizer = makeOptimizer(c.optimizer)

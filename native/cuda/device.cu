@@ -143,7 +143,9 @@ extern "C" __attribute__((visibility("default"))) auxgrad::Device* auxgrad_open_
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || index >= count) {
     failure->set(auxgrad::ErrorCode::invalid_argument, "CUDA: %s",
-                 error != cudaSuccess ? cudaGetErrorString(error) : "this machine has no such device");
+                 error == cudaErrorInsufficientDriver ? "this machine has no driver for it, or an old one"
+                 : error != cudaSuccess               ? cudaGetErrorString(error)
+                                                      : "this machine has no such device");
     return nullptr;
   }
   auto* device = new auxgrad::CudaDevice();

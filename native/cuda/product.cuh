@@ -48,9 +48,9 @@ struct Output {
 
 struct Sizes {
   int m, n, k, batches;
-  int depth, parts;   // of K, a multiple of the step
-  int down, across;   // tiles
-  bool rows_first;    // neighbouring blocks share columns rather than rows
+  int depth, parts;  // of K, a multiple of the step
+  int down, across;  // tiles
+  bool rows_first;   // neighbouring blocks share columns rather than rows
 };
 
 // A block of M x N, of which a warp makes WarpM x WarpN.
@@ -63,14 +63,14 @@ struct BlockShape {
 using Large = BlockShape<128, 128, 64, 32, 1>;
 using Small = BlockShape<64, 64, 32, 32, 3>;
 
-constexpr int kStep = 32;             // of K
-constexpr int kProcessors = 132;      // that the cut is made for
+constexpr int kStep = 32;         // of K
+constexpr int kProcessors = 132;  // that the cut is made for
 constexpr int kLeastDepth = 8 * kStep;
 constexpr float kLeastSum = 0x1p-85f;
 
 template <class Shape, bool AlongK, int Planes, bool Left>
-using OperandTile = Tile<AlongK ? (Left ? Shape::kM : Shape::kN) : kStep, AlongK ? kStep : (Left ? Shape::kM : Shape::kN),
-                         Planes>;
+using OperandTile =
+    Tile<AlongK ? (Left ? Shape::kM : Shape::kN) : kStep, AlongK ? kStep : (Left ? Shape::kM : Shape::kN), Planes>;
 
 template <class Shape, int LeftPlanes, int RightPlanes>
 constexpr size_t shared_bytes() {
@@ -200,8 +200,8 @@ __global__ void __launch_bounds__(Shape::kThreads)
       if (out.mask) tile[r * kPitch + c + e] = v[e];
     }
     float* const p =
-        column + c + (partial ? partial + (static_cast<int64_t>(z * s.parts + part) * s.m + row + r) * s.n
-                              : out.row(z, row + r));
+        column + c +
+        (partial ? partial + (static_cast<int64_t>(z * s.parts + part) * s.m + row + r) * s.n : out.row(z, row + r));
     if (partial ? s.n % 4 == 0 : out.vectors) *reinterpret_cast<float4*>(p) = make_float4(v[0], v[1], v[2], v[3]);
     else
 #pragma unroll
@@ -265,9 +265,7 @@ inline double cost(const Sizes& s) {
 struct Plan {
   bool large;
   Sizes sizes;
-  int64_t scratch() const {
-    return sizes.parts > 1 ? int64_t{4} * sizes.parts * sizes.batches * sizes.m * sizes.n : 0;
-  }
+  int64_t scratch() const { return sizes.parts > 1 ? int64_t{4} * sizes.parts * sizes.batches * sizes.m * sizes.n : 0; }
 };
 inline Plan plan_product(int64_t m, int64_t n, int64_t k, int64_t batches) {
   const Sizes large = cut<Large>(m, n, k, batches), small = cut<Small>(m, n, k, batches);

@@ -62,8 +62,10 @@ struct Tile {
   static constexpr int kLines = Lines, kLength = Length, kPlanes = Planes, kChunks = Length / 8;  // of 16 bytes
   uint4 chunk[Planes][Lines * kChunks];
 
+  // Of 16 bytes. Lines longer than 128 bytes lie in blocks of that.
   __device__ static int at(int line, int chunk) {
-    return line * kChunks + (chunk ^ (kChunks >= 8 ? line & 7 : line >> 1 & 3));
+    if (kChunks < 8) return line * kChunks + (chunk ^ (line >> 1 & 3));
+    return (chunk / 8 * Lines + line) * 8 + (chunk % 8 ^ (line & 7));
   }
   // Eight neighbours, from 8 * column on.
   __device__ void store(int line, int column, const float (&v)[8]) {

@@ -17,7 +17,16 @@ const facts = JSON.parse(fs.readFileSync(path.join(native, 'targets.json'), 'utf
 const strict = fs.existsSync(path.join(root, 'binding.gyp'))
 
 function options(argv) {
-  const result = { config: 'Release', sanitize: '', target: '', output: '', programs: false, addon: true, cuda: false, cmake: true }
+  const result = {
+    config: 'Release',
+    sanitize: '',
+    target: '',
+    output: '',
+    programs: false,
+    addon: true,
+    cuda: false,
+    cmake: true,
+  }
   for (let i = 0; i < argv.length; i++) {
     if (argv[i] === '--config') result.config = argv[++i]
     else if (argv[i] === '--sanitize') result.sanitize = argv[++i]
@@ -153,7 +162,8 @@ function buildWithCMake(o) {
   const configure = ['-S', root, '-B', work, '-G', generator, '-Wno-dev', '--no-warn-unused-cli']
   for (const [name, value] of Object.entries(define)) configure.push(`-D${name}=${value}`)
   run('cmake', configure, env)
-  run('cmake', ['--build', work, '--parallel', String(os.availableParallelism())], env)
+  const only = o.cuda && !o.addon && !o.programs ? ['--target', 'auxgrad_cuda'] : []
+  run('cmake', ['--build', work, ...only, '--parallel', String(os.availableParallelism())], env)
 }
 
 function run(command, args, env) {
@@ -252,7 +262,11 @@ async function buildDirectly(o) {
     const program = (name, folder, more) => {
       const objects = [...sources(folder), ...more].map((s) => object(`${name}-${stem(s)}`, s, include))
       if (objects.length)
-        binaries.push({ file: path.join(output, windows ? `${name}.exe` : name), objects, args: windows ? [] : ['-ldl'] })
+        binaries.push({
+          file: path.join(output, windows ? `${name}.exe` : name),
+          objects,
+          args: windows ? [] : ['-ldl'],
+        })
     }
     program('auxgrad_test', path.join(native, 'test'), opens)
     program('auxgrad_run', path.join(native, 'run'), opens)

@@ -2,12 +2,20 @@
 // (native/cuda/open.h); nothing here needs it.
 #pragma once
 #include <cstdint>
+#include <memory>
 
 #include "kernel.h"
 
 namespace auxgrad {
 
 constexpr int32_t kDeviceVersion = 1;  // of this interface and of Call
+
+// Calls that were recorded, to be launched together.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual bool launch(Failure* failure) = 0;
+};
 
 // One thread at a time. All work is in the order of one stream.
 class Device {
@@ -33,6 +41,10 @@ class Device {
   // What a call is given.
   virtual void* stream() const = 0;
   virtual Fault* fault() const = 0;
+
+  // What is launched between the two is recorded instead. Null if it failed.
+  virtual bool record(Failure* failure) = 0;
+  virtual std::unique_ptr<Recording> recorded(Failure* failure) = 0;
 
   // Marks a moment of the stream; seconds between two marks, after wait().
   virtual bool mark(int64_t index, Failure* failure) = 0;

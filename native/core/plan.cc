@@ -160,6 +160,9 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
     }
     plan->threads_ = std::min(plan->threads_, threads_for(call, plan->threads_));
     if (plan->threads_ == 0) return bad("less scratch than its kernel needs", i);
+    for (const Operand& o : call.operands)
+      if (o.buffer == 0) plan->arena_peak_ = std::max(plan->arena_peak_, o.end_byte());
+    if (call.scratch_bytes) plan->arena_peak_ = std::max(plan->arena_peak_, call.scratch_offset + call.scratch_bytes);
     plan->calls_.push_back(std::move(call));
   }
   if (!r.ok() || r.left() != 0) return bad("length does not fit its calls", calls);
@@ -174,24 +177,14 @@ bool Plan::fault(Failure* failure) const {
   return !check_fault(found, failure);
 }
 
-bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats,
-               double* call_seconds) const {
+bool Plan::run_calls(size_t begin, size_t end, Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort,
+                     Failure* failure, double* call_seconds) const {
   using Clock = std::chrono::steady_clock;
-  const auto since = [](Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); };
-  const auto start = Clock::now();
-  if (arena.bytes() < arena_bytes_)
-    return failure->set(ErrorCode::bad_plan, "plan: expected an arena of %lld bytes, got %lld",
-                        static_cast<long long>(arena_bytes_), static_cast<long long>(arena.bytes()));
-  FixedThreads threads(pool, std::min(threads_, pool.threads()));
-  if (device_ && !device_->fill(device_->fault(), 0, sizeof(Fault), failure)) return false;
-  if (device_ && call_seconds && !device_->mark(0, failure)) return false;
-  int64_t peak = 0;
   View views[2 * kMaxOperands];
-  for (size_t i = 0; i < calls_.size(); i++) {
+  for (size_t i = begin; i < end; i++) {
     const int32_t stop = abort ? abort->load(std::memory_order_relaxed) : kRun;
     if (stop == kStopNow || (stop == kStopUnchanged && static_cast<int64_t>(i) <= first_update_))
       return failure->set(ErrorCode::aborted, "the step was aborted before it changed anything");
-    if (device_ && static_cast<int64_t>(i) == first_update_ && fault(failure)) return false;
     const PlannedCall& planned = calls_[i];
     for (size_t k = 0; k < planned.operands.size(); k++) {
       const Operand& o = planned.operands[k];
@@ -199,10 +192,7 @@ bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort
       if (o.buffer < 0) continue;
       uint8_t* base = o.buffer == 0 ? arena.data() : buffers_[static_cast<size_t>(o.buffer)]->data();
       views[k].data = base + o.byte_offset;
-      if (o.buffer == 0 && o.end_byte() > peak) peak = o.end_byte();
     }
-    if (planned.scratch_bytes && planned.scratch_offset + planned.scratch_bytes > peak)
-      peak = planned.scratch_offset + planned.scratch_bytes;
     Call call;
     call.in = views;
     call.n_in = planned.n_in;
@@ -211,28 +201,73 @@ bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort
     call.number = planned.numbers.data();
     call.n_number = static_cast<int>(planned.numbers.size());
     call.scratch = arena.data() + planned.scratch_offset;
-    call.pool = &threads;
+    call.pool = &pool;
     call.failure = failure;
     if (device_) {
       call.pool = nullptr;
       call.stream = device_->stream();
       call.fault = device_->fault();
     }
-    const auto begun = call_seconds ? Clock::now() : start;
+    const auto begun = call_seconds ? Clock::now() : Clock::time_point();
     const bool ok = planned.kernel->run(call);
-    if (device_ && call_seconds && !device_->mark(static_cast<int64_t>(i) + 1, failure)) return false;
-    if (!device_ && call_seconds) call_seconds[i] += since(begun);
+    if (call_seconds && device_ && !device_->mark(static_cast<int64_t>(i) + 1, failure)) return false;
+    if (call_seconds && !device_) call_seconds[i] += std::chrono::duration<double>(Clock::now() - begun).count();
     if (!ok) {
       if (!failure->failed()) failure->set(ErrorCode::invalid_argument, "%s failed", planned.kernel->name);
       return false;
     }
   }
-  if (device_ && fault(failure)) return false;
-  if (device_ && call_seconds)
-    for (size_t i = 0; i < calls_.size(); i++)
-      call_seconds[i] += device_->seconds(static_cast<int64_t>(i), static_cast<int64_t>(i) + 1);
-  stats->arena_peak = (peak + kAlignment - 1) / kAlignment * kAlignment;  // blocks are whole lines
-  stats->seconds = since(start);
+  return true;
+}
+
+// In two parts: before the first change, all that was looked up must have been right. From the second run on a part is
+// launched as a whole, as it was recorded: of small kernels the launches alone would take longer.
+bool Plan::run_device(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure,
+                      double* call_seconds) const {
+  if (recorded_ != arena.data()) {
+    recordings_[0].reset();
+    recordings_[1].reset();
+    runs_ = 0;
+    recorded_ = arena.data();
+  }
+  const bool whole = !call_seconds && runs_ > 0;
+  const size_t all = calls_.size(), ends[] = {std::min(static_cast<size_t>(first_update_), all), all};
+  if (!device_->fill(device_->fault(), 0, sizeof(Fault), failure)) return false;
+  if (call_seconds && !device_->mark(0, failure)) return false;
+  for (int part = 0; part < 2; part++) {
+    const size_t begin = part ? ends[0] : 0, end = ends[part];
+    if (begin == end) continue;
+    std::unique_ptr<Recording>& recording = recordings_[part];
+    if (whole && !recording) {
+      if (!device_->record(failure)) return false;
+      const bool ok = run_calls(begin, end, arena, pool, nullptr, failure, nullptr);
+      recording = device_->recorded(failure);
+      if (!ok || !recording) return false;
+    }
+    if (!whole && !run_calls(begin, end, arena, pool, abort, failure, call_seconds)) return false;
+    if (whole && abort && abort->load() != kRun && (part == 0 || abort->load() == kStopNow || ends[0] == 0))
+      return failure->set(ErrorCode::aborted, "the step was aborted before it changed anything");
+    if (whole && !recording->launch(failure)) return false;
+    if (fault(failure)) return false;
+  }
+  runs_++;
+  for (size_t i = 0; call_seconds && i < all; i++)
+    call_seconds[i] += device_->seconds(static_cast<int64_t>(i), static_cast<int64_t>(i) + 1);
+  return true;
+}
+
+bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats,
+               double* call_seconds) const {
+  const auto start = std::chrono::steady_clock::now();
+  if (arena.bytes() < arena_bytes_)
+    return failure->set(ErrorCode::bad_plan, "plan: expected an arena of %lld bytes, got %lld",
+                        static_cast<long long>(arena_bytes_), static_cast<long long>(arena.bytes()));
+  FixedThreads threads(pool, std::min(threads_, pool.threads()));
+  const bool ok = device_ ? run_device(arena, threads, abort, failure, call_seconds)
+                          : run_calls(0, calls_.size(), arena, threads, abort, failure, call_seconds);
+  if (!ok) return false;
+  stats->arena_peak = (arena_peak_ + kAlignment - 1) / kAlignment * kAlignment;  // blocks are whole lines
+  stats->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return true;
 }
 

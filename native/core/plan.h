@@ -79,13 +79,21 @@ class Plan {
            double* call_seconds = nullptr) const;
 
  private:
+  bool run_calls(size_t begin, size_t end, Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort,
+                 Failure* failure, double* call_seconds) const;
+  bool run_device(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure,
+                  double* call_seconds) const;
   bool fault(Failure* failure) const;
 
   int64_t arena_bytes_ = 0;
+  int64_t arena_peak_ = 0;  // one past the highest byte of it that a call is given
   int64_t first_update_ = 0;
   int threads_ = 1;  // its scratch was booked for this many; a later set_threads() can only lower it
   std::vector<PlannedCall> calls_;
   std::shared_ptr<Device> device_;
+  mutable std::unique_ptr<Recording> recordings_[2];  // of a device: calls before the first change, and the rest
+  mutable const uint8_t* recorded_ = nullptr;         // the arena they are for
+  mutable int64_t runs_ = 0;
   std::vector<std::shared_ptr<Storage>> buffers_;  // [0] is empty: the arena comes with each run
 };
 

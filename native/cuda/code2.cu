@@ -99,4 +99,4 @@ bool code2_unpack(const Call& call) {
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"code2_pack", code2_pack}, {"code2_unpack", code2_unpack})
+AUXGRAD_KERNELS({"code2_pack", code2_pack, pack_scratch}, {"code2_unpack", code2_unpack})

@@ -26,6 +26,17 @@ bool good(cudaError_t error, Failure* failure) {
   return failure->set(ErrorCode::invalid_argument, "CUDA: %s", cudaGetErrorString(error));
 }
 
+class Graph : public Recording {
+ public:
+  Graph(cudaGraphExec_t graph, cudaStream_t stream) : graph_(graph), stream_(stream) {}
+  ~Graph() override { cudaGraphExecDestroy(graph_); }
+  bool launch(Failure* failure) override { return good(cudaGraphLaunch(graph_, stream_), failure); }
+
+ private:
+  cudaGraphExec_t graph_;
+  cudaStream_t stream_;
+};
+
 class CudaDevice : public Device {
  public:
   bool open(int32_t index, Failure* failure) {
@@ -85,6 +96,18 @@ class CudaDevice : public Device {
 
   void* stream() const override { return stream_; }
   Fault* fault() const override { return fault_; }
+
+  bool record(Failure* failure) override {
+    return good(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), failure);
+  }
+  std::unique_ptr<Recording> recorded(Failure* failure) override {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t ready = nullptr;
+    if (!good(cudaStreamEndCapture(stream_, &graph), failure)) return nullptr;
+    const bool ok = good(cudaGraphInstantiate(&ready, graph, 0), failure);
+    cudaGraphDestroy(graph);
+    return ok ? std::make_unique<Graph>(ready, stream_) : nullptr;
+  }
 
   bool mark(int64_t index, Failure* failure) override {
     if (static_cast<size_t>(index) >= events_.size()) events_.resize(static_cast<size_t>(index) + 1);

@@ -56,7 +56,8 @@ struct Attention {
   // The score of a raw product; -inf where the key takes no part.
   __device__ float score(float product, int z, int t, int s) const {
     if (t >= rows || s >= keys || (causal && s > t)) return -INFINITY;
-    const int64_t at = z / heads * mask_stride[0] + z % heads * mask_stride[1] + t * mask_stride[2] + s * mask_stride[3];
+    const int64_t at =
+        z / heads * mask_stride[0] + z % heads * mask_stride[1] + t * mask_stride[2] + s * mask_stride[3];
     if (truth && !truth[at]) return -INFINITY;
     return added ? product * scale + added[at] : product * scale;
   }
@@ -115,7 +116,8 @@ __device__ inline void multiply_rows(Sums& sums, const Strided& own, Square& own
     if (own.length > kSide) fill(own_tile, own, z, row, column);
     fill(other_tile, other, z, other_row, column);
     __syncthreads();
-    multiply_tiles<true, true>(sums, own_tile, warp_row(), other_tile, 0, 0, min(kSide, (own.length - column + 15) / 16 * 16));
+    multiply_tiles<true, true>(sums, own_tile, warp_row(), other_tile, 0, 0,
+                               min(kSide, (own.length - column + 15) / 16 * 16));
   }
 }
 

@@ -81,10 +81,10 @@ inline bool run_statistics(const Call& call, const float* y, int64_t rows, int64
   const int64_t chunks = row_chunks(rows, channels);
   double* const sums = static_cast<double*>(scratch);
   const unsigned blocks = static_cast<unsigned>(ceil_div(channels, kColumns));
-  return launch(call, statistics_kernel, dim3(blocks, static_cast<unsigned>(chunks)), dim3(kColumns, kLines), 0, y, rows,
-                channels, chunks, sums) &&
-         launch(call, finish_statistics_kernel, dim3(blocks), dim3(kColumns, kLines), 0, y, rows, channels, chunks, sums,
-                eps, mean, var, rstd);
+  return launch(call, statistics_kernel, dim3(blocks, static_cast<unsigned>(chunks)), dim3(kColumns, kLines), 0, y,
+                rows, channels, chunks, sums) &&
+         launch(call, finish_statistics_kernel, dim3(blocks), dim3(kColumns, kLines), 0, y, rows, channels, chunks,
+                sums, eps, mean, var, rstd);
 }
 
 // Weight gradients of depthwise convolutions, one channel a group: dw[c, tap] = scale * sum over t of
@@ -102,8 +102,7 @@ __global__ void depthwise_gradient_kernel(const float* delta, int64_t channels, 
       int i = tap;
       const auto line = x.line(c, t);
       const int token = x.token(line, i);
-      if (token >= 0)
-        sum[0] += static_cast<double>(delta[t * channels + c]) * x.source.at(line.image, token, c);
+      if (token >= 0) sum[0] += static_cast<double>(delta[t * channels + c]) * x.source.at(line.image, token, c);
     }
   }
   add_rows(sum);

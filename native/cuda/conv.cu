@@ -90,7 +90,7 @@ inline Axis gradient_axis(const View& dx, const View& w, const Attributes& a, in
 struct TurnedWeights {
   static constexpr int kPlanes = 3;
   const float* data;
-  int lines, depth;  // outputs and inputs of a group
+  int lines, depth;               // outputs and inputs of a group
   int64_t output_step, row_step;  // from an output to the next, from a kernel row to the next
   Axis vertical, horizontal;
   Divisor by_outputs, taps_across;
@@ -115,8 +115,8 @@ struct TurnedWeights {
 };
 
 // Depthwise: each thread makes some outputs. y[n, p, q, c] = sum over taps of what it sees.
-__global__ void depthwise_kernel(const Patches<Floats> x, int64_t channels, const float* w, const float* bias, bool relu,
-                                 float* y, int64_t items) {
+__global__ void depthwise_kernel(const Patches<Floats> x, int64_t channels, const float* w, const float* bias,
+                                 bool relu, float* y, int64_t items) {
   for (int64_t item = first_item(); item < items; item += item_step()) {
     const int64_t position = quotient(item, channels);
     const int c = static_cast<int>(item - position * channels);
@@ -132,9 +132,9 @@ __global__ void depthwise_kernel(const Patches<Floats> x, int64_t channels, cons
   }
 }
 
-__global__ void depthwise_input_gradient_kernel(const float* dy, const float* w, int64_t channels, int rows, int columns,
-                                                int out_rows, int out_columns, int kernel_rows, int kernel_columns,
-                                                const Attributes a, float* dx, int64_t items) {
+__global__ void depthwise_input_gradient_kernel(const float* dy, const float* w, int64_t channels, int rows,
+                                                int columns, int out_rows, int out_columns, int kernel_rows,
+                                                int kernel_columns, const Attributes a, float* dx, int64_t items) {
   for (int64_t item = first_item(); item < items; item += item_step()) {
     const int64_t position = quotient(item, channels), c = item - position * channels;
     const int64_t line = quotient(position, columns), image = quotient(line, rows);

@@ -36,8 +36,8 @@ inline bool run_matrices(const Call& call, const View& a, int am, int ak, const 
   const Strided x = left ? operand(a, am, ak, true) : operand(a, ak, am, true);
   const Strided y = right ? operand(b, bn, bk, false) : operand(b, bk, bn, false);
   const auto run = left ? right ? run_product<true, true, Strided, Strided> : run_product<true, false, Strided, Strided>
-                        : right ? run_product<false, true, Strided, Strided>
-                                : run_product<false, false, Strided, Strided>;
+                   : right ? run_product<false, true, Strided, Strided>
+                           : run_product<false, false, Strided, Strided>;
   return run(call, x, y, out, m, n, k, batches, call.scratch);
 }
 

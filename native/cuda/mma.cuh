@@ -22,9 +22,7 @@ __device__ inline uint32_t upper_halves(float x, float y) {
 }
 __device__ inline float upper_half(float x) { return __uint_as_float(__float_as_uint(x) & 0xffff0000u); }
 // To the nearest; only of rests, which are far from the largest number.
-__device__ inline float rounded_half(float x) {
-  return __uint_as_float((__float_as_uint(x) + 0x8000u) & 0xffff0000u);
-}
+__device__ inline float rounded_half(float x) { return __uint_as_float((__float_as_uint(x) + 0x8000u) & 0xffff0000u); }
 
 __device__ inline Parts<3> split(float x, float y) {
   const float rest_x = x - upper_half(x), rest_y = y - upper_half(y);
@@ -51,7 +49,8 @@ __device__ inline void load_matrices(uint32_t (&r)[4], const void* row) {
 
 // c[16 x 8] += a[16 x 16] b[16 x 8]. Lane l holds of c rows l / 4 and l / 4 + 8, two columns from l % 4 * 2 on.
 __device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -63,8 +62,10 @@ struct Tile {
   static constexpr int kLines = Lines, kLength = Length, kPlanes = Planes, kChunks = Length / 8;  // of 16 bytes
   uint4 chunk[Planes][Lines * kChunks];
 
+  // Of 16 bytes. Lines longer than 128 bytes lie in blocks of that.
   __device__ static int at(int line, int chunk) {
-    return line * kChunks + (chunk ^ (kChunks >= 8 ? line & 7 : line >> 1 & 3));
+    if (kChunks < 8) return line * kChunks + (chunk ^ (line >> 1 & 3));
+    return (chunk / 8 * Lines + line) * 8 + (chunk % 8 ^ (line & 7));
   }
   // Eight neighbours, from 8 * column on.
   __device__ void store(int line, int column, const float (&v)[8]) {

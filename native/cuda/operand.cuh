@@ -69,9 +69,7 @@ struct Strided {
     return p;
   }
   __device__ Line line(Origin origin, int i) const { return i < lines ? origin + i * line_step : nullptr; }
-  __device__ float at(Origin, Line line, int i) const {
-    return line && i < length ? auxiliary(line[i * step]) : 0.0f;
-  }
+  __device__ float at(Origin, Line line, int i) const { return line && i < length ? auxiliary(line[i * step]) : 0.0f; }
   __device__ void load(Origin origin, Line line, int first, float (&v)[8]) const {
     if (vectors && line && first + 8 <= length) {
       load8(line + first, v);

@@ -6,6 +6,7 @@
 // go to scratch and are added up in order. The cut depends on sizes alone.
 #pragma once
 #include "operand.cuh"
+#include "warpgroup.cuh"
 
 namespace auxgrad {
 namespace {
@@ -48,9 +49,9 @@ struct Output {
 
 struct Sizes {
   int m, n, k, batches;
-  int depth, parts;   // of K, a multiple of the step
-  int down, across;   // tiles
-  bool rows_first;    // neighbouring blocks share columns rather than rows
+  int depth, parts;  // of K, a multiple of the step
+  int down, across;  // tiles
+  bool rows_first;   // neighbouring blocks share columns rather than rows
 };
 
 // A block of M x N, of which a warp makes WarpM x WarpN.
@@ -63,14 +64,14 @@ struct BlockShape {
 using Large = BlockShape<128, 128, 64, 32, 1>;
 using Small = BlockShape<64, 64, 32, 32, 3>;
 
-constexpr int kStep = 32;             // of K
-constexpr int kProcessors = 132;      // that the cut is made for
+constexpr int kStep = 32;         // of K
+constexpr int kProcessors = 132;  // that the cut is made for
 constexpr int kLeastDepth = 8 * kStep;
 constexpr float kLeastSum = 0x1p-85f;
 
 template <class Shape, bool AlongK, int Planes, bool Left>
-using OperandTile = Tile<AlongK ? (Left ? Shape::kM : Shape::kN) : kStep, AlongK ? kStep : (Left ? Shape::kM : Shape::kN),
-                         Planes>;
+using OperandTile =
+    Tile<AlongK ? (Left ? Shape::kM : Shape::kN) : kStep, AlongK ? kStep : (Left ? Shape::kM : Shape::kN), Planes>;
 
 template <class Shape, int LeftPlanes, int RightPlanes>
 constexpr size_t shared_bytes() {
@@ -133,7 +134,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
                    const __grid_constant__ Sizes s, float* partial) {
   using Left = OperandTile<Shape, LeftAlongK, A::kPlanes, true>;
   using Right = OperandTile<Shape, RightAlongK, B::kPlanes, false>;
-  extern __shared__ uint4 shared[];
+  extern __shared__ __align__(1024) uint4 shared[];
   Left* const left = reinterpret_cast<Left*>(shared);
   Right* const right = reinterpret_cast<Right*>(left + 2);
 
@@ -145,29 +146,51 @@ __global__ void __launch_bounds__(Shape::kThreads)
   const int row = (s.rows_first ? i : j) * Shape::kM, column = (s.rows_first ? j : i) * Shape::kN;
   const int from = part * s.depth, to = min(s.k, from + s.depth);
 
-  constexpr int kWarpsDown = Shape::kM / Shape::kWarpM;
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp_row = warp % kWarpsDown * Shape::kWarpM, warp_column = warp / kWarpsDown * Shape::kWarpN;
-  float sums[Shape::kWarpM / 16][Shape::kWarpN / 8][4] = {};
+#if defined(AUXGRAD_WARPGROUPS)
+  constexpr bool kGroups = Shape::kM == 128 && Shape::kN == 128;
+#else
+  constexpr bool kGroups = false;
+#endif
+  constexpr int kWarpM = kGroups ? 16 : Shape::kWarpM, kWarpN = kGroups ? 128 : Shape::kWarpN;
+  constexpr int kWarpsDown = Shape::kM / kWarpM;
+  const int warp_row = warp % kWarpsDown * kWarpM, warp_column = warp / kWarpsDown * kWarpN;
+  float sums[kWarpM / 16][kWarpN / 8][4] = {};
   if (from < to) {
     Reader<Shape, LeftAlongK, true, A> read_left(a, z, row);
     Reader<Shape, RightAlongK, false, B> read_right(b, z, column);
-    read_left.read(from);
-    read_right.read(from);
-    read_left.store(left[0]);
-    read_right.store(right[0]);
+    const auto read = [&](int k) {
+      read_left.read(k);
+      read_right.read(k);
+    };
+    const auto store = [&](int stage) {
+      read_left.store(left[stage]);
+      read_right.store(right[stage]);
+#if defined(AUXGRAD_WARPGROUPS)
+      if constexpr (kGroups) share_with_tensor_cores();
+#endif
+    };
+    read(from);
+    store(0);
     __syncthreads();
     int stage = 0;
     for (int k = from; k < to; k += kStep, stage ^= 1) {
       const bool more = k + kStep < to;
-      if (more) {
-        read_left.read(k + kStep);
-        read_right.read(k + kStep);
-      }
-      multiply_tiles<LeftAlongK, RightAlongK>(sums, left[stage], warp_row, right[stage], warp_column, 0, kStep);
-      if (more) {
-        read_left.store(left[stage ^ 1]);
-        read_right.store(right[stage ^ 1]);
+      if (more) read(k + kStep);
+      if constexpr (kGroups) {
+#if defined(AUXGRAD_WARPGROUPS)
+        float t[kWarpN / 8][4];
+        multiply_tiles_async<LeftAlongK, RightAlongK>(t, left[stage], warp / 4 * 64, right[stage]);
+        if (more) store(stage ^ 1);
+        wait_for_products(t);
+#pragma unroll
+        for (int j = 0; j < kWarpN / 8; j++)
+#pragma unroll
+          for (int e = 0; e < 4; e++) sums[0][j][e] += t[j][e];
+#endif
+      } else {
+        multiply_tiles<LeftAlongK, RightAlongK>(sums, left[stage], warp_row, right[stage], warp_column, 0, kStep);
+        if (more) store(stage ^ 1);
       }
       __syncthreads();
     }
@@ -177,9 +200,9 @@ __global__ void __launch_bounds__(Shape::kThreads)
   constexpr int kPitch = Shape::kN + 8;
   float* const tile = reinterpret_cast<float*>(shared);
 #pragma unroll
-  for (int m = 0; m < Shape::kWarpM / 16; m++)
+  for (int m = 0; m < kWarpM / 16; m++)
 #pragma unroll
-    for (int n = 0; n < Shape::kWarpN / 8; n++)
+    for (int n = 0; n < kWarpN / 8; n++)
 #pragma unroll
       for (int h = 0; h < 2; h++) {
         float* p = tile + (warp_row + 16 * m + 8 * h + lane / 4) * kPitch + warp_column + 8 * n + lane % 4 * 2;
@@ -200,8 +223,8 @@ __global__ void __launch_bounds__(Shape::kThreads)
       if (out.mask) tile[r * kPitch + c + e] = v[e];
     }
     float* const p =
-        column + c + (partial ? partial + (static_cast<int64_t>(z * s.parts + part) * s.m + row + r) * s.n
-                              : out.row(z, row + r));
+        column + c +
+        (partial ? partial + (static_cast<int64_t>(z * s.parts + part) * s.m + row + r) * s.n : out.row(z, row + r));
     if (partial ? s.n % 4 == 0 : out.vectors) *reinterpret_cast<float4*>(p) = make_float4(v[0], v[1], v[2], v[3]);
     else
 #pragma unroll
@@ -265,9 +288,7 @@ inline double cost(const Sizes& s) {
 struct Plan {
   bool large;
   Sizes sizes;
-  int64_t scratch() const {
-    return sizes.parts > 1 ? int64_t{4} * sizes.parts * sizes.batches * sizes.m * sizes.n : 0;
-  }
+  int64_t scratch() const { return sizes.parts > 1 ? int64_t{4} * sizes.parts * sizes.batches * sizes.m * sizes.n : 0; }
 };
 inline Plan plan_product(int64_t m, int64_t n, int64_t k, int64_t batches) {
   const Sizes large = cut<Large>(m, n, k, batches), small = cut<Small>(m, n, k, batches);

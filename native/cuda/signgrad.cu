@@ -95,8 +95,7 @@ struct Gradient {
     }
     if (fits && groups >= 1 && seen.depth * groups == words.shape[1] && outputs() % groups == 0 &&
         delta.shape[delta.rank - 1] == outputs() && words.shape[0] == ceil_div(input_tokens * Bits, 32) &&
-        delta.contiguous() && words.contiguous() && dw.contiguous() && input_tokens <= INT32_MAX &&
-        tokens <= INT32_MAX)
+        delta.contiguous() && words.contiguous() && dw.contiguous() && input_tokens <= INT32_MAX && tokens <= INT32_MAX)
       return true;
     return call.failure->set(
         ErrorCode::invalid_argument,

@@ -105,7 +105,7 @@ async function measure(peers, folder, { width, chosen = () => true, rounds = 4, 
     let best = Infinity
     let longest = 0
     for (const o of ours) longest = Math.max(longest, await o.seconds(2))
-    const steps = Math.max(2, Math.ceil(seconds / rounds / longest))
+    const steps = Math.max(1, Math.round(seconds / rounds / longest))
     for (let round = 0; round < rounds; round++) {
       for (const [i, o] of ours.entries()) own[i] = Math.min(own[i], await o.seconds(steps))
       for (const t of theirs) best = Math.min(best, await t.seconds(steps))

@@ -74,13 +74,14 @@ struct Attention {
 // Rows [row, row + 64) and columns [column, column + 64) of matrix z.
 __device__ inline void fill(Square& to, const Strided& from, int z, int row, int column) {
   const auto origin = from.origin(z);
+  constexpr int kShare = kSide * Square::kChunks / kThreads;
+  const auto line = [&](int i) { return (static_cast<int>(threadIdx.x) + i * kThreads) / Square::kChunks; };
+  const auto chunk = [&](int i) { return (static_cast<int>(threadIdx.x) + i * kThreads) % Square::kChunks; };
+  float v[kShare][8];
 #pragma unroll
-  for (int i = static_cast<int>(threadIdx.x); i < kSide * Square::kChunks; i += kThreads) {
-    const int line = i / Square::kChunks, chunk = i % Square::kChunks;
-    float v[8];
-    from.load(origin, from.line(origin, row + line), column + 8 * chunk, v);
-    to.store(line, chunk, v);
-  }
+  for (int i = 0; i < kShare; i++) from.load(origin, from.line(origin, row + line(i)), column + 8 * chunk(i), v[i]);
+#pragma unroll
+  for (int i = 0; i < kShare; i++) to.store(line(i), chunk(i), v[i]);
 }
 
 __device__ inline int lane() { return static_cast<int>(threadIdx.x) % 32; }

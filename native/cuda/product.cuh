@@ -5,7 +5,7 @@
 // this one, and split it into parts in shared memory (mma.cuh). Few tiles and a long sum: K is cut into parts, whose sums
 // go to scratch and are added up in order. The cut depends on sizes alone.
 #pragma once
-#include "operand.cuh"
+#include "statistics.cuh"
 #include "warpgroup.cuh"
 
 namespace auxgrad {
@@ -25,6 +25,7 @@ struct Output {
   const float* bias = nullptr;  // [channels]
   bool relu = false;
   uint32_t* mask = nullptr;  // [ceil(M / 32), channels]
+  float* pieces = nullptr;   // statistics of what is written (statistics.cuh)
   bool vectors = false;
 
   void settle(int64_t n) {
@@ -221,7 +222,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
       if (!(fabsf(v[e]) >= kLeastSum) && v[e] != 0 && column + c + e < s.n)
         v[e] = sum_anew<LeftAlongK, RightAlongK>(a, b, z, row + r, column + c + e, from, to);
       if (!partial && column + c + e < s.n) v[e] = out.finish(v[e], z, column + c + e);
-      if (out.mask) tile[r * kPitch + c + e] = v[e];
+      if (out.mask || out.pieces) tile[r * kPitch + c + e] = v[e];
     }
     float* const p =
         column + c +
@@ -232,9 +233,18 @@ __global__ void __launch_bounds__(Shape::kThreads)
       for (int e = 0; e < 4; e++)
         if (column + c + e < s.n) p[e] = v[e];
   }
-  if (!out.mask || partial) return;
+  if (!(out.mask || out.pieces) || partial) return;
   __syncthreads();
-  for (int q = static_cast<int>(threadIdx.x); q < Shape::kM / 32 * Shape::kN; q += Shape::kThreads) {
+  for (int q = static_cast<int>(threadIdx.x); out.pieces && q < Shape::kM / kPiece * Shape::kN; q += Shape::kThreads) {
+    const int r = q / Shape::kN * kPiece, c = q % Shape::kN;
+    if (row + r >= s.m || column + c >= s.n) continue;
+    const float* const p = tile + r * kPitch + c;
+    piece_statistics(
+        [&](int i) { return p[i * kPitch]; }, min(kPiece, s.m - row - r),
+        out.pieces + static_cast<int64_t>((row + r) / kPiece * 2) * out.channels + z * out.z_channels + column + c,
+        out.channels);
+  }
+  for (int q = static_cast<int>(threadIdx.x); out.mask && q < Shape::kM / 32 * Shape::kN; q += Shape::kThreads) {
     const int r = q / Shape::kN * 32, c = q % Shape::kN;
     if (row + r >= s.m || column + c >= s.n) continue;
     uint32_t word = 0;
@@ -323,15 +333,16 @@ inline bool run_product(const Call& call, const A& a, const B& b, Output out, in
   return launch_items(call, items, finish_kernel, partial, out, s, rows_each, items);
 }
 
-// bits.cuh would be more files than it is worth: signs of what a product reads, bit t % 32 of word [t / 32][c] is that
-// of token t.
+// Signs of what a product reads: bit t % 32 of word [t / 32][c] is that of token t.
 __global__ void pack_signs_kernel(const float* x, int64_t row_step, int64_t step, int64_t tokens, int64_t channels,
                                   uint32_t* words, int64_t items) {
   for (int64_t item = first_item(); item < items; item += item_step()) {
     const int64_t w = quotient(item, channels), c = item - w * channels;
     const float* p = x + 32 * w * row_step + c * step;
     uint32_t word = 0;
-    for (int64_t t = 0; t < min64(32, tokens - 32 * w); t++) word |= static_cast<uint32_t>(p[t * row_step] > 0) << t;
+    const int n = static_cast<int>(min64(32, tokens - 32 * w));
+#pragma unroll 16
+    for (int t = 0; t < n; t++) word |= static_cast<uint32_t>(p[t * row_step] > 0) << t;
     words[item] = word;
   }
 }

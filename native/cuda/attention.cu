@@ -74,13 +74,14 @@ struct Attention {
 // Rows [row, row + 64) and columns [column, column + 64) of matrix z.
 __device__ inline void fill(Square& to, const Strided& from, int z, int row, int column) {
   const auto origin = from.origin(z);
-#pragma unroll 2
-  for (int i = static_cast<int>(threadIdx.x); i < kSide * Square::kChunks; i += kThreads) {
-    const int line = i / Square::kChunks, chunk = i % Square::kChunks;
-    float v[8];
-    from.load(origin, from.line(origin, row + line), column + 8 * chunk, v);
-    to.store(line, chunk, v);
-  }
+  constexpr int kShare = kSide * Square::kChunks / kThreads;
+  const auto line = [&](int i) { return (static_cast<int>(threadIdx.x) + i * kThreads) / Square::kChunks; };
+  const auto chunk = [&](int i) { return (static_cast<int>(threadIdx.x) + i * kThreads) % Square::kChunks; };
+  float v[kShare][8];
+#pragma unroll
+  for (int i = 0; i < kShare; i++) from.load(origin, from.line(origin, row + line(i)), column + 8 * chunk(i), v[i]);
+#pragma unroll
+  for (int i = 0; i < kShare; i++) to.store(line(i), chunk(i), v[i]);
 }
 
 __device__ inline int lane() { return static_cast<int>(threadIdx.x) % 32; }
@@ -88,21 +89,6 @@ __device__ inline int warp_row() { return static_cast<int>(threadIdx.x) / 32 * 1
 // Row (of the block) and column of element (j, e) of a warp's sums.
 __device__ inline int row_of(int e) { return warp_row() + lane() / 4 + e / 2 * 8; }
 __device__ inline int column_of(int j, int e) { return 8 * j + lane() % 4 * 2 + e % 2; }
-
-// A warp's sums to its rows of a tile: a left operand for itself.
-__device__ inline void store(Square& to, const Sums& sums) {
-  __syncwarp();
-#pragma unroll
-  for (int j = 0; j < kSide / 8; j++)
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-      const Parts<3> parts = split(sums[0][j][2 * h], sums[0][j][2 * h + 1]);
-#pragma unroll
-      for (int p = 0; p < 3; p++)
-        reinterpret_cast<uint32_t*>(&to.chunk[p][Square::at(row_of(2 * h), j)])[lane() % 4] = parts.plane[p];
-    }
-  __syncwarp();
-}
 
 // sums = own[row..] other[other_row..]^T over all their columns. Where one square holds those, `own_tile` is filled already.
 __device__ inline void multiply_rows(Sums& sums, const Strided& own, Square& own_tile, int row, const Strided& other,
@@ -116,20 +102,20 @@ __device__ inline void multiply_rows(Sums& sums, const Strided& own, Square& own
     if (own.length > kSide) fill(own_tile, own, z, row, column);
     fill(other_tile, other, z, other_row, column);
     __syncthreads();
-    multiply_tiles<true, true>(sums, own_tile, warp_row(), other_tile, 0, 0,
+    multiply_tiles<true, true>(sums, own_tile, warp_row(), other_tile, 0,
                                min(kSide, (own.length - column + 15) / 16 * 16));
   }
 }
 
-// sums += (the tile's rows of this warp) times columns from `column` on of the rows that `other_tile` is for.
-__device__ inline void multiply_columns(Sums& sums, const Square& left, const Strided& other, Square& other_tile,
-                                        int other_row, int column, bool filled, int z) {
+// sums += left times columns from `column` on of the rows that `tile` is for.
+__device__ inline void multiply_columns(Sums& sums, const Sums& left, const Strided& other, Square& tile, int row,
+                                        int column, bool filled, int z) {
   if (!filled) {
     __syncthreads();
-    fill(other_tile, other, z, other_row, column);
+    fill(tile, other, z, row, column);
     __syncthreads();
   }
-  multiply_tiles<true, false>(sums, left, warp_row(), other_tile, 0, 0, kSide);
+  multiply_sums<false>(sums[0], left[0], tile);
 }
 
 template <class F>
@@ -155,7 +141,7 @@ __global__ void __launch_bounds__(kThreads)
     attention_kernel(const __grid_constant__ Attention a, float* y, float* lse, int tiles, int chunks) {
   extern __shared__ uint4 shared[];
   Square* const tile = reinterpret_cast<Square*>(shared);
-  Square &queries = tile[0], &others = tile[1], &weights = tile[2];
+  Square &queries = tile[0], &others = tile[1];
   int index = static_cast<int>(blockIdx.x);
   const int column = index % chunks * kSide, row = index / chunks % tiles * kSide, z = index / chunks / tiles;
   float top[2] = {-INFINITY, -INFINITY}, weight[2] = {};  // of two rows: running maximum, sum of exponentials
@@ -193,8 +179,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int j = 0; j < kSide / 8; j++)
 #pragma unroll
         for (int e = 0; e < 4; e++) p[0][j][e] *= a.kept(z, row + row_of(e), key + column_of(j, e));
-    store(weights, p);
-    multiply_columns(sums, weights, a.v, others, key, column, false, z);
+    multiply_columns(sums, p, a.v, others, key, column, false, z);
   }
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -217,7 +202,7 @@ bool attention(const Call& call) {
   const Attention a(call);
   const int64_t tiles = squares(a.rows), chunks = max64(1, squares(a.width));
   return launch(call, attention_kernel, dim3(static_cast<unsigned>(a.batches() * tiles * chunks)), dim3(kThreads),
-                3 * sizeof(Square), a, call.out[0].f32(), call.out[1].f32(), static_cast<int>(tiles),
+                2 * sizeof(Square), a, call.out[0].f32(), call.out[1].f32(), static_cast<int>(tiles),
                 static_cast<int>(chunks));
 }
 
@@ -272,12 +257,8 @@ __global__ void __launch_bounds__(kThreads)
         p[0][j][e] = weight;
         d[0][j][e] = slope;
       }
-    if (Keys) {
-      store(tile[4], p);
-      multiply_columns(value_sums, tile[4], other_value, tile[3], at, column, a.width <= kSide, z);
-    }
-    store(tile[4], d);
-    multiply_columns(sums, tile[4], other, tile[2], at, column, a.depth <= kSide, z);
+    if (Keys) multiply_columns(value_sums, p, other_value, tile[3], at, column, a.width <= kSide, z);
+    multiply_columns(sums, d, other, tile[2], at, column, a.depth <= kSide, z);
   }
   write(sums, Keys ? dk : dq, a, z, row, Keys ? a.keys : a.rows, column, a.depth);
   if (Keys) write(value_sums, dv, a, z, row, a.keys, column, a.width);
@@ -297,10 +278,10 @@ bool attention_grad(const Call& call) {
   };
   return launch_items(call, 32 * rows, attention_delta_kernel, a.dy, y, delta, rows) &&
          launch(call, attention_gradient_kernel<false>, blocks(squares(a.rows), query_chunks), dim3(kThreads),
-                5 * sizeof(Square), a, lse, delta, dq, dk, dv, static_cast<int>(squares(a.rows)),
+                4 * sizeof(Square), a, lse, delta, dq, dk, dv, static_cast<int>(squares(a.rows)),
                 static_cast<int>(query_chunks)) &&
          launch(call, attention_gradient_kernel<true>, blocks(squares(a.keys), key_chunks), dim3(kThreads),
-                5 * sizeof(Square), a, lse, delta, dq, dk, dv, static_cast<int>(squares(a.keys)),
+                4 * sizeof(Square), a, lse, delta, dq, dk, dv, static_cast<int>(squares(a.keys)),
                 static_cast<int>(key_chunks));
 }
 int64_t attention_grad_scratch(const Call& call, int) {

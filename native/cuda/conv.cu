@@ -106,7 +106,7 @@ struct TurnedWeights {
     return origin + i * output_step + (vertical.kernel_start + down * vertical.kernel_step) * row_step +
            (horizontal.kernel_start + across * horizontal.kernel_step) * depth;
   }
-  __device__ float at(Origin, Line line, int i) const { return line && i < depth ? line[i] : 0.0f; }
+  __device__ float at(Origin, Line line, int i) const { return line && i < depth ? __ldg(line + i) : 0.0f; }
   __device__ void load(Origin origin, Line line, int first, float (&v)[8]) const {
     if (vectors && line && first + 8 <= depth) return load8(line + first, v);
 #pragma unroll

@@ -95,34 +95,71 @@ __device__ inline void load_fragments(uint32_t (&f)[T::kPlanes][4], const T& til
   for (int p = 0; p < T::kPlanes; p++) load_matrices<!AlongK>(f[p], &tile.chunk[p][T::at(line, chunk)]);
 }
 
-// sums[M][N] += products of 16 M rows from `row` on and 8 N columns from `column` on, over the depth [from, to).
+// Columns of 8 that are summed together: as many as there are registers for.
+constexpr int kTogether = 4;
+
+// sums[from..] += a b over 16 steps: summed from zero, small parts first.
+template <int N, int P, int Q>
+__device__ inline void multiply_step(float (&sums)[N][4], int from, const uint32_t (&a)[P][4],
+                                     const uint32_t (&b)[kTogether / 2][Q][4]) {
+  float t[kTogether][4] = {};
+#pragma unroll
+  for (int order = 2; order >= 0; order--)  // of p + q: what is smaller comes first
+#pragma unroll
+    for (int p = 0; p <= order; p++)
+      if (p < P && order - p < Q) {
+#pragma unroll
+        for (int j = 0; j < kTogether; j++)
+          multiply_add(t[j], a[p], b[j / 2][order - p][j % 2 * 2], b[j / 2][order - p][j % 2 * 2 + 1]);
+      }
+#pragma unroll
+  for (int j = 0; j < kTogether; j++)
+#pragma unroll
+    for (int e = 0; e < 4; e++) sums[from + j][e] += t[j][e];
+}
+
+template <bool AlongK, class B>
+__device__ inline void load_right(uint32_t (&b)[kTogether / 2][B::kPlanes][4], const B& right, int column, int k) {
+#pragma unroll
+  for (int j = 0; j < kTogether / 2; j++) load_fragments<AlongK, false>(b[j], right, column + 16 * j, k);
+}
+
+// sums[M][N] += products of 16 M rows from `row` on and 8 N columns from `column` on, over the first `depth` steps.
 template <bool LeftAlongK, bool RightAlongK, int M, int N, class A, class B>
 __device__ inline void multiply_tiles(float (&sums)[M][N][4], const A& left, int row, const B& right, int column,
-                                      int from, int to) {
-  constexpr int P = A::kPlanes, Q = B::kPlanes;
-#pragma unroll 2
-  for (int k = from; k < to; k += 16) {
-    uint32_t b[N / 2][Q][4];
+                                      int depth) {
+  for (int k = 0; k < depth; k += 16) {
 #pragma unroll
-    for (int j = 0; j < N / 2; j++) load_fragments<RightAlongK, false>(b[j], right, column + 16 * j, k);
+    for (int j = 0; j < N; j += kTogether) {
+      uint32_t b[kTogether / 2][B::kPlanes][4];
+      load_right<RightAlongK>(b, right, column + 8 * j, k);
 #pragma unroll
-    for (int i = 0; i < M; i++) {
-      uint32_t a[P][4];
-      load_fragments<LeftAlongK, true>(a, left, row + 16 * i, k);
-      float t[N][4] = {};
+      for (int i = 0; i < M; i++) {
+        uint32_t a[A::kPlanes][4];
+        load_fragments<LeftAlongK, true>(a, left, row + 16 * i, k);
+        multiply_step(sums[i], j, a, b);
+      }
+    }
+  }
+}
+
+// The same with 16 rows of 8 K steps that are a warp's sums themselves, as a left operand.
+template <bool RightAlongK, int K, int N, class B>
+__device__ inline void multiply_sums(float (&sums)[N][4], const float (&left)[K][4], const B& right) {
 #pragma unroll
-      for (int order = 2; order >= 0; order--)  // of p + q: what is smaller comes first
+  for (int k = 0; k < K; k += 2) {
+    uint32_t a[3][4];
 #pragma unroll
-        for (int p = 0; p <= order; p++)
-          if (p < P && order - p < Q) {
+    for (int i = 0; i < 4; i++) {
+      const Parts<3> parts = split(left[k + i / 2][i % 2 * 2], left[k + i / 2][i % 2 * 2 + 1]);
 #pragma unroll
-            for (int j = 0; j < N; j++)
-              multiply_add(t[j], a[p], b[j / 2][order - p][j % 2 * 2], b[j / 2][order - p][j % 2 * 2 + 1]);
-          }
+      for (int p = 0; p < 3; p++) a[p][i] = parts.plane[p];
+    }
 #pragma unroll
-      for (int j = 0; j < N; j++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) sums[i][j][e] += t[j][e];
+    for (int j = 0; j < N; j += kTogether) {
+      uint32_t b[kTogether / 2][B::kPlanes][4];
+      load_right<RightAlongK>(b, right, 8 * j, 8 * k);
+      multiply_step(sums, j, a, b);
     }
   }
 }

@@ -14,15 +14,16 @@ struct Statistics : TwoSums {
   const float* x;
   float *mean, *var, *rstd;
   double eps;
+  __device__ double shift(int64_t first) const { return isfinite(x[first]) ? x[first] : 0.0f; }
   __device__ void add(Two& p, int64_t, int64_t at, int64_t, int64_t first) const {
-    const double d = static_cast<double>(x[at]) - x[first];
+    const double d = x[at] - shift(first);
     p.a += d;
     p.b += d * d;
   }
   __device__ void finish(const Two& p, int64_t o, int64_t rows, int64_t first) const {
     const double n = static_cast<double>(rows), m = rows ? p.a / n : 0, v = rows ? p.b / n - m * m : 0;
     const double square = v > 0 || v != v ? v : 0;
-    mean[o] = rows ? static_cast<float>(x[first] + m) : 0;
+    mean[o] = rows ? static_cast<float>(shift(first) + m) : 0;
     var[o] = static_cast<float>(square);
     rstd[o] = static_cast<float>(1 / sqrt(square + eps));
   }

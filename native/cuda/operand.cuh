@@ -1,6 +1,6 @@
 // Where the operands of a product come from (product.cuh). An operand has lines of neighbours: line(origin, i) finds one,
 // load() reads eight of its neighbours from a multiple of 8 on, at() reads one; what lies beyond the operand is 0. The
-// origin is that of a product of a batch, or of a group of channels.
+// origin is that of a product of a batch, or of a group of channels. No kernel writes what it reads here.
 #pragma once
 #include "mma.cuh"
 
@@ -28,7 +28,7 @@ struct Divisor {
 };
 
 __device__ inline void load8(const float* from, float (&v)[8]) {
-  const float4 a = *reinterpret_cast<const float4*>(from), b = *reinterpret_cast<const float4*>(from + 4);
+  const float4 a = __ldg(reinterpret_cast<const float4*>(from)), b = __ldg(reinterpret_cast<const float4*>(from + 4));
   v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
 }
 
@@ -69,7 +69,9 @@ struct Strided {
     return p;
   }
   __device__ Line line(Origin origin, int i) const { return i < lines ? origin + i * line_step : nullptr; }
-  __device__ float at(Origin, Line line, int i) const { return line && i < length ? auxiliary(line[i * step]) : 0.0f; }
+  __device__ float at(Origin, Line line, int i) const {
+    return line && i < length ? auxiliary(__ldg(line + i * step)) : 0.0f;
+  }
   __device__ void load(Origin origin, Line line, int first, float (&v)[8]) const {
     if (vectors && line && first + 8 <= length) {
       load8(line + first, v);
@@ -90,7 +92,7 @@ struct Floats {
   Auxiliary auxiliary;
 
   bool allows_vectors() const { return aligned(data) && channels % 4 == 0; }
-  __device__ float at(int, int token, int c) const { return auxiliary(data[token * channels + c]); }
+  __device__ float at(int, int token, int c) const { return auxiliary(__ldg(data + token * channels + c)); }
   __device__ void load(int, int token, int c, float (&v)[8]) const {
     load8(data + token * channels + c, v);
 #pragma unroll
@@ -111,14 +113,14 @@ struct Codes {
   __device__ float value(uint32_t word, int image, int token) const {
     const uint32_t code = word >> (static_cast<uint32_t>(token) % (32 / Bits) * Bits) & ((1u << Bits) - 1);
     if (Bits == 1) return code ? 1.0f : off;
-    return static_cast<float>(code) * ranges[2 * image + 1] / 3.0f + ranges[2 * image];
+    return static_cast<float>(code) * __ldg(ranges + 2 * image + 1) / 3.0f + __ldg(ranges + 2 * image);
   }
   __device__ float at(int image, int token, int c) const {
-    return value(words[token / (32 / Bits) * channels + c], image, token);
+    return value(__ldg(words + token / (32 / Bits) * channels + c), image, token);
   }
   __device__ void load(int image, int token, int c, float (&v)[8]) const {
     const uint4* p = reinterpret_cast<const uint4*>(words + token / (32 / Bits) * channels + c);
-    const uint4 a = p[0], b = p[1];
+    const uint4 a = __ldg(p), b = __ldg(p + 1);
     const uint32_t w[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
     for (int i = 0; i < 8; i++) v[i] = value(w[i], image, token);

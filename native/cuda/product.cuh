@@ -148,11 +148,12 @@ __global__ void __launch_bounds__(Shape::kThreads)
 
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
 #if defined(AUXGRAD_WARPGROUPS)
-  constexpr bool kGroups = Shape::kM == 128 && Shape::kN == 128;
+  constexpr bool kGroups = true;  // each makes 64 rows
+  static_assert(Shape::kThreads == 2 * Shape::kM, "a group for 64 rows");
 #else
   constexpr bool kGroups = false;
 #endif
-  constexpr int kWarpM = kGroups ? 16 : Shape::kWarpM, kWarpN = kGroups ? 128 : Shape::kWarpN;
+  constexpr int kWarpM = kGroups ? 16 : Shape::kWarpM, kWarpN = kGroups ? Shape::kN : Shape::kWarpN;
   constexpr int kWarpsDown = Shape::kM / kWarpM;
   const int warp_row = warp % kWarpsDown * kWarpM, warp_column = warp / kWarpsDown * kWarpN;
   float sums[kWarpM / 16][kWarpN / 8][4] = {};
@@ -189,7 +190,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
           for (int e = 0; e < 4; e++) sums[0][j][e] += t[j][e];
 #endif
       } else {
-        multiply_tiles<LeftAlongK, RightAlongK>(sums, left[stage], warp_row, right[stage], warp_column, 0, kStep);
+        multiply_tiles<LeftAlongK, RightAlongK>(sums, left[stage], warp_row, right[stage], warp_column, kStep);
         if (more) store(stage ^ 1);
       }
       __syncthreads();
@@ -281,7 +282,7 @@ inline Sizes cut(int64_t m, int64_t n, int64_t k, int64_t batches) {
 template <class Shape>
 inline double cost(const Sizes& s) {
   const double tiles = static_cast<double>(s.down) * s.across * s.batches * s.parts;
-  const double rounds = tiles <= kProcessors ? 1 : tiles / kProcessors;
+  const double rounds = static_cast<double>(ceil_div(static_cast<int64_t>(tiles), kProcessors));
   return rounds * s.depth * Shape::kM * Shape::kN * (Shape::kM == 64 ? 1.4 : 1.0) + (s.parts > 1 ? 1e5 : 0);
 }
 

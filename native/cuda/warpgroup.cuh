@@ -16,18 +16,21 @@ namespace {
 __device__ inline void share_with_tensor_cores() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ inline void start_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ inline void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-__device__ inline void keep(float (&c)[16][4]) {
+template <int N>
+__device__ inline void keep(float (&c)[N][4]) {
 #pragma unroll
-  for (int j = 0; j < 16; j++)
+  for (int j = 0; j < N; j++)
 #pragma unroll
     for (int e = 0; e < 4; e++) asm volatile("" : "+f"(c[j][e])::"memory");
 }
-__device__ inline void wait_for_products(float (&c)[16][4]) {
+template <int N>
+__device__ inline void wait_for_products(float (&c)[N][4]) {
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
   keep(c);
 }
 
-// c[64 x 128] = or += a[64 x 16] b[16 x 128]; a warp of the group holds 16 rows, as of mma.cuh's multiply_add.
+// A warp of the group holds 16 rows, as of mma.cuh's multiply_add.
+// c[64 x 128] = or += a[64 x 16] b[16 x 128].
 template <bool LeftAlongK, bool RightAlongK>
 __device__ inline void multiply_group(float (&c)[16][4], uint64_t left, uint64_t right, int add) {
   asm volatile(
@@ -54,14 +57,31 @@ __device__ inline void multiply_group(float (&c)[16][4], uint64_t left, uint64_t
         "+f"(c[15][3])
       : "l"(left), "l"(right), "r"(add), "n"(LeftAlongK ? 0 : 1), "n"(RightAlongK ? 0 : 1));
 }
+// c[64 x 64] = or += a[64 x 16] b[16 x 64].
+template <bool LeftAlongK, bool RightAlongK>
+__device__ inline void multiply_group(float (&c)[8][4], uint64_t left, uint64_t right, int add) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, "
+      "%8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, "
+      "%24, %25, %26, %27, %28, %29, %30, %31"
+      "}, %32, %33, p, 1, 1, %35, %36;}"
+      : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
+        "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]),
+        "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]),
+        "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]),
+        "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3])
+      : "l"(left), "l"(right), "r"(add), "n"(LeftAlongK ? 0 : 1), "n"(RightAlongK ? 0 : 1));
+}
 
 #endif
 
-// What tensor cores are told of 16 steps of depth of a plane, from row (or column) `row` on, of a tile of 128 rows by 32
-// steps. Rows of 32 steps: groups of 8 rows, 64 bytes each; lines of 128 rows: blocks of 64, in groups of 8 steps.
+// What tensor cores are told of 16 steps of depth of a plane, from row (or column) `row` on, of a tile of 32 steps. Rows of 32 steps: groups of 8 rows, 64 bytes each; lines of 128 rows: blocks of 64, in groups of 8 steps.
 template <bool AlongK, class T>
 __device__ inline uint64_t describe(const T& tile, int plane, int row, int depth) {
-  static_assert(T::kLines * T::kLength == 128 * 32 && T::kLength == (AlongK ? 32 : 128), "the layouts described here");
+  static_assert(AlongK ? T::kLength == 32 : T::kLines == 32 && T::kLength % 64 == 0, "the layouts described here");
   const uint32_t base = static_cast<uint32_t>(__cvta_generic_to_shared(tile.chunk[plane]));
   const uint32_t address = base + (AlongK ? row * 64 + depth * 2 : row / 64 * 4096 + depth * 128);
   const uint64_t across = AlongK ? 16 : 4096, along = AlongK ? 512 : 1024, swizzle = AlongK ? 2 : 1;  // 64, 128 bytes
@@ -69,10 +89,10 @@ __device__ inline uint64_t describe(const T& tile, int plane, int row, int depth
 }
 
 #if defined(AUXGRAD_WARPGROUPS)
-// sums = products of 64 rows from `row` on and 128 columns, over 32 steps: small parts first. They are there after
+// sums = products of 64 rows from `row` on and all columns, over 32 steps: small parts first. They are there after
 // wait_for_products(sums).
-template <bool LeftAlongK, bool RightAlongK, class A, class B>
-__device__ inline void multiply_tiles_async(float (&sums)[16][4], const A& left, int row, const B& right) {
+template <bool LeftAlongK, bool RightAlongK, int N, class A, class B>
+__device__ inline void multiply_tiles_async(float (&sums)[N][4], const A& left, int row, const B& right) {
   constexpr int P = A::kPlanes, Q = B::kPlanes;
   keep(sums);
   start_products();

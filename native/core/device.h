@@ -3,12 +3,13 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "kernel.h"
 
 namespace auxgrad {
 
-constexpr int32_t kDeviceVersion = 1;  // of this interface and of Call
+constexpr int32_t kDeviceVersion = 2;  // of this interface and of Call
 
 // Calls that were recorded, to be launched together.
 class Recording {
@@ -27,9 +28,11 @@ class Device {
   // Null if there is no memory.
   virtual void* allocate(int64_t bytes) = 0;
   virtual void release(void* p) = 0;
-  // Bytes asked of the driver: now, and at most.
+  // Bytes asked of the driver, with what the device holds for itself: now, and at most.
   virtual int64_t live_bytes() const = 0;
   virtual int64_t peak_bytes() const = 0;
+  // Bytes that the driver has left, whoever has the others.
+  virtual int64_t free_bytes() = 0;
 
   // Between device and processor, either way, or within the device. Memory of the processor is read or written when it
   // returns.
@@ -42,8 +45,10 @@ class Device {
   virtual void* stream() const = 0;
   virtual Fault* fault() const = 0;
 
-  // What is launched between the two is recorded instead. Null if it failed.
+  // What is launched between record() and recorded() is recorded instead, piece by piece; null if it failed. A piece
+  // waits for the earlier ones named (by number, from 0), and for no others.
   virtual bool record(Failure* failure) = 0;
+  virtual bool piece(const std::vector<int32_t>& after, Failure* failure) = 0;
   virtual std::unique_ptr<Recording> recorded(Failure* failure) = 0;
 
   // Marks a moment of the stream; seconds between two marks, after wait().

@@ -32,7 +32,7 @@ class Failure {
   char message[384] = {};
 };
 
-// In the memory of a device: the first value of a step that a kernel found wrong. Zeroed before each step.
+// In the memory of a device: a value of a step that a kernel found wrong. Zeroed before each step.
 struct Fault {
   int32_t raised;  // other kernels that look at values do nothing then
   int32_t who;     // which op (device.h)

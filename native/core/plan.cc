@@ -180,77 +180,114 @@ bool Plan::fault(Failure* failure) const {
 bool Plan::run_calls(size_t begin, size_t end, Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort,
                      Failure* failure, double* call_seconds) const {
   using Clock = std::chrono::steady_clock;
-  View views[2 * kMaxOperands];
   for (size_t i = begin; i < end; i++) {
     const int32_t stop = abort ? abort->load(std::memory_order_relaxed) : kRun;
     if (stop == kStopNow || (stop == kStopUnchanged && static_cast<int64_t>(i) <= first_update_))
       return failure->set(ErrorCode::aborted, "the step was aborted before it changed anything");
-    const PlannedCall& planned = calls_[i];
-    for (size_t k = 0; k < planned.operands.size(); k++) {
-      const Operand& o = planned.operands[k];
-      views[k] = o.view;
-      if (o.buffer < 0) continue;
-      uint8_t* base = o.buffer == 0 ? arena.data() : buffers_[static_cast<size_t>(o.buffer)]->data();
-      views[k].data = base + o.byte_offset;
-    }
-    Call call;
-    call.in = views;
-    call.n_in = planned.n_in;
-    call.out = views + planned.n_in;
-    call.n_out = static_cast<int>(planned.operands.size()) - planned.n_in;
-    call.number = planned.numbers.data();
-    call.n_number = static_cast<int>(planned.numbers.size());
-    call.scratch = arena.data() + planned.scratch_offset;
-    call.pool = &pool;
-    call.failure = failure;
-    if (device_) {
-      call.pool = nullptr;
-      call.stream = device_->stream();
-      call.fault = device_->fault();
-    }
     const auto begun = call_seconds ? Clock::now() : Clock::time_point();
-    const bool ok = planned.kernel->run(call);
+    if (!run_call(calls_[i], arena, &pool, failure)) return false;
     if (call_seconds && device_ && !device_->mark(static_cast<int64_t>(i) + 1, failure)) return false;
     if (call_seconds && !device_) call_seconds[i] += std::chrono::duration<double>(Clock::now() - begun).count();
-    if (!ok) {
-      if (!failure->failed()) failure->set(ErrorCode::invalid_argument, "%s failed", planned.kernel->name);
-      return false;
-    }
   }
   return true;
 }
 
-// In two parts: before the first change, all that was looked up must have been right. From the second run on a part is
-// launched as a whole, as it was recorded: of small kernels the launches alone would take longer.
+bool Plan::record(Storage& arena, Failure* failure) const {
+  struct Access {
+    const uint8_t *begin, *end;
+    bool writes;
+  };
+  recorded_ = nullptr;
+  const size_t all = calls_.size(), ends[] = {std::min(static_cast<size_t>(first_update_), all), all};
+  for (int part = 0; part < 2; part++) {
+    recordings_[part].reset();
+    const size_t first = part ? ends[0] : 0, count = ends[part] - first;
+    if (count == 0) continue;
+    std::vector<std::vector<Access>> accesses(count);
+    std::vector<std::vector<bool>> before(count);  // calls that are done when this one begins
+    if (!device_->record(failure)) return false;
+    bool ok = true;
+    for (size_t i = 0; ok && i < count; i++) {
+      const PlannedCall& planned = calls_[first + i];
+      for (size_t k = 0; k < planned.operands.size(); k++) {
+        const Operand& o = planned.operands[k];
+        if (o.buffer < 0) continue;
+        const uint8_t* data = base(o, arena);
+        accesses[i].push_back({data + o.first_byte(), data + o.end_byte(), k >= static_cast<size_t>(planned.n_in)});
+      }
+      const uint8_t* scratch = arena.data() + planned.scratch_offset;
+      accesses[i].push_back({scratch, scratch + planned.scratch_bytes, true});
+      const auto meet = [&](size_t j) {
+        for (const Access& a : accesses[i])
+          for (const Access& b : accesses[j])
+            if ((a.writes || b.writes) && a.begin < b.end && b.begin < a.end) return true;
+        return false;
+      };
+      before[i].resize(count);
+      std::vector<int32_t> after;
+      for (size_t j = i; j-- > 0;) {
+        if (before[i][j] || !meet(j)) continue;
+        after.push_back(static_cast<int32_t>(j));
+        before[i][j] = true;
+        for (size_t k = 0; k < j; k++)
+          if (before[j][k]) before[i][k] = true;
+      }
+      ok = device_->piece(after, failure) && run_call(planned, arena, nullptr, failure);
+    }
+    recordings_[part] = device_->recorded(failure);  // ends it in any case
+    if (!ok || !recordings_[part]) return false;
+  }
+  recorded_ = arena.data();
+  return true;
+}
+
+bool Plan::run_call(const PlannedCall& planned, Storage& arena, Parallel* pool, Failure* failure) const {
+  View views[2 * kMaxOperands];
+  for (size_t k = 0; k < planned.operands.size(); k++) {
+    const Operand& o = planned.operands[k];
+    views[k] = o.view;
+    if (o.buffer >= 0) views[k].data = base(o, arena) + o.byte_offset;
+  }
+  Call call;
+  call.in = views;
+  call.n_in = planned.n_in;
+  call.out = views + planned.n_in;
+  call.n_out = static_cast<int>(planned.operands.size()) - planned.n_in;
+  call.number = planned.numbers.data();
+  call.n_number = static_cast<int>(planned.numbers.size());
+  call.scratch = arena.data() + planned.scratch_offset;
+  call.failure = failure;
+  if (device_) {
+    call.stream = device_->stream();
+    call.fault = device_->fault();
+  } else {
+    call.pool = pool;
+  }
+  if (planned.kernel->run(call)) return true;
+  if (!failure->failed()) failure->set(ErrorCode::invalid_argument, "%s failed", planned.kernel->name);
+  return false;
+}
+
+// In two parts: before the first change, all that was looked up must have been right. A part is launched as a whole,
+// as it was recorded, unless its calls are timed.
 bool Plan::run_device(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure,
                       double* call_seconds) const {
-  if (recorded_ != arena.data()) {
-    recordings_[0].reset();
-    recordings_[1].reset();
-    runs_ = 0;
-    recorded_ = arena.data();
-  }
-  const bool whole = !call_seconds && runs_ > 0;
+  if (!call_seconds && recorded_ != arena.data() && !record(arena, failure)) return false;
   const size_t all = calls_.size(), ends[] = {std::min(static_cast<size_t>(first_update_), all), all};
   if (!device_->fill(device_->fault(), 0, sizeof(Fault), failure)) return false;
   if (call_seconds && !device_->mark(0, failure)) return false;
   for (int part = 0; part < 2; part++) {
     const size_t begin = part ? ends[0] : 0, end = ends[part];
     if (begin == end) continue;
-    std::unique_ptr<Recording>& recording = recordings_[part];
-    if (whole && !recording) {
-      if (!device_->record(failure)) return false;
-      const bool ok = run_calls(begin, end, arena, pool, nullptr, failure, nullptr);
-      recording = device_->recorded(failure);
-      if (!ok || !recording) return false;
+    if (call_seconds) {
+      if (!run_calls(begin, end, arena, pool, abort, failure, call_seconds)) return false;
+    } else {
+      if (abort && abort->load() != kRun && (part == 0 || abort->load() == kStopNow || ends[0] == 0))
+        return failure->set(ErrorCode::aborted, "the step was aborted before it changed anything");
+      if (!recordings_[part]->launch(failure)) return false;
     }
-    if (!whole && !run_calls(begin, end, arena, pool, abort, failure, call_seconds)) return false;
-    if (whole && abort && abort->load() != kRun && (part == 0 || abort->load() == kStopNow || ends[0] == 0))
-      return failure->set(ErrorCode::aborted, "the step was aborted before it changed anything");
-    if (whole && !recording->launch(failure)) return false;
     if (fault(failure)) return false;
   }
-  runs_++;
   for (size_t i = 0; call_seconds && i < all; i++)
     call_seconds[i] += device_->seconds(static_cast<int64_t>(i), static_cast<int64_t>(i) + 1);
   return true;

@@ -69,6 +69,7 @@ class Plan {
                                       std::vector<std::shared_ptr<Storage>> buffers, Failure* failure,
                                       Scratch scratch = Scratch::as_planned, std::shared_ptr<Device> device = nullptr);
 
+  // With all scratch.
   int64_t arena_bytes() const { return arena_bytes_; }
   const std::vector<PlannedCall>& calls() const { return calls_; }
 
@@ -78,11 +79,19 @@ class Plan {
   bool run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats,
            double* call_seconds = nullptr) const;
 
+  // On a device, what run() would do for its first run on this arena: the calls are recorded, to be launched together.
+  // Of small kernels the launches alone would take longer. Calls that touch no memory in common may run side by side.
+  bool record(Storage& arena, Failure* failure) const;
+
  private:
+  bool run_call(const PlannedCall& planned, Storage& arena, Parallel* pool, Failure* failure) const;
   bool run_calls(size_t begin, size_t end, Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort,
                  Failure* failure, double* call_seconds) const;
   bool run_device(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure,
                   double* call_seconds) const;
+  uint8_t* base(const Operand& o, const Storage& arena) const {
+    return o.buffer == 0 ? arena.data() : buffers_[static_cast<size_t>(o.buffer)]->data();
+  }
   bool fault(Failure* failure) const;
 
   int64_t arena_bytes_ = 0;
@@ -93,8 +102,7 @@ class Plan {
   std::shared_ptr<Device> device_;
   mutable std::unique_ptr<Recording> recordings_[2];  // of a device: calls before the first change, and the rest
   mutable const uint8_t* recorded_ = nullptr;         // the arena they are for
-  mutable int64_t runs_ = 0;
-  std::vector<std::shared_ptr<Storage>> buffers_;  // [0] is empty: the arena comes with each run
+  std::vector<std::shared_ptr<Storage>> buffers_;     // [0] is empty: the arena comes with each run
 };
 
 }  // namespace auxgrad

@@ -286,6 +286,10 @@ std::unique_ptr<PlanFile> PlanFile::load(const char* path, std::shared_ptr<Ledge
   }
   file->arena_ = Storage::create(ledger, arena, false, device);
   if (!file->arena_) return no_memory("the arena of a step", arena);
+  file->planned_bytes_ = file->arena_->bytes();
+  for (const auto& storage : held) file->planned_bytes_ += storage->bytes();
+  for (const SavedProgram& program : file->programs_)
+    if (device && !program.plan->record(*file->arena_, failure)) return nullptr;
   return file;
 } catch (const std::bad_alloc&) {
   failure->set(ErrorCode::out_of_memory, "%.200s: the system has no memory to read it", path);

@@ -52,7 +52,7 @@ struct SavedValue {
 
 struct SavedProgram {
   std::unique_ptr<Plan> plan;
-  int64_t planned_bytes = 0;  // parameters, optimizer state and arena
+  int64_t planned_bytes = 0;  // where it was saved: parameters, optimizer state and arena
   int64_t planned_arena = 0;
   int64_t input_end = 0;  // one past the last arena byte that inputs are written to
   std::vector<std::string> labels;
@@ -73,6 +73,8 @@ class PlanFile {
   const std::vector<SavedProgram>& programs() const { return programs_; }
   // The program of the next run.
   size_t next() const;
+  // What this machine's kernels and threads need: known before the first run. Storages and arena; the arena.
+  int64_t planned_bytes() const { return planned_bytes_; }
   int64_t arena_bytes() const { return arena_->bytes(); }
   // The bytes of an output of the last run; of a device, until the next call. Null if the device fails.
   const uint8_t* data(const SavedValue& output) const;
@@ -87,6 +89,7 @@ class PlanFile {
   std::vector<SavedProgram> programs_;
   std::shared_ptr<Device> device_;
   std::shared_ptr<Storage> arena_;
+  int64_t planned_bytes_ = 0;
   mutable std::vector<uint8_t> copied_;  // from the device
 };
 

@@ -1,8 +1,10 @@
 // The CUDA device behind ../core/device.h: memory, copies, marks and the table of kernels.
 #include <cuda_runtime.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include <algorithm>
 #include <unordered_map>
 #include <vector>
 
@@ -45,6 +47,7 @@ class CudaDevice : public Device {
         !good(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), failure) ||
         !good(cudaMalloc(&fault_, sizeof(Fault)), failure))
       return false;
+    live_ = peak_ = sizeof(Fault);
     snprintf(name_, sizeof name_, "%s (CUDA %d.%d, %.1f GB)", facts.name, facts.major, facts.minor,
              static_cast<double>(facts.totalGlobalMem) / 1e9);
     return true;
@@ -83,6 +86,10 @@ class CudaDevice : public Device {
   }
   int64_t live_bytes() const override { return live_; }
   int64_t peak_bytes() const override { return peak_; }
+  int64_t free_bytes() override {
+    size_t free = 0, total = 0;
+    return cudaMemGetInfo(&free, &total) == cudaSuccess ? static_cast<int64_t>(free) : 0;
+  }
 
   bool copy(void* to, const void* from, int64_t bytes, Failure* failure) override {
     if (bytes == 0) return true;
@@ -98,15 +105,31 @@ class CudaDevice : public Device {
   Fault* fault() const override { return fault_; }
 
   bool record(Failure* failure) override {
+    pieces_.clear();
     return good(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), failure);
+  }
+  bool piece(const std::vector<int32_t>& after, Failure* failure) override {
+    if (!end_piece(failure)) return false;
+    if (getenv("AUXGRAD_CUDA_SERIAL")) return pieces_.emplace_back(), true;
+    std::vector<cudaGraphNode_t> nodes;
+    for (int32_t i : after)
+      for (cudaGraphNode_t node : pieces_[static_cast<size_t>(i)])
+        if (std::find(nodes.begin(), nodes.end(), node) == nodes.end()) nodes.push_back(node);
+    pieces_.emplace_back();
+    return good(cudaStreamUpdateCaptureDependencies(stream_, nodes.data(), nullptr, nodes.size(),
+                                                    cudaStreamSetCaptureDependencies),
+                failure);
   }
   std::unique_ptr<Recording> recorded(Failure* failure) override {
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t ready = nullptr;
     if (!good(cudaStreamEndCapture(stream_, &graph), failure)) return nullptr;
+    // Uploaded now: what memory the driver needs for it is taken before the first launch.
     const bool ok = good(cudaGraphInstantiate(&ready, graph, 0), failure);
     cudaGraphDestroy(graph);
-    return ok ? std::make_unique<Graph>(ready, stream_) : nullptr;
+    if (!ok) return nullptr;
+    auto result = std::make_unique<Graph>(ready, stream_);
+    return good(cudaGraphUpload(ready, stream_), failure) ? std::move(result) : nullptr;
   }
 
   bool mark(int64_t index, Failure* failure) override {
@@ -122,10 +145,23 @@ class CudaDevice : public Device {
   }
 
  private:
+  // What must be done before the last piece is.
+  bool end_piece(Failure* failure) {
+    if (pieces_.empty()) return true;
+    cudaStreamCaptureStatus status;
+    const cudaGraphNode_t* nodes = nullptr;
+    size_t count = 0;
+    if (!good(cudaStreamGetCaptureInfo(stream_, &status, nullptr, nullptr, &nodes, nullptr, &count), failure))
+      return false;
+    pieces_.back().assign(nodes, nodes + count);
+    return true;
+  }
+
   char name_[320] = {};
   cudaStream_t stream_ = nullptr;
   Fault* fault_ = nullptr;
   std::vector<cudaEvent_t> events_;
+  std::vector<std::vector<cudaGraphNode_t>> pieces_;  // of the recording, the last nodes of each
   std::unordered_map<void*, int64_t> sizes_;
   int64_t live_ = 0, peak_ = 0;
 };
@@ -139,6 +175,8 @@ extern "C" __attribute__((visibility("default"))) auxgrad::Device* auxgrad_open_
     failure->set(auxgrad::ErrorCode::invalid_argument, "CUDA: its library is of another version of auxgrad");
     return nullptr;
   }
+  // All kernels are loaded now: the memory that they take, and the time, are not part of the first step.
+  setenv("CUDA_MODULE_LOADING", "EAGER", 1);
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess || index >= count) {

@@ -133,7 +133,7 @@ bool take(const Call& call) {
 __global__ void __launch_bounds__(kBlock) add_taken(const float* dy, const int32_t* index, float* dx, int64_t n,
                                                     int64_t m, int64_t inner, int64_t padding, const Fault* fault) {
   __shared__ uint32_t found[kBlock / 32];
-  if (fault->raised) return;
+  if (__syncthreads_or(fault->raised)) return;  // a call beside this one may raise it now: all threads agree
   const int64_t o = blockIdx.x / n, r = blockIdx.x % n;
   float* to = dx + static_cast<int64_t>(blockIdx.x) * inner;
   // Columns of a row in stretches that the threads' registers hold.

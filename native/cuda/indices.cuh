@@ -5,6 +5,15 @@
 namespace auxgrad {
 namespace {
 
+// The first to come stays: calls may run side by side.
+__device__ inline void raise(Fault* fault, int32_t who, int64_t value, int64_t position, int64_t limit) {
+  if (atomicCAS(&fault->raised, 0, 1) != 0) return;
+  fault->who = who;
+  fault->value = value;
+  fault->position = position;
+  fault->limit = limit;
+}
+
 // One block: the first wrong one is found, whatever the order of the threads. `allowed` is no index, and right.
 __global__ void find_wrong_index(const int32_t* index, int64_t n, int64_t limit, int64_t allowed, int32_t who,
                                  Fault* fault) {
@@ -12,8 +21,7 @@ __global__ void find_wrong_index(const int32_t* index, int64_t n, int64_t limit,
   for (int64_t i = threadIdx.x; i < n && first == n; i += blockDim.x)
     if (index[i] != allowed && (index[i] < 0 || index[i] >= limit)) first = i;
   first = block_reduce(first, [](int64_t a, int64_t b) { return a < b ? a : b; });
-  if (threadIdx.x != 0 || first == n || fault->raised) return;
-  *fault = {1, who, index[first], first, limit};
+  if (threadIdx.x == 0 && first < n) raise(fault, who, index[first], first, limit);
 }
 
 inline bool check_indices(const Call& call, const View& indices, int64_t limit, int32_t who,

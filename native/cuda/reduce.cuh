@@ -10,12 +10,15 @@
 //     void finish(const Part& p, int64_t o, int64_t terms, int64_t first) const;  // writes the result
 //   };
 //
-// Terms are cut into chunks by shape alone; the parts of more than one chunk go to scratch.
+// Terms are cut into chunks by shape alone; the parts of more than one chunk go to scratch. A thread has several loads in
+// flight: kInFlight terms, or parts, at a time.
 #pragma once
 #include "unit.cuh"
 
 namespace auxgrad {
 namespace {
+
+constexpr int kInFlight = 8;
 
 // The kept and the reduced axes of an operand.
 struct Split {
@@ -47,11 +50,13 @@ struct Split {
   }
   // Threads that share the terms of a chunk.
   int lanes() const { return across() || terms <= 8 ? 1 : terms <= 1024 ? 32 : kBlock; }
-  int64_t chunks() const {
-    if (outputs == 0) return 1;
-    const int64_t least = across() ? 32 : 16 * kBlock;  // terms of a chunk
-    return max64(1, min64(ceil_div(terms, least), ceil_div((across() ? 1 << 17 : 1 << 10), outputs)));
+  // Terms of a chunk: whole rounds of its threads.
+  int64_t each() const {
+    const int64_t least = across() ? 2 * kInFlight : 2 * kInFlight * kBlock, most = across() ? 1 << 17 : 1 << 10;
+    const int64_t chunks = max64(1, min64(ceil_div(terms, least), ceil_div(most, max64(1, outputs))));
+    return max64(1, round_up(ceil_div(terms, chunks), kInFlight * lanes()));
   }
+  int64_t chunks() const { return max64(1, ceil_div(terms, each())); }
   template <class Op>
   int64_t scratch() const {
     return chunks() > 1 ? round_up(chunks() * outputs * static_cast<int64_t>(sizeof(typename Op::Part)), 64) : 0;
@@ -76,16 +81,22 @@ __device__ inline typename Op::Part join_lanes(const Op& op, typename Op::Part p
 
 template <class Op>
 __global__ void __launch_bounds__(kBlock)
-    reduce_chunks(Op op, Split s, int64_t chunks, int lanes, typename Op::Part* parts) {
+    reduce_chunks(Op op, Split s, int64_t chunks, int64_t each, int lanes, typename Op::Part* parts) {
   const int64_t task = static_cast<int64_t>(blockIdx.x) * (kBlock / lanes) + threadIdx.x / lanes;
   const int64_t o = task % s.outputs, chunk = task / s.outputs;
   const bool real = chunk < chunks;
   typename Op::Part part = op.none();
   const int64_t first = s.kept.at(o);
   if (real) {
-    const int64_t end = s.terms * (chunk + 1) / chunks;
-    for (int64_t t = s.terms * chunk / chunks + threadIdx.x % lanes; t < end; t += lanes)
-      op.add(part, o, first + s.reduced.at(t), t, first);
+    const int64_t end = min64(s.terms, (chunk + 1) * each);
+    int64_t t = chunk * each + threadIdx.x % lanes;
+    if (s.reduced.rank == 1) {
+      const int64_t stride = s.reduced.stride[0];
+      for (; t + (kInFlight - 1) * lanes < end; t += kInFlight * lanes)
+#pragma unroll
+        for (int k = 0; k < kInFlight; k++) op.add(part, o, first + (t + k * lanes) * stride, t + k * lanes, first);
+    }
+    for (; t < end; t += lanes) op.add(part, o, first + s.reduced.at(t), t, first);
   }
   part = join_lanes(op, part, lanes);
   if (!real || threadIdx.x % lanes != 0) return;
@@ -93,17 +104,25 @@ __global__ void __launch_bounds__(kBlock)
   else op.finish(part, o, s.terms, first);
 }
 
-// The parts of each output are joined by the threads of a warp.
+// The parts of each output, joined.
 template <class Op>
-__global__ void __launch_bounds__(kBlock) reduce_parts(Op op, Split s, int64_t chunks, const typename Op::Part* parts) {
-  const int64_t o = static_cast<int64_t>(blockIdx.x) * (kBlock / 32) + threadIdx.x / 32;
+__global__ void __launch_bounds__(kBlock)
+    reduce_parts(Op op, Split s, int64_t chunks, int lanes, const typename Op::Part* parts) {
+  const int64_t o = static_cast<int64_t>(blockIdx.x) * (kBlock / lanes) + threadIdx.x / lanes;
   const bool real = o < s.outputs;
+  const int lane = static_cast<int>(threadIdx.x) % lanes;
   typename Op::Part part = op.none();
   // Neighbouring parts to one thread: they are joined in their order.
-  const int64_t each = ceil_div(chunks, 32), begin = threadIdx.x % 32 * each;
-  for (int64_t i = begin; real && i < min64(chunks, begin + each); i++) op.join(part, parts[o * chunks + i]);
-  part = join_lanes(op, part, 32);
-  if (real && threadIdx.x % 32 == 0) op.finish(part, o, s.terms, s.kept.at(o));
+  const int64_t each = ceil_div(chunks, lanes), end = real ? min64(chunks, (lane + 1) * each) : 0;
+  for (int64_t i = lane * each; i < end; i += kInFlight) {
+    typename Op::Part some[kInFlight];
+#pragma unroll
+    for (int k = 0; k < kInFlight; k++) some[k] = i + k < end ? parts[o * chunks + i + k] : op.none();
+#pragma unroll
+    for (int k = 0; k < kInFlight; k++) op.join(part, some[k]);
+  }
+  part = join_lanes(op, part, lanes);
+  if (real && lane == 0) op.finish(part, o, s.terms, s.kept.at(o));
 }
 
 template <class Op>
@@ -114,10 +133,11 @@ inline bool reduce(const Call& call, const Split& s, const Op& op, void* scratch
   const int64_t chunks = s.chunks();
   const auto blocks = [](int64_t n, int64_t each) { return dim3(static_cast<unsigned>(ceil_div(n, each))); };
   if (!launch(call, reduce_chunks<Op>, blocks(s.outputs * chunks, kBlock / lanes), dim3(kBlock), 0, op, s, chunks,
-              lanes, static_cast<Part*>(scratch)))
+              s.each(), lanes, static_cast<Part*>(scratch)))
     return false;
-  return chunks == 1 || launch(call, reduce_parts<Op>, blocks(s.outputs, kBlock / 32), dim3(kBlock), 0, op, s, chunks,
-                               static_cast<const Part*>(scratch));
+  const int joined = chunks <= 4 * 32 ? 32 : kBlock;
+  return chunks == 1 || launch(call, reduce_parts<Op>, blocks(s.outputs, kBlock / joined), dim3(kBlock), 0, op, s,
+                               chunks, joined, static_cast<const Part*>(scratch));
 }
 
 // Sums of doubles, of what `add` says: the usual case.

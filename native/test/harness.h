@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
 #include "core/kernel.h"
 #include "cpu/isa.h"
 
@@ -83,6 +84,9 @@ auxgrad::View permuted(const auxgrad::View& view, std::vector<int> order);
 // kernel of the device, on guarded copies of the operands in its memory.
 bool call(const char* kernel, std::vector<auxgrad::View> in, std::vector<auxgrad::View> out,
           std::vector<double> numbers = {}, auxgrad::Failure* failure = nullptr);
+
+// That of --device; null without.
+std::shared_ptr<auxgrad::Device> device();
 
 // Runs body once per instruction set of this machine, each forced; once with --device.
 void each_isa(void (*body)());

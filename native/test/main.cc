@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <limits>
 
-#include "core/device.h"
 #include "core/plan.h"
 #include "cuda/open.h"
 
@@ -12,7 +11,7 @@ namespace test {
 namespace {
 
 int failures = 0;  // of the running test
-std::shared_ptr<auxgrad::Device> device;
+std::shared_ptr<auxgrad::Device> the_device;
 constexpr int kShown = 5;
 
 uint8_t* aligned(int64_t bytes) {
@@ -40,7 +39,7 @@ std::vector<Case>& cases() {
 
 void failed(const char* file, int line, const std::string& text) {
   if (failures++ < kShown)
-    std::printf("  %s:%d [%s] %s\n", file, line, device ? "cuda" : auxgrad::isa_name(auxgrad::current_isa()),
+    std::printf("  %s:%d [%s] %s\n", file, line, the_device ? "cuda" : auxgrad::isa_name(auxgrad::current_isa()),
                 text.c_str());
 }
 
@@ -135,13 +134,13 @@ class Copies {
   void send(auxgrad::Failure* failure) {
     for (Block& b : blocks_) {
       const int64_t bytes = b.end - b.begin, shift = reinterpret_cast<intptr_t>(b.begin) % 64;
-      b.base = static_cast<uint8_t*>(device->allocate(bytes + shift + 2 * kGuard));
+      b.base = static_cast<uint8_t*>(the_device->allocate(bytes + shift + 2 * kGuard));
       if (!b.base) {
         failure->set(auxgrad::ErrorCode::out_of_memory, "the device has no memory");
         return;
       }
-      device->fill(b.base, 0xa5, bytes + shift + 2 * kGuard, failure);
-      device->copy(b.base + kGuard + shift, b.begin, bytes, failure);
+      the_device->fill(b.base, 0xa5, bytes + shift + 2 * kGuard, failure);
+      the_device->copy(b.base + kGuard + shift, b.begin, bytes, failure);
     }
   }
   auxgrad::View there(auxgrad::View v) const {
@@ -158,11 +157,11 @@ class Copies {
     for (const Block& b : blocks_) {
       const int64_t bytes = b.end - b.begin, shift = reinterpret_cast<intptr_t>(b.begin) % 64;
       std::vector<uint8_t> all(static_cast<size_t>(bytes + shift + 2 * kGuard));
-      device->copy(all.data(), b.base, static_cast<int64_t>(all.size()), failure);
+      the_device->copy(all.data(), b.base, static_cast<int64_t>(all.size()), failure);
       for (int64_t i = 0; i < kGuard + shift; i++) intact = intact && all[static_cast<size_t>(i)] == 0xa5;
       for (int64_t i = 0; i < kGuard; i++) intact = intact && all[all.size() - 1 - static_cast<size_t>(i)] == 0xa5;
       if (bytes) std::memcpy(b.begin, all.data() + kGuard + shift, static_cast<size_t>(bytes));
-      device->release(b.base);
+      the_device->release(b.base);
     }
     return intact;
   }
@@ -176,7 +175,7 @@ class Copies {
 
 bool call_device(const char* name, std::vector<auxgrad::View> in, std::vector<auxgrad::View> out,
                  const std::vector<double>& numbers, auxgrad::Failure* failure) {
-  const auxgrad::Kernel* kernel = device->find_kernel(name);
+  const auxgrad::Kernel* kernel = the_device->find_kernel(name);
   if (!kernel) {
     failed(__FILE__, __LINE__, std::string("no kernel ") + name);
     return false;
@@ -196,17 +195,17 @@ bool call_device(const char* name, std::vector<auxgrad::View> in, std::vector<au
   c.number = numbers.data();
   c.n_number = static_cast<int>(numbers.size());
   c.failure = &own;
-  c.stream = device->stream();
-  c.fault = device->fault();
+  c.stream = the_device->stream();
+  c.fault = the_device->fault();
   Array scratch(auxgrad::DType::u8, {kernel->scratch ? kernel->scratch(c, 1) : 0});
   Copies behind;
   behind.add(scratch.view());
   behind.send(&own);
   c.scratch = behind.there(scratch.view()).data;
   auxgrad::Fault fault = {};
-  if (!own.failed() && device->fill(c.fault, 0, sizeof fault, &own) && kernel->run(c)) {
-    device->copy(&fault, c.fault, sizeof fault, &own);
-    if (device->wait(&own)) auxgrad::check_fault(fault, &own);
+  if (!own.failed() && the_device->fill(c.fault, 0, sizeof fault, &own) && kernel->run(c)) {
+    the_device->copy(&fault, c.fault, sizeof fault, &own);
+    if (the_device->wait(&own)) auxgrad::check_fault(fault, &own);
   }
   auxgrad::Failure ignored;
   if (!copies.fetch(&ignored)) failed(__FILE__, __LINE__, std::string(name) + " wrote outside its operands");
@@ -220,7 +219,7 @@ bool call_device(const char* name, std::vector<auxgrad::View> in, std::vector<au
 
 bool call(const char* name, std::vector<auxgrad::View> in, std::vector<auxgrad::View> out, std::vector<double> numbers,
           auxgrad::Failure* failure) {
-  if (device) return call_device(name, std::move(in), std::move(out), numbers, failure);
+  if (the_device) return call_device(name, std::move(in), std::move(out), numbers, failure);
   const auxgrad::Kernel* kernel = auxgrad::find_kernel(name);
   if (!kernel) {
     failed(__FILE__, __LINE__, std::string("no kernel ") + name);
@@ -245,8 +244,10 @@ bool call(const char* name, std::vector<auxgrad::View> in, std::vector<auxgrad::
   return ok;
 }
 
+std::shared_ptr<auxgrad::Device> device() { return the_device; }
+
 void each_isa(void (*body)()) {
-  if (device) return body();
+  if (the_device) return body();
   const auxgrad::Isa before = auxgrad::current_isa();
   for (int i = 0; i < auxgrad::kIsaCount; i++)
     if (auxgrad::isa_available(static_cast<auxgrad::Isa>(i))) {
@@ -280,12 +281,12 @@ int main(int argc, char** argv) {
       continue;
     }
     auxgrad::Failure failure;
-    test::device = auxgrad::open_device(++i < argc ? argv[i] : "", &failure);
-    if (!test::device) {
+    test::the_device = auxgrad::open_device(++i < argc ? argv[i] : "", &failure);
+    if (!test::the_device) {
       std::printf("%s\n", failure.message);
       return 1;
     }
-    std::printf("%s\n", test::device->name());
+    std::printf("%s\n", test::the_device->name());
   }
   for (const test::Case& c : test::cases()) {
     const auto named = [&](const char* part) { return std::strstr(c.name, part) != nullptr; };
@@ -296,6 +297,6 @@ int main(int argc, char** argv) {
     (test::failures ? broken : passed)++;
   }
   std::printf("%d passed, %d failed\n", passed, broken);
-  test::device.reset();
+  test::the_device.reset();
   return broken ? 1 : 0;
 }

@@ -1,8 +1,8 @@
 // Products C[M, N] = A[M, K] B[K, N] of operands that loaders bring (operand.cuh): of matrices, of the patches of images,
 // of codes; and what follows a sum.
 //
-// A block makes a tile of C. Its threads read the next step of both operands into registers while tensor cores work on
-// this one, and split it into parts in shared memory (mma.cuh). Few tiles and a long sum: K is cut into parts, whose sums
+// A block makes a tile of C. While tensor cores work on a step of K, its threads split the next one of both operands into
+// parts in shared memory (mma.cuh), and read the one after that into registers. Few tiles and a long sum: K is cut into parts, whose sums
 // go to scratch and are added up in order. The cut depends on sizes alone.
 #pragma once
 #include "statistics.cuh"
@@ -64,7 +64,7 @@ struct BlockShape {
   static constexpr double kStepTime = 1e-3 * StepNanoseconds, kLeast = 0.1 * LeastTenths;
 };
 using Large = BlockShape<128, 128, 64, 32, 1100, 10>;
-using Small = BlockShape<64, 64, 32, 32, 420, 15>;
+using Small = BlockShape<64, 64, 32, 32, 420, 25>;
 
 constexpr int kStep = 32;                            // of K
 constexpr int kProcessors = 132;                     // that the cut is made for
@@ -176,16 +176,20 @@ __global__ void __launch_bounds__(Shape::kThreads)
     };
     read(from);
     store(0);
+    if (from + kStep < to) read(from + kStep);
     __syncthreads();
     int stage = 0;
     for (int k = from; k < to; k += kStep, stage ^= 1) {
-      const bool more = k + kStep < to;
-      if (more) read(k + kStep);
+      // The next step goes to shared memory, and the one after it is read while this one, and the next, are multiplied.
+      const auto prepare = [&] {
+        if (k + kStep < to) store(stage ^ 1);
+        if (k + 2 * kStep < to) read(k + 2 * kStep);
+      };
       if constexpr (kGroups) {
 #if defined(AUXGRAD_WARPGROUPS)
         float t[kWarpN / 8][4];
         multiply_tiles_async<LeftAlongK, RightAlongK>(t, left[stage], warp / 4 * 64, right[stage]);
-        if (more) store(stage ^ 1);
+        prepare();
         wait_for_products(t);
 #pragma unroll
         for (int j = 0; j < kWarpN / 8; j++)
@@ -194,7 +198,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
 #endif
       } else {
         multiply_tiles<LeftAlongK, RightAlongK>(sums, left[stage], warp_row, right[stage], warp_column, kStep);
-        if (more) store(stage ^ 1);
+        prepare();
       }
       __syncthreads();
     }

@@ -1,27 +1,28 @@
 // Sums along rows for each of many columns: a block takes kColumns columns, neighbours in memory, and a chunk of the rows;
 // the chunks' sums go to scratch, and are added up in order.
 #pragma once
-#include "operand.cuh"
+#include "statistics.cuh"
 
 namespace auxgrad {
 namespace {
 
-constexpr int kColumns = 32, kLines = 8;  // of threads
+constexpr int kColumns = 32, kLines = 8, kManyLines = 32;  // of threads
 
 // Chunks of the rows: by sizes alone, enough to keep all processors busy.
 inline int64_t row_chunks(int64_t rows, int64_t columns) {
   return max64(1, min64(ceil_div(rows, 8 * kLines), ceil_div(2048, ceil_div(max64(1, columns), kColumns))));
 }
 
-// Of the block's threads in the same column, in order; in the first row.
-template <int N>
+// Of the block's threads in the same column, in order; in the first line.
+template <int Lines, int N>
 __device__ inline void add_rows(double (&sum)[N]) {
-  __shared__ double shared[N][kLines][kColumns];
+  __shared__ double shared[N][Lines][kColumns];
+  __syncthreads();
 #pragma unroll
   for (int i = 0; i < N; i++) shared[i][threadIdx.y][threadIdx.x] = sum[i];
   __syncthreads();
   if (threadIdx.y > 0) return;
-  for (int r = 1; r < kLines; r++)
+  for (int r = 1; r < Lines; r++)
 #pragma unroll
     for (int i = 0; i < N; i++) sum[i] += shared[i][r][threadIdx.x];
 }
@@ -36,55 +37,53 @@ __device__ inline void add_chunks(const double* first, int64_t chunks, int64_t s
     for (int64_t k = threadIdx.y; k < chunks; k += kLines)
 #pragma unroll
       for (int i = 0; i < N; i++) sum[i] += first[k * step + i * part_step];
-  add_rows(sum);
+  add_rows<kLines>(sum);
 }
 
-// Mean and variance of the channels of rows. The shift, an element of the channel, keeps digits where the mean is large.
-__device__ inline double channel_shift(const float* y, int64_t c) { return isfinite(y[c]) ? y[c] : 0.0f; }
-
-__global__ void statistics_kernel(const float* y, int64_t rows, int64_t channels, int64_t chunks, double* sums) {
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x, chunk = blockIdx.y;
-  double sum[2] = {};
-  if (c < channels) {
-    const double shift = channel_shift(y, c);
-    const int64_t end = rows * (chunk + 1) / chunks;
-#pragma unroll 4
-    for (int64_t r = rows * chunk / chunks + threadIdx.y; r < end; r += kLines) {
-      const double d = y[r * channels + c] - shift;
-      sum[0] += d;
-      sum[1] += d * d;
-    }
+__global__ void statistics_kernel(const float* y, int64_t rows, int64_t channels, float* pieces, int64_t items) {
+  for (int64_t item = first_item(); item < items; item += item_step()) {
+    const int64_t piece = quotient(item, channels), c = item - piece * channels, first = piece * kPiece;
+    const float* const p = y + first * channels + c;
+    piece_statistics([&](int r) { return p[r * channels]; }, static_cast<int>(min64(kPiece, rows - first)),
+                     pieces + piece * 2 * channels + c, channels);
   }
-  add_rows(sum);
-  if (threadIdx.y == 0 && c < channels)
-    for (int i = 0; i < 2; i++) sums[(chunk * 2 + i) * channels + c] = sum[i];
 }
 
-__global__ void finish_statistics_kernel(const float* y, int64_t rows, int64_t channels, int64_t chunks,
-                                         const double* sums, double eps, float* mean, float* var, float* rstd) {
-  const int64_t c = static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x;
-  double sum[2];
-  add_chunks(c < channels ? sums + c : nullptr, chunks, 2 * channels, channels, sum);
+__global__ void finish_statistics_kernel(int64_t rows, int64_t channels, const float* pieces, double eps, float* mean,
+                                         float* var, float* rstd) {
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kColumns + threadIdx.x, count = (rows + kPiece - 1) / kPiece;
+  const float* const p = pieces + min64(c, channels - 1);
+  __shared__ double middle[kColumns];
+  double sum[1] = {};
+#pragma unroll 4
+  for (int64_t i = threadIdx.y; i < count; i += kManyLines)
+    sum[0] += p[i * 2 * channels] * static_cast<double>(min64(kPiece, rows - i * kPiece));
+  add_rows<kManyLines>(sum);
+  if (threadIdx.y == 0) middle[threadIdx.x] = rows > 0 ? sum[0] / static_cast<double>(rows) : 0;
+  __syncthreads();
+  const double m = middle[threadIdx.x];
+  sum[0] = 0;
+#pragma unroll 4
+  for (int64_t i = threadIdx.y; i < count; i += kManyLines) {
+    const double d = p[i * 2 * channels] - m;
+    sum[0] += p[(i * 2 + 1) * channels] + d * d * static_cast<double>(min64(kPiece, rows - i * kPiece));
+  }
+  add_rows<kManyLines>(sum);
   if (threadIdx.y > 0 || c >= channels) return;
-  const double m = rows > 0 ? sum[0] / rows : 0, v = rows > 0 ? sum[1] / rows - m * m : 0;
-  const double variance = v > 0 || v != v ? v : 0;
-  if (mean) mean[c] = static_cast<float>(rows > 0 ? channel_shift(y, c) + m : 0);
+  const double variance = rows > 0 ? sum[0] / static_cast<double>(rows) : 0;
+  if (mean) mean[c] = static_cast<float>(m);
   if (var) var[c] = static_cast<float>(variance);
   if (rstd) rstd[c] = static_cast<float>(1 / sqrt(variance + eps));
 }
 
-inline int64_t statistics_scratch(int64_t rows, int64_t channels) { return 16 * row_chunks(rows, channels) * channels; }
-
-// mean, var (biased), rstd = 1 / sqrt(var + eps), each [channels] or null, of y [rows, channels].
-inline bool run_statistics(const Call& call, const float* y, int64_t rows, int64_t channels, double eps, float* mean,
-                           float* var, float* rstd, void* scratch) {
-  const int64_t chunks = row_chunks(rows, channels);
-  double* const sums = static_cast<double*>(scratch);
-  const unsigned blocks = static_cast<unsigned>(ceil_div(channels, kColumns));
-  return launch(call, statistics_kernel, dim3(blocks, static_cast<unsigned>(chunks)), dim3(kColumns, kLines), 0, y,
-                rows, channels, chunks, sums) &&
-         launch(call, finish_statistics_kernel, dim3(blocks), dim3(kColumns, kLines), 0, y, rows, channels, chunks,
-                sums, eps, mean, var, rstd);
+// mean, var (biased), rstd = 1 / sqrt(var + eps), each [channels] or null, of y [rows, channels]; `made`: the pieces are
+// there.
+inline bool run_statistics(const Call& call, const float* y, int64_t rows, int64_t channels, bool made, float* pieces,
+                           double eps, float* mean, float* var, float* rstd) {
+  const int64_t items = ceil_div(rows, kPiece) * channels;
+  if (!made && !launch_items(call, items, statistics_kernel, y, rows, channels, pieces, items)) return false;
+  return launch(call, finish_statistics_kernel, dim3(static_cast<unsigned>(ceil_div(channels, kColumns))),
+                dim3(kColumns, kManyLines), 0, rows, channels, pieces, eps, mean, var, rstd);
 }
 
 // Weight gradients of depthwise convolutions, one channel a group: dw[c, tap] = scale * sum over t of
@@ -105,7 +104,7 @@ __global__ void depthwise_gradient_kernel(const float* delta, int64_t channels, 
       if (token >= 0) sum[0] += static_cast<double>(delta[t * channels + c]) * x.source.at(line.image, token, c);
     }
   }
-  add_rows(sum);
+  add_rows<kLines>(sum);
   if (threadIdx.y == 0 && c < channels) sums[(chunk * taps + tap) * channels + c] = sum[0];
 }
 

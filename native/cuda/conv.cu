@@ -177,6 +177,10 @@ bool conv2d(const Call& call) {
   if (call.n_out > 1 && call.out[1] &&
       !pack_signs(call, x.f32(), x.shape[3], 1, x.count(0, 3), x.shape[3], call.out[1].u32()))
     return false;
+  // Behind the parts of sums.
+  const int64_t parts = is_depthwise(w, a) ? 0 : forward_plan(w, y, a.groups).scratch();
+  float* const pieces = reinterpret_cast<float*>(static_cast<char*>(call.scratch) + round_up(parts, 64));
+  const bool made = asks_statistics(call) && !is_depthwise(w, a) && parts == 0;
   if (is_depthwise(w, a)) {
     if (!launch_items(call, y.count(), depthwise_kernel, image, outputs, w.f32(), bias.f32(), relu, y.f32(), y.count()))
       return false;
@@ -200,20 +204,20 @@ bool conv2d(const Call& call) {
     out.bias = bias.f32();
     out.relu = relu;
     out.mask = mask;
+    if (made) out.pieces = pieces;
     if (!run_product<true, true>(call, image, weights, out, positions, width, taps, a.groups, call.scratch))
       return false;
   }
   if (!asks_statistics(call)) return true;
-  return run_statistics(call, y.f32(), positions, outputs, call.number[10], call.out[3].f32(), call.out[4].f32(),
-                        call.out[5].f32(), call.scratch);
+  return run_statistics(call, y.f32(), positions, outputs, made, pieces, call.number[10], call.out[3].f32(),
+                        call.out[4].f32(), call.out[5].f32());
 }
 
 int64_t conv2d_scratch(const Call& call, int) {
   const View &w = call.in[1], &y = call.out[0];
   const Attributes a = attributes(call);
-  // The parts of sums are done with when statistics are made.
-  const int64_t statistics = asks_statistics(call) ? statistics_scratch(y.count(0, 3), w.shape[0]) : 0;
-  return max64(statistics, is_depthwise(w, a) ? 0 : forward_plan(w, y, a.groups).scratch());
+  const int64_t parts = is_depthwise(w, a) ? 0 : forward_plan(w, y, a.groups).scratch();
+  return round_up(parts, 64) + (asks_statistics(call) ? statistics_scratch(y.count(0, 3), w.shape[0]) : 0);
 }
 
 // Runs f(vertical, horizontal) for every phase of the input gradient.

@@ -5,7 +5,7 @@
 // this one, and split it into parts in shared memory (mma.cuh). Few tiles and a long sum: K is cut into parts, whose sums
 // go to scratch and are added up in order. The cut depends on sizes alone.
 #pragma once
-#include "operand.cuh"
+#include "statistics.cuh"
 #include "warpgroup.cuh"
 
 namespace auxgrad {
@@ -25,6 +25,7 @@ struct Output {
   const float* bias = nullptr;  // [channels]
   bool relu = false;
   uint32_t* mask = nullptr;  // [ceil(M / 32), channels]
+  float* pieces = nullptr;   // statistics of what is written (statistics.cuh)
   bool vectors = false;
 
   void settle(int64_t n) {
@@ -54,19 +55,21 @@ struct Sizes {
   bool rows_first;   // neighbouring blocks share columns rather than rows
 };
 
-// A block of M x N, of which a warp makes WarpM x WarpN.
-template <int M, int N, int WarpM, int WarpN, int Blocks>
+// A block of M x N, of which a warp makes WarpM x WarpN. Measured on an H100: nanoseconds that a tile adds to a step of a
+// processor, and how many tiles' time passes at least, since one alone waits for what it reads.
+template <int M, int N, int WarpM, int WarpN, int StepNanoseconds, int LeastTenths>
 struct BlockShape {
   static constexpr int kM = M, kN = N, kWarpM = WarpM, kWarpN = WarpN;
-  static constexpr int kBlocks = Blocks;  // that a multiprocessor holds
   static constexpr int kThreads = M / WarpM * (N / WarpN) * 32;
+  static constexpr double kStepTime = 1e-3 * StepNanoseconds, kLeast = 0.1 * LeastTenths;
 };
-using Large = BlockShape<128, 128, 64, 32, 1>;
-using Small = BlockShape<64, 64, 32, 32, 3>;
+using Large = BlockShape<128, 128, 64, 32, 1100, 10>;
+using Small = BlockShape<64, 64, 32, 32, 420, 15>;
 
-constexpr int kStep = 32;         // of K
-constexpr int kProcessors = 132;  // that the cut is made for
-constexpr int kLeastDepth = 8 * kStep;
+constexpr int kStep = 32;                            // of K
+constexpr int kProcessors = 132;                     // that the cut is made for
+constexpr int kLeastDepth = 8 * kStep;               // of a part of K
+constexpr int64_t kMostScratch = int64_t{32} << 20;  // for the sums of parts
 constexpr float kLeastSum = 0x1p-85f;
 
 template <class Shape, bool AlongK, int Planes, bool Left>
@@ -221,7 +224,7 @@ __global__ void __launch_bounds__(Shape::kThreads)
       if (!(fabsf(v[e]) >= kLeastSum) && v[e] != 0 && column + c + e < s.n)
         v[e] = sum_anew<LeftAlongK, RightAlongK>(a, b, z, row + r, column + c + e, from, to);
       if (!partial && column + c + e < s.n) v[e] = out.finish(v[e], z, column + c + e);
-      if (out.mask) tile[r * kPitch + c + e] = v[e];
+      if (out.mask || out.pieces) tile[r * kPitch + c + e] = v[e];
     }
     float* const p =
         column + c +
@@ -232,9 +235,18 @@ __global__ void __launch_bounds__(Shape::kThreads)
       for (int e = 0; e < 4; e++)
         if (column + c + e < s.n) p[e] = v[e];
   }
-  if (!out.mask || partial) return;
+  if (!(out.mask || out.pieces) || partial) return;
   __syncthreads();
-  for (int q = static_cast<int>(threadIdx.x); q < Shape::kM / 32 * Shape::kN; q += Shape::kThreads) {
+  for (int q = static_cast<int>(threadIdx.x); out.pieces && q < Shape::kM / kPiece * Shape::kN; q += Shape::kThreads) {
+    const int r = q / Shape::kN * kPiece, c = q % Shape::kN;
+    if (row + r >= s.m || column + c >= s.n) continue;
+    const float* const p = tile + r * kPitch + c;
+    piece_statistics(
+        [&](int i) { return p[i * kPitch]; }, min(kPiece, s.m - row - r),
+        out.pieces + static_cast<int64_t>((row + r) / kPiece * 2) * out.channels + z * out.z_channels + column + c,
+        out.channels);
+  }
+  for (int q = static_cast<int>(threadIdx.x); out.mask && q < Shape::kM / 32 * Shape::kN; q += Shape::kThreads) {
     const int r = q / Shape::kN * 32, c = q % Shape::kN;
     if (row + r >= s.m || column + c >= s.n) continue;
     uint32_t word = 0;
@@ -264,26 +276,18 @@ __global__ void finish_kernel(const float* partial, const Output out, const Size
   }
 }
 
+// K in so many parts.
 template <class Shape>
-inline Sizes cut(int64_t m, int64_t n, int64_t k, int64_t batches) {
+inline Sizes cut(int64_t m, int64_t n, int64_t k, int64_t batches, int64_t parts) {
   Sizes s = {};
   s.m = static_cast<int>(m), s.n = static_cast<int>(n), s.k = static_cast<int>(k);
   s.batches = static_cast<int>(batches);
   s.down = static_cast<int>(ceil_div(m, Shape::kM));
   s.across = static_cast<int>(ceil_div(n, Shape::kN));
-  const int64_t tiles = max64(1, ceil_div(m, Shape::kM) * ceil_div(n, Shape::kN) * batches);
-  const int64_t parts = max64(1, min64(kProcessors * Shape::kBlocks / tiles, k / kLeastDepth));
   s.depth = static_cast<int>(max64(kStep, round_up(ceil_div(k, parts), kStep)));
   s.parts = static_cast<int>(max64(1, ceil_div(k, s.depth)));
   s.rows_first = m < n;
   return s;
-}
-// Time of a product, in steps of a processor: small tiles read more for each product.
-template <class Shape>
-inline double cost(const Sizes& s) {
-  const double tiles = static_cast<double>(s.down) * s.across * s.batches * s.parts;
-  const double rounds = static_cast<double>(ceil_div(static_cast<int64_t>(tiles), kProcessors));
-  return rounds * s.depth * Shape::kM * Shape::kN * (Shape::kM == 64 ? 1.4 : 1.0) + (s.parts > 1 ? 1e5 : 0);
 }
 
 struct Plan {
@@ -291,10 +295,33 @@ struct Plan {
   Sizes sizes;
   int64_t scratch() const { return sizes.parts > 1 ? int64_t{4} * sizes.parts * sizes.batches * sizes.m * sizes.n : 0; }
 };
+
+// Microseconds of a product, about: of the processor with the most tiles, and of the parts on their way through memory.
+template <class Shape>
+inline double time_of(const Plan& plan) {
+  const Sizes& s = plan.sizes;
+  const int64_t tiles = int64_t{1} * s.down * s.across * s.batches * s.parts;
+  const double most = static_cast<double>(ceil_div(tiles, kProcessors));
+  return Shape::kStepTime * (most > Shape::kLeast ? most : Shape::kLeast) * (s.depth / kStep + 4) +
+         (s.parts > 1 ? 2 + static_cast<double>(plan.scratch()) / 1e6 : 0);
+}
+
+template <class Shape>
+inline void consider(int64_t m, int64_t n, int64_t k, int64_t batches, Plan& best, double& time) {
+  for (int64_t parts = 1; parts <= 128 && (parts == 1 || k / parts >= kLeastDepth);
+       parts += parts < 8 ? 1 : parts / 4) {
+    const Plan plan = {Shape::kM == Large::kM, cut<Shape>(m, n, k, batches, parts)};
+    if (plan.scratch() > kMostScratch) break;
+    const double t = time_of<Shape>(plan);
+    if (time < 0 || t < time) best = plan, time = t;
+  }
+}
 inline Plan plan_product(int64_t m, int64_t n, int64_t k, int64_t batches) {
-  const Sizes large = cut<Large>(m, n, k, batches), small = cut<Small>(m, n, k, batches);
-  if (cost<Large>(large) < cost<Small>(small)) return {true, large};
-  return {false, small};
+  Plan best;
+  double time = -1;
+  consider<Large>(m, n, k, batches, best, time);
+  consider<Small>(m, n, k, batches, best, time);
+  return best;
 }
 
 template <class Shape, bool LeftAlongK, bool RightAlongK, class A, class B>
@@ -323,15 +350,16 @@ inline bool run_product(const Call& call, const A& a, const B& b, Output out, in
   return launch_items(call, items, finish_kernel, partial, out, s, rows_each, items);
 }
 
-// bits.cuh would be more files than it is worth: signs of what a product reads, bit t % 32 of word [t / 32][c] is that
-// of token t.
+// Signs of what a product reads: bit t % 32 of word [t / 32][c] is that of token t.
 __global__ void pack_signs_kernel(const float* x, int64_t row_step, int64_t step, int64_t tokens, int64_t channels,
                                   uint32_t* words, int64_t items) {
   for (int64_t item = first_item(); item < items; item += item_step()) {
     const int64_t w = quotient(item, channels), c = item - w * channels;
     const float* p = x + 32 * w * row_step + c * step;
     uint32_t word = 0;
-    for (int64_t t = 0; t < min64(32, tokens - 32 * w); t++) word |= static_cast<uint32_t>(p[t * row_step] > 0) << t;
+    const int n = static_cast<int>(min64(32, tokens - 32 * w));
+#pragma unroll 16
+    for (int t = 0; t < n; t++) word |= static_cast<uint32_t>(p[t * row_step] > 0) << t;
     words[item] = word;
   }
 }

@@ -1,9 +1,12 @@
 #!/usr/bin/env node
 // The only door to the native build, in a clone and in an installed package:
 //   node scripts/build-native.js [--config Release|Debug] [--target linux-x64|linux-arm64|win32-x64|...] [--programs]
-//     [--sanitize address,undefined] [--no-addon] [--cuda] [--no-cmake] [--output FOLDER]
+//     [--sanitize address,undefined] [--no-addon] [--cuda] [--cuda-architectures LIST]
+//     [--no-cmake] [--output FOLDER]
 // With CMake on the machine it drives CMake; without, it drives the C++ compiler from the same folders and the same
-// flags (native/targets.json). --cuda adds auxgrad_cuda.so, and needs CMake and nvcc. --target builds what is released for a platform, with a cross compiler where needed.
+// flags (native/targets.json). --cuda adds auxgrad_cuda.so, for Hopper or for the list given (as CMake names
+// architectures: "80-real;90a-real;90-virtual"), and needs CMake and nvcc. --target builds what is released for a
+// platform, with a cross compiler where needed.
 'use strict'
 const { execFileSync, spawn, spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -24,7 +27,7 @@ function options(argv) {
     output: '',
     programs: false,
     addon: true,
-    cuda: false,
+    cuda: '',
     cmake: true,
   }
   for (let i = 0; i < argv.length; i++) {
@@ -34,7 +37,8 @@ function options(argv) {
     else if (argv[i] === '--output') result.output = path.resolve(argv[++i])
     else if (argv[i] === '--programs') result.programs = true
     else if (argv[i] === '--no-addon') result.addon = false
-    else if (argv[i] === '--cuda') result.cuda = true
+    else if (argv[i] === '--cuda') result.cuda ||= '90a-real'
+    else if (argv[i] === '--cuda-architectures') result.cuda = argv[++i]
     else if (argv[i] === '--no-cmake') result.cmake = false
     else fail(`unknown option ${argv[i]}`)
   }
@@ -149,7 +153,7 @@ function buildWithCMake(o) {
     NODE_IMPORT_LIBRARY: importLibrary(o, compiler),
     AUXGRAD_ADDON: o.addon ? 'ON' : 'OFF',
     AUXGRAD_PROGRAMS: o.programs ? 'ON' : 'OFF',
-    AUXGRAD_CUDA: o.cuda ? 'ON' : 'OFF',
+    AUXGRAD_CUDA: o.cuda,
     AUXGRAD_STRICT: strict ? 'ON' : 'OFF',
   }
   if (o.target && o.target !== `${process.platform}-${process.arch}`) {

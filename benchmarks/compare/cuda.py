@@ -1,10 +1,13 @@
-"""Seconds a step of PyTorch on the GPU, for the networks of plans.js: python3 cuda.py FOLDER [NAME...]
+"""Training steps on a GPU, ours beside PyTorch's: python3 cuda.py FOLDER PROGRAM [MODEL...]
 
-Backpropagation, eager and as a CUDA graph, float32 and with TF32 products. One JSON object a line.
+FOLDER is what plans.js wrote, PROGRAM auxgrad_run. PyTorch's backpropagation is timed eager and as a CUDA graph, in
+float32 and with TF32 products. One JSON object a network and side, then a table of milliseconds and megabytes.
 """
+import gc
 import json
 import os
 import statistics
+import subprocess
 import sys
 
 import torch
@@ -40,6 +43,8 @@ def run(c, tf32):
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True
+    gc.collect()
+    before = torch.cuda.memory_allocated()  # left by the networks before
     model = make_model(c["model"], c["options"]).train()
     if c["model"] in ("cnn", "resnet18"):
         model = model.to(memory_format=torch.channels_last)
@@ -57,9 +62,12 @@ def run(c, tf32):
         loss_of(model, x, y).backward()
         optimizer.step()
 
+    for _ in range(5):  # cuDNN's trials of algorithms, which take memory of their own
+        step()
+    torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     eager = times(step)
-    peak = torch.cuda.max_memory_allocated()
+    peak = torch.cuda.max_memory_allocated() - before
     graphed = None
     try:
         side = torch.cuda.Stream()
@@ -76,10 +84,39 @@ def run(c, tf32):
     return {"name": c["name"], "tf32": tf32, "eagerMs": eager, "graphMs": graphed, "peakBytes": peak}
 
 
-torch.set_default_device("cuda")
-folder, names = sys.argv[1], sys.argv[2:]
-for c in json.load(open(os.path.join(folder, "cases.json"))):
-    if c["rule"]["name"] != "bp" or names and c["name"] not in names:
-        continue
-    for tf32 in (False, True):
-        print(json.dumps(run(c, tf32)), flush=True)
+def ours(program, plan):
+    command = [program, plan, "--device", "cuda", "--steps", "40", "--json"]
+    text = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    report = json.loads(text.strip().split("\n")[-1])
+    return {"ms": report["medianMs"], "bytes": report["measuredBytes"]}
+
+
+def main():
+    torch.set_default_device("cuda")
+    folder, program, *models = sys.argv[1:]
+    rows = {}
+    for c in json.load(open(os.path.join(folder, "cases.json"))):
+        if models and c["model"] not in models:
+            continue
+        row = rows.setdefault((c["model"], c["batch"]), {})
+        rule = c["name"].split("-")[1]
+        row[rule] = ours(program, os.path.join(folder, c["name"] + ".plan"))
+        print(json.dumps({"name": c["name"], **row[rule]}), flush=True)
+        if rule == "bp":
+            for tf32 in (False, True):
+                row["tf32" if tf32 else "torch"] = run(c, tf32)
+                print(json.dumps(row["tf32" if tf32 else "torch"]), flush=True)
+    rules = ("bp", "asa", "asa8", "ara")
+    print("| network, batch | " + " | ".join(rules) + " | PyTorch, graph | eager | TF32, graph | PyTorch, peak |")
+    print("|---" * (len(rules) + 5) + "|")
+    for (model, batch), row in rows.items():
+        cells = [f"{row[r]['ms']:.2f} ({row[r]['bytes'] / 1e6:.0f} MB)" if r in row else "" for r in rules]
+        if "torch" in row:
+            t = row["torch"]
+            shown = lambda ms: ms if isinstance(ms, str) else f"{ms:.2f}"
+            cells += [shown(t["graphMs"]), shown(t["eagerMs"]), shown(row["tf32"]["graphMs"])]
+            cells.append(f"{t['peakBytes'] / 1e6:.0f} MB")
+        print(f"| {model}, {batch} | " + " | ".join(cells) + " |")
+
+
+main()

@@ -110,8 +110,8 @@ class CudaDevice : public Device {
   }
   bool piece(const std::vector<int32_t>& after, Failure* failure) override {
     if (!end_piece(failure)) return false;
-    if (getenv("AUXGRAD_CUDA_SERIAL")) return pieces_.emplace_back(), true;
     std::vector<cudaGraphNode_t> nodes;
+    nodes.reserve(1);  // never null
     for (int32_t i : after)
       for (cudaGraphNode_t node : pieces_[static_cast<size_t>(i)])
         if (std::find(nodes.begin(), nodes.end(), node) == nodes.end()) nodes.push_back(node);

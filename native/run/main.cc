@@ -92,6 +92,7 @@ const char* code_name(auxgrad::ErrorCode code) {
 }
 
 int report(const auxgrad::Failure& failure) {
+  std::fflush(stdout);  // the error is the last line
   std::fprintf(stderr, "auxgrad_run: %s: %s\n", code_name(failure.code), failure.message);
   return 1;
 }
@@ -249,8 +250,8 @@ int run(const Options& o) {
   std::printf("planned %lld bytes, %lld of them the arena\n", static_cast<long long>(planned),
               static_cast<long long>(planned_arena));
   if (planned > elsewhere)
-    std::printf("(%lld more than where it was saved: other kernels, or more threads)\n",
-                static_cast<long long>(planned - elsewhere));
+    std::printf("(%lld more than where it was saved: other kernels%s)\n", static_cast<long long>(planned - elsewhere),
+                device ? "" : ", or more threads");
   const int64_t left = device ? device->free_bytes() : 0;
 
   std::vector<std::vector<double>> seconds;

@@ -73,7 +73,8 @@ test('native includes go one way', () => {
         const bases = [path.posix.dirname(file), 'native']
         const target = bases.map((base) => path.posix.join(base, name)).find((f) => existsSync(path.join(root, f)))
         seen++
-        if (!target || !allowed.some((a) => target === a || target.startsWith(`${a}/`))) wrong.push(`${file} includes ${name}`)
+        if (!target || !allowed.some((a) => target === a || target.startsWith(`${a}/`)))
+          wrong.push(`${file} includes ${name}`)
       }
     }
   expect(seen).toBeGreaterThan(60)

@@ -133,6 +133,7 @@ TEST(device_steps_are_right_and_take_no_more_memory) {
 TEST(device_runs_a_plan_on_another_arena) {
   if (!test::device()) return;
   const Steps steps;
+  if (!steps.plan || !steps.arena) return;
   const auto other = Storage::create(steps.ledger, steps.plan->arena_bytes(), false, test::device());
   Failure failure;
   CHECK(run(*steps.plan, *steps.arena, &failure) && run(*steps.plan, *other, &failure));

@@ -9,7 +9,7 @@
 
 namespace auxgrad {
 
-constexpr int32_t kDeviceVersion = 2;  // of this interface and of Call
+constexpr int32_t kDeviceVersion = 3;  // of this interface and of Call
 
 // Calls that were recorded, to be launched together.
 class Recording {
@@ -35,8 +35,12 @@ class Device {
   virtual int64_t free_bytes() = 0;
 
   // Between device and processor, either way, or within the device. Memory of the processor is read or written when it
-  // returns.
+  // returns; pinned memory, at the next wait().
   virtual bool copy(void* to, const void* from, int64_t bytes, Failure* failure) = 0;
+  // Pinned memory of the processor is copied at the speed of the link, without the processor. Where that cannot be,
+  // nothing happens.
+  virtual void pin(void*, int64_t) {}
+  virtual void unpin(void*) {}
   virtual bool fill(void* to, uint8_t byte, int64_t bytes, Failure* failure) = 0;
   // Waits for all that was launched.
   virtual bool wait(Failure* failure) = 0;

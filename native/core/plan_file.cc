@@ -252,6 +252,7 @@ std::unique_ptr<PlanFile> PlanFile::load(const char* path, std::shared_ptr<Ledge
   }
   for (uint64_t size : batch) {
     file->batch_.emplace_back(static_cast<size_t>(size));
+    if (device && size) device->pin(file->batch_.back().data(), static_cast<int64_t>(size));
     if (!in.read(file->batch_.back().data(), size)) return nullptr;
   }
   uint8_t digest[Sha256::kBytes], stored[Sha256::kBytes];
@@ -294,6 +295,11 @@ std::unique_ptr<PlanFile> PlanFile::load(const char* path, std::shared_ptr<Ledge
 } catch (const std::bad_alloc&) {
   failure->set(ErrorCode::out_of_memory, "%.200s: the system has no memory to read it", path);
   return nullptr;
+}
+
+PlanFile::~PlanFile() {
+  for (std::vector<uint8_t>& value : batch_)
+    if (device_ && !value.empty()) device_->unpin(value.data());
 }
 
 // The last run of an update has the last program.

@@ -61,6 +61,7 @@ struct SavedProgram {
 
 class PlanFile {
  public:
+  ~PlanFile();
   // Null, with failure set (bad_file; out_of_memory; no_kernel), unless the file is whole and all in it fits together.
   // Storages and arena are counted in `ledger`, and lie on the device if one is given.
   static std::unique_ptr<PlanFile> load(const char* path, std::shared_ptr<Ledger> ledger, Failure* failure,
@@ -85,7 +86,7 @@ class PlanFile {
   uint64_t first_update_ = 0;  // updates done when it was saved: that of rates_[0]
   bool last_rate_stays_ = false;
   std::vector<double> rates_;
-  std::vector<std::vector<uint8_t>> batch_;
+  std::vector<std::vector<uint8_t>> batch_;  // pinned, if there is a device
   std::vector<SavedProgram> programs_;
   std::shared_ptr<Device> device_;
   std::shared_ptr<Storage> arena_;

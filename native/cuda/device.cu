@@ -96,6 +96,13 @@ class CudaDevice : public Device {
     if (!good(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream_), failure)) return false;
     return true;  // the driver has copied memory that is not pinned when it returns
   }
+  void pin(void* p, int64_t bytes) override {
+    if (cudaHostRegister(p, static_cast<size_t>(bytes), cudaHostRegisterDefault) != cudaSuccess) cudaGetLastError();
+  }
+  void unpin(void* p) override {
+    cudaStreamSynchronize(stream_);
+    if (cudaHostUnregister(p) != cudaSuccess) cudaGetLastError();  // it was not pinned
+  }
   bool fill(void* to, uint8_t byte, int64_t bytes, Failure* failure) override {
     return good(cudaMemsetAsync(to, byte, static_cast<size_t>(bytes), stream_), failure);
   }

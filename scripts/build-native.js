@@ -1,9 +1,12 @@
 #!/usr/bin/env node
 // The only door to the native build, in a clone and in an installed package:
 //   node scripts/build-native.js [--config Release|Debug] [--target linux-x64|linux-arm64|win32-x64|...] [--programs]
-//     [--sanitize address,undefined] [--no-addon] [--no-cmake] [--output FOLDER]
+//     [--sanitize address,undefined] [--no-addon] [--cuda] [--cuda-architectures LIST]
+//     [--no-cmake] [--output FOLDER]
 // With CMake on the machine it drives CMake; without, it drives the C++ compiler from the same folders and the same
-// flags (native/targets.json). --target builds what is released for a platform, with a cross compiler where needed.
+// flags (native/targets.json). --cuda adds auxgrad_cuda.so, for Hopper or for the list given (as CMake names
+// architectures: "80-real;90a-real;90-virtual"), and needs CMake and nvcc. --target builds what is released for a
+// platform, with a cross compiler where needed.
 'use strict'
 const { execFileSync, spawn, spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -17,7 +20,16 @@ const facts = JSON.parse(fs.readFileSync(path.join(native, 'targets.json'), 'utf
 const strict = fs.existsSync(path.join(root, 'binding.gyp'))
 
 function options(argv) {
-  const result = { config: 'Release', sanitize: '', target: '', output: '', programs: false, addon: true, cmake: true }
+  const result = {
+    config: 'Release',
+    sanitize: '',
+    target: '',
+    output: '',
+    programs: false,
+    addon: true,
+    cuda: '',
+    cmake: true,
+  }
   for (let i = 0; i < argv.length; i++) {
     if (argv[i] === '--config') result.config = argv[++i]
     else if (argv[i] === '--sanitize') result.sanitize = argv[++i]
@@ -25,6 +37,8 @@ function options(argv) {
     else if (argv[i] === '--output') result.output = path.resolve(argv[++i])
     else if (argv[i] === '--programs') result.programs = true
     else if (argv[i] === '--no-addon') result.addon = false
+    else if (argv[i] === '--cuda') result.cuda ||= '90a-real'
+    else if (argv[i] === '--cuda-architectures') result.cuda = argv[++i]
     else if (argv[i] === '--no-cmake') result.cmake = false
     else fail(`unknown option ${argv[i]}`)
   }
@@ -139,6 +153,7 @@ function buildWithCMake(o) {
     NODE_IMPORT_LIBRARY: importLibrary(o, compiler),
     AUXGRAD_ADDON: o.addon ? 'ON' : 'OFF',
     AUXGRAD_PROGRAMS: o.programs ? 'ON' : 'OFF',
+    AUXGRAD_CUDA: o.cuda,
     AUXGRAD_STRICT: strict ? 'ON' : 'OFF',
   }
   if (o.target && o.target !== `${process.platform}-${process.arch}`) {
@@ -151,7 +166,8 @@ function buildWithCMake(o) {
   const configure = ['-S', root, '-B', work, '-G', generator, '-Wno-dev', '--no-warn-unused-cli']
   for (const [name, value] of Object.entries(define)) configure.push(`-D${name}=${value}`)
   run('cmake', configure, env)
-  run('cmake', ['--build', work, '--parallel', String(os.availableParallelism())], env)
+  const only = o.cuda && !o.addon && !o.programs ? ['--target', 'auxgrad_cuda'] : []
+  run('cmake', ['--build', work, ...only, '--parallel', String(os.availableParallelism())], env)
 }
 
 function run(command, args, env) {
@@ -246,14 +262,19 @@ async function buildDirectly(o) {
   }
   if (o.programs) {
     const include = [`-I${native}`, `-I${path.join(work, 'generated')}`]
-    const program = (name, folder, extra) => {
-      const objects = sources(folder).map((s) => object(`${name}-${stem(s)}`, s, include))
+    const opens = sources(path.join(native, 'cuda')) // the loader of auxgrad_cuda.so
+    const program = (name, folder, more) => {
+      const objects = [...sources(folder), ...more].map((s) => object(`${name}-${stem(s)}`, s, include))
       if (objects.length)
-        binaries.push({ file: path.join(output, windows ? `${name}.exe` : name), objects, args: extra })
+        binaries.push({
+          file: path.join(output, windows ? `${name}.exe` : name),
+          objects,
+          args: windows ? [] : ['-ldl'],
+        })
     }
-    program('auxgrad_test', path.join(native, 'test'), [])
-    program('auxgrad_run', path.join(native, 'run'), [])
-    if (!windows) program('auxgrad_bench', path.join(root, 'benchmarks/native'), ['-ldl'])
+    program('auxgrad_test', path.join(native, 'test'), opens)
+    program('auxgrad_run', path.join(native, 'run'), opens)
+    if (!windows) program('auxgrad_bench', path.join(root, 'benchmarks/native'), [])
   }
 
   const queue = jobs.filter((job) => stale(job.file, job.args.join('\n')))
@@ -286,7 +307,9 @@ async function main() {
   } catch (error) {
     fail(`cannot write to ${path.join(root, 'build')}: ${error.message}`)
   }
-  if (o.cmake && cmakeVersion() >= 321) buildWithCMake(o)
+  const cmake = o.cmake && cmakeVersion() >= 321
+  if (o.cuda && !cmake) fail('--cuda needs CMake 3.21 or later')
+  if (cmake) buildWithCMake(o)
   else await buildDirectly(o)
   return outputDir(o)
 }

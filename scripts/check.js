@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // `npm run check`: formatting (clang-format 14 for C++, prettier for TypeScript and scripts), lint, types, the
 // docstrings of everything public, and the contract tests (layers, symbols of the kernel objects). `npm run format` (--fix) writes the formatting.
-// Name steps to run only those: format-native, format, lint, types, docs, contracts.
+// Where there is nvcc, the CUDA kernels are compiled too.
+// Name steps to run only those: format-native, format, lint, types, docs, contracts, cuda.
 'use strict'
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -30,7 +31,7 @@ function clangFormat() {
     found,
     fix ? '-i' : '--dry-run',
     '--Werror',
-    ...sources('native', /\.(cc|h)$/),
+    ...sources('native', /\.(cc|h|cu|cuh)$/),
     ...sources('benchmarks', /\.(cc|h)$/),
   ]
 }
@@ -53,16 +54,27 @@ const steps = {
   types: () => [...bin('typescript', 'lib/tsc.js'), '--noEmit'],
   // typedoc.json makes an error of whatever is public and not documented, and of links that lead nowhere.
   docs: () => [...bin('typedoc', 'bin/typedoc'), '--emit', 'none'],
+  cuda: () =>
+    spawnSync('nvcc', ['--version']).status === 0
+      ? [process.execPath, path.join(root, 'scripts', 'build-native.js'), '--cuda', '--no-addon']
+      : null,
   contracts: () => [...bin('jest', 'bin/jest.js'), 'test/contract'],
 }
 
 const names = chosen.length ? chosen : fix ? ['format-native', 'format'] : Object.keys(steps)
 let failed = 0
+let skipped = 0
 for (const name of names) {
   let ok = false
   try {
     if (!steps[name]) throw new Error(`no such step; expected ${Object.keys(steps).join(', ')}`)
-    const [command, ...args] = steps[name]()
+    const line = steps[name]()
+    if (!line) {
+      console.log(`skipped ${name}: no nvcc here`)
+      skipped++
+      continue
+    }
+    const [command, ...args] = line
     ok = spawnSync(command, args, { cwd: root, stdio: 'inherit' }).status === 0
   } catch (error) {
     console.error(`${name}: ${error.message}`)
@@ -70,5 +82,5 @@ for (const name of names) {
   console.log(`${ok ? 'ok  ' : 'FAIL'} ${name}`)
   if (!ok) failed++
 }
-console.log(`${names.length - failed} passed, ${failed} failed`)
+console.log(`${names.length - failed - skipped} passed, ${failed} failed`)
 process.exit(failed ? 1 : 0)

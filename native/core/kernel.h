@@ -32,6 +32,15 @@ class Failure {
   char message[384] = {};
 };
 
+// In the memory of a device: a value of a step that a kernel found wrong. Zeroed before each step.
+struct Fault {
+  int32_t raised;  // other kernels that look at values do nothing then
+  int32_t who;     // which op (device.h)
+  int64_t value, position, limit;
+};
+
+constexpr int32_t kFaultLabel = 6;  // Fault::who of the cross entropy; lower numbers are those of kernels by index
+
 // Arguments of one kernel call. Shapes and dtypes were settled by the op that made the call; kernels check only what
 // protects memory and what depends on values (indices).
 struct Call {
@@ -44,6 +53,10 @@ struct Call {
   void* scratch = nullptr;  // at least Kernel::scratch(call, threads) bytes, 64-byte aligned
   Parallel* pool = nullptr;
   Failure* failure = nullptr;
+  // On a device, where pool is null and all other pointers lead to its memory: run() launches on the stream and returns
+  // without waiting.
+  void* stream = nullptr;
+  Fault* fault = nullptr;
 
   AUXGRAD_INLINE int64_t integer(int i) const { return static_cast<int64_t>(number[i]); }
   AUXGRAD_INLINE float real(int i) const { return static_cast<float>(number[i]); }

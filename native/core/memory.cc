@@ -14,6 +14,8 @@
 #include <sys/mman.h>
 #endif
 
+#include "device.h"
+
 namespace auxgrad {
 namespace {
 
@@ -118,15 +120,21 @@ void Ledger::remove(int64_t bytes) {
   blocks_.fetch_sub(1);
 }
 
-std::shared_ptr<Storage> Storage::create(std::shared_ptr<Ledger> ledger, int64_t bytes, bool zero) {
+std::shared_ptr<Storage> Storage::create(std::shared_ptr<Ledger> ledger, int64_t bytes, bool zero,
+                                         std::shared_ptr<Device> device) {
   if (bytes < 0 || bytes > kLargest || fault_now()) return nullptr;
   // At least one line, so that an empty tensor still has an address of its own.
   const int64_t held = bytes == 0 ? kAlignment : rounded(bytes);
   auto storage = std::shared_ptr<Storage>(new Storage(std::move(ledger)));
-  storage->data_ = system_allocate(held);
+  storage->data_ = device ? static_cast<uint8_t*>(device->allocate(held)) : system_allocate(held);
   if (!storage->data_) return nullptr;
+  storage->device_ = std::move(device);
   storage->bytes_ = held;
   storage->ledger_->add(held);
+  if (storage->device_) {
+    Failure failure;
+    return !zero || storage->device_->fill(storage->data_, 0, held, &failure) ? storage : nullptr;
+  }
   const bool fresh_map =
 #ifdef __linux__
       held >= kMapFrom;  // anonymous pages are zero already
@@ -139,7 +147,8 @@ std::shared_ptr<Storage> Storage::create(std::shared_ptr<Ledger> ledger, int64_t
 
 Storage::~Storage() {
   if (!data_) return;
-  system_free(data_, bytes_);
+  if (device_) device_->release(data_);
+  else system_free(data_, bytes_);
   ledger_->remove(bytes_);
 }
 

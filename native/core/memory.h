@@ -7,6 +7,8 @@
 
 namespace auxgrad {
 
+class Device;
+
 constexpr int64_t kAlignment = 64;
 
 // Counters of one environment (a Node main thread or worker, or a native program).
@@ -29,17 +31,19 @@ class Ledger {
 class Storage {
  public:
   // Null if the system has no memory (or a fault was injected).
-  static std::shared_ptr<Storage> create(std::shared_ptr<Ledger> ledger, int64_t bytes, bool zero);
+  static std::shared_ptr<Storage> create(std::shared_ptr<Ledger> ledger, int64_t bytes, bool zero,
+                                         std::shared_ptr<Device> device = nullptr);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
 
-  uint8_t* data() const { return data_; }
+  uint8_t* data() const { return data_; }  // an address of the device, if it lies there
   int64_t bytes() const { return bytes_; }
 
  private:
   explicit Storage(std::shared_ptr<Ledger> ledger) : ledger_(std::move(ledger)) {}
   std::shared_ptr<Ledger> ledger_;
+  std::shared_ptr<Device> device_;  // null: the processor's memory
   uint8_t* data_ = nullptr;
   int64_t bytes_ = 0;
 };

@@ -101,18 +101,21 @@ bool decode_operand(const double* words, int64_t count, int64_t* at, Operand* op
 }
 
 std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std::vector<std::string>& kernels,
-                                   std::vector<std::shared_ptr<Storage>> buffers, Failure* failure, Scratch scratch) {
+                                   std::vector<std::shared_ptr<Storage>> buffers, Failure* failure, Scratch scratch,
+                                   std::shared_ptr<Device> device) {
   const auto bad = [&](const char* what, int64_t call) {
     failure->set(ErrorCode::bad_plan, "plan: %s (call %lld)", what, static_cast<long long>(call));
     return nullptr;
   };
   std::vector<const Kernel*> found;
+  std::string missing;
   for (const std::string& name : kernels) {
-    found.push_back(find_kernel(name.c_str()));
-    if (!found.back()) {
-      failure->set(ErrorCode::no_kernel, "no CPU kernel named \"%s\"", name.c_str());
-      return nullptr;
-    }
+    found.push_back(device ? device->find_kernel(name.c_str()) : find_kernel(name.c_str()));
+    if (!found.back()) missing += (missing.empty() ? "\"" : ", \"") + name + "\"";
+  }
+  if (!missing.empty()) {
+    failure->set(ErrorCode::no_kernel, "no %s kernel named %.300s", device ? "CUDA" : "CPU", missing.c_str());
+    return nullptr;
   }
   Reader r(words, count, 0);
   if (r.number() != kPlanMagic || r.number() != kPlanVersion) return bad("expected a plan of version 1", -1);
@@ -122,7 +125,8 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
   const int64_t calls = r.integer(0, INT32_MAX);
   plan->first_update_ = r.integer(0, INT32_MAX);
   plan->buffers_ = std::move(buffers);
-  plan->threads_ = process_pool().threads();
+  plan->threads_ = device ? 1 : process_pool().threads();
+  plan->device_ = std::move(device);
   const int64_t behind = (plan->arena_bytes_ + kAlignment - 1) / kAlignment * kAlignment;
   int64_t whole = plan->arena_bytes_;  // with the scratch that lies behind what was planned
   for (int64_t i = 0; i < calls; i++) {
@@ -156,6 +160,9 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
     }
     plan->threads_ = std::min(plan->threads_, threads_for(call, plan->threads_));
     if (plan->threads_ == 0) return bad("less scratch than its kernel needs", i);
+    for (const Operand& o : call.operands)
+      if (o.buffer == 0) plan->arena_peak_ = std::max(plan->arena_peak_, o.end_byte());
+    if (call.scratch_bytes) plan->arena_peak_ = std::max(plan->arena_peak_, call.scratch_offset + call.scratch_bytes);
     plan->calls_.push_back(std::move(call));
   }
   if (!r.ok() || r.left() != 0) return bad("length does not fit its calls", calls);
@@ -163,52 +170,141 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
   return plan;
 }
 
+// Waits for the device; true, with failure set, if it failed or a kernel found a value wrong.
+bool Plan::fault(Failure* failure) const {
+  Fault found = {};
+  if (!device_->copy(&found, device_->fault(), sizeof found, failure) || !device_->wait(failure)) return true;
+  return !check_fault(found, failure);
+}
+
+bool Plan::run_calls(size_t begin, size_t end, Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort,
+                     Failure* failure, double* call_seconds) const {
+  using Clock = std::chrono::steady_clock;
+  for (size_t i = begin; i < end; i++) {
+    const int32_t stop = abort ? abort->load(std::memory_order_relaxed) : kRun;
+    if (stop == kStopNow || (stop == kStopUnchanged && static_cast<int64_t>(i) <= first_update_))
+      return failure->set(ErrorCode::aborted, "the step was aborted before it changed anything");
+    const auto begun = call_seconds ? Clock::now() : Clock::time_point();
+    if (!run_call(calls_[i], arena, &pool, failure)) return false;
+    if (call_seconds && device_ && !device_->mark(static_cast<int64_t>(i) + 1, failure)) return false;
+    if (call_seconds && !device_) call_seconds[i] += std::chrono::duration<double>(Clock::now() - begun).count();
+  }
+  return true;
+}
+
+bool Plan::record(Storage& arena, Failure* failure) const {
+  struct Access {
+    const uint8_t *begin, *end;
+    bool writes;
+  };
+  recorded_ = nullptr;
+  const size_t all = calls_.size(), ends[] = {std::min(static_cast<size_t>(first_update_), all), all};
+  for (int part = 0; part < 2; part++) {
+    recordings_[part].reset();
+    const size_t first = part ? ends[0] : 0, count = ends[part] - first;
+    if (count == 0) continue;
+    std::vector<std::vector<Access>> accesses(count);
+    std::vector<std::vector<bool>> before(count);  // calls that are done when this one begins
+    if (!device_->record(failure)) return false;
+    bool ok = true;
+    for (size_t i = 0; ok && i < count; i++) {
+      const PlannedCall& planned = calls_[first + i];
+      for (size_t k = 0; k < planned.operands.size(); k++) {
+        const Operand& o = planned.operands[k];
+        if (o.buffer < 0) continue;
+        const uint8_t* data = base(o, arena);
+        accesses[i].push_back({data + o.first_byte(), data + o.end_byte(), k >= static_cast<size_t>(planned.n_in)});
+      }
+      const uint8_t* scratch = arena.data() + planned.scratch_offset;
+      accesses[i].push_back({scratch, scratch + planned.scratch_bytes, true});
+      const auto meet = [&](size_t j) {
+        for (const Access& a : accesses[i])
+          for (const Access& b : accesses[j])
+            if ((a.writes || b.writes) && a.begin < b.end && b.begin < a.end) return true;
+        return false;
+      };
+      before[i].resize(count);
+      std::vector<int32_t> after;
+      for (size_t j = i; j-- > 0;) {
+        if (before[i][j] || !meet(j)) continue;
+        after.push_back(static_cast<int32_t>(j));
+        before[i][j] = true;
+        for (size_t k = 0; k < j; k++)
+          if (before[j][k]) before[i][k] = true;
+      }
+      ok = device_->piece(after, failure) && run_call(planned, arena, nullptr, failure);
+    }
+    recordings_[part] = device_->recorded(failure);  // ends it in any case
+    if (!ok || !recordings_[part]) return false;
+  }
+  recorded_ = arena.data();
+  return true;
+}
+
+bool Plan::run_call(const PlannedCall& planned, Storage& arena, Parallel* pool, Failure* failure) const {
+  View views[2 * kMaxOperands];
+  for (size_t k = 0; k < planned.operands.size(); k++) {
+    const Operand& o = planned.operands[k];
+    views[k] = o.view;
+    if (o.buffer >= 0) views[k].data = base(o, arena) + o.byte_offset;
+  }
+  Call call;
+  call.in = views;
+  call.n_in = planned.n_in;
+  call.out = views + planned.n_in;
+  call.n_out = static_cast<int>(planned.operands.size()) - planned.n_in;
+  call.number = planned.numbers.data();
+  call.n_number = static_cast<int>(planned.numbers.size());
+  call.scratch = arena.data() + planned.scratch_offset;
+  call.failure = failure;
+  if (device_) {
+    call.stream = device_->stream();
+    call.fault = device_->fault();
+  } else {
+    call.pool = pool;
+  }
+  if (planned.kernel->run(call)) return true;
+  if (!failure->failed()) failure->set(ErrorCode::invalid_argument, "%s failed", planned.kernel->name);
+  return false;
+}
+
+// In two parts: before the first change, all that was looked up must have been right. A part is launched as a whole,
+// as it was recorded, unless its calls are timed.
+bool Plan::run_device(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure,
+                      double* call_seconds) const {
+  if (!call_seconds && recorded_ != arena.data() && !record(arena, failure)) return false;
+  const size_t all = calls_.size(), ends[] = {std::min(static_cast<size_t>(first_update_), all), all};
+  if (!device_->fill(device_->fault(), 0, sizeof(Fault), failure)) return false;
+  if (call_seconds && !device_->mark(0, failure)) return false;
+  for (int part = 0; part < 2; part++) {
+    const size_t begin = part ? ends[0] : 0, end = ends[part];
+    if (begin == end) continue;
+    if (call_seconds) {
+      if (!run_calls(begin, end, arena, pool, abort, failure, call_seconds)) return false;
+    } else {
+      if (abort && abort->load() != kRun && (part == 0 || abort->load() == kStopNow || ends[0] == 0))
+        return failure->set(ErrorCode::aborted, "the step was aborted before it changed anything");
+      if (!recordings_[part]->launch(failure)) return false;
+    }
+    if (fault(failure)) return false;
+  }
+  for (size_t i = 0; call_seconds && i < all; i++)
+    call_seconds[i] += device_->seconds(static_cast<int64_t>(i), static_cast<int64_t>(i) + 1);
+  return true;
+}
+
 bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats,
                double* call_seconds) const {
-  using Clock = std::chrono::steady_clock;
-  const auto since = [](Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); };
-  const auto start = Clock::now();
+  const auto start = std::chrono::steady_clock::now();
   if (arena.bytes() < arena_bytes_)
     return failure->set(ErrorCode::bad_plan, "plan: expected an arena of %lld bytes, got %lld",
                         static_cast<long long>(arena_bytes_), static_cast<long long>(arena.bytes()));
   FixedThreads threads(pool, std::min(threads_, pool.threads()));
-  int64_t peak = 0;
-  View views[2 * kMaxOperands];
-  for (size_t i = 0; i < calls_.size(); i++) {
-    const int32_t stop = abort ? abort->load(std::memory_order_relaxed) : kRun;
-    if (stop == kStopNow || (stop == kStopUnchanged && static_cast<int64_t>(i) <= first_update_))
-      return failure->set(ErrorCode::aborted, "the step was aborted before it changed anything");
-    const PlannedCall& planned = calls_[i];
-    for (size_t k = 0; k < planned.operands.size(); k++) {
-      const Operand& o = planned.operands[k];
-      views[k] = o.view;
-      if (o.buffer < 0) continue;
-      uint8_t* base = o.buffer == 0 ? arena.data() : buffers_[static_cast<size_t>(o.buffer)]->data();
-      views[k].data = base + o.byte_offset;
-      if (o.buffer == 0 && o.end_byte() > peak) peak = o.end_byte();
-    }
-    if (planned.scratch_bytes && planned.scratch_offset + planned.scratch_bytes > peak)
-      peak = planned.scratch_offset + planned.scratch_bytes;
-    Call call;
-    call.in = views;
-    call.n_in = planned.n_in;
-    call.out = views + planned.n_in;
-    call.n_out = static_cast<int>(planned.operands.size()) - planned.n_in;
-    call.number = planned.numbers.data();
-    call.n_number = static_cast<int>(planned.numbers.size());
-    call.scratch = arena.data() + planned.scratch_offset;
-    call.pool = &threads;
-    call.failure = failure;
-    const auto begun = call_seconds ? Clock::now() : start;
-    const bool ok = planned.kernel->run(call);
-    if (call_seconds) call_seconds[i] += since(begun);
-    if (!ok) {
-      if (!failure->failed()) failure->set(ErrorCode::invalid_argument, "%s failed", planned.kernel->name);
-      return false;
-    }
-  }
-  stats->arena_peak = (peak + kAlignment - 1) / kAlignment * kAlignment;  // blocks are whole lines
-  stats->seconds = since(start);
+  const bool ok = device_ ? run_device(arena, threads, abort, failure, call_seconds)
+                          : run_calls(0, calls_.size(), arena, threads, abort, failure, call_seconds);
+  if (!ok) return false;
+  stats->arena_peak = (arena_peak_ + kAlignment - 1) / kAlignment * kAlignment;  // blocks are whole lines
+  stats->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return true;
 }
 

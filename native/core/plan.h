@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "device.h"
 #include "kernel.h"
 #include "memory.h"
 
@@ -62,25 +63,46 @@ enum class Scratch {
 
 class Plan {
  public:
-  // Null, with failure set, unless every operand lies inside its buffer and every kernel exists.
+  // Null, with failure set, unless every operand lies inside its buffer and every kernel exists. With a device, its
+  // kernels run, and arena and buffers lie in its memory.
   static std::unique_ptr<Plan> decode(const double* words, int64_t count, const std::vector<std::string>& kernels,
                                       std::vector<std::shared_ptr<Storage>> buffers, Failure* failure,
-                                      Scratch scratch = Scratch::as_planned);
+                                      Scratch scratch = Scratch::as_planned, std::shared_ptr<Device> device = nullptr);
 
+  // With all scratch.
   int64_t arena_bytes() const { return arena_bytes_; }
   const std::vector<PlannedCall>& calls() const { return calls_; }
 
   // Runs every call in order. `abort`, if given, holds a Stop and is looked at between kernels; the seconds of each
-  // call are added to `call_seconds`, if given.
+  // call are added to `call_seconds`, if given. On a device (which has no use for the pool) calls follow each other in its
+  // stream; it is waited for at the end, and once more before the first change if a value could have been found wrong.
   bool run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats,
            double* call_seconds = nullptr) const;
 
+  // On a device, what run() would do for its first run on this arena: the calls are recorded, to be launched together.
+  // Of small kernels the launches alone would take longer. Calls that touch no memory in common may run side by side.
+  bool record(Storage& arena, Failure* failure) const;
+
  private:
+  bool run_call(const PlannedCall& planned, Storage& arena, Parallel* pool, Failure* failure) const;
+  bool run_calls(size_t begin, size_t end, Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort,
+                 Failure* failure, double* call_seconds) const;
+  bool run_device(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure,
+                  double* call_seconds) const;
+  uint8_t* base(const Operand& o, const Storage& arena) const {
+    return o.buffer == 0 ? arena.data() : buffers_[static_cast<size_t>(o.buffer)]->data();
+  }
+  bool fault(Failure* failure) const;
+
   int64_t arena_bytes_ = 0;
+  int64_t arena_peak_ = 0;  // one past the highest byte of it that a call is given
   int64_t first_update_ = 0;
   int threads_ = 1;  // its scratch was booked for this many; a later set_threads() can only lower it
   std::vector<PlannedCall> calls_;
-  std::vector<std::shared_ptr<Storage>> buffers_;  // [0] is empty: the arena comes with each run
+  std::shared_ptr<Device> device_;
+  mutable std::unique_ptr<Recording> recordings_[2];  // of a device: calls before the first change, and the rest
+  mutable const uint8_t* recorded_ = nullptr;         // the arena they are for
+  std::vector<std::shared_ptr<Storage>> buffers_;     // [0] is empty: the arena comes with each run
 };
 
 }  // namespace auxgrad

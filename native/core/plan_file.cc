@@ -167,7 +167,8 @@ bool source_fits(const SavedValue& v, const std::vector<std::vector<uint8_t>>& b
 
 }  // namespace
 
-std::unique_ptr<PlanFile> PlanFile::load(const char* path, std::shared_ptr<Ledger> ledger, Failure* failure) try {
+std::unique_ptr<PlanFile> PlanFile::load(const char* path, std::shared_ptr<Ledger> ledger, Failure* failure,
+                                         std::shared_ptr<Device> device) try {
   Input in(path, failure);
   const auto bad = [&](const std::string& what) {
     in.bad(what.c_str());
@@ -189,6 +190,7 @@ std::unique_ptr<PlanFile> PlanFile::load(const char* path, std::shared_ptr<Ledge
   if (!in.read(bytes.data(), length)) return nullptr;
 
   auto file = std::make_unique<PlanFile>();
+  file->device_ = device;
   Description d(std::move(bytes));
   file->kind_ = d.text();
   file->seed_ = d.raw();
@@ -235,18 +237,22 @@ std::unique_ptr<PlanFile> PlanFile::load(const char* path, std::shared_ptr<Ledge
     return bad("expected " + std::to_string(expected) + " bytes of values, got " + std::to_string(body - length) +
                (body - length < expected ? ": it is cut short" : ": other bytes follow it"));
   const auto no_memory = [&](const char* what, int64_t wanted) {
-    failure->set(ErrorCode::out_of_memory, "%s: the system has no %lld bytes to give", what,
+    failure->set(ErrorCode::out_of_memory, "%s: the %s has no %lld bytes to give", what, device ? "device" : "system",
                  static_cast<long long>(wanted));
     return nullptr;
   };
   std::vector<std::shared_ptr<Storage>> held;
   for (const auto& [name, size] : storages) {
-    held.push_back(Storage::create(ledger, static_cast<int64_t>(size), false));
+    held.push_back(Storage::create(ledger, static_cast<int64_t>(size), false, device));
     if (!held.back()) return no_memory(name.c_str(), static_cast<int64_t>(size));
-    if (!in.read(held.back()->data(), size)) return nullptr;
+    std::vector<uint8_t> read(device ? static_cast<size_t>(size) : 0);
+    uint8_t* target = device ? read.data() : held.back()->data();
+    if (!in.read(target, size)) return nullptr;
+    if (device && !device->copy(held.back()->data(), target, static_cast<int64_t>(size), failure)) return nullptr;
   }
   for (uint64_t size : batch) {
     file->batch_.emplace_back(static_cast<size_t>(size));
+    if (device && size) device->pin(file->batch_.back().data(), static_cast<int64_t>(size));
     if (!in.read(file->batch_.back().data(), size)) return nullptr;
   }
   uint8_t digest[Sha256::kBytes], stored[Sha256::kBytes];
@@ -265,7 +271,7 @@ std::unique_ptr<PlanFile> PlanFile::load(const char* path, std::shared_ptr<Ledge
       buffers.push_back(held[k]);
     }
     program.plan = Plan::decode(draft.words.data(), static_cast<int64_t>(draft.words.size()), draft.kernels,
-                                std::move(buffers), failure, Scratch::as_needed);
+                                std::move(buffers), failure, Scratch::as_needed, device);
     if (!program.plan) return nullptr;
     program.planned_arena = static_cast<int64_t>(draft.words[2]);  // decode has checked it
     if (program.labels.size() != program.plan->calls().size()) return bad("its calls and their names do not match");
@@ -279,28 +285,50 @@ std::unique_ptr<PlanFile> PlanFile::load(const char* path, std::shared_ptr<Ledge
       if (!fits(v, program.planned_arena)) return bad("an output of it is damaged");
     arena = std::max(arena, program.plan->arena_bytes());
   }
-  file->arena_ = Storage::create(ledger, arena, false);
+  file->arena_ = Storage::create(ledger, arena, false, device);
   if (!file->arena_) return no_memory("the arena of a step", arena);
+  file->planned_bytes_ = file->arena_->bytes();
+  for (const auto& storage : held) file->planned_bytes_ += storage->bytes();
+  for (const SavedProgram& program : file->programs_)
+    if (device && !program.plan->record(*file->arena_, failure)) return nullptr;
   return file;
 } catch (const std::bad_alloc&) {
   failure->set(ErrorCode::out_of_memory, "%.200s: the system has no memory to read it", path);
   return nullptr;
 }
 
+PlanFile::~PlanFile() {
+  for (std::vector<uint8_t>& value : batch_)
+    if (device_ && !value.empty()) device_->unpin(value.data());
+}
+
 // The last run of an update has the last program.
 size_t PlanFile::next() const { return (runs_ + 1) % accumulate_ == 0 ? programs_.size() - 1 : 0; }
+
+const uint8_t* PlanFile::data(const SavedValue& output) const {
+  const uint8_t* at = arena_->data() + output.offset;
+  if (!device_) return at;
+  copied_.resize(static_cast<size_t>(output.bytes) + 1);  // never null
+  Failure failure;
+  return device_->copy(copied_.data(), at, output.bytes, &failure) ? copied_.data() : nullptr;
+}
 
 bool PlanFile::run(Failure* failure, RunStats* stats, double* call_seconds) {
   const bool update = (runs_ + 1) % accumulate_ == 0;
   const SavedProgram& program = programs_[next()];
-  for (const SavedValue& v : program.inputs) {
+  const auto set = [&](const SavedValue& v, const void* value, size_t bytes) {
     uint8_t* target = arena_->data() + v.offset;
+    if (device_) return device_->copy(target, value, static_cast<int64_t>(bytes), failure);
+    if (bytes) std::memcpy(target, value, bytes);
+    return true;
+  };
+  for (const SavedValue& v : program.inputs) {
     if (v.source == Source::batch) {
-      if (v.bytes) std::memcpy(target, batch_[v.batch].data(), static_cast<size_t>(v.bytes));
+      if (!set(v, batch_[v.batch].data(), static_cast<size_t>(v.bytes))) return false;
     } else if (v.source == Source::random) {
       const uint32_t words[4] = {static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32),
                                  static_cast<uint32_t>(runs_), static_cast<uint32_t>(runs_ >> 32)};
-      std::memcpy(target, words, sizeof words);
+      if (!set(v, words, sizeof words)) return false;
     } else {
       double value = static_cast<double>(updates_ + 1);
       if (v.source == Source::rate) {
@@ -313,7 +341,7 @@ bool PlanFile::run(Failure* failure, RunStats* stats, double* call_seconds) {
         value = rates_[static_cast<size_t>(std::min<uint64_t>(i, rates_.size() - 1))];
       }
       const float number = static_cast<float>(value);
-      std::memcpy(target, &number, sizeof number);
+      if (!set(v, &number, sizeof number)) return false;
     }
   }
   if (!program.plan->run(*arena_, process_pool(), nullptr, failure, stats, call_seconds)) return false;

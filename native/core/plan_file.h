@@ -52,7 +52,7 @@ struct SavedValue {
 
 struct SavedProgram {
   std::unique_ptr<Plan> plan;
-  int64_t planned_bytes = 0;  // parameters, optimizer state and arena
+  int64_t planned_bytes = 0;  // where it was saved: parameters, optimizer state and arena
   int64_t planned_arena = 0;
   int64_t input_end = 0;  // one past the last arena byte that inputs are written to
   std::vector<std::string> labels;
@@ -61,9 +61,11 @@ struct SavedProgram {
 
 class PlanFile {
  public:
+  ~PlanFile();
   // Null, with failure set (bad_file; out_of_memory; no_kernel), unless the file is whole and all in it fits together.
-  // Storages and arena are counted in `ledger`.
-  static std::unique_ptr<PlanFile> load(const char* path, std::shared_ptr<Ledger> ledger, Failure* failure);
+  // Storages and arena are counted in `ledger`, and lie on the device if one is given.
+  static std::unique_ptr<PlanFile> load(const char* path, std::shared_ptr<Ledger> ledger, Failure* failure,
+                                        std::shared_ptr<Device> device = nullptr);
 
   // One run, as Node would do the next one. If it fails, nothing has changed. `call_seconds` as Plan::run.
   bool run(Failure* failure, RunStats* stats, double* call_seconds = nullptr);
@@ -72,9 +74,11 @@ class PlanFile {
   const std::vector<SavedProgram>& programs() const { return programs_; }
   // The program of the next run.
   size_t next() const;
+  // What this machine's kernels and threads need: known before the first run. Storages and arena; the arena.
+  int64_t planned_bytes() const { return planned_bytes_; }
   int64_t arena_bytes() const { return arena_->bytes(); }
-  // The bytes of an output of the last run.
-  const uint8_t* data(const SavedValue& output) const { return arena_->data() + output.offset; }
+  // The bytes of an output of the last run; of a device, until the next call. Null if the device fails.
+  const uint8_t* data(const SavedValue& output) const;
 
  private:
   std::string kind_;
@@ -82,9 +86,12 @@ class PlanFile {
   uint64_t first_update_ = 0;  // updates done when it was saved: that of rates_[0]
   bool last_rate_stays_ = false;
   std::vector<double> rates_;
-  std::vector<std::vector<uint8_t>> batch_;
+  std::vector<std::vector<uint8_t>> batch_;  // pinned, if there is a device
   std::vector<SavedProgram> programs_;
+  std::shared_ptr<Device> device_;
   std::shared_ptr<Storage> arena_;
+  int64_t planned_bytes_ = 0;
+  mutable std::vector<uint8_t> copied_;  // from the device
 };
 
 }  // namespace auxgrad

@@ -12,6 +12,7 @@
 
 #include "core/plan_file.h"
 #include "cpu/isa.h"
+#include "cuda/open.h"
 
 namespace {
 
@@ -20,9 +21,11 @@ using auxgrad::SavedProgram;
 using auxgrad::SavedValue;
 
 constexpr const char* kUsage =
-    "usage: auxgrad_run FILE [--steps N] [--threads T] [--profile] [--json]\n"
+    "usage: auxgrad_run FILE [--steps N] [--threads T] [--device cuda] [--profile] [--json]\n"
     "  --steps N    runs, 10\n"
     "  --threads T  threads of the kernels, as many as the machine has (AUXGRAD_THREADS); results do not depend on it\n"
+    "  --device D   cuda, or cuda:1 for the second one: its kernels, in its memory (auxgrad_cuda.so beside this\n"
+    "               program, or AUXGRAD_CUDA_LIBRARY)\n"
     "  --profile    time by kernel, and the calls that take longest\n"
     "  --json       one object as the last line: losses, times, bytes, outputs of up to 4096 elements, profile\n"
     "AUXGRAD_ISA=scalar|avx2|avx512|amx|neon picks the kernels.\n";
@@ -30,7 +33,7 @@ constexpr int64_t kShownElements = 4096;
 constexpr size_t kShownCalls = 10;
 
 struct Options {
-  std::string file;
+  std::string file, device;
   long steps = 10;
   int threads = 0;
   bool profile = false, json = false;
@@ -63,6 +66,7 @@ Options parse(int argc, char** argv) {
     }
     if (arg == "--steps") o.steps = number(arg, value(), 1000000000);
     else if (arg == "--threads") o.threads = static_cast<int>(number(arg, value(), 256));
+    else if (arg == "--device") o.device = value();
     else if (arg == "--profile") o.profile = true;
     else if (arg == "--json") o.json = true;
     else if (arg.rfind("--", 0) == 0) wrong_usage("unknown option " + arg);
@@ -70,6 +74,7 @@ Options parse(int argc, char** argv) {
     else wrong_usage("expected one file, got also " + arg);
   }
   if (o.file.empty()) wrong_usage("expected a file");
+  if (o.threads && !o.device.empty()) wrong_usage("--threads is for the kernels of the processor, not with --device");
   return o;
 }
 
@@ -87,6 +92,7 @@ const char* code_name(auxgrad::ErrorCode code) {
 }
 
 int report(const auxgrad::Failure& failure) {
+  std::fflush(stdout);  // the error is the last line
   std::fprintf(stderr, "auxgrad_run: %s: %s\n", code_name(failure.code), failure.message);
   return 1;
 }
@@ -213,8 +219,9 @@ std::string json_outputs(const auxgrad::PlanFile& file, const SavedProgram& prog
       out += "null}";
       continue;
     }
+    const uint8_t* data = file.data(v);
     out += "[";
-    for (int64_t i = 0; i < v.view.count(); i++) out += (i ? "," : "") + json_number(element(v, file.data(v), i));
+    for (int64_t i = 0; i < v.view.count(); i++) out += (i ? "," : "") + json_number(element(v, data, i));
     out += "]}";
   }
   return out + "}";
@@ -224,13 +231,29 @@ int run(const Options& o) {
   if (o.threads) auxgrad::set_threads(o.threads);
   auto ledger = std::make_shared<auxgrad::Ledger>();
   auxgrad::Failure failure;
-  const auto file = auxgrad::PlanFile::load(o.file.c_str(), ledger, &failure);
+  std::shared_ptr<auxgrad::Device> device;
+  if (!o.device.empty() && !(device = auxgrad::open_device(o.device.c_str(), &failure))) return report(failure);
+  const int64_t own = device ? device->live_bytes() : 0;
+  const auto file = auxgrad::PlanFile::load(o.file.c_str(), ledger, &failure, device);
   if (!file) return report(failure);
   const int threads = auxgrad::process_pool().threads();
-  std::printf("%s: a %s, %s kernels, %d thread%s\n", o.file.c_str(), file->kind().c_str(),
-              auxgrad::isa_name(auxgrad::current_isa()), threads, threads > 1 ? "s" : "");
+  const char* isa = device ? "cuda" : auxgrad::isa_name(auxgrad::current_isa());
+  if (device) std::printf("%s: a %s on %s\n", o.file.c_str(), file->kind().c_str(), device->name());
+  else
+    std::printf("%s: a %s, %s kernels, %d thread%s\n", o.file.c_str(), file->kind().c_str(), isa, threads,
+                threads > 1 ? "s" : "");
 
   const std::vector<SavedProgram>& programs = file->programs();
+  int64_t elsewhere = 0;
+  for (const SavedProgram& p : programs) elsewhere = std::max(elsewhere, p.planned_bytes);
+  const int64_t planned = file->planned_bytes() + own, planned_arena = file->arena_bytes();
+  std::printf("planned %lld bytes, %lld of them the arena\n", static_cast<long long>(planned),
+              static_cast<long long>(planned_arena));
+  if (planned > elsewhere)
+    std::printf("(%lld more than where it was saved: other kernels%s)\n", static_cast<long long>(planned - elsewhere),
+                device ? "" : ", or more threads");
+  const int64_t left = device ? device->free_bytes() : 0;
+
   std::vector<std::vector<double>> seconds;
   for (const SavedProgram& p : programs) seconds.emplace_back(p.plan->calls().size());
   std::vector<int64_t> runs(programs.size());
@@ -256,22 +279,17 @@ int run(const Options& o) {
     steps.push_back(std::move(step));
   }
 
-  int64_t planned = 0, planned_arena = 0;
-  for (size_t k = 0; k < programs.size(); k++) {
-    planned = std::max(planned, programs[k].planned_bytes);
-    planned_arena = std::max(planned_arena, programs[k].planned_arena);
-  }
   std::vector<double> times;
   for (const Step& s : steps) times.push_back(s.ms);
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
   std::printf("median %.3f ms, best %.3f ms\n", median, times[0]);
-  std::printf("planned %lld bytes, measured %lld; arena planned %lld, measured %lld\n", static_cast<long long>(planned),
-              static_cast<long long>(ledger->peak()), static_cast<long long>(planned_arena),
+  const int64_t measured = device ? device->peak_bytes() : ledger->peak();
+  std::printf("measured %lld bytes, %lld of them the arena\n", static_cast<long long>(measured),
               static_cast<long long>(measured_arena));
-  if (file->arena_bytes() > std::max<int64_t>(planned_arena, auxgrad::kAlignment))
-    std::printf("this machine's threads or kernels need %lld bytes more than was planned elsewhere\n",
-                static_cast<long long>(file->arena_bytes() - planned_arena));
+  if (device)
+    std::printf("the device has %lld bytes less left than before the first step\n",
+                static_cast<long long>(left - device->free_bytes()));
 
   const Profile p = o.profile ? profile_of(programs, seconds, runs) : Profile();
   if (o.profile) {
@@ -293,10 +311,9 @@ int run(const Options& o) {
     std::printf(
         "{\"kind\":%s,\"isa\":\"%s\",\"threads\":%d,\"steps\":[%s],\"medianMs\":%s,\"plannedBytes\":%lld,"
         "\"measuredBytes\":%lld,\"plannedArenaBytes\":%lld,\"measuredArenaBytes\":%lld,\"outputs\":%s%s}\n",
-        quoted(file->kind()).c_str(), auxgrad::isa_name(auxgrad::current_isa()), threads, list.c_str(),
-        json_number(median).c_str(), static_cast<long long>(planned), static_cast<long long>(ledger->peak()),
-        static_cast<long long>(planned_arena), static_cast<long long>(measured_arena),
-        json_outputs(*file, programs[last]).c_str(), profile.c_str());
+        quoted(file->kind()).c_str(), isa, device ? 1 : threads, list.c_str(), json_number(median).c_str(),
+        static_cast<long long>(planned), static_cast<long long>(measured), static_cast<long long>(planned_arena),
+        static_cast<long long>(measured_arena), json_outputs(*file, programs[last]).c_str(), profile.c_str());
   }
   return 0;
 }

@@ -1,3 +1,4 @@
+#include "core/rng.h"
 #include "harness.h"
 
 using test::Array;
@@ -9,13 +10,18 @@ struct Shape {
   bool causal;
 };
 
-// Attention and its gradients by definition, in double, for one head.
+// Attention and its gradients by definition, in double, for one head. added(t, s) goes to a score, kept(t, s) is what
+// dropout makes of a weight.
+double nothing(int64_t, int64_t) { return 0; }
+double all(int64_t, int64_t) { return 1; }
 struct Reference {
   const Shape& s;
   const float *q, *k, *v, *dy;
   std::vector<double> p, y, dq, dk, dv, lse;
 
-  Reference(const Shape& shape, const float* q_, const float* k_, const float* v_, const float* dy_, double scale)
+  template <class Added = decltype(nothing), class Kept = decltype(all)>
+  Reference(const Shape& shape, const float* q_, const float* k_, const float* v_, const float* dy_, double scale,
+            const Added& added = nothing, const Kept& kept = all)
       : s(shape), q(q_), k(k_), v(v_), dy(dy_) {
     const auto at = [](int64_t n) { return std::vector<double>(static_cast<size_t>(n)); };
     p = at(s.rows * s.keys), y = at(s.rows * s.width), dq = at(s.rows * s.depth), dk = at(s.keys * s.depth),
@@ -27,19 +33,23 @@ struct Reference {
       for (int64_t j = 0; j < seen; j++) {
         double dot = 0;
         for (int64_t d = 0; d < s.depth; d++) dot += static_cast<double>(q[t * s.depth + d]) * k[j * s.depth + d];
-        score[static_cast<size_t>(j)] = dot * scale;
-        top = std::max(top, dot * scale);
+        score[static_cast<size_t>(j)] = dot * scale + added(t, j);
+        top = std::max(top, score[static_cast<size_t>(j)]);
+      }
+      if (top == -INFINITY) {  // no key takes part
+        lse[static_cast<size_t>(t)] = -INFINITY;
+        continue;
       }
       for (double x : score) sum += std::exp(x - top);
       lse[static_cast<size_t>(t)] = top + std::log(sum);
       std::vector<double> dp(static_cast<size_t>(seen));
       for (int64_t j = 0; j < seen; j++) {
-        const double weight = std::exp(score[static_cast<size_t>(j)] - top) / sum;
+        const double weight = std::exp(score[static_cast<size_t>(j)] - top) / sum, factor = kept(t, j);
         p[static_cast<size_t>(t * s.keys + j)] = weight;
         for (int64_t e = 0; e < s.width; e++) {
-          y[static_cast<size_t>(t * s.width + e)] += weight * v[j * s.width + e];
-          dv[static_cast<size_t>(j * s.width + e)] += weight * dy[t * s.width + e];
-          dp[static_cast<size_t>(j)] += static_cast<double>(dy[t * s.width + e]) * v[j * s.width + e];
+          y[static_cast<size_t>(t * s.width + e)] += weight * factor * v[j * s.width + e];
+          dv[static_cast<size_t>(j * s.width + e)] += weight * factor * dy[t * s.width + e];
+          dp[static_cast<size_t>(j)] += factor * dy[t * s.width + e] * v[j * s.width + e];
         }
         delta += weight * dp[static_cast<size_t>(j)];
       }
@@ -100,6 +110,76 @@ TEST(attention_and_its_gradients_match_the_definition) {
         }
       CHECK(y.guards_intact() && lse.guards_intact() && dq.guards_intact() && dk.guards_intact() && dv.guards_intact());
     }
+  });
+}
+
+// Masks of both kinds, one row of which leaves no key; dropout; heads wider than a tile of any kernel.
+TEST(attention_with_masks_and_dropout) {
+  test::each_isa([] {
+    for (const Shape& s : {Shape{2, 2, 37, 70, 20, 12, false}, {1, 3, 70, 70, 80, 150, true}})
+      for (const int kind : {0, 1, 2}) {  // of the mask: none, bool, f32
+        Array q = Array::normal({s.batch, s.heads, s.rows, s.depth}, 1),
+              k = Array::normal({s.batch, s.heads, s.keys, s.depth}, 2);
+        Array v = Array::normal({s.batch, s.heads, s.keys, s.width}, 3),
+              dy = Array::normal({s.batch, s.heads, s.rows, s.width}, 4);
+        // One mask for all heads.
+        Array number = Array::normal({s.batch, s.rows, s.keys}, 5), key(auxgrad::DType::i32, {4});
+        Array truth(auxgrad::DType::boolean, {s.batch, s.rows, s.keys});
+        for (int64_t i = 0; i < number.count(); i++) {
+          truth.u8()[i] = number[i] > -1 && i / s.keys % s.rows != 5;
+          if (i / s.keys % s.rows == 5 || number[i] < -1) number[i] = -INFINITY;
+        }
+        for (int i = 0; i < 4; i++) key.i32()[i] = 77 * i + 5;
+        auxgrad::View mask = kind == 1 ? truth.view() : kind == 2 ? number.view() : test::absent();
+        if (kind) {
+          mask.rank = 4;
+          mask.shape[1] = s.heads, mask.shape[2] = s.rows, mask.shape[3] = s.keys;
+          mask.stride[1] = 0, mask.stride[2] = s.keys, mask.stride[3] = 1;
+        }
+        Array y = Array::f32({s.batch, s.rows, s.heads, s.width}), lse = Array::f32({s.batch, s.heads, s.rows});
+        Array dq = Array::f32({s.batch, s.rows, s.heads, s.depth}),
+              dk = Array::f32({s.batch, s.keys, s.heads, s.depth}),
+              dv = Array::f32({s.batch, s.keys, s.heads, s.width});
+        const double scale = 0.2, dropout = kind == 1 ? 0 : 0.25;
+        const std::vector<double> numbers = {scale, s.causal ? 1.0 : 0.0, dropout, 3};
+        const auxgrad::View keys = dropout > 0 ? key.view() : test::absent();
+        test::call("attention", {q.view(), k.view(), v.view(), mask, keys}, {y.view(), lse.view()}, numbers);
+        test::call(
+            "attention_grad",
+            {test::permuted(dy.view(), {0, 2, 1, 3}), q.view(), k.view(), v.view(), mask, keys, y.view(), lse.view()},
+            {dq.view(), dk.view(), dv.view()}, numbers);
+        for (int64_t b = 0; b < s.batch; b++)
+          for (int64_t h = 0; h < s.heads; h++) {
+            const int64_t i = b * s.heads + h;
+            const auto added = [&](int64_t t, int64_t j) {
+              const int64_t at = (b * s.rows + t) * s.keys + j;
+              return kind == 1 ? (truth.u8()[at] ? 0 : -INFINITY) : kind == 2 ? double(number[at]) : 0;
+            };
+            const auto kept = [&](int64_t t, int64_t j) {
+              if (dropout == 0) return 1.0;
+              const int64_t at = (i * s.rows + t) * s.keys + j;
+              const auto word = [&](int n) { return static_cast<uint32_t>(key.i32()[n]); };
+              const uint32_t counter[4] = {static_cast<uint32_t>(at / 4), 3, word(2), word(3)};
+              uint32_t words[4];
+              auxgrad::Philox{{word(0), word(1)}}(counter, words);
+              return auxgrad::uniform_from_bits(words[at % 4]) >= dropout ? 1 / (1 - dropout) : 0;
+            };
+            const Reference r(s, &q[i * s.rows * s.depth], &k[i * s.keys * s.depth], &v[i * s.keys * s.width],
+                              &dy[i * s.rows * s.width], scale, added, kept);
+            CHECK(head_error(y, r.y, b, h, s.heads, s.rows, s.width) < 2e-6);
+            CHECK(head_error(dq, r.dq, b, h, s.heads, s.rows, s.depth) < 4e-6);
+            CHECK(head_error(dk, r.dk, b, h, s.heads, s.keys, s.depth) < 4e-6);
+            CHECK(head_error(dv, r.dv, b, h, s.heads, s.keys, s.width) < 4e-6);
+            for (int64_t t = 0; t < s.rows; t++) {
+              const float got = lse[i * s.rows + t];
+              const double expected = r.lse[static_cast<size_t>(t)];
+              if (expected == -INFINITY) CHECK(got == -INFINITY);
+              else CHECK_NEAR(got, expected, 1e-6 * std::fabs(expected) + 1e-6);
+            }
+          }
+        CHECK(y.guards_intact() && lse.guards_intact() && dq.guards_intact() && dk.guards_intact() &&
+              dv.guards_intact());
+      }
   });
 }
 

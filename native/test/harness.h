@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
 #include "core/kernel.h"
 #include "cpu/isa.h"
 
@@ -79,11 +80,15 @@ auxgrad::View permuted(const auxgrad::View& view, std::vector<int> order);
 
 // Runs the kernel of the current instruction set on the process pool with exactly the scratch it asks for (poisoned
 // and guarded); reports a missing kernel, a failure, or a broken scratch guard as a failed check. Returns the
-// kernel's success; `failure`, if given, receives the error instead of it being a failed check.
+// kernel's success; `failure`, if given, receives the error instead of it being a failed check. With --device, the
+// kernel of the device, on guarded copies of the operands in its memory.
 bool call(const char* kernel, std::vector<auxgrad::View> in, std::vector<auxgrad::View> out,
           std::vector<double> numbers = {}, auxgrad::Failure* failure = nullptr);
 
-// Runs body once per instruction set of this machine, each forced.
+// That of --device; null without.
+std::shared_ptr<auxgrad::Device> device();
+
+// Runs body once per instruction set of this machine, each forced; once with --device.
 void each_isa(void (*body)());
 
 // max |a - b| / (1e-30 + max |b|); NaN counts as infinity.

@@ -1,12 +1,17 @@
 #include "harness.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <limits>
+
+#include "core/plan.h"
+#include "cuda/open.h"
 
 namespace test {
 namespace {
 
 int failures = 0;  // of the running test
+std::shared_ptr<auxgrad::Device> the_device;
 constexpr int kShown = 5;
 
 uint8_t* aligned(int64_t bytes) {
@@ -34,7 +39,8 @@ std::vector<Case>& cases() {
 
 void failed(const char* file, int line, const std::string& text) {
   if (failures++ < kShown)
-    std::printf("  %s:%d [%s] %s\n", file, line, auxgrad::isa_name(auxgrad::current_isa()), text.c_str());
+    std::printf("  %s:%d [%s] %s\n", file, line, the_device ? "cuda" : auxgrad::isa_name(auxgrad::current_isa()),
+                text.c_str());
 }
 
 void Array::Free::operator()(uint8_t* p) const {
@@ -100,8 +106,120 @@ auxgrad::View permuted(const auxgrad::View& view, std::vector<int> order) {
   return result;
 }
 
+namespace {
+
+// What operands of a call reach, copied to the device as one block for those that overlap, and back.
+class Copies {
+ public:
+  static constexpr int64_t kGuard = 256;
+
+  void add(const auxgrad::View& v) {
+    if (!v.data) return;
+    auxgrad::Operand o;
+    o.view = v;
+    uint8_t* from = static_cast<uint8_t*>(v.data);
+    Block block{from, from + o.end_byte(), nullptr};
+    for (size_t i = 0; i < blocks_.size();) {
+      if (block.begin < blocks_[i].end && blocks_[i].begin < block.end) {
+        block.begin = std::min(block.begin, blocks_[i].begin);
+        block.end = std::max(block.end, blocks_[i].end);
+        blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(i));
+      } else {
+        i++;
+      }
+    }
+    blocks_.push_back(block);
+  }
+  // The first byte on the device is as far from a multiple of 64 as here.
+  void send(auxgrad::Failure* failure) {
+    for (Block& b : blocks_) {
+      const int64_t bytes = b.end - b.begin, shift = reinterpret_cast<intptr_t>(b.begin) % 64;
+      b.base = static_cast<uint8_t*>(the_device->allocate(bytes + shift + 2 * kGuard));
+      if (!b.base) {
+        failure->set(auxgrad::ErrorCode::out_of_memory, "the device has no memory");
+        return;
+      }
+      the_device->fill(b.base, 0xa5, bytes + shift + 2 * kGuard, failure);
+      the_device->copy(b.base + kGuard + shift, b.begin, bytes, failure);
+    }
+  }
+  auxgrad::View there(auxgrad::View v) const {
+    for (const Block& b : blocks_)
+      if (v.data && v.data >= b.begin && (v.data < b.end || v.data == b.begin)) {
+        v.data = b.base + kGuard + reinterpret_cast<intptr_t>(b.begin) % 64 + (static_cast<uint8_t*>(v.data) - b.begin);
+        return v;
+      }
+    return v;
+  }
+  // False if a guard was written to.
+  bool fetch(auxgrad::Failure* failure) {
+    bool intact = true;
+    for (const Block& b : blocks_) {
+      const int64_t bytes = b.end - b.begin, shift = reinterpret_cast<intptr_t>(b.begin) % 64;
+      std::vector<uint8_t> all(static_cast<size_t>(bytes + shift + 2 * kGuard));
+      the_device->copy(all.data(), b.base, static_cast<int64_t>(all.size()), failure);
+      for (int64_t i = 0; i < kGuard + shift; i++) intact = intact && all[static_cast<size_t>(i)] == 0xa5;
+      for (int64_t i = 0; i < kGuard; i++) intact = intact && all[all.size() - 1 - static_cast<size_t>(i)] == 0xa5;
+      if (bytes) std::memcpy(b.begin, all.data() + kGuard + shift, static_cast<size_t>(bytes));
+      the_device->release(b.base);
+    }
+    return intact;
+  }
+
+ private:
+  struct Block {
+    uint8_t *begin, *end, *base;
+  };
+  std::vector<Block> blocks_;
+};
+
+bool call_device(const char* name, std::vector<auxgrad::View> in, std::vector<auxgrad::View> out,
+                 const std::vector<double>& numbers, auxgrad::Failure* failure) {
+  const auxgrad::Kernel* kernel = the_device->find_kernel(name);
+  if (!kernel) {
+    failed(__FILE__, __LINE__, std::string("no kernel ") + name);
+    return false;
+  }
+  Copies copies;
+  for (const auto& v : in) copies.add(v);
+  for (const auto& v : out) copies.add(v);
+  auxgrad::Failure own;
+  copies.send(&own);
+  for (auto& v : in) v = copies.there(v);
+  for (auto& v : out) v = copies.there(v);
+  auxgrad::Call c;
+  c.in = in.data();
+  c.out = out.data();
+  c.n_in = static_cast<int>(in.size());
+  c.n_out = static_cast<int>(out.size());
+  c.number = numbers.data();
+  c.n_number = static_cast<int>(numbers.size());
+  c.failure = &own;
+  c.stream = the_device->stream();
+  c.fault = the_device->fault();
+  Array scratch(auxgrad::DType::u8, {kernel->scratch ? kernel->scratch(c, 1) : 0});
+  Copies behind;
+  behind.add(scratch.view());
+  behind.send(&own);
+  c.scratch = behind.there(scratch.view()).data;
+  auxgrad::Fault fault = {};
+  if (!own.failed() && the_device->fill(c.fault, 0, sizeof fault, &own) && kernel->run(c)) {
+    the_device->copy(&fault, c.fault, sizeof fault, &own);
+    if (the_device->wait(&own)) auxgrad::check_fault(fault, &own);
+  }
+  auxgrad::Failure ignored;
+  if (!copies.fetch(&ignored)) failed(__FILE__, __LINE__, std::string(name) + " wrote outside its operands");
+  if (!behind.fetch(&ignored)) failed(__FILE__, __LINE__, std::string(name) + " wrote outside its scratch");
+  if (own.failed() && failure) failure->set(own.code, "%s", own.message);
+  else if (own.failed()) failed(__FILE__, __LINE__, std::string(name) + ": " + own.message);
+  return !own.failed();
+}
+
+}  // namespace
+
 bool call(const char* name, std::vector<auxgrad::View> in, std::vector<auxgrad::View> out, std::vector<double> numbers,
           auxgrad::Failure* failure) {
+  if (the_device) return call_device(name, std::move(in), std::move(out), numbers, failure);
   const auxgrad::Kernel* kernel = auxgrad::find_kernel(name);
   if (!kernel) {
     failed(__FILE__, __LINE__, std::string("no kernel ") + name);
@@ -126,7 +244,10 @@ bool call(const char* name, std::vector<auxgrad::View> in, std::vector<auxgrad::
   return ok;
 }
 
+std::shared_ptr<auxgrad::Device> device() { return the_device; }
+
 void each_isa(void (*body)()) {
+  if (the_device) return body();
   const auxgrad::Isa before = auxgrad::current_isa();
   for (int i = 0; i < auxgrad::kIsaCount; i++)
     if (auxgrad::isa_available(static_cast<auxgrad::Isa>(i))) {
@@ -149,16 +270,33 @@ double relative_error(const float* a, const double* b, int64_t n) {
 
 }  // namespace test
 
-// Runs the tests whose name contains the first argument (all without one); the last line counts them.
+// Runs the tests whose name contains one of the arguments (all without one), with `--device cuda` on its kernels; the
+// last line counts them.
 int main(int argc, char** argv) {
   int passed = 0, broken = 0;
+  std::vector<const char*> names;
+  for (int i = 1; i < argc; i++) {
+    if (std::strcmp(argv[i], "--device") != 0) {
+      names.push_back(argv[i]);
+      continue;
+    }
+    auxgrad::Failure failure;
+    test::the_device = auxgrad::open_device(++i < argc ? argv[i] : "", &failure);
+    if (!test::the_device) {
+      std::printf("%s\n", failure.message);
+      return 1;
+    }
+    std::printf("%s\n", test::the_device->name());
+  }
   for (const test::Case& c : test::cases()) {
-    if (argc > 1 && !std::strstr(c.name, argv[1])) continue;
+    const auto named = [&](const char* part) { return std::strstr(c.name, part) != nullptr; };
+    if (!names.empty() && std::none_of(names.begin(), names.end(), named)) continue;
     test::failures = 0;
     c.run();
     if (test::failures) std::printf("FAIL %s (%d checks)\n", c.name, test::failures);
     (test::failures ? broken : passed)++;
   }
   std::printf("%d passed, %d failed\n", passed, broken);
+  test::the_device.reset();
   return broken ? 1 : 0;
 }

@@ -77,7 +77,7 @@ Bytes handmade() {
   w.words({0, 0, 1, 0, 0, 1, 3.0, /**/ 0, 64, 0, f32, 2, 2, 2, 2, 1});
   w.words({1, 2, 1, 4096, arena - 4096, 1, 1.0, /**/ 0, 0, 0, f32, 2, 2, 2, 2, 1, /**/ 0, 64, 0, f32, 2, 2, 2, 2, 1});
   w.words({0, 128, 0, f32, 2, 2, 2, 2, 1});
-  w.words({2, 2, 0, 0, 0, 0, /**/ 1, 0, 0, f32, 2, 2, 2, 2, 1, /**/ 0, 128, 0, f32, 2, 2, 2, 2, 1});
+  w.words({2, 1, 1, 0, 0, 0, /**/ 0, 128, 0, f32, 2, 2, 2, 2, 1, /**/ 1, 0, 0, f32, 2, 2, 2, 2, 1});
   d.n(w.bytes.size() / 8);
   d.bytes.insert(d.bytes.end(), w.bytes.begin(), w.bytes.end());
   d.n(3).text("forward - fill").text("forward fc matmul").text("update - accumulate");

@@ -172,6 +172,13 @@ TEST(plan_refuses_scratch_that_is_too_small_and_misaligned_operands) {
   CHECK(std::strstr(second.message, "misaligned") != nullptr);
 }
 
+TEST(plan_names_all_kernels_that_are_missing) {
+  auxgrad::Failure failure;
+  CHECK(Words(4096, 0, 0).decode({"none1", "fill", "none2"}, &failure) == nullptr);
+  CHECK(failure.code == auxgrad::ErrorCode::no_kernel);
+  CHECK(std::string(failure.message) == "no CPU kernel named \"none1\", \"none2\"");
+}
+
 TEST(stress_executor_submits_aborts_and_ends_while_running) {
   const MatmulPlan planned(96, auxgrad::process_pool().threads());
   auto ledger = std::make_shared<Ledger>();

@@ -1,6 +1,6 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import {
@@ -246,4 +246,28 @@ test('an index out of range is the error of the kernel', async () => {
   const { status, stderr } = spawnSync(program, [at('index.plan')], { encoding: 'utf8' })
   expect(status).toBe(1)
   expect(stderr).toMatch(/AUX_INDEX_OUT_OF_RANGE.*7/)
+})
+
+test('--device: what is missing is one clear error', async () => {
+  const f = compile(({ x }) => x.add(1))
+  await f.save(at('device.plan'), { x: tensor([1, 2]) })
+  const problem = (device: string, library: string): string => {
+    const { status, stdout, stderr, signal } = spawnSync(program, [at('device.plan'), '--device', device], {
+      env: { ...process.env, AUXGRAD_CUDA_LIBRARY: library, CUDA_VISIBLE_DEVICES: '' },
+      encoding: 'utf8',
+    })
+    expect([status, signal, stdout]).toEqual([1, null, ''])
+    expect(stderr.trim().split('\n')).toHaveLength(1)
+    return stderr
+  }
+  expect(problem('gpu', at('none.so'))).toMatch(/AUX_INVALID_ARGUMENT.*"gpu".*expected "cuda" or "cuda:1"/)
+  expect(problem('cuda:x', at('none.so'))).toMatch(/AUX_INVALID_ARGUMENT.*"cuda:x".*expected/)
+  if (process.platform === 'win32') return
+  expect(problem('cuda', at('none.so'))).toMatch(/AUX_INVALID_ARGUMENT.*library of its kernels does not open.*none\.so/)
+  expect(problem('cuda:1', at('device.plan'))).toMatch(/AUX_INVALID_ARGUMENT.*does not open.*device\.plan/)
+  const built = path.join(path.dirname(program), 'auxgrad_cuda.so')
+  if (existsSync(built)) expect(problem('cuda', built)).toMatch(/AUX_INVALID_ARGUMENT: CUDA: ./) // devices are hidden
+  const { status, stderr } = spawnSync(program, ['a', '--device', 'cuda', '--threads', '2'], { encoding: 'utf8' })
+  expect(status).toBe(2)
+  expect(stderr).toMatch(/--threads/)
 })

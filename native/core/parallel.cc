@@ -27,10 +27,13 @@ class Serial : public Parallel {
     for (int64_t i = 0; i < tasks; i++) task(context, i, 0);
   }
   void run_limited(int64_t tasks, Task task, void* context, int) override { run(tasks, task, context); }
+  void run_short(int64_t tasks, Task task, void* context, int) override { run(tasks, task, context); }
 };
 
 // Workers spin a little before they sleep: kernels of one step follow each other within microseconds.
 constexpr int kSpins = 2000;
+// Short runs in a row that find threads asleep before these are woken: more are likely to follow.
+constexpr int kShortRuns = 8;
 
 class Pool : public Parallel {
  public:
@@ -61,7 +64,38 @@ class Pool : public Parallel {
     if (!turn.owns_lock()) return inline_run(tasks, task, context);
     if (workers_.empty()) start();
     if (workers_.empty()) return inline_run(tasks, task, context);
+    wait_for_workers();  // woken by a short run
+    begin(tasks, task, context, limit);
+    drain(0);
+    wait_for_workers();
+  }
 
+  void run_short(int64_t tasks, Task task, void* context, int limit) override {
+    if (tasks <= 1 || limit <= 1 || threads() == 1) return inline_run(tasks, task, context);
+    std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
+    if (!turn.owns_lock()) return inline_run(tasks, task, context);
+    const bool awake = !workers_.empty() && sleeping_.load(std::memory_order_acquire) == 0 &&
+                       busy_.load(std::memory_order_acquire) == 0;
+    if (awake) {
+      short_runs_ = 0;
+      begin(tasks, task, context, limit);
+      drain(0);
+      return wait_for_workers();
+    }
+    inline_run(tasks, task, context);
+    if (++short_runs_ < kShortRuns || busy_.load(std::memory_order_acquire) != 0) return;
+    short_runs_ = 0;
+    if (workers_.empty()) return start();
+    begin(0, task, context, 0);
+  }
+
+ private:
+  static void inline_run(int64_t tasks, Task task, void* context) {
+    for (int64_t i = 0; i < tasks; i++) task(context, i, 0);
+  }
+
+  // Gives the workers something to do, and wakes those that sleep.
+  void begin(int64_t tasks, Task task, void* context, int limit) {
     task_ = task;
     context_ = context;
     tasks_ = tasks;
@@ -73,8 +107,10 @@ class Pool : public Parallel {
       epoch_.fetch_add(1, std::memory_order_release);
     }
     if (sleeping_.load(std::memory_order_acquire) > 0) wake_.notify_all();
-    drain(0);
-    // Every worker has seen this epoch before the next may begin: none can read half of a later one's fields.
+  }
+
+  // Every worker has seen this epoch before the next may begin: none can read half of a later one's fields.
+  void wait_for_workers() {
     for (int spins = 0; busy_.load(std::memory_order_acquire) != 0;) {
       if (spins < kSpins) {
         spins++;
@@ -83,11 +119,6 @@ class Pool : public Parallel {
         std::this_thread::yield();
       }
     }
-  }
-
- private:
-  static void inline_run(int64_t tasks, Task task, void* context) {
-    for (int64_t i = 0; i < tasks; i++) task(context, i, 0);
   }
 
   void drain(int thread) {
@@ -101,6 +132,7 @@ class Pool : public Parallel {
   // Both under turn_.
   void start() {
     quit_.store(false);
+    busy_.store(0);  // those that ended may not have seen what woke them
     const uint64_t epoch = epoch_.load();
     const int wanted = threads();
     try {
@@ -157,6 +189,7 @@ class Pool : public Parallel {
   void* context_ = nullptr;
   int64_t tasks_ = 0;
   int limit_ = 0;
+  int short_runs_ = 0;  // one after the other that found workers asleep
   std::atomic<bool> quit_{false};
 };
 
@@ -176,6 +209,10 @@ void FixedThreads::run(int64_t tasks, Task task, void* context) { pool_.run_limi
 
 void FixedThreads::run_limited(int64_t tasks, Task task, void* context, int limit) {
   pool_.run_limited(tasks, task, context, limit < threads_ ? limit : threads_);
+}
+
+void FixedThreads::run_short(int64_t tasks, Task task, void* context, int limit) {
+  pool_.run_short(tasks, task, context, limit < threads_ ? limit : threads_);
 }
 
 int default_threads() {

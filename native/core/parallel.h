@@ -18,6 +18,8 @@ class Parallel {
   virtual void run(int64_t tasks, Task task, void* context) = 0;
   // The same with thread in [0, min(limit, threads())).
   virtual void run_limited(int64_t tasks, Task task, void* context, int limit) = 0;
+  // The same for tasks of a few microseconds: threads that sleep are not waited for.
+  virtual void run_short(int64_t tasks, Task task, void* context, int limit) = 0;
 };
 
 // Another pool with a fixed number of its threads. What a kernel call is given: its scratch was booked for that many,
@@ -29,6 +31,7 @@ class FixedThreads : public Parallel {
   int threads() const override;
   void run(int64_t tasks, Task task, void* context) override;
   void run_limited(int64_t tasks, Task task, void* context, int limit) override;
+  void run_short(int64_t tasks, Task task, void* context, int limit) override;
 
  private:
   Parallel& pool_;

@@ -40,12 +40,21 @@
 namespace auxgrad {
 namespace {
 
+template <class F>
+inline void run_task(void* context, int64_t task, int thread) {
+  (*static_cast<const F*>(context))(task, thread);
+}
+
 // Runs f(task, thread) for task in [0, tasks) on the pool of the call.
 template <class F>
 inline void parallel_tasks(const Call& call, int64_t tasks, const F& f) {
-  call.pool->run(
-      tasks, [](void* context, int64_t task, int thread) { (*static_cast<const F*>(context))(task, thread); },
-      const_cast<void*>(static_cast<const void*>(&f)));
+  call.pool->run(tasks, run_task<F>, const_cast<void*>(static_cast<const void*>(&f)));
+}
+
+// The same for tasks of a few microseconds.
+template <class F>
+inline void parallel_short_tasks(const Call& call, int64_t tasks, const F& f) {
+  call.pool->run_short(tasks, run_task<F>, const_cast<void*>(static_cast<const void*>(&f)), call.pool->threads());
 }
 
 // Runs f(begin, end) over [0, n) in pieces of `grain`; small n runs on the caller. The cut depends on n and grain only.

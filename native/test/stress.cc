@@ -110,15 +110,14 @@ TEST(stress_pool_runs_every_task_once_while_it_is_resized) {
       const int limit = 1 + static_cast<int>(random() % 4);
       Count count{std::vector<std::atomic<int>>(static_cast<size_t>(tasks)), {}};
       auxgrad::FixedThreads pool(auxgrad::process_pool(), limit);
-      pool.run(
-          tasks,
-          [](void* context, int64_t task, int thread) {
-            Count& c = *static_cast<Count*>(context);
-            c.seen[static_cast<size_t>(task)]++;
-            for (int now = c.highest.load(); thread > now && !c.highest.compare_exchange_weak(now, thread);) {
-            }
-          },
-          &count);
+      const auto task = [](void* context, int64_t i, int thread) {
+        Count& c = *static_cast<Count*>(context);
+        c.seen[static_cast<size_t>(i)]++;
+        for (int now = c.highest.load(); thread > now && !c.highest.compare_exchange_weak(now, thread);) {
+        }
+      };
+      if (round % 3 == 0) pool.run(tasks, task, &count);
+      else pool.run_short(tasks, task, &count, limit);
       for (const auto& n : count.seen) wrong += n.load() != 1;
       wrong += count.highest.load() >= limit;
     }
@@ -141,6 +140,31 @@ TEST(stress_pool_wakes_sleeping_workers) {
         16, [](void* context, int64_t, int) { (*static_cast<std::atomic<int>*>(context))++; }, &done);
     CHECK(done.load() == 16);
   }
+  auxgrad::set_threads(auxgrad::default_threads());
+}
+
+// Short runs wake threads in the end, and take turns with long ones and with others that end the threads.
+TEST(stress_short_runs_of_the_pool) {
+  auxgrad::set_threads(3);
+  std::atomic<int> done{0}, highest{0};
+  const auto task = [](void* context, int64_t, int) { (*static_cast<std::atomic<int>*>(context))++; };
+  int wanted = 0;
+  for (int round = 0; round < rounds(200); round++) {
+    if (round % 50 == 10) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    if (round % 50 == 20) auxgrad::rest_threads();
+    for (int i = 0; i < 40; i++, wanted += 4) auxgrad::process_pool().run_short(4, task, &done, 3);
+    if (round % 5 == 0) auxgrad::process_pool().run(4, task, &done), wanted += 4;
+    CHECK(done.load() == wanted);
+  }
+  const auto note = [](void* context, int64_t, int thread) {
+    std::atomic<int>& most = *static_cast<std::atomic<int>*>(context);
+    if (thread > most.load()) most.store(thread);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(3);
+    while (std::chrono::steady_clock::now() < end) {
+    }
+  };
+  for (int i = 0; i < 100000 && highest.load() == 0; i++) auxgrad::process_pool().run_short(4, note, &highest, 3);
+  CHECK(highest.load() > 0);  // not the caller alone
   auxgrad::set_threads(auxgrad::default_threads());
 }
 

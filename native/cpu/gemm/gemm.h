@@ -54,9 +54,11 @@ struct Cut {
   int64_t parts;                      // of K, summed apart and added at the end
   int64_t rows, columns;              // of a block of C
   int64_t down, across;               // blocks of C
+  int64_t slice;                      // rows that a thread takes of a tiny product, whole words of a mask
   int64_t left_floats, right_floats;  // scratch of a thread
 
   int64_t tasks() const { return parts * down * across; }
+  int64_t slices(int64_t m) const { return pieces(m, slice); }
   int64_t floats() const { return left_floats + right_floats + kThreadGap / 4; }
 };
 
@@ -95,6 +97,8 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.parts = batches == 1 && p.m * p.n <= 16384 && p.k >= 4096 ? min64(8, p.k / 2048) : 1;
 
   const double work = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  // A few microseconds: worth a hand-over to a thread that is awake.
+  cut.slice = cut.tiny && batches == 1 && work >= 3e5 ? round_up(ceil_div(p.m, threads), 32) : max64(p.m, 1);
   int64_t wanted = 1;  // tasks: as few as the threads need, some more where there is much to do
   if (cut.parts == 1 && batches < 4 * threads && threads > 1)
     wanted = work < 2e6 ? 1 : work < 3e8 ? threads : 2 * threads;
@@ -396,7 +400,8 @@ inline int64_t partial_floats(const Product& p, int64_t parts) {
 
 inline int64_t gemm_scratch(const Product& p, int64_t batches, int threads) {
   const Cut cut = cut_product(p, batches, threads);
-  const int64_t at_once = min64(threads, batches * cut.tasks()), each = static_cast<int64_t>(sizeof(float));
+  const int64_t at_once = min64(threads, batches * max64(cut.tasks(), cut.slices(p.m))),
+                each = static_cast<int64_t>(sizeof(float));
   const int64_t bytes = each * (at_once * cut.floats() + partial_floats(p, cut.parts));
   if (!amx_possible() || !fits_amx(p)) return bytes;
   const SplitCut split = cut_split(p, batches, threads);
@@ -450,6 +455,18 @@ inline void gemm(const Call& call, const Product& first, int64_t batches, const 
   const int64_t blocks = cut.down * cut.across, tasks = batches * cut.tasks();
   const bool by_thread = tasks > call.pool->threads();
   const int64_t m = first.m, n = first.n, k = first.k;
+  if (cut.slices(m) > 1) {
+    parallel_short_tasks(call, cut.slices(m), [&](int64_t task, int) {
+      Product p = locate(0);
+      const int64_t r0 = task * cut.slice;
+      p.m = min64(cut.slice, m - r0);
+      p.a += r0 * p.a_row;
+      p.c += r0 * n;
+      if (p.finish.mask) p.finish.mask += r0 / 32 * n;
+      tiny_product(p, cut, nullptr, space + task * cut.floats() + cut.left_floats);
+    });
+    return;
+  }
   if (tasks == batches) {
     parallel_tasks(call, tasks, [&](int64_t task, int thread) {
       const Product p = locate(task);

@@ -55,8 +55,8 @@ struct Sizes {
   bool rows_first;   // neighbouring blocks share columns rather than rows
 };
 
-// A block of M x N, of which a warp makes WarpM x WarpN. Measured on an H100: nanoseconds that a tile adds to a step of a
-// processor, and how many tiles' time passes at least, since one alone waits for what it reads.
+// A block of M x N, of which a warp makes WarpM x WarpN. As whole products on an H100 suggest: nanoseconds that a tile adds
+// to a step of a processor, and how many tiles' time passes at least, since one alone waits for what it reads.
 template <int M, int N, int WarpM, int WarpN, int StepNanoseconds, int LeastTenths>
 struct BlockShape {
   static constexpr int kM = M, kN = N, kWarpM = WarpM, kWarpN = WarpN;

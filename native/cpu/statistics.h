@@ -58,7 +58,7 @@ __attribute__((noinline)) inline void sum_rows(const float* const* rows, int64_t
       each_vector(0, count, [&](int64_t c, auto lanes) {
         const Vec d = lanes.load(row + c) - lanes.load(middle + c);
         lanes.store(a + c, lanes.load(a + c) + d);
-        lanes.store(b + c, fma(d, d, lanes.load(b + c)));
+        lanes.store(b + c, lanes.load(b + c) + d * d);  // not fused: the same bits on every instruction set
       });
     }
     for (int64_t c = 0; c < count; c++) sum[begin + c] += static_cast<double>(a[c]);

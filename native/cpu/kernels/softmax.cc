@@ -41,7 +41,8 @@ inline void subtract(const float* x, float shift, float* y, int64_t n) {
   each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(y + i, lanes.load(x + i) - s); });
 }
 
-// y = exp(x - shift[r]) for rows [0, rows), no shift less than what it is taken from. Long rows take one pass, short ones are better off in one run.
+// y = exp(x - shift[r]) for rows [0, rows), no shift less than what it is taken from. Long rows take one pass, short ones
+// are better off in one run.
 inline void exp_rows(const float* x, const float* shift, float* y, int64_t rows, int64_t n) {
   if (n < kSide) {
     for (int64_t r = 0; r < rows; r++) subtract(x + r * n, shift[r], y + r * n, n);

@@ -1,5 +1,5 @@
 // In-place updates of parameters and running statistics: parameter, state and gradient in one pass.
-#include "../elementwise.h"
+#include "../adam.h"
 
 namespace auxgrad {
 namespace {
@@ -39,38 +39,57 @@ bool sgd_update(const Call& call) {
   return true;
 }
 
-// x^n for whole n >= 0 by squaring, in double.
-double whole_power(double x, int64_t n) {
-  double y = 1;
-  for (; n > 0; n >>= 1, x *= x)
-    if (n & 1) y *= x;
-  return y;
+// adam_update: grad, lr [], step [], grad scale [] or absent -> param, m, v (in place)
+// numbers: beta1, beta2, eps, weight decay, decoupled, as AdamStep has them
+bool adam_update(const Call& call) {
+  const AdamStep a(call);
+  const float* grad = call.in[0].f32();
+  float *w = call.out[0].f32(), *m = call.out[1].f32(), *v = call.out[2].f32();
+  parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
+    a.update(grad + begin, w + begin, m + begin, v + begin, end - begin);
+  });
+  return true;
 }
 
-// adam_update: grad, lr [], step [] (f32, counts from 1), grad scale [] or absent -> param, m, v (in place)
-// numbers: beta1, beta2, eps, weight decay, decoupled (1: AdamW, Loshchilov & Hutter 2019; 0: Kingma & Ba 2015)
-bool adam_update(const Call& call) {
+// The momentum of Lion: f32, or bf16 in half the memory.
+inline float momentum_of(float m) { return m; }
+inline float momentum_of(uint16_t m) { return bf16_to_f32(m); }
+inline void set_momentum(float* m, float value) { *m = value; }
+inline void set_momentum(uint16_t* m, float value) { *m = f32_to_bf16(value); }
+
+struct Lion {
+  float lr, scale, beta1, fresh1, beta2, fresh2, shrink;
+};
+
+template <class T>
+void lion_step(const float* grad, float* w, T* m, int64_t begin, int64_t end, const Lion a) {
+  AUXGRAD_INDEPENDENT
+  for (int64_t i = begin; i < end; i++) {
+    const float g = grad[i] * a.scale, before = momentum_of(m[i]), u = a.beta1 * before + a.fresh1 * g;
+    const float sign = u > 0 ? 1.0f : u < 0 ? -1.0f : u;  // of NaN it is NaN
+    w[i] = w[i] * a.shrink - a.lr * sign;
+    set_momentum(m + i, a.beta2 * before + a.fresh2 * g);
+  }
+}
+
+// lion_update: grad, lr [], grad scale [] or absent -> param, momentum f32 or bf16 (in place)
+// numbers: beta1, beta2, weight decay (decoupled). Chen et al. 2023, "Symbolic discovery of optimization algorithms".
+bool lion_update(const Call& call) {
   const float* grad = call.in[0].f32();
-  const double lr = call.in[1].f32()[0];
-  const int64_t step = static_cast<int64_t>(call.in[2].f32()[0]);
-  const float scale = call.n_in > 3 && call.in[3] ? call.in[3].f32()[0] : 1.0f;
-  float *w = call.out[0].f32(), *m = call.out[1].f32(), *v = call.out[2].f32();
-  const float beta1 = call.real(0), beta2 = call.real(1), eps = call.real(2), decay = call.real(3);
-  // Taken in double: 1 - 0.999f is 1.3e-5 of itself away from 0.001.
-  const float fresh1 = static_cast<float>(1 - call.number[0]), fresh2 = static_cast<float>(1 - call.number[1]);
-  const bool decoupled = call.integer(4) != 0;
-  const float rate = static_cast<float>(lr / (1 - whole_power(call.number[0], step)));
-  const float correction = static_cast<float>(1 / (1 - whole_power(call.number[1], step)));
-  const float shrink = decoupled ? static_cast<float>(1 - lr * call.number[3]) : 1.0f;
-  const float l2 = decoupled ? 0.0f : decay;
+  const float lr = call.in[1].f32()[0];
+  const float scale = call.n_in > 2 && call.in[2] ? call.in[2].f32()[0] : 1.0f;
+  const Lion a = {lr,
+                  scale,
+                  call.real(0),
+                  static_cast<float>(1 - call.number[0]),
+                  call.real(1),
+                  static_cast<float>(1 - call.number[1]),
+                  static_cast<float>(1 - lr * call.number[2])};
+  float* w = call.out[0].f32();
+  const View& m = call.out[1];
   parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
-    AUXGRAD_INDEPENDENT
-    for (int64_t i = begin; i < end; i++) {
-      const float g = grad[i] * scale + l2 * w[i];
-      m[i] = beta1 * m[i] + fresh1 * g;
-      v[i] = beta2 * v[i] + fresh2 * g * g;
-      w[i] = w[i] * shrink - rate * m[i] / (__builtin_sqrtf(v[i] * correction) + eps);
-    }
+    if (m.dtype == DType::f32) lion_step(grad, w, m.f32(), begin, end, a);
+    else lion_step(grad, w, static_cast<uint16_t*>(m.data), begin, end, a);
   });
   return true;
 }
@@ -100,5 +119,5 @@ bool accumulate(const Call& call) {
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"sgd_update", sgd_update}, {"adam_update", adam_update}, {"running_update", running_update},
-                {"accumulate", accumulate})
+AUXGRAD_KERNELS({"sgd_update", sgd_update}, {"adam_update", adam_update}, {"lion_update", lion_update},
+                {"running_update", running_update}, {"accumulate", accumulate})

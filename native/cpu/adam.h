@@ -33,7 +33,7 @@ struct AdamStep {
     l2 = decoupled ? 0.0f : call.real(3);
   }
 
-  void update(const float* grad, float* w, float* m, float* v, int64_t n) const {
+  __attribute__((noinline)) void update(const float* grad, float* w, float* m, float* v, int64_t n) const {
     const AdamStep a = *this;  // numbers that the loop need not read again
     AUXGRAD_INDEPENDENT
     for (int64_t i = 0; i < n; i++) {

@@ -14,62 +14,93 @@ namespace {
 constexpr int64_t kBlock = 256;
 constexpr int64_t kTogether = 64;  // blocks of a task
 
-typedef uint8_t ByteVec __attribute__((vector_size(kLanes)));
+// Bytes as numbers of 32 bits, and back.
+inline IntVec load_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (IntVec)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__AVX2__)
+  return (IntVec)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+#else
+  return IntVec{p[0], p[1], p[2], p[3]};
+#endif
+}
+inline void store_bytes(uint8_t* p, IntVec v) {
+#if defined(__AVX512F__)
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)v));
+#elif defined(__AVX2__)
+  const __m256i words = _mm256_packus_epi32((__m256i)v, (__m256i)v), bytes = _mm256_packus_epi16(words, words);
+  const int low = _mm256_extract_epi32(bytes, 0), high = _mm256_extract_epi32(bytes, 4);
+  memcpy(p, &low, 4);
+  memcpy(p + 4, &high, 4);
+#else
+  for (int k = 0; k < kLanes; k++) p[k] = static_cast<uint8_t>(v[k]);
+#endif
+}
+
+// table[i & 7].
+inline Vec look_up(const float (&table)[8], IntVec i) {
+#if defined(__AVX512F__)
+  const __m512 all = (__m512)_mm512_broadcast_f64x4((__m256d)_mm256_loadu_ps(table));
+  return (Vec)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)i, all);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), (__m256i)i);
+#else
+  return Vec{table[i[0] & 7], table[i[1] & 7], table[i[2] & 7], table[i[3] & 7]};
+#endif
+}
 
 template <bool kSigned>
 struct Dynamic {
   static constexpr int32_t kFirst = kSigned ? 1 : 2;   // parts of the first decade, and its first code
   static constexpr int32_t kOne = kSigned ? 0x80 : 1;  // code of 1; that of 0 is 0
-  static constexpr float kParts = static_cast<float>(64 * kFirst);
-  static constexpr float kTop =
-      1.0f - 0.225f / kParts;  // from here on 1 is nearest: the last middle is 0.45 parts below
+  // From here on 1 is nearest: the last middle is 0.45 / (64 kFirst) below.
+  static constexpr float kTop = 1.0f - 0.225f / (64 * kFirst);
   static constexpr float kLeast = kSigned ? 0.5e-6f * (0.1f + 0.45f / kFirst) : 1e-45f;  // what is less is 0
 
-  // Between the last middle of decade d - 1 and the first of decade d.
-  static constexpr float boundary(int d) {
-    float tenth = 1;
-    for (int i = d; i < 7; i++) tenth /= 10;
-    return tenth * (1.0f + 1.8f / static_cast<float>(kFirst << d));
-  }
-  // 10^d from the bits of d.
-  static Vec power_of_ten(IntVec d) {
-    const Vec one = broadcast(1.0f);
-    const Vec a = (d & 1) != 0 ? broadcast(10.0f) : one, b = (d & 2) != 0 ? broadcast(100.0f) : one,
-              c = (d & 4) != 0 ? broadcast(10000.0f) : one;
-    return a * b * c;
-  }
+  // Of each decade: x lies in part `steps x + start` of all, the middle of part k is at `step k + middle`, and numbers
+  // from `least` on are nearer to its first middle than to those of the decade before.
+  struct Decades {
+    float steps[8], start, step[8], middle[8], least[8];
 
-  static Vec decode(ByteVec bytes) {
-    const IntVec code = __builtin_convertvector(bytes, IntVec), k = kSigned ? code & 127 : code;
-    // k = n + j with n a power of two: n is the float's exponent, 1 + j / n what is left of it.
-    const IntVec bits = (IntVec) __builtin_convertvector(k, Vec);
-    const Vec reciprocal = (Vec)(0x7f000000 - (bits & 0x7f800000)), share = (Vec)((bits & 0x007fffff) | 0x3f800000);
-    const IntVec decade = (bits >> 23) - (127 + (kSigned ? 0 : 1));
-    const Vec x = power_of_ten(decade) * (0.9e-6f * (share + 0.5f * reciprocal) - 0.8e-6f);
+    constexpr Decades() : steps(), start(8.0f / 9), step(), middle(), least() {
+      double power = 1e-7;  // where the decade begins
+      for (int d = 0; d < 7; d++, power *= 10) {
+        const double parts = kFirst << d;
+        steps[d] = static_cast<float>(parts / (9 * power));
+        step[d] = static_cast<float>(9 * power / parts);
+        middle[d] = static_cast<float>(4.5 * power / parts - 8 * power);
+        least[d] = static_cast<float>(power * (1 + 1.8 / parts));
+      }
+    }
+  };
+  static constexpr Decades kDecades = {};
+
+  static Vec decode(IntVec code) {
+    const IntVec k = kSigned ? code & 127 : code;
+    const Vec number = __builtin_convertvector(k, Vec);
+    // The number of parts is a power of two, and k what it is times less than two.
+    const IntVec decade = ((IntVec)number >> 23) - (127 + (kSigned ? 0 : 1));
+    const Vec x = fma(look_up(kDecades.step, decade), number, look_up(kDecades.middle, decade));
     const Vec magnitude = code == kOne ? broadcast(1.0f) : k < kFirst ? Vec{} : x;
     const IntVec sign = code > 0x80 ? IntVec{} + INT32_MIN : IntVec{};
     return kSigned ? (Vec)((IntVec)magnitude | sign) : magnitude;
   }
 
   // |x| <= 1 to within rounding; of any other x some code.
-  static ByteVec encode(Vec x) {
+  static IntVec encode(Vec x) {
     const Vec magnitude = (Vec)((IntVec)x & INT32_MAX);
     IntVec decade = {};
     AUXGRAD_UNROLL
-    for (int d = 1; d < 7; d++) decade -= magnitude >= boundary(d);
-    const IntVec parts = (IntVec{} + kFirst) << decade;
-    const Vec n = __builtin_convertvector(parts, Vec);
-    // 10^(6 - d) of it lies in [0.1, 1).
-    const Vec place = (magnitude * power_of_ten(6 - decade) - 0.1f) * n * (1.0f / 0.9f);
-    IntVec j = __builtin_convertvector(place, IntVec);
-    j = j < 0 ? IntVec{} : j;
-    j = j < parts ? j : parts - 1;
-    IntVec code = parts + j;
+    for (int d = 1; d < 7; d++) decade -= magnitude >= kDecades.least[d];
+    const IntVec parts = (IntVec{} + kFirst) << decade, last = parts + parts - 1;
+    const Vec place =
+        fma(magnitude, look_up(kDecades.steps, decade), kDecades.start * __builtin_convertvector(parts, Vec));
+    IntVec code = __builtin_convertvector(place, IntVec);
+    code = code < last ? code : last;
+    if (!kSigned) code = code > kFirst ? code : IntVec{} + kFirst;
     if (kSigned) code |= ((IntVec)x >> 24) & 0x80;
-    const IntVec one = IntVec{} + kOne;
-    code = magnitude >= kTop && (kSigned ? x > 0 : magnitude > 0) ? one : code;
-    code = magnitude < kLeast ? IntVec{} : code;
-    return __builtin_convertvector(code, ByteVec);
+    code = (kSigned ? x : magnitude) >= kTop ? IntVec{} + kOne : code;
+    return magnitude < kLeast ? IntVec{} : code;
   }
 };
 using Mean = Dynamic<true>;
@@ -77,35 +108,42 @@ using Square = Dynamic<false>;
 
 template <class Code>
 void decode_block(const uint8_t* codes, float largest, float* x) {
-  for (int64_t i = 0; i < kBlock; i += kLanes) {
-    ByteVec bytes;
-    memcpy(&bytes, codes + i, kLanes);
-    store(x + i, Code::decode(bytes) * largest);
-  }
+  for (int64_t i = 0; i < kBlock; i += kLanes) store(x + i, Code::decode(load_bytes(codes + i)) * largest);
 }
 
-// Returns the largest magnitude, by which the codes are scaled: NaN if a number is not finite.
+// The largest magnitude, NaN if a number is not finite.
+float largest_of(const float* x) {
+  constexpr int kChains = 4;  // side by side
+  Vec top[kChains] = {}, odd[kChains] = {};
+  for (int64_t i = 0; i < kBlock; i += kChains * kLanes) {
+    AUXGRAD_UNROLL
+    for (int c = 0; c < kChains; c++) {
+      const Vec v = load(x + i + c * kLanes), magnitude = (Vec)((IntVec)v & INT32_MAX);
+      top[c] = magnitude > top[c] ? magnitude : top[c];
+      odd[c] = fma(v, Vec{}, odd[c]);  // NaN from NaN and infinities on
+    }
+  }
+  const Vec bad = (odd[0] + odd[1]) + (odd[2] + odd[3]);
+  if (any_lane(bad != bad)) return __builtin_nanf("");
+  float all[kChains * kLanes];
+  memcpy(all, top, sizeof(all));
+  AUXGRAD_UNROLL
+  for (int half = kChains * kLanes / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; k++) all[k] = all[k + half] > all[k] ? all[k + half] : all[k];
+  return all[0];
+}
+
+// Returns the largest magnitude, by which the codes are scaled.
 template <class Code>
 float encode_block(const float* x, uint8_t* codes) {
-  Vec top = {}, odd = {};
-  for (int64_t i = 0; i < kBlock; i += kLanes) {
-    const Vec v = load(x + i), magnitude = (Vec)((IntVec)v & INT32_MAX);
-    top = magnitude > top ? magnitude : top;
-    odd += v * 0.0f;
-  }
-  float largest = 0;
-  for (int k = 0; k < kLanes; k++) largest = top[k] > largest ? top[k] : largest;
-  if (any_lane(odd != odd)) largest = __builtin_nanf("");
+  const float largest = largest_of(x);
   // What is less than the smallest normal number is nothing.
   if (!(largest >= 1.17549435e-38f)) {
     memset(codes, 0, kBlock);
     return largest != largest ? largest : 0.0f;
   }
   const Vec scale = broadcast(1.0f / largest);
-  for (int64_t i = 0; i < kBlock; i += kLanes) {
-    const ByteVec bytes = Code::encode(load(x + i) * scale);
-    memcpy(codes + i, &bytes, kLanes);
-  }
+  for (int64_t i = 0; i < kBlock; i += kLanes) store_bytes(codes + i, Code::encode(load(x + i) * scale));
   return largest;
 }
 
@@ -118,27 +156,28 @@ bool adam8_update(const Call& call) {
   float *w = call.out[0].f32(), *largest = call.out[3].f32();
   uint8_t *means = static_cast<uint8_t*>(call.out[1].data), *squares = static_cast<uint8_t*>(call.out[2].data);
   const int64_t n = call.out[0].count(), blocks = ceil_div(n, kBlock);
+  const auto block = [&](int64_t b, uint8_t* mean, uint8_t* square, int64_t count) {
+    float m[kBlock], v[kBlock];
+    decode_block<Mean>(mean, largest[b], m);
+    decode_block<Square>(square, largest[blocks + b], v);
+    a.update(grad + b * kBlock, w + b * kBlock, m, v, count);
+    largest[b] = encode_block<Mean>(m, mean);
+    largest[blocks + b] = encode_block<Square>(v, square);
+  };
   parallel_ranges(call, blocks, kTogether, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; b++) {
-      const int64_t first = b * kBlock, count = min64(kBlock, n - first);
-      float m[kBlock], v[kBlock];
-      uint8_t rest[2][kBlock] = {};  // codes of the last block
-      uint8_t *mean = means + first, *square = squares + first;
-      if (count < kBlock) {
-        memcpy(rest[0], mean, static_cast<size_t>(count));
-        memcpy(rest[1], square, static_cast<size_t>(count));
-        mean = rest[0];
-        square = rest[1];
+      uint8_t *mean = means + b * kBlock, *square = squares + b * kBlock;
+      const int64_t count = n - b * kBlock;
+      if (count >= kBlock) {
+        block(b, mean, square, kBlock);
+        continue;
       }
-      decode_block<Mean>(mean, largest[b], m);
-      decode_block<Square>(square, largest[blocks + b], v);
-      a.update(grad + first, w + first, m, v, count);
-      largest[b] = encode_block<Mean>(m, mean);
-      largest[blocks + b] = encode_block<Square>(v, square);
-      if (count < kBlock) {
-        memcpy(means + first, mean, static_cast<size_t>(count));
-        memcpy(squares + first, square, static_cast<size_t>(count));
-      }
+      uint8_t whole[2][kBlock] = {};
+      memcpy(whole[0], mean, static_cast<size_t>(count));
+      memcpy(whole[1], square, static_cast<size_t>(count));
+      block(b, whole[0], whole[1], count);
+      memcpy(mean, whole[0], static_cast<size_t>(count));
+      memcpy(square, whole[1], static_cast<size_t>(count));
     }
   });
   return true;

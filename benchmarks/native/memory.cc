@@ -528,9 +528,9 @@ GROUP(memory, "memory") {
   add(
       group, "adafactor", "adafactor_update", 6 * one,
       [] {
-        return Operands{{matrix(1), constant({}, 1e-2f), constant({}, 0.5f)},
+        return Operands{{matrix(1), constant({}, 1e-2f), constant({}, 5)},
                         {matrix(2), constant({kRows}, 1), constant({kColumns}, 1)},
-                        {1e-30, 1e-3, 1, 0}};
+                        {1e-30, 1e-3, 1, 0, 0.8}};
       },
       [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]); });
   add(

@@ -3,14 +3,14 @@ import { Command } from 'commander'
 import { compile } from '../compile'
 import { showBytes } from '../compile/budget'
 import { crossEntropy } from '../ops'
-import * as optim from '../optim'
 import { number } from './options'
 import { action, exitCode, type Output } from './output'
-import { memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
+import { memoryOf, optimizerOf, optimizers, recipeOf, recipes, rules, type Rule } from './recipes'
 
 interface Options {
   model: string
   rule?: Rule
+  optimizer: string
   batch: number
   ops?: boolean
   json?: boolean
@@ -22,6 +22,7 @@ export function plan(): Command {
     .description('Show what a training step of a model will hold, by kind, layer and policy, without running it.')
     .option('--model <name>', `one of ${Object.keys(recipes).join(', ')}`, 'cnn')
     .option('--rule <name>', `one of ${rules.join(', ')} (default: compare all that the model has)`)
+    .option('--optimizer <name>', `one of ${Object.keys(optimizers).join(', ')}`, 'adam')
     .option('--batch <n>', 'images of a step', number(1, true), 128)
     .option('--ops', 'list every kernel call with its lifetime and place in the arena')
     .option('--json', 'one JSON object on stdout')
@@ -30,6 +31,7 @@ export function plan(): Command {
 
 function run(options: Options, output: Output): number {
   const recipe = recipeOf(options.model)
+  const make = optimizerOf(options.optimizer)
   const given = options.rule ? [options.rule] : rules.filter((rule) => recipe.memory[rule])
   const plans = given.map((rule) => {
     const memory = memoryOf(options.model, rule)
@@ -37,7 +39,7 @@ function run(options: Options, output: Output): number {
     const step = compile({
       model,
       loss: ({ x, y }) => crossEntropy(model.forward(x), y),
-      optimizer: new optim.Adam({ lr: recipe.lr }),
+      optimizer: make(() => recipe.lr),
       memory,
     })
     return { rule, plan: step.plan({ x: [options.batch, 28, 28, 1], y: [options.batch] }) }

@@ -2,6 +2,7 @@ import { fail } from '../errors'
 import { ara, asa, q2, quantized, type MemoryAssignment } from '../memory'
 import { CNN, MLP, ResNet } from '../models'
 import type { Module } from '../nn'
+import * as optim from '../optim'
 import type { Tensor } from '../tensor/tensor'
 
 export type Rule = 'bp' | 'asa' | 'ara' | 'q2' | 'q8'
@@ -14,7 +15,7 @@ type Model = Module & { forward(x: Tensor): Tensor }
 /** A model that the command line trains, its learning rate, and what its layers keep under each rule. */
 export interface Recipe {
   make(): Model
-  /** For Adam, batches of 128. */
+  /** For Adam, batches of 128; other optimizers take a multiple of it. */
   lr: number
   memory: Partial<Record<Rule, MemoryAssignment>>
 }
@@ -60,3 +61,17 @@ export const memoryOf = (model: string, rule: Rule): MemoryAssignment =>
     'AUX_INVALID_ARGUMENT',
     `--rule: expected one of ${Object.keys(recipeOf(model).memory).join(', ')} for ${model}, got ${rule} (ara needs residual blocks)`,
   )
+
+/** Optimizers that the command line trains with; the learning rate given is Adam's. */
+export const optimizers: Record<string, (lr: (step: number) => number) => optim.Base> = {
+  adam: (lr) => new optim.Adam({ lr }),
+  adam8: (lr) => new optim.Adam({ lr, bits: 8 }),
+  lion: (lr) => new optim.Lion({ lr: (step) => lr(step) / 10, momentum: 'bf16' }),
+  adafactor: (lr) => new optim.Adafactor({ lr }),
+  sm3: (lr) => new optim.SM3({ lr: (step) => 20 * lr(step), momentum: 0.9 }),
+}
+
+/** @throws AUX_INVALID_ARGUMENT naming the optimizers there are. */
+export const optimizerOf = (name: string): (typeof optimizers)[string] =>
+  optimizers[name] ??
+  fail('AUX_INVALID_ARGUMENT', `--optimizer: expected one of ${Object.keys(optimizers).join(', ')}, got ${name}`)

@@ -12,12 +12,13 @@ import { interruptible } from './interrupt'
 import { bytes, number, ruleList } from './options'
 import { action, exitCode, type Output } from './output'
 import { progress } from './progress'
-import { compared, memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
+import { compared, memoryOf, optimizerOf, optimizers, recipeOf, recipes, rules, type Rule } from './recipes'
 import { resultTable, type RunResult } from './report'
 
 interface Options {
   model: string
   rule?: Rule[]
+  optimizer: string
   epochs: number
   batch: number
   lr?: number
@@ -40,9 +41,14 @@ export function train(): Command {
       `${rules.join(', ')}, or several with commas (default: ${compared.join(',')}, those that the model has)`,
       ruleList,
     )
+    .option('--optimizer <name>', `one of ${Object.keys(optimizers).join(', ')}`, 'adam')
     .option('--epochs <n>', 'passes over the training set', number(1, true), 1)
     .option('--batch <n>', 'images of a step', number(1, true), 128)
-    .option('--lr <rate>', "highest learning rate (default: the model's)", number(0, false))
+    .option(
+      '--lr <rate>',
+      "highest learning rate, of Adam; others take a multiple of it (default: the model's)",
+      number(0, false),
+    )
     .option('--seed <n>', 'seed of weights and of the order of images', number(0, true), 1)
     .option('--budget <bytes>', 'refuse before the first step what would hold more than this, such as 64MiB', bytes)
     .option('--limit <n>', 'use the first n training images only', number(1, true))
@@ -59,7 +65,9 @@ export function train(): Command {
 async function run(options: Options, output: Output): Promise<number> {
   const recipe = recipeOf(options.model)
   const given = options.rule ?? compared.filter((rule) => recipe.memory[rule])
-  for (const rule of given) memoryOf(options.model, rule) // a rule without a place fails before any work
+  // What is not there fails before any work.
+  for (const rule of given) memoryOf(options.model, rule)
+  optimizerOf(options.optimizer)
   if (options.resume && !options.save)
     fail('AUX_INVALID_ARGUMENT', '--resume: expected --save with the file to go on from')
   if (options.threads) native().setThreads(options.threads)
@@ -103,7 +111,7 @@ async function trainOnce(
     steps: updates,
     warmUp: Math.min(100, Math.ceil(updates / 20)),
   })
-  const optimizer = new optim.Adam({ lr })
+  const optimizer = optimizerOf(options.optimizer)(lr)
   const step = compile({
     model,
     loss: ({ x, y }) => crossEntropy(model.forward(x), y),

@@ -93,19 +93,22 @@ export interface AdafactorAttrs {
   /** Largest root mean square of the update. */
   limit: number
   weightDecay: number
+  /** New squares have the share step^-decay. */
+  decay: number
 }
-const adafactorOp = inPlace<AdafactorAttrs>('adafactor_update', 3, (a) => [a.eps, a.least, a.limit, a.weightDecay])
-/** @internal w, mean squares of rows and of columns (or of elements alone) in place; `fresh`: the share of new squares. */
+const adafactorNumbers = (a: AdafactorAttrs): number[] => [a.eps, a.least, a.limit, a.weightDecay, a.decay]
+const adafactorOp = inPlace('adafactor_update', 3, adafactorNumbers)
+/** @internal w, mean squares of rows and of columns (or of elements alone) in place. */
 export const adafactorUpdate = (
   w: Tensor,
   squares: Tensor,
   columns: Tensor | undefined,
   grad: Tensor,
   lr: Tensor,
-  fresh: Tensor,
+  step: Tensor,
   scale: Tensor | undefined,
   a: AdafactorAttrs,
-): void => void apply(adafactorOp, [w, squares, columns, grad, lr, fresh, scale], a)
+): void => void apply(adafactorOp, [w, squares, columns, grad, lr, step, scale], a)
 
 /** @internal */
 export interface Sm3Attrs {

@@ -60,11 +60,12 @@ export class Adafactor extends Base {
     { lr, step, scale }: UpdateInputs,
     weightDecay: number,
   ): void {
-    adafactorUpdate(w, rows ?? elements, columns, gradient, lr, step.pow(-this.#decay), scale, {
+    adafactorUpdate(w, rows ?? elements, columns, gradient, lr, step, scale, {
       eps: this.#eps,
       least: this.#least,
       limit: this.#limit,
       weightDecay,
+      decay: this.#decay,
     })
   }
 }

@@ -32,6 +32,34 @@ test('wrong use exits with 2, a rule without a place with 1', async () => {
   expect(err).toMatch(/expected one of bp, asa, q2, q8 for mlp, got ara/)
 })
 
+test('other optimizers train, remember less, and measure what was planned', async () => {
+  const peaks: Record<string, number> = {}
+  for (const name of ['adam', 'adam8', 'lion', 'adafactor', 'sm3']) {
+    const { out } = await cli(
+      'train',
+      '--model',
+      'mlp',
+      '--rule',
+      'bp',
+      '--optimizer',
+      name,
+      '--limit',
+      '4000',
+      '--json',
+    )
+    const [run] = JSON.parse(out.trimEnd().split('\n').at(-1)!).runs
+    expect(run.testAccuracy).toBeGreaterThan(0.6)
+    expect(run.measuredPeakBytes).toBe(run.plannedPeakBytes)
+    peaks[name] = run.plannedPeakBytes
+  }
+  expect(peaks.adam8).toBeLessThan(peaks.adam)
+  expect(peaks.lion).toBeLessThan(peaks.adam)
+  expect(peaks.adafactor).toBeLessThan(peaks.lion)
+  const { err, code } = await cli('plan', '--optimizer', 'adamm')
+  expect(code).toBe(1)
+  expect(err).toMatch(/--optimizer: expected one of adam, adam8, lion, adafactor, sm3, got adamm/)
+})
+
 test('plan shows the bytes of each rule', async () => {
   const { out, code } = await cli('plan', '--batch', '32', '--json')
   expect(code).toBe(0)

@@ -1,6 +1,7 @@
 // Updates that remember squared gradients by row and by column: a parameter is a matrix of its first axis by all others.
 // One of a single row or column, or with one axis, has a number for each element.
 #include "../channels.h"
+#include "../elementwise.h"
 #include "../rows.h"
 
 namespace auxgrad {
@@ -43,7 +44,7 @@ inline double squares(const float* x, int64_t n) {
 struct Adafactor {
   explicit Adafactor(const Call& call)
       : lr(static_cast<double>(call.in[1].f32()[0])),
-        fresh(call.in[2].f32()[0]),
+        fresh(exp_f32(-call.real(4) * log_f32(call.in[2].f32()[0]))),
         keep(1.0f - fresh),
         scale(optional(call, 3)),
         eps(call.real(0)),
@@ -164,10 +165,11 @@ void adafactor_matrix(const Call& call, Adafactor a) {
   });
 }
 
-// adafactor_update: grad, lr [], share of the new squares [] (1 - beta2), grad scale [] or absent -> param, mean squares
-// of rows and of columns, or of elements and absent (in place)
+// adafactor_update: grad, lr [], step [] (f32, counts from 1), grad scale [] or absent -> param, mean squares of rows and
+// of columns, or of elements and absent (in place)
 // numbers: added to squares, least root mean square of the parameter that lr is relative to (0: lr is absolute), largest
-// root mean square of the update, weight decay (decoupled). Shazeer & Stern 2018, algorithms 4 and 5.
+// root mean square of the update, weight decay (decoupled), decay of the share step^-decay of new squares. Shazeer & Stern
+// 2018, algorithms 4 and 5.
 bool adafactor_update(const Call& call) {
   if (call.out[0].count() == 0) return true;
   if (call.out[2]) adafactor_matrix(call, Adafactor(call));

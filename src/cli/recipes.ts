@@ -66,7 +66,7 @@ export const memoryOf = (model: string, rule: Rule): MemoryAssignment =>
 export const optimizers: Record<string, (lr: (step: number) => number) => optim.Base> = {
   adam: (lr) => new optim.Adam({ lr }),
   adam8: (lr) => new optim.Adam({ lr, bits: 8 }),
-  lion: (lr) => new optim.Lion({ lr: (step) => lr(step) / 10, momentum: 'bf16' }),
+  lion: (lr) => new optim.Lion({ lr: (step) => lr(step) / 3, momentum: 'bf16' }),
   adafactor: (lr) => new optim.Adafactor({ lr }),
   sm3: (lr) => new optim.SM3({ lr: (step) => 20 * lr(step), momentum: 0.9 }),
 }

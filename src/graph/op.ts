@@ -104,6 +104,8 @@ export interface Op<A = any> {
   readonly exact?: boolean
   /** What is known of the sign of output 0: never negative, or not negative where input 0 is not. */
   readonly nonNegative?: 'always' | 'as input'
+  /** Input 0 from output 0 and the other inputs: policies may compute it so instead of keeping it. */
+  inverse?(y: Tensor, others: readonly (Tensor | undefined)[], attrs: A): Tensor
   /** Small outputs that recomputation reads as they are instead of computing them again (batch statistics). */
   readonly statistics?: boolean
 }

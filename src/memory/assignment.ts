@@ -93,6 +93,11 @@ export class Policies {
     return this.#assigned.find(({ path, answers }) => answers.compress && holds(path, module))
   }
 
+  /** Whether backward computes the first input of a node from its result. */
+  inverts(node: Node): boolean {
+    return this.#assigned.some(({ path, answers }) => holds(path, node.scope) && answers.inverts?.(node))
+  }
+
   /** The outermost module around a node that backward runs again, and whether the node itself is computed again. */
   segment(node: Node): { path: string; again: boolean } | undefined {
     let segment: { path: string; again: boolean } | undefined

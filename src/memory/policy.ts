@@ -47,6 +47,8 @@ export interface Answers {
   compress?(value: Tensor): (() => Tensor) | undefined
   /** True if backward computes this node of the module again instead of keeping what it made. */
   recompute?(node: Node): boolean
+  /** True if backward computes the first input of this node (whose op has an `inverse`) from its result. */
+  inverts?(node: Node): boolean
 }
 
 /**

@@ -1,0 +1,28 @@
+import { couple } from '../ops'
+import type { Tensor } from '../tensor/tensor'
+import { Module } from './module'
+
+type Branch = Module & { forward(x: Tensor): Tensor }
+
+/**
+ * A reversible residual block of two streams (Gomez et al. 2017, *The Reversible Residual Network*):
+ * a' = a + f(b), b' = b + g(a'). Under the policy `invert` a chain of them keeps its last output alone.
+ */
+export class Reversible extends Module {
+  /** Of the second stream, added to the first. */
+  readonly f: Branch
+  /** Of the new first stream, added to the second. */
+  readonly g: Branch
+
+  constructor(f: Branch, g: Branch) {
+    super()
+    this.f = f
+    this.g = g
+  }
+
+  /** Both streams, of one shape, to the next two. */
+  forward(a: Tensor, b: Tensor): [Tensor, Tensor] {
+    const next = couple(a, this.f.forward(b))
+    return [next, couple(b, this.g.forward(next))]
+  }
+}

@@ -1,3 +1,10 @@
+export {
+  ReversibleTransformerBlock,
+  TransformerBlock,
+  TransformerBranches,
+  type Blocks,
+  type TransformerOptions,
+} from './block'
 export * from './cnn'
 export * from './mlp'
 export * from './resnet'

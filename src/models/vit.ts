@@ -3,7 +3,7 @@ import * as nn from '../nn'
 import { concat, normal, zeros } from '../ops'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
-import { TransformerBlock, type TransformerOptions } from './transformer'
+import { makeBlocks, throughBlocks, type Blocks, type TransformerOptions } from './block'
 
 /** Options of `ViT`. */
 export interface ViTOptions extends Omit<TransformerOptions, 'causal' | 'norm'> {
@@ -35,7 +35,7 @@ export class ViT extends nn.Module {
   /** Behind the positions. */
   readonly dropout: nn.Dropout
   /** The blocks, from first to last. */
-  readonly blocks: TransformerBlock[]
+  readonly blocks: Blocks
   /** Norm of the class token behind the last block. */
   readonly norm: nn.LayerNorm
   /** Classifier. */
@@ -44,7 +44,7 @@ export class ViT extends nn.Module {
 
   constructor(options: ViTOptions) {
     super()
-    const { image, patch, classes, channels = 3, layers, features, dropout = 0, eps = 1e-6 } = options
+    const { image, patch, classes, channels = 3, features, dropout = 0, eps = 1e-6 } = options
     const [height, width] = typeof image === 'number' ? [image, image] : image
     const [rows, columns] = [height / patch, width / patch]
     if (!(Number.isInteger(rows) && Number.isInteger(columns) && rows > 0 && columns > 0))
@@ -54,7 +54,7 @@ export class ViT extends nn.Module {
     this.token = new nn.Parameter(zeros([features]))
     this.positions = new nn.Parameter(normal([1 + rows * columns, features], { std: 0.02 }))
     this.dropout = new nn.Dropout(dropout)
-    this.blocks = Array.from({ length: layers }, () => new TransformerBlock({ ...options, eps, norm: 'before' }))
+    this.blocks = makeBlocks({ ...options, eps, norm: 'before' })
     this.norm = new nn.LayerNorm(features, { eps })
     this.head = new nn.Linear(features, classes)
   }
@@ -72,8 +72,7 @@ export class ViT extends nn.Module {
     const patches = this.patches.forward(x).reshape([n, length - 1, features])
     const token = this.token.reshape([1, 1, features]).expand([n, 1, features])
     const tokens = concat([token, patches], 1)
-    let y = this.dropout.forward(tokens.add(this.positions))
-    for (const block of this.blocks) y = block.forward(y)
+    const y = throughBlocks(this.blocks, this.dropout.forward(tokens.add(this.positions)))
     return this.head.forward(this.norm.forward(y.select(1, 0)))
   }
 }

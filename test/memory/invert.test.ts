@@ -1,5 +1,17 @@
 import fc from 'fast-check'
-import { asa, backprop, couple, invert, nn, seed, tensor, type MemoryAssignment, type Tensor } from '../../src'
+import {
+  asa,
+  backprop,
+  couple,
+  hostArray,
+  invert,
+  models,
+  nn,
+  seed,
+  tensor,
+  type MemoryAssignment,
+  type Tensor,
+} from '../../src'
 import { distance, host, same } from '../support/arrays'
 import { check } from '../support/property'
 import { gradientsOf } from '../support/record'
@@ -153,4 +165,29 @@ test('couple wants two tensors of one shape', () => {
   expect(() => couple(x, y)).toThrow(code('AUX_SHAPE_MISMATCH'))
   expect(() => couple(x, x)).toThrow(code('AUX_INVALID_ARGUMENT'))
   expect([...couple(x, tensor([4, 5, 6])).dataSync()]).toEqual([5, 7, 9])
+})
+
+test('a reversible transformer: near to backpropagation, what is kept does not grow with its depth', async () => {
+  const tokens = hostArray(
+    Int32Array.from({ length: 4 * 32 }, (_, i) => (i * 7) % 20),
+    [4, 32],
+  )
+  const under = (layers: number, memory?: MemoryAssignment): Promise<Run> => {
+    seed(4)
+    const options = { vocabulary: 20, length: 32, layers, features: 32, heads: 2, dropout: 0.1, reversible: true }
+    const model = new models.GPT(options)
+    return gradientsOf(model, (b) => nn.crossEntropy(model.forward(b.tokens), b.tokens), { tokens }, memory)
+  }
+  const [few, many] = [await under(2, invert()), await under(6, invert())]
+  expectNear(few, await under(2), 1e-5)
+  expectNear(many, await under(6), 1e-5)
+  const growth = many.plan.bytes.kept - few.plan.bytes.kept
+  expect(growth).toBeLessThan(0.1 * (await under(6)).plan.bytes.kept)
+  expect(
+    () => new models.ViT({ image: 8, patch: 4, layers: 1, features: 8, heads: 2, classes: 2, reversible: true }),
+  ).not.toThrow()
+  expect(
+    () =>
+      new models.GPT({ vocabulary: 4, length: 4, layers: 1, features: 8, heads: 2, norm: 'after', reversible: true }),
+  ).toThrow(expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' }) as Error)
 })

@@ -1,0 +1,118 @@
+import { fail } from '../errors'
+import * as nn from '../nn'
+import { couple } from '../ops'
+import type { Tensor } from '../tensor/tensor'
+
+/** Sizes of a transformer. */
+export interface TransformerOptions {
+  /** Number of blocks. */
+  layers: number
+  /** Width of the residual stream. */
+  features: number
+  /** Attention heads; they divide `features`. */
+  heads: number
+  /** Width of the feed-forward part (4 · features). */
+  hidden?: number
+  /** Probability of dropping, in attention and behind each branch (0). */
+  dropout?: number
+  /** Position t sees positions 0 to t only. */
+  causal?: boolean
+  /** Norms before the branches (GPT) or after the sums (BERT). */
+  norm?: 'before' | 'after'
+  /** 1e-5; BERT has 1e-12. */
+  eps?: number
+  /** Branches between two streams, for the policy `invert`; norms stand before the branches. */
+  reversible?: boolean
+}
+
+/** What the blocks of transformers are made of. */
+export abstract class TransformerBranches extends nn.Module {
+  /** The attention branch. */
+  readonly attention: nn.MultiHeadAttention
+  /** Norm of the attention branch. */
+  readonly norm1: nn.LayerNorm
+  /** Feed-forward, wide: [features] to [hidden]. */
+  readonly fc1: nn.Linear
+  /** Feed-forward, back: [hidden] to [features]. */
+  readonly fc2: nn.Linear
+  /** Norm of the feed-forward branch. */
+  readonly norm2: nn.LayerNorm
+  /** Behind each branch. */
+  readonly dropout: nn.Dropout
+
+  constructor(options: Omit<TransformerOptions, 'layers'>) {
+    super()
+    const { features, heads, hidden = 4 * features, dropout = 0, causal = false, eps = 1e-5 } = options
+    this.attention = new nn.MultiHeadAttention(features, heads, { causal, dropout })
+    this.norm1 = new nn.LayerNorm(features, { eps })
+    this.fc1 = new nn.Linear(features, hidden)
+    this.fc2 = new nn.Linear(hidden, features)
+    this.norm2 = new nn.LayerNorm(features, { eps })
+    this.dropout = new nn.Dropout(dropout)
+  }
+
+  protected attend(x: Tensor, mask?: Tensor): Tensor {
+    return this.dropout.forward(this.attention.forward(x, { mask }))
+  }
+
+  protected feed(x: Tensor): Tensor {
+    return this.dropout.forward(this.fc2.forward(this.fc1.forward(x).gelu()))
+  }
+}
+
+/** Attention and feed-forward branches on a residual stream (Vaswani et al. 2017). */
+export class TransformerBlock extends TransformerBranches {
+  readonly #before: boolean
+
+  constructor(options: Omit<TransformerOptions, 'layers'>) {
+    super(options)
+    this.#before = (options.norm ?? 'before') === 'before'
+  }
+
+  /** [N, T, features] to the same; `mask` as in `scaledDotProductAttention`. */
+  forward(x: Tensor, mask?: Tensor): Tensor {
+    if (this.#before) {
+      x = x.add(this.attend(this.norm1.forward(x), mask))
+      return x.add(this.feed(this.norm2.forward(x)))
+    }
+    x = this.norm1.forward(x.add(this.attend(x, mask)))
+    return this.norm2.forward(x.add(this.feed(x)))
+  }
+}
+
+/**
+ * The same branches between two streams, norms before them (Kitaev et al. 2020, *Reformer*): under the policy `invert`
+ * backward computes what the block was given from what it returned.
+ */
+export class ReversibleTransformerBlock extends TransformerBranches {
+  /** Two streams [N, T, features] to the next two; `mask` as in `scaledDotProductAttention`. */
+  forward(a: Tensor, b: Tensor, mask?: Tensor): [Tensor, Tensor] {
+    a = couple(a, this.attend(this.norm1.forward(b), mask))
+    return [a, couple(b, this.feed(this.norm2.forward(a)))]
+  }
+}
+
+/** The blocks of a model. */
+export type Blocks = TransformerBlock[] | ReversibleTransformerBlock[]
+
+/** As many as the options say. */
+export function makeBlocks(options: TransformerOptions): Blocks {
+  const { layers, reversible = false, norm = 'before' } = options
+  if (!reversible) return Array.from({ length: layers }, () => new TransformerBlock(options))
+  if (norm !== 'before') fail('AUX_INVALID_ARGUMENT', `reversible: expected norms before the branches, got ${norm}`)
+  return Array.from({ length: layers }, () => new ReversibleTransformerBlock(options))
+}
+
+const reversed = (blocks: Blocks): blocks is ReversibleTransformerBlock[] =>
+  blocks[0] instanceof ReversibleTransformerBlock
+
+/** Through all blocks; of two streams, both begin as x, and their mean is the result. */
+export function throughBlocks(blocks: Blocks, x: Tensor): Tensor {
+  if (!reversed(blocks)) {
+    for (const block of blocks) x = block.forward(x)
+    return x
+  }
+  let [a, b] = [x, x]
+  for (const block of blocks) [a, b] = block.forward(a, b)
+  return a.add(b).mul(0.5)
+}

@@ -1,13 +1,15 @@
 import type { Graph, Node } from '../graph/graph'
 import type { MemoryPolicy } from './policy'
 
+const isCoupling = (node: Node): boolean => node.op.name === 'couple'
+
 /** Modules that hold couplings, by graph. */
 const blocks = new WeakMap<Graph, string[]>()
 
 function blocksOf(graph: Graph): string[] {
   const known = blocks.get(graph)
   if (known) return known
-  const found = [...new Set(graph.nodes.filter((n) => n.op.inverse).map((n) => n.scope))]
+  const found = [...new Set(graph.nodes.filter(isCoupling).map((n) => n.scope))]
   blocks.set(graph, found)
   return found
 }
@@ -24,6 +26,6 @@ const within = ({ graph, scope }: Node): boolean =>
 export function invert(): MemoryPolicy {
   return {
     name: 'invert',
-    at: () => ({ inverts: () => true, recompute: (node) => !node.op.inverse && within(node) }),
+    at: () => ({ inverts: isCoupling, recompute: (node) => !isCoupling(node) && within(node) }),
   }
 }

@@ -37,6 +37,11 @@ const applyOp: Op<{ own: boolean; relu?: boolean }> = defineOp({
     })
     return [dx, undefined, undefined, dgamma, dbeta]
   },
+  // A scale of 0 tells nothing of x; then it is taken for the mean.
+  inverse: (y, [mean, rstd, gamma, beta]) => {
+    const unscale = gamma!.sign().div(gamma!.abs().maximum(1e-12))
+    return apply(applyOp, [y, beta, unscale, rstd!.reciprocal(), mean], { own: false })[0]
+  },
   inplace: [0],
 })
 

@@ -87,7 +87,10 @@ const sin = unary('sin', (d) => d.grad()!.mul(d.input(0).cos()))
 const cos = unary('cos', (d) => d.grad()!.mul(d.input(0).sin()).neg())
 const expm1 = unary('expm1', (d) => d.grad()!.mul(d.output().add(1)))
 const log1p = unary('log1p', (d) => d.grad()!.div(d.input(0).add(1)))
-const leakyRelu = unary<Parameter>('leaky_relu', (d) => one(leakyReluGrad, [d.grad()!, d.input(0)], d.attrs), value)
+const leakyRelu: Op<Parameter> = {
+  ...unary<Parameter>('leaky_relu', (d) => one(leakyReluGrad, [d.grad()!, d.input(0)], d.attrs), value),
+  inverse: (y, _, { value: slope }) => y.leakyRelu(1 / slope),
+}
 const elu = unary<Parameter>('elu', (d) => one(eluGrad, [d.grad()!, d.input(0)], d.attrs), value)
 const softplus = unary<Parameter>('softplus', (d) => one(softplusGrad, [d.grad()!, d.input(0)], d.attrs), value)
 const huber = unary<Parameter>('huber', (d) => d.grad()!.mul(d.input(0).clamp(-d.attrs.value, d.attrs.value)), value)

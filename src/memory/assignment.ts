@@ -18,8 +18,8 @@ export type MemoryAssignment =
 const isPolicy = (value: unknown): value is MemoryPolicy =>
   !Array.isArray(value) && typeof (value as MemoryPolicy)?.at === 'function'
 
-/** `*` stands for one part of a path, `**` for any number of parts. */
-function matcher(pattern: string): RegExp {
+/** @internal `*` stands for one part of a path, `**` for any number of parts. */
+export function matcher(pattern: string): RegExp {
   const parts = pattern
     .split('.')
     .map((part) => (part === '**' ? '.*' : part.replace(/[\\^$+?()|[\]{}]/g, '\\$&').replace(/\*/g, '[^.]*')))

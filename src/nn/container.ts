@@ -1,19 +1,22 @@
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
 
+type Layer = Module & { forward(x: Tensor): Tensor }
+
 /** Modules one after the other; their names are 0, 1, ... */
 export class Sequential extends Module {
-  readonly #layers: Module[]
+  readonly [index: number]: Layer
+  readonly #length: number
 
-  constructor(...layers: (Module & { forward(x: Tensor): Tensor })[]) {
+  constructor(...layers: Layer[]) {
     super()
-    this.#layers = layers
-    layers.forEach((layer, i) => Object.defineProperty(this, String(i), { value: layer, enumerable: true }))
+    Object.assign(this, layers)
+    this.#length = layers.length
   }
 
   /** Through all modules in order. */
   forward(x: Tensor): Tensor {
-    for (const layer of this.#layers as (Module & { forward(x: Tensor): Tensor })[]) x = layer.forward(x)
+    for (let i = 0; i < this.#length; i++) x = this[i].forward(x)
     return x
   }
 }

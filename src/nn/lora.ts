@@ -1,0 +1,93 @@
+import { fail } from '../errors'
+import { matcher, type ModuleTest } from '../memory/assignment'
+import { linear, matmul, zeros } from '../ops'
+import type { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
+import { Linear } from './linear'
+import { Module } from './module'
+import type { Parameter } from './parameter'
+
+/** Options of `LoRA`. */
+export interface LoRAOptions {
+  /** Width of the adapter (8). */
+  rank?: number
+  /** The adapter is scaled by alpha / rank (16). */
+  alpha?: number
+}
+
+/**
+ * A linear layer that is frozen, with an adapter of low rank beside it (Hu et al. 2021): y = W x + b + (alpha / rank) B A x,
+ * B zeros at first. Takes the weight and bias of `layer` over, under the names they had. Backward keeps x for A alone (a
+ * policy on `down` keeps less) and the `rank` numbers of A x.
+ */
+export class LoRA extends Module {
+  /** [outputs, inputs], frozen. */
+  readonly weight: Parameter
+  /** [outputs], frozen; undefined if the layer had none. */
+  readonly bias: Parameter | undefined
+  /** A: [inputs] to [rank]. */
+  readonly down: Linear
+  /** B: [rank] to [outputs]. */
+  readonly up: Linear
+  readonly #scale: number
+
+  constructor(layer: Linear, options: LoRAOptions = {}) {
+    super()
+    const { rank = 8, alpha = 16 } = options
+    if (!Number.isInteger(rank) || rank < 1)
+      fail('AUX_INVALID_ARGUMENT', `LoRA: expected a rank that is an integer >= 1, got ${rank}`)
+    if (!Number.isFinite(alpha)) fail('AUX_INVALID_ARGUMENT', `LoRA: expected a finite alpha, got ${alpha}`)
+    this.weight = layer.weight
+    this.bias = layer.bias
+    this.weight.trainable = false
+    if (this.bias) this.bias.trainable = false
+    const [outputs, inputs] = layer.weight.shape
+    this.down = new Linear(inputs, rank, { bias: false })
+    this.up = new Linear(rank, outputs, { bias: false })
+    this.#scale = alpha / rank
+    tidy(() => void this.up.weight.assign(zeros([outputs, rank])))
+  }
+
+  /** [..., inputs] to [..., outputs]. */
+  forward(x: Tensor): Tensor {
+    const adapted = this.up.forward(this.down.forward(x)).mul(this.#scale)
+    return linear(x, this.weight, this.bias).add(adapted)
+  }
+
+  /** Adds the adapter to the weight and sets B to zeros: the layer computes the same. */
+  merge(): this {
+    tidy(() => {
+      const change = matmul(this.up.weight, this.down.weight).mul(this.#scale)
+      this.weight.assign(this.weight.add(change))
+      this.up.weight.assign(zeros(this.up.weight.shape))
+    })
+    return this
+  }
+}
+
+/**
+ * Freezes a model and puts an adapter beside each linear layer that is meant (names or patterns as in `memory`, or
+ * tests), wherever it stands; only adapters learn then. Returns their paths.
+ * @throws AUX_INVALID_ARGUMENT if no linear layer is meant.
+ */
+export function adapt(model: Module, where: string | RegExp | ModuleTest, options: LoRAOptions = {}): string[] {
+  const meant: ModuleTest =
+    typeof where === 'function'
+      ? where
+      : (
+          (r) => (path) =>
+            r.test(path)
+        )(typeof where === 'string' ? matcher(where) : where)
+  const modules = [...model.namedModules()]
+  const found = modules.filter(([path, m]) => path && m instanceof Linear && meant(path, m)) as [string, Linear][]
+  if (!found.length) fail('AUX_INVALID_ARGUMENT', `adapt: ${String(where)} names no linear layer inside the model`)
+  model.freeze()
+  const adapters = new Map<unknown, LoRA>(found.map(([, layer]) => [layer, new LoRA(layer, options)]))
+  const replace = (holder: object): void => {
+    for (const [key, value] of Object.entries(holder))
+      if (adapters.has(value)) (holder as Record<string, unknown>)[key] = adapters.get(value)
+      else if (Array.isArray(value)) replace(value)
+  }
+  for (const [, m] of modules) replace(m)
+  return found.map(([path]) => path)
+}

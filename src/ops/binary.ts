@@ -1,6 +1,7 @@
 import { fail } from '../errors'
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
 import { broadcastShapes, showShape } from '../tensor/shape'
+import type { Storage } from '../tensor/storage'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { expand } from './shape'
@@ -114,12 +115,21 @@ const whereOp = defineOp<undefined>({
 /** A tensor or a number. */
 export type Operand = Tensor | number
 
+/** Memory of the numbers in traced functions: plans of other shapes share it, so that none holds what another did not count. */
+const constants = new Map<string, WeakRef<Storage>>()
+
 function scalar(like: Tensor, value: number): Tensor {
   if (like.dtype !== 'f32' && !Number.isInteger(value))
     fail('AUX_DTYPE_MISMATCH', `cannot combine ${like.dtype} with the fraction ${value}; cast to f32 first`)
+  const key = `${like.dtype} ${Object.is(value, -0) ? '-0' : value}`
+  const known = like.node && constants.get(key)?.deref()
+  if (known && !known.disposed)
+    return new Tensor({ dtype: like.dtype, layout: { shape: [], strides: [], offset: 0 }, storage: known.retain() })
   const data =
     like.dtype === 'f32' ? Float32Array.of(value) : like.dtype === 'i32' ? Int32Array.of(value) : Uint8Array.of(value)
-  return Tensor.from(data, [], like.dtype)
+  const made = Tensor.from(data, [], like.dtype)
+  if (like.node) constants.set(key, new WeakRef(made.liveStorage()))
+  return made
 }
 
 function broadcast(op: Op<undefined>, a: Tensor, b: Operand): Tensor {

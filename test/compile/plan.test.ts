@@ -5,12 +5,15 @@ import {
   checkpoint,
   compile,
   conv2d,
+  hostArray,
   layerNorm,
   batchNorm,
   linear,
+  memory,
   models,
   nn,
   optim,
+  resetPeakMemory,
   type MemoryAssignment,
   type Tensor,
 } from '../../src'
@@ -326,4 +329,21 @@ test('what the CNN keeps', () => {
   expect(cnn()).toBe(62716032)
   expect(cnn(asa())).toBe(38963584)
   expect(cnn({ stage1: ara(), stage2: ara() })).toBe(58049664)
+})
+
+test('plans of other shapes hold nothing that the first did not count: numbers in the function too', async () => {
+  const held = memory().live
+  resetPeakMemory()
+  const model = new nn.Linear(4, 3)
+  const optimizer = new optim.Adam({ lr: 0.1 })
+  const loss = ({ x }: Record<string, Tensor>): Tensor =>
+    model.forward(x).maximum(0.1).maximum(-0).maximum(0).pow(2).minimum(0.1).sum()
+  const step = compile({ model, loss, optimizer })
+  const planned = step.plan({ x: [8, 4] }).bytes.total
+  for (const rows of [8, 3, 1, 5]) await step.run({ x: hostArray(new Float32Array(4 * rows).fill(1), [rows, 4]) })
+  expect(memory().peak - held).toBe(planned)
+  step.close()
+  model.dispose()
+  optimizer.dispose()
+  expect(memory().live).toBe(held)
 })

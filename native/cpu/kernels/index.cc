@@ -119,16 +119,12 @@ bool triangle(const Call& call) {
 
 // --- by index ---
 
-constexpr const char* kCallers[] = {"indexSelect", "embedding", "gather", "scatterAdd", "oneHot", "sort"};
-
 // All of the indices (contiguous i32) in [0, size); number[which] says for whom.
 bool check_indices(const Call& call, const View& indices, int64_t size, int which) {
   const int64_t n = indices.count();
   for (int64_t i = 0; i < n; i++)
     if (indices.i32()[i] < 0 || indices.i32()[i] >= size)
-      return call.failure->set(ErrorCode::index_out_of_range, "%s: index %d at position %lld is not in [0, %lld)",
-                               kCallers[call.integer(which)], static_cast<int>(indices.i32()[i]),
-                               static_cast<long long>(i), static_cast<long long>(size));
+      return call.failure->set(Fault{1, static_cast<int32_t>(call.integer(which)), indices.i32()[i], i, size});
   return true;
 }
 

@@ -58,7 +58,7 @@ void add(bench::Group& group, const std::string& name, const char* kernel, doubl
     const auto o = std::make_shared<Operands>(make());
     std::vector<auxgrad::View> in, out;
     for (const Array& a : o->in) in.push_back(a.count() > 0 ? a.view() : bench::absent());
-    for (const Array& a : o->out) out.push_back(a.view());
+    for (const Array& a : o->out) out.push_back(a.count() > 0 ? a.view() : bench::absent());
     if (o->transposed) in[0] = o->in[0].transposed();
     const auto call = std::make_shared<bench::KernelCall>(kernel, in, out, o->numbers);
     bench::Prepared p;
@@ -509,6 +509,38 @@ GROUP(memory, "memory") {
                         {0.9, 0.999, 1e-8, 0.01, 1}};
       },
       [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]) && o.y(2)[i] >= 0; });
+  add(
+      group, "adam, 8 bits", "adam8_update", 4 * one,
+      [] {
+        return Operands{{matrix(1), constant({}, 1e-3f), constant({}, 5), Array({0})},
+                        {matrix(2), Array({kRows, kColumns}, DType::u8), Array({kRows, kColumns}, DType::u8),
+                         constant({2, kElements / 256}, 0.5f)},
+                        {0.9, 0.999, 1e-8, 0.01, 1}};
+      },
+      [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]); });
+  add(
+      group, "lion", "lion_update", 5 * one,
+      [] {
+        return Operands{{matrix(1), constant({}, 1e-4f)}, {matrix(2), matrix(3)}, {0.9, 0.99, 0.01}};
+      },
+      [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]); });
+  // The gradient is read three times: the mean squares, the size of the update and the update wait for each other.
+  add(
+      group, "adafactor", "adafactor_update", 6 * one,
+      [] {
+        return Operands{{matrix(1), constant({}, 1e-2f), constant({}, 0.5f)},
+                        {matrix(2), constant({kRows}, 1), constant({kColumns}, 1)},
+                        {1e-30, 1e-3, 1, 0}};
+      },
+      [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]); });
+  add(
+      group, "sm3", "sm3_update", 3 * one,
+      [] {
+        return Operands{{matrix(1), constant({}, 1e-2f)},
+                        {matrix(2), constant({kRows}, 1), constant({kColumns}, 1), Array({0})},
+                        {0, 0}};
+      },
+      [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]); });
 
   add(
       group, "add sign", "add_sign", 2 * one,

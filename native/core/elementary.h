@@ -8,7 +8,7 @@ namespace {
 
 constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number and leaves that in the low bits
 // log(2) = kLn2High - kLn2Low; products of the first with small whole numbers are exact.
-constexpr float kLn2High = 0.693359375f, kLn2Low = 2.12194440e-4f, kLog2E = 1.44269504f;  // 1 / log(2)
+constexpr float kLn2High = 0.693359375f, kLn2Low = 2.12194440e-4f, kInverseLn2 = 1.44269504f;
 
 // exp(r) for |r| <= log(2) / 2, of floats or of vectors of them; fma(a, b, c) is their a b + c.
 template <class T, class F>
@@ -34,7 +34,7 @@ AUXGRAD_HOST_DEVICE inline float exp_parts(float t, float r) {
 
 // exp(x) within 2 ULP on [-87.33, 88.72]; below it flushes to 0, above it is inf. NaN stays NaN.
 AUXGRAD_HOST_DEVICE inline float exp_f32(float x) {
-  const float t = mul_add(x, kLog2E, kRound), n = t - kRound;
+  const float t = mul_add(x, kInverseLn2, kRound), n = t - kRound;
   // Where 2^n would overflow, or of a NaN, the choice below does not take it.
   float y = exp_parts(t, mul_add(n, kLn2Low, mul_add(n, -kLn2High, x)));
   const float above = x + infinity();
@@ -119,7 +119,7 @@ AUXGRAD_HOST_DEVICE inline Normal normal_f32(float x) {
   const float high = float_of(bits_of(a) & 0xfffff000u), low = a - high,
               lost = ((-0.5f * high * high - z) - high * low) - 0.5f * low * low;
 #endif
-  const float t = mul_add(z, kLog2E, kRound), n = t - kRound;
+  const float t = mul_add(z, kInverseLn2, kRound), n = t - kRound;
   const float bell = exp_parts(t, mul_add(n, -kLn2High, z) + mul_add(n, kLn2Low, lost));
   return {x > 12.9f ? 0.0f : bell, q};
 }

@@ -69,6 +69,242 @@ TEST(adam_update_steps) {
   });
 }
 
+namespace {
+
+// The dynamic code of Dettmers et al. 2022 as its authors make it: middles of equal parts of seven decades, 0 and 1.
+std::vector<double> dynamic_code(bool with_sign) {
+  std::vector<double> table(256);
+  table[with_sign ? 128 : 1] = 1;
+  for (int decade = 0; decade < 7; decade++) {
+    const int parts = (with_sign ? 1 : 2) << decade;
+    for (int j = 0; j < parts; j++) {
+      const double x = std::pow(10.0, decade - 6) * (0.1 + 0.9 * (j + 0.5) / parts);
+      table[size_t(parts + j)] = x;
+      if (with_sign) table[size_t(128 + parts + j)] = -x;
+    }
+  }
+  return table;
+}
+
+// Whether a code stands for x as well as any other does, zero left out where it must be.
+bool is_nearest(const std::vector<double>& table, uint8_t code, double x, bool no_zero) {
+  double best = 2;
+  for (size_t k = no_zero ? 1 : 0; k < 256; k++) best = std::min(best, std::fabs(table[k] - x));
+  return !(no_zero && code == 0) && std::fabs(table[code] - x) <= best + 1e-6 * std::fabs(x);
+}
+
+}  // namespace
+
+// Those from here to sm3 are not among the CUDA kernels yet.
+TEST(adam8_update_steps) {
+  if (test::device()) return;
+  test::each_isa([] {
+    const std::vector<double> means = dynamic_code(true), squares = dynamic_code(false);
+    for (int64_t n : {0, 1, 15, 255, 256, 257, 1021, 40001})
+      for (int decoupled : {0, 1}) {
+        const int64_t blocks = (n + 255) / 256;
+        test::Array w = test::Array::normal({n}, 1), largest = test::Array::f32({2, blocks});
+        test::Array m = test::Array(auxgrad::DType::u8, {n}), v = test::Array(auxgrad::DType::u8, {n});
+        for (int64_t i = 0; i < n; i++) m.u8()[i] = v.u8()[i] = 0;
+        for (int64_t i = 0; i < 2 * blocks; i++) largest[i] = 0;
+        test::Array lr = scalar(1e-2f);
+        for (int step = 1; step <= 3; step++) {
+          test::Array g = test::Array::normal({n}, uint32_t(1 + step)), count = scalar(float(step));
+          // Of all sizes, and nothing at all.
+          for (int64_t i = 0; i < n; i++) g[i] *= i % 7 == 0 ? 0.0f : float(std::pow(10.0, -double(i % 5)));
+          std::vector<double> w_, m_, v_;
+          for (int64_t i = 0; i < n; i++) {
+            const double d = g[i] + (decoupled ? 0 : 0.1 * w[i]), rate = lr[0];
+            m_.push_back(0.9 * means[m.u8()[i]] * largest[i / 256] + 0.1 * d);
+            v_.push_back(0.999 * squares[v.u8()[i]] * largest[blocks + i / 256] + 0.001 * d * d);
+            const double mean = m_.back() / (1 - std::pow(0.9, step)), square = v_.back() / (1 - std::pow(0.999, step));
+            w_.push_back(w[i] * (decoupled ? 1 - rate * 0.1 : 1) - rate * mean / (std::sqrt(square) + 1e-8));
+          }
+          test::call("adam8_update", {g.view(), lr.view(), count.view()},
+                     {w.view(), m.view(), v.view(), largest.view()}, {0.9, 0.999, 1e-8, 0.1, double(decoupled)});
+          for (int64_t i = 0; i < n; i++) {
+            CHECK_NEAR(w[i], w_[size_t(i)], 2e-6 + 3e-7 * std::fabs(w_[size_t(i)]));
+            double top = 0, most = 0;
+            for (int64_t k = i / 256 * 256; k < std::min(n, i / 256 * 256 + 256); k++) {
+              top = std::max(top, std::fabs(m_[size_t(k)]));
+              most = std::max(most, v_[size_t(k)]);
+            }
+            if (i % 256 == 0) {
+              CHECK_NEAR(largest[i / 256], top, 1e-6 * top);
+              CHECK_NEAR(largest[blocks + i / 256], most, 1e-5 * most);
+            }
+            if (top > 0) CHECK(is_nearest(means, m.u8()[i], m_[size_t(i)] / largest[i / 256], false));
+            if (most > 0)
+              CHECK(is_nearest(squares, v.u8()[i], v_[size_t(i)] / largest[blocks + i / 256], v_[size_t(i)] > 0));
+          }
+        }
+        CHECK(w.guards_intact() && m.guards_intact() && v.guards_intact() && largest.guards_intact());
+      }
+  });
+}
+
+TEST(adam8_update_of_what_is_not_finite) {
+  if (test::device()) return;
+  test::each_isa([] {
+    test::Array w = test::Array::normal({512}, 1), g = test::Array::normal({512}, 2), lr = scalar(1e-2f);
+    test::Array m = test::Array(auxgrad::DType::u8, {512}), v = test::Array(auxgrad::DType::u8, {512});
+    test::Array largest = test::Array::f32({2, 2}), count = scalar(1);
+    for (int64_t i = 0; i < 512; i++) m.u8()[i] = v.u8()[i] = 0;
+    for (int64_t i = 0; i < 4; i++) largest[i] = 0;
+    g[3] = std::nanf("");
+    test::call("adam8_update", {g.view(), lr.view(), count.view()}, {w.view(), m.view(), v.view(), largest.view()},
+               {0.9, 0.999, 1e-8, 0, 1});
+    CHECK(std::isnan(w[3]) && std::isnan(largest[0]) && std::isnan(largest[2]));
+    for (int64_t i = 0; i < 512; i++) CHECK(i == 3 || std::isfinite(w[i]));
+    CHECK(std::isfinite(largest[1]) && std::isfinite(largest[3]));
+  });
+}
+
+TEST(lion_update_steps) {
+  if (test::device()) return;
+  test::each_isa([] {
+    for (int64_t n : {0, 1, 17, 40001})
+      for (auxgrad::DType dtype : {auxgrad::DType::f32, auxgrad::DType::bf16}) {
+        test::Array w = test::Array::normal({n}, 1), m = test::Array(dtype, {n}), lr = scalar(1e-2f);
+        const bool whole = dtype == auxgrad::DType::f32;
+        const auto momentum = [&](int64_t i) {
+          const uint32_t bits = whole ? m.u32()[i] : uint32_t(reinterpret_cast<uint16_t*>(m.data())[i]) << 16;
+          float x;
+          std::memcpy(&x, &bits, 4);
+          return x;
+        };
+        std::memset(m.data(), 0, size_t(n) * (whole ? 4 : 2));
+        test::Array scale = scalar(0.5f);
+        for (uint32_t step = 0; step < 3; step++) {
+          test::Array g = test::Array::normal({n}, 2 + step);
+          if (n > 5) g[5] = 0;
+          std::vector<double> w_, m_;
+          for (int64_t i = 0; i < n; i++) {
+            const double before = double(momentum(i)), u = 0.9 * before + 0.1 * 0.5 * g[i];
+            w_.push_back(w[i] * (1 - lr[0] * 0.1) - lr[0] * (u > 0 ? 1 : u < 0 ? -1 : 0));
+            m_.push_back(0.99 * before + 0.01 * 0.5 * g[i]);
+          }
+          test::call("lion_update", {g.view(), lr.view(), scale.view()}, {w.view(), m.view()}, {0.9, 0.99, 0.1});
+          for (int64_t i = 0; i < n; i++) {
+            CHECK_NEAR(w[i], w_[size_t(i)], 3e-7 * (1 + std::fabs(w_[size_t(i)])));
+            CHECK_NEAR(momentum(i), m_[size_t(i)], (whole ? 3e-7 : 1.0 / 256) * std::fabs(m_[size_t(i)]) + 1e-8);
+          }
+        }
+        CHECK(w.guards_intact() && m.guards_intact());
+      }
+  });
+}
+
+TEST(adafactor_update_steps) {
+  if (test::device()) return;
+  test::each_isa([] {
+    for (auto [rows, columns] : {std::pair<int64_t, int64_t>{2, 3},
+                                 {5, 17},
+                                 {64, 100},
+                                 {37, 1031},
+                                 {700, 65},
+                                 {0, 9},
+                                 {1, 40001},
+                                 {1, 1},
+                                 {1, 16}})
+      for (double least : {0.0, 1e-3}) {
+        const bool matrix = rows > 1;
+        const int64_t n = rows * columns;
+        const std::vector<int64_t> shape = matrix ? std::vector<int64_t>{rows, columns} : std::vector<int64_t>{n};
+        test::Array w = test::Array::normal(shape, 1), lr = scalar(2e-2f), scale = scalar(0.5f);
+        test::Array first = test::Array::f32({matrix ? rows : n}), second = test::Array::f32({columns});
+        for (int64_t i = 0; i < first.count(); i++) first[i] = 0;
+        for (int64_t i = 0; i < columns; i++) second[i] = 0;
+        std::vector<double> w_ = doubles(w), a(size_t(first.count())), b(static_cast<size_t>(columns));
+        for (int step = 1; step <= 3; step++) {
+          test::Array g = test::Array::normal(shape, uint32_t(1 + step));
+          test::Array fresh = scalar(float(std::pow(step, -0.8)));
+          test::call("adafactor_update", {g.view(), lr.view(), fresh.view(), scale.view()},
+                     {w.view(), first.view(), matrix ? second.view() : test::absent()}, {1e-30, least, 1, 0.1});
+          const double share = fresh[0], keep = 1 - share;
+          std::vector<double> square;
+          for (int64_t i = 0; i < n; i++) square.push_back(0.25 * g[i] * g[i] + 1e-30);
+          std::vector<double> u(square.size());
+          if (matrix) {
+            for (int64_t i = 0; i < rows; i++) {
+              double sum = 0;
+              for (int64_t j = 0; j < columns; j++) sum += square[size_t(i * columns + j)];
+              a[size_t(i)] = keep * a[size_t(i)] + share * sum / double(columns);
+            }
+            for (int64_t j = 0; j < columns; j++) {
+              double sum = 0;
+              for (int64_t i = 0; i < rows; i++) sum += square[size_t(i * columns + j)];
+              b[size_t(j)] = keep * b[size_t(j)] + share * sum / double(rows);
+            }
+            double mean = 0;
+            for (double x : a) mean += x / double(rows);
+            for (int64_t i = 0; i < n; i++)
+              u[size_t(i)] = 0.5 * g[i] / std::sqrt(a[size_t(i / columns)] * b[size_t(i % columns)] / mean);
+          } else {
+            for (size_t i = 0; i < u.size(); i++) {
+              a[i] = keep * a[i] + share * square[i];
+              u[i] = 0.5 * g[int64_t(i)] / std::sqrt(a[i]);
+            }
+          }
+          double update = 0, size = 0;
+          for (size_t i = 0; i < u.size(); i++) {
+            update += u[i] * u[i] / double(n);
+            size += w_[i] * w_[i] / double(n);
+          }
+          const double rate = lr[0] * (least > 0 ? std::max(least, std::sqrt(size)) : 1);
+          for (size_t i = 0; i < u.size(); i++)
+            w_[i] = w_[i] * (1 - rate * 0.1) - rate * u[i] / std::max(1.0, std::sqrt(update));
+          for (int64_t i = 0; i < n; i++) CHECK_NEAR(w[i], w_[size_t(i)], 5e-7 * (1 + std::fabs(w_[size_t(i)])));
+          for (int64_t i = 0; i < first.count(); i++) CHECK_NEAR(first[i], a[size_t(i)], 1e-6 * a[size_t(i)]);
+          for (int64_t j = 0; matrix && j < columns; j++) CHECK_NEAR(second[j], b[size_t(j)], 1e-6 * b[size_t(j)]);
+        }
+        CHECK(w.guards_intact() && first.guards_intact() && second.guards_intact());
+      }
+  });
+}
+
+TEST(sm3_update_steps) {
+  if (test::device()) return;
+  test::each_isa([] {
+    for (auto [rows, columns] :
+         {std::pair<int64_t, int64_t>{2, 3}, {5, 17}, {64, 100}, {37, 1031}, {700, 65}, {0, 9}, {1, 40001}, {1, 1}})
+      for (double momentum : {0.0, 0.9}) {
+        const bool matrix = rows > 1;
+        const int64_t n = rows * columns;
+        const std::vector<int64_t> shape = matrix ? std::vector<int64_t>{rows, columns} : std::vector<int64_t>{n};
+        test::Array w = test::Array::normal(shape, 1), m = test::Array::f32(shape), lr = scalar(2e-2f);
+        test::Array first = test::Array::f32({matrix ? rows : n}), second = test::Array::f32({columns});
+        for (int64_t i = 0; i < n; i++) m[i] = 0;
+        for (int64_t i = 0; i < first.count(); i++) first[i] = 0;
+        for (int64_t i = 0; i < columns; i++) second[i] = 0;
+        std::vector<double> w_ = doubles(w), m_(size_t(n), 0.0);
+        for (uint32_t step = 0; step < 3; step++) {
+          test::Array g = test::Array::normal(shape, 2 + step);
+          if (n > 2) g[2] = 0;
+          std::vector<double> a = doubles(first), b = doubles(second), top(a.size()), highest(b.size());
+          for (int64_t i = 0; i < n; i++) {
+            const size_t r = size_t(matrix ? i / columns : i), c = size_t(i % columns);
+            const double square = (matrix ? std::min(a[r], b[c]) : a[r]) + double(g[i]) * g[i];
+            top[r] = std::max(top[r], square);
+            highest[c] = std::max(highest[c], square);
+            const double u = square > 0 ? g[i] / std::sqrt(square) : 0;
+            m_[size_t(i)] = momentum * m_[size_t(i)] + (1 - momentum) * u;
+            w_[size_t(i)] = w_[size_t(i)] * (1 - double(lr[0]) * 0.1) - lr[0] * (momentum ? m_[size_t(i)] : u);
+          }
+          test::call(
+              "sm3_update", {g.view(), lr.view()},
+              {w.view(), first.view(), matrix ? second.view() : test::absent(), momentum ? m.view() : test::absent()},
+              {momentum, 0.1});
+          for (int64_t i = 0; i < n; i++) CHECK_NEAR(w[i], w_[size_t(i)], 5e-7 * (1 + std::fabs(w_[size_t(i)])));
+          for (int64_t i = 0; i < first.count(); i++) CHECK_NEAR(first[i], top[size_t(i)], 1e-6 * top[size_t(i)]);
+          for (int64_t j = 0; matrix && j < columns; j++)
+            CHECK_NEAR(second[j], highest[size_t(j)], 1e-6 * highest[size_t(j)]);
+        }
+        CHECK(w.guards_intact() && m.guards_intact() && first.guards_intact() && second.guards_intact());
+      }
+  });
+}
+
 TEST(running_update_and_accumulate) {
   test::each_isa([] {
     for (int64_t n : {0, 1, 17, 40001}) {

@@ -11,7 +11,7 @@ export class Embedding extends Module {
 
   constructor(rows: number, features: number, options: { paddingIdx?: number; std?: number } = {}) {
     super()
-    this.weight = new Parameter(normal([rows, features], { std: options.std ?? 1 }))
+    this.weight = new Parameter(normal([rows, features], { std: options.std ?? 1 }), { table: true })
     this.#paddingIdx = options.paddingIdx
   }
 

@@ -5,9 +5,12 @@ import { Tensor } from '../tensor/tensor'
 /** A tensor of a module that optimizers change. It owns the memory of the tensor it is made of. */
 export class Parameter extends Tensor {
   #trainable = true
+  /** True for a table whose rows are looked up: a step changes few of them, and some optimizers treat it apart. */
+  readonly table: boolean
 
-  constructor(value: Tensor) {
+  constructor(value: Tensor, options: { table?: boolean } = {}) {
     super({ dtype: value.dtype, layout: value, storage: value.liveStorage().retain() })
+    this.table = options.table ?? false
     value.dispose()
     keep(this)
   }

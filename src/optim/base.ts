@@ -1,7 +1,7 @@
 import type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
 import { fail } from '../errors'
 import { keep } from '../tensor/tidy'
-import { Tensor } from '../tensor/tensor'
+import { Tensor, type Spec } from '../tensor/tensor'
 
 /** Options for some of the parameters: those whose path the pattern matches. The first group that matches counts. */
 export interface ParameterGroup {
@@ -21,6 +21,13 @@ export interface BaseOptions {
   weightDecay?: number
   /** Parameters with options of their own. */
   groups?: readonly ParameterGroup[]
+}
+
+/** @internal Throws unless both lie in [0, 1). */
+export function checkBetas(betas: readonly [number, number]): readonly [number, number] {
+  if (!betas.every((beta) => beta >= 0 && beta < 1))
+    fail('AUX_INVALID_ARGUMENT', `betas: expected numbers in [0, 1), got ${betas.join(' and ')}`)
+  return betas
 }
 
 /** What optimizers share: the learning rate, groups, and state of zeros made when a parameter is first met. */
@@ -45,19 +52,27 @@ export abstract class Base implements Optimizer {
     this.#weightDecay = weightDecay
   }
 
-  /** Names of the state tensors of a parameter, each of its shape. */
+  /** Names of the state tensors that a parameter may have. */
   protected abstract readonly slots: readonly string[]
 
-  /** State of a parameter by name of the slot, of its shape; zeros at first. */
+  /** Shape and dtype of one of them: those of the parameter; undefined: this parameter has none. */
+  protected slot(_name: string, parameter: Tensor): Spec | undefined {
+    return parameter
+  }
+
+  /** State of a parameter by name of the slot; zeros at first. */
   state(name: string, parameter: Tensor): Record<string, Tensor> {
     const known = this.#state.get(parameter)
     if (known) return known
     // Zeroed by the system: a plan alone touches none of it.
-    const zeros = (): Tensor =>
-      keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `state of ${name}` }))
+    const zeros = ({ shape, dtype }: Spec): Tensor =>
+      keep(Tensor.allocate(shape, dtype, { zero: true, what: `state of ${name}` }))
     const made: Record<string, Tensor> = {}
     try {
-      for (const slot of this.slots) made[slot] = zeros()
+      for (const slot of this.slots) {
+        const spec = this.slot(slot, parameter)
+        if (spec) made[slot] = zeros(spec)
+      }
     } catch (error) {
       for (const t of Object.values(made)) t.dispose()
       throw error

@@ -1,5 +1,8 @@
 export type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
+export * from './adafactor'
 export * from './adam'
 export { Base, type BaseOptions, type ParameterGroup } from './base'
+export * from './lion'
 export * as schedule from './schedule'
 export * from './sgd'
+export * from './sm3'

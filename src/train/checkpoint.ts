@@ -41,7 +41,7 @@ export async function saveTraining(
   const { step, loader } = training
   await step.idle()
   const tensors = new Map<string, HostArray>()
-  for (const [name, t] of tensorsOf(training)) tensors.set(name, { data: t.dataSync(), shape: t.shape, dtype: t.dtype })
+  for (const [name, t] of tensorsOf(training)) tensors.set(name, { data: t.rawSync(), shape: t.shape, dtype: t.dtype })
   const state: State = {
     optimizer: step.optimizer.name,
     updates: step.optimizer.steps,

@@ -31,7 +31,7 @@ export async function saveWeights(file: string, model: Module, options: WeightsO
   const { layout = 'auxgrad', name = (path) => path } = options
   const tensors = new Map<string, HostArray>()
   for (const [path, t] of model.state()) {
-    const host = { data: t.dataSync(), shape: t.shape, dtype: t.dtype }
+    const host = { data: t.rawSync(), shape: t.shape, dtype: t.dtype }
     tensors.set(name(path), layout === 'torch' && t.rank === 4 ? turned(host, [0, 3, 1, 2]) : host)
   }
   await writeSafetensors(file, tensors)

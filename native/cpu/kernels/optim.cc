@@ -1,6 +1,5 @@
 // In-place updates of parameters and running statistics: parameter, state and gradient in one pass.
-#include "../../core/optim.h"
-#include "../elementwise.h"
+#include "../adam.h"
 
 namespace auxgrad {
 namespace {
@@ -27,24 +26,58 @@ bool sgd_update(const Call& call) {
   return true;
 }
 
-__attribute__((noinline)) void adam_steps(const float* grad, float* w, float* m, float* v, int64_t begin, int64_t end,
-                                          const AdamStep s) {
-  AUXGRAD_INDEPENDENT
-  for (int64_t i = begin; i < end; i++) s(grad[i], w[i], m[i], v[i]);
+// adam_update: grad, lr [], step [], grad scale [] or absent -> param, m, v (in place)
+// numbers: beta1, beta2, eps, weight decay, decoupled, as Adam has them
+bool adam_update(const Call& call) {
+  const AdamRun a(call);
+  const float* grad = call.in[0].f32();
+  float *w = call.out[0].f32(), *m = call.out[1].f32(), *v = call.out[2].f32();
+  parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
+    a.update(grad + begin, w + begin, m + begin, v + begin, end - begin);
+  });
+  return true;
 }
 
-// adam_update: grad, lr [], step [] (f32, counts from 1), grad scale [] or absent -> param, m, v (in place)
-// numbers: those of Adam
-bool adam_update(const Call& call) {
+// The momentum of Lion: f32, or bf16 in half the memory.
+inline float momentum_of(float m) { return m; }
+inline float momentum_of(uint16_t m) { return bf16_to_f32(m); }
+inline void set_momentum(float* m, float value) { *m = value; }
+inline void set_momentum(uint16_t* m, float value) { *m = f32_to_bf16(value); }
+
+struct Lion {
+  float lr, scale, beta1, fresh1, beta2, fresh2, shrink;
+};
+
+template <class T>
+void lion_step(const float* grad, float* w, T* m, int64_t begin, int64_t end, const Lion a) {
+  AUXGRAD_INDEPENDENT
+  for (int64_t i = begin; i < end; i++) {
+    const float g = grad[i] * a.scale, before = momentum_of(m[i]), u = a.beta1 * before + a.fresh1 * g;
+    const float sign = u > 0 ? 1.0f : u < 0 ? -1.0f : u;  // of NaN it is NaN
+    w[i] = w[i] * a.shrink - a.lr * sign;
+    set_momentum(m + i, a.beta2 * before + a.fresh2 * g);
+  }
+}
+
+// lion_update: grad, lr [], grad scale [] or absent -> param, momentum f32 or bf16 (in place)
+// numbers: beta1, beta2, weight decay (decoupled). Chen et al. 2023, "Symbolic discovery of optimization algorithms".
+bool lion_update(const Call& call) {
   const float* grad = call.in[0].f32();
-  const double lr = call.in[1].f32()[0];
-  const int64_t step = static_cast<int64_t>(call.in[2].f32()[0]);
-  const float scale = call.n_in > 3 && call.in[3] ? call.in[3].f32()[0] : 1.0f;
-  float *w = call.out[0].f32(), *m = call.out[1].f32(), *v = call.out[2].f32();
-  const Adam adam(call);
-  const AdamStep update = adam.step(scale, adam.rate(lr, step), adam.correction(step), adam.shrink(lr));
-  parallel_ranges(call, call.out[0].count(), 32768,
-                  [&](int64_t begin, int64_t end) { adam_steps(grad, w, m, v, begin, end, update); });
+  const float lr = call.in[1].f32()[0];
+  const float scale = call.n_in > 2 && call.in[2] ? call.in[2].f32()[0] : 1.0f;
+  const Lion a = {lr,
+                  scale,
+                  call.real(0),
+                  static_cast<float>(1 - call.number[0]),
+                  call.real(1),
+                  static_cast<float>(1 - call.number[1]),
+                  static_cast<float>(1 - lr * call.number[2])};
+  float* w = call.out[0].f32();
+  const View& m = call.out[1];
+  parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
+    if (m.dtype == DType::f32) lion_step(grad, w, m.f32(), begin, end, a);
+    else lion_step(grad, w, static_cast<uint16_t*>(m.data), begin, end, a);
+  });
   return true;
 }
 
@@ -72,5 +105,5 @@ bool accumulate(const Call& call) {
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"sgd_update", sgd_update}, {"adam_update", adam_update}, {"running_update", running_update},
-                {"accumulate", accumulate})
+AUXGRAD_KERNELS({"sgd_update", sgd_update}, {"adam_update", adam_update}, {"lion_update", lion_update},
+                {"running_update", running_update}, {"accumulate", accumulate})

@@ -13,7 +13,7 @@ inline int64_t rows_together(int64_t n) { return max64(1, kPiece / max64(1, n));
 // exp_f32() of lanes that are not positive, or NaN.
 inline Vec exp_lanes(Vec x) {
   const auto fused = [](Vec a, Vec b, Vec c) { return fma(a, b, c); };
-  const Vec t = fma(x, broadcast(kLog2E), broadcast(kRound)), n = t - broadcast(kRound);
+  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kRound)), n = t - broadcast(kRound);
   const Vec p = exp_polynomial(fma(n, broadcast(kLn2Low), fma(n, broadcast(-kLn2High), x)), fused);
 #if defined(__AVX512F__)
   return (Vec)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.33f), _CMP_NLT_UQ), (__m512)p,

@@ -75,6 +75,18 @@ struct KernelTable {
   int count;
 };
 
+// Ends the source of a family, with its table: AUXGRAD_KERNEL_TABLE(name, {"name", run}, {"name", run, scratch}, ...).
+#define AUXGRAD_KERNEL_TABLE(table, ...)                               \
+  namespace auxgrad {                                                  \
+  namespace {                                                          \
+  constexpr Kernel kRows[] = {__VA_ARGS__};                            \
+  }                                                                    \
+  extern const KernelTable table;                                      \
+  const KernelTable table = {kRows, sizeof(kRows) / sizeof(kRows[0])}; \
+  }
+#define AUXGRAD_JOIN_(a, b, c) a##b##c
+#define AUXGRAD_JOIN(a, b, c) AUXGRAD_JOIN_(a, b, c)
+
 // Bytes of the last cache of a processor. Tests set it.
 int64_t cache_bytes();
 void set_cache_bytes(int64_t bytes);

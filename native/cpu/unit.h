@@ -8,18 +8,9 @@
 #include "../core/arithmetic.h"
 #include "../core/kernel.h"
 
-#define AUXGRAD_JOIN_(a, b, c) a##b##_##c
-#define AUXGRAD_JOIN(a, b, c) AUXGRAD_JOIN_(a, b, c)
-
 // Ends a kernel source: AUXGRAD_KERNELS({"name", run}, {"name", run, scratch}, ...).
-#define AUXGRAD_KERNELS(...)                                                                                       \
-  namespace auxgrad {                                                                                              \
-  namespace {                                                                                                      \
-  constexpr Kernel kRows[] = {__VA_ARGS__};                                                                        \
-  }                                                                                                                \
-  extern const KernelTable AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_ISA);                                    \
-  const KernelTable AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_ISA) = {kRows, sizeof(kRows) / sizeof(Kernel)}; \
-  }
+#define AUXGRAD_KERNELS(...) \
+  AUXGRAD_KERNEL_TABLE(AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_JOIN(_, AUXGRAD_ISA, )), __VA_ARGS__)
 
 namespace auxgrad {
 namespace {

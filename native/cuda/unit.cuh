@@ -18,16 +18,7 @@
 #include "../core/arithmetic.h"
 #include "../core/kernel.h"
 
-#define AUXGRAD_JOIN_(a, b) a##b
-#define AUXGRAD_JOIN(a, b) AUXGRAD_JOIN_(a, b)
-#define AUXGRAD_KERNELS(...)                                                                               \
-  namespace auxgrad {                                                                                      \
-  namespace {                                                                                              \
-  constexpr Kernel kRows[] = {__VA_ARGS__};                                                                \
-  }                                                                                                        \
-  extern const KernelTable AUXGRAD_JOIN(kernels_cuda_, AUXGRAD_FAMILY);                                    \
-  const KernelTable AUXGRAD_JOIN(kernels_cuda_, AUXGRAD_FAMILY) = {kRows, sizeof(kRows) / sizeof(Kernel)}; \
-  }
+#define AUXGRAD_KERNELS(...) AUXGRAD_KERNEL_TABLE(AUXGRAD_JOIN(kernels_cuda_, AUXGRAD_FAMILY, ), __VA_ARGS__)
 
 namespace auxgrad {
 namespace {

@@ -10,26 +10,16 @@ constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whol
 // log(2) = kLn2High - kLn2Low; products of the first with small whole numbers are exact.
 constexpr float kLn2High = 0.693359375f, kLn2Low = 2.12194440e-4f, kInverseLn2 = 1.44269504f;
 
-// exp(r) for |r| <= log(2) / 2, of floats or of vectors of them; fma(a, b, c) is their a b + c.
-template <class T, class F>
-AUXGRAD_HOST_DEVICE inline T exp_polynomial(T r, const F& fma) {
-  T p = T{} + 1.9875691500e-4f;
-  p = fma(p, r, T{} + 1.3981999507e-3f);
-  p = fma(p, r, T{} + 8.3334519073e-3f);
-  p = fma(p, r, T{} + 4.1665795894e-2f);
-  p = fma(p, r, T{} + 1.6666665459e-1f);
-  p = fma(p, r, T{} + 5.0000001201e-1f);
-  return fma(p * r, r, r) + 1.0f;
-}
-
-struct MulAdd {
-  AUXGRAD_HOST_DEVICE float operator()(float a, float b, float c) const { return mul_add(a, b, c); }
-};
-
 // 2^n exp(r) for t = n + kRound and |r| <= log(2) / 2. Where 2^n is no normal number the result is useless.
 AUXGRAD_HOST_DEVICE inline float exp_parts(float t, float r) {
-  // Times 2^n: n is added to the exponent.
-  return float_of(bits_of(exp_polynomial(r, MulAdd())) + (bits_of(t) << 23));
+  float p = 1.9875691500e-4f;
+  p = mul_add(p, r, 1.3981999507e-3f);
+  p = mul_add(p, r, 8.3334519073e-3f);
+  p = mul_add(p, r, 4.1665795894e-2f);
+  p = mul_add(p, r, 1.6666665459e-1f);
+  p = mul_add(p, r, 5.0000001201e-1f);
+  p = mul_add(p * r, r, r) + 1.0f;
+  return float_of(bits_of(p) + (bits_of(t) << 23));  // times 2^n: n is added to the exponent
 }
 
 // exp(x) within 2 ULP on [-87.33, 88.72]; below it flushes to 0, above it is inf. NaN stays NaN.

@@ -28,9 +28,10 @@ typedef uint64_t Lanes __attribute__((vector_size(sizeof(WordLanes))));
 constexpr int kWordLanes = sizeof(Lanes) / 8;
 // Vectors of blocks side by side, as many as registers hold: a round waits for the one before.
 constexpr int kSets = kWordLanes == 8 ? 4 : 2;
+constexpr int kRounds = 10;
 
 struct Stream {
-  uint64_t round_key[kPhiloxRounds][2], stream, step[2];
+  uint64_t round_key[kRounds][2], stream, step[2];
 
   // The words of elements [first, first + kGroup); first is a multiple of 4.
   __attribute__((noinline)) void words(int64_t first, uint32_t* out) const {
@@ -47,8 +48,8 @@ struct Stream {
       for (const uint64_t(&key)[2] : round_key) {
         const Lanes key0 = Lanes{} + key[0], key1 = Lanes{} + key[1];
         for (int s = 0; s < kSets; s++) {
-          const Lanes p0 = (Lanes)word_product((WordLanes)c0[s], kPhiloxMultiplier0);
-          const Lanes p1 = (Lanes)word_product((WordLanes)c2[s], kPhiloxMultiplier1);
+          const Lanes p0 = (Lanes)word_product((WordLanes)c0[s], 0xD2511F53u);
+          const Lanes p1 = (Lanes)word_product((WordLanes)c2[s], 0xCD9E8D57u);
           c0[s] = (p1 >> 32) ^ c1[s] ^ key0;
           c2[s] = (p0 >> 32) ^ c3[s] ^ key1;
           c1[s] = p1;
@@ -76,7 +77,7 @@ inline Stream stream_of(const View& key, double number) {
   Stream s;
   for (uint64_t(&k)[2] : s.round_key) {
     k[0] = word[0], k[1] = word[1];
-    word[0] += kPhiloxKeyStep0, word[1] += kPhiloxKeyStep1;
+    word[0] += 0x9E3779B9u, word[1] += 0xBB67AE85u;
   }
   s.stream = static_cast<uint32_t>(static_cast<int64_t>(number));
   s.step[0] = word[2], s.step[1] = word[3];

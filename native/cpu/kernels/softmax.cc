@@ -12,9 +12,15 @@ inline int64_t rows_together(int64_t n) { return max64(1, kPiece / max64(1, n));
 
 // exp_f32() of lanes that are not positive, or NaN.
 inline Vec exp_lanes(Vec x) {
-  const auto fused = [](Vec a, Vec b, Vec c) { return fma(a, b, c); };
-  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kRound)), n = t - broadcast(kRound);
-  const Vec p = exp_polynomial(fma(n, broadcast(kLn2Low), fma(n, broadcast(-kLn2High), x)), fused);
+  const Vec t = fma(x, broadcast(1.44269504f), broadcast(kRound)), n = t - broadcast(kRound);
+  const Vec r = fma(n, broadcast(2.12194440e-4f), fma(n, broadcast(-0.693359375f), x));
+  Vec p = broadcast(1.9875691500e-4f);
+  p = fma(p, r, broadcast(1.3981999507e-3f));
+  p = fma(p, r, broadcast(8.3334519073e-3f));
+  p = fma(p, r, broadcast(4.1665795894e-2f));
+  p = fma(p, r, broadcast(1.6666665459e-1f));
+  p = fma(p, r, broadcast(5.0000001201e-1f));
+  p = fma(p * r, r, r) + 1.0f;
 #if defined(__AVX512F__)
   return (Vec)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.33f), _CMP_NLT_UQ), (__m512)p,
                                      (__m512)n);

@@ -60,18 +60,8 @@ class Device {
   virtual double seconds(int64_t from, int64_t to) = 0;
 };
 
-// The ops that look up by index, as the processor's kernels number them, and those with an error of their own.
-constexpr const char* kFaultNames[] = {"indexSelect", "embedding", "gather", "scatterAdd", "oneHot", "sort"};
-
 // False, with failure set, if a value was found wrong.
-inline bool check_fault(const Fault& fault, Failure* failure) {
-  if (!fault.raised) return true;
-  const bool label = fault.who == kFaultLabel;
-  return failure->set(ErrorCode::index_out_of_range, "%s: %s %lld at %s %lld is not in [0, %lld)",
-                      label ? "crossEntropy" : kFaultNames[fault.who], label ? "label" : "index",
-                      static_cast<long long>(fault.value), label ? "row" : "position",
-                      static_cast<long long>(fault.position), static_cast<long long>(fault.limit));
-}
+inline bool check_fault(const Fault& fault, Failure* failure) { return !fault.raised || failure->set(fault); }
 
 // The one function that the library of a device exports, under the name "auxgrad_open_device". Null, with failure set,
 // if there is no such device or the library is of another version.

@@ -18,4 +18,13 @@ bool Failure::set(ErrorCode error, const char* format, ...) {
   return false;
 }
 
+bool Failure::set(const Fault& fault) {
+  static const char* const kByIndex[] = {"indexSelect", "embedding", "gather", "scatterAdd", "oneHot", "sort"};
+  const bool label = fault.who == kFaultLabel;
+  return set(ErrorCode::index_out_of_range, "%s: %s %lld at %s %lld is not in [0, %lld)",
+             label ? "crossEntropy" : kByIndex[fault.who], label ? "label" : "index",
+             static_cast<long long>(fault.value), label ? "row" : "position", static_cast<long long>(fault.position),
+             static_cast<long long>(fault.limit));
+}
+
 }  // namespace auxgrad

@@ -21,25 +21,26 @@ enum class ErrorCode : int32_t {
   bad_file = 7,            // AUX_BAD_FILE
 };
 
+// A value of a step that a kernel found wrong: an index, or a label. On a device in its memory, zeroed before each step.
+struct Fault {
+  int32_t raised;  // other kernels that look at values do nothing then
+  int32_t who;     // which op (failure.cc)
+  int64_t value, position, limit;
+};
+
+constexpr int32_t kFaultLabel = 6;  // Fault::who of the cross entropy; lower numbers are those of kernels by index
+
 // First failure wins; may be set from any thread of the pool.
 class Failure {
  public:
   AUXGRAD_INLINE bool failed() const { return code != ErrorCode::ok; }
   // printf-style; returns false so that a kernel can `return call.fail(...)`.
   bool set(ErrorCode code, const char* format, ...) __attribute__((format(printf, 3, 4)));
+  bool set(const Fault& fault);
 
   ErrorCode code = ErrorCode::ok;
   char message[384] = {};
 };
-
-// In the memory of a device: a value of a step that a kernel found wrong. Zeroed before each step.
-struct Fault {
-  int32_t raised;  // other kernels that look at values do nothing then
-  int32_t who;     // which op (device.h)
-  int64_t value, position, limit;
-};
-
-constexpr int32_t kFaultLabel = 6;  // Fault::who of the cross entropy; lower numbers are those of kernels by index
 
 // Arguments of one kernel call. Shapes and dtypes were settled by the op that made the call; kernels check only what
 // protects memory and what depends on values (indices).
@@ -73,6 +74,18 @@ struct KernelTable {
   const Kernel* rows;
   int count;
 };
+
+// Ends the source of a family, with its table: AUXGRAD_KERNEL_TABLE(name, {"name", run}, {"name", run, scratch}, ...).
+#define AUXGRAD_KERNEL_TABLE(table, ...)                               \
+  namespace auxgrad {                                                  \
+  namespace {                                                          \
+  constexpr Kernel kRows[] = {__VA_ARGS__};                            \
+  }                                                                    \
+  extern const KernelTable table;                                      \
+  const KernelTable table = {kRows, sizeof(kRows) / sizeof(kRows[0])}; \
+  }
+#define AUXGRAD_JOIN_(a, b, c) a##b##c
+#define AUXGRAD_JOIN(a, b, c) AUXGRAD_JOIN_(a, b, c)
 
 // Bytes of the last cache of a processor. Tests set it.
 int64_t cache_bytes();

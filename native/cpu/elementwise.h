@@ -1,188 +1,11 @@
-// Loops over broadcast operands, and elementary functions that the compiler can vectorise.
+// Loops over broadcast operands, and the elementary functions in them that the compiler can vectorise.
 #pragma once
+#include "../core/elementary.h"
+#include "../core/elementwise.h"
 #include "bypass.h"
 
 namespace auxgrad {
 namespace {
-
-// a b + c, in one rounding where the machine has it.
-inline float mul_add(float a, float b, float c) {
-#if defined(__FMA__) || defined(AUXGRAD_NEON)
-  return __builtin_fmaf(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
-constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to a whole number and leaves that in the low bits
-
-// 2^n exp(r) for t = n + kRound and |r| <= log(2) / 2. Where 2^n is no normal number the result is useless.
-inline float exp_parts(float t, float r) {
-  float p = 1.9875691500e-4f;
-  p = mul_add(p, r, 1.3981999507e-3f);
-  p = mul_add(p, r, 8.3334519073e-3f);
-  p = mul_add(p, r, 4.1665795894e-2f);
-  p = mul_add(p, r, 1.6666665459e-1f);
-  p = mul_add(p, r, 5.0000001201e-1f);
-  p = mul_add(p * r, r, r) + 1.0f;
-  // Times 2^n: n is added to the exponent.
-  uint32_t bits, shift;
-  memcpy(&bits, &p, 4);
-  memcpy(&shift, &t, 4);
-  bits += shift << 23;
-  float y;
-  memcpy(&y, &bits, 4);
-  return y;
-}
-
-// exp(x) within 2 ULP on [-87.33, 88.72]; below it flushes to 0, above it is inf. NaN stays NaN.
-inline float exp_f32(float x) {
-  const float t = mul_add(x, 1.44269504f, kRound), n = t - kRound;
-  // Where 2^n would overflow, or of a NaN, the choice below does not take it.
-  float y = exp_parts(t, mul_add(n, 2.12194440e-4f, mul_add(n, -0.693359375f, x)));
-  const float above = x + __builtin_inff();
-  y = x < 88.72283f ? y : above;
-  return x < -87.33f ? 0.0f : y;
-}
-
-// log(x) within 2 ULP for normal x; log(0) = -inf, log(<0) = NaN, log(inf) = inf. Subnormals are scaled first.
-inline float log_f32(float x) {
-  const float scaled = x < 1.17549435e-38f ? x * 8388608.0f : x;
-  uint32_t bits;
-  memcpy(&bits, &scaled, 4);
-  const int32_t e = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
-  const uint32_t mantissa = bits - (static_cast<uint32_t>(e) << 23);
-  float m;
-  memcpy(&m, &mantissa, 4);
-  const float f = m - 1.0f, z = f * f;
-  float p = 7.0376836292e-2f;
-  p = p * f - 1.1514610310e-1f;
-  p = p * f + 1.1676998740e-1f;
-  p = p * f - 1.2420140846e-1f;
-  p = p * f + 1.4249322787e-1f;
-  p = p * f - 1.6668057665e-1f;
-  p = p * f + 2.0000714765e-1f;
-  p = p * f - 2.4999993993e-1f;
-  p = p * f + 3.3333331174e-1f;
-  const float n = static_cast<float>(e) - (x < 1.17549435e-38f ? 23.0f : 0.0f);
-  const float y = f + (p * f * z - n * 2.12194440e-4f - 0.5f * z) + n * 0.693359375f;
-  return x == 0 ? -__builtin_inff() : (!(x >= 0) ? __builtin_nanf("") : (x == __builtin_inff() ? x : y));
-}
-
-inline float sigmoid_f32(float x) { return 1.0f / (1.0f + exp_f32(-x)); }
-
-// tanh(x) within 4 ULP: a polynomial near zero, where 1 - 2/(e^2x + 1) would cancel.
-inline float tanh_f32(float x) {
-  const float z = x * x;
-  float p = -5.70498872745e-3f;
-  p = mul_add(p, z, 2.06390887954e-2f);
-  p = mul_add(p, z, -5.37397155531e-2f);
-  p = mul_add(p, z, 1.33314422036e-1f);
-  p = mul_add(p, z, -3.33332819422e-1f);
-  const float near = mul_add(p * z, x, x);
-  const float a = __builtin_fabsf(x);
-  const float far = 1.0f - 2.0f / (exp_f32(2.0f * a) + 1.0f);
-  return a < 0.625f ? near : __builtin_copysignf(far, x);
-}
-
-// erf(x) for |x| <= 1, within 2 ULP. Coefficients of this and the next function: least maximal relative error, fitted
-// in double.
-inline float erf_near(float x) {
-  const float z = x * x;
-  float p = 7.85386146e-5f;
-  p = mul_add(p, z, -0.00080101937f);
-  p = mul_add(p, z, 0.00518832775f);
-  p = mul_add(p, z, -0.02685381286f);
-  p = mul_add(p, z, 0.11283585429f);
-  p = mul_add(p, z, -0.37612625957f);
-  p = mul_add(p, z, 0.12837910652f);
-  return mul_add(p, x, x);
-}
-
-// Of the standard normal distribution at x >= 0: its density over that at 0, exp(-x^2 / 2), and what lies above x, over
-// that. Relative errors are below 4e-7 for x < 3 and below 6e-6 to x = 12.9, where 2e-38 lies above; from there on the
-// density is 0.
-struct Normal {
-  float bell, ratio;
-};
-
-inline Normal normal_f32(float x) {
-  const float a = x > 12.9f ? 12.9f : x;
-  // The ratio as a polynomial in a / (1 + 0.23 a), the least maximal relative error (5e-8) fitted in double.
-  const float u = a / mul_add(0.23f, a, 1.0f);
-  float q = -6.136443744e-7f;
-  q = mul_add(q, u, 1.147468265e-5f);
-  q = mul_add(q, u, -6.542377378e-5f);
-  q = mul_add(q, u, -2.172011446e-4f);
-  q = mul_add(q, u, 5.525156856e-3f);
-  q = mul_add(q, u, -3.906037658e-2f);
-  q = mul_add(q, u, 0.1582353711f);
-  q = mul_add(q, u, -0.3989412487f);
-  q = mul_add(q, u, 0.4999999702f);
-  const float half = -0.5f * a, z = half * a;
-#if defined(__FMA__) || defined(AUXGRAD_NEON)
-  const float lost = __builtin_fmaf(half, a, -z);  // what rounding took from -a^2 / 2
-#else
-  // The same, exactly, from the upper and the lower half of a.
-  uint32_t bits;
-  memcpy(&bits, &a, 4);
-  bits &= 0xfffff000u;
-  float high;
-  memcpy(&high, &bits, 4);
-  const float low = a - high, lost = ((-0.5f * high * high - z) - high * low) - 0.5f * low * low;
-#endif
-  const float t = mul_add(z, 1.44269504f, kRound), n = t - kRound;
-  const float bell = exp_parts(t, mul_add(n, -0.693359375f, z) + mul_add(n, 2.12194440e-4f, lost));
-  return {x > 12.9f ? 0.0f : bell, q};
-}
-
-// erf(x) within 2 ULP (relative and absolute error below 2e-7).
-inline float erf_f32(float x) {
-  const float a = __builtin_fabsf(x);
-  const Normal at = normal_f32(1.41421356f * a);
-  const float far = 1.0f - 2.0f * at.bell * at.ratio;
-  return a < 1.0f ? erf_near(x) : __builtin_copysignf(far, x);
-}
-
-// x times the distribution function of the standard normal; keeps its relative precision in the lower tail.
-inline float gelu_f32(float x) {
-  const Normal at = normal_f32(__builtin_fabsf(x));
-  const float tail = at.bell * at.ratio;
-  return x * (x < 0 ? tail : 1.0f - tail);
-}
-
-// Its derivative, the distribution function plus x times the density.
-inline float gelu_slope_f32(float x) {
-  const float a = __builtin_fabsf(x);
-  const Normal at = normal_f32(a);
-  const float lower = at.bell * mul_add(-0.39894228f, a, at.ratio);  // at -a
-  return x < 0 ? lower : 1.0f - lower;
-}
-
-// exp(x) - 1 within 4 ULP: a series near zero.
-inline float expm1_f32(float x) {
-  const float near =
-      x *
-      (1.0f +
-       x * (1.0f / 2) *
-           (1.0f +
-            x * (1.0f / 3) *
-                (1.0f + x * (1.0f / 4) *
-                            (1.0f + x * (1.0f / 5) *
-                                        (1.0f + x * (1.0f / 6) * (1.0f + x * (1.0f / 7) * (1.0f + x * (1.0f / 8))))))));
-  const float far = exp_f32(x) - 1.0f;
-  return __builtin_fabsf(x) < 0.5f ? near : far;
-}
-
-// log(1 + x) within 4 ULP: x / ((1 + x) - 1) undoes the rounding of 1 + x.
-inline float log1p_f32(float x) {
-  const float u = 1.0f + x, d = u - 1.0f;
-  const float y = log_f32(u) * (x / d);
-  return d == 0 || x == __builtin_inff() ? x : y;
-}
-
-// log(1 + exp(x)) without overflow.
-inline float softplus_f32(float x) { return (x > 0 ? x : 0.0f) + log1p_f32(exp_f32(-__builtin_fabsf(x))); }
 
 // Asks the memory for what is needed soon: while arithmetic is at work, it would rest.
 inline void fetch(const void* from, int64_t bytes) {
@@ -195,27 +18,6 @@ inline void fetch(const void* from, int64_t bytes) {
 #else
 #define AUXGRAD_INDEPENDENT _Pragma("GCC ivdep")
 #endif
-
-// The axes of a contiguous output and the strides of N operands over them, neighbours made one where all agree.
-template <int N>
-struct Axes {
-  int rank = 0;
-  int64_t shape[kMaxRank + 1], stride[N][kMaxRank + 1];
-
-  Axes(const View& out, const View* const (&operands)[N]) {
-    for (int axis = 0; axis < out.rank; axis++) {
-      if (out.shape[axis] == 1) continue;
-      bool joins = rank > 0;
-      for (int o = 0; o < N; o++) joins = joins && stride[o][rank - 1] == operands[o]->stride[axis] * out.shape[axis];
-      if (joins) shape[rank - 1] *= out.shape[axis];
-      else shape[rank++] = out.shape[axis];
-      for (int o = 0; o < N; o++) stride[o][rank - 1] = operands[o]->stride[axis];
-    }
-    if (rank > 0) return;
-    shape[rank++] = 1;
-    for (int o = 0; o < N; o++) stride[o][0] = 0;
-  }
-};
 
 // What is done around an elementwise function is compiled once for each instruction set, for operands of bytes: rows,
 // buffers and ends. Only the loop itself, over neighbours and whole blocks, is compiled for each function, of which there
@@ -346,7 +148,7 @@ __attribute__((noinline)) void loop_rows(const Call& call, const View* const (&o
   // Long rows are cut too.
   const int64_t piece = min64(inner, 65536), pieces = ceil_div(inner, piece);
   parallel_ranges(call, y.count() / inner * pieces, max64(1, 32768 / piece), [&](int64_t begin, int64_t end) {
-    int64_t index[kMaxRank + 1], offset[N] = {}, rest = begin / pieces, part = begin % pieces;
+    int64_t index[kMaxRank], offset[N] = {}, rest = begin / pieces, part = begin % pieces;
     for (int axis = last - 1; axis >= 0; axis--) {
       index[axis] = rest % axes.shape[axis];
       rest /= axes.shape[axis];
@@ -406,11 +208,10 @@ __attribute__((noinline)) inline bool loop_repeated(const Call& call, const View
   return true;
 }
 
-// y = f(x) elementwise; x of any strides, y contiguous.
 template <class T, class R, class F>
-inline void map1(const Call& call, const View& x, const View& y, const F& f) {
+inline bool map1(const Call& call, const View& x, const View& y, const F& f) {
   const auto run = [](const void* function, const void* const(&in)[1], void* out, int64_t n) {
-    const F& g = *static_cast<const F*>(function);
+    const F g = *static_cast<const F*>(function);
     const T* u = static_cast<const T*>(in[0]);
     R* w = static_cast<R*>(out);
     n &= -kLoopBlock<T, R>;  // as it is: so the compiler leaves out the loops over what would be left
@@ -419,13 +220,13 @@ inline void map1(const Call& call, const View& x, const View& y, const F& f) {
   };
   const View* const operands[1] = {&x};
   loop_rows<1>(call, operands, y, {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T)}});
+  return true;
 }
 
-// y = f(a, b) elementwise; a and b of y's shape with any strides (0 repeats).
 template <class T, class R, class F>
-inline void map2(const Call& call, const View& a, const View& b, const View& y, const F& f) {
+inline bool map2(const Call& call, const View& a, const View& b, const View& y, const F& f) {
   const auto run = [](const void* function, const void* const(&in)[2], void* out, int64_t n) {
-    const F& g = *static_cast<const F*>(function);
+    const F g = *static_cast<const F*>(function);
     const T *u = static_cast<const T*>(in[0]), *v = static_cast<const T*>(in[1]);
     R* w = static_cast<R*>(out);
     n &= -kLoopBlock<T, R>;
@@ -435,14 +236,14 @@ inline void map2(const Call& call, const View& a, const View& b, const View& y, 
   const View* const operands[2] = {&a, &b};
   const Loop<2> loop = {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T), sizeof(T)}};
   if (!loop_repeated(call, operands, y, loop)) loop_rows<2>(call, operands, y, loop);
+  return true;
 }
 
-// y = f(a, b, c), a of type S.
 template <class S, class T, class R, class F>
-inline void map3(const Call& call, const View& a, const View& b, const View& c, const View& y, const F& f) {
+inline bool map3(const Call& call, const View& a, const View& b, const View& c, const View& y, const F& f) {
   constexpr int64_t kBlock = sizeof(S) == 4 ? kLoopBlock<T, R> : 64;
   const auto run = [](const void* function, const void* const(&in)[3], void* out, int64_t n) {
-    const F& g = *static_cast<const F*>(function);
+    const F g = *static_cast<const F*>(function);
     const S* s = static_cast<const S*>(in[0]);
     const T *u = static_cast<const T*>(in[1]), *v = static_cast<const T*>(in[2]);
     R* w = static_cast<R*>(out);
@@ -452,6 +253,7 @@ inline void map3(const Call& call, const View& a, const View& b, const View& c, 
   };
   const View* const operands[3] = {&a, &b, &c};
   loop_rows<3>(call, operands, y, {run, &f, kBlock, sizeof(R), {sizeof(S), sizeof(T), sizeof(T)}});
+  return true;
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+#include "../core/philox.h"
 #include "unit.h"
 
 namespace auxgrad {

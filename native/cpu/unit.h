@@ -5,37 +5,12 @@
 // object could be taken by the linker from the wrong one and crash older machines. So no std:: in kernels, and only
 // headers whose functions are internal (a test reads the symbols of the objects).
 #pragma once
-#include <stdint.h>
-#include <string.h>
-
+#include "../core/arithmetic.h"
 #include "../core/kernel.h"
-#include "../core/rng.h"
-
-// AUXGRAD_FALLBACK: this unit is for machines without the instruction sets of the others. It is compiled for size, and
-// takes nothing that its architecture always has (NEON), so that its results are the same on all of them.
-#if defined(__ARM_NEON) && !defined(AUXGRAD_FALLBACK)
-#define AUXGRAD_NEON
-#endif
-
-// A loop of constant length, without the loop.
-#if defined(__clang__)
-#define AUXGRAD_UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define AUXGRAD_UNROLL _Pragma("GCC unroll 16")
-#endif
-
-#define AUXGRAD_JOIN_(a, b, c) a##b##_##c
-#define AUXGRAD_JOIN(a, b, c) AUXGRAD_JOIN_(a, b, c)
 
 // Ends a kernel source: AUXGRAD_KERNELS({"name", run}, {"name", run, scratch}, ...).
-#define AUXGRAD_KERNELS(...)                                                                                       \
-  namespace auxgrad {                                                                                              \
-  namespace {                                                                                                      \
-  constexpr Kernel kRows[] = {__VA_ARGS__};                                                                        \
-  }                                                                                                                \
-  extern const KernelTable AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_ISA);                                    \
-  const KernelTable AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_ISA) = {kRows, sizeof(kRows) / sizeof(Kernel)}; \
-  }
+#define AUXGRAD_KERNELS(...) \
+  AUXGRAD_KERNEL_TABLE(AUXGRAD_JOIN(kernels_, AUXGRAD_FAMILY, AUXGRAD_JOIN(_, AUXGRAD_ISA, )), __VA_ARGS__)
 
 namespace auxgrad {
 namespace {
@@ -74,24 +49,6 @@ inline void parallel_ranges(const Call& call, int64_t n, int64_t grain, const F&
 // and kernels fetch ahead of what they read, and a line that came to another core that way must be taken back before it
 // is written again.
 constexpr int64_t kThreadGap = 8192;
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-
-inline float bf16_to_f32(uint16_t h) {
-  const uint32_t bits = static_cast<uint32_t>(h) << 16;
-  float f;
-  memcpy(&f, &bits, 4);
-  return f;
-}
-// Round to nearest, ties to even; NaN stays NaN.
-inline uint16_t f32_to_bf16(float f) {
-  uint32_t bits;
-  memcpy(&bits, &f, 4);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
 
 }  // namespace
 }  // namespace auxgrad

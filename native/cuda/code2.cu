@@ -1,17 +1,9 @@
-// Two bits an element: the nearest of four levels between the least and the largest of its group. Layout:
-// ../cpu/kernels/code2.cc.
+// Two bits an element; core/code2.h says which.
+#include "../core/code2.h"
 #include "reduce.cuh"
 
 namespace auxgrad {
 namespace {
-
-bool check_ranges(const Call& call, const View& ranges, int64_t tokens) {
-  const int64_t groups = ranges.rank > 0 ? ranges.shape[0] : 0;
-  if (tokens == 0 || (groups > 0 && tokens % groups == 0)) return true;
-  return call.failure->set(ErrorCode::invalid_argument,
-                           "code2: expected a number of ranges that divides %lld tokens, got %lld",
-                           static_cast<long long>(tokens), static_cast<long long>(groups));
-}
 
 // The least element and the distance to the largest; NaN, NaN if one of them is NaN.
 struct Bounds {
@@ -21,7 +13,7 @@ struct Range {
   using Part = Bounds;
   const float* x;
   float* ranges;
-  __device__ Bounds none() const { return {__int_as_float(0x7f800000), __int_as_float(0xff800000)}; }
+  __device__ Bounds none() const { return {infinity(), -infinity()}; }
   __device__ void join(Bounds& p, const Bounds& q) const {
     if (q.low < p.low || q.low != q.low) p.low = q.low;
     if (q.high > p.high) p.high = q.high;
@@ -42,10 +34,8 @@ __global__ void pack_codes(const float* x, const float* ranges, int64_t span, in
     uint32_t word = 0;
     for (int t = 0; t < count; t++) {
       const int64_t token = row * 16 + t;
-      const float *range = ranges + 2 * quotient(token, span), unit = 3.0f / range[1];
-      const float scale = range[1] > 0 && unit < __int_as_float(0x7f800000) ? unit : 0.0f;
-      const float q = (x[token * channels + c] - range[0]) * scale + 0.5f;
-      word |= (q >= 3.0f ? 3u : q >= 1.0f ? static_cast<uint32_t>(q) : 0u) << (2 * t);
+      const float *range = ranges + 2 * quotient(token, span), scale = code_scale(range);
+      word |= code_of(x[token * channels + c], range[0], scale) << (2 * t);
     }
     words[i] = word;
   }

@@ -1,5 +1,5 @@
 // Moving elements: contiguous copies of strided views, fills.
-#include "unit.cuh"
+#include "fill.cuh"
 
 namespace auxgrad {
 namespace {
@@ -77,27 +77,7 @@ bool contiguous(const Call& call) {
   }
 }
 
-template <class E>
-__global__ void fill_with(E* y, E value, int64_t n) {
-  for (int64_t i = first_item(); i < n; i += item_step()) y[i] = value;
-}
-
-template <class E>
-bool fill_as(const Call& call, E value) {
-  const View& y = call.out[0];
-  return launch_items(call, y.count(), fill_with<E>, static_cast<E*>(y.data), value, y.count());
-}
-
-bool fill(const Call& call) {
-  const double value = call.number[0];
-  switch (call.out[0].dtype) {
-    case DType::f32: return fill_as(call, static_cast<float>(value));
-    case DType::bf16: return fill_as(call, f32_to_bf16(static_cast<float>(value)));
-    case DType::i32: return fill_as(call, static_cast<int32_t>(value));
-    case DType::u32: return fill_as(call, static_cast<uint32_t>(value));
-    default: return fill_as(call, static_cast<uint8_t>(value));
-  }
-}
+bool fill(const Call& call) { return fill_view(call, call.out[0], call.number[0]); }
 
 }  // namespace
 }  // namespace auxgrad

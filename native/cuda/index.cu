@@ -1,5 +1,6 @@
 // Moving elements to other places: windows, joins, look-ups by index and their gradients. Every element has one writer
 // and sums run in the order of the source.
+#include "fill.cuh"
 #include "indices.cuh"
 
 namespace auxgrad {
@@ -23,61 +24,20 @@ bool copy_bits(const Call& call, const View& x, const View& y, int64_t offset, c
   }
 }
 
-template <class E>
-__global__ void fill_with(E* y, E value, int64_t n) {
-  for (int64_t i = first_item(); i < n; i += item_step()) y[i] = value;
-}
-template <class E>
-bool fill_as(const Call& call, const View& y, E value) {
-  return launch_items(call, y.count(), fill_with<E>, static_cast<E*>(y.data), value, y.count());
-}
-bool fill(const Call& call, const View& y, double value) {
-  switch (y.dtype) {
-    case DType::f32: return fill_as(call, y, static_cast<float>(value));
-    case DType::bf16: return fill_as(call, y, f32_to_bf16(static_cast<float>(value)));
-    case DType::i32: return fill_as(call, y, static_cast<int32_t>(value));
-    case DType::u32: return fill_as(call, y, static_cast<uint32_t>(value));
-    default: return fill_as(call, y, static_cast<uint8_t>(value));
-  }
-}
-
-// place: x (any strides) -> y, every element number[0] but for the window that x fills
-// numbers: value, first index per axis, step per axis
+// place
 bool place(const Call& call) {
-  const View &x = call.in[0], &y = call.out[0];
-  int64_t offset = 0, stride[kMaxRank];
-  for (int axis = 0; axis < x.rank; axis++) {
-    offset += call.integer(1 + axis) * y.stride[axis];
-    stride[axis] = call.integer(1 + x.rank + axis) * y.stride[axis];
-  }
-  return fill(call, y, call.number[0]) && copy_bits(call, x, y, offset, stride);
+  const Window at(call);
+  return fill_view(call, call.out[0], call.number[0]) && copy_bits(call, call.in[0], call.out[0], at.offset, at.stride);
 }
 
-// concat: up to 24 tensors (any strides) -> y, one after the other along an axis; numbers: axis
+// concat
 bool concat(const Call& call) {
-  const View& y = call.out[0];
-  const int axis = static_cast<int>(call.integer(0));
-  int64_t at = 0;
-  for (int i = 0; i < call.n_in; i++) {
-    if (!copy_bits(call, call.in[i], y, at * y.stride[axis], y.stride)) return false;
-    at += call.in[i].shape[axis];
-  }
-  return true;
+  return each_joined(
+      call, [&](const View& x, int64_t offset) { return copy_bits(call, x, call.out[0], offset, call.out[0].stride); });
 }
 
-// flip: x (any strides) -> y in reverse along the axes in numbers
-bool flip(const Call& call) {
-  View x = call.in[0];
-  int64_t offset = 0;
-  for (int i = 0; i < call.n_number; i++) {
-    const int axis = static_cast<int>(call.integer(i));
-    offset += (x.shape[axis] - 1) * x.stride[axis];
-    x.stride[axis] = -x.stride[axis];
-  }
-  if (x.count() == 0) return true;
-  x.data = x.u8() + offset * dtype_size(x.dtype);
-  return copy_bits(call, x, call.out[0], 0, call.out[0].stride);
-}
+// flip
+bool flip(const Call& call) { return copy_bits(call, flipped(call), call.out[0], 0, call.out[0].stride); }
 
 __global__ void keep_triangle(const float* x, float* y, int64_t rows, int64_t columns, int64_t diagonal, bool upper,
                               int64_t n) {

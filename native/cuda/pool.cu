@@ -1,42 +1,10 @@
 // Pooling of channels-last images: x [N, H, W, C], y [N, P, Q, C]. Gradients gather: every input sums the outputs whose
 // window holds it, in a fixed order. One thread an element, neighbours at neighbouring channels.
+#include "../core/pool.h"
 #include "unit.cuh"
 
 namespace auxgrad {
 namespace {
-
-struct Range {
-  int64_t begin, end;
-};
-
-// One axis of the windows: output p reads inputs p * stride - pad + k * dilation for k in [0, kernel); adaptive
-// windows are [floor(p * inputs / outputs), ceil((p + 1) * inputs / outputs)).
-struct Windows {
-  int64_t inputs, outputs;
-  int64_t kernel, stride, pad, dilation;
-  bool adaptive;
-
-  // Kernel positions of output p that are inside.
-  __device__ Range taps(int64_t p) const {
-    if (adaptive) return {0, ceil_div((p + 1) * inputs, outputs) - start(p)};
-    const int64_t first = start(p);
-    const int64_t begin = first < 0 ? min64(kernel, ceil_div(-first, dilation)) : 0;
-    return {begin, max64(begin, first < inputs ? min64(kernel, ceil_div(inputs - first, dilation)) : 0)};
-  }
-  __device__ int64_t start(int64_t p) const { return adaptive ? p * inputs / outputs : p * stride - pad; }
-
-  // Outputs whose window may hold input h.
-  __device__ Range readers(int64_t h) const {
-    if (adaptive) return {h * outputs / inputs, ceil_div((h + 1) * outputs, inputs)};
-    const int64_t lowest = h + pad - (kernel - 1) * dilation;
-    return {lowest <= 0 ? 0 : quotient(lowest + stride - 1, stride), min64(outputs, quotient(h + pad, stride) + 1)};
-  }
-  // Kernel position of input h in the window of output p, a reader; -1 if the dilation skips it.
-  __device__ int64_t tap(int64_t p, int64_t h) const {
-    const int64_t distance = h - start(p);
-    return dilation == 1 ? distance : distance % dilation == 0 ? distance / dilation : -1;
-  }
-};
 
 // Image, row, column and channel of an element.
 struct Place {
@@ -51,36 +19,6 @@ struct Place {
     row = rest - n * rows;
   }
 };
-
-Windows max_windows(const Call& call, int axis, int64_t inputs, int64_t outputs) {
-  return {inputs, outputs, call.integer(axis), call.integer(2 + axis), call.integer(4 + axis), call.integer(6 + axis),
-          false};
-}
-
-// What keeps reads and writes inside the operands.
-bool check_pool(const Call& call, const View& x, const View& y) {
-  const bool fits = x.rank == 4 && y.rank == 4 && x.shape[0] == y.shape[0] && x.shape[3] == y.shape[3] &&
-                    x.contiguous() && y.contiguous();
-  if (fits) return true;
-  return call.failure->set(ErrorCode::invalid_argument,
-                           "pooling: expected contiguous x [N,H,W,C] and y [N,P,Q,C], got ranks %d and %d, N = %lld "
-                           "and %lld, C = %lld and %lld",
-                           x.rank, y.rank, static_cast<long long>(x.shape[0]), static_cast<long long>(y.shape[0]),
-                           static_cast<long long>(x.shape[3]), static_cast<long long>(y.shape[3]));
-}
-
-bool check_max_pool(const Call& call, const View& x, const View& y) {
-  if (!check_pool(call, x, y)) return false;
-  const int64_t kernel = call.integer(0) * call.integer(1);
-  bool positive = kernel >= 1;
-  for (int i = 0; i < 4; i++) positive = positive && call.integer(i) >= 1;
-  positive = positive && call.integer(6) >= 1 && call.integer(7) >= 1;
-  if (positive && kernel <= 256) return true;
-  return call.failure->set(ErrorCode::invalid_argument,
-                           "max_pool2d: expected positive strides and dilations and a window of 1..256 positions, got "
-                           "%lld x %lld",
-                           static_cast<long long>(call.integer(0)), static_cast<long long>(call.integer(1)));
-}
 
 __global__ void maxima(const float* x, Windows v, Windows h, int64_t channels, float* y, uint8_t* index, int64_t n) {
   for (int64_t i = first_item(); i < n; i += item_step()) {
@@ -140,12 +78,6 @@ bool max_pool2d_grad(const Call& call) {
                       dx.shape[3], dx.f32(), dx.count());
 }
 
-// The divisor of an output: its inputs, or the whole window where padding counts.
-__device__ inline float share(const Windows& v, const Windows& h, Range a, Range b, bool padding_counts) {
-  const int64_t n = padding_counts ? v.kernel * h.kernel : (a.end - a.begin) * (b.end - b.begin);
-  return n > 0 ? 1.0f / static_cast<float>(n) : 0.0f;
-}
-
 // Rows of a window are shared by kWays threads of a warp where windows are large (global pooling).
 template <int kWays>
 __global__ void averages(const float* x, Windows v, Windows h, bool padding_counts, int64_t channels, float* y,
@@ -201,21 +133,6 @@ bool average_grad(const Call& call, const Windows& v, const Windows& h, bool pad
   const View& dx = call.out[0];
   return launch_items(call, dx.count(), gather_averages, call.in[0].f32(), v, h, padding_counts, dx.shape[3], dx.f32(),
                       dx.count());
-}
-
-Windows average_windows(const Call& call, int axis, int64_t inputs, int64_t outputs) {
-  return {inputs, outputs, call.integer(axis), call.integer(2 + axis), call.integer(4 + axis), 1, false};
-}
-Windows adaptive_windows(int64_t inputs, int64_t outputs) { return {inputs, outputs, 0, 1, 0, 1, true}; }
-
-bool check_average(const Call& call, const View& x, const View& y) {
-  if (!check_pool(call, x, y)) return false;
-  for (int i = 0; i < 4; i++)
-    if (call.integer(i) < 1)
-      return call.failure->set(ErrorCode::invalid_argument,
-                               "avg_pool2d: expected a positive window and stride, got %lld",
-                               static_cast<long long>(call.integer(i)));
-  return true;
 }
 
 // avg_pool2d: x -> y. Numbers: KH, KW, strideH, strideW, padTop, padLeft, countIncludePad.

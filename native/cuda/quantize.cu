@@ -1,26 +1,17 @@
-// A few bits an element (Chen et al. 2021, ActNN), in groups of 256. Layout: ../cpu/kernels/quantize.cc.
+// A few bits an element, in groups; core/quantize.h says which.
+#include "../core/quantize.h"
 #include "stream.cuh"
 
 namespace auxgrad {
 namespace {
 
-constexpr int kElements = 256;  // of a group: eight for each thread of a warp
-constexpr int kOfThread = kElements / 32;
-
-__device__ inline float minimum_of(uint32_t word) { return __uint_as_float(word & 0xffff0000u); }
-__device__ inline float range_of(uint32_t word) { return __uint_as_float(word << 16); }
-
-// The bfloat16 next to f towards minus infinity, as the upper half of a word.
-__device__ inline uint32_t round_down(float f) {
-  const uint32_t bits = __float_as_uint(f), high = bits & 0xffff0000u;
-  return high + (bits != high && f < 0 ? 0x10000u : 0u);
-}
+constexpr int kOfThread = kElements / 32;  // of a warp, which has a group
 
 // A warp a group. Lane l holds elements l + 32 k.
 template <int kBits>
 __global__ void encode(const float* x, int64_t n, Stream stream, bool random, uint32_t* codes, uint32_t* ranges) {
-  constexpr int kWords = 8 * kBits;
-  constexpr uint32_t kTop = (1u << kBits) - 1;
+  constexpr int kWords = Codes<kBits>::kWords;
+  constexpr uint32_t kTop = Codes<kBits>::kTop;
   __shared__ uint32_t quantized[kBlock / 32][kElements];
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   uint32_t* codes_of = quantized[warp];
@@ -28,27 +19,21 @@ __global__ void encode(const float* x, int64_t n, Stream stream, bool random, ui
   for (int64_t g = static_cast<int64_t>(blockIdx.x) * (kBlock / 32) + warp; g < groups;
        g += static_cast<int64_t>(gridDim.x) * (kBlock / 32)) {
     float value[kOfThread];
-    float low = __int_as_float(0x7f800000), high = -low;
+    float low = infinity(), high = -low;
     bool odd = false;
     for (int k = 0; k < kOfThread; k++) {
       const int64_t i = g * kElements + lane + 32 * k;
       value[k] = x[i < n ? i : g * kElements];  // the rest repeats the first element
       low = fminf(low, value[k]);
       high = fmaxf(high, value[k]);
-      odd = odd || !(fabsf(value[k]) < __int_as_float(0x7f800000));
+      odd = odd || !(fabsf(value[k]) < infinity());
     }
     low = warp_reduce(low, [](float a, float b) { return fminf(a, b); });
     high = warp_reduce(high, [](float a, float b) { return fmaxf(a, b); });
-    uint32_t word = 0x7fc07fc0u;
-    if (!__any_sync(0xffffffffu, odd)) {
-      const uint32_t minimum = round_down(low);
-      const float range = (high - minimum_of(minimum)) * (1.0f - 1.0f / (1 << 20));
-      word = minimum | (range > 0 ? (__float_as_uint(range) + 0xffffu) >> 16 : 0u);
-    }
+    const uint32_t word = __any_sync(0xffffffffu, odd) ? kNoRange : range_of(low, high);
     if (lane == 0) ranges[g] = word;
-    const float width = range_of(word), ratio = kTop * 65536.0f / width;
-    const bool finite = width < __int_as_float(0x7f800000);
-    const float scale = width > 0 && ratio < __int_as_float(0x7f800000) ? ratio : 0.0f;
+    const float width = width_of(word), scale = Codes<kBits>::scale(width);
+    const bool finite = width < infinity();
     // Elements j and j + 128 have the lower and the upper half of word j of the group.
     uint32_t draws[4] = {0x80008000u, 0x80008000u, 0x80008000u, 0x80008000u};
     if (random) stream.words(g * (kElements / 8) + lane, draws);
@@ -75,13 +60,13 @@ __global__ void encode(const float* x, int64_t n, Stream stream, bool random, ui
 
 template <int kBits>
 __global__ void decode(const uint32_t* codes, const uint32_t* ranges, float* x, int64_t n) {
-  constexpr int kWords = 8 * kBits;
-  constexpr uint32_t kTop = (1u << kBits) - 1;
+  constexpr int kWords = Codes<kBits>::kWords;
+  constexpr uint32_t kTop = Codes<kBits>::kTop;
   for (int64_t i = first_item(); i < n; i += item_step()) {
     const int64_t g = i / kElements;
     const int e = static_cast<int>(i % kElements), j = e % kWords, k = e / kWords;
     const uint32_t code = codes[g * kWords + j] >> (kBits * k) & kTop, range = ranges[g];
-    x[i] = static_cast<float>(code) * (range_of(range) * (1.0f / static_cast<float>(kTop))) + minimum_of(range);
+    x[i] = static_cast<float>(code) * Codes<kBits>::step(width_of(range)) + minimum_of(range);
   }
 }
 

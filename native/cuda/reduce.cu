@@ -1,7 +1,6 @@
 // Reductions over any axes. numbers: the reduced axes.
+#include "../core/elementary.h"
 #include "reduce.cuh"
-
-#include "elementary.cuh"
 
 namespace auxgrad {
 namespace {
@@ -58,7 +57,7 @@ struct Extreme {
   using Part = float;
   const float* x;
   float* y;
-  __device__ float none() const { return kMax ? -kInf : kInf; }
+  __device__ float none() const { return kMax ? -infinity() : infinity(); }
   __device__ void join(float& p, float v) const {
     if (p == p && ((kMax ? v > p : v < p) || v != v)) p = v;
   }
@@ -224,10 +223,10 @@ struct LogSumExp {
   using Part = Exponentials;
   const float* x;
   float* y;
-  __device__ Exponentials none() const { return {-kInf, 0}; }
+  __device__ Exponentials none() const { return {-infinity(), 0}; }
   __device__ void join(Exponentials& p, const Exponentials& q) const {
-    if (p.top != p.top || q.top == -kInf) return;
-    if (q.top != q.top || p.top == -kInf) {
+    if (p.top != p.top || q.top == -infinity()) return;
+    if (q.top != q.top || p.top == -infinity()) {
       p = q;
     } else if (q.top > p.top) {
       p = {q.top, p.sum * exp_f32(p.top - q.top) + q.sum};

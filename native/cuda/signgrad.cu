@@ -1,6 +1,7 @@
 // Aux-only weight gradients: what a layer learns from one-bit signs or two-bit codes of its input, dW = scale * delta^T v;
 // ../cpu/kernels/signgrad.cc says what the kernels do. Codes become numbers on their way into shared memory: signs are one
 // exact bfloat16, so three products are enough where two floats need six.
+#include "../core/code_gradient.h"
 #include "columns.cuh"
 #include "product.cuh"
 
@@ -9,101 +10,63 @@ namespace {
 
 template <int Bits>
 struct Gradient {
-  const View &delta, &words, &dw;
-  int64_t tokens, groups = 1, images = 0, span = 1;  // of the output, which share a range
-  bool fits = true;
-  float scale = 1;
+  CodeOperands g;
   Patches<Codes<Bits>> seen;
 
-  // Of a linear layer; every token is an image of its own, as it has a range of its own.
-  static Gradient linear(const Call& call) {
-    Gradient g = {call.in[0], call.in[1], call.out[0], call.in[0].shape[0]};
-    g.scale = call.real(0);
-    g.seen.rows = g.seen.columns = 1;
-    g.seen.vertical.outputs = g.seen.horizontal.outputs = 1;
-    g.finish(call, g.tokens, g.words.shape[1], 1);
-    return g;
-  }
-  static Gradient convolution(const Call& call) {
-    Gradient g = {call.in[0], call.in[1], call.out[0], call.in[0].count(0, 3)};
-    g.groups = call.integer(6);
-    g.scale = call.real(9);
-    g.seen.rows = static_cast<int>(call.integer(7));
-    g.seen.columns = static_cast<int>(call.integer(8));
-    Axis* const axes[2] = {&g.seen.vertical, &g.seen.horizontal};
+  explicit Gradient(const CodeOperands& operands) : g(operands) {
+    seen.source.words = g.words;
+    seen.source.channels = g.channels;
+    seen.source.ranges = g.ranges;
+    if (g.zero_one) seen.source.off = 0;
+    seen.rows = static_cast<int>(g.H);
+    seen.columns = static_cast<int>(g.W);
+    seen.depth = static_cast<int>(g.depth);
+    Axis* const axes[2] = {&seen.vertical, &seen.horizontal};
     for (int i = 0; i < 2; i++) {
-      axes[i]->step = static_cast<int>(call.integer(i));
-      axes[i]->start = static_cast<int>(-call.integer(2 + i));
-      axes[i]->tap_step = static_cast<int>(call.integer(4 + i));
-      axes[i]->taps = static_cast<int>(g.dw.shape[1 + i]);
-      axes[i]->outputs = static_cast<int>(g.delta.shape[1 + i]);
-      g.fits = g.fits && axes[i]->step >= 1 && axes[i]->tap_step >= 1;
+      axes[i]->step = static_cast<int>(g.stride[i]);
+      axes[i]->start = static_cast<int>(-g.pad[i]);
+      axes[i]->tap_step = static_cast<int>(g.dilation[i]);
+      axes[i]->taps = static_cast<int>(g.kernel[i]);
+      axes[i]->outputs = static_cast<int>(i == 0 ? g.P : g.Q);
     }
-    g.finish(call, g.delta.shape[0], g.dw.shape[3], g.delta.shape[1] * g.delta.shape[2]);
-    return g;
+    seen.settle(g.images);
   }
+  static Gradient linear(const Call& call) {
+    CodeOperands g = linear_codes(call, Bits);
+    g.images = g.tokens;  // each token is an image of its own, as it has a range of its own
+    g.W = g.Q = 1;
+    return Gradient(g);
+  }
+  static Gradient convolution(const Call& call) { return Gradient(convolution_codes(call, Bits)); }
 
-  int64_t outputs() const { return dw.shape[0]; }
-  bool depthwise() const { return seen.depth == 1 && groups > 1 && outputs() == groups; }
+  bool depthwise() const { return g.depth == 1 && g.groups > 1 && g.outputs == g.groups; }
   int64_t scratch() const {
-    if (groups < 1) return 0;
-    return depthwise() ? depthwise_scratch(tokens, groups, seen.length)
-                       : plan_product(outputs() / groups, seen.length, tokens, groups).scratch();
+    if (g.groups < 1) return 0;
+    return depthwise() ? depthwise_scratch(g.tokens, g.groups, seen.length)
+                       : plan_product(g.outputs / g.groups, seen.length, g.tokens, g.groups).scratch();
   }
 
   bool run(const Call& call) const {
-    if (!checked(call)) return false;
-    const float* const d = delta.f32();
-    if (depthwise()) return run_depthwise_gradient(call, d, groups, seen, scale, dw.f32());
-    const int64_t width = outputs() / groups;
+    if (!check_codes(call, g)) return false;
+    if (g.images * g.H * g.W > INT32_MAX || g.tokens > INT32_MAX)
+      return call.failure->set(ErrorCode::invalid_argument, "CUDA: a weight gradient of more than 2^31 tokens");
+    if (depthwise()) return run_depthwise_gradient(call, g.delta, g.groups, seen, g.scale, g.dw);
+    const int64_t width = g.outputs / g.groups;
     Strided left;
-    left.data = d;
-    left.lines = static_cast<int>(tokens);
+    left.data = g.delta;
+    left.lines = static_cast<int>(g.tokens);
     left.length = static_cast<int>(width);
-    left.line_step = outputs();
+    left.line_step = g.outputs;
     left.axes = 1;
-    left.shape[0] = static_cast<int>(groups);
+    left.shape[0] = static_cast<int>(g.groups);
     left.stride[0] = width;
     left.settle();
     Output out;
-    out.data = dw.f32();
+    out.data = g.dw;
     out.row_step = seen.length;
     out.z_step = width * seen.length;
-    out.alpha = scale;
-    return run_product<false, false>(call, left, seen, out, width, seen.length, tokens, groups, call.scratch);
-  }
-
-  void finish(const Call& call, int64_t n, int64_t depth, int64_t tokens_an_image) {
-    images = n, span = tokens_an_image;
-    seen.source.words = words.u32();
-    seen.source.channels = words.shape[1];
-    if (Bits == 2) seen.source.ranges = call.in[2].f32();
-    else if (call.integer(call.n_number - 1) == 1) seen.source.off = 0;
-    seen.depth = static_cast<int>(depth);
-    seen.settle(images);
-  }
-
-  bool checked(const Call& call) const {
-    const int64_t input_tokens = images * seen.rows * seen.columns;
-    if (Bits == 2) {
-      const View& ranges = call.in[2];
-      if (ranges.rank != 2 || ranges.shape[1] != 2 || ranges.shape[0] * span != tokens || !ranges.contiguous())
-        return call.failure->set(ErrorCode::invalid_argument,
-                                 "weight gradient from codes: expected contiguous ranges [%lld, 2], got [%lld, ...]",
-                                 static_cast<long long>(tokens / max64(1, span)),
-                                 static_cast<long long>(ranges.rank > 0 ? ranges.shape[0] : 0));
-    }
-    if (fits && groups >= 1 && seen.depth * groups == words.shape[1] && outputs() % groups == 0 &&
-        delta.shape[delta.rank - 1] == outputs() && words.shape[0] == ceil_div(input_tokens * Bits, 32) &&
-        delta.contiguous() && words.contiguous() && dw.contiguous() && input_tokens <= INT32_MAX && tokens <= INT32_MAX)
-      return true;
-    return call.failure->set(
-        ErrorCode::invalid_argument,
-        "weight gradient from codes: expected contiguous delta of %lld outputs and ceil(%lld tokens * "
-        "%d / 32) words of %lld channels, got %lld words of %lld channels for %lld outputs",
-        static_cast<long long>(dw.shape[0]), static_cast<long long>(input_tokens), Bits,
-        static_cast<long long>(seen.depth * groups), static_cast<long long>(words.shape[0]),
-        static_cast<long long>(words.shape[1]), static_cast<long long>(delta.shape[delta.rank - 1]));
+    out.alpha = g.scale;
+    return run_product<false, false>(call, left, seen, out, width, seen.length, g.tokens, g.groups, call.scratch);
   }
 };
 

@@ -1,5 +1,5 @@
 // Softmax and softmax cross entropy over the last axis.
-#include "elementary.cuh"
+#include "../core/elementary.h"
 #include "indices.cuh"
 #include "rows.cuh"
 
@@ -9,7 +9,7 @@ namespace {
 // The largest number of a row, whatever NaN there is.
 template <class Threads>
 __device__ inline float row_max(Threads threads, const float* x, int64_t n) {
-  float top = -kInf;
+  float top = -infinity();
   for (int64_t i = threads.lane(); i < n; i += Threads::kStep) top = x[i] > top ? x[i] : top;
   return threads.join(top, [](float a, float b) { return a > b ? a : b; });
 }

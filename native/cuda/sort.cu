@@ -1,16 +1,9 @@
 // Sorting along the last axis, and running sums.
+#include "../core/sort_key.h"
 #include "unit.cuh"
 
 namespace auxgrad {
 namespace {
-
-// Whole order of f32 as unsigned integers: -inf < ... < -0 = 0 < ... < inf < NaN.
-__device__ inline uint32_t key_of(float x) {
-  if (x != x) return 0xffffffffu;
-  const uint32_t bits = __float_as_uint(x == 0 ? 0.0f : x);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-__device__ inline uint32_t key_of(int32_t x) { return static_cast<uint32_t>(x) ^ 0x80000000u; }
 
 // Items are distinct (key, then position), so that any order of comparisons gives the same result; rows are padded with
 // the largest item to a power of two.
@@ -18,7 +11,7 @@ template <class T>
 __global__ void make_items(const T* x, uint64_t* items, int64_t n, int64_t padded, uint32_t turn, int64_t count) {
   for (int64_t i = first_item(); i < count; i += item_step()) {
     const int64_t row = i / padded, at = i % padded;
-    items[i] = at < n ? static_cast<uint64_t>(key_of(x[row * n + at]) ^ turn) << 32 | static_cast<uint32_t>(at)
+    items[i] = at < n ? static_cast<uint64_t>(sort_key(x[row * n + at]) ^ turn) << 32 | static_cast<uint32_t>(at)
                       : 0xffffffffffffffffull;
   }
 }

@@ -14,32 +14,17 @@
 //   matrix products say fmaf().
 #pragma once
 #include <cuda_runtime.h>
-#include <stdint.h>
-#include <string.h>
 
+#include "../core/arithmetic.h"
 #include "../core/kernel.h"
 
-#define AUXGRAD_JOIN_(a, b) a##b
-#define AUXGRAD_JOIN(a, b) AUXGRAD_JOIN_(a, b)
-#define AUXGRAD_KERNELS(...)                                                                               \
-  namespace auxgrad {                                                                                      \
-  namespace {                                                                                              \
-  constexpr Kernel kRows[] = {__VA_ARGS__};                                                                \
-  }                                                                                                        \
-  extern const KernelTable AUXGRAD_JOIN(kernels_cuda_, AUXGRAD_FAMILY);                                    \
-  const KernelTable AUXGRAD_JOIN(kernels_cuda_, AUXGRAD_FAMILY) = {kRows, sizeof(kRows) / sizeof(Kernel)}; \
-  }
+#define AUXGRAD_KERNELS(...) AUXGRAD_KERNEL_TABLE(AUXGRAD_JOIN(kernels_cuda_, AUXGRAD_FAMILY, ), __VA_ARGS__)
 
 namespace auxgrad {
 namespace {
 
 constexpr int kBlock = 256;      // threads of a block, where nothing speaks for another number
 constexpr int64_t kGrid = 4096;  // blocks, at most, of kernels that loop over what is left
-
-__host__ __device__ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-__host__ __device__ inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-__host__ __device__ inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-__host__ __device__ inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // kernel<<<grid, block, shared>>>(arguments...) on the call's stream; an empty grid is no error.
 template <class... P, class... A>
@@ -69,11 +54,6 @@ __device__ inline int64_t item_step() { return static_cast<int64_t>(gridDim.x) *
 
 __host__ __device__ inline bool aligned(const void* p, int64_t bytes = 16) {
   return reinterpret_cast<uintptr_t>(p) % static_cast<uintptr_t>(bytes) == 0;
-}
-
-// Division by a number that is not known when compiled; in 32 bits where they are enough.
-__device__ inline int64_t quotient(int64_t a, int64_t b) {
-  return ((a | b) >> 32) == 0 ? static_cast<int64_t>(static_cast<uint32_t>(a) / static_cast<uint32_t>(b)) : a / b;
 }
 
 // Shape and strides of a view, as a parameter of a kernel, with neighbouring axes made one where they lie so; at(i) is
@@ -129,15 +109,6 @@ struct Add {
     return a + b;
   }
 };
-
-__device__ inline float bf16_to_f32(uint16_t h) { return __uint_as_float(static_cast<uint32_t>(h) << 16); }
-// Round to nearest, ties to even; NaN stays NaN.
-__host__ __device__ inline uint16_t f32_to_bf16(float f) {
-  uint32_t bits;
-  memcpy(&bits, &f, 4);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
-}
 
 }  // namespace
 }  // namespace auxgrad

@@ -1,4 +1,4 @@
-#include "core/rng.h"
+#include "core/philox.h"
 #include "harness.h"
 
 using test::Array;

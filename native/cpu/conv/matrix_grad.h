@@ -59,8 +59,6 @@ struct MatrixGradient {
   double cost;  // cycles, about
 };
 
-inline int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
-
 // Columns between rows of x.
 inline int64_t picture_pitch(const WeightGradient& p) {
   const GradPhases h{p.horizontal};

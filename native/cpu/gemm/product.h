@@ -26,7 +26,5 @@ struct Product {
   Finish finish = {};
 };
 
-inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
 }  // namespace
 }  // namespace auxgrad

@@ -151,7 +151,7 @@ float encode_block(const float* x, uint8_t* codes) {
 // its shape), largest f32 [2, blocks] (all in place)
 // numbers: beta1, beta2, eps, weight decay, decoupled, as adam_update has them
 bool adam8_update(const Call& call) {
-  const AdamStep a(call);
+  const AdamRun a(call);
   const float* grad = call.in[0].f32();
   float *w = call.out[0].f32(), *largest = call.out[3].f32();
   uint8_t *means = static_cast<uint8_t*>(call.out[1].data), *squares = static_cast<uint8_t*>(call.out[2].data);

@@ -1,19 +1,10 @@
-// Two bits an element: the nearest of four levels between the least and the largest of its group (spec section 15b).
-// Layout: u32 words [ceil(T/16), C]; bits 2 (t % 16) and the next of word [t / 16][c] are the code q of token t, channel c.
-// ranges [G, 2]: minimum m and range r of each T / G tokens in turn; the value of a code is q r / 3 + m.
+// Two bits an element; core/code2.h says which.
+#include "../../core/code2.h"
 #include "../bypass.h"
 #include "../sign/pack.h"
 
 namespace auxgrad {
 namespace {
-
-inline bool check_ranges(const Call& call, const View& ranges, int64_t tokens) {
-  const int64_t groups = ranges.rank > 0 ? ranges.shape[0] : 0;
-  if (tokens == 0 || (groups > 0 && tokens % groups == 0)) return true;
-  return call.failure->set(ErrorCode::invalid_argument,
-                           "code2: expected a number of ranges that divides %lld tokens, got %lld",
-                           static_cast<long long>(tokens), static_cast<long long>(groups));
-}
 
 // code2_pack: x [..., C] -> codes [ceil(T/16), C], ranges [G, 2]. A group with a NaN has the range NaN, NaN.
 bool code2_pack(const Call& call) {

@@ -1,6 +1,5 @@
-// Convolutions of channels-last images: x [N, H, W, C], w [O, KH, KW, C / groups], y [N, P, Q, O].
-// Numbers of all: strideH, strideW, padTop, padLeft, dilationH, dilationW, groups; the output's shape implies the
-// padding at the other ends.
+// Convolutions of channels-last images; core/convolution.h says what all of them are given.
+#include "../../core/convolution.h"
 #include "../conv/depthwise.h"
 #include "../conv/matrix.h"
 #include "../conv/matrix_grad.h"
@@ -10,42 +9,12 @@
 namespace auxgrad {
 namespace {
 
-struct Attributes {
-  int64_t stride[2], pad[2], dilation[2], groups;
-};
-
-inline Attributes attributes(const Call& call) {
-  return {{call.integer(0), call.integer(1)},
-          {call.integer(2), call.integer(3)},
-          {call.integer(4), call.integer(5)},
-          call.integer(6)};
-}
-
 inline Image image_of(const View& v) { return {v.f32(), v.shape[1], v.shape[2], v.shape[3]}; }
-
-inline bool is_depthwise(const View& w, const Attributes& a) {
-  return w.shape[3] == 1 && w.shape[0] == a.groups && a.groups > 1;
-}
 
 // A 1x1 kernel at stride 1 without padding sees no neighbours: all positions make one row.
 inline bool is_pointwise(const View& w, const Attributes& a, const View& x, const View& y) {
   return w.shape[1] == 1 && w.shape[2] == 1 && a.stride[0] == 1 && a.stride[1] == 1 && a.pad[0] == 0 && a.pad[1] == 0 &&
          x.shape[1] == y.shape[1] && x.shape[2] == y.shape[2];
-}
-
-// Whether the views of a call make a convolution: what keeps reads and writes inside of them.
-inline bool check(const Call& call, const View& x, const View& w, const View& y) {
-  const Attributes a = attributes(call);
-  const bool fits = x.rank == 4 && w.rank == 4 && y.rank == 4 && a.groups >= 1 && a.stride[0] >= 1 &&
-                    a.stride[1] >= 1 && a.dilation[0] >= 1 && a.dilation[1] >= 1 && x.shape[0] == y.shape[0] &&
-                    w.shape[3] * a.groups == x.shape[3] && w.shape[0] == y.shape[3] && w.shape[0] % a.groups == 0;
-  if (fits && x.contiguous() && w.contiguous() && y.contiguous()) return true;
-  return call.failure->set(
-      ErrorCode::invalid_argument,
-      "conv2d: expected contiguous x [N,H,W,C], w [O,KH,KW,C/groups] and y [N,P,Q,O] that fit, got "
-      "C = %lld, w of %lld inputs, O = %lld, groups = %lld",
-      static_cast<long long>(x.shape[3]), static_cast<long long>(w.shape[3]), static_cast<long long>(y.shape[3]),
-      static_cast<long long>(a.groups));
 }
 
 // What a product and a depthwise one have in common.
@@ -137,12 +106,6 @@ inline Depthwise depthwise_of(const View& in, const View& w, const View& out) {
   return d;
 }
 
-inline bool asks_statistics(const Call& call) {
-  for (int i = 3; i < call.n_out; i++)
-    if (call.out[i]) return true;
-  return false;
-}
-
 // conv2d: x, w, bias [O] or absent -> y, signs u32 [ceil(N*H*W/32), C], mask u32 [ceil(N*P*Q/32), O], mean [O], var [O]
 // (biased), rstd [O] = 1 / sqrt(var + eps), all but y or absent. Further numbers: epsilon, alphabet (0: -1/+1, 1: 0/1),
 // activation (0: none, 1: relu), eps.
@@ -150,7 +113,7 @@ inline bool asks_statistics(const Call& call) {
 // variance are those of y as it is written, over all but the last axis.
 bool conv2d(const Call& asked) {
   const View &x = asked.in[0], &w = asked.in[1], &bias = asked.in[2], &y = asked.out[0];
-  if (!check(asked, x, w, y)) return false;
+  if (!check_convolution(asked, x, w, y)) return false;
   const Attributes a = attributes(asked);
   const bool relu = asked.integer(9) == 1, depthwise = is_depthwise(w, a);
   Product p = forward_product(asked);
@@ -279,7 +242,7 @@ inline Narrow narrow_gradient(const Call& call) {
 // conv2d_input_grad: dy, w -> dx
 bool conv2d_input_grad(const Call& call) {
   const View &dy = call.in[0], &w = call.in[1], &dx = call.out[0];
-  if (!check(call, dx, w, dy)) return false;
+  if (!check_convolution(call, dx, w, dy)) return false;
   const Attributes a = attributes(call);
   if (is_narrow(call)) {
     run_narrow(call, narrow_gradient(call));
@@ -345,7 +308,7 @@ inline DepthwiseGradient depthwise_gradient(const Call& call) {
 
 // conv2d_weight_grad: dy, x -> dw
 bool conv2d_weight_grad(const Call& call) {
-  if (!check(call, call.in[1], call.out[0], call.in[0])) return false;
+  if (!check_convolution(call, call.in[1], call.out[0], call.in[0])) return false;
   if (is_depthwise(call.out[0], attributes(call))) run_depthwise_gradient(call, depthwise_gradient(call));
   else run_dense_gradient(call, weight_gradient(call));
   return true;

@@ -1,6 +1,7 @@
 // Moving elements: contiguous copies of strided views, fills.
 #include "../bypass.h"
 #include "../conv/vec.h"
+#include "../fill.h"
 
 namespace auxgrad {
 namespace {
@@ -106,29 +107,7 @@ bool contiguous(const Call& call) {
 
 // fill: -> y, every element number[0]
 bool fill(const Call& call) {
-  const View& y = call.out[0];
-  const int64_t n = y.count();
-  const double value = call.number[0];
-  parallel_ranges(call, n, 65536, [&](int64_t begin, int64_t end) {
-    switch (y.dtype) {
-      case DType::f32:
-        for (int64_t i = begin; i < end; i++) y.f32()[i] = static_cast<float>(value);
-        break;
-      case DType::bf16: {
-        const uint16_t bits = f32_to_bf16(static_cast<float>(value));
-        for (int64_t i = begin; i < end; i++) y.bf16()[i] = bits;
-        break;
-      }
-      case DType::i32:
-        for (int64_t i = begin; i < end; i++) y.i32()[i] = static_cast<int32_t>(value);
-        break;
-      case DType::u32:
-        for (int64_t i = begin; i < end; i++) y.u32()[i] = static_cast<uint32_t>(value);
-        break;
-      default:
-        for (int64_t i = begin; i < end; i++) y.u8()[i] = static_cast<uint8_t>(value);
-    }
-  });
+  fill_view(call, call.out[0], call.number[0]);
   return true;
 }
 

@@ -2,6 +2,7 @@
 // and sums run in the order of the source, so results do not depend on threads.
 #include "../bypass.h"
 #include "../conv/vec.h"
+#include "../fill.h"
 
 namespace auxgrad {
 namespace {
@@ -45,58 +46,26 @@ void copy_bits(const Call& call, const View& x, const View& y, int64_t offset, c
   }
 }
 
-template <class E>
-void fill_with(const Call& call, E* y, int64_t n, E value) {
-  parallel_ranges(call, n, 65536, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) y[i] = value;
+// place
+bool place(const Call& call) {
+  const Window at(call);
+  fill_view(call, call.out[0], call.number[0]);
+  if (call.in[0].count() > 0) copy_bits(call, call.in[0], call.out[0], at.offset, at.stride);
+  return true;
+}
+
+// concat
+bool concat(const Call& call) {
+  return each_joined(call, [&](const View& x, int64_t offset) {
+    if (x.count() > 0) copy_bits(call, x, call.out[0], offset, call.out[0].stride);
+    return true;
   });
 }
 
-// place: x (any strides) -> y, every element number[0] but for the window that x fills
-// numbers: value, first index per axis, step per axis
-bool place(const Call& call) {
-  const View &x = call.in[0], &y = call.out[0];
-  const double value = call.number[0];
-  switch (y.dtype) {
-    case DType::f32: fill_with(call, y.f32(), y.count(), static_cast<float>(value)); break;
-    case DType::bf16: fill_with(call, y.bf16(), y.count(), f32_to_bf16(static_cast<float>(value))); break;
-    case DType::i32: fill_with(call, y.i32(), y.count(), static_cast<int32_t>(value)); break;
-    case DType::u32: fill_with(call, y.u32(), y.count(), static_cast<uint32_t>(value)); break;
-    default: fill_with(call, y.u8(), y.count(), static_cast<uint8_t>(value));
-  }
-  int64_t offset = 0, stride[kMaxRank];
-  for (int axis = 0; axis < x.rank; axis++) {
-    offset += call.integer(1 + axis) * y.stride[axis];
-    stride[axis] = call.integer(1 + x.rank + axis) * y.stride[axis];
-  }
-  if (x.count() > 0) copy_bits(call, x, y, offset, stride);
-  return true;
-}
-
-// concat: up to 24 tensors (any strides) -> y, one after the other along an axis; numbers: axis
-bool concat(const Call& call) {
-  const View& y = call.out[0];
-  const int axis = static_cast<int>(call.integer(0));
-  int64_t at = 0;
-  for (int i = 0; i < call.n_in; i++) {
-    if (call.in[i].count() > 0) copy_bits(call, call.in[i], y, at * y.stride[axis], y.stride);
-    at += call.in[i].shape[axis];
-  }
-  return true;
-}
-
-// flip: x (any strides) -> y in reverse along the axes in numbers
+// flip
 bool flip(const Call& call) {
-  View x = call.in[0];
-  int64_t offset = 0;
-  for (int i = 0; i < call.n_number; i++) {
-    const int axis = static_cast<int>(call.integer(i));
-    offset += (x.shape[axis] - 1) * x.stride[axis];
-    x.stride[axis] = -x.stride[axis];
-  }
-  if (x.count() == 0) return true;
-  x.data = x.u8() + offset * dtype_size(x.dtype);
-  copy_bits(call, x, call.out[0], 0, call.out[0].stride);
+  const View x = flipped(call);
+  if (x.count() > 0) copy_bits(call, x, call.out[0], 0, call.out[0].stride);
   return true;
 }
 
@@ -119,16 +88,12 @@ bool triangle(const Call& call) {
 
 // --- by index ---
 
-constexpr const char* kCallers[] = {"indexSelect", "embedding", "gather", "scatterAdd", "oneHot", "sort"};
-
 // All of the indices (contiguous i32) in [0, size); number[which] says for whom.
 bool check_indices(const Call& call, const View& indices, int64_t size, int which) {
   const int64_t n = indices.count();
   for (int64_t i = 0; i < n; i++)
     if (indices.i32()[i] < 0 || indices.i32()[i] >= size)
-      return call.failure->set(ErrorCode::index_out_of_range, "%s: index %d at position %lld is not in [0, %lld)",
-                               kCallers[call.integer(which)], static_cast<int>(indices.i32()[i]),
-                               static_cast<long long>(i), static_cast<long long>(size));
+      return call.failure->set(Fault{1, static_cast<int32_t>(call.integer(which)), indices.i32()[i], i, size});
   return true;
 }
 

@@ -4,45 +4,32 @@
 namespace auxgrad {
 namespace {
 
-// What one element's update takes.
-struct Sgd {
-  float lr, scale, momentum, decay;
-};
-
 // Choices stand outside the loop, and numbers come as values: so the compiler makes vectors of it.
 template <bool kMomentum, bool kNesterov>
-void sgd_step(const float* grad, float* w, float* buffer, int64_t begin, int64_t end, const Sgd s) {
+void sgd_steps(const float* grad, float* w, float* buffer, int64_t begin, int64_t end, const Sgd s) {
   AUXGRAD_INDEPENDENT
-  for (int64_t i = begin; i < end; i++) {
-    float g = grad[i] * s.scale + s.decay * w[i];
-    if (kMomentum) {
-      const float v = s.momentum * buffer[i] + g;
-      buffer[i] = v;
-      g = kNesterov ? g + s.momentum * v : v;
-    }
-    w[i] -= s.lr * g;
-  }
+  for (int64_t i = begin; i < end; i++) s(grad[i], w[i], kMomentum, kNesterov, kMomentum ? buffer + i : nullptr);
 }
 
 // sgd_update: grad, lr [], grad scale [] or absent -> param (in place), momentum buffer (in place) or absent
-// numbers: momentum, nesterov, weight decay. The formulas are PyTorch's.
+// numbers: momentum, nesterov, weight decay
 bool sgd_update(const Call& call) {
   const float* grad = call.in[0].f32();
   float *w = call.out[0].f32(), *buffer = call.n_out > 1 && call.out[1] ? call.out[1].f32() : nullptr;
   const float scale = call.n_in > 2 && call.in[2] ? call.in[2].f32()[0] : 1.0f;
   const Sgd s = {call.in[1].f32()[0], scale, call.real(0), call.real(2)};
-  const auto step = !buffer                ? sgd_step<false, false>
-                    : call.integer(1) != 0 ? sgd_step<true, true>
-                                           : sgd_step<true, false>;
+  const auto step = !buffer                ? sgd_steps<false, false>
+                    : call.integer(1) != 0 ? sgd_steps<true, true>
+                                           : sgd_steps<true, false>;
   parallel_ranges(call, call.out[0].count(), 32768,
                   [&](int64_t begin, int64_t end) { step(grad, w, buffer, begin, end, s); });
   return true;
 }
 
 // adam_update: grad, lr [], step [], grad scale [] or absent -> param, m, v (in place)
-// numbers: beta1, beta2, eps, weight decay, decoupled, as AdamStep has them
+// numbers: beta1, beta2, eps, weight decay, decoupled, as Adam has them
 bool adam_update(const Call& call) {
-  const AdamStep a(call);
+  const AdamRun a(call);
   const float* grad = call.in[0].f32();
   float *w = call.out[0].f32(), *m = call.out[1].f32(), *v = call.out[2].f32();
   parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
@@ -98,10 +85,9 @@ bool lion_update(const Call& call) {
 // numbers: momentum, factor
 bool running_update(const Call& call) {
   const float momentum = call.real(0), factor = call.real(1);
-  for (int64_t i = 0; i < call.out[0].count(); i++) {
-    float& r = call.out[0].f32()[i];
-    r = (1 - momentum) * r + momentum * factor * call.in[0].f32()[i];
-  }
+  const float* value = call.in[0].f32();
+  float* running = call.out[0].f32();
+  for (int64_t i = 0; i < call.out[0].count(); i++) running[i] = next_running(running[i], value[i], momentum, factor);
   return true;
 }
 

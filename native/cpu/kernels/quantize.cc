@@ -1,7 +1,5 @@
-// A few bits an element (Chen et al. 2021, ActNN): groups of 256 elements in row-major order, each with its minimum m
-// and range r, both in bfloat16; code q of b bits stands for m + q r / (2^b - 1).
-// Layout: of each group 8 b words; bits [b k, b k + b) of word j are the code of element j + 8 b k. ranges u32 [groups]:
-// m in the upper half, r in the lower.
+// A few bits an element, in groups; core/quantize.h says which.
+#include "../../core/quantize.h"
 #include "../conv/vec.h"
 #include "../elementwise.h"
 #include "../stream.h"
@@ -9,29 +7,11 @@
 namespace auxgrad {
 namespace {
 
-constexpr int64_t kElements = 256;  // of a group
-constexpr int64_t kTogether = 8;    // groups: these and the next ones stay in the first cache
+constexpr int64_t kTogether = 8;  // groups: these and the next ones stay in the first cache
 
 typedef uint32_t WordVec __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t Draw __attribute__((may_alias));
 
-inline float minimum_of(uint32_t word) { return bf16_to_f32(static_cast<uint16_t>(word >> 16)); }
-inline float range_of(uint32_t word) { return bf16_to_f32(static_cast<uint16_t>(word)); }
-
-inline uint32_t bits_of(float f) {
-  uint32_t word;
-  memcpy(&word, &f, 4);
-  return word;
-}
-
-// The bfloat16 next to f towards minus infinity, as the upper half of a word. NaN and infinities stay.
-inline uint32_t round_down(float f) {
-  const uint32_t bits = bits_of(f), high = bits & 0xffff0000u;
-  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
-  return finite ? high + (bits != high && f < 0 ? 0x10000u : 0u) : (f != f ? 0x7fc00000u : high);
-}
-
-// m and r so that all of x lies in [m, m + r]; NaN and NaN where an element is not finite.
 inline uint32_t range_word(const float* x) {
   constexpr int kChains = 4;  // side by side
   Vec low[kChains], high[kChains], odd[kChains] = {};
@@ -55,25 +35,21 @@ inline uint32_t range_word(const float* x) {
       most[k] = most[k + half] > most[k] ? most[k + half] : most[k];
     }
   const Vec bad = (odd[0] + odd[1]) + (odd[2] + odd[3]);
-  if (any_lane(bad != bad)) return 0x7fc07fc0u;
-  const uint32_t minimum = round_down(least[0]);
-  // A range that exceeds a bfloat16 by rounding alone stays at it: values that have a code keep it.
-  const float range = (most[0] - minimum_of(minimum)) * (1.0f - 1.0f / (1 << 20));
-  return minimum | (range > 0 ? (bits_of(range) + 0xffffu) >> 16 : 0u);
+  return any_lane(bad != bad) ? kNoRange : range_of(least[0], most[0]);
 }
 
 template <int kBits>
-struct Codec {
-  static constexpr int64_t kWords = 8 * kBits;  // of a group
-  static constexpr uint32_t kTop = (1u << kBits) - 1;
+struct Codec : Codes<kBits> {
+  using Codes<kBits>::kTop;
+  static constexpr int64_t kWords = Codes<kBits>::kWords;
 
   // draws: 16 bits an element, which are added to its place between the levels before that is cut. Word j has those of
   // elements j and j + 128.
   static void encode(const float* x, uint32_t range, const uint32_t* draws, uint32_t* words) {
-    const float width = range_of(range), ratio = kTop * 65536.0f / width;
-    if (!(width < __builtin_inff())) return set_zero(reinterpret_cast<float*>(words), kWords);
+    const float width = width_of(range);
+    if (!(width < infinity())) return set_zero(reinterpret_cast<float*>(words), kWords);
     const Vec low = broadcast(minimum_of(range));
-    const Vec scale = broadcast(width > 0 && ratio < __builtin_inff() ? ratio : 0.0f);
+    const Vec scale = broadcast(Codes<kBits>::scale(width));
     // In [0, 2^16 kTop (1 + 2^-19)]: with any draw no more than the last level.
     const auto level = [&](int64_t i, WordVec draw) {
       return (WordVec) __builtin_convertvector((load(x + i) - low) * scale, IntVec) + draw;
@@ -94,7 +70,7 @@ struct Codec {
 
   static void decode(const uint32_t* words, uint32_t range, bool past, float* x) {
     const Vec low = broadcast(minimum_of(range));
-    const Vec step = broadcast(range_of(range) * (1.0f / static_cast<float>(kTop)));
+    const Vec step = broadcast(Codes<kBits>::step(width_of(range)));
     for (int64_t j = 0; j < kWords; j += kLanes) {
       IntVec word;
       memcpy(&word, words + j, sizeof(word));

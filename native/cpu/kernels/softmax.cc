@@ -176,10 +176,7 @@ bool cross_entropy(const Call& call) {
   const float smooth = call.real(0);
   for (int64_t r = 0; r < rows; r++) {
     const int64_t label = call.in[1].i32()[r];
-    if (label != ignore && (label < 0 || label >= n))
-      return call.failure->set(ErrorCode::index_out_of_range,
-                               "crossEntropy: label %lld at row %lld is not in [0, %lld)",
-                               static_cast<long long>(label), static_cast<long long>(r), static_cast<long long>(n));
+    if (label != ignore && (label < 0 || label >= n)) return call.failure->set(Fault{1, kFaultLabel, label, r, n});
   }
   each_rows(call, rows, n, [&](int64_t first, int64_t count) {
     float* lse = call.out[1].f32();

@@ -1,18 +1,9 @@
 // Sorting along the last axis, and running sums.
+#include "../../core/sort_key.h"
 #include "../unit.h"
 
 namespace auxgrad {
 namespace {
-
-// Whole order of f32 as unsigned integers: -inf < ... < -0 = 0 < ... < inf < NaN.
-inline uint32_t key_of(float x) {
-  if (x != x) return 0xffffffffu;
-  x = x == 0 ? 0.0f : x;
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-inline uint32_t key_of(int32_t x) { return static_cast<uint32_t>(x) ^ 0x80000000u; }
 
 // Bottom-up merge sort; returns which of the two arrays holds the result. Items are distinct (they end in a position).
 uint64_t* merge_sort(uint64_t* a, uint64_t* b, int64_t n) {
@@ -54,7 +45,7 @@ void sort_rows(const Call& call) {
     uint64_t* a = static_cast<uint64_t*>(call.scratch) + 2 * thread * n;
     const T* from = static_cast<const T*>(x.data) + row * n;
     for (int64_t i = 0; i < n; i++)
-      a[i] = static_cast<uint64_t>(key_of(from[i]) ^ turn) << 32 | static_cast<uint32_t>(i);
+      a[i] = static_cast<uint64_t>(sort_key(from[i]) ^ turn) << 32 | static_cast<uint32_t>(i);
     const uint64_t* sorted = merge_sort(a, a + n, n);
     for (int64_t i = 0; i < k; i++) {
       const uint32_t at = static_cast<uint32_t>(sorted[i]);

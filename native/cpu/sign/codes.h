@@ -7,6 +7,7 @@
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
+#include "../../core/code_gradient.h"
 #include "../unit.h"
 
 namespace auxgrad {
@@ -18,22 +19,7 @@ typedef float Floats __attribute__((vector_size(64)));
 constexpr int kColumns = 16;  // columns (tap, c) of dW that are summed together
 constexpr int kStep = 384;    // tokens that are summed at a time
 
-struct CodeGradient {
-  const float* delta;  // [tokens, outputs]
-  int64_t tokens, outputs;
-  const uint32_t* words;  // [rows, channels]
-  int64_t rows, channels;
-  int bits;
-  // Signs: +1 and -1, or 1 and 0; dW times scale. Two bits: (2 q - 3) r / 6 + m + r / 2, q = 0..3.
-  bool zero_one;
-  float scale;
-  const float* ranges;  // m, r of each `span` output tokens; two bits only
-  int64_t span;
-  // Output token (n, p, q) reads input token (n, p * stride + kh * dilation - pad, ...) for tap (kh, kw).
-  int64_t H, W, P, Q, stride[2], pad[2], dilation[2], kernel[2], groups;
-  int64_t depth;  // channels a group
-  float* dw;      // [outputs, taps, depth]
-
+struct CodeGradient : CodeOperands {
   int64_t taps() const { return kernel[0] * kernel[1]; }
   int64_t per_group() const { return outputs / groups; }
   // Tokens of input and output are the same, one for one.

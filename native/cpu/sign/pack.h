@@ -1,5 +1,6 @@
 // Packing along tokens: signs (one bit) and codes of two bits.
 #pragma once
+#include "../../core/code2.h"
 #include "../conv/vec.h"
 
 namespace auxgrad {
@@ -47,8 +48,7 @@ inline void pack_signs(const float* x, int64_t tokens, int64_t channels, uint32_
 
 // The least element and the distance to the largest; NaN, NaN if one of them is NaN.
 inline void range_of(const float* x, int64_t n, float* range) {
-  constexpr float kInfinity = __builtin_inff();
-  float low = kInfinity, high = -kInfinity;
+  float low = infinity(), high = -infinity();
   bool nan = false;
   int64_t i = 0;
   if (n >= kLanes) {
@@ -72,20 +72,8 @@ inline void range_of(const float* x, int64_t n, float* range) {
     high = x[i] > high ? x[i] : high;
     nan = nan || x[i] != x[i];
   }
-  range[0] = nan ? __builtin_nanf("") : low;
-  range[1] = nan ? __builtin_nanf("") : high - low;
-}
-
-// Codes a unit of x: 3 / r, or 0 where the range is empty or not finite.
-inline float code_scale(const float* range) {
-  const float scale = 3.0f / range[1];
-  return range[1] > 0 && scale < __builtin_inff() ? scale : 0.0f;
-}
-
-// The code of x in the range (m, m + r): the nearest of its four levels.
-inline uint32_t code_of(float x, float low, float scale) {
-  const float q = (x - low) * scale + 0.5f;
-  return q >= 3.0f ? 3u : q >= 1.0f ? static_cast<uint32_t>(q) : 0u;
+  range[0] = nan ? not_a_number() : low;
+  range[1] = nan ? not_a_number() : high - low;
 }
 
 // Words [first, last) of the codes of x [tokens, channels]; every `span` tokens share one range [2]. Codes beyond the last

@@ -1,0 +1,85 @@
+// In-place updates of parameters: parameter, state and gradient in one pass.
+#pragma once
+#include "arithmetic.h"
+#include "kernel.h"
+
+namespace auxgrad {
+namespace {
+
+// The formulas are PyTorch's.
+struct Sgd {
+  float lr, scale, momentum, decay;
+
+  AUXGRAD_HOST_DEVICE void operator()(float grad, float& w, bool has_buffer, bool nesterov, float* buffer) const {
+    float g = grad * scale + decay * w;
+    if (has_buffer) {
+      const float v = momentum * *buffer + g;
+      *buffer = v;
+      g = nesterov ? g + momentum * v : v;
+    }
+    w -= lr * g;
+  }
+};
+
+// x^n for whole n >= 0 by squaring, in double.
+AUXGRAD_HOST_DEVICE inline double whole_power(double x, int64_t n) {
+  double y = 1;
+  for (; n > 0; n >>= 1, x *= x)
+    if (n & 1) y *= x;
+  return y;
+}
+
+// Of one step for one element.
+struct AdamStep {
+  float beta1, beta2, fresh1, fresh2, eps, l2, scale, rate, correction, shrink;
+
+  AUXGRAD_HOST_DEVICE void operator()(float grad, float& w, float& m, float& v) const {
+    const float g = grad * scale + l2 * w;
+    const float mean = beta1 * m + fresh1 * g, square = beta2 * v + fresh2 * g * g;
+    m = mean;
+    v = square;
+    w = w * shrink - rate * mean / (__builtin_sqrtf(square * correction) + eps);
+  }
+};
+
+// numbers: beta1, beta2, eps, weight decay, decoupled (1: AdamW, Loshchilov & Hutter 2019; 0: Kingma & Ba 2015)
+struct Adam {
+  double beta1, beta2, decay;
+  float eps;
+  bool decoupled;
+
+  explicit Adam(const Call& call)
+      : beta1(call.number[0]),
+        beta2(call.number[1]),
+        decay(call.number[3]),
+        eps(call.real(2)),
+        decoupled(call.integer(4) != 0) {}
+  AUXGRAD_HOST_DEVICE float rate(double lr, int64_t step) const {
+    return static_cast<float>(lr / (1 - whole_power(beta1, step)));
+  }
+  AUXGRAD_HOST_DEVICE float correction(int64_t step) const {
+    return static_cast<float>(1 / (1 - whole_power(beta2, step)));
+  }
+  AUXGRAD_HOST_DEVICE float shrink(double lr) const { return decoupled ? static_cast<float>(1 - lr * decay) : 1.0f; }
+  AUXGRAD_HOST_DEVICE AdamStep step(float scale, float rate, float correction, float shrink) const {
+    // Taken in double: 1 - 0.999f is 1.3e-5 of itself away from 0.001.
+    const float fresh1 = static_cast<float>(1 - beta1), fresh2 = static_cast<float>(1 - beta2);
+    return {static_cast<float>(beta1),
+            static_cast<float>(beta2),
+            fresh1,
+            fresh2,
+            eps,
+            decoupled ? 0.0f : static_cast<float>(decay),
+            scale,
+            rate,
+            correction,
+            shrink};
+  }
+};
+
+AUXGRAD_HOST_DEVICE inline float next_running(float running, float value, float momentum, float factor) {
+  return (1 - momentum) * running + momentum * factor * value;
+}
+
+}  // namespace
+}  // namespace auxgrad

@@ -27,9 +27,10 @@ struct PatchPlan {
 
 inline Axis patch_axis(const Axis& a) { return {a.out_start, 2, ceil_div(a.count, 2), 2, 4, a.tap_start, 1, 0, 1}; }
 
-// Whether it pays: enough channels to fill panels, enough positions to earn the transformed weights, and little waste
-// at odd edges.
-inline bool suits_patches(const Product& p) {
+// Whether it pays, for a product or a weight gradient: enough channels to fill panels, enough positions to earn the
+// transformed weights, and little waste at odd edges.
+template <class P>
+inline bool suits_patches(const P& p) {
   const Axis &v = p.vertical, &h = p.horizontal;
   if (p.groups != 1 || p.depth < 32 || p.width < 32) return false;
   const auto suits = [](const Axis& a) { return a.taps == 3 && a.tap_step == 1 && a.in_step == 1 && a.out_step == 1; };
@@ -134,8 +135,8 @@ inline void pack_taps(const Call& call, const Product& p, float* target, int64_t
   });
 }
 
-// B' d B of the patches of a packed block: 16 matrices [patch][depth].
-inline void transform_patches(const PatchPlan& plan, const Block& k, const float* stripe, int64_t depth, float* out) {
+// B' d B of the patches of a packed block: 16 matrices [patch][depth], `apart` floats apart.
+inline void transform_patches(const Block& k, const float* stripe, int64_t depth, int64_t apart, float* out) {
   const int64_t line = k.stripe_columns * depth;
   for (int64_t n = 0; n < k.images; n++)
     for (int64_t i = 0; i < k.rows; i++) {
@@ -155,11 +156,11 @@ inline void transform_patches(const PatchPlan& plan, const Block& k, const float
           }
           AUXGRAD_UNROLL
           for (int r = 0; r < 4; r++) {
-            float* to = out + r * 4 * plan.patches + c;
+            float* to = out + r * 4 * apart + c;
             lanes.store(to, d[r][0] - d[r][2]);
-            lanes.store(to + plan.patches, d[r][1] + d[r][2]);
-            lanes.store(to + 2 * plan.patches, d[r][2] - d[r][1]);
-            lanes.store(to + 3 * plan.patches, d[r][1] - d[r][3]);
+            lanes.store(to + apart, d[r][1] + d[r][2]);
+            lanes.store(to + 2 * apart, d[r][2] - d[r][1]);
+            lanes.store(to + 3 * apart, d[r][1] - d[r][3]);
           }
         });
     }
@@ -236,7 +237,7 @@ inline void run_patches(const Call& call, const Product& p) {
         float* patches = stripe + (b.stripe + 16) / 16 * 16;
         float* products = patches + 16 * plan.patches;
         pack_block(stripe, p.image, k, plan.vertical, plan.horizontal, channel, depth, depth);
-        transform_patches(plan, k, stripe, depth, patches);
+        transform_patches(k, stripe, depth, plan.patches, patches);
         const int64_t last_row = min64(p.out_rows, 2 * (k.i0 + k.rows));
         const Span whole = whole_words((k.n0 * p.out_rows + 2 * k.i0) * p.out_columns,
                                        ((k.n0 + k.images - 1) * p.out_rows + last_row) * p.out_columns, all);

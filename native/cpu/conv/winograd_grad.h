@@ -89,10 +89,39 @@ inline void transform_delta(const WeightGradient& p, const PatchGradientPlan& pl
       }
 }
 
+// Brings the operands of a block near while the one before it is worked on.
+struct Ahead {
+  const WeightGradient& p;
+  Block k;  // counted in patches
+  int64_t from, columns, channel, depth;
+  int64_t image = 0, row = 0, column = 0;  // output that comes next
+
+  void fetch(int64_t outputs) {
+    const Image& x = p.image;
+    const auto clamp = [](int64_t i, int64_t n) { return max64(0, min64(i, n - 1)); };
+    for (; outputs > 0 && image < k.images; outputs--) {
+      const int64_t n = k.n0 + image, i = 2 * k.i0 + row, j = 2 * k.j0 + column;
+      const float* dy =
+          p.dy + ((n * p.out_rows + clamp(i, p.out_rows)) * p.out_columns + clamp(j, p.out_columns)) * p.out_channels;
+      const int64_t h = clamp(i + p.vertical.tap_start + 2, x.rows);
+      const int64_t w = clamp(j + p.horizontal.tap_start + 2, x.columns);
+      const float* in = x.data + ((n * x.rows + h) * x.columns + w) * x.channels + channel;
+      for (int64_t c = 0; c < columns; c += 16) __builtin_prefetch(dy + from + c);
+      for (int64_t c = 0; c < depth; c += 16) __builtin_prefetch(in + c);
+      if (++column < 2 * k.columns) continue;
+      column = 0;
+      if (++row < 2 * k.rows) continue;
+      row = 0;
+      image++;
+    }
+  }
+};
+
 // Adds the products of the patches of a block to the sums, [panel][16][output][width]; the first block overwrites them.
 inline void add_patches(const PatchGradientPlan& plan, int64_t tokens, const float* delta, int64_t columns,
-                        const float* patches, int64_t depth, float* sums, bool first) {
+                        const float* patches, int64_t depth, float* sums, bool first, Ahead& ahead) {
   const int64_t tiles = ceil_div(columns, kTileRows);
+  const int64_t outputs = ceil_div(4 * tokens, 16 * ceil_div(depth, kPanel) * tiles);
   Tile t;
   t.runs = {1, 0, 1, 0, tokens};
   t.step = plan.pitch;
@@ -106,6 +135,7 @@ inline void add_patches(const PatchGradientPlan& plan, int64_t tokens, const flo
         const int64_t m0 = even_start(columns, tiles, tile), m1 = even_start(columns, tiles, tile + 1);
         t.row[0] = delta + i * plan.delta + m0;
         for (int64_t m = m0; m < m1; m++) t.out[m - m0] = sums + at * plan.sums + m * width;
+        ahead.fetch(outputs);
         run_tile<true>(t, static_cast<int>(m1 - m0));
       }
     }
@@ -165,7 +195,10 @@ inline void run_patch_gradient(const Call& call, const WeightGradient& p) {
         transform_patches(k, stripe, width, plan.patches, patches + c / kPanel * 16 * plan.patches);
       }
       transform_delta(p, plan, k, from, columns, delta);
-      add_patches(plan, k.tokens(), delta, columns, patches, depth, sums, i == begin);
+      Ahead ahead = {p, k, from, columns, channel, depth};
+      if (i + 1 < end) ahead.k = block_at(b, p.images, plan.vertical, plan.horizontal, i + 1);
+      else ahead.k.images = 0;
+      add_patches(plan, k.tokens(), delta, columns, patches, depth, sums, i == begin, ahead);
     }
     write_taps(p, plan, sums, columns, depth,
                (chunk == 0 ? p.dw : partial + (chunk - 1) * total) + from * 9 * p.depth + channel);

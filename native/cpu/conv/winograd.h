@@ -135,33 +135,37 @@ inline void pack_taps(const Call& call, const Product& p, float* target, int64_t
   });
 }
 
-// B' d B of the patches of a packed block: 16 matrices [patch][depth], `apart` floats apart.
-inline void transform_patches(const Block& k, const float* stripe, int64_t depth, int64_t apart, float* out) {
+// B' d B of a patch: d(row, column) gives its vectors, u(i, v) takes the results.
+template <class D, class U>
+inline __attribute__((always_inline)) void transform_patch(const D& d, const U& u) {
+  Vec rows[4][4];
+  AUXGRAD_UNROLL
+  for (int s = 0; s < 4; s++) {
+    const Vec d0 = d(0, s), d1 = d(1, s), d2 = d(2, s), d3 = d(3, s);
+    rows[0][s] = d0 - d2;
+    rows[1][s] = d1 + d2;
+    rows[2][s] = d2 - d1;
+    rows[3][s] = d1 - d3;
+  }
+  AUXGRAD_UNROLL
+  for (int r = 0; r < 4; r++) {
+    u(4 * r, rows[r][0] - rows[r][2]);
+    u(4 * r + 1, rows[r][1] + rows[r][2]);
+    u(4 * r + 2, rows[r][2] - rows[r][1]);
+    u(4 * r + 3, rows[r][1] - rows[r][3]);
+  }
+}
+
+// Of all patches of a packed block: 16 matrices [patch][depth].
+inline void transform_patches(const PatchPlan& plan, const Block& k, const float* stripe, int64_t depth, float* out) {
   const int64_t line = k.stripe_columns * depth;
   for (int64_t n = 0; n < k.images; n++)
     for (int64_t i = 0; i < k.rows; i++) {
       const float* row = stripe + (n * k.stripe_rows + 2 * i) * line;
       for (int64_t j = 0; j < k.columns; j++, row += 2 * depth, out += depth)
         each_vector(0, depth, [&](int64_t c, auto lanes) {
-          Vec d[4][4];
-          AUXGRAD_UNROLL
-          for (int s = 0; s < 4; s++) {
-            const float* at = row + s * depth + c;
-            const Vec d0 = lanes.load(at), d1 = lanes.load(at + line), d2 = lanes.load(at + 2 * line);
-            const Vec d3 = lanes.load(at + 3 * line);
-            d[0][s] = d0 - d2;
-            d[1][s] = d1 + d2;
-            d[2][s] = d2 - d1;
-            d[3][s] = d1 - d3;
-          }
-          AUXGRAD_UNROLL
-          for (int r = 0; r < 4; r++) {
-            float* to = out + r * 4 * apart + c;
-            lanes.store(to, d[r][0] - d[r][2]);
-            lanes.store(to + apart, d[r][1] + d[r][2]);
-            lanes.store(to + 2 * apart, d[r][2] - d[r][1]);
-            lanes.store(to + 3 * apart, d[r][1] - d[r][3]);
-          }
+          transform_patch([&](int r, int s) { return lanes.load(row + r * line + s * depth + c); },
+                          [&](int m, Vec y) { lanes.store(out + m * plan.patches + c, y); });
         });
     }
 }
@@ -237,7 +241,7 @@ inline void run_patches(const Call& call, const Product& p) {
         float* patches = stripe + (b.stripe + 16) / 16 * 16;
         float* products = patches + 16 * plan.patches;
         pack_block(stripe, p.image, k, plan.vertical, plan.horizontal, channel, depth, depth);
-        transform_patches(k, stripe, depth, plan.patches, patches);
+        transform_patches(plan, k, stripe, depth, patches);
         const int64_t last_row = min64(p.out_rows, 2 * (k.i0 + k.rows));
         const Span whole = whole_words((k.n0 * p.out_rows + 2 * k.i0) * p.out_columns,
                                        ((k.n0 + k.images - 1) * p.out_rows + last_row) * p.out_columns, all);

@@ -26,7 +26,7 @@ struct PatchGradientPlan {
   int64_t chunks;                // of the blocks
   int64_t pitch;                 // of the rows of transformed dy
   int64_t delta, patches, sums;  // floats of one of 16 matrices: of dy; of a panel of x; of a panel of sums
-  int64_t stripe, workspace;     // floats of one thread
+  int64_t workspace;             // floats of one thread
 };
 
 __attribute__((noinline)) inline PatchGradientPlan plan_patch_gradient(const WeightGradient& p) {
@@ -47,14 +47,40 @@ __attribute__((noinline)) inline PatchGradientPlan plan_patch_gradient(const Wei
   plan.delta = (tokens * plan.pitch + 16) / 16 * 16 + 16;
   plan.patches = tokens * kPanel + 16;
   plan.sums = plan.width * kPanel + 16;
-  plan.stripe = (b.stripe + 16) / 16 * 16;
-  plan.workspace = plan.stripe + 16 * (plan.delta + plan.depth / kPanel * (plan.patches + plan.sums));
+  plan.workspace = 16 * (plan.delta + plan.depth / kPanel * (plan.patches + plan.sums));
   return plan;
 }
 
 inline int64_t patch_gradient_scratch(const WeightGradient& p, int threads) {
   const PatchGradientPlan plan = plan_patch_gradient(p);
   return (plan.workspace * threads + (plan.chunks - 1) * p.width * 9 * p.depth) * 4;
+}
+
+// B' d B of a block: 16 matrices [patch][width] of each panel of channels.
+inline void transform_image(const WeightGradient& p, const PatchGradientPlan& plan, const Block& k, int64_t channel,
+                            int64_t depth, float* out) {
+  static constexpr float zeros[kGradSide] = {};
+  const Image& x = p.image;
+  int64_t patch = 0;
+  for (int64_t n = k.n0; n < k.n0 + k.images; n++)
+    for (int64_t i = k.i0; i < k.i0 + k.rows; i++)
+      for (int64_t j = k.j0; j < k.j0 + k.columns; j++, patch++) {
+        const float* d[4][4];
+        for (int r = 0; r < 4; r++)
+          for (int s = 0; s < 4; s++) {
+            const int64_t row = 2 * i + p.vertical.tap_start + r, column = 2 * j + p.horizontal.tap_start + s;
+            const bool inside = row >= 0 && row < x.rows && column >= 0 && column < x.columns;
+            d[r][s] = inside ? x.data + ((n * x.rows + row) * x.columns + column) * x.channels + channel : zeros;
+          }
+        for (int64_t c = 0; c < depth; c += kPanel) {
+          const int64_t width = panel_width(depth, c);
+          float* panel = out + c / kPanel * 16 * plan.patches + patch * width;
+          each_vector(c, min64(depth, c + width), [&](int64_t v, auto lanes) {
+            transform_patch([&](int r, int s) { return lanes.load(d[r][s] + v); },
+                            [&](int m, Vec y) { store(panel + m * plan.patches + v - c, y); });
+          });
+        }
+      }
 }
 
 // A e A' of a block, but for the signs of its last row and column: 16 matrices [patch][pitch].
@@ -180,20 +206,14 @@ inline void run_patch_gradient(const Call& call, const WeightGradient& p) {
     const int64_t chunk = task / tasks, from = task % tasks / plan.slices * plan.width;
     const int64_t channel = task % plan.slices * plan.depth;
     const int64_t columns = min64(plan.width, p.width - from), depth = min64(plan.depth, p.depth - channel);
-    float* stripe = workspaces + thread * plan.workspace;
-    float* delta = stripe + plan.stripe;
+    float* delta = workspaces + thread * plan.workspace;
     float* patches = delta + 16 * plan.delta;
     float* sums = patches + plan.depth / kPanel * 16 * plan.patches;
     const int64_t begin = even_start(b.count(), plan.chunks, chunk);
     const int64_t end = even_start(b.count(), plan.chunks, chunk + 1);
     for (int64_t i = begin; i < end; i++) {
       const Block k = block_at(b, p.images, plan.vertical, plan.horizontal, i);
-      for (int64_t c = 0; c < depth; c += kPanel) {
-        const int64_t width = panel_width(depth, c), n = min64(width, depth - c);
-        if (n < width) set_zero(stripe, plan.stripe);
-        pack_block(stripe, p.image, k, plan.vertical, plan.horizontal, channel + c, n, width);
-        transform_patches(k, stripe, width, plan.patches, patches + c / kPanel * 16 * plan.patches);
-      }
+      transform_image(p, plan, k, channel, depth, patches);
       transform_delta(p, plan, k, from, columns, delta);
       Ahead ahead = {p, k, from, columns, channel, depth};
       if (i + 1 < end) ahead.k = block_at(b, p.images, plan.vertical, plan.horizontal, i + 1);

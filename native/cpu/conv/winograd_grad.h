@@ -42,9 +42,9 @@ __attribute__((noinline)) inline PatchGradientPlan plan_patch_gradient(const Wei
   const int64_t tasks = plan.parts * plan.slices, partials = max64(1, kGradPartials / (9 * p.width * p.depth));
   plan.chunks = min64(min64(ceil_div(kGradTasks, tasks), partials), b.count());
   const int64_t tokens = b.images * b.rows * b.columns;
-  plan.pitch = stripe_pitch_of(plan.width);
+  plan.pitch = (plan.width + 15) / 16 * 16;
   // Not a power of two apart.
-  plan.delta = (tokens * plan.pitch + 16) / 16 * 16 + 16;
+  plan.delta = tokens * plan.pitch + 16;
   plan.patches = tokens * kPanel + 16;
   plan.sums = plan.width * kPanel + 16;
   plan.workspace = 16 * (plan.delta + plan.depth / kPanel * (plan.patches + plan.sums));

@@ -330,6 +330,7 @@ const Shape kLargeShapes[] = {
     {2, 12, 13, 64, 33, 3, 3, 1, 1, 4, 2, 3, 5, 1, 1, 1},    // patches of nothing but padding
     {1, 14, 15, 131, 150, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},  // several parts on both sides
     {4, 32, 32, 32, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},    // long sums
+    {1, 4, 3, 16, 17, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},      // few patches of few channels
     {8, 32, 32, 3, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},     // stems, of several blocks
     {2, 80, 80, 3, 64, 7, 7, 2, 2, 3, 3, 3, 3, 1, 1, 1},     //
 };

@@ -27,17 +27,18 @@ struct PatchPlan {
 
 inline Axis patch_axis(const Axis& a) { return {a.out_start, 2, ceil_div(a.count, 2), 2, 4, a.tap_start, 1, 0, 1}; }
 
-// Whether it pays, for a product or a weight gradient: enough channels to fill panels, enough positions to earn the
-// transformed weights, and little waste at odd edges.
+// Whether it pays, for a product or a weight gradient: enough channels on both sides to fill panels, enough patches to
+// earn the transforms, and little waste at odd edges.
 template <class P>
-inline bool suits_patches(const P& p) {
+inline bool suits_patches(const P& p, int64_t channels, int64_t least) {
   const Axis &v = p.vertical, &h = p.horizontal;
-  if (p.groups != 1 || p.depth < 32 || p.width < 32) return false;
+  if (p.groups != 1 || p.depth < channels || p.width < channels) return false;
   const auto suits = [](const Axis& a) { return a.taps == 3 && a.tap_step == 1 && a.in_step == 1 && a.out_step == 1; };
   if (!suits(v) || !suits(h)) return false;
   const int64_t patches = ceil_div(v.count, 2) * ceil_div(h.count, 2);
-  return p.images * patches >= 48 && 16 * patches * 5 <= 9 * v.count * h.count * 4;
+  return p.images * patches >= least && 16 * patches * 5 <= 9 * v.count * h.count * 4;
 }
+inline bool suits_patches(const Product& p) { return suits_patches(p, 32, 48); }
 
 __attribute__((noinline)) inline PatchPlan plan_patches(const Product& p) {
   PatchPlan plan;

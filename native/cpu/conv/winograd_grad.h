@@ -18,6 +18,8 @@ namespace {
 constexpr int64_t kGradPatches = 64;  // of a block
 constexpr int64_t kGradSide = 64;     // output channels of a part, and input channels
 
+inline bool suits_patches(const WeightGradient& p) { return suits_patches(p, 16, 4); }
+
 struct PatchGradientPlan {
   Axis vertical, horizontal;  // of patches of x
   Blocks blocks;

@@ -27,18 +27,16 @@ struct PatchPlan {
 
 inline Axis patch_axis(const Axis& a) { return {a.out_start, 2, ceil_div(a.count, 2), 2, 4, a.tap_start, 1, 0, 1}; }
 
-// Whether it pays, for a product or a weight gradient: enough channels on both sides to fill panels, enough patches to
-// earn the transforms, and little waste at odd edges.
-template <class P>
-inline bool suits_patches(const P& p, int64_t channels, int64_t least) {
+// Whether it pays: enough channels to fill panels, enough positions to earn the transformed weights, and little waste
+// at odd edges.
+inline bool suits_patches(const Product& p) {
   const Axis &v = p.vertical, &h = p.horizontal;
-  if (p.groups != 1 || p.depth < channels || p.width < channels) return false;
+  if (p.groups != 1 || p.depth < 32 || p.width < 32) return false;
   const auto suits = [](const Axis& a) { return a.taps == 3 && a.tap_step == 1 && a.in_step == 1 && a.out_step == 1; };
   if (!suits(v) || !suits(h)) return false;
   const int64_t patches = ceil_div(v.count, 2) * ceil_div(h.count, 2);
-  return p.images * patches >= least && 16 * patches * 5 <= 9 * v.count * h.count * 4;
+  return p.images * patches >= 48 && 16 * patches * 5 <= 9 * v.count * h.count * 4;
 }
-inline bool suits_patches(const Product& p) { return suits_patches(p, 32, 48); }
 
 __attribute__((noinline)) inline PatchPlan plan_patches(const Product& p) {
   PatchPlan plan;
@@ -136,28 +134,7 @@ inline void pack_taps(const Call& call, const Product& p, float* target, int64_t
   });
 }
 
-// B' d B of a patch: d(row, column) gives its vectors, u(i, v) takes the results.
-template <class D, class U>
-inline __attribute__((always_inline)) void transform_patch(const D& d, const U& u) {
-  Vec rows[4][4];
-  AUXGRAD_UNROLL
-  for (int s = 0; s < 4; s++) {
-    const Vec d0 = d(0, s), d1 = d(1, s), d2 = d(2, s), d3 = d(3, s);
-    rows[0][s] = d0 - d2;
-    rows[1][s] = d1 + d2;
-    rows[2][s] = d2 - d1;
-    rows[3][s] = d1 - d3;
-  }
-  AUXGRAD_UNROLL
-  for (int r = 0; r < 4; r++) {
-    u(4 * r, rows[r][0] - rows[r][2]);
-    u(4 * r + 1, rows[r][1] + rows[r][2]);
-    u(4 * r + 2, rows[r][2] - rows[r][1]);
-    u(4 * r + 3, rows[r][1] - rows[r][3]);
-  }
-}
-
-// Of all patches of a packed block: 16 matrices [patch][depth].
+// B' d B of the patches of a packed block: 16 matrices [patch][depth].
 inline void transform_patches(const PatchPlan& plan, const Block& k, const float* stripe, int64_t depth, float* out) {
   const int64_t line = k.stripe_columns * depth;
   for (int64_t n = 0; n < k.images; n++)
@@ -165,8 +142,25 @@ inline void transform_patches(const PatchPlan& plan, const Block& k, const float
       const float* row = stripe + (n * k.stripe_rows + 2 * i) * line;
       for (int64_t j = 0; j < k.columns; j++, row += 2 * depth, out += depth)
         each_vector(0, depth, [&](int64_t c, auto lanes) {
-          transform_patch([&](int r, int s) { return lanes.load(row + r * line + s * depth + c); },
-                          [&](int m, Vec y) { lanes.store(out + m * plan.patches + c, y); });
+          Vec d[4][4];
+          AUXGRAD_UNROLL
+          for (int s = 0; s < 4; s++) {
+            const float* at = row + s * depth + c;
+            const Vec d0 = lanes.load(at), d1 = lanes.load(at + line), d2 = lanes.load(at + 2 * line);
+            const Vec d3 = lanes.load(at + 3 * line);
+            d[0][s] = d0 - d2;
+            d[1][s] = d1 + d2;
+            d[2][s] = d2 - d1;
+            d[3][s] = d1 - d3;
+          }
+          AUXGRAD_UNROLL
+          for (int r = 0; r < 4; r++) {
+            float* to = out + r * 4 * plan.patches + c;
+            lanes.store(to, d[r][0] - d[r][2]);
+            lanes.store(to + plan.patches, d[r][1] + d[r][2]);
+            lanes.store(to + 2 * plan.patches, d[r][2] - d[r][1]);
+            lanes.store(to + 3 * plan.patches, d[r][1] - d[r][3]);
+          }
         });
     }
 }

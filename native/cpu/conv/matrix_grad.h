@@ -13,6 +13,7 @@
 #pragma once
 #include "../amx/split.h"
 #include "weight_grad.h"
+#include "winograd_grad.h"
 
 #if defined(AUXGRAD_HAS_AMX)
 namespace auxgrad {
@@ -530,25 +531,31 @@ namespace auxgrad {
 namespace {
 
 inline int64_t dense_gradient_scratch(const WeightGradient& p, int threads) {
-  int64_t bytes = weight_gradient_scratch(p, threads);
+  int64_t bytes = suits_patches(p) ? patch_gradient_scratch(p, threads) : weight_gradient_scratch(p, threads);
 #if defined(AUXGRAD_HAS_AMX)
   if (amx_possible() && has_gradient(p)) {
     const MatrixGradient m = plan_matrix_gradient(p);
-    if (suits_matrix(p, m)) bytes = max64(bytes, matrix_gradient_scratch(p, m, threads));
+    if (suits_matrix(p, m))
+      bytes = max64(bytes, max64(matrix_gradient_scratch(p, m, threads), weight_gradient_scratch(p, threads)));
   }
 #endif
   return bytes;
 }
 
-// On the matrix unit or in multiply-adds, by shape; with infinities or NaN among the operands in multiply-adds.
+// On the matrix unit, by minimal filtering or in multiply-adds, by shape; what the matrix unit gives up, as there are
+// infinities or NaN among the operands, in multiply-adds.
 inline void run_dense_gradient(const Call& call, const WeightGradient& p) {
 #if defined(AUXGRAD_HAS_AMX)
   if (amx_in_force() && has_gradient(p)) {
     const MatrixGradient m = plan_matrix_gradient(p);
-    if (suits_matrix(p, m) && run_matrix_gradient(call, p, m)) return;
+    if (suits_matrix(p, m)) {
+      if (!run_matrix_gradient(call, p, m)) run_weight_gradient(call, p);
+      return;
+    }
   }
 #endif
-  run_weight_gradient(call, p);
+  if (suits_patches(p)) run_patch_gradient(call, p);
+  else run_weight_gradient(call, p);
 }
 
 }  // namespace

@@ -29,10 +29,11 @@ struct Tile {
   Runs runs;
   int64_t step;  // distance of two elements of a run
   const float* panel;
-  int64_t columns;    // that exist in out, 1..kPanel; more than kLanes of them take a panel of two vectors
-  bool accumulate;    // add to out
-  const float* bias;  // of these columns, or null
-  bool relu;          // NaN stays NaN
+  int64_t panel_step = 0;  // floats of the panel that are left out after each outer run
+  int64_t columns;         // that exist in out, 1..kPanel; more than kLanes of them take a panel of two vectors
+  bool accumulate;         // add to out
+  const float* bias;       // of these columns, or null
+  bool relu;               // NaN stays NaN
   // Bits of out > 0, added to words of these columns: the first row's, and `words` further. Rows are tokens one after
   // another, the first at bit `first_bit`; a bit of `marked` for each that is wanted.
   uint32_t* mask = nullptr;
@@ -170,7 +171,7 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
     for (int v = 0; v < V; v++) acc[m][v] = start[v];
   }
   const float *b = t.panel, *ahead = t.ahead;
-  for (int64_t i = 0; i < t.runs.outer; i++)
+  for (int64_t i = 0; i < t.runs.outer; i++, b += t.panel_step)
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const int64_t start = i * t.runs.outer_step + j * t.runs.inner_step;
       const float* a[M];

@@ -155,12 +155,6 @@ inline __attribute__((always_inline)) void finish_tile(const Tile& t, Vec (&acc)
 // out[m][c] (+)= sum over runs and k of row[m][run + k] * panel[k][c], then bias and activation.
 template <int M, int V>
 __attribute__((noinline)) void tile_of_rows(const Tile& t) {
-  // The outputs are seldom in a cache: fetch them while the sums are made, or the stores would stall.
-  AUXGRAD_UNROLL
-  for (int m = 0; m < M; m++) {
-    AUXGRAD_UNROLL
-    for (int v = 0; v < V; v++) __builtin_prefetch(t.out[m] + v * kLanes, 1);
-  }
   Vec start[V] = {}, acc[M][V];
   AUXGRAD_UNROLL
   for (int v = 0; v < V; v++)
@@ -177,17 +171,30 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
       const float* a[M];
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) a[m] = t.row[m] + start;
-      for (int64_t k = 0; k < t.runs.length; k++, b += V * kLanes) {
-        __builtin_prefetch(ahead + 8 * k, 0, 2);
+      const auto step = [&](int64_t k) __attribute__((always_inline)) {
         Vec right[V];
         AUXGRAD_UNROLL
         for (int v = 0; v < V; v++) right[v] = load(b + v * kLanes);
+        b += V * kLanes;
         AUXGRAD_UNROLL
         for (int m = 0; m < M; m++) {
           const Vec left = broadcast(a[m][k]);
           AUXGRAD_UNROLL
           for (int v = 0; v < V; v++) acc[m][v] = fma(left, right[v], acc[m][v]);
         }
+      };
+      int64_t k = 0;
+      // The outputs are seldom in a cache: fetch them while the sums are made, or the stores would stall.
+      if (i + j == 0)
+        for (; k < min64(M, t.runs.length); k++) {
+          const float* out = t.out[k];
+          AUXGRAD_UNROLL
+          for (int v = 0; v < V; v++) __builtin_prefetch(out + v * kLanes, 1);
+          step(k);
+        }
+      for (; k < t.runs.length; k++) {
+        __builtin_prefetch(ahead + 8 * k, 0, 2);
+        step(k);
       }
     }
   const Tile* again = &t;  // read anew: registers kept for it would be missing above

@@ -15,13 +15,18 @@ struct Runs {
   int64_t outer, outer_step, inner, inner_step, length;
 };
 
-// Sums over the outputs of a block in the columns of a panel, for statistics: of d and d^2, d = y - shift. Those of a
-// tile are added in float; the mean must keep more digits than the variance.
+// Sums over the outputs of a block in the columns of a panel, for statistics: of d and d^2, d = y - shift. The mean must
+// keep more digits than the variance: its sums of kFloatTiles tiles are added in float, the rest is added in double.
+constexpr int64_t kFloatTiles = 4;
 struct Moments {
   bool settled;  // shift is set, by the first tile
-  float shift[kPanel], squares[kPanel];
+  float shift[kPanel], squares[kPanel], some[kPanel];
   double sum[kPanel];
 };
+inline void add_some(Moments& s) {
+  for (int i = 0; i < kPanel; i++) s.sum[i] += s.some[i];
+  memset(s.some, 0, sizeof(s.some));
+}
 
 struct Tile {
   const float* row[kTileRows];
@@ -55,8 +60,13 @@ template <int M, class Lanes>
 inline __attribute__((always_inline)) void finish_mask_words(const Tile& t, const Vec (&y)[M], int column,
                                                              Lanes lanes) {
   BitWords bits = {};
+  // From memory: made in registers, a constant of each row would take the multiply-adds' turn.
+  static constexpr uint32_t kBits[16] = {1,     1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
+                                         1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+  const uint32_t* bit = kBits;
+  asm("" : "+r"(bit));
   AUXGRAD_UNROLL
-  for (int m = 0; m < M; m++) bits = mark_positive(bits, y[m], BitWords{} + (1u << m));
+  for (int m = 0; m < M; m++) bits = mark_positive(bits, y[m], BitWords{} + bit[m]);
   bits &= BitWords{} + t.marked;
   const uint64_t place = static_cast<uint64_t>(t.marked) << t.first_bit;
   if (static_cast<uint32_t>(place)) add_words(t.mask + column, bits << t.first_bit, lanes);
@@ -83,9 +93,7 @@ inline __attribute__((always_inline)) void finish_moments(Moments& s, const Vec 
       a[m % 2] += d;
       b[m % 2] = fma(d, d, b[m % 2]);
     }
-  float sum[kLanes];
-  store(sum, a[0] + a[1]);
-  for (int i = 0; i < kLanes; i++) s.sum[column + i] += sum[i];
+  store(s.some + column, load(s.some + column) + (a[0] + a[1]));
   store(s.squares + column, load(s.squares + column) + (b[0] + b[1]));
 }
 

@@ -61,7 +61,7 @@ inline __attribute__((always_inline)) void finish_mask_words(const Tile& t, cons
                                                              Lanes lanes) {
   BitWords bits = {};
   // From memory: made in registers, a constant of each row would take the multiply-adds' turn.
-  static constexpr uint32_t kBits[16] = {1,     1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
+  static constexpr uint32_t kBits[16] = {1,      1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
                                          1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
   const uint32_t* bit = kBits;
   asm("" : "+r"(bit));

@@ -301,6 +301,18 @@ inline void find_patches(const Product& p, const Block& k, PatchLists& lists) {
   }
 }
 
+// Outputs of a block; returns how many.
+inline int64_t find_positions(const Product& p, const Block& k, const float** at) {
+  const int64_t rows = min64(2 * k.rows, p.out_rows - 2 * k.i0);
+  const int64_t columns = min64(2 * k.columns, p.out_columns - 2 * k.j0);
+  int64_t count = 0;
+  for (int64_t n = k.n0; n < k.n0 + k.images; n++)
+    for (int64_t i = 0; i < rows; i++)
+      for (int64_t j = 0; j < columns; j++)
+        at[count++] = p.out + ((n * p.out_rows + 2 * k.i0 + i) * p.out_columns + 2 * k.j0 + j) * p.out_channels;
+  return count;
+}
+
 // The sums of a panel over transformed inputs and taps.
 inline void sum_patches(const PatchPlan& plan, const PatchLists& lists, int64_t tokens, const float* patches,
                         const float* panel, int64_t depth, int64_t width, float* sums) {
@@ -371,6 +383,8 @@ inline void run_patches(const Call& call, const Product& p) {
 
         PatchLists lists;
         find_patches(p, k, lists);
+        const float* written[4 * kPatches];
+        const int64_t positions = last && p.statistics ? find_positions(p, k, written) : 0;
         for (int64_t c = part; c < stop; c += kPanel) {
           const int64_t width = panel_width(columns, c), first = from + c;
           sum_patches(plan, lists, k.tokens(), patches, packed + kFilterTaps * kFilterTaps * depth * c, depth, width,
@@ -379,18 +393,12 @@ inline void run_patches(const Call& call, const Product& p) {
                                 min64(width, columns - c)};
           if (stride == 1) write_patches<1>(p, k, sums, width, end);
           else write_patches<2>(p, k, sums, width, end);
+          if (last && p.statistics)
+            sum_near_chunk(p.statistics, task % count, written, positions, first, first + end.columns);
         }
         if (last && p.mask && rows_are_whole(p, outputs))
           pack_positive(p.out, all, p.out_channels, p.mask, whole.begin / 32, ceil_div(whole.end, 32), from + part,
                         from + stop);
-        if (last && p.statistics) {
-          const int64_t rows = min64(2 * k.rows, p.out_rows - 2 * k.i0);
-          const int64_t across = min64(2 * k.columns, p.out_columns - 2 * k.j0);
-          sum_chunk(p.statistics, task % count, k.images * rows * across, from + part, from + stop, [&](int64_t t) {
-            const int64_t line = (k.n0 + t / across / rows) * p.out_rows + 2 * k.i0 + t / across % rows;
-            return p.out + (line * p.out_columns + 2 * k.j0 + t % across) * p.out_channels;
-          });
-        }
       });
     }
   if (signs) finish_words(call, p, outputs, p.image.data, p.signs, p.depth);

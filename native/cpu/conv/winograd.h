@@ -313,16 +313,18 @@ inline int64_t find_positions(const Product& p, const Block& k, const float** at
   return count;
 }
 
-// The sums of a panel over transformed inputs and taps.
+// The sums of a panel over transformed inputs and taps; the panel after it is fetched meanwhile.
 inline void sum_patches(const PatchPlan& plan, const PatchLists& lists, int64_t tokens, const float* patches,
-                        const float* panel, int64_t depth, int64_t width, float* sums) {
+                        const float* panel, const float* next, int64_t depth, int64_t width, float* sums) {
   const Filter& f = *plan.filter;
   Tile t;
   t.step = 1;
   t.accumulate = t.relu = false;
   t.bias = nullptr;
-  t.ahead = panel;
+  t.ahead = next;
   t.columns = width;
+  const int64_t share =
+      kFilterTaps * kFilterTaps * depth * width / max64(1, f.sums * f.sums * ceil_div(tokens, kTileRows));
   for (int i = 0; i < f.sums; i++)
     for (int j = 0; j < f.sums; j++, sums += tokens * width) {
       const auto &v = f.sum[i], &h = f.sum[j];
@@ -339,6 +341,7 @@ inline void sum_patches(const PatchPlan& plan, const PatchLists& lists, int64_t 
           t.out[m - t0] = sums + lists.at[list][m] * width;
         }
         run_tile<false>(t, static_cast<int>(t1 - t0));
+        t.ahead += share;
       }
     }
 }
@@ -387,8 +390,9 @@ inline void run_patches(const Call& call, const Product& p) {
         const int64_t positions = last && p.statistics ? find_positions(p, k, written) : 0;
         for (int64_t c = part; c < stop; c += kPanel) {
           const int64_t width = panel_width(columns, c), first = from + c;
-          sum_patches(plan, lists, k.tokens(), patches, packed + kFilterTaps * kFilterTaps * depth * c, depth, width,
-                      sums);
+          const auto panel = [&](int64_t at) { return packed + kFilterTaps * kFilterTaps * depth * at; };
+          sum_patches(plan, lists, k.tokens(), patches, panel(c), panel(c + kPanel < stop ? c + kPanel : part), depth,
+                      width, sums);
           const PatchEnd end = {slice > 0, last && p.relu, last && p.bias ? p.bias + first : nullptr, first,
                                 min64(width, columns - c)};
           if (stride == 1) write_patches<1>(p, k, sums, width, end);

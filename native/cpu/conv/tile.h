@@ -173,6 +173,14 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
     for (int v = 0; v < V; v++) acc[m][v] = start[v];
   }
   const float *b = t.panel, *ahead = t.ahead;
+  // The outputs are seldom in a cache: fetch them while the sums are made, or the stores would stall. A row a step: all
+  // at once would keep the operands waiting.
+  const auto fetch = [&](int64_t m) __attribute__((always_inline)) {
+    const float* out = t.out[m];
+    AUXGRAD_UNROLL
+    for (int v = 0; v < V; v++) __builtin_prefetch(out + v * kLanes, 1);
+  };
+  for (int64_t m = t.runs.length; m < M; m++) fetch(m);
   for (int64_t i = 0; i < t.runs.outer; i++, b += t.panel_step)
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const int64_t start = i * t.runs.outer_step + j * t.runs.inner_step;
@@ -192,12 +200,9 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
         }
       };
       int64_t k = 0;
-      // The outputs are seldom in a cache: fetch them while the sums are made, or the stores would stall.
       if (i + j == 0)
         for (; k < min64(M, t.runs.length); k++) {
-          const float* out = t.out[k];
-          AUXGRAD_UNROLL
-          for (int v = 0; v < V; v++) __builtin_prefetch(out + v * kLanes, 1);
+          fetch(k);
           step(k);
         }
       for (; k < t.runs.length; k++) {

@@ -226,6 +226,7 @@ __attribute__((noinline)) void tile_of_columns(const Tile& t) {
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const float* a = t.row[0] + i * t.runs.outer_step + j * t.runs.inner_step;
       for (int64_t k = 0; k < t.runs.length; k++, a += t.step, b += V * kLanes) {
+        __builtin_prefetch(a + 2 * M, 0, 3);  // of the tiles after this one
         Vec right[V];
         AUXGRAD_UNROLL
         for (int v = 0; v < V; v++) right[v] = load(b + v * kLanes);

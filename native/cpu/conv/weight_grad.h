@@ -33,6 +33,7 @@ struct WeightGradient {
 struct WeightGradientPlan {
   Blocks blocks;
   int64_t slices;     // of the input channels
+  bool in_place;      // x is read where it lies
   int64_t pitch;      // of the columns of a stripe
   int64_t part;       // output channels of a task
   int64_t parts;      // in a group
@@ -42,12 +43,21 @@ struct WeightGradientPlan {
   int64_t workspace;  // floats of one thread
 };
 
+// A single tap that is never in the padding: a tile reads a line of each position, wherever they lie.
+inline bool reads_in_place(const WeightGradient& p) {
+  const auto inside = [](const Axis& a, int64_t size) {
+    return a.taps == 1 && a.tap_start >= 0 && a.tap_start + (a.count - 1) * a.in_step < size;
+  };
+  return inside(p.vertical, p.image.rows) && inside(p.horizontal, p.image.columns);
+}
+
 inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
   WeightGradientPlan plan;
   const int64_t taps = p.vertical.taps * p.horizontal.taps;
   const int64_t depth = max64(64, min64(kGradDepth, kGradReach / max64(1, taps)));
   plan.blocks = cut_blocks(p.images, p.vertical, p.horizontal, p.depth, depth, kGradTokens, kGradStripe);
   plan.slices = ceil_div(p.depth, plan.blocks.depth);
+  plan.in_place = reads_in_place(p);
   plan.pitch = stripe_pitch_of(plan.blocks.depth);
   const int64_t reach = taps * plan.blocks.depth, panels = ceil_div(p.width, kPanel);
   const int64_t partials = max64(1, kGradPartials / max64(1, p.groups * p.width * taps * p.depth));
@@ -62,7 +72,7 @@ inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
   const int64_t parts = max64(1, p.groups * plan.slices * plan.parts);
   plan.chunks = max64(
       1, min64(min64(ceil_div(kGradTasks, parts), kGradPartials / max64(1, parts * plan.sum)), plan.blocks.count()));
-  plan.stripe = (plan.blocks.stripe / max64(1, plan.blocks.depth) * plan.pitch + 16) / 16 * 16;
+  plan.stripe = plan.in_place ? 0 : (plan.blocks.stripe / max64(1, plan.blocks.depth) * plan.pitch + 16) / 16 * 16;
   plan.workspace = plan.stripe + plan.blocks.images * plan.blocks.rows * plan.blocks.columns * plan.part +
                    (plan.chunks == 1 ? plan.sum : 0);
   return plan;
@@ -93,9 +103,8 @@ inline void pack_gradient(float* target, const WeightGradient& p, const Block& k
 
 // Adds the product of one block to the sums of a part, [panel][tap][channel][width]; the first block overwrites them.
 inline void add_block(const WeightGradient& p, const Block& k, const float* stripe, int64_t depth, int64_t column_pitch,
-                      const float* panels, int64_t columns, float* sum, bool first) {
+                      const Pitch& pitch, const float* panels, int64_t columns, float* sum, bool first) {
   const Axis &v = p.vertical, &h = p.horizontal;
-  const Pitch pitch = stripe_pitch(k, v, h, column_pitch);
   // Taps side by side in the stripe make one run of rows.
   const bool merged = h.taps <= 1 || (h.tap_step == 1 && column_pitch == depth);
   const int64_t runs = merged ? 1 : h.taps, length = (merged ? h.taps : 1) * depth;
@@ -186,9 +195,19 @@ inline void run_weight_gradient(const Call& call, const WeightGradient& p) {
                   end = even_start(b.count(), plan.chunks, chunk + 1);
     for (int64_t i = begin; i < end; i++) {
       const Block k = block_at(b, p.images, p.vertical, p.horizontal, i);
-      pack_block(stripe, p.image, k, p.vertical, p.horizontal, a.group * p.depth + a.channel, a.depth, plan.pitch);
+      const int64_t channel = a.group * p.depth + a.channel;
       pack_gradient(panels, p, k, a.group * p.width + a.from, a.columns);
-      add_block(p, k, stripe, a.depth, plan.pitch, panels, a.columns, sum, i == begin);
+      if (plan.in_place) {
+        const int64_t line = p.image.columns * p.image.channels;
+        const Pitch pitch = {p.image.rows * line, p.vertical.in_step * line, p.horizontal.in_step * p.image.channels};
+        const float* x = p.image.data + k.n0 * pitch.image + k.i0 * pitch.row + k.j0 * pitch.column +
+                         p.vertical.tap_start * line + p.horizontal.tap_start * p.image.channels + channel;
+        add_block(p, k, x, a.depth, 0, pitch, panels, a.columns, sum, i == begin);
+      } else {
+        pack_block(stripe, p.image, k, p.vertical, p.horizontal, channel, a.depth, plan.pitch);
+        add_block(p, k, stripe, a.depth, plan.pitch, stripe_pitch(k, p.vertical, p.horizontal, plan.pitch), panels,
+                  a.columns, sum, i == begin);
+      }
     }
     if (plan.chunks == 1) write_part(p, &sum, 1, a.group * p.width + a.from, a.columns, a.channel, a.depth);
   });

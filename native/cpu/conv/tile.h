@@ -34,7 +34,7 @@ struct Tile {
   Runs runs;
   int64_t step;  // distance of two elements of a run
   const float* panel;
-  int64_t panel_step = 0;  // floats of the panel that are left out after each outer run
+  int64_t panel_step = 0;  // tile_of_rows: floats of the panel left out after each outer run; else from step to step
   int64_t columns;         // that exist in out, 1..kPanel; more than kLanes of them take a panel of two vectors
   bool accumulate;         // add to out
   const float* bias;       // of these columns, or null
@@ -225,8 +225,10 @@ __attribute__((noinline)) void tile_of_columns(const Tile& t) {
   for (int64_t i = 0; i < t.runs.outer; i++)
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const float* a = t.row[0] + i * t.runs.outer_step + j * t.runs.inner_step;
-      for (int64_t k = 0; k < t.runs.length; k++, a += t.step, b += V * kLanes) {
-        __builtin_prefetch(a + 2 * M, 0, 3);  // of the tiles after this one
+      for (int64_t k = 0; k < t.runs.length; k++, a += t.step, b += t.panel_step) {
+        // Of the tiles after this one, where operands are read in place.
+        __builtin_prefetch(a + 2 * M, 0, 3);
+        __builtin_prefetch(b + V * kLanes, 0, 3);
         Vec right[V];
         AUXGRAD_UNROLL
         for (int v = 0; v < V; v++) right[v] = load(b + v * kLanes);

@@ -15,13 +15,18 @@ struct Runs {
   int64_t outer, outer_step, inner, inner_step, length;
 };
 
-// Sums over the outputs of a block in the columns of a panel, for statistics: of d and d^2, d = y - shift. Those of a
-// tile are added in float; the mean must keep more digits than the variance.
+// Sums over the outputs of a block in the columns of a panel, for statistics: of d and d^2, d = y - shift. The mean must
+// keep more digits than the variance: its sums of kFloatTiles tiles are added in float, the rest is added in double.
+constexpr int64_t kFloatTiles = 4;
 struct Moments {
   bool settled;  // shift is set, by the first tile
-  float shift[kPanel], squares[kPanel];
+  float shift[kPanel], squares[kPanel], some[kPanel];
   double sum[kPanel];
 };
+inline void add_some(Moments& s) {
+  for (int i = 0; i < kPanel; i++) s.sum[i] += s.some[i];
+  memset(s.some, 0, sizeof(s.some));
+}
 
 struct Tile {
   const float* row[kTileRows];
@@ -29,10 +34,11 @@ struct Tile {
   Runs runs;
   int64_t step;  // distance of two elements of a run
   const float* panel;
-  int64_t columns;    // that exist in out, 1..kPanel; more than kLanes of them take a panel of two vectors
-  bool accumulate;    // add to out
-  const float* bias;  // of these columns, or null
-  bool relu;          // NaN stays NaN
+  int64_t panel_step = 0;  // tile_of_rows: floats of the panel left out after each outer run; else from step to step
+  int64_t columns;         // that exist in out, 1..kPanel; more than kLanes of them take a panel of two vectors
+  bool accumulate;         // add to out
+  const float* bias;       // of these columns, or null
+  bool relu;               // NaN stays NaN
   // Bits of out > 0, added to words of these columns: the first row's, and `words` further. Rows are tokens one after
   // another, the first at bit `first_bit`; a bit of `marked` for each that is wanted.
   uint32_t* mask = nullptr;
@@ -40,7 +46,7 @@ struct Tile {
   int first_bit;
   uint32_t marked = 0;
   Moments* moments = nullptr;
-  const float* ahead;  // brought near meanwhile, 8 floats an element of a run; any address, as nothing is read
+  const float* ahead;  // brought near meanwhile, 8 floats a step; any address, as nothing is read
 };
 
 template <class Lanes>
@@ -54,8 +60,13 @@ template <int M, class Lanes>
 inline __attribute__((always_inline)) void finish_mask_words(const Tile& t, const Vec (&y)[M], int column,
                                                              Lanes lanes) {
   BitWords bits = {};
+  // From memory: made in registers, a constant of each row would take the multiply-adds' turn.
+  static constexpr uint32_t kBits[16] = {1,      1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
+                                         1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+  const uint32_t* bit = kBits;
+  asm("" : "+r"(bit));
   AUXGRAD_UNROLL
-  for (int m = 0; m < M; m++) bits = mark_positive(bits, y[m], BitWords{} + (1u << m));
+  for (int m = 0; m < M; m++) bits = mark_positive(bits, y[m], BitWords{} + bit[m]);
   bits &= BitWords{} + t.marked;
   const uint64_t place = static_cast<uint64_t>(t.marked) << t.first_bit;
   if (static_cast<uint32_t>(place)) add_words(t.mask + column, bits << t.first_bit, lanes);
@@ -82,9 +93,7 @@ inline __attribute__((always_inline)) void finish_moments(Moments& s, const Vec 
       a[m % 2] += d;
       b[m % 2] = fma(d, d, b[m % 2]);
     }
-  float sum[kLanes];
-  store(sum, a[0] + a[1]);
-  for (int i = 0; i < kLanes; i++) s.sum[column + i] += sum[i];
+  store(s.some + column, load(s.some + column) + (a[0] + a[1]));
   store(s.squares + column, load(s.squares + column) + (b[0] + b[1]));
 }
 
@@ -154,12 +163,6 @@ inline __attribute__((always_inline)) void finish_tile(const Tile& t, Vec (&acc)
 // out[m][c] (+)= sum over runs and k of row[m][run + k] * panel[k][c], then bias and activation.
 template <int M, int V>
 __attribute__((noinline)) void tile_of_rows(const Tile& t) {
-  // The outputs are seldom in a cache: fetch them while the sums are made, or the stores would stall.
-  AUXGRAD_UNROLL
-  for (int m = 0; m < M; m++) {
-    AUXGRAD_UNROLL
-    for (int v = 0; v < V; v++) __builtin_prefetch(t.out[m] + v * kLanes, 1);
-  }
   Vec start[V] = {}, acc[M][V];
   AUXGRAD_UNROLL
   for (int v = 0; v < V; v++)
@@ -170,23 +173,42 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
     for (int v = 0; v < V; v++) acc[m][v] = start[v];
   }
   const float *b = t.panel, *ahead = t.ahead;
-  for (int64_t i = 0; i < t.runs.outer; i++)
+  // The outputs are seldom in a cache: fetch them while the sums are made, or the stores would stall. A row a step: all
+  // at once would keep the operands waiting.
+  const auto fetch = [&](int64_t m) __attribute__((always_inline)) {
+    const float* out = t.out[m];
+    AUXGRAD_UNROLL
+    for (int v = 0; v < V; v++) __builtin_prefetch(out + v * kLanes, 1);
+  };
+  for (int64_t m = t.runs.length; m < M; m++) fetch(m);
+  for (int64_t i = 0; i < t.runs.outer; i++, b += t.panel_step)
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const int64_t start = i * t.runs.outer_step + j * t.runs.inner_step;
       const float* a[M];
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) a[m] = t.row[m] + start;
-      for (int64_t k = 0; k < t.runs.length; k++, b += V * kLanes) {
-        __builtin_prefetch(ahead + 8 * k, 0, 2);
+      const auto step = [&](int64_t k) __attribute__((always_inline)) {
         Vec right[V];
         AUXGRAD_UNROLL
         for (int v = 0; v < V; v++) right[v] = load(b + v * kLanes);
+        b += V * kLanes;
         AUXGRAD_UNROLL
         for (int m = 0; m < M; m++) {
           const Vec left = broadcast(a[m][k]);
           AUXGRAD_UNROLL
           for (int v = 0; v < V; v++) acc[m][v] = fma(left, right[v], acc[m][v]);
         }
+      };
+      int64_t k = 0;
+      if (i + j == 0)
+        for (; k < min64(M, t.runs.length); k++) {
+          fetch(k);
+          step(k);
+        }
+      for (; k < t.runs.length; k++) {
+        __builtin_prefetch(ahead, 0, 2);
+        ahead += 8;
+        step(k);
       }
     }
   const Tile* again = &t;  // read anew: registers kept for it would be missing above
@@ -203,7 +225,10 @@ __attribute__((noinline)) void tile_of_columns(const Tile& t) {
   for (int64_t i = 0; i < t.runs.outer; i++)
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const float* a = t.row[0] + i * t.runs.outer_step + j * t.runs.inner_step;
-      for (int64_t k = 0; k < t.runs.length; k++, a += t.step, b += V * kLanes) {
+      for (int64_t k = 0; k < t.runs.length; k++, a += t.step, b += t.panel_step) {
+        // Of the tiles after this one, where operands are read in place.
+        __builtin_prefetch(a + 2 * M, 0, 3);
+        __builtin_prefetch(b + V * kLanes, 0, 3);
         Vec right[V];
         AUXGRAD_UNROLL
         for (int v = 0; v < V; v++) right[v] = load(b + v * kLanes);

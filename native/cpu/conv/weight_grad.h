@@ -33,14 +33,25 @@ struct WeightGradient {
 struct WeightGradientPlan {
   Blocks blocks;
   int64_t slices;     // of the input channels
+  bool in_place;      // x is read where it lies,
+  bool dy_in_place;   // and so is dy
   int64_t pitch;      // of the columns of a stripe
   int64_t part;       // output channels of a task
   int64_t parts;      // in a group
   int64_t chunks;     // of the blocks
   int64_t sum;        // floats of the partial sums of one part
   int64_t stripe;     // floats of a stripe
+  int64_t panels;     // floats of the rows of dy of a block
   int64_t workspace;  // floats of one thread
 };
+
+// A single tap that is never in the padding: a tile reads a line of each position, wherever they lie.
+inline bool reads_in_place(const WeightGradient& p) {
+  const auto inside = [](const Axis& a, int64_t size) {
+    return a.taps == 1 && a.tap_start >= 0 && a.tap_start + (a.count - 1) * a.in_step < size;
+  };
+  return inside(p.vertical, p.image.rows) && inside(p.horizontal, p.image.columns);
+}
 
 inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
   WeightGradientPlan plan;
@@ -48,6 +59,10 @@ inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
   const int64_t depth = max64(64, min64(kGradDepth, kGradReach / max64(1, taps)));
   plan.blocks = cut_blocks(p.images, p.vertical, p.horizontal, p.depth, depth, kGradTokens, kGradStripe);
   plan.slices = ceil_div(p.depth, plan.blocks.depth);
+  plan.in_place = reads_in_place(p);
+  // Positions of a block in a row, and whole vectors.
+  plan.dy_in_place = plan.in_place && p.width % kLanes == 0 &&
+                     (plan.blocks.columns >= p.horizontal.count || (p.images == 1 && p.vertical.count == 1));
   plan.pitch = stripe_pitch_of(plan.blocks.depth);
   const int64_t reach = taps * plan.blocks.depth, panels = ceil_div(p.width, kPanel);
   const int64_t partials = max64(1, kGradPartials / max64(1, p.groups * p.width * taps * p.depth));
@@ -62,9 +77,9 @@ inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
   const int64_t parts = max64(1, p.groups * plan.slices * plan.parts);
   plan.chunks = max64(
       1, min64(min64(ceil_div(kGradTasks, parts), kGradPartials / max64(1, parts * plan.sum)), plan.blocks.count()));
-  plan.stripe = (plan.blocks.stripe / max64(1, plan.blocks.depth) * plan.pitch + 16) / 16 * 16;
-  plan.workspace = plan.stripe + plan.blocks.images * plan.blocks.rows * plan.blocks.columns * plan.part +
-                   (plan.chunks == 1 ? plan.sum : 0);
+  plan.stripe = plan.in_place ? 0 : (plan.blocks.stripe / max64(1, plan.blocks.depth) * plan.pitch + 16) / 16 * 16;
+  plan.panels = plan.dy_in_place ? 0 : plan.blocks.images * plan.blocks.rows * plan.blocks.columns * plan.part;
+  plan.workspace = plan.stripe + plan.panels + (plan.chunks == 1 ? plan.sum : 0);
   return plan;
 }
 
@@ -92,12 +107,11 @@ inline void pack_gradient(float* target, const WeightGradient& p, const Block& k
 }
 
 // Adds the product of one block to the sums of a part, [panel][tap][channel][width]; the first block overwrites them.
-inline void add_block(const WeightGradient& p, const Block& k, const float* stripe, int64_t depth, int64_t column_pitch,
-                      const float* panels, int64_t columns, float* sum, bool first) {
+inline void add_block(const WeightGradient& p, const WeightGradientPlan& plan, const Block& k, const float* x,
+                      const Pitch& pitch, const float* dy, int64_t depth, int64_t columns, float* sum, bool first) {
   const Axis &v = p.vertical, &h = p.horizontal;
-  const Pitch pitch = stripe_pitch(k, v, h, column_pitch);
   // Taps side by side in the stripe make one run of rows.
-  const bool merged = h.taps <= 1 || (h.tap_step == 1 && column_pitch == depth);
+  const bool merged = h.taps <= 1 || (h.tap_step == 1 && plan.pitch == depth);
   const int64_t runs = merged ? 1 : h.taps, length = (merged ? h.taps : 1) * depth;
   const int64_t tiles = ceil_div(length, kTileRows), tokens = k.tokens();
   Tile t;
@@ -106,13 +120,14 @@ inline void add_block(const WeightGradient& p, const Block& k, const float* stri
   t.accumulate = !first;
   t.bias = nullptr;
   t.relu = false;
-  t.panel = panels;
+  t.panel = dy;
   for (int64_t c = 0; c < columns; c += kPanel) {
     const int64_t width = panel_width(columns, c);
     t.columns = width;
+    t.panel_step = plan.dy_in_place ? p.out_channels : width;
     for (int64_t i = 0; i < v.taps; i++)
       for (int64_t j = 0; j < runs; j++) {
-        const float* left = stripe + (i * v.tap_step * k.stripe_columns + j * h.tap_step) * column_pitch;
+        const float* left = x + (i * v.tap_step * k.stripe_columns + j * h.tap_step) * plan.pitch;
         for (int64_t tile = 0; tile < tiles; tile++) {
           const int64_t m0 = even_start(length, tiles, tile), m1 = even_start(length, tiles, tile + 1);
           t.row[0] = left + m0;
@@ -121,7 +136,7 @@ inline void add_block(const WeightGradient& p, const Block& k, const float* stri
         }
         sum += length * width;
       }
-    t.panel += tokens * width;
+    t.panel += plan.dy_in_place ? width : tokens * width;
   }
 }
 
@@ -181,14 +196,26 @@ inline void run_weight_gradient(const Call& call, const WeightGradient& p) {
     const Part a = part_at(task % tasks);
     float* stripe = workspace + thread * plan.workspace;
     float* panels = stripe + plan.stripe;
-    float* sum = plan.chunks == 1 ? panels + b.images * b.rows * b.columns * plan.part : partial + task * plan.sum;
+    float* sum = plan.chunks == 1 ? panels + plan.panels : partial + task * plan.sum;
     const int64_t begin = even_start(b.count(), plan.chunks, chunk),
                   end = even_start(b.count(), plan.chunks, chunk + 1);
     for (int64_t i = begin; i < end; i++) {
       const Block k = block_at(b, p.images, p.vertical, p.horizontal, i);
-      pack_block(stripe, p.image, k, p.vertical, p.horizontal, a.group * p.depth + a.channel, a.depth, plan.pitch);
-      pack_gradient(panels, p, k, a.group * p.width + a.from, a.columns);
-      add_block(p, k, stripe, a.depth, plan.pitch, panels, a.columns, sum, i == begin);
+      const int64_t channel = a.group * p.depth + a.channel, out_channel = a.group * p.width + a.from;
+      const float *left = stripe, *right = panels;
+      Pitch pitch = stripe_pitch(k, p.vertical, p.horizontal, plan.pitch);
+      if (plan.in_place) {
+        const int64_t line = p.image.columns * p.image.channels;
+        pitch = {p.image.rows * line, p.vertical.in_step * line, p.horizontal.in_step * p.image.channels};
+        left = p.image.data + k.n0 * pitch.image + k.i0 * pitch.row + k.j0 * pitch.column +
+               p.vertical.tap_start * line + p.horizontal.tap_start * p.image.channels + channel;
+      } else {
+        pack_block(stripe, p.image, k, p.vertical, p.horizontal, channel, a.depth, plan.pitch);
+      }
+      if (plan.dy_in_place)
+        right = p.dy + ((k.n0 * p.out_rows + k.i0) * p.out_columns + k.j0) * p.out_channels + out_channel;
+      else pack_gradient(panels, p, k, out_channel, a.columns);
+      add_block(p, plan, k, left, pitch, right, a.depth, a.columns, sum, i == begin);
     }
     if (plan.chunks == 1) write_part(p, &sum, 1, a.group * p.width + a.from, a.columns, a.channel, a.depth);
   });

@@ -333,6 +333,7 @@ inline void run_product(const Call& call, const Product& p) {
             run_tile<false>(t, static_cast<int>(t1 - t0));
             t.ahead += ahead_step;
             moments.settled = true;
+            if (t.moments && (i % kFloatTiles == kFloatTiles - 1 || i + 1 == tiles)) add_some(moments);
           }
           if (t.moments) store_moments(p.statistics, task % count, out_channel, t.columns, moments);
         }

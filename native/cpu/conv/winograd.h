@@ -1,9 +1,14 @@
-// Windowed products of 3x3 taps at stride 1 by minimal filtering, F(2x2, 3x3) (Lavin & Gray 2016, "Fast algorithms
-// for convolutional neural networks"): 16 multiplications for 2x2 outputs instead of 36.
+// Windowed products of 3x3 taps by minimal filtering (Lavin & Gray 2016, "Fast algorithms for convolutional neural
+// networks"): of 2x2 outputs at stride 1, F(2x2, 3x3), 16 multiplications instead of 36; at stride 2, where the taps of
+// even inputs are two and those of odd ones are one, 25.
 //
-// y = A' ((G g G') * (B' d B)) A for every 4x4 patch d of the image. B' and A' add and subtract only, G halves, so the
-// error is that of the direct sum to within a small factor (a test bounds it) and sums of small integers stay exact.
-// A NaN or infinity spreads to the whole 2x2 outputs of the patches that hold it.
+// y = A' ((G g G') * (B' d B)) A for every patch d of the image, 4x4 or 5x5. B' and A' add and subtract only, G adds and
+// halves, so the error is that of the direct sum to within a small factor (a test bounds it) and sums of small integers
+// stay exact. A NaN or infinity spreads to the whole 2x2 outputs of the patches that hold it.
+//
+// Along one axis, stride 1: y0 = m0 + m1 + m2, y1 = m1 - m2 - m3 of m0 = (x0 - x2) g0, m1 = (x1 + x2) (g0 + g1 + g2) / 2,
+// m2 = (x2 - x1) (g0 - g1 + g2) / 2, m3 = (x1 - x3) g2. Stride 2: y0 = m0 + m1, y1 = m1 + m2 of
+// m0 = (x0 - x2) g0 + x1 g1, m1 = x2 (g0 + g2), m2 = x3 g1 + (x4 - x2) g2.
 //
 // The order of work is that of window.h: a slice of channels at a time, its transformed weights packed for a wave of
 // output channels, then tasks that transform the patches of a block and run 16 products of register tiles.
@@ -17,42 +22,65 @@ constexpr int64_t kPatchDepth = 128;         // channels of a slice
 constexpr int64_t kPatches = 56;             // of a block: four register tiles reuse a panel in the first-level cache
 constexpr int64_t kPatchStripe = 64 * 1024;  // floats of a stripe
 
+constexpr int kFilterTaps = 4;  // of each axis, transformed
+
+// Along one axis: sum m of a patch adds `count` products of neighbouring inputs and taps, both transformed. The last sum
+// is of the second output only.
+struct Filter {
+  int inputs, sums;
+  struct {
+    int input, tap, count;
+  } sum[4];
+};
+constexpr Filter kFilters[] = {{4, 4, {{0, 0, 1}, {1, 1, 1}, {2, 2, 1}, {3, 3, 1}}},  // by stride - 1
+                               {5, 3, {{0, 0, 2}, {2, 3, 1}, {3, 1, 2}, {0, 0, 0}}}};
+
 struct PatchPlan {
-  Axis vertical, horizontal;  // of patches: 4 inputs, 2 outputs apart
+  const Filter* filter;
+  Axis vertical, horizontal;  // of patches, 2 outputs each
   Blocks blocks;
   int64_t slices, wave, packed, part;  // as in ProductPlan
-  int64_t patches;                     // floats of one of the 16 matrices of patches
+  int64_t patches;                     // floats of one of the matrices of patches, one for each input
   int64_t workspace;                   // floats of one thread
 };
 
-inline Axis patch_axis(const Axis& a) { return {a.out_start, 2, ceil_div(a.count, 2), 2, 4, a.tap_start, 1, 0, 1}; }
+inline Axis patch_axis(const Axis& a) {
+  return {a.out_start, 2, ceil_div(a.count, 2), 2 * a.in_step, kFilters[a.in_step - 1].inputs, a.tap_start, 1, 0, 1};
+}
 
-// Whether it pays: enough channels to fill panels, enough positions to earn the transformed weights, and little waste
-// at odd edges.
+// Products along an axis: 4 or 5 for two outputs, 3 for one.
+inline int64_t axis_products(const Axis& a) { return a.count / 2 * kFilters[a.in_step - 1].inputs + a.count % 2 * 3; }
+
+// Whether it pays: enough channels to fill panels, and enough positions to earn the transformed weights.
 inline bool suits_patches(const Product& p) {
   const Axis &v = p.vertical, &h = p.horizontal;
   if (p.groups != 1 || p.depth < 32 || p.width < 32) return false;
-  const auto suits = [](const Axis& a) { return a.taps == 3 && a.tap_step == 1 && a.in_step == 1 && a.out_step == 1; };
-  if (!suits(v) || !suits(h)) return false;
+  const auto suits = [](const Axis& a) { return a.taps == 3 && a.tap_step == 1 && a.in_step <= 2 && a.out_step == 1; };
+  if (!suits(v) || !suits(h) || v.in_step != h.in_step) return false;
   const int64_t patches = ceil_div(v.count, 2) * ceil_div(h.count, 2);
-  return p.images * patches >= 48 && 16 * patches * 5 <= 9 * v.count * h.count * 4;
+  return p.images * patches >= 48 && axis_products(v) * axis_products(h) * 5 <= 9 * v.count * h.count * 4;
 }
 
 __attribute__((noinline)) inline PatchPlan plan_patches(const Product& p) {
   PatchPlan plan;
+  const int64_t stride = p.vertical.in_step;
+  plan.filter = &kFilters[stride - 1];
   plan.vertical = patch_axis(p.vertical);
   plan.horizontal = patch_axis(p.horizontal);
-  plan.blocks = cut_blocks(p.images, plan.vertical, plan.horizontal, p.depth, kPatchDepth, kPatches, kPatchStripe);
+  plan.blocks =
+      cut_blocks(p.images, plan.vertical, plan.horizontal, p.depth, kPatchDepth / stride, kPatches, kPatchStripe);
   const Blocks& b = plan.blocks;
   plan.slices = ceil_div(p.depth, b.depth);
   const int64_t panels = ceil_div(p.width, kPanel);
-  plan.wave = even_size(panels, max64(1, min64(panels, kPacked / (16 * b.depth * kPanel)))) * kPanel;
-  plan.packed = 16 * b.depth * plan.wave;
+  plan.wave =
+      even_size(panels, max64(1, min64(panels, kPacked / (kFilterTaps * kFilterTaps * b.depth * kPanel)))) * kPanel;
+  plan.packed = kFilterTaps * kFilterTaps * b.depth * plan.wave;
   const int64_t wanted = max64(1, min64(ceil_div(kTasks, max64(1, b.count())), plan.wave / kPart));
   plan.part = even_size(plan.wave / kPanel, ceil_div(plan.wave / kPanel, wanted)) * kPanel;
   const int64_t tokens = b.images * b.rows * b.columns;
   plan.patches = (tokens * b.depth + 16) / 16 * 16 + 16;  // not a power of two apart
-  plan.workspace = (b.stripe + 16) / 16 * 16 + 16 * plan.patches + 16 * tokens * kPanel;
+  const int64_t inputs = plan.filter->inputs, sums = plan.filter->sums;
+  plan.workspace = (b.stripe + 16) / 16 * 16 + inputs * inputs * plan.patches + sums * sums * tokens * kPanel;
   return plan;
 }
 
@@ -62,7 +90,19 @@ inline int64_t patch_scratch(const Product& p, int threads) {
 }
 
 // G g G': rows, then columns, of 3x3 taps to 4x4.
-inline void transform_taps(const Vec (&g)[9], Vec (&u)[16]) {
+inline __attribute__((always_inline)) void transform_taps(const Vec (&g)[9], Vec (&u)[16], int64_t stride) {
+  if (stride == 2) {
+    AUXGRAD_UNROLL
+    for (int i = 0; i < 3; i++) {
+      AUXGRAD_UNROLL
+      for (int j = 0; j < 3; j++) u[i * 4 + j] = g[i * 3 + j];
+    }
+    AUXGRAD_UNROLL
+    for (int j = 0; j < 3; j++) u[12 + j] = g[j] + g[6 + j];
+    AUXGRAD_UNROLL
+    for (int i = 0; i < 4; i++) u[i * 4 + 3] = u[i * 4] + u[i * 4 + 2];
+    return;
+  }
   const Vec half = broadcast(0.5f);
   Vec rows[4][3];
   AUXGRAD_UNROLL
@@ -103,7 +143,7 @@ inline void pack_taps(const Call& call, const Product& p, float* target, int64_t
       if (p.c_step == 1) {
         for (int64_t k = begin; k < end; k++) {
           for (int i = 0; i < 9; i++) g[i] = load_first(source + v + k * p.k_step + tap[i], n);
-          transform_taps(g, u);
+          transform_taps(g, u, p.vertical.in_step);
           for (int i = 0; i < 16; i++) store(to + (i * depth + k) * width, u[i]);
         }
         continue;
@@ -116,7 +156,7 @@ inline void pack_taps(const Call& call, const Product& p, float* target, int64_t
         for (int64_t o = 0; o < n; o++) {
           const float* taps = source + (v + o) * p.c_step + k;
           for (int i = 0; i < 9; i++) g[i] = load_first(taps + tap[i], rows);
-          transform_taps(g, u);
+          transform_taps(g, u, p.vertical.in_step);
           for (int i = 0; i < 16; i++) block[i][o] = u[i];
         }
         for (int i = 0; i < 16; i++) {
@@ -134,32 +174,50 @@ inline void pack_taps(const Call& call, const Product& p, float* target, int64_t
   });
 }
 
-// B' d B of the patches of a packed block: 16 matrices [patch][depth].
-inline void transform_patches(const PatchPlan& plan, const Block& k, const float* stripe, int64_t depth, float* out) {
+// B' along one axis.
+template <int Stride>
+inline __attribute__((always_inline)) void transform_inputs(const Vec (&d)[3 + Stride], Vec (&t)[3 + Stride]) {
+  t[0] = d[0] - d[2];
+  if constexpr (Stride == 1) {
+    t[1] = d[1] + d[2];
+    t[2] = d[2] - d[1];
+    t[3] = d[1] - d[3];
+  } else {
+    t[1] = d[1];
+    t[2] = d[2];
+    t[3] = d[3];
+    t[4] = d[4] - d[2];
+  }
+}
+
+// B' d B of the patches of a packed block: a matrix [patch][depth] for each input.
+template <int Stride>
+__attribute__((noinline)) void transform_patches(const PatchPlan& plan, const Block& k, const float* stripe,
+                                                 int64_t depth, float* out) {
+  constexpr int N = 3 + Stride;
   const int64_t line = k.stripe_columns * depth;
   for (int64_t n = 0; n < k.images; n++)
     for (int64_t i = 0; i < k.rows; i++) {
-      const float* row = stripe + (n * k.stripe_rows + 2 * i) * line;
-      for (int64_t j = 0; j < k.columns; j++, row += 2 * depth, out += depth)
+      const float* row = stripe + (n * k.stripe_rows + 2 * Stride * i) * line;
+      for (int64_t j = 0; j < k.columns; j++, row += 2 * Stride * depth, out += depth)
         each_vector(0, depth, [&](int64_t c, auto lanes) {
-          Vec d[4][4];
+          Vec d[N][N];
           AUXGRAD_UNROLL
-          for (int s = 0; s < 4; s++) {
-            const float* at = row + s * depth + c;
-            const Vec d0 = lanes.load(at), d1 = lanes.load(at + line), d2 = lanes.load(at + 2 * line);
-            const Vec d3 = lanes.load(at + 3 * line);
-            d[0][s] = d0 - d2;
-            d[1][s] = d1 + d2;
-            d[2][s] = d2 - d1;
-            d[3][s] = d1 - d3;
+          for (int s = 0; s < N; s++) {
+            Vec x[N], t[N];
+            AUXGRAD_UNROLL
+            for (int r = 0; r < N; r++) x[r] = lanes.load(row + r * line + s * depth + c);
+            transform_inputs<Stride>(x, t);
+            AUXGRAD_UNROLL
+            for (int r = 0; r < N; r++) d[r][s] = t[r];
           }
           AUXGRAD_UNROLL
-          for (int r = 0; r < 4; r++) {
-            float* to = out + r * 4 * plan.patches + c;
-            lanes.store(to, d[r][0] - d[r][2]);
-            lanes.store(to + plan.patches, d[r][1] + d[r][2]);
-            lanes.store(to + 2 * plan.patches, d[r][2] - d[r][1]);
-            lanes.store(to + 3 * plan.patches, d[r][1] - d[r][3]);
+          for (int r = 0; r < N; r++) {
+            float* to = out + r * N * plan.patches + c;
+            Vec t[N];
+            transform_inputs<Stride>(d[r], t);
+            AUXGRAD_UNROLL
+            for (int s = 0; s < N; s++) lanes.store(to + s * plan.patches, t[s]);
           }
         });
     }
@@ -172,32 +230,52 @@ struct PatchEnd {
   int64_t channel, columns;  // first output channel, and how many
 };
 
-// A' m A of the 16 products [patch][width] of one panel, to the outputs of the block.
-inline void write_patches(const Product& p, const Block& k, const float* products, int64_t width, const PatchEnd& end) {
+// A' along one axis.
+template <int Stride>
+inline __attribute__((always_inline)) void transform_sums(const Vec (&m)[5 - Stride], Vec (&y)[2]) {
+  if constexpr (Stride == 1) {
+    y[0] = m[0] + m[1] + m[2];
+    y[1] = m[1] - m[2] - m[3];
+  } else {
+    y[0] = m[0] + m[1];
+    y[1] = m[1] + m[2];
+  }
+}
+
+// A' m A of the sums [patch][width] of one panel, to the outputs of the block. Sums of outputs that are not there are
+// read, but reach no other.
+template <int Stride>
+__attribute__((noinline)) void write_patches(const Product& p, const Block& k, const float* sums, int64_t width,
+                                             const PatchEnd& end) {
+  constexpr int N = 5 - Stride;
   const int64_t apart = k.tokens() * width;
   for (int64_t n = 0; n < k.images; n++)
     for (int64_t i = 0; i < k.rows; i++)
-      for (int64_t j = 0; j < k.columns; j++, products += width) {
+      for (int64_t j = 0; j < k.columns; j++, sums += width) {
         const int64_t row = 2 * (k.i0 + i), column = 2 * (k.j0 + j);
         float* out = p.out + (((k.n0 + n) * p.out_rows + row) * p.out_columns + column) * p.out_channels + end.channel;
         const bool below = row + 1 < p.out_rows, right = column + 1 < p.out_columns;
         each_vector(0, end.columns, [&](int64_t c, auto lanes) {
-          Vec m[2][4];
+          Vec m[2][N];
           AUXGRAD_UNROLL
-          for (int s = 0; s < 4; s++) {
-            const float* at = products + s * apart + c;
-            const Vec m1 = load(at + 4 * apart), m2 = load(at + 8 * apart);
-            m[0][s] = load(at) + m1 + m2;
-            m[1][s] = m1 - m2 - load(at + 12 * apart);
+          for (int s = 0; s < N; s++) {
+            Vec x[N], t[2];
+            AUXGRAD_UNROLL
+            for (int r = 0; r < N; r++) x[r] = load(sums + (r * N + s) * apart + c);
+            transform_sums<Stride>(x, t);
+            m[0][s] = t[0];
+            m[1][s] = t[1];
           }
           const Vec bias = end.bias ? lanes.load(end.bias + c) : Vec{};
           AUXGRAD_UNROLL
           for (int r = 0; r < 2; r++) {
+            Vec t[2];
+            transform_sums<Stride>(m[r], t);
             AUXGRAD_UNROLL
             for (int s = 0; s < 2; s++) {
               if ((r && !below) || (s && !right)) continue;
               float* to = out + (r * p.out_columns + s) * p.out_channels + c;
-              Vec y = s == 0 ? m[r][0] + m[r][1] + m[r][2] : m[r][1] - m[r][2] - m[r][3];
+              Vec y = t[s];
               if (end.accumulate) y += lanes.load(to);
               if (end.bias) y += bias;
               if (end.relu) y = y < Vec{} ? Vec{} : y;
@@ -208,9 +286,70 @@ inline void write_patches(const Product& p, const Block& k, const float* product
       }
 }
 
+// Patches of a block: all, those with a second column of outputs, with a second row, with both.
+struct PatchLists {
+  int64_t count[4];
+  int32_t at[4][kPatches];
+};
+inline void find_patches(const Product& p, const Block& k, PatchLists& lists) {
+  memset(lists.count, 0, sizeof(lists.count));
+  for (int64_t t = 0; t < k.tokens(); t++) {
+    const bool right = 2 * (k.j0 + t % k.columns) + 1 < p.out_columns;
+    const bool below = 2 * (k.i0 + t / k.columns % k.rows) + 1 < p.out_rows;
+    for (int l = 0; l < 4; l++)
+      if ((right || !(l & 1)) && (below || !(l & 2))) lists.at[l][lists.count[l]++] = static_cast<int32_t>(t);
+  }
+}
+
+// Outputs of a block; returns how many.
+inline int64_t find_positions(const Product& p, const Block& k, const float** at) {
+  const int64_t rows = min64(2 * k.rows, p.out_rows - 2 * k.i0);
+  const int64_t columns = min64(2 * k.columns, p.out_columns - 2 * k.j0);
+  int64_t count = 0;
+  for (int64_t n = k.n0; n < k.n0 + k.images; n++)
+    for (int64_t i = 0; i < rows; i++)
+      for (int64_t j = 0; j < columns; j++)
+        at[count++] = p.out + ((n * p.out_rows + 2 * k.i0 + i) * p.out_columns + 2 * k.j0 + j) * p.out_channels;
+  return count;
+}
+
+// The sums of a panel over transformed inputs and taps; the panel after it is fetched meanwhile.
+inline void sum_patches(const PatchPlan& plan, const PatchLists& lists, int64_t tokens, const float* patches,
+                        const float* panel, const float* next, int64_t depth, int64_t width, float* sums) {
+  const Filter& f = *plan.filter;
+  Tile t;
+  t.step = 1;
+  t.accumulate = t.relu = false;
+  t.bias = nullptr;
+  t.ahead = next;
+  t.columns = width;
+  const int64_t share =
+      kFilterTaps * kFilterTaps * depth * width / max64(1, f.sums * f.sums * ceil_div(tokens, kTileRows));
+  for (int i = 0; i < f.sums; i++)
+    for (int j = 0; j < f.sums; j++, sums += tokens * width) {
+      const auto &v = f.sum[i], &h = f.sum[j];
+      const int list = (i + 1 == f.sums) * 2 + (j + 1 == f.sums);
+      const int64_t count = lists.count[list], tiles = ceil_div(count, kTileRows);
+      const float* left = patches + (v.input * f.inputs + h.input) * plan.patches;
+      t.runs = {v.count, f.inputs * plan.patches, h.count, plan.patches, depth};
+      t.panel = panel + (v.tap * kFilterTaps + h.tap) * depth * width;
+      t.panel_step = (kFilterTaps - h.count) * depth * width;
+      for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t t0 = even_start(count, tiles, tile), t1 = even_start(count, tiles, tile + 1);
+        for (int64_t m = t0; m < t1; m++) {
+          t.row[m - t0] = left + lists.at[list][m] * depth;
+          t.out[m - t0] = sums + lists.at[list][m] * width;
+        }
+        run_tile<false>(t, static_cast<int>(t1 - t0));
+        t.ahead += share;
+      }
+    }
+}
+
 inline void run_patches(const Call& call, const Product& p) {
   const PatchPlan plan = plan_patches(p);
   const Blocks& b = plan.blocks;
+  const int64_t stride = p.vertical.in_step;
   float* packed = static_cast<float*>(call.scratch);
   float* workspaces = packed + plan.packed;
   // The same blocks, counted in outputs.
@@ -234,9 +373,10 @@ inline void run_patches(const Call& call, const Product& p) {
         const int64_t part = task / count * plan.part, stop = min64(columns, part + plan.part);
         float* stripe = workspaces + thread * plan.workspace;
         float* patches = stripe + (b.stripe + 16) / 16 * 16;
-        float* products = patches + 16 * plan.patches;
+        float* sums = patches + plan.filter->inputs * plan.filter->inputs * plan.patches;
         pack_block(stripe, p.image, k, plan.vertical, plan.horizontal, channel, depth, depth);
-        transform_patches(plan, k, stripe, depth, patches);
+        if (stride == 1) transform_patches<1>(plan, k, stripe, depth, patches);
+        else transform_patches<2>(plan, k, stripe, depth, patches);
         const int64_t last_row = min64(p.out_rows, 2 * (k.i0 + k.rows));
         const Span whole = whole_words((k.n0 * p.out_rows + 2 * k.i0) * p.out_columns,
                                        ((k.n0 + k.images - 1) * p.out_rows + last_row) * p.out_columns, all);
@@ -244,43 +384,25 @@ inline void run_patches(const Call& call, const Product& p) {
           pack_positive(p.image.data, all, p.depth, p.signs, whole.begin / 32, ceil_div(whole.end, 32), channel,
                         channel + depth);
 
-        const int64_t tokens = k.tokens(), tiles = ceil_div(tokens, kTileRows);
-        Tile t;
-        t.runs = {1, 0, 1, 0, depth};
-        t.step = 1;
-        t.accumulate = t.relu = false;
-        t.bias = nullptr;
-        t.ahead = packed;
+        PatchLists lists;
+        find_patches(p, k, lists);
+        const float* written[4 * kPatches];
+        const int64_t positions = last && p.statistics ? find_positions(p, k, written) : 0;
         for (int64_t c = part; c < stop; c += kPanel) {
-          const int64_t width = panel_width(columns, c);
-          t.columns = width;
-          for (int i = 0; i < 16; i++) {
-            t.panel = packed + 16 * depth * c + i * depth * width;
-            for (int64_t tile = 0; tile < tiles; tile++) {
-              const int64_t t0 = even_start(tokens, tiles, tile), t1 = even_start(tokens, tiles, tile + 1);
-              for (int64_t m = t0; m < t1; m++) {
-                t.row[m - t0] = patches + i * plan.patches + m * depth;
-                t.out[m - t0] = products + (i * tokens + m) * width;
-              }
-              run_tile<false>(t, static_cast<int>(t1 - t0));
-            }
-          }
-          const int64_t first = from + c;
-          write_patches(
-              p, k, products, width,
-              {slice > 0, last && p.relu, last && p.bias ? p.bias + first : nullptr, first, min64(width, columns - c)});
+          const int64_t width = panel_width(columns, c), first = from + c;
+          const auto panel = [&](int64_t at) { return packed + kFilterTaps * kFilterTaps * depth * at; };
+          sum_patches(plan, lists, k.tokens(), patches, panel(c), panel(c + kPanel < stop ? c + kPanel : part), depth,
+                      width, sums);
+          const PatchEnd end = {slice > 0, last && p.relu, last && p.bias ? p.bias + first : nullptr, first,
+                                min64(width, columns - c)};
+          if (stride == 1) write_patches<1>(p, k, sums, width, end);
+          else write_patches<2>(p, k, sums, width, end);
+          if (last && p.statistics)
+            sum_near_chunk(p.statistics, task % count, written, positions, first, first + end.columns);
         }
         if (last && p.mask && rows_are_whole(p, outputs))
           pack_positive(p.out, all, p.out_channels, p.mask, whole.begin / 32, ceil_div(whole.end, 32), from + part,
                         from + stop);
-        if (last && p.statistics) {
-          const int64_t rows = min64(2 * k.rows, p.out_rows - 2 * k.i0);
-          const int64_t across = min64(2 * k.columns, p.out_columns - 2 * k.j0);
-          sum_chunk(p.statistics, task % count, k.images * rows * across, from + part, from + stop, [&](int64_t t) {
-            const int64_t line = (k.n0 + t / across / rows) * p.out_rows + 2 * k.i0 + t / across % rows;
-            return p.out + (line * p.out_columns + 2 * k.j0 + t % across) * p.out_channels;
-          });
-        }
       });
     }
   if (signs) finish_words(call, p, outputs, p.image.data, p.signs, p.depth);

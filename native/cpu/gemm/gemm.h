@@ -67,7 +67,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   // A step along an axis of one element is never taken.
   const bool left_rows = p.a_k == 1 || p.k <= 1, left_columns = p.a_row == 1 || p.m <= 1;
   const bool right_rows = p.b_column == 1 || p.n <= 1;
-  const bool signs = p.positive != 0 || p.negative != 0;
+  const bool signs = p.positive != 0 || p.negative != 0 || p.signs;
   cut.left = left_rows || !left_columns ? kLeftRows : kLeftColumns;
 
   // Many rows a multiple of 4 KiB apart share few sets of the first cache; of columns a tile uses but a part of each of
@@ -131,7 +131,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.across = pieces(p.n, cut.columns);
 
   cut.group = round_up(piece(cut.columns, pieces(cut.columns, cut.group)), cut.panel);
-  cut.together = min64(cut.together, pieces(cut.rows, kTileRows));
+  cut.together = piece(pieces(cut.rows, kTileRows), pieces(pieces(cut.rows, kTileRows), cut.together));
   if (cut.copy_left)
     cut.left_floats =
         cut.together * round_up(cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kLeftStep, 16);
@@ -164,6 +164,28 @@ inline void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, i
       }
       if (f.mask) memcpy(f.mask + r / 32 * p.n + c, &word, static_cast<size_t>(n) * 4);
     }
+}
+
+constexpr int kMostColumns = (kWideVecs > 0 ? kWideVecs : kTileVecs) * kLanes;  // of a tile
+
+// Leaves all of that but alpha, for the columns from c on, to tile `t` of whole vectors. Whether it does.
+inline bool give_finish(const Product& p, int64_t c, Tile& t) {
+  static constexpr float kNone[kMostColumns] = {};
+  const Finish& f = p.finish;
+  t.bias = f.alpha != 1 || !(f.bias || f.relu || f.mask) || t.columns % kTileColumns != 0 ? nullptr
+           : f.bias                                                                       ? f.bias + c
+                                                                                          : kNone;
+  t.least = f.relu ? 0 : -__builtin_inff();
+  return t.bias;
+}
+
+// What a tile left in words[0...columns), in the words of the mask, as place_bits().
+inline void place_words(const uint32_t* words, int64_t columns, uint32_t* to, int64_t next, int64_t bit, int64_t rows) {
+  for (int64_t i = 0; i < columns; i += kLanes) {
+    IntVec word;
+    memcpy(&word, words + i, sizeof word);
+    place_bits(word, to + i, next, bit, rows);
+  }
 }
 
 // Floats between the steps of a packed panel.
@@ -337,17 +359,16 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
           c += panel.columns;
         }
       }
-      // Rows whose signs are packed, shortly before tiles read them, and rows that are finished, shortly after.
-      int64_t packed_rows = p.signs && g0 == 0 ? r0 : r1, finished = r0;
+      int64_t finished = r0;  // rows
+      alignas(64) uint32_t words[kMostColumns];
       for (int64_t i0 = 0; i0 < tiles; i0 += cut.together) {
         const int64_t i1 = min64(i0 + cut.together, tiles), first = row_of(i0), end = row_of(i1);
-        for (; packed_rows < end; packed_rows += 32)
-          pack_signs(p.a, p.a_row, p.a_k, packed_rows, min64(r1, packed_rows + 32), k, k + depth, p.signs, p.k);
-        Tile t;
+        Tile t = {};
         t.depth = depth;
         t.left_step = !cut.copy_left ? line : by_rows ? depth + kPad : kLeftStep;
         t.out_step = out_step;
         t.add = k > k0;
+        t.words = words;
         // Some steps of all tiles at a time: columns of A lie side by side, and each of its pages is met once.
         const int64_t at_once = by_rows || cut.turn_left ? depth : kChunk;
         for (int64_t s = 0; cut.copy_left && s < depth; s += at_once)
@@ -355,6 +376,12 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
             const int64_t r = row_of(i), m = row_of(i + 1) - r, steps = min64(at_once, depth - s);
             const float* from = p.a + r * p.a_row + (k + s) * p.a_k;
             float* to = copied + (i - i0) * left_floats + s * (by_rows ? 1 : kLeftStep);
+            const bool signs = p.signs && g0 == 0;
+            if (by_rows && signs && p.a_k == 1) {
+              copy_signed_rows(from, p.a_row, r, m, steps, to, t.left_step, p.positive, p.negative, p.signs + k, p.k);
+              continue;
+            }
+            if (signs) pack_signs(p.a, p.a_row, p.a_k, r, r + m, k + s, k + s + steps, p.signs, p.k);
             if (by_rows) copy_rows(from, p.a_row, p.a_k, m, steps, to, t.left_step, p.positive, p.negative);
             else if (cut.turn_left) turn_rows(from, p.a_row, m, steps, to, p.positive, p.negative);
             else copy_columns(from, p.a_k, m, p.m - r, steps, to, p.positive, p.negative);
@@ -372,6 +399,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
           t.right_step = panel.step;
           t.columns = panel.columns;
           t.ahead_lines = turn < others ? 0 : share;
+          const bool finishes = last && give_finish(p, c, t);
           const int64_t next_c = c + panel.columns;
           for (int64_t i = i0; i < i1; i++) {
             const int64_t r = row_of(i), m = row_of(i + 1) - r;
@@ -384,8 +412,10 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
                          : end < r1    ? out + end * out_step + g0
                                        : t.out;
             tile_kernels(cut.left, panel.columns, kNothing)[m](t);
+            if (finishes && p.finish.mask)
+              place_words(words, t.columns, p.finish.mask + r / 32 * p.n + c, p.n, r % 32, m);
           }
-          if (last) finish_block(p, finished, whole, c, next_c);
+          if (last && !finishes) finish_block(p, finished, whole, c, next_c);
           c = next_c;
         }
         if (last) finished = whole;

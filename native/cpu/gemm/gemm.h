@@ -166,26 +166,15 @@ inline void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, i
     }
 }
 
-constexpr int kMostColumns = (kWideVecs > 0 ? kWideVecs : kTileVecs) * kLanes;  // of a tile
-
 // Leaves all of that but alpha, for the columns from c on, to tile `t` of whole vectors. Whether it does.
 inline bool give_finish(const Product& p, int64_t c, Tile& t) {
-  static constexpr float kNone[kMostColumns] = {};
+  static constexpr float kNone[kTileColumns] = {};
   const Finish& f = p.finish;
-  t.bias = f.alpha != 1 || !(f.bias || f.relu || f.mask) || t.columns % kTileColumns != 0 ? nullptr
+  t.bias = f.alpha != 1 || !(f.bias || f.relu || f.mask) || t.columns != kTileColumns ? nullptr
            : f.bias                                                                       ? f.bias + c
                                                                                           : kNone;
   t.least = f.relu ? 0 : -__builtin_inff();
   return t.bias;
-}
-
-// What a tile left in words[0...columns), in the words of the mask, as place_bits().
-inline void place_words(const uint32_t* words, int64_t columns, uint32_t* to, int64_t next, int64_t bit, int64_t rows) {
-  for (int64_t i = 0; i < columns; i += kLanes) {
-    IntVec word;
-    memcpy(&word, words + i, sizeof word);
-    place_bits(word, to + i, next, bit, rows);
-  }
 }
 
 // Floats between the steps of a packed panel.
@@ -360,7 +349,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
         }
       }
       int64_t finished = r0;  // rows
-      alignas(64) uint32_t words[kMostColumns];
+      IntVec words[kTileVecs];
       for (int64_t i0 = 0; i0 < tiles; i0 += cut.together) {
         const int64_t i1 = min64(i0 + cut.together, tiles), first = row_of(i0), end = row_of(i1);
         Tile t = {};
@@ -412,8 +401,8 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
                          : end < r1    ? out + end * out_step + g0
                                        : t.out;
             tile_kernels(cut.left, panel.columns, kNothing)[m](t);
-            if (finishes && p.finish.mask)
-              place_words(words, t.columns, p.finish.mask + r / 32 * p.n + c, p.n, r % 32, m);
+            for (int v = 0; finishes && p.finish.mask && v < kTileVecs; v++)
+              place_bits(words[v], p.finish.mask + r / 32 * p.n + c + v * kLanes, p.n, r % 32, m);
           }
           if (last && !finishes) finish_block(p, finished, whole, c, next_c);
           c = next_c;

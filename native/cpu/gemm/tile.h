@@ -19,7 +19,7 @@ struct Tile {
   // the bits of > 0, row r of the tile in bit r, go to `words`.
   const float* bias;
   float least;
-  uint32_t* words;
+  IntVec* words;
   // Fetched into the second cache meanwhile, what the tiles to come will read or write: for every kChunk steps
   // `ahead_lines` cache lines, `ahead_line` apart, the next ones `ahead_chunk` on; and rows of a tile at `next_out`.
   // Of a wide tile that fetches: one line for every step, `ahead_line` apart; of others nothing.
@@ -74,7 +74,7 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   const float* p[kPointers];
   AUXGRAD_UNROLL
   for (int i = 0; i < kPointers; i++) p[i] = t.left + 3 * i * step;
-  constexpr bool kWide = V > kTileVecs, kFinishes = V >= kTileVecs && A == kNothing;
+  constexpr bool kWide = V > kTileVecs, kFinishes = V == kTileVecs;
   const int64_t ahead_line = t.ahead_line;
   const auto steps = [&](auto count) __attribute__((always_inline)) {
     AUXGRAD_UNROLL
@@ -152,7 +152,7 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
       }
     }
     AUXGRAD_UNROLL
-    for (int v = 0; v < V; v++) memcpy(t.words + v * kLanes, &word[v], sizeof(IntVec));
+    for (int v = 0; v < V; v++) t.words[v] = word[v];
     return;
   }
   AUXGRAD_UNROLL

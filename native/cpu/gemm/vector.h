@@ -115,7 +115,7 @@ inline IntVec vec_or_positive(IntVec word, Vec v, IntVec bit) {
 // `word`, the bits of `rows` rows (or a vector of such words), into what is at `to` from bit `bit` on, and what there is
 // no room for to `to + next`. Of a word the lowest bits come first: the others are cleared.
 template <class Word>
-inline void place_bits(Word word, uint32_t* to, int64_t next, int64_t bit, int64_t rows) {
+__attribute__((noinline)) void place_bits(Word word, uint32_t* to, int64_t next, int64_t bit, int64_t rows) {
   Word there = {};
   if (bit > 0) memcpy(&there, to, sizeof there);
   there |= word << static_cast<uint32_t>(bit);

@@ -171,8 +171,8 @@ inline bool give_finish(const Product& p, int64_t c, Tile& t) {
   static constexpr float kNone[kTileColumns] = {};
   const Finish& f = p.finish;
   t.bias = f.alpha != 1 || !(f.bias || f.relu || f.mask) || t.columns != kTileColumns ? nullptr
-           : f.bias                                                                       ? f.bias + c
-                                                                                          : kNone;
+           : f.bias                                                                   ? f.bias + c
+                                                                                      : kNone;
   t.least = f.relu ? 0 : -__builtin_inff();
   return t.bias;
 }

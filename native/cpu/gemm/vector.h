@@ -178,10 +178,10 @@ inline void vec_transpose_groups(Vec (&v)[4]) {
 template <class Row>
 inline Vec vec_load_groups(const Row& row) {
 #if defined(__AVX512F__)
-  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(row(0)));
-  v = _mm512_insertf32x4(v, _mm_loadu_ps(row(1)), 1);
-  v = _mm512_insertf32x4(v, _mm_loadu_ps(row(2)), 2);
-  return (Vec)_mm512_insertf32x4(v, _mm_loadu_ps(row(3)), 3);
+  const auto pair = [&](int l) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(l))), _mm_loadu_ps(row(l + 1)), 1);
+  };
+  return (Vec)_mm512_insertf32x8(_mm512_castps256_ps512(pair(0)), pair(2), 1);
 #elif defined(__AVX2__)
   return (Vec)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(0))), _mm_loadu_ps(row(1)), 1);
 #else

@@ -336,18 +336,6 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
     for (int64_t k = k0; k < k1; k += cut.depth) {
       const int64_t depth = min64(cut.depth, k1 - k);
       const bool last = finish && k + depth >= k1;
-      for (int64_t c = g0; c < g1;) {
-        float* to = packed + (c - g0) * depth;
-        const Panel panel = panel_at(p, cut, c, g1, k, to);
-        const float* from = p.b + k * p.b_k + c * p.b_column;
-        const int64_t whole = right_rows && !wide ? min64(4, (g1 - c) / kTileColumns) : 0;
-        if (panel.data != to) c += panel.columns;
-        else if (whole > 0) copy_panels(from, p.b_k, depth, whole, to), c += whole * kTileColumns;
-        else {
-          pack_right(from, p.b_k, p.b_column, depth, panel.columns, static_cast<int>(panel.step), to);
-          c += panel.columns;
-        }
-      }
       int64_t finished = r0;  // rows
       IntVec words[kTileVecs];
       for (int64_t i0 = 0; i0 < tiles; i0 += cut.together) {
@@ -378,8 +366,6 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
         // The rows of the next tiles are fetched with the last panels, a share of their lines with each.
         const int64_t lines = lines_are_rows ? row_of(i0 + 1) - first : kChunk, share = piece(lines, panels);
         const int64_t others = i1 < tiles && !wide ? panels - pieces(lines, share) : panels;
-        t.ahead_line = line;
-        t.ahead_chunk = lines_are_rows ? kChunk : kChunk * line;
         int64_t turn = 0;
         const int64_t whole = i1 == tiles ? r1 : r0 + (end - r0) / 32 * 32;
         for (int64_t c = g0; c < g1; turn++) {
@@ -388,13 +374,36 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
           t.right_step = panel.step;
           t.columns = panel.columns;
           t.ahead_lines = turn < others ? 0 : share;
-          const bool finishes = last && give_finish(p, c, t);
+          t.ahead_line = line;
+          t.ahead_chunk = lines_are_rows ? kChunk : kChunk * line;
           const int64_t next_c = c + panel.columns;
+          // The first tiles have the panel packed, and fetch the next one: kLines parts of each row, or columns.
+          constexpr int64_t kLines = kTileColumns > 16 ? kTileColumns / 16 : 1;
+          float* const to = packed + (c - g0) * depth;
+          const bool packs = i0 == 0 && panel.data == to, fetches = packs && !wide && next_c < g1;
+          const int64_t fetched =
+              right_rows ? ceil_div(kChunk, ceil_div(i1 - i0, kLines)) : ceil_div(kTileColumns, i1 - i0);
+          if (packs) {
+            const float* from = p.b + k * p.b_k + c * p.b_column;
+            if (right_rows && panel.columns == kTileColumns) copy_panel(from, p.b_k, depth, to);
+            else pack_right(from, p.b_k, p.b_column, depth, panel.columns, static_cast<int>(panel.step), to);
+          }
+          if (fetches) {
+            t.ahead_lines = fetched;
+            t.ahead_line = right_rows ? p.b_k : p.b_column;
+            t.ahead_chunk = right_rows ? fetched * p.b_k : kChunk;
+          }
+          const bool finishes = last && give_finish(p, c, t);
           for (int64_t i = i0; i < i1; i++) {
             const int64_t r = row_of(i), m = row_of(i + 1) - r;
             const float* left = p.a + r * p.a_row + k * p.a_k;
             t.left = cut.copy_left ? copied + (i - i0) * left_floats : left;
             t.ahead = left + (end - first) * p.a_row + (turn - others) * share * line;
+            const int64_t j = i - i0, part = j % kLines * 16;
+            if (fetches)
+              t.ahead =
+                  p.b + k * p.b_k + next_c * p.b_column +
+                  (right_rows ? j / kLines * fetched * (depth / kChunk) * p.b_k + part : j * fetched * p.b_column);
             t.out = out + r * out_step + c;
             t.next_out = i + 1 < i1    ? t.out + m * out_step
                          : next_c < g1 ? out + first * out_step + next_c

@@ -87,14 +87,12 @@ inline void pack_right(const float* b, int64_t b_k, int64_t b_column, int64_t de
   }
 }
 
-// `panels` neighbours of kTileColumns columns of a B that lies by rows, one after the other: to[k * kTileColumns + c].
-inline void copy_panels(const float* b, int64_t b_k, int64_t depth, int64_t panels, float* to) {
-  for (int64_t k = 0; k < depth; k++, b += b_k, to += kTileColumns)
-    for (int64_t i = 0; i < panels; i++) {
-      const float* from = b + i * kTileColumns;
-      AUXGRAD_UNROLL
-      for (int v = 0; v < kTileColumns; v += kLanes) vec_store(to + i * kTileColumns * depth + v, vec_load(from + v));
-    }
+// A whole panel of a B that lies by rows.
+inline void copy_panel(const float* b, int64_t b_k, int64_t depth, float* to) {
+  for (int64_t k = 0; k < depth; k++, b += b_k, to += kTileColumns) {
+    AUXGRAD_UNROLL
+    for (int v = 0; v < kTileColumns; v += kLanes) vec_store(to + v, vec_load(b + v));
+  }
 }
 
 // The steps of a tile, as copy_columns() leaves them, from rows `row` apart.

@@ -67,7 +67,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   // A step along an axis of one element is never taken.
   const bool left_rows = p.a_k == 1 || p.k <= 1, left_columns = p.a_row == 1 || p.m <= 1;
   const bool right_rows = p.b_column == 1 || p.n <= 1;
-  const bool signs = p.positive != 0 || p.negative != 0;
+  const bool signs = p.positive != 0 || p.negative != 0 || p.signs;
   cut.left = left_rows || !left_columns ? kLeftRows : kLeftColumns;
 
   // Many rows a multiple of 4 KiB apart share few sets of the first cache; of columns a tile uses but a part of each of
@@ -131,7 +131,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.across = pieces(p.n, cut.columns);
 
   cut.group = round_up(piece(cut.columns, pieces(cut.columns, cut.group)), cut.panel);
-  cut.together = min64(cut.together, pieces(cut.rows, kTileRows));
+  cut.together = piece(pieces(cut.rows, kTileRows), pieces(pieces(cut.rows, kTileRows), cut.together));
   if (cut.copy_left)
     cut.left_floats =
         cut.together * round_up(cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kLeftStep, 16);
@@ -164,6 +164,17 @@ inline void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, i
       }
       if (f.mask) memcpy(f.mask + r / 32 * p.n + c, &word, static_cast<size_t>(n) * 4);
     }
+}
+
+// Leaves all of that but alpha, for the columns from c on, to tile `t` of whole vectors. Whether it does.
+inline bool give_finish(const Product& p, int64_t c, Tile& t) {
+  static constexpr float kNone[kTileColumns] = {};
+  const Finish& f = p.finish;
+  t.bias = f.alpha != 1 || !(f.bias || f.relu || f.mask) || t.columns != kTileColumns ? nullptr
+           : f.bias                                                                   ? f.bias + c
+                                                                                      : kNone;
+  t.least = f.relu ? 0 : -__builtin_inff();
+  return t.bias;
 }
 
 // Floats between the steps of a packed panel.
@@ -325,29 +336,16 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
     for (int64_t k = k0; k < k1; k += cut.depth) {
       const int64_t depth = min64(cut.depth, k1 - k);
       const bool last = finish && k + depth >= k1;
-      for (int64_t c = g0; c < g1;) {
-        float* to = packed + (c - g0) * depth;
-        const Panel panel = panel_at(p, cut, c, g1, k, to);
-        const float* from = p.b + k * p.b_k + c * p.b_column;
-        const int64_t whole = right_rows && !wide ? min64(4, (g1 - c) / kTileColumns) : 0;
-        if (panel.data != to) c += panel.columns;
-        else if (whole > 0) copy_panels(from, p.b_k, depth, whole, to), c += whole * kTileColumns;
-        else {
-          pack_right(from, p.b_k, p.b_column, depth, panel.columns, static_cast<int>(panel.step), to);
-          c += panel.columns;
-        }
-      }
-      // Rows whose signs are packed, shortly before tiles read them, and rows that are finished, shortly after.
-      int64_t packed_rows = p.signs && g0 == 0 ? r0 : r1, finished = r0;
+      int64_t finished = r0;  // rows
+      IntVec words[kTileVecs];
       for (int64_t i0 = 0; i0 < tiles; i0 += cut.together) {
         const int64_t i1 = min64(i0 + cut.together, tiles), first = row_of(i0), end = row_of(i1);
-        for (; packed_rows < end; packed_rows += 32)
-          pack_signs(p.a, p.a_row, p.a_k, packed_rows, min64(r1, packed_rows + 32), k, k + depth, p.signs, p.k);
-        Tile t;
+        Tile t = {};
         t.depth = depth;
         t.left_step = !cut.copy_left ? line : by_rows ? depth + kPad : kLeftStep;
         t.out_step = out_step;
         t.add = k > k0;
+        t.words = words;
         // Some steps of all tiles at a time: columns of A lie side by side, and each of its pages is met once.
         const int64_t at_once = by_rows || cut.turn_left ? depth : kChunk;
         for (int64_t s = 0; cut.copy_left && s < depth; s += at_once)
@@ -355,6 +353,12 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
             const int64_t r = row_of(i), m = row_of(i + 1) - r, steps = min64(at_once, depth - s);
             const float* from = p.a + r * p.a_row + (k + s) * p.a_k;
             float* to = copied + (i - i0) * left_floats + s * (by_rows ? 1 : kLeftStep);
+            const bool signs = p.signs && g0 == 0;
+            if (by_rows && signs && p.a_k == 1) {
+              copy_signed_rows(from, p.a_row, r, m, steps, to, t.left_step, p.positive, p.negative, p.signs + k, p.k);
+              continue;
+            }
+            if (signs) pack_signs(p.a, p.a_row, p.a_k, r, r + m, k + s, k + s + steps, p.signs, p.k);
             if (by_rows) copy_rows(from, p.a_row, p.a_k, m, steps, to, t.left_step, p.positive, p.negative);
             else if (cut.turn_left) turn_rows(from, p.a_row, m, steps, to, p.positive, p.negative);
             else copy_columns(from, p.a_k, m, p.m - r, steps, to, p.positive, p.negative);
@@ -362,8 +366,6 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
         // The rows of the next tiles are fetched with the last panels, a share of their lines with each.
         const int64_t lines = lines_are_rows ? row_of(i0 + 1) - first : kChunk, share = piece(lines, panels);
         const int64_t others = i1 < tiles && !wide ? panels - pieces(lines, share) : panels;
-        t.ahead_line = line;
-        t.ahead_chunk = lines_are_rows ? kChunk : kChunk * line;
         int64_t turn = 0;
         const int64_t whole = i1 == tiles ? r1 : r0 + (end - r0) / 32 * 32;
         for (int64_t c = g0; c < g1; turn++) {
@@ -372,20 +374,46 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
           t.right_step = panel.step;
           t.columns = panel.columns;
           t.ahead_lines = turn < others ? 0 : share;
+          t.ahead_line = line;
+          t.ahead_chunk = lines_are_rows ? kChunk : kChunk * line;
           const int64_t next_c = c + panel.columns;
+          // The first tiles have the panel packed, and fetch the next one: kLines parts of each row, or columns.
+          constexpr int64_t kLines = kTileColumns > 16 ? kTileColumns / 16 : 1;
+          float* const to = packed + (c - g0) * depth;
+          const bool packs = i0 == 0 && panel.data == to, fetches = packs && !wide && next_c < g1;
+          const int64_t fetched =
+              right_rows ? ceil_div(kChunk, ceil_div(i1 - i0, kLines)) : ceil_div(kTileColumns, i1 - i0);
+          if (packs) {
+            const float* from = p.b + k * p.b_k + c * p.b_column;
+            if (right_rows && panel.columns == kTileColumns) copy_panel(from, p.b_k, depth, to);
+            else pack_right(from, p.b_k, p.b_column, depth, panel.columns, static_cast<int>(panel.step), to);
+          }
+          if (fetches) {
+            t.ahead_lines = fetched;
+            t.ahead_line = right_rows ? p.b_k : p.b_column;
+            t.ahead_chunk = right_rows ? fetched * p.b_k : kChunk;
+          }
+          const bool finishes = last && give_finish(p, c, t);
           for (int64_t i = i0; i < i1; i++) {
             const int64_t r = row_of(i), m = row_of(i + 1) - r;
             const float* left = p.a + r * p.a_row + k * p.a_k;
             t.left = cut.copy_left ? copied + (i - i0) * left_floats : left;
             t.ahead = left + (end - first) * p.a_row + (turn - others) * share * line;
+            const int64_t j = i - i0, part = j % kLines * 16;
+            if (fetches)
+              t.ahead =
+                  p.b + k * p.b_k + next_c * p.b_column +
+                  (right_rows ? j / kLines * fetched * (depth / kChunk) * p.b_k + part : j * fetched * p.b_column);
             t.out = out + r * out_step + c;
             t.next_out = i + 1 < i1    ? t.out + m * out_step
                          : next_c < g1 ? out + first * out_step + next_c
                          : end < r1    ? out + end * out_step + g0
                                        : t.out;
             tile_kernels(cut.left, panel.columns, kNothing)[m](t);
+            for (int v = 0; finishes && p.finish.mask && v < kTileVecs; v++)
+              place_bits(words[v], p.finish.mask + r / 32 * p.n + c + v * kLanes, p.n, r % 32, m);
           }
-          if (last) finish_block(p, finished, whole, c, next_c);
+          if (last && !finishes) finish_block(p, finished, whole, c, next_c);
           c = next_c;
         }
         if (last) finished = whole;

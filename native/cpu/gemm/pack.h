@@ -87,14 +87,12 @@ inline void pack_right(const float* b, int64_t b_k, int64_t b_column, int64_t de
   }
 }
 
-// `panels` neighbours of kTileColumns columns of a B that lies by rows, one after the other: to[k * kTileColumns + c].
-inline void copy_panels(const float* b, int64_t b_k, int64_t depth, int64_t panels, float* to) {
-  for (int64_t k = 0; k < depth; k++, b += b_k, to += kTileColumns)
-    for (int64_t i = 0; i < panels; i++) {
-      const float* from = b + i * kTileColumns;
-      AUXGRAD_UNROLL
-      for (int v = 0; v < kTileColumns; v += kLanes) vec_store(to + i * kTileColumns * depth + v, vec_load(from + v));
-    }
+// A whole panel of a B that lies by rows.
+inline void copy_panel(const float* b, int64_t b_k, int64_t depth, float* to) {
+  for (int64_t k = 0; k < depth; k++, b += b_k, to += kTileColumns) {
+    AUXGRAD_UNROLL
+    for (int v = 0; v < kTileColumns; v += kLanes) vec_store(to + v, vec_load(b + v));
+  }
 }
 
 // The steps of a tile, as copy_columns() leaves them, from rows `row` apart.
@@ -106,12 +104,13 @@ inline void turn_rows(const float* from, int64_t row, int64_t rows, int64_t dept
   for (int64_t i = 0; i < depth * kLeftStep; i += kLanes) vec_store(to + i, vec_add_signs(vec_load(to + i), p, q));
 }
 
-// Words of the bits of x > 0 for rows [r0, r1), r0 a multiple of 32, and columns [k0, k1): bit r % 32 of
-// words[r / 32 * columns + k]; bits beyond the last row are 0.
+// Words of the bits of x > 0 for rows [r0, r1) and columns [k0, k1): bit r % 32 of words[r / 32 * columns + k]. Rows of a
+// word come in order; bits beyond them are 0.
 inline void pack_signs(const float* x, int64_t row, int64_t column, int64_t r0, int64_t r1, int64_t k0, int64_t k1,
                        uint32_t* words, int64_t columns) {
-  for (int64_t r = r0; r < r1; r += 32) {
-    const int64_t n = min64(32, r1 - r);
+  for (int64_t r = r0, next; r < r1; r = next) {
+    next = min64(r1, (r / 32 + 1) * 32);
+    const int64_t n = next - r, shift = r % 32;
     uint32_t* out = words + r / 32 * columns;
     int64_t k = k0;
     constexpr int kTogether = 4;  // words of vectors side by side: rows may be pages apart
@@ -123,20 +122,45 @@ inline void pack_signs(const float* x, int64_t row, int64_t column, int64_t r0, 
           for (int v = 0; v < kTogether; v++)
             word[v] = vec_or_positive(word[v], vec_load(x + (r + t) * row + k + v * kLanes), bit);
         }
-        memcpy(out + k, word, sizeof word);
+        AUXGRAD_UNROLL
+        for (int v = 0; v < kTogether; v++) place_bits(word[v], out + k + v * kLanes, columns, shift, n);
       }
     if (column == 1)
       for (; k + kLanes <= k1; k += kLanes) {
         IntVec word = {}, bit = IntVec{} + 1;
         for (int64_t t = 0; t < n; t++, bit += bit) word = vec_or_positive(word, vec_load(x + (r + t) * row + k), bit);
-        memcpy(out + k, &word, sizeof word);
+        place_bits(word, out + k, columns, shift, n);
       }
     for (; k < k1; k++) {
       uint32_t word = 0;
       for (int64_t t = 0; t < n; t++) word |= static_cast<uint32_t>(x[(r + t) * row + k * column] > 0) << t;
-      out[k] = word;
+      place_bits(word, out + k, columns, shift, n);
     }
   }
+}
+
+// copy_rows() of rows r... that lie contiguously and, in one pass, pack_signs() of them: words[r / 32 * columns + k].
+inline void copy_signed_rows(const float* from, int64_t row, int64_t r, int64_t rows, int64_t depth, float* to,
+                             int64_t step, float positive, float negative, uint32_t* words, int64_t columns) {
+  const Vec p = vec_set(positive), q = vec_set(negative);
+  uint32_t* out = words + r / 32 * columns;
+  constexpr int kTogether = 4;  // as in pack_signs()
+  int64_t k = 0;
+  for (; k + kTogether * kLanes <= depth; k += kTogether * kLanes) {
+    IntVec word[kTogether] = {}, bit = IntVec{} + 1;
+    for (int64_t t = 0; t < rows; t++, bit += bit) {
+      AUXGRAD_UNROLL
+      for (int v = 0; v < kTogether; v++) {
+        const Vec x = vec_load(from + t * row + k + v * kLanes);
+        word[v] = vec_or_positive(word[v], x, bit);
+        vec_store(to + t * step + k + v * kLanes, vec_add_signs(x, p, q));
+      }
+    }
+    AUXGRAD_UNROLL
+    for (int v = 0; v < kTogether; v++) place_bits(word[v], out + k + v * kLanes, columns, r % 32, rows);
+  }
+  pack_signs(from - r * row, row, 1, r, r + rows, k, depth, words, columns);
+  copy_rows(from + k, row, 1, rows, depth - k, to + k, step, positive, negative);
 }
 
 }  // namespace

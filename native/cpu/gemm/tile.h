@@ -15,6 +15,11 @@ struct Tile {
   int64_t out_step;
   int64_t columns;  // that exist in out; they end in the last vector
   bool add;         // to out
+  // What becomes of finished sums, of whole vectors: `bias`, if not null, is added and `least` put for what is below it;
+  // the bits of > 0, row r of the tile in bit r, go to `words`.
+  const float* bias;
+  float least;
+  IntVec* words;
   // Fetched into the second cache meanwhile, what the tiles to come will read or write: for every kChunk steps
   // `ahead_lines` cache lines, `ahead_line` apart, the next ones `ahead_chunk` on; and rows of a tile at `next_out`.
   // Of a wide tile that fetches: one line for every step, `ahead_line` apart; of others nothing.
@@ -69,7 +74,7 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   const float* p[kPointers];
   AUXGRAD_UNROLL
   for (int i = 0; i < kPointers; i++) p[i] = t.left + 3 * i * step;
-  constexpr bool kWide = V > kTileVecs;
+  constexpr bool kWide = V > kTileVecs, kFinishes = V == kTileVecs;
   const int64_t ahead_line = t.ahead_line;
   const auto steps = [&](auto count) __attribute__((always_inline)) {
     AUXGRAD_UNROLL
@@ -113,29 +118,47 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   int64_t out_step = t.out_step;
   asm("" : "+r"(out), "+r"(out_step));  // or the address of every row would be kept through the loop
   const int64_t last = t.columns - (V - 1) * kLanes;
-  if (last == kLanes && !t.add) {
+  if (last < kLanes) {
     AUXGRAD_UNROLL
     for (int r = 0; r < M; r++, out += out_step) {
       AUXGRAD_UNROLL
-      for (int v = 0; v < V; v++) vec_store(out + v * kLanes, sum[r][v]);
+      for (int v = 0; v + 1 < V; v++)
+        vec_store(out + v * kLanes, t.add ? sum[r][v] + vec_load(out + v * kLanes) : sum[r][v]);
+      float* end = out + (V - 1) * kLanes;
+      vec_store_part(end, t.add ? sum[r][V - 1] + vec_load_part(end, last) : sum[r][V - 1], last);
     }
     return;
   }
-  if (last == kLanes) {
+  if (t.add) {
+    const float* from = out;
     AUXGRAD_UNROLL
-    for (int r = 0; r < M; r++, out += out_step) {
+    for (int r = 0; r < M; r++, from += out_step) {
       AUXGRAD_UNROLL
-      for (int v = 0; v < V; v++) vec_store(out + v * kLanes, sum[r][v] + vec_load(out + v * kLanes));
+      for (int v = 0; v < V; v++) sum[r][v] = sum[r][v] + vec_load(from + v * kLanes);
     }
+  }
+  if (kFinishes && t.bias) {
+    const Vec least = vec_set(t.least);
+    const float* bias = t.bias;
+    IntVec word[V] = {}, bit = IntVec{} + 1;
+    AUXGRAD_UNROLL
+    for (int r = 0; r < M; r++, out += out_step, bit += bit) {
+      vec_in_order(bit);  // all registers are taken
+      AUXGRAD_UNROLL
+      for (int v = 0; v < V; v++) {
+        const Vec x = vec_max(least, sum[r][v] + vec_load(bias + v * kLanes));
+        word[v] = vec_or_positive(word[v], x, bit);
+        vec_store(out + v * kLanes, x);
+      }
+    }
+    AUXGRAD_UNROLL
+    for (int v = 0; v < V; v++) t.words[v] = word[v];
     return;
   }
   AUXGRAD_UNROLL
   for (int r = 0; r < M; r++, out += out_step) {
     AUXGRAD_UNROLL
-    for (int v = 0; v + 1 < V; v++)
-      vec_store(out + v * kLanes, t.add ? sum[r][v] + vec_load(out + v * kLanes) : sum[r][v]);
-    float* end = out + (V - 1) * kLanes;
-    vec_store_part(end, t.add ? sum[r][V - 1] + vec_load_part(end, last) : sum[r][V - 1], last);
+    for (int v = 0; v < V; v++) vec_store(out + v * kLanes, sum[r][v]);
   }
 }
 

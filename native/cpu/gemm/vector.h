@@ -90,16 +90,17 @@ inline Vec vec_add_signs(Vec v, Vec positive, Vec negative) {
 #endif
 }
 
-// 0 where v < 0; NaN stays NaN.
-inline Vec vec_relu(Vec v) {
+// `least` where v is below it; NaN stays NaN.
+inline Vec vec_max(Vec least, Vec v) {
 #if defined(__AVX512F__)
-  return (Vec)_mm512_max_ps(_mm512_setzero_ps(), (__m512)v);  // the second operand, if either is NaN
+  return (Vec)_mm512_max_ps((__m512)least, (__m512)v);  // the second operand, if either is NaN
 #elif defined(__AVX2__)
-  return (Vec)_mm256_max_ps(_mm256_setzero_ps(), (__m256)v);
+  return (Vec)_mm256_max_ps((__m256)least, (__m256)v);
 #else
-  return v < Vec{} ? Vec{} : v;
+  return v < least ? least : v;
 #endif
 }
+inline Vec vec_relu(Vec v) { return vec_max(Vec{}, v); }
 
 // word | (v > 0 ? bit : 0), lane by lane.
 inline IntVec vec_or_positive(IntVec word, Vec v, IntVec bit) {
@@ -108,6 +109,32 @@ inline IntVec vec_or_positive(IntVec word, Vec v, IntVec bit) {
   return (IntVec)_mm512_mask_or_epi32((__m512i)word, on, (__m512i)word, (__m512i)bit);
 #else
   return word | ((IntVec)(v > Vec{}) & bit);
+#endif
+}
+
+// `word`, the bits of `rows` rows (or a vector of such words), into what is at `to` from bit `bit` on, and what there is
+// no room for to `to + next`. Of a word the lowest bits come first: the others are cleared.
+template <class Word>
+__attribute__((noinline)) void place_bits(Word word, uint32_t* to, int64_t next, int64_t bit, int64_t rows) {
+  Word there = {};
+  if (bit > 0) memcpy(&there, to, sizeof there);
+  there |= word << static_cast<uint32_t>(bit);
+  memcpy(to, &there, sizeof there);
+  if (bit + rows <= 32) return;
+  word = word >> static_cast<uint32_t>(32 - bit);
+  memcpy(to + next, &word, sizeof word);
+}
+
+// Memory is read and written in the order of the source here, and the compiler knows nothing of `v`.
+inline void vec_in_order(IntVec& v) {
+#if defined(__AVX512F__)
+  asm volatile("" : "+v"(v) : : "memory");
+#elif defined(__AVX2__)
+  asm volatile("" : "+x"(v) : : "memory");
+#elif defined(AUXGRAD_NEON)
+  asm volatile("" : "+w"(v) : : "memory");
+#else
+  asm volatile("" : "+m"(v) : : "memory");
 #endif
 }
 
@@ -151,10 +178,10 @@ inline void vec_transpose_groups(Vec (&v)[4]) {
 template <class Row>
 inline Vec vec_load_groups(const Row& row) {
 #if defined(__AVX512F__)
-  __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(row(0)));
-  v = _mm512_insertf32x4(v, _mm_loadu_ps(row(1)), 1);
-  v = _mm512_insertf32x4(v, _mm_loadu_ps(row(2)), 2);
-  return (Vec)_mm512_insertf32x4(v, _mm_loadu_ps(row(3)), 3);
+  const auto pair = [&](int l) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(l))), _mm_loadu_ps(row(l + 1)), 1);
+  };
+  return (Vec)_mm512_insertf32x8(_mm512_castps256_ps512(pair(0)), pair(2), 1);
 #elif defined(__AVX2__)
   return (Vec)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(0))), _mm_loadu_ps(row(1)), 1);
 #else

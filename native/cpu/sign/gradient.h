@@ -21,7 +21,8 @@ constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColum
 
 typedef uint64_t Valid[kStep / 64];
 
-// What a thread needs without a matrix unit: scaled deltas of a part, tables, and sums [block][output][column].
+// What a thread needs without a matrix unit: scaled deltas of a part, tables, and sums [block][output][column], behind them
+// those of bits that are all clear.
 template <int Bits>
 struct VectorSpace {
   static constexpr bool kLookup = Bits == 1 || kCodesAreSigns;
@@ -269,8 +270,8 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
   const BlockRange range = block_range(g, task.begin, task.end, o0, o1);
   const int64_t blocks = range.last - range.first;
   if (blocks <= 0) return;
-  Floats* shifts = reinterpret_cast<Floats*>(space.sums + blocks);  // of each block's taps
-  memset(space.sums, 0, static_cast<size_t>(blocks) * sizeof(space.sums));
+  Floats* shifts = reinterpret_cast<Floats*>(space.sums + blocks + 1);  // of each block's taps
+  memset(space.sums, 0, static_cast<size_t>(blocks + 1) * sizeof(space.sums));
   memset(shifts, 0, static_cast<size_t>(blocks * g.taps_a_block()) * sizeof(Floats));
   const float padded = g.zero_one ? 0.0f : Bits == 2 ? 3.0f : 1.0f;
   Scales scales;
@@ -309,6 +310,11 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
         shifts[i * g.taps_a_block() + k] += s;
       }
     }
+  }
+  if (kSignedOnly && g.zero_one) {
+    const float* clear = reinterpret_cast<const float*>(space.sums + blocks);
+    for (int64_t i = 0; i < blocks * g.taps_a_block(); i++)
+      for (int o = 0; o < Space::kOutputs; o++) shifts[i][o] = -clear[o * kColumns];
   }
   each_block(g, range.first, range.last, o0, o1, [&](int64_t i, int64_t first, int64_t last) {
     const ColumnBlock b = column_block(g, i);
@@ -396,7 +402,7 @@ inline void sum_runs(const Call& call, const CodeGradient& g, const Places& plac
   });
 }
 
-__attribute__((noinline)) void run_gradient(const Call& call, const CodeGradient& g) {
+__attribute__((noinline)) void run_gradient(const Call& call, CodeGradient g) {
   const bool amx = amx_in_force();
   int64_t task_outputs = g.bits == 1 ? VectorSpace<1>::kOutputs : VectorSpace<2>::kOutputs;
 #if defined(AUXGRAD_HAS_AMX)
@@ -407,6 +413,7 @@ __attribute__((noinline)) void run_gradient(const Call& call, const CodeGradient
     return;
   }
   if (is_depthwise(g)) return run_depthwise(call, g);
+  if (kSignedOnly && g.zero_one) g.scale *= 0.5f;
   const Places places(g, amx_possible(), call.scratch);
   if (places.runs > 1) return sum_runs(call, g, places, amx, task_outputs);
   const int64_t blocks = places.blocks, chunk = places.chunk, tokens = places.steps * kStep;

@@ -58,6 +58,7 @@ struct NextRows {
 
 #if defined(__AVX512F__)
 constexpr bool kCodesAreSigns = true;  // two-bit codes are summed as two signs each
+constexpr bool kSignedOnly = false;    // bits 1 and 0 need sums of bits that are all clear, to be taken from the others
 constexpr int kLookupOutputs = 4;      // whose sums, of four blocks, are in registers
 
 // Of a word, three numbers of 5 bits in each half; of two words, one of the 4 bits that these leave, in a word of its own
@@ -265,75 +266,80 @@ inline void sum_part(const PartDelta& delta, float clear, int words, Blocks bloc
   }
 }
 #elif defined(__AVX2__)
-constexpr bool kCodesAreSigns = false;
+constexpr bool kCodesAreSigns = true, kSignedOnly = true;
 constexpr int kLookupOutputs = 8;
+constexpr uint32_t kClearWord = ~0u;  // bits that are all clear, in place
 
-// Of a word, five numbers of 3 bits in each half, and one of the 2 bits that these leave.
+// Of a word, eight numbers of three bits from the low end up, and for each, from the high end down, whether its entry is
+// taken from the sum. Of four bits the last is that sign; where it is clear, the others count the other way round.
 struct Tables {
-  alignas(32) float three[kPart / 32][11][kLookupOutputs][8];
+  alignas(32) float three[kPart / 4][kLookupOutputs][8];
 };
 
-inline void build_tables(const float* delta, float low, int words, Tables& tables) {
-  const __m256 p0 = _mm256_setr_ps(low, 1, low, 1, low, 1, low, 1);
-  const __m256 p1 = _mm256_setr_ps(low, low, 1, 1, low, low, 1, 1);
-  const __m256 p2 = _mm256_setr_ps(low, low, low, low, 1, 1, 1, 1);
-  for (int w = 0; w < words; w++, delta += 32 * kOutputs)
-    for (int i = 0; i < 11; i++) {
-      const float* d = delta + (i / 5 * 16 + i % 5 * 3) * kOutputs;
-      __m256 sum[kLookupOutputs];
+inline void place_words(const Words* words, int count, Words* out) {
+  for (int i = 0; i < count; i++) {
+    Words minus = ~words[i] & 0x88888888u, number = (words[i] ^ ((minus >> 3) * 7)) & 0x77777777u;
+    number = (number & 0x07070707u) | (number >> 1 & 0x38383838u);
+    number = (number & 0x003f003fu) | (number >> 2 & 0x0fc00fc0u);
+    number = (number & 0x00000fffu) | (number >> 4 & 0x00fff000u);
+    minus = (minus << 4 & 0x80808080u) | (minus >> 1 & 0x40404040u);
+    minus = (minus << 8 & 0xc000c000u) | (minus >> 2 & 0x30003000u);
+    out[i] = number | minus << 16 | (minus >> 4 & 0x0f000000u);
+  }
+}
+
+inline void build_tables(const float* delta, float, int words, Tables& tables) {
+  const __m256 p0 = _mm256_setr_ps(-1, 1, -1, 1, -1, 1, -1, 1);
+  const __m256 p1 = _mm256_setr_ps(-1, -1, 1, 1, -1, -1, 1, 1);
+  const __m256 p2 = _mm256_setr_ps(-1, -1, -1, -1, 1, 1, 1, 1);
+  for (int i = 0; i < words * 8; i++, delta += 4 * kOutputs) {
+    __m256 sum[kLookupOutputs];
 #pragma GCC unroll 8
-      for (int o = 0; o < kLookupOutputs; o++) {
-        if (i < 10) {
-          sum[o] = _mm256_mul_ps(p0, _mm256_set1_ps(d[o]));
-          sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(d[kOutputs + o]), sum[o]);
-          sum[o] = _mm256_fmadd_ps(p2, _mm256_set1_ps(d[2 * kOutputs + o]), sum[o]);
-        } else {
-          sum[o] = _mm256_mul_ps(p0, _mm256_set1_ps(delta[31 * kOutputs + o]));
-          sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(delta[15 * kOutputs + o]), sum[o]);
-        }
-      }
-      loads_end();
-#pragma GCC unroll 8
-      for (int o = 0; o < kLookupOutputs; o++) _mm256_store_ps(tables.three[w][i][o], sum[o]);
+    for (int o = 0; o < kLookupOutputs; o++) {
+      const float* d = delta + o;
+      sum[o] = _mm256_fmadd_ps(p0, _mm256_set1_ps(d[0]), _mm256_set1_ps(d[3 * kOutputs]));
+      sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(d[kOutputs]), sum[o]);
+      sum[o] = _mm256_fmadd_ps(p2, _mm256_set1_ps(d[2 * kOutputs]), sum[o]);
     }
-}
-
-inline void add_entries(const float (*table)[8], __m256i number, __m256* sum) {
+    loads_end();
 #pragma GCC unroll 8
-  for (int o = 0; o < kLookupOutputs; o++)
-    sum[o] = _mm256_add_ps(sum[o], _mm256_permutevar8x32_ps(_mm256_load_ps(table[o]), number));
+    for (int o = 0; o < kLookupOutputs; o++) _mm256_store_ps(tables.three[i][o], sum[o]);
+  }
 }
 
-// Numbers move down by products: shifts and permutes share units on some machines.
-inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns]) {
-  const __m256i down = _mm256_set1_epi16(1 << 13);
-  for (int lane = 0; lane < kColumns; lane += 8) {
+inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns],
+                    int columns = kColumns) {
+  const __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
+  for (int lane = 0; lane < columns; lane += 8) {
     __m256 sum[kLookupOutputs];
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) sum[o] = _mm256_load_ps(sums[o] + lane);
+    const float(*table)[kLookupOutputs][8] = tables.three;
     for (int w = 0; w < words; w++) {
-      __m256i last = _mm256_setzero_si256();  // bit of each half
-      const float(*table)[kLookupOutputs][8] = tables.three[w];
+      const uint32_t* word = reinterpret_cast<const uint32_t*>(bits + w) + lane;
+      __m256i number = _mm256_load_si256(reinterpret_cast<const __m256i*>(word)), minus = number;
 #pragma GCC unroll 1
-      for (int half = 0; half < 2; half++) {
-        const uint16_t* halves = reinterpret_cast<const uint16_t*>(bits + w) + 2 * lane + half;
-        __m256i number = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves));
-#pragma GCC unroll 1
-        for (int n = 0; n < 5; n++) {
-          add_entries(*table++, number, sum);
-          number = _mm256_mulhi_epu16(number, down);
-        }
-        last = _mm256_add_epi32(_mm256_add_epi32(last, last), number);
+      for (int k = 0; k < 8; k++, table++) {
+        const __m256 by = _mm256_or_ps(_mm256_and_ps(_mm256_castsi256_ps(minus), sign), one);
+#pragma GCC unroll 8
+        for (int o = 0; o < kLookupOutputs; o++)
+          sum[o] = _mm256_fmadd_ps(_mm256_permutevar8x32_ps(_mm256_load_ps((*table)[o]), number), by, sum[o]);
+        number = _mm256_srli_epi32(number, 3);
+        minus = _mm256_add_epi32(minus, minus);
       }
-      add_entries(*table, last, sum);
     }
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) _mm256_store_ps(sums[o] + lane, sum[o]);
   }
 }
 #else
-constexpr bool kCodesAreSigns = false;
+constexpr bool kCodesAreSigns = false, kSignedOnly = false;
 constexpr int kLookupOutputs = 8;
+constexpr uint32_t kClearWord = 0;
+
+inline void place_words(const Words* words, int count, Words* out) {
+  memcpy(out, words, static_cast<size_t>(count) * sizeof(Words));
+}
 
 struct Tables {
   float on[kPart][kLookupOutputs], off[kPart][kLookupOutputs];
@@ -344,8 +350,9 @@ inline void build_tables(const float* delta, float low, int words, Tables& table
     for (int o = 0; o < kLookupOutputs; o++) tables.on[t][o] = delta[o], tables.off[t][o] = low * delta[o];
 }
 
-inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns]) {
-  for (int c = 0; c < kColumns; c++) {
+inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns],
+                    int columns = kColumns) {
+  for (int c = 0; c < columns; c++) {
     float sum[kLookupOutputs] = {};
     for (int w = 0; w < words; w++) {
       const uint32_t word = bits[w][c];
@@ -362,10 +369,6 @@ inline void look_up(const Tables& tables, int words, const Words* bits, float (*
 #if !defined(__AVX512F__)
 constexpr int kPairWords = 2;
 
-inline void place_words(const Words* words, int count, Words* out) {
-  memcpy(out, words, static_cast<size_t>(count) * sizeof(Words));
-}
-
 template <int Bits>
 inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
   next.prefetch();
@@ -373,6 +376,10 @@ inline void sum_part(const PartDelta& delta, float clear, int words, Blocks bloc
     build_tables(delta[0] + o, clear, words, tables);
     for (int64_t i = 0; i < blocks.count; i++)
       look_up(tables, words, blocks.bits + i * blocks.stride, blocks.sums[i] + o);
+    if (!kSignedOnly || clear != 0) continue;
+    Words all_clear[kPart / 32];
+    for (Words& word : all_clear) word = Words{} + kClearWord;
+    look_up(tables, words, all_clear, blocks.sums[blocks.count] + o, 1);
   }
 }
 #endif

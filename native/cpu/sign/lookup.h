@@ -79,10 +79,11 @@ struct Tables {
 };
 
 struct TableMaker {
-  __m512 low, bit[4], code[2];
+  __mmask16 minus;  // a clear bit is -1, not 0
+  __m512 bit[4], code[2];
 
-  explicit TableMaker(float clear) : low(_mm512_set1_ps(clear)) {
-    const __m512 one = _mm512_set1_ps(1.0f);
+  explicit TableMaker(float clear) : minus(clear == 0 ? 0 : 0xffff) {
+    const __m512 low = _mm512_set1_ps(clear), one = _mm512_set1_ps(1.0f);
     constexpr __mmask16 set[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
     for (int i = 0; i < 4; i++) bit[i] = _mm512_mask_mov_ps(low, set[i], one);
     for (int i = 0; i < 2; i++) code[i] = _mm512_add_ps(bit[2 * i], _mm512_add_ps(bit[2 * i + 1], bit[2 * i + 1]));
@@ -101,7 +102,7 @@ struct TableMaker {
   void five(const float* d, __m512& clear, __m512& set) const {
     const __m512 t = four(d, d + kOutputs, d + 2 * kOutputs, d + 3 * kOutputs);
     const __m512 last = _mm512_set1_ps(d[4 * kOutputs]);
-    clear = _mm512_fmadd_ps(low, last, t);
+    clear = _mm512_mask_sub_ps(t, minus, t, last);
     set = _mm512_add_ps(t, last);
   }
   // Of the last bit of each half of two words.
@@ -289,9 +290,10 @@ inline void place_words(const Words* words, int count, Words* out) {
 }
 
 inline void build_tables(const float* delta, float, int words, Tables& tables) {
-  const __m256 p0 = _mm256_setr_ps(-1, 1, -1, 1, -1, 1, -1, 1);
-  const __m256 p1 = _mm256_setr_ps(-1, -1, 1, 1, -1, -1, 1, 1);
-  const __m256 p2 = _mm256_setr_ps(-1, -1, -1, -1, 1, 1, 1, 1);
+  __m256 p0 = _mm256_setr_ps(-1, 1, -1, 1, -1, 1, -1, 1);
+  __m256 p1 = _mm256_setr_ps(-1, -1, 1, 1, -1, -1, 1, 1);
+  __m256 p2 = _mm256_setr_ps(-1, -1, -1, -1, 1, 1, 1, 1);
+  asm("" : "+x"(p0), "+x"(p1), "+x"(p2));  // in registers, not loaded for every product
   for (int i = 0; i < words * 8; i++, delta += 4 * kOutputs) {
     __m256 sum[kLookupOutputs];
 #pragma GCC unroll 8
@@ -309,7 +311,8 @@ inline void build_tables(const float* delta, float, int words, Tables& tables) {
 
 inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns],
                     int columns = kColumns) {
-  const __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
+  __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
+  asm("" : "+x"(one), "+x"(sign));
   for (int lane = 0; lane < columns; lane += 8) {
     __m256 sum[kLookupOutputs];
 #pragma GCC unroll 8

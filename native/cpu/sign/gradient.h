@@ -65,11 +65,11 @@ struct Places {
       code_bytes = kStep * kColumns;
       thread_bytes = max64(thread_bytes, kBundleBytes + kBundleTotals * chunk);
     }
-    thread_bytes = aligned(max64(thread_bytes, g.taps_a_block() * static_cast<int64_t>(sizeof(TapTokens))));
+    thread_bytes = aligned(max64(thread_bytes, g.taps_a_block() * static_cast<int64_t>(sizeof(TapTokens)))) + kThreadGap;
     valid_bytes = aligned(g.taps_a_block() * static_cast<int64_t>(sizeof(Valid)));
   }
-  int64_t shared() const { return chunk * steps * (code_bytes + valid_bytes); }
-  int64_t own() const { return shared() + thread_bytes + kThreadGap; }  // of a thread that works on a run
+  int64_t shared() const { return chunk * steps * (code_bytes + valid_bytes) + kThreadGap; }
+  int64_t own() const { return shared() + thread_bytes; }  // of a thread that works on a run
   int64_t bytes(int threads) const {
     return runs > 1 ? threads * own() + (runs - 1) * total * 4 : shared() + threads * thread_bytes;
   }

@@ -16,6 +16,8 @@ constexpr int64_t kSteps = 6;
 // codes of its own, and some steps at a time: their deltas stay in the second-level cache while 64 outputs after the other
 // take their part of each row.
 constexpr int64_t kRuns = 8, kRunBlocks = 32, kRunCodes = 48, kRunTotal = 64 * 1024, kRunDeltas = 256 * 1024;
+// Codes that are few beside what is summed from them: each thread brings them into a place of its own, and none waits.
+constexpr int64_t kOwnCodes = 512 * 1024, kOwnTasks = 4, kOwnThreads = 64;
 // AMX, a thread: packed deltas of 64 outputs of a step, and sums of 64 outputs for each block of columns.
 constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColumns;
 
@@ -47,6 +49,7 @@ struct Places {
   uint8_t* base;
   int64_t blocks, chunk, steps, code_bytes, valid_bytes, thread_bytes;
   int64_t runs, total;  // of the tokens; floats of dW
+  int64_t own_threads;  // up to so many have codes of their own
 
   __attribute__((noinline)) Places(const CodeGradient& g, bool amx, void* scratch)
       : base(static_cast<uint8_t*>(scratch)) {
@@ -67,13 +70,17 @@ struct Places {
     }
     thread_bytes = aligned(max64(thread_bytes, g.taps_a_block() * static_cast<int64_t>(sizeof(TapTokens)))) + kThreadGap;
     valid_bytes = aligned(g.taps_a_block() * static_cast<int64_t>(sizeof(Valid)));
+    const bool few = !amx && runs == 1 && chunk == blocks && steps == all && shared() <= kOwnCodes;
+    own_threads = few ? min64(g.outputs / (kOutputs * kOwnTasks), kOwnThreads) : 0;
   }
   int64_t shared() const { return chunk * steps * (code_bytes + valid_bytes) + kThreadGap; }
-  int64_t own() const { return shared() + thread_bytes; }  // of a thread that works on a run
+  int64_t own() const { return shared() + thread_bytes; }  // of a thread with codes of its own
+  // Never less for more threads: a call may have fewer than were planned.
   int64_t bytes(int threads) const {
-    return runs > 1 ? threads * own() + (runs - 1) * total * 4 : shared() + threads * thread_bytes;
+    if (runs > 1) return threads * own() + (runs - 1) * total * 4;
+    return max64(shared() + threads * thread_bytes, min64(threads, own_threads) * own());
   }
-  Places of_run(int thread) const {
+  Places of_thread(int thread) const {
     Places p = *this;
     p.base += thread * own();
     return p;
@@ -384,7 +391,7 @@ inline void sum_runs(const Call& call, const CodeGradient& g, const Places& plac
   const int64_t steps = ceil_div(g.tokens, kStep);
   float* sums = places.sums(call.pool->threads());
   parallel_tasks(call, places.runs, [&](int64_t run, int thread) {
-    const Places own = places.of_run(thread);
+    const Places own = places.of_thread(thread);
     CodeGradient part = g;
     if (run > 0) part.dw = sums + (run - 1) * places.total;
     const int64_t first = steps * run / places.runs * kStep;
@@ -418,6 +425,16 @@ __attribute__((noinline)) void run_gradient(const Call& call, CodeGradient g) {
   if (places.runs > 1) return sum_runs(call, g, places, amx, task_outputs);
   const int64_t blocks = places.blocks, chunk = places.chunk, tokens = places.steps * kStep;
   const int64_t o_tasks = ceil_div(g.outputs, task_outputs);
+  if (call.pool->threads() <= places.own_threads) {
+    bool placed[kOwnThreads] = {};
+    return parallel_tasks(call, o_tasks, [&](int64_t i, int thread) {
+      const Places own = places.of_thread(thread);
+      if (!placed[thread])
+        place_codes(g, own, amx, 0, 0, blocks, 0, g.tokens, reinterpret_cast<TapTokens*>(own.thread(0)));
+      placed[thread] = true;
+      sum_task(g, own, amx, {0, 0, blocks, 0, g.tokens, i * task_outputs, 0, false});
+    });
+  }
   for (int64_t from = 0; from < blocks; from += chunk) {
     const int64_t to = min64(from + chunk, blocks);
     // Few outputs: columns are cut too, though each part packs the deltas anew.

@@ -16,8 +16,9 @@ constexpr int64_t kSteps = 6;
 // codes of its own, and some steps at a time: their deltas stay in the second-level cache while 64 outputs after the other
 // take their part of each row.
 constexpr int64_t kRuns = 8, kRunBlocks = 32, kRunCodes = 48, kRunTotal = 64 * 1024, kRunDeltas = 256 * 1024;
-// Codes that are few beside what is summed from them: each thread brings them into a place of its own, and none waits.
-constexpr int64_t kOwnCodes = 512 * 1024, kOwnTasks = 4, kOwnThreads = 64;
+// So few threads bring the codes into places of their own, each all that it needs: that takes less time than to fetch from
+// one another what all write and all read, and none waits.
+constexpr int64_t kOwnThreads = 4;
 // AMX, a thread: packed deltas of 64 outputs of a step, and sums of 64 outputs for each block of columns.
 constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColumns;
 
@@ -68,10 +69,10 @@ struct Places {
       code_bytes = kStep * kColumns;
       thread_bytes = max64(thread_bytes, kBundleBytes + kBundleTotals * chunk);
     }
-    thread_bytes = aligned(max64(thread_bytes, g.taps_a_block() * static_cast<int64_t>(sizeof(TapTokens)))) + kThreadGap;
+    thread_bytes =
+        aligned(max64(thread_bytes, g.taps_a_block() * static_cast<int64_t>(sizeof(TapTokens)))) + kThreadGap;
     valid_bytes = aligned(g.taps_a_block() * static_cast<int64_t>(sizeof(Valid)));
-    const bool few = !amx && runs == 1 && chunk == blocks && steps == all && shared() <= kOwnCodes;
-    own_threads = few ? min64(g.outputs / (kOutputs * kOwnTasks), kOwnThreads) : 0;
+    own_threads = amx ? 0 : kOwnThreads;
   }
   int64_t shared() const { return chunk * steps * (code_bytes + valid_bytes) + kThreadGap; }
   int64_t own() const { return shared() + thread_bytes; }  // of a thread with codes of its own
@@ -425,32 +426,28 @@ __attribute__((noinline)) void run_gradient(const Call& call, CodeGradient g) {
   if (places.runs > 1) return sum_runs(call, g, places, amx, task_outputs);
   const int64_t blocks = places.blocks, chunk = places.chunk, tokens = places.steps * kStep;
   const int64_t o_tasks = ceil_div(g.outputs, task_outputs);
-  if (call.pool->threads() <= places.own_threads) {
-    bool placed[kOwnThreads] = {};
-    return parallel_tasks(call, o_tasks, [&](int64_t i, int thread) {
-      const Places own = places.of_thread(thread);
-      if (!placed[thread])
-        place_codes(g, own, amx, 0, 0, blocks, 0, g.tokens, reinterpret_cast<TapTokens*>(own.thread(0)));
-      placed[thread] = true;
-      sum_task(g, own, amx, {0, 0, blocks, 0, g.tokens, i * task_outputs, 0, false});
-    });
-  }
+  const bool own = call.pool->threads() <= places.own_threads;
   for (int64_t from = 0; from < blocks; from += chunk) {
     const int64_t to = min64(from + chunk, blocks);
     // Few outputs: columns are cut too, though each part packs the deltas anew.
     const int64_t parts = max64(1, min64((to - from) / 16, 4 / o_tasks)), part = ceil_div(to - from, parts);
     for (int64_t t0 = 0; t0 < g.tokens; t0 += tokens) {
       const int64_t t1 = min64(t0 + tokens, g.tokens);
+      const auto place = [&](const Places& to, int64_t begin, int64_t end, int thread) {
+        place_codes(g, to, amx, from, begin, end, t0, t1, reinterpret_cast<TapTokens*>(to.thread(thread)));
+      };
       const int64_t grain = 4;
-      parallel_tasks(call, ceil_div(to - from, grain), [&](int64_t i, int thread) {
-        const int64_t begin = from + i * grain;
-        place_codes(g, places, amx, from, begin, min64(begin + grain, to), t0, t1,
-                    reinterpret_cast<TapTokens*>(places.thread(thread)));
-      });
+      if (!own)
+        parallel_tasks(call, ceil_div(to - from, grain), [&](int64_t i, int thread) {
+          const int64_t begin = from + i * grain;
+          place(places, begin, min64(begin + grain, to), thread);
+        });
+      int64_t placed[kOwnThreads] = {-1, -1, -1, -1};  // from which block on, by each thread
       parallel_tasks(call, o_tasks * parts, [&](int64_t i, int thread) {
-        const int64_t begin = from + i / o_tasks * part;
-        sum_task(g, places, amx,
-                 {from, begin, min64(begin + part, to), t0, t1, i % o_tasks * task_outputs, thread, t0 > 0});
+        const int64_t begin = from + i / o_tasks * part, end = min64(begin + part, to);
+        const Places& mine = own ? places.of_thread(thread) : places;
+        if (own && placed[thread] != begin) place(mine, begin, end, 0), placed[thread] = begin;
+        sum_task(g, mine, amx, {from, begin, end, t0, t1, i % o_tasks * task_outputs, own ? 0 : thread, t0 > 0});
       });
     }
   }

@@ -389,14 +389,14 @@ inline void sum_task(const CodeGradient& g, const Places& places, bool amx, cons
 
 // A run of tokens after the other, or several at a time: each places its own codes and sums all outputs.
 inline void sum_runs(const Call& call, const CodeGradient& g, const Places& places, bool amx, int64_t task_outputs) {
-  const int64_t steps = ceil_div(g.tokens, kStep);
+  const int64_t unit = amx ? kStep : kPart, units = ceil_div(g.tokens, unit);
   float* sums = places.sums(call.pool->threads());
   parallel_tasks(call, places.runs, [&](int64_t run, int thread) {
     const Places own = places.of_thread(thread);
     CodeGradient part = g;
     if (run > 0) part.dw = sums + (run - 1) * places.total;
-    const int64_t first = steps * run / places.runs * kStep;
-    const int64_t end = min64(g.tokens, steps * (run + 1) / places.runs * kStep);
+    const int64_t first = units * run / places.runs * unit;
+    const int64_t end = min64(g.tokens, units * (run + 1) / places.runs * unit);
     for (int64_t t0 = first; t0 < end; t0 += places.steps * kStep) {
       const int64_t t1 = min64(end, t0 + places.steps * kStep);
       place_codes(part, own, amx, 0, 0, places.blocks, t0, t1, reinterpret_cast<TapTokens*>(own.thread(0)));

@@ -245,27 +245,25 @@ AUXGRAD_AMX __attribute__((noinline)) void amx_task(const CodeGradient& g, const
 }
 #endif
 
-// Deltas of n tokens of a step, from token t of its part on, times their factors.
+// Deltas of n tokens of a step, from token t of its part on, times their factors; adds them times their middles.
 template <int n, int Bits>
 inline void scale_rows(const CodeGradient& g, const Scales& scales, int64_t t0, int64_t from, int64_t t, int64_t o0,
-                       int64_t outputs, VectorSpace<Bits>& space, Floats& middles) {
+                       int64_t outputs, VectorSpace<Bits>& space, float* middles) {
   constexpr int kRows = VectorSpace<Bits>::kRows;
-  Floats values[n] = {};
-  AUXGRAD_UNROLL
-  for (int i = 0; i < n; i++) {
-    const float* source = g.delta + (t0 + t + i) * g.outputs + o0;
-    if (outputs == VectorSpace<Bits>::kOutputs) memcpy(&values[i], source, sizeof(space.delta[0]));
-    else values[i] = (Floats)load_words(reinterpret_cast<const uint32_t*>(source), outputs);
-  }
-  loads_end();
-  AUXGRAD_UNROLL
-  for (int i = 0; i < n; i++) {
-    const int64_t token = t + i;
-    for (int r = 0; r < kRows; r++) {
-      const Floats scaled = values[i] * (scales.factor[from + token] * static_cast<float>(1 << r));
-      memcpy(space.delta[token * kRows + r], &scaled, sizeof(space.delta[0]));
+  for (int lane = 0; lane < VectorSpace<Bits>::kOutputs; lane += kLanes) {
+    Vec values[n], middle = load(middles + lane);
+    AUXGRAD_UNROLL
+    for (int i = 0; i < n; i++)
+      values[i] = load_first(g.delta + (t0 + t + i) * g.outputs + o0 + lane, outputs - lane);
+    loads_end();
+    AUXGRAD_UNROLL
+    for (int i = 0; i < n; i++) {
+      const int64_t token = t + i;
+      Vec scaled = values[i] * broadcast(scales.factor[from + token]);
+      for (int r = 0; r < kRows; r++, scaled += scaled) store(space.delta[token * kRows + r] + lane, scaled);
+      if (Bits == 2) middle += values[i] * broadcast(scales.middle[from + token]);
     }
-    if (Bits == 2) middles += values[i] * scales.middle[from + token];
+    if (Bits == 2) store(middles + lane, middle);
   }
 }
 
@@ -286,8 +284,9 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
   for (int64_t t0 = task.t0; t0 < task.t1; t0 += kTokens) {
     const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, count = min64(kTokens, task.t1 - t0);
     if (from == 0) scales.set(g, t0, min64(kStep, task.t1 - t0));
-    memset(space.delta + count * kRows, 0, static_cast<size_t>(kPart - count * kRows) * sizeof(space.delta[0]));
-    Floats middles = {};
+    if (count < kTokens)
+      memset(space.delta + count * kRows, 0, static_cast<size_t>(kPart - count * kRows) * sizeof(space.delta[0]));
+    float middles[kColumns] = {};
     int64_t t = 0;
     for (; t + 8 <= count; t += 8) scale_rows<8, Bits>(g, scales, t0, from, t, o0, o1 - o0, space, middles);
     for (; t < count; t++) scale_rows<1, Bits>(g, scales, t0, from, t, o0, o1 - o0, space, middles);
@@ -306,7 +305,8 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
       for (int64_t i = 0; i < blocks; i++) add_codes(space.delta, codes + i * stride, space.sums[i]);
     }
     if (Bits == 1 && (g.pointwise() || padded == 0)) continue;
-    Shift shift = {g, scales, t0 - from, from, from + count, o0, o1 - o0, padded, middles};
+    Shift shift = {g, scales, t0 - from, from, from + count, o0, o1 - o0, padded, {}};
+    memcpy(&shift.whole, middles, sizeof(middles));
     int64_t tap = -1;
     Floats s = {};
     for (int64_t i = 0; i < blocks; i++) {

@@ -289,18 +289,26 @@ inline void place_words(const Words* words, int count, Words* out) {
   }
 }
 
+template <int Bits>
 inline void build_tables(const float* delta, float, int words, Tables& tables) {
-  __m256 p0 = _mm256_setr_ps(-1, 1, -1, 1, -1, 1, -1, 1);
-  __m256 p1 = _mm256_setr_ps(-1, -1, 1, 1, -1, -1, 1, 1);
-  __m256 p2 = _mm256_setr_ps(-1, -1, -1, -1, 1, 1, 1, 1);
+  __m256 p0 = _mm256_setr_ps(-1, 1, -1, 1, -1, 1, -1, 1), p1 = _mm256_setr_ps(-1, -1, 1, 1, -1, -1, 1, 1),
+         p2 = _mm256_setr_ps(-1, -1, -1, -1, 1, 1, 1, 1);
+  if (Bits == 2) {  // of a code, and of one with its last bit set, whose deltas are not doubled
+    p0 = _mm256_add_ps(p0, _mm256_add_ps(p1, p1));
+    p2 = _mm256_add_ps(p2, _mm256_set1_ps(2.0f));
+  }
   asm("" : "+x"(p0), "+x"(p1), "+x"(p2));  // in registers, not loaded for every product
   for (int i = 0; i < words * 8; i++, delta += 4 * kOutputs) {
     __m256 sum[kLookupOutputs];
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) {
       const float* d = delta + o;
-      sum[o] = _mm256_fmadd_ps(p0, _mm256_set1_ps(d[0]), _mm256_set1_ps(d[3 * kOutputs]));
-      sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(d[kOutputs]), sum[o]);
+      if (Bits == 2) {
+        sum[o] = _mm256_mul_ps(p0, _mm256_set1_ps(d[0]));
+      } else {
+        sum[o] = _mm256_fmadd_ps(p0, _mm256_set1_ps(d[0]), _mm256_set1_ps(d[3 * kOutputs]));
+        sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(d[kOutputs]), sum[o]);
+      }
       sum[o] = _mm256_fmadd_ps(p2, _mm256_set1_ps(d[2 * kOutputs]), sum[o]);
     }
     loads_end();
@@ -309,8 +317,8 @@ inline void build_tables(const float* delta, float, int words, Tables& tables) {
   }
 }
 
-inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns],
-                    int columns = kColumns) {
+__attribute__((noinline)) void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns],
+                                       int columns = kColumns) {
   __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
   asm("" : "+x"(one), "+x"(sign));
   for (int lane = 0; lane < columns; lane += 8) {
@@ -348,6 +356,7 @@ struct Tables {
   float on[kPart][kLookupOutputs], off[kPart][kLookupOutputs];
 };
 
+template <int Bits>
 inline void build_tables(const float* delta, float low, int words, Tables& tables) {
   for (int t = 0; t < words * 32; t++, delta += kOutputs)
     for (int o = 0; o < kLookupOutputs; o++) tables.on[t][o] = delta[o], tables.off[t][o] = low * delta[o];
@@ -376,7 +385,7 @@ template <int Bits>
 inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
   next.prefetch();
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {
-    build_tables(delta[0] + o, clear, words, tables);
+    build_tables<Bits>(delta[0] + o, clear, words, tables);
     for (int64_t i = 0; i < blocks.count; i++)
       look_up(tables, words, blocks.bits + i * blocks.stride, blocks.sums[i] + o);
     if (!kSignedOnly || clear != 0) continue;

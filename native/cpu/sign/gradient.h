@@ -252,8 +252,9 @@ inline void scale_rows(const CodeGradient& g, const Scales& scales, int64_t t0, 
   constexpr int kRows = VectorSpace<Bits>::kRows;
   for (int lane = 0; lane < VectorSpace<Bits>::kOutputs; lane += kLanes) {
     Vec values[n], middle = load(middles + lane);
+    const float* source = g.delta + (t0 + t) * g.outputs + o0 + lane;
     AUXGRAD_UNROLL
-    for (int i = 0; i < n; i++) values[i] = load_first(g.delta + (t0 + t + i) * g.outputs + o0 + lane, outputs - lane);
+    for (int i = 0; i < n; i++, source += g.outputs) values[i] = load_first(source, outputs - lane);
     loads_end();
     AUXGRAD_UNROLL
     for (int i = 0; i < n; i++) {

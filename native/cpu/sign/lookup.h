@@ -47,9 +47,10 @@ struct NextRows {
     count -= n;
     return taken;
   }
-  // The i-th four of them: more at a time would be waited for.
+  // The i-th four of them: more at a time would be waited for. Locality 2 is the second-level cache, 3 the first.
+  template <int locality = 2>
   void prefetch(int64_t i) const {
-    for (int64_t k = 4 * i; k < 4 * i + 4; k++) __builtin_prefetch(row + k * stride, 0, 2);
+    for (int64_t k = 4 * i; k < 4 * i + 4; k++) __builtin_prefetch(row + k * stride, 0, locality);
   }
   void prefetch() const {
     for (int64_t i = 0; i < count; i += 4) prefetch(i / 4);
@@ -210,7 +211,7 @@ __attribute__((noinline)) void look_up_made(const TableMaker& maker, const float
   const NextRows rows = next.take(8 * words);
   for (int half = 0; half < 2 * words; half++) {
     __m512i number[n];
-    rows.prefetch(half);
+    rows.prefetch<3>(half);
     load_halves<n>(blocks, half, number);
 #pragma GCC unroll 1
     for (int k = 0; k < 4; k++, delta += 4 * kOutputs) {

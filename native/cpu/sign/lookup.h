@@ -4,7 +4,8 @@
 // deltas are two registers. An in-register permute by sixteen channels' numbers, and one add, do the work of five
 // multiply-adds for sixteen channels. The permute reads only the low bits of each number, so a shift is all the
 // decoding. Tables are built once per part of a step and shared by all input channels; where these are few, they are
-// made in registers on the way. With 8 lanes it is three tokens.
+// made in registers on the way. With 8 lanes it is four tokens: a register has the sums of three and the fourth added, and
+// where the fourth is to be taken away, the opposite of an entry is added.
 //
 // A code of two bits is two signs, of the delta and of its double: 2 q - 3 = (2 q0 - 1) + 2 (2 q1 - 1).
 #pragma once

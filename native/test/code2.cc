@@ -192,3 +192,20 @@ TEST(conv2d_code2_weight_grad_equals_dense_values) {
     check_conv({2, 21, 20, 18, 21, 3, 1, 1, 1, 1});  // several steps, each with padding
   });
 }
+
+// Codes in a place of each thread, and shared by more of them.
+TEST(code2_weight_grads_do_not_depend_on_threads) {
+  test::each_isa([] {
+    test::Array x = test::Array::normal({3, 20, 20, 40}, 1), dy = test::Array::normal({3, 20, 20, 72}, 2);
+    Packed p = packed(x, 1200, 40, 3);
+    test::Array first = test::Array::f32({72, 3, 3, 40});
+    for (int threads : {1, 2, 5}) {
+      auxgrad::set_threads(threads);
+      test::Array dw = test::Array::f32({72, 3, 3, 40});
+      test::call("conv2d_code2_weight_grad", {dy.view(), p.codes.view(), p.ranges.view()},
+                 {threads == 1 ? first.view() : dw.view()}, {1, 1, 1, 1, 1, 1, 1, 20, 20, 1});
+      if (threads > 1) CHECK(std::memcmp(first.data(), dw.data(), static_cast<size_t>(dw.count()) * 4) == 0);
+    }
+    auxgrad::set_threads(auxgrad::default_threads());
+  });
+}

@@ -159,6 +159,40 @@ TEST(linear_sign_weight_grad_passes_on_what_is_not_finite) {
   });
 }
 
+// A channel that is nowhere above zero has no gradient at all: what rounding would leave, an optimizer could make much of.
+TEST(linear_sign_weight_grad_of_no_set_bit_is_zero) {
+  test::each_isa([] {
+    for (int64_t inputs : {5, 40, 150}) {
+      const int64_t tokens = 1000, outputs = 19;
+      test::Array x = test::Array::normal({tokens, inputs}, 1), delta = test::Array::normal({tokens, outputs}, 2);
+      for (int64_t t = 0; t < tokens; t++) x[t * inputs + 3] = -1.0f;
+      test::Array signs = packed(x, tokens, inputs), dw = test::Array::f32({outputs, inputs});
+      test::call("linear_sign_weight_grad", {delta.view(), signs.view()}, {dw.view()}, {1, 1});
+      for (int64_t o = 0; o < outputs; o++) CHECK(dw[o * inputs + 3] == 0 && dw[o * inputs + 4] != 0);
+    }
+  });
+}
+
+// One block of columns and several, tokens in runs and in passes; codes in a place of each thread, and shared.
+TEST(linear_sign_weight_grad_does_not_depend_on_threads) {
+  test::each_isa([] {
+    const int64_t shapes[][3] = {{9000, 40, 70}, {2500, 72, 530}, {700, 20, 1100}};
+    for (const auto& [tokens, outputs, inputs] : shapes) {
+      test::Array x = test::Array::normal({tokens, inputs}, 1), delta = test::Array::normal({tokens, outputs}, 2);
+      test::Array signs = packed(x, tokens, inputs), first = test::Array::f32({outputs, inputs});
+      for (int threads : {1, 2, 4, 5}) {
+        auxgrad::set_threads(threads);
+        test::Array dw = test::Array::f32({outputs, inputs});
+        test::call("linear_sign_weight_grad", {delta.view(), signs.view()}, {threads == 1 ? first.view() : dw.view()},
+                   {1, 0});
+        if (threads > 1) CHECK(std::memcmp(first.data(), dw.data(), static_cast<size_t>(dw.count()) * 4) == 0);
+        CHECK(dw.guards_intact() && first.guards_intact());
+      }
+    }
+    auxgrad::set_threads(auxgrad::default_threads());
+  });
+}
+
 TEST(sign_weight_grads_do_not_depend_on_threads) {
   test::each_isa([] {
     test::Array x = test::Array::normal({2, 20, 20, 40}, 1), dy = test::Array::normal({2, 20, 20, 72}, 2);

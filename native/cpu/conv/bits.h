@@ -16,11 +16,6 @@ inline BitWords mark_positive(BitWords words, Vec x, BitWords bit) {
   return words | ((BitWords)(x > Vec{}) & bit);
 #endif
 }
-inline BitWords load_words(const uint32_t* p) {
-  BitWords words;
-  memcpy(&words, p, sizeof(words));
-  return words;
-}
 
 // One word of V vectors of columns.
 template <int V>

@@ -20,12 +20,14 @@ inline void split_codes(const Words* codes, Words* low, Words* high) {
   }
 }
 
+// A thread's.
 struct DepthwiseSpace {
   alignas(64) Floats delta[kStep];  // times their factors
   Floats middle[kStep];             // times their middles
   Words words[kDepthwiseVectors][kDepthwiseTaps][kStep / 16];
   Floats total[kDepthwiseVectors][kDepthwiseTaps];
   TapTokens tokens[kDepthwiseTaps];
+  char gap[kThreadGap];
 };
 
 // sum + (bit t of word set ? v : 0)

@@ -16,12 +16,16 @@ constexpr int64_t kSteps = 6;
 // codes of its own, and some steps at a time: their deltas stay in the second-level cache while 64 outputs after the other
 // take their part of each row.
 constexpr int64_t kRuns = 8, kRunBlocks = 32, kRunCodes = 48, kRunTotal = 64 * 1024, kRunDeltas = 256 * 1024;
+// So few threads bring the codes into places of their own, each all that it needs: that takes less time than to fetch from
+// one another what all write and all read, and none waits.
+constexpr int64_t kOwnThreads = 4;
 // AMX, a thread: packed deltas of 64 outputs of a step, and sums of 64 outputs for each block of columns.
 constexpr int64_t kBundleBytes = 4 * kStep * 64, kBundleTotals = 4 * 64 * kColumns;
 
 typedef uint64_t Valid[kStep / 64];
 
-// What a thread needs without a matrix unit: scaled deltas of a part, tables, and sums [block][output][column].
+// What a thread needs without a matrix unit: scaled deltas of a part, tables, and sums [block][output][column], behind them
+// those of bits that are all clear.
 template <int Bits>
 struct VectorSpace {
   static constexpr bool kLookup = Bits == 1 || kCodesAreSigns;
@@ -46,6 +50,7 @@ struct Places {
   uint8_t* base;
   int64_t blocks, chunk, steps, code_bytes, valid_bytes, thread_bytes;
   int64_t runs, total;  // of the tokens; floats of dW
+  int64_t own_threads;  // up to so many have codes of their own
 
   __attribute__((noinline)) Places(const CodeGradient& g, bool amx, void* scratch)
       : base(static_cast<uint8_t*>(scratch)) {
@@ -64,15 +69,19 @@ struct Places {
       code_bytes = kStep * kColumns;
       thread_bytes = max64(thread_bytes, kBundleBytes + kBundleTotals * chunk);
     }
-    thread_bytes = aligned(max64(thread_bytes, g.taps_a_block() * static_cast<int64_t>(sizeof(TapTokens))));
+    thread_bytes =
+        aligned(max64(thread_bytes, g.taps_a_block() * static_cast<int64_t>(sizeof(TapTokens)))) + kThreadGap;
     valid_bytes = aligned(g.taps_a_block() * static_cast<int64_t>(sizeof(Valid)));
+    own_threads = amx ? 0 : kOwnThreads;
   }
-  int64_t shared() const { return chunk * steps * (code_bytes + valid_bytes); }
-  int64_t own() const { return shared() + thread_bytes + kThreadGap; }  // of a thread that works on a run
+  int64_t shared() const { return chunk * steps * (code_bytes + valid_bytes) + kThreadGap; }
+  int64_t own() const { return shared() + thread_bytes; }  // of a thread with codes of its own
+  // Never less for more threads: a call may have fewer than were planned.
   int64_t bytes(int threads) const {
-    return runs > 1 ? threads * own() + (runs - 1) * total * 4 : shared() + threads * thread_bytes;
+    if (runs > 1) return threads * own() + (runs - 1) * total * 4;
+    return max64(shared() + threads * thread_bytes, min64(threads, own_threads) * own());
   }
-  Places of_run(int thread) const {
+  Places of_thread(int thread) const {
     Places p = *this;
     p.base += thread * own();
     return p;
@@ -236,27 +245,25 @@ AUXGRAD_AMX __attribute__((noinline)) void amx_task(const CodeGradient& g, const
 }
 #endif
 
-// Deltas of n tokens of a step, from token t of its part on, times their factors.
+// Deltas of n tokens of a step, from token t of its part on, times their factors; adds them times their middles.
 template <int n, int Bits>
 inline void scale_rows(const CodeGradient& g, const Scales& scales, int64_t t0, int64_t from, int64_t t, int64_t o0,
-                       int64_t outputs, VectorSpace<Bits>& space, Floats& middles) {
+                       int64_t outputs, VectorSpace<Bits>& space, float* middles) {
   constexpr int kRows = VectorSpace<Bits>::kRows;
-  Floats values[n] = {};
-  AUXGRAD_UNROLL
-  for (int i = 0; i < n; i++) {
-    const float* source = g.delta + (t0 + t + i) * g.outputs + o0;
-    if (outputs == VectorSpace<Bits>::kOutputs) memcpy(&values[i], source, sizeof(space.delta[0]));
-    else values[i] = (Floats)load_words(reinterpret_cast<const uint32_t*>(source), outputs);
-  }
-  loads_end();
-  AUXGRAD_UNROLL
-  for (int i = 0; i < n; i++) {
-    const int64_t token = t + i;
-    for (int r = 0; r < kRows; r++) {
-      const Floats scaled = values[i] * (scales.factor[from + token] * static_cast<float>(1 << r));
-      memcpy(space.delta[token * kRows + r], &scaled, sizeof(space.delta[0]));
+  for (int lane = 0; lane < VectorSpace<Bits>::kOutputs; lane += kLanes) {
+    Vec values[n], middle = load(middles + lane);
+    const float* source = g.delta + (t0 + t) * g.outputs + o0 + lane;
+    AUXGRAD_UNROLL
+    for (int i = 0; i < n; i++, source += g.outputs) values[i] = load_first(source, outputs - lane);
+    loads_end();
+    AUXGRAD_UNROLL
+    for (int i = 0; i < n; i++) {
+      const int64_t token = t + i;
+      Vec scaled = values[i] * broadcast(scales.factor[from + token]);
+      for (int r = 0; r < kRows; r++, scaled += scaled) store(space.delta[token * kRows + r] + lane, scaled);
+      if (Bits == 2) middle += values[i] * broadcast(scales.middle[from + token]);
     }
-    if (Bits == 2) middles += values[i] * scales.middle[from + token];
+    if (Bits == 2) store(middles + lane, middle);
   }
 }
 
@@ -269,16 +276,17 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
   const BlockRange range = block_range(g, task.begin, task.end, o0, o1);
   const int64_t blocks = range.last - range.first;
   if (blocks <= 0) return;
-  Floats* shifts = reinterpret_cast<Floats*>(space.sums + blocks);  // of each block's taps
-  memset(space.sums, 0, static_cast<size_t>(blocks) * sizeof(space.sums));
+  Floats* shifts = reinterpret_cast<Floats*>(space.sums + blocks + 1);  // of each block's taps
+  memset(space.sums, 0, static_cast<size_t>(blocks + 1) * sizeof(space.sums));
   memset(shifts, 0, static_cast<size_t>(blocks * g.taps_a_block()) * sizeof(Floats));
   const float padded = g.zero_one ? 0.0f : Bits == 2 ? 3.0f : 1.0f;
   Scales scales;
   for (int64_t t0 = task.t0; t0 < task.t1; t0 += kTokens) {
     const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, count = min64(kTokens, task.t1 - t0);
     if (from == 0) scales.set(g, t0, min64(kStep, task.t1 - t0));
-    memset(space.delta + count * kRows, 0, static_cast<size_t>(kPart - count * kRows) * sizeof(space.delta[0]));
-    Floats middles = {};
+    if (count < kTokens)
+      memset(space.delta + count * kRows, 0, static_cast<size_t>(kPart - count * kRows) * sizeof(space.delta[0]));
+    float middles[kColumns] = {};
     int64_t t = 0;
     for (; t + 8 <= count; t += 8) scale_rows<8, Bits>(g, scales, t0, from, t, o0, o1 - o0, space, middles);
     for (; t < count; t++) scale_rows<1, Bits>(g, scales, t0, from, t, o0, o1 - o0, space, middles);
@@ -297,7 +305,8 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
       for (int64_t i = 0; i < blocks; i++) add_codes(space.delta, codes + i * stride, space.sums[i]);
     }
     if (Bits == 1 && (g.pointwise() || padded == 0)) continue;
-    Shift shift = {g, scales, t0 - from, from, from + count, o0, o1 - o0, padded, middles};
+    Shift shift = {g, scales, t0 - from, from, from + count, o0, o1 - o0, padded, {}};
+    memcpy(&shift.whole, middles, sizeof(middles));
     int64_t tap = -1;
     Floats s = {};
     for (int64_t i = 0; i < blocks; i++) {
@@ -309,6 +318,11 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
         shifts[i * g.taps_a_block() + k] += s;
       }
     }
+  }
+  if (kSignedOnly && g.zero_one) {
+    const float* clear = reinterpret_cast<const float*>(space.sums + blocks);
+    for (int64_t i = 0; i < blocks * g.taps_a_block(); i++)
+      for (int o = 0; o < Space::kOutputs; o++) shifts[i][o] = -clear[o * kColumns];
   }
   each_block(g, range.first, range.last, o0, o1, [&](int64_t i, int64_t first, int64_t last) {
     const ColumnBlock b = column_block(g, i);
@@ -375,14 +389,14 @@ inline void sum_task(const CodeGradient& g, const Places& places, bool amx, cons
 
 // A run of tokens after the other, or several at a time: each places its own codes and sums all outputs.
 inline void sum_runs(const Call& call, const CodeGradient& g, const Places& places, bool amx, int64_t task_outputs) {
-  const int64_t steps = ceil_div(g.tokens, kStep);
+  const int64_t unit = amx ? kStep : kPart, units = ceil_div(g.tokens, unit);
   float* sums = places.sums(call.pool->threads());
   parallel_tasks(call, places.runs, [&](int64_t run, int thread) {
-    const Places own = places.of_run(thread);
+    const Places own = places.of_thread(thread);
     CodeGradient part = g;
     if (run > 0) part.dw = sums + (run - 1) * places.total;
-    const int64_t first = steps * run / places.runs * kStep;
-    const int64_t end = min64(g.tokens, steps * (run + 1) / places.runs * kStep);
+    const int64_t first = units * run / places.runs * unit;
+    const int64_t end = min64(g.tokens, units * (run + 1) / places.runs * unit);
     for (int64_t t0 = first; t0 < end; t0 += places.steps * kStep) {
       const int64_t t1 = min64(end, t0 + places.steps * kStep);
       place_codes(part, own, amx, 0, 0, places.blocks, t0, t1, reinterpret_cast<TapTokens*>(own.thread(0)));
@@ -396,7 +410,7 @@ inline void sum_runs(const Call& call, const CodeGradient& g, const Places& plac
   });
 }
 
-__attribute__((noinline)) void run_gradient(const Call& call, const CodeGradient& g) {
+__attribute__((noinline)) void run_gradient(const Call& call, CodeGradient g) {
   const bool amx = amx_in_force();
   int64_t task_outputs = g.bits == 1 ? VectorSpace<1>::kOutputs : VectorSpace<2>::kOutputs;
 #if defined(AUXGRAD_HAS_AMX)
@@ -407,26 +421,33 @@ __attribute__((noinline)) void run_gradient(const Call& call, const CodeGradient
     return;
   }
   if (is_depthwise(g)) return run_depthwise(call, g);
+  if (kSignedOnly && g.zero_one) g.scale *= 0.5f;
   const Places places(g, amx_possible(), call.scratch);
   if (places.runs > 1) return sum_runs(call, g, places, amx, task_outputs);
   const int64_t blocks = places.blocks, chunk = places.chunk, tokens = places.steps * kStep;
   const int64_t o_tasks = ceil_div(g.outputs, task_outputs);
+  const bool own = call.pool->threads() <= places.own_threads;
   for (int64_t from = 0; from < blocks; from += chunk) {
     const int64_t to = min64(from + chunk, blocks);
     // Few outputs: columns are cut too, though each part packs the deltas anew.
     const int64_t parts = max64(1, min64((to - from) / 16, 4 / o_tasks)), part = ceil_div(to - from, parts);
     for (int64_t t0 = 0; t0 < g.tokens; t0 += tokens) {
       const int64_t t1 = min64(t0 + tokens, g.tokens);
+      const auto place = [&](const Places& to, int64_t begin, int64_t end, int thread) {
+        place_codes(g, to, amx, from, begin, end, t0, t1, reinterpret_cast<TapTokens*>(to.thread(thread)));
+      };
       const int64_t grain = 4;
-      parallel_tasks(call, ceil_div(to - from, grain), [&](int64_t i, int thread) {
-        const int64_t begin = from + i * grain;
-        place_codes(g, places, amx, from, begin, min64(begin + grain, to), t0, t1,
-                    reinterpret_cast<TapTokens*>(places.thread(thread)));
-      });
+      if (!own)
+        parallel_tasks(call, ceil_div(to - from, grain), [&](int64_t i, int thread) {
+          const int64_t begin = from + i * grain;
+          place(places, begin, min64(begin + grain, to), thread);
+        });
+      int64_t placed[kOwnThreads] = {-1, -1, -1, -1};  // from which block on, by each thread
       parallel_tasks(call, o_tasks * parts, [&](int64_t i, int thread) {
-        const int64_t begin = from + i / o_tasks * part;
-        sum_task(g, places, amx,
-                 {from, begin, min64(begin + part, to), t0, t1, i % o_tasks * task_outputs, thread, t0 > 0});
+        const int64_t begin = from + i / o_tasks * part, end = min64(begin + part, to);
+        const Places& mine = own ? places.of_thread(thread) : places;
+        if (own && placed[thread] != begin) place(mine, begin, end, 0), placed[thread] = begin;
+        sum_task(g, mine, amx, {from, begin, end, t0, t1, i % o_tasks * task_outputs, own ? 0 : thread, t0 > 0});
       });
     }
   }

@@ -4,7 +4,8 @@
 // deltas are two registers. An in-register permute by sixteen channels' numbers, and one add, do the work of five
 // multiply-adds for sixteen channels. The permute reads only the low bits of each number, so a shift is all the
 // decoding. Tables are built once per part of a step and shared by all input channels; where these are few, they are
-// made in registers on the way. With 8 lanes it is three tokens.
+// made in registers on the way. With 8 lanes it is four tokens: a register has the sums of three and the fourth added, and
+// where the fourth is to be taken away, the opposite of an entry is added.
 //
 // A code of two bits is two signs, of the delta and of its double: 2 q - 3 = (2 q0 - 1) + 2 (2 q1 - 1).
 #pragma once
@@ -47,9 +48,10 @@ struct NextRows {
     count -= n;
     return taken;
   }
-  // The i-th four of them: more at a time would be waited for.
+  // The i-th four of them: more at a time would be waited for. Locality 2 is the second-level cache, 3 the first.
+  template <int locality = 2>
   void prefetch(int64_t i) const {
-    for (int64_t k = 4 * i; k < 4 * i + 4; k++) __builtin_prefetch(row + k * stride, 0, 2);
+    for (int64_t k = 4 * i; k < 4 * i + 4; k++) __builtin_prefetch(row + k * stride, 0, locality);
   }
   void prefetch() const {
     for (int64_t i = 0; i < count; i += 4) prefetch(i / 4);
@@ -58,6 +60,7 @@ struct NextRows {
 
 #if defined(__AVX512F__)
 constexpr bool kCodesAreSigns = true;  // two-bit codes are summed as two signs each
+constexpr bool kSignedOnly = false;    // bits 1 and 0 need sums of bits that are all clear, to be taken from the others
 constexpr int kLookupOutputs = 4;      // whose sums, of four blocks, are in registers
 
 // Of a word, three numbers of 5 bits in each half; of two words, one of the 4 bits that these leave, in a word of its own
@@ -78,10 +81,11 @@ struct Tables {
 };
 
 struct TableMaker {
-  __m512 low, bit[4], code[2];
+  __mmask16 minus;  // a clear bit is -1, not 0
+  __m512 bit[4], code[2];
 
-  explicit TableMaker(float clear) : low(_mm512_set1_ps(clear)) {
-    const __m512 one = _mm512_set1_ps(1.0f);
+  explicit TableMaker(float clear) : minus(clear == 0 ? 0 : 0xffff) {
+    const __m512 low = _mm512_set1_ps(clear), one = _mm512_set1_ps(1.0f);
     constexpr __mmask16 set[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
     for (int i = 0; i < 4; i++) bit[i] = _mm512_mask_mov_ps(low, set[i], one);
     for (int i = 0; i < 2; i++) code[i] = _mm512_add_ps(bit[2 * i], _mm512_add_ps(bit[2 * i + 1], bit[2 * i + 1]));
@@ -100,7 +104,7 @@ struct TableMaker {
   void five(const float* d, __m512& clear, __m512& set) const {
     const __m512 t = four(d, d + kOutputs, d + 2 * kOutputs, d + 3 * kOutputs);
     const __m512 last = _mm512_set1_ps(d[4 * kOutputs]);
-    clear = _mm512_fmadd_ps(low, last, t);
+    clear = _mm512_mask_sub_ps(t, minus, t, last);
     set = _mm512_add_ps(t, last);
   }
   // Of the last bit of each half of two words.
@@ -208,7 +212,7 @@ __attribute__((noinline)) void look_up_made(const TableMaker& maker, const float
   const NextRows rows = next.take(8 * words);
   for (int half = 0; half < 2 * words; half++) {
     __m512i number[n];
-    rows.prefetch(half);
+    rows.prefetch<3>(half);
     load_halves<n>(blocks, half, number);
 #pragma GCC unroll 1
     for (int k = 0; k < 4; k++, delta += 4 * kOutputs) {
@@ -265,87 +269,104 @@ inline void sum_part(const PartDelta& delta, float clear, int words, Blocks bloc
   }
 }
 #elif defined(__AVX2__)
-constexpr bool kCodesAreSigns = false;
+constexpr bool kCodesAreSigns = true, kSignedOnly = true;
 constexpr int kLookupOutputs = 8;
+constexpr uint32_t kClearWord = ~0u;  // bits that are all clear, in place
 
-// Of a word, five numbers of 3 bits in each half, and one of the 2 bits that these leave.
+// Of a word, eight numbers of three bits from the low end up, and for each, from the high end down, whether its entry is
+// taken from the sum. Of four bits the last is that sign; where it is clear, the others count the other way round.
 struct Tables {
-  alignas(32) float three[kPart / 32][11][kLookupOutputs][8];
+  alignas(32) float three[kPart / 4][kLookupOutputs][8];
 };
 
-inline void build_tables(const float* delta, float low, int words, Tables& tables) {
-  const __m256 p0 = _mm256_setr_ps(low, 1, low, 1, low, 1, low, 1);
-  const __m256 p1 = _mm256_setr_ps(low, low, 1, 1, low, low, 1, 1);
-  const __m256 p2 = _mm256_setr_ps(low, low, low, low, 1, 1, 1, 1);
-  for (int w = 0; w < words; w++, delta += 32 * kOutputs)
-    for (int i = 0; i < 11; i++) {
-      const float* d = delta + (i / 5 * 16 + i % 5 * 3) * kOutputs;
-      __m256 sum[kLookupOutputs];
+inline void place_words(const Words* words, int count, Words* out) {
+  for (int i = 0; i < count; i++) {
+    Words minus = ~words[i] & 0x88888888u, number = (words[i] ^ ((minus >> 3) * 7)) & 0x77777777u;
+    number = (number & 0x07070707u) | (number >> 1 & 0x38383838u);
+    number = (number & 0x003f003fu) | (number >> 2 & 0x0fc00fc0u);
+    number = (number & 0x00000fffu) | (number >> 4 & 0x00fff000u);
+    minus = (minus << 4 & 0x80808080u) | (minus >> 1 & 0x40404040u);
+    minus = (minus << 8 & 0xc000c000u) | (minus >> 2 & 0x30003000u);
+    out[i] = number | minus << 16 | (minus >> 4 & 0x0f000000u);
+  }
+}
+
+template <int Bits>
+inline void build_tables(const float* delta, float, int words, Tables& tables) {
+  __m256 p0 = _mm256_setr_ps(-1, 1, -1, 1, -1, 1, -1, 1), p1 = _mm256_setr_ps(-1, -1, 1, 1, -1, -1, 1, 1),
+         p2 = _mm256_setr_ps(-1, -1, -1, -1, 1, 1, 1, 1);
+  if (Bits == 2) {  // of a code, and of one with its last bit set, whose deltas are not doubled
+    p0 = _mm256_add_ps(p0, _mm256_add_ps(p1, p1));
+    p2 = _mm256_add_ps(p2, _mm256_set1_ps(2.0f));
+  }
+  asm("" : "+x"(p0), "+x"(p1), "+x"(p2));  // in registers, not loaded for every product
+  for (int i = 0; i < words * 8; i++, delta += 4 * kOutputs) {
+    __m256 sum[kLookupOutputs];
 #pragma GCC unroll 8
-      for (int o = 0; o < kLookupOutputs; o++) {
-        if (i < 10) {
-          sum[o] = _mm256_mul_ps(p0, _mm256_set1_ps(d[o]));
-          sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(d[kOutputs + o]), sum[o]);
-          sum[o] = _mm256_fmadd_ps(p2, _mm256_set1_ps(d[2 * kOutputs + o]), sum[o]);
-        } else {
-          sum[o] = _mm256_mul_ps(p0, _mm256_set1_ps(delta[31 * kOutputs + o]));
-          sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(delta[15 * kOutputs + o]), sum[o]);
-        }
+    for (int o = 0; o < kLookupOutputs; o++) {
+      const float* d = delta + o;
+      if (Bits == 2) {
+        sum[o] = _mm256_mul_ps(p0, _mm256_set1_ps(d[0]));
+      } else {
+        sum[o] = _mm256_fmadd_ps(p0, _mm256_set1_ps(d[0]), _mm256_set1_ps(d[3 * kOutputs]));
+        sum[o] = _mm256_fmadd_ps(p1, _mm256_set1_ps(d[kOutputs]), sum[o]);
       }
-      loads_end();
-#pragma GCC unroll 8
-      for (int o = 0; o < kLookupOutputs; o++) _mm256_store_ps(tables.three[w][i][o], sum[o]);
+      sum[o] = _mm256_fmadd_ps(p2, _mm256_set1_ps(d[2 * kOutputs]), sum[o]);
     }
-}
-
-inline void add_entries(const float (*table)[8], __m256i number, __m256* sum) {
+    loads_end();
 #pragma GCC unroll 8
-  for (int o = 0; o < kLookupOutputs; o++)
-    sum[o] = _mm256_add_ps(sum[o], _mm256_permutevar8x32_ps(_mm256_load_ps(table[o]), number));
+    for (int o = 0; o < kLookupOutputs; o++) _mm256_store_ps(tables.three[i][o], sum[o]);
+  }
 }
 
-// Numbers move down by products: shifts and permutes share units on some machines.
-inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns]) {
-  const __m256i down = _mm256_set1_epi16(1 << 13);
-  for (int lane = 0; lane < kColumns; lane += 8) {
+__attribute__((noinline)) void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns],
+                                       int columns = kColumns) {
+  __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
+  asm("" : "+x"(one), "+x"(sign));
+  for (int lane = 0; lane < columns; lane += 8) {
     __m256 sum[kLookupOutputs];
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) sum[o] = _mm256_load_ps(sums[o] + lane);
+    const float(*table)[kLookupOutputs][8] = tables.three;
     for (int w = 0; w < words; w++) {
-      __m256i last = _mm256_setzero_si256();  // bit of each half
-      const float(*table)[kLookupOutputs][8] = tables.three[w];
+      const uint32_t* word = reinterpret_cast<const uint32_t*>(bits + w) + lane;
+      __m256i number = _mm256_load_si256(reinterpret_cast<const __m256i*>(word)), minus = number;
 #pragma GCC unroll 1
-      for (int half = 0; half < 2; half++) {
-        const uint16_t* halves = reinterpret_cast<const uint16_t*>(bits + w) + 2 * lane + half;
-        __m256i number = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves));
-#pragma GCC unroll 1
-        for (int n = 0; n < 5; n++) {
-          add_entries(*table++, number, sum);
-          number = _mm256_mulhi_epu16(number, down);
-        }
-        last = _mm256_add_epi32(_mm256_add_epi32(last, last), number);
+      for (int k = 0; k < 8; k++, table++) {
+        const __m256 by = _mm256_or_ps(_mm256_and_ps(_mm256_castsi256_ps(minus), sign), one);
+#pragma GCC unroll 8
+        for (int o = 0; o < kLookupOutputs; o++)
+          sum[o] = _mm256_fmadd_ps(_mm256_permutevar8x32_ps(_mm256_load_ps((*table)[o]), number), by, sum[o]);
+        number = _mm256_srli_epi32(number, 3);
+        minus = _mm256_add_epi32(minus, minus);
       }
-      add_entries(*table, last, sum);
     }
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) _mm256_store_ps(sums[o] + lane, sum[o]);
   }
 }
 #else
-constexpr bool kCodesAreSigns = false;
+constexpr bool kCodesAreSigns = false, kSignedOnly = false;
 constexpr int kLookupOutputs = 8;
+constexpr uint32_t kClearWord = 0;
+
+inline void place_words(const Words* words, int count, Words* out) {
+  memcpy(out, words, static_cast<size_t>(count) * sizeof(Words));
+}
 
 struct Tables {
   float on[kPart][kLookupOutputs], off[kPart][kLookupOutputs];
 };
 
+template <int Bits>
 inline void build_tables(const float* delta, float low, int words, Tables& tables) {
   for (int t = 0; t < words * 32; t++, delta += kOutputs)
     for (int o = 0; o < kLookupOutputs; o++) tables.on[t][o] = delta[o], tables.off[t][o] = low * delta[o];
 }
 
-inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns]) {
-  for (int c = 0; c < kColumns; c++) {
+inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns],
+                    int columns = kColumns) {
+  for (int c = 0; c < columns; c++) {
     float sum[kLookupOutputs] = {};
     for (int w = 0; w < words; w++) {
       const uint32_t word = bits[w][c];
@@ -362,17 +383,17 @@ inline void look_up(const Tables& tables, int words, const Words* bits, float (*
 #if !defined(__AVX512F__)
 constexpr int kPairWords = 2;
 
-inline void place_words(const Words* words, int count, Words* out) {
-  memcpy(out, words, static_cast<size_t>(count) * sizeof(Words));
-}
-
 template <int Bits>
 inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
   next.prefetch();
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {
-    build_tables(delta[0] + o, clear, words, tables);
+    build_tables<Bits>(delta[0] + o, clear, words, tables);
     for (int64_t i = 0; i < blocks.count; i++)
       look_up(tables, words, blocks.bits + i * blocks.stride, blocks.sums[i] + o);
+    if (!kSignedOnly || clear != 0) continue;
+    Words all_clear[kPart / 32];
+    for (Words& word : all_clear) word = Words{} + kClearWord;
+    look_up(tables, words, all_clear, blocks.sums[blocks.count] + o, 1);
   }
 }
 #endif

@@ -1,5 +1,5 @@
-// Sums of two-bit codes in multiply-adds, for machines whose vectors hold tables of fewer than five bits: what a code
-// stands for is found in registers, once for all outputs. (By look-up each bit of a code costs as much as a sign.)
+// Sums of two-bit codes in multiply-adds, for machines without tables in vectors: what a code stands for is found in
+// registers, once for all outputs.
 #pragma once
 #include "../conv/vec.h"
 #include "lookup.h"
@@ -8,17 +8,12 @@ namespace auxgrad {
 namespace {
 
 // Output channels at a time: as many sums as there are registers for.
-constexpr int kCodeOutputs = kLanes == 8 ? 12 : 8;
+constexpr int kCodeOutputs = 8;
 
 // 2 q - 3 of the code q in the low two bits of each lane.
 inline Vec code_values(IntVec codes) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  const __m256 values = _mm256_setr_ps(-3, -1, 1, 3, -3, -1, 1, 3);
-  return (Vec)_mm256_permutevar8x32_ps(values, (__m256i)codes);
-#else
   const Vec q = __builtin_convertvector(codes & 3, Vec);
   return q + q - 3.0f;
-#endif
 }
 
 // Adds those of a part's tokens, times their deltas. A part is summed by itself: long sums round less often.

@@ -11,58 +11,60 @@
 namespace auxgrad {
 namespace {
 
-constexpr int64_t kQueries = kTileRows * (64 / kTileRows);      // query rows of a tile
-constexpr int64_t kKeys = kTileColumns * (128 / kTileColumns);  // keys of a tile
-constexpr int64_t kScores = kKeys + kPad;                       // floats from row to row of a tile of scores
+constexpr int64_t kKeys = 256;                                // of a block, whole panels
+constexpr int64_t kScores = kKeys + kPad;                     // floats from row to row of a tile of scores
+constexpr int64_t kTaskRows = kTileRows * (224 / kTileRows);  // query rows of a task, at most
+constexpr int64_t kQueries = kTileRows * (112 / kTileRows);   // query rows of a block of the gradients
 constexpr int kWidth = 16;  // sums along a row run in 16 lanes, whatever the registers
+static_assert(kKeys % kTileColumns == 0 && kPad >= kWidth && kPad >= kTileRows, "rows of scores have room behind them");
 
-// c[m, n] (+)= left right over k terms; `right` in panels of kTileColumns columns and `packed` terms, k if not given.
-inline void multiply(Left order, const float* left, int64_t left_step, const float* right, int64_t m, int64_t n,
-                     int64_t k, float* c, int64_t ldc, bool add, int64_t packed = 0) {
-  for (int64_t j = 0; j < n; j += kTileColumns)
-    for (int64_t i = 0; i < m; i += kTileRows) {
-      Tile t = {};
-      t.depth = k;
-      t.left = left + i * (order == kLeftRows ? left_step : 1);
-      t.left_step = left_step;
-      t.right = right + j * (packed ? packed : k);
-      t.right_step = kTileColumns;
-      t.out = c + i * ldc + j;
-      t.out_step = ldc;
-      t.columns = min64(kTileColumns, n - j);
-      t.add = add;
-      tile_kernels(order, t.columns, kNothing)[min64(kTileRows, m - i)](t);
-    }
+// A right operand: element (k, column) at data[column / kTileColumns * panel + k * step + column % kTileColumns].
+struct Right {
+  const float* data;
+  int64_t step, panel;
+};
+
+// c[m, n] (+)= left right over k terms, m <= kTileRows.
+inline void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m, int64_t n,
+                     int64_t k, float* c, int64_t ldc, bool add) {
+  Tile t = {};
+  t.depth = k;
+  t.left = left;
+  t.left_step = left_step;
+  t.right_step = right.step;
+  t.out_step = ldc;
+  t.add = add;
+  for (int64_t j = 0; j < n; j += kTileColumns) {
+    t.right = right.data + j / kTileColumns * right.panel;
+    t.next_out = t.out = c + j;
+    t.columns = min64(kTileColumns, n - j);
+    tile_kernels(order, t.columns, kNothing)[m](t);
+  }
 }
+
+// Where piece i of `count` even ones of n begins.
+inline int64_t cut_at(int64_t n, int64_t count, int64_t i) { return n * i / count; }
 
 // Matrix i of a [B, H, rows, columns] view.
 struct Matrix {
   const float* data;
   int64_t row, column;
 
-  // Rows next to each other, as left operand; returns their step. (In place they may be a page apart.)
-  int64_t copy(int64_t first, int64_t count, int64_t columns, float* out) const {
-    copy_rows(data + first * row, row, column, count, columns, out, columns + kPad, 0, 0);
-    return columns + kPad;
+  // Rows next to each other, times `scale`: a left operand, and a right one whose depth the rows are.
+  Right copy(int64_t first, int64_t count, int64_t columns, float scale, float* out) const {
+    const int64_t step = columns + kPad;
+    copy_rows(data + first * row, row, column, count, columns, out, step, 0, 0);
+    if (scale != 1)
+      for (int64_t r = 0; r < count; r++)
+        for (int64_t c = 0; c < columns; c++) out[r * step + c] *= scale;
+    return {out, step, kTileColumns};
   }
-  // As right operand: `columns` columns, rows as depth.
-  void pack(int64_t first, int64_t count, int64_t columns, float* out) const {
-    panels(data + first * row, row, column, count, columns, out);
-  }
-  // As right operand: rows as columns, `columns` columns as depth.
-  void pack_transposed(int64_t first, int64_t count, int64_t columns, float* out) const {
-    panels(data + first * row, column, row, columns, count, out);
-  }
-
- private:
-  static void panels(const float* from, int64_t depth_step, int64_t column_step, int64_t depth, int64_t columns,
-                     float* out) {
-    for (int64_t j = 0; j < columns; j += kTileColumns, out += kTileColumns * depth) {
-      const float* panel = from + j * column_step;
-      if (column_step == 1 && columns - j >= kTileColumns)
-        copy_rows(panel, depth_step, 1, depth, kTileColumns, out, kTileColumns, 0, 0);
-      else pack_right(panel, depth_step, column_step, depth, min64(kTileColumns, columns - j), kTileColumns, out);
-    }
+  // A right operand whose columns the rows are.
+  Right pack(int64_t first, int64_t count, int64_t columns, float* out) const {
+    for (int64_t j = 0; j < count; j += kTileColumns)
+      pack_right(data + (first + j) * row, column, row, columns, min64(kTileColumns, count - j), kTileColumns,
+                 out + j * columns);
+    return {out, kTileColumns, kTileColumns * columns};
   }
 };
 
@@ -90,28 +92,25 @@ struct Attention {
         causal(c.integer(1) != 0) {}
 
   int64_t batches() const { return q.shape[0] * heads; }
-  int64_t row_tiles() const { return ceil_div(rows, kQueries); }
   Matrix of(const View& x, int64_t i, int head_axis = 1) const {
     return {x.f32() + i / heads * x.stride[0] + i % heads * x.stride[head_axis], x.stride[3 - head_axis], x.stride[3]};
   }
+  // How many of `n` keys from s0 on row t sees.
+  int64_t seen(int64_t t, int64_t s0, int64_t n) const { return causal ? max64(0, min64(n, t + 1 - s0)) : n; }
 
-  // Raw products of a tile to scores: scaled, masked, with -inf for keys that do not take part and beyond the last.
-  void finish_scores(float* s, int64_t i, int64_t t0, int64_t nt, int64_t s0, int64_t ns) const {
-    const int64_t padded = round_up(ns, kWidth);
-    for (int64_t r = 0; r < nt; r++) {
-      float* row = s + r * kScores;
-      for (int64_t j = 0; j < ns; j++) row[j] *= scale;
-      for (int64_t j = ns; j < padded; j++) row[j] = -__builtin_inff();
-      if (causal)
-        for (int64_t j = max64(0, t0 + r + 1 - s0); j < ns; j++) row[j] = -__builtin_inff();
-      if (!mask) continue;
+  // Scores of row t: masked, with -inf in the lanes behind the last; returns their number with those.
+  int64_t finish_scores(float* row, int64_t i, int64_t t, int64_t s0, int64_t n) const {
+    if (mask) {
       const int64_t at =
-          i / heads * mask.stride[0] + i % heads * mask.stride[1] + (t0 + r) * mask.stride[2] + s0 * mask.stride[3];
+          i / heads * mask.stride[0] + i % heads * mask.stride[1] + t * mask.stride[2] + s0 * mask.stride[3];
       if (mask.dtype == DType::boolean)
-        for (int64_t j = 0; j < ns; j++) row[j] = mask.u8()[at + j * mask.stride[3]] ? row[j] : -__builtin_inff();
+        for (int64_t j = 0; j < n; j++) row[j] = mask.u8()[at + j * mask.stride[3]] ? row[j] : -__builtin_inff();
       else
-        for (int64_t j = 0; j < ns; j++) row[j] += mask.f32()[at + j * mask.stride[3]];
+        for (int64_t j = 0; j < n; j++) row[j] += mask.f32()[at + j * mask.stride[3]];
     }
+    const int64_t padded = round_up(n, kWidth);
+    for (int64_t j = n; j < padded; j++) row[j] = -__builtin_inff();
+    return padded;
   }
 
   // f(j, factor) for the keys of one row of a tile: factor 0 where dropout takes the weight, 1 / (1 - p) elsewhere.
@@ -128,17 +127,51 @@ struct Attention {
   }
 };
 
-// What `merge` makes of 16 lanes, halved until one is left.
+constexpr float kLog2E = 1.44269504f;
+
+// 2^x for x < 128 within 2 ULP; 0 below -126.5. NaN stays NaN. Coefficients: least maximal relative error, fitted in
+// double.
+inline Vec exp2_lanes(Vec x) {
+  // Adding it rounds to a whole number n and leaves n + 127, the exponent of 2^n, in the low bits.
+  const Vec round = vec_set(12582912.0f + 127.0f), least = vec_set(-127.0f);
+  x = least > x ? least : x;
+  const Vec t = x + round, r = x - (t - round);
+  Vec p = vec_set(1.5345812e-4f);
+  p = vec_fma(p, r, vec_set(1.3399931e-3f));
+  p = vec_fma(p, r, vec_set(9.618489e-3f));
+  p = vec_fma(p, r, vec_set(5.5503286e-2f));
+  p = vec_fma(p, r, vec_set(0.24022646f));
+  p = vec_fma(p, r, vec_set(0.6931472f));
+  p = vec_fma(p, r, vec_set(1.0f));
+  return p * (Vec)((IntVec)t << 23);
+}
+
+// What `merge` makes of the lanes, halved until one is left.
 constexpr int kWidthVecs = kWidth / kLanes;
 template <class F>
 inline float across(const Vec (&lanes)[kWidthVecs], const F& merge) {
-  float x[kWidth];
-  memcpy(x, lanes, sizeof x);
-  AUXGRAD_UNROLL
-  for (int half = kWidth / 2; half; half /= 2)
-    for (int l = 0; l < half; l++) x[l] = merge(x[l], x[l + half]);
-  return x[0];
+  typedef float Four __attribute__((vector_size(16)));
+#if defined(__AVX512F__)
+  const auto eight = merge(__builtin_shufflevector(lanes[0], lanes[0], 0, 1, 2, 3, 4, 5, 6, 7),
+                           __builtin_shufflevector(lanes[0], lanes[0], 8, 9, 10, 11, 12, 13, 14, 15));
+#elif defined(__AVX2__)
+  const Vec eight = merge(lanes[0], lanes[1]);
+#endif
+#if defined(__AVX2__)
+  Four four =
+      merge(__builtin_shufflevector(eight, eight, 0, 1, 2, 3), __builtin_shufflevector(eight, eight, 4, 5, 6, 7));
+#else
+  Four four = merge(merge(lanes[0], lanes[2]), merge(lanes[1], lanes[3]));
+#endif
+  four = merge(four, __builtin_shufflevector(four, four, 2, 3, 0, 1));
+  four = merge(four, __builtin_shufflevector(four, four, 1, 0, 3, 2));
+  return four[0];
 }
+inline float sum_across(const Vec (&lanes)[kWidthVecs]) {
+  return across(lanes, [](auto x, auto y) { return x + y; });
+}
+
+// Of rows of whole kWidth.
 inline float row_top(const float* row, int64_t n, float least) {
   Vec top[kWidthVecs];
   for (Vec& v : top) v = vec_set(least);
@@ -147,13 +180,20 @@ inline float row_top(const float* row, int64_t n, float least) {
       const Vec x = vec_load(row + j + v * kLanes);
       top[v] = x > top[v] ? x : top[v];
     }
-  return across(top, [](float x, float y) { return y > x ? y : x; });
+  return across(top, [](auto x, auto y) { return y > x ? y : x; });
 }
-inline float row_total(const float* row, int64_t n) {
+// row = exp(row - base), base times log2(e) given; returns the sum.
+inline float row_weights(float* row, int64_t n, float base2) {
+  const Vec unit = vec_set(kLog2E), less = vec_set(-base2);
   Vec sum[kWidthVecs] = {};
   for (int64_t j = 0; j < n; j += kWidth)
-    for (int v = 0; v < kWidthVecs; v++) sum[v] += vec_load(row + j + v * kLanes);
-  return across(sum, [](float x, float y) { return x + y; });
+    for (int v = 0; v < kWidthVecs; v++) {
+      float* at = row + j + v * kLanes;
+      const Vec weight = exp2_lanes(vec_fma(vec_load(at), unit, less));
+      vec_store(at, weight);
+      sum[v] += weight;
+    }
+  return sum_across(sum);
 }
 
 // Of rows of any length.
@@ -165,18 +205,17 @@ inline float row_dot(const float* a, const float* b, int64_t n) {
       const int64_t at = j + v * kLanes;
       sum[v] += vec_load(a + at) * vec_load(b + at);
     }
-  float total = across(sum, [](float x, float y) { return x + y; });
+  float total = sum_across(sum);
   for (; j < n; j++) total += a[j] * b[j];
   return total;
 }
 
 inline int64_t copied(int64_t count, int64_t columns) { return count * (columns + kPad); }
-inline int64_t panel(int64_t columns, int64_t depth) { return round_up(columns, kTileColumns) * depth; }
 
 int64_t forward_floats(const Attention& a) {
-  return round_up(copied(kQueries, a.depth) + panel(kKeys, a.depth) + kQueries * kScores + panel(a.width, kKeys) +
-                      kQueries * a.width + 2 * kQueries,
-                  16);
+  const int64_t keys = min64(kKeys, round_up(a.keys, kTileColumns));
+  return round_up(
+      keys * a.depth + copied(keys, a.width) + copied(kTileRows, a.depth) + kTileRows * kScores + 2 * kTaskRows, 16);
 }
 int64_t forward_scratch(const Call& call, int threads) {
   return threads * forward_floats(Attention(call)) * static_cast<int64_t>(sizeof(float));
@@ -186,66 +225,76 @@ int64_t forward_scratch(const Call& call, int threads) {
 bool attention(const Call& call) {
   const Attention a(call);
   const Stream stream = a.key ? stream_of(a.key, call.number[3]) : Stream{};
-  const int64_t space = forward_floats(a);
-  parallel_tasks(call, a.batches() * a.row_tiles(), [&](int64_t task, int thread) {
-    const int64_t i = task / a.row_tiles(), t0 = task % a.row_tiles() * kQueries, nt = min64(kQueries, a.rows - t0);
+  const int64_t D = a.depth, E = a.width, space = forward_floats(a);
+  // Tasks for all threads, but no fewer than some tiles each: every task packs the keys. No row depends on the cut.
+  const int64_t shared = min64(ceil_div(4 * call.pool->threads(), max64(1, a.batches())), a.rows / (4 * kTileRows));
+  const int64_t parts = max64(shared, ceil_div(a.rows, kTaskRows));
+  parallel_tasks(call, a.batches() * parts, [&](int64_t task, int thread) {
+    const int64_t i = task / parts, t0 = cut_at(a.rows, parts, task % parts),
+                  nt = cut_at(a.rows, parts, task % parts + 1) - t0;
     const Matrix q = a.of(a.q, i), k = a.of(a.k, i), v = a.of(a.v, i);
-    float* queries = static_cast<float*>(call.scratch) + thread * space;
-    float* keys = queries + copied(kQueries, a.depth);
-    float* s = keys + panel(kKeys, a.depth);
-    float* values = s + kQueries * kScores;
-    float* sum = values + panel(a.width, kKeys);
-    float *top = sum + kQueries * a.width, *weight = top + kQueries;  // running maximum and sum of exponentials
-    float base[kQueries], shrink[kQueries];
-    const int64_t step = q.copy(t0, nt, a.depth, queries);
-    memset(sum, 0, static_cast<size_t>(nt * a.width) * sizeof(float));
+    const int64_t packed = min64(kKeys, round_up(a.keys, kTileColumns)), y_step = a.heads * E;
+    float* y = call.out[0].f32() + ((i / a.heads * a.rows + t0) * a.heads + i % a.heads) * E;
+    float* keys = static_cast<float*>(call.scratch) + thread * space;
+    float* values = keys + packed * D;
+    float* queries = values + copied(packed, E);
+    float* s = queries + copied(kTileRows, D);
+    float *top = s + kTileRows * kScores, *weight = top + kTaskRows;  // running maximum and sum of exponentials
     for (int64_t r = 0; r < nt; r++) {
       top[r] = -__builtin_inff();
       weight[r] = 0;
     }
-    const int64_t seen = a.causal ? min64(a.keys, t0 + nt) : a.keys;
+    const int64_t seen = a.seen(t0 + nt - 1, 0, a.keys), tiles = ceil_div(nt, kTileRows);
     for (int64_t s0 = 0; s0 < seen; s0 += kKeys) {
-      const int64_t ns = min64(kKeys, seen - s0), padded = round_up(ns, kWidth);
-      k.pack_transposed(s0, ns, a.depth, keys);
-      multiply(kLeftRows, queries, step, keys, nt, ns, a.depth, s, kScores, false);
-      a.finish_scores(s, i, t0, nt, s0, ns);
-      // One step for all rows before the next: so none waits for what its lanes come to.
-      for (int64_t r = 0; r < nt; r++) {
-        const float high = row_top(s + r * kScores, padded, top[r]);
-        base[r] = high == -__builtin_inff() ? 0.0f : high;  // a row that sees no key yet
-        shrink[r] = top[r] - base[r];
-        top[r] = high;
+      const int64_t ns = min64(kKeys, seen - s0);
+      const Right k_columns = k.pack(s0, ns, D, keys), v_rows = v.copy(s0, ns, E, 1, values);
+      for (int64_t tile = 0; tile < tiles; tile++) {
+        const int64_t r0 = cut_at(nt, tiles, tile), m = cut_at(nt, tiles, tile + 1) - r0, t = t0 + r0;
+        const int64_t most = a.seen(t + m - 1, s0, ns);
+        if (most == 0) continue;
+        const Right q_rows = q.copy(t, m, D, a.scale, queries);
+        multiply(kLeftRows, queries, q_rows.step, k_columns, m, round_up(most, kLanes), D, s, kScores, false);
+        // One step for all rows before the next: so none waits for what its lanes come to.
+        int64_t count[kTileRows];
+        float base[kTileRows], shrink[round_up(kTileRows, kLanes)] = {};
+        for (int64_t r = 0; r < m; r++) {
+          count[r] = a.finish_scores(s + r * kScores, i, t + r, s0, a.seen(t + r, s0, ns));
+          const float high = row_top(s + r * kScores, count[r], top[r0 + r]);
+          base[r] = high == -__builtin_inff() ? 0.0f : high * kLog2E;  // a row that sees no key yet
+          shrink[r] = top[r0 + r] * kLog2E - base[r];
+          top[r0 + r] = high;
+        }
+        for (int64_t r = 0; r < m; r += kLanes) vec_store(shrink + r, exp2_lanes(vec_load(shrink + r)));
+        for (int64_t r = 0; r < m; r++) {
+          float* row = s + r * kScores;
+          weight[r0 + r] = weight[r0 + r] * shrink[r] + row_weights(row, count[r], base[r]);
+          for (int64_t j = count[r]; j < most; j++) row[j] = 0;
+          if (s0 > 0 && shrink[r] != 1.0f)
+            for (int64_t e = 0; e < E; e++) y[(r0 + r) * y_step + e] *= shrink[r];
+          if (a.key)
+            a.each_kept(stream, i, t + r, s0, a.seen(t + r, s0, ns),
+                        [&](int64_t j, float factor) { row[j] *= factor; });
+        }
+        multiply(kLeftRows, s, kScores, v_rows, m, E, most, y + r0 * y_step, y_step, s0 > 0);
       }
-      for (int64_t r = 0; r < nt; r++) shrink[r] = exp_f32(shrink[r]);
-      for (int64_t r = 0; r < nt; r++) {
-        float* row = s + r * kScores;
-        const float low = base[r];
-        for (int64_t j = 0; j < padded; j++) row[j] = exp_f32(row[j] - low);
-      }
-      for (int64_t r = 0; r < nt; r++) {
-        float* row = s + r * kScores;
-        weight[r] = weight[r] * shrink[r] + row_total(row, padded);
-        if (shrink[r] != 1.0f)
-          for (int64_t e = 0; e < a.width; e++) sum[r * a.width + e] *= shrink[r];
-        if (a.key) a.each_kept(stream, i, t0 + r, s0, ns, [&](int64_t j, float factor) { row[j] *= factor; });
-      }
-      v.pack(s0, ns, a.width, values);
-      multiply(kLeftRows, s, kScores, values, nt, a.width, ns, sum, a.width, true);
     }
     for (int64_t r = 0; r < nt; r++) {
       const float scale = weight[r] == 0 ? 0.0f : 1.0f / weight[r];  // no key: zeros
-      float* y = call.out[0].f32() + ((i / a.heads * a.rows + t0 + r) * a.heads + i % a.heads) * a.width;
-      for (int64_t e = 0; e < a.width; e++) y[e] = sum[r * a.width + e] * scale;
+      for (int64_t e = 0; e < E; e++) y[r * y_step + e] = a.keys > 0 ? y[r * y_step + e] * scale : 0.0f;
       call.out[1].f32()[i * a.rows + t0 + r] = weight[r] == 0 ? -__builtin_inff() : top[r] + log_f32(weight[r]);
     }
   });
   return true;
 }
 
+// How many of the keys, and of the query rows, a block of the gradients has room for.
+inline int64_t block_keys(const Attention& a) { return min64(kKeys, round_up(a.keys, kTileColumns)); }
+inline int64_t block_rows(const Attention& a) { return min64(kQueries, a.rows); }
+
 int64_t backward_floats(const Attention& a) {
-  return round_up(a.rows + copied(kQueries, a.depth) + copied(kQueries, a.width) + panel(kKeys, a.depth) +
-                      panel(kKeys, a.width) + panel(a.depth, kKeys) + 2 * kQueries * kScores +
-                      panel(a.depth, kQueries) + panel(a.width, kQueries),
+  const int64_t keys = block_keys(a), rows = block_rows(a);
+  return round_up(keys * (a.depth + a.width) + copied(keys, a.depth) + copied(rows, a.depth) + copied(rows, a.width) +
+                      2 * rows * kScores + 2 * rows,
                   16);
 }
 int64_t backward_scratch(const Call& call, int threads) {
@@ -265,67 +314,84 @@ bool attention_grad(const Call& call) {
     float* dq = call.out[0].f32() + (i / H * a.rows * H + i % H) * D;
     float* dk = call.out[1].f32() + (i / H * a.keys * H + i % H) * D;
     float* dv = call.out[2].f32() + (i / H * a.keys * H + i % H) * E;
-    float* delta = static_cast<float*>(call.scratch) + thread * space;
-    float* queries = delta + a.rows;
-    float* upstream = queries + copied(kQueries, D);
-    float* keys = upstream + copied(kQueries, E);   // transposed: for the scores
-    float* values = keys + panel(kKeys, D);         // transposed: for the gradients of the weights
-    float* key_columns = values + panel(kKeys, E);  // for dq
-    float* p = key_columns + panel(D, kKeys);
-    float* ds = p + kQueries * kScores;
-    float* query_columns = ds + kQueries * kScores;                // for dk
-    float* upstream_columns = query_columns + panel(D, kQueries);  // for dv
-    for (int64_t t = 0; t < a.rows; t++) {
-      const float *given = dy.data + t * dy.row, *out = y.data + t * y.row;
-      float dot = 0;
-      if (dy.column == 1 && y.column == 1) dot = row_dot(given, out, E);
-      else
-        for (int64_t e = 0; e < E; e++) dot += given[e * dy.column] * out[e * y.column];
-      delta[t] = dot;
-      memset(dq + t * H * D, 0, static_cast<size_t>(D) * sizeof(float));
-    }
-    for (int64_t s = 0; s < a.keys; s++) {
-      memset(dk + s * H * D, 0, static_cast<size_t>(D) * sizeof(float));
-      memset(dv + s * H * E, 0, static_cast<size_t>(E) * sizeof(float));
-    }
+    float* keys = static_cast<float*>(call.scratch) + thread * space;
+    float* values = keys + block_keys(a) * D;
+    float* key_rows = values + block_keys(a) * E;
+    float* queries = key_rows + copied(block_keys(a), D);
+    float* upstream = queries + copied(block_rows(a), D);
+    float* p = upstream + copied(block_rows(a), E);
+    float* ds = p + block_rows(a) * kScores;
+    float *base = ds + block_rows(a) * kScores, *delta = base + block_rows(a);
+    if (a.keys == 0)
+      for (int64_t t = 0; t < a.rows; t++) memset(dq + t * H * D, 0, static_cast<size_t>(D) * sizeof(float));
     for (int64_t s0 = 0; s0 < a.keys; s0 += kKeys) {
-      const int64_t packed = min64(kKeys, a.keys - s0);
-      k.pack_transposed(s0, packed, D, keys);
-      v.pack_transposed(s0, packed, E, values);
-      k.pack(s0, packed, D, key_columns);
-      for (int64_t t0 = a.causal ? s0 / kQueries * kQueries : 0; t0 < a.rows; t0 += kQueries) {
-        const int64_t nt = min64(kQueries, a.rows - t0);
-        const int64_t ns = a.causal ? min64(packed, t0 + nt - s0) : packed, padded = round_up(max64(0, ns), kWidth);
-        if (ns <= 0) continue;
-        const int64_t q_step = q.copy(t0, nt, D, queries), dy_step = dy.copy(t0, nt, E, upstream);
-        multiply(kLeftRows, queries, q_step, keys, nt, ns, D, p, kScores, false);
-        a.finish_scores(p, i, t0, nt, s0, ns);
-        multiply(kLeftRows, upstream, dy_step, values, nt, ns, E, ds, kScores, false);
+      const int64_t ns = min64(kKeys, a.keys - s0), key_tiles = ceil_div(ns, kTileRows);
+      const Right k_columns = k.pack(s0, ns, D, keys), v_columns = v.pack(s0, ns, E, values);
+      const Right k_rows = k.copy(s0, ns, D, a.scale, key_rows);
+      const int64_t start = a.causal ? min64(s0, a.rows) : 0, blocks = ceil_div(a.rows - start, kQueries);
+      for (int64_t block = 0; block < blocks; block++) {
+        const int64_t t0 = start + cut_at(a.rows - start, blocks, block),
+                      nt = start + cut_at(a.rows - start, blocks, block + 1) - t0;
+        const Right q_rows = q.copy(t0, nt, D, a.scale, queries), dy_rows = dy.copy(t0, nt, E, 1, upstream);
         for (int64_t r = 0; r < nt; r++) {
-          float *weight = p + r * kScores, *d = ds + r * kScores;
+          const float *given = upstream + r * dy_rows.step, *out = y.data + (t0 + r) * y.row;
+          float dot = 0;
+          if (y.column == 1) dot = row_dot(given, out, E);
+          else
+            for (int64_t e = 0; e < E; e++) dot += given[e] * out[e * y.column];
+          delta[r] = dot;
           // A row that saw no key: every weight becomes exp(-inf).
-          const float base = lse[t0 + r] == -__builtin_inff() ? __builtin_inff() : lse[t0 + r], shift = delta[t0 + r];
-          if (a.key) {
-            for (int64_t j = 0; j < padded; j++) weight[j] = exp_f32(weight[j] - base);
-            a.each_kept(stream, i, t0 + r, s0, ns, [&](int64_t j, float factor) {
-              d[j] = weight[j] * (d[j] * factor - shift) * a.scale;
-              weight[j] *= factor;
-            });
-          } else {
-            const float scale = a.scale;
-            AUXGRAD_INDEPENDENT
-            for (int64_t j = 0; j < padded; j++) {
-              weight[j] = exp_f32(weight[j] - base);
-              d[j] = weight[j] * (d[j] - shift) * scale;
+          base[r] = lse[t0 + r] == -__builtin_inff() ? __builtin_inff() : lse[t0 + r] * kLog2E;
+        }
+        const int64_t tiles = ceil_div(nt, kTileRows);
+        for (int64_t tile = 0; tile < tiles; tile++) {
+          const int64_t r0 = cut_at(nt, tiles, tile), r1 = cut_at(nt, tiles, tile + 1), m = r1 - r0;
+          const int64_t most = a.seen(t0 + r1 - 1, s0, ns), columns = round_up(most, kLanes);
+          multiply(kLeftRows, queries + r0 * q_rows.step, q_rows.step, k_columns, m, columns, D, p + r0 * kScores,
+                   kScores, false);
+          multiply(kLeftRows, upstream + r0 * dy_rows.step, dy_rows.step, v_columns, m, columns, E, ds + r0 * kScores,
+                   kScores, false);
+          for (int64_t r = r0; r < r1; r++) {
+            float *weight = p + r * kScores, *d = ds + r * kScores;
+            const int64_t own = a.seen(t0 + r, s0, ns), count = a.finish_scores(weight, i, t0 + r, s0, own);
+            const Vec unit = vec_set(kLog2E), less = vec_set(-base[r]), shift = vec_set(delta[r]);
+            for (int64_t j = 0; j < count; j += kLanes) {
+              const Vec w = exp2_lanes(vec_fma(vec_load(weight + j), unit, less));
+              vec_store(weight + j, w);
+              if (!a.key) vec_store(d + j, w * (vec_load(d + j) - shift));
             }
+            if (a.key)
+              a.each_kept(stream, i, t0 + r, s0, own, [&](int64_t j, float factor) {
+                d[j] = weight[j] * (d[j] * factor - delta[r]);
+                weight[j] *= factor;
+              });
+            // As far as a tile of keys that begins with one that the row sees.
+            for (int64_t j = own; j < own + kTileRows; j++) weight[j] = d[j] = 0;
+            for (int64_t j = own + kTileRows; j < most; j++) d[j] = 0;
           }
+          multiply(kLeftRows, ds + r0 * kScores, kScores, k_rows, m, D, most, dq + (t0 + r0) * H * D, H * D, s0 > 0);
         }
         // Columns of p and ds are the rows of their transposes.
-        dy.pack(t0, nt, E, upstream_columns);
-        multiply(kLeftColumns, p, kScores, upstream_columns, ns, E, nt, dv + s0 * H * E, H * E, true);
-        q.pack(t0, nt, D, query_columns);
-        multiply(kLeftColumns, ds, kScores, query_columns, ns, D, nt, dk + s0 * H * D, H * D, true);
-        multiply(kLeftRows, ds, kScores, key_columns, nt, D, ns, dq + t0 * H * D, H * D, true, packed);
+        for (int64_t tile = 0; tile < key_tiles; tile++) {
+          const int64_t j = cut_at(ns, key_tiles, tile), m = cut_at(ns, key_tiles, tile + 1) - j;
+          const int64_t seeing = a.causal ? s0 + j : 0, r = max64(0, seeing - t0);  // the first row that sees key j
+          if (r >= nt) continue;
+          const bool add = t0 > seeing;
+          multiply(kLeftColumns, p + r * kScores + j, kScores,
+                   {upstream + r * dy_rows.step, dy_rows.step, kTileColumns}, m, E, nt - r, dv + (s0 + j) * H * E,
+                   H * E, add);
+          multiply(kLeftColumns, ds + r * kScores + j, kScores, {queries + r * q_rows.step, q_rows.step, kTileColumns},
+                   m, D, nt - r, dk + (s0 + j) * H * D, H * D, add);
+        }
+      }
+      // Tiles of keys that no row sees.
+      for (int64_t tile = 0; tile < key_tiles; tile++) {
+        const int64_t first = s0 + cut_at(ns, key_tiles, tile), end = s0 + cut_at(ns, key_tiles, tile + 1);
+        if (first < a.rows || (!a.causal && a.rows > 0)) continue;
+        for (int64_t s = first; s < end; s++) {
+          memset(dk + s * H * D, 0, static_cast<size_t>(D) * sizeof(float));
+          memset(dv + s * H * E, 0, static_cast<size_t>(E) * sizeof(float));
+        }
       }
     }
   });

@@ -45,6 +45,13 @@ inline void multiply(Left order, const float* left, int64_t left_step, const Rig
 // Where piece i of `count` even ones of n begins.
 inline int64_t cut_at(int64_t n, int64_t count, int64_t i) { return n * i / count; }
 
+inline void scale_row(const float* from, int64_t n, float scale, float* to) {
+  const Vec factor = vec_set(scale);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) vec_store(to + i, vec_load(from + i) * factor);
+  if (i < n) vec_store_part(to + i, vec_load_part(from + i, n - i) * factor, n - i);
+}
+
 // Matrix i of a [B, H, rows, columns] view.
 struct Matrix {
   const float* data;
@@ -53,10 +60,13 @@ struct Matrix {
   // Rows next to each other, times `scale`: a left operand, and a right one whose depth the rows are.
   Right copy(int64_t first, int64_t count, int64_t columns, float scale, float* out) const {
     const int64_t step = columns + kPad;
-    copy_rows(data + first * row, row, column, count, columns, out, step, 0, 0);
-    if (scale != 1)
-      for (int64_t r = 0; r < count; r++)
-        for (int64_t c = 0; c < columns; c++) out[r * step + c] *= scale;
+    const float* from = data + first * row;
+    for (int64_t r = 0; r < count; r++, from += row) {
+      float* to = out + r * step;
+      if (column == 1) scale_row(from, columns, scale, to);
+      else
+        for (int64_t c = 0; c < columns; c++) to[c] = from[c * column] * scale;
+    }
     return {out, step, kTileColumns};
   }
   // A right operand whose columns the rows are.
@@ -98,18 +108,23 @@ struct Attention {
   // How many of `n` keys from s0 on row t sees.
   int64_t seen(int64_t t, int64_t s0, int64_t n) const { return causal ? max64(0, min64(n, t + 1 - s0)) : n; }
 
-  // Scores of row t: masked, with -inf in the lanes behind the last; returns their number with those.
-  int64_t finish_scores(float* row, int64_t i, int64_t t, int64_t s0, int64_t n) const {
+  // Scores of row t, times `unit`: masked, with -inf in the lanes behind the last; returns their number with those.
+  int64_t finish_scores(float* row, int64_t i, int64_t t, int64_t s0, int64_t n, float unit) const {
     if (mask) {
       const int64_t at =
           i / heads * mask.stride[0] + i % heads * mask.stride[1] + t * mask.stride[2] + s0 * mask.stride[3];
       if (mask.dtype == DType::boolean)
         for (int64_t j = 0; j < n; j++) row[j] = mask.u8()[at + j * mask.stride[3]] ? row[j] : -__builtin_inff();
       else
-        for (int64_t j = 0; j < n; j++) row[j] += mask.f32()[at + j * mask.stride[3]];
+        for (int64_t j = 0; j < n; j++) row[j] += mask.f32()[at + j * mask.stride[3]] * unit;
     }
     const int64_t padded = round_up(n, kWidth);
-    for (int64_t j = n; j < padded; j++) row[j] = -__builtin_inff();
+    // Whole vectors: what is loaded next need not wait until smaller stores have reached the cache.
+    IntVec lane;
+    for (int l = 0; l < kLanes; l++) lane[l] = static_cast<uint32_t>(l);
+    for (int64_t j = n / kLanes * kLanes; j < padded; j += kLanes)
+      vec_store(row + j,
+                lane < static_cast<uint32_t>(max64(0, n - j)) ? vec_load(row + j) : vec_set(-__builtin_inff()));
     return padded;
   }
 
@@ -129,19 +144,27 @@ struct Attention {
 
 constexpr float kLog2E = 1.44269504f;
 
-// 2^x for x < 128 within 2 ULP; 0 below -126.5. NaN stays NaN. Coefficients: least maximal relative error, fitted in
-// double.
+// b if either is NaN.
+inline Vec vec_max(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+  return a > b ? a : b;
+#endif
+}
+
+// 2^x for x < 128 within 2 ULP; 0 below -127. NaN stays NaN. Coefficients: least maximal relative error (9e-8), fitted
+// in double.
 inline Vec exp2_lanes(Vec x) {
   // Adding it rounds to a whole number n and leaves n + 127, the exponent of 2^n, in the low bits.
   const Vec round = vec_set(12582912.0f + 127.0f), least = vec_set(-127.0f);
-  x = least > x ? least : x;
+  x = vec_max(least, x);
   const Vec t = x + round, r = x - (t - round);
-  Vec p = vec_set(1.5345812e-4f);
-  p = vec_fma(p, r, vec_set(1.3399931e-3f));
-  p = vec_fma(p, r, vec_set(9.618489e-3f));
-  p = vec_fma(p, r, vec_set(5.5503286e-2f));
-  p = vec_fma(p, r, vec_set(0.24022646f));
-  p = vec_fma(p, r, vec_set(0.6931472f));
+  Vec p = vec_set(1.3264727e-3f);
+  p = vec_fma(p, r, vec_set(9.671513e-3f));
+  p = vec_fma(p, r, vec_set(5.5507336e-2f));
+  p = vec_fma(p, r, vec_set(0.24022242f));
+  p = vec_fma(p, r, vec_set(0.693147f));
   p = vec_fma(p, r, vec_set(1.0f));
   return p * (Vec)((IntVec)t << 23);
 }
@@ -178,18 +201,18 @@ inline float row_top(const float* row, int64_t n, float least) {
   for (int64_t j = 0; j < n; j += kWidth)
     for (int v = 0; v < kWidthVecs; v++) {
       const Vec x = vec_load(row + j + v * kLanes);
-      top[v] = x > top[v] ? x : top[v];
+      top[v] = vec_max(x, top[v]);
     }
   return across(top, [](auto x, auto y) { return y > x ? y : x; });
 }
-// row = exp(row - base), base times log2(e) given; returns the sum.
-inline float row_weights(float* row, int64_t n, float base2) {
-  const Vec unit = vec_set(kLog2E), less = vec_set(-base2);
+// row = 2^(row - base); returns the sum.
+inline float row_weights(float* row, int64_t n, float base) {
+  const Vec low = vec_set(base);
   Vec sum[kWidthVecs] = {};
   for (int64_t j = 0; j < n; j += kWidth)
     for (int v = 0; v < kWidthVecs; v++) {
       float* at = row + j + v * kLanes;
-      const Vec weight = exp2_lanes(vec_fma(vec_load(at), unit, less));
+      const Vec weight = exp2_lanes(vec_load(at) - low);
       vec_store(at, weight);
       sum[v] += weight;
     }
@@ -235,14 +258,16 @@ bool attention(const Call& call) {
     const Matrix q = a.of(a.q, i), k = a.of(a.k, i), v = a.of(a.v, i);
     const int64_t packed = min64(kKeys, round_up(a.keys, kTileColumns)), y_step = a.heads * E;
     float* y = call.out[0].f32() + ((i / a.heads * a.rows + t0) * a.heads + i % a.heads) * E;
+    float* lse = call.out[1].f32() + i * a.rows + t0;
     float* keys = static_cast<float*>(call.scratch) + thread * space;
     float* values = keys + packed * D;
     float* queries = values + copied(packed, E);
     float* s = queries + copied(kTileRows, D);
-    float *top = s + kTileRows * kScores, *weight = top + kTaskRows;  // running maximum and sum of exponentials
+    float *top = s + kTileRows * kScores, *weight = top + kTaskRows;  // running maximum, times log2(e), and sum
     for (int64_t r = 0; r < nt; r++) {
-      top[r] = -__builtin_inff();
+      top[r] = lse[r] = -__builtin_inff();
       weight[r] = 0;
+      if (a.keys == 0) memset(y + r * y_step, 0, static_cast<size_t>(E) * sizeof(float));
     }
     const int64_t seen = a.seen(t0 + nt - 1, 0, a.keys), tiles = ceil_div(nt, kTileRows);
     for (int64_t s0 = 0; s0 < seen; s0 += kKeys) {
@@ -252,36 +277,39 @@ bool attention(const Call& call) {
         const int64_t r0 = cut_at(nt, tiles, tile), m = cut_at(nt, tiles, tile + 1) - r0, t = t0 + r0;
         const int64_t most = a.seen(t + m - 1, s0, ns);
         if (most == 0) continue;
-        const Right q_rows = q.copy(t, m, D, a.scale, queries);
+        const Right q_rows = q.copy(t, m, D, a.scale * kLog2E, queries);
         multiply(kLeftRows, queries, q_rows.step, k_columns, m, round_up(most, kLanes), D, s, kScores, false);
         // One step for all rows before the next: so none waits for what its lanes come to.
         int64_t count[kTileRows];
         float base[kTileRows], shrink[round_up(kTileRows, kLanes)] = {};
         for (int64_t r = 0; r < m; r++) {
-          count[r] = a.finish_scores(s + r * kScores, i, t + r, s0, a.seen(t + r, s0, ns));
+          count[r] = a.finish_scores(s + r * kScores, i, t + r, s0, a.seen(t + r, s0, ns), kLog2E);
           const float high = row_top(s + r * kScores, count[r], top[r0 + r]);
-          base[r] = high == -__builtin_inff() ? 0.0f : high * kLog2E;  // a row that sees no key yet
-          shrink[r] = top[r0 + r] * kLog2E - base[r];
+          base[r] = high == -__builtin_inff() ? 0.0f : high;  // a row that sees no key yet
+          shrink[r] = top[r0 + r] - base[r];
           top[r0 + r] = high;
         }
-        for (int64_t r = 0; r < m; r += kLanes) vec_store(shrink + r, exp2_lanes(vec_load(shrink + r)));
+        if (s0 > 0)
+          for (int64_t r = 0; r < m; r += kLanes) vec_store(shrink + r, exp2_lanes(vec_load(shrink + r)));
         for (int64_t r = 0; r < m; r++) {
           float* row = s + r * kScores;
-          weight[r0 + r] = weight[r0 + r] * shrink[r] + row_weights(row, count[r], base[r]);
-          for (int64_t j = count[r]; j < most; j++) row[j] = 0;
-          if (s0 > 0 && shrink[r] != 1.0f)
-            for (int64_t e = 0; e < E; e++) y[(r0 + r) * y_step + e] *= shrink[r];
+          const float sum = row_weights(row, count[r], base[r]);
+          weight[r0 + r] = s0 > 0 ? weight[r0 + r] * shrink[r] + sum : sum;
+          for (int64_t j = count[r]; j < most; j += kLanes) vec_store(row + j, Vec{});
+          float* y_row = y + (r0 + r) * y_step;
+          if (s0 > 0 && shrink[r] != 1.0f) scale_row(y_row, E, shrink[r], y_row);
           if (a.key)
             a.each_kept(stream, i, t + r, s0, a.seen(t + r, s0, ns),
                         [&](int64_t j, float factor) { row[j] *= factor; });
         }
         multiply(kLeftRows, s, kScores, v_rows, m, E, most, y + r0 * y_step, y_step, s0 > 0);
+        if (s0 + ns < a.seen(t + m - 1, 0, seen)) continue;
+        for (int64_t r = r0; r < r0 + m; r++) {
+          const float scale = weight[r] == 0 ? 0.0f : 1.0f / weight[r];  // no key: zeros
+          scale_row(y + r * y_step, E, scale, y + r * y_step);
+          lse[r] = weight[r] == 0 ? -__builtin_inff() : mul_add(top[r], 0.69314718f, log_f32(weight[r]));
+        }
       }
-    }
-    for (int64_t r = 0; r < nt; r++) {
-      const float scale = weight[r] == 0 ? 0.0f : 1.0f / weight[r];  // no key: zeros
-      for (int64_t e = 0; e < E; e++) y[r * y_step + e] = a.keys > 0 ? y[r * y_step + e] * scale : 0.0f;
-      call.out[1].f32()[i * a.rows + t0 + r] = weight[r] == 0 ? -__builtin_inff() : top[r] + log_f32(weight[r]);
     }
   });
   return true;
@@ -353,7 +381,7 @@ bool attention_grad(const Call& call) {
                    kScores, false);
           for (int64_t r = r0; r < r1; r++) {
             float *weight = p + r * kScores, *d = ds + r * kScores;
-            const int64_t own = a.seen(t0 + r, s0, ns), count = a.finish_scores(weight, i, t0 + r, s0, own);
+            const int64_t own = a.seen(t0 + r, s0, ns), count = a.finish_scores(weight, i, t0 + r, s0, own, 1);
             const Vec unit = vec_set(kLog2E), less = vec_set(-base[r]), shift = vec_set(delta[r]);
             for (int64_t j = 0; j < count; j += kLanes) {
               const Vec w = exp2_lanes(vec_fma(vec_load(weight + j), unit, less));

@@ -18,15 +18,49 @@ constexpr int64_t kQueries = kTileRows * (112 / kTileRows);   // query rows of a
 constexpr int kWidth = 16;  // sums along a row run in 16 lanes, whatever the registers
 static_assert(kKeys % kTileColumns == 0 && kPad >= kWidth && kPad >= kTileRows, "rows of scores have room behind them");
 
+// Rows that a task to come will need, fetched while there is arithmetic: with each tile whose depth is their length some
+// of them, a line of each with every chunk.
+struct RowRange {
+  const float* first;
+  int64_t step, count;
+};
+struct RowsAhead {
+  RowRange rows[8];
+  int matrices = 0, now = 0;
+  int64_t together = 0;
+
+  void add(const RowRange& r) { rows[matrices++] = r; }
+  // To be met by so many tiles.
+  void spread(int64_t tiles) {
+    int64_t count = 0;
+    for (int i = 0; i < matrices; i++) count += rows[i].count;
+    together = min64(kMost, ceil_div(count, max64(1, tiles)));
+  }
+  void share(Tile& t) {
+    while (now < matrices && rows[now].count <= 0) now++;
+    t.ahead_lines = now < matrices ? min64(together, rows[now].count) : 0;
+    if (t.ahead_lines == 0) return;
+    RowRange& r = rows[now];
+    t.ahead = r.first;
+    t.ahead_line = r.step;
+    t.ahead_chunk = 16;
+    r.first += t.ahead_lines * r.step;
+    r.count -= t.ahead_lines;
+  }
+
+ private:
+  static constexpr int64_t kMost = 20;  // lines at once
+};
+
 // A right operand: element (k, column) at data[column / kTileColumns * panel + k * step + column % kTileColumns].
 struct Right {
   const float* data;
   int64_t step, panel;
 };
 
-// c[m, n] (+)= left right over k terms, m <= kTileRows.
+// c[m, n] (+)= left right over k terms, m <= kTileRows. `ahead`: rows that are fetched meanwhile, or null.
 inline void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m, int64_t n,
-                     int64_t k, float* c, int64_t ldc, bool add) {
+                     int64_t k, float* c, int64_t ldc, bool add, RowsAhead* ahead = nullptr) {
   Tile t = {};
   t.depth = k;
   t.left = left;
@@ -38,6 +72,7 @@ inline void multiply(Left order, const float* left, int64_t left_step, const Rig
     t.right = right.data + j / kTileColumns * right.panel;
     t.next_out = t.out = c + j;
     t.columns = min64(kTileColumns, n - j);
+    if (ahead) ahead->share(t);
     tile_kernels(order, t.columns, kNothing)[m](t);
   }
 }
@@ -57,6 +92,7 @@ struct Matrix {
   const float* data;
   int64_t row, column;
 
+  RowRange rows(int64_t first, int64_t count) const { return {data + first * row, row, count}; }
   // Rows next to each other, times `scale`: a left operand, and a right one whose depth the rows are.
   Right copy(int64_t first, int64_t count, int64_t columns, float scale, float* out) const {
     const int64_t step = columns + kPad;
@@ -270,15 +306,29 @@ bool attention(const Call& call) {
       if (a.keys == 0) memset(y + r * y_step, 0, static_cast<size_t>(E) * sizeof(float));
     }
     const int64_t seen = a.seen(t0 + nt - 1, 0, a.keys), tiles = ceil_div(nt, kTileRows);
+    const int64_t next = task + call.pool->threads();  // the task that this thread may be given next
     for (int64_t s0 = 0; s0 < seen; s0 += kKeys) {
-      const int64_t ns = min64(kKeys, seen - s0);
+      const int64_t ns = min64(kKeys, seen - s0), s1 = s0 + ns;
+      RowsAhead ahead;
+      if (s1 < seen) {
+        ahead.add(k.rows(s1, min64(kKeys, seen - s1)));
+        ahead.add(v.rows(s1, min64(kKeys, seen - s1)));
+      } else if (next < a.batches() * parts) {
+        const int64_t j = next / parts, from = cut_at(a.rows, parts, next % parts),
+                      count = cut_at(a.rows, parts, next % parts + 1) - from;
+        ahead.add(a.of(a.k, j).rows(0, min64(kKeys, a.keys)));
+        ahead.add(a.of(a.v, j).rows(0, min64(kKeys, a.keys)));
+        ahead.add(a.of(a.q, j).rows(from, count));
+        ahead.add(a.of(call.out[0], j, 2).rows(from, count));
+      }
+      ahead.spread(tiles * ceil_div(ns, kTileColumns) / (a.causal ? 2 : 1));
       const Right k_columns = k.pack(s0, ns, D, keys), v_rows = v.copy(s0, ns, E, 1, values);
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t r0 = cut_at(nt, tiles, tile), m = cut_at(nt, tiles, tile + 1) - r0, t = t0 + r0;
         const int64_t most = a.seen(t + m - 1, s0, ns);
         if (most == 0) continue;
         const Right q_rows = q.copy(t, m, D, a.scale * kLog2E, queries);
-        multiply(kLeftRows, queries, q_rows.step, k_columns, m, round_up(most, kLanes), D, s, kScores, false);
+        multiply(kLeftRows, queries, q_rows.step, k_columns, m, round_up(most, kLanes), D, s, kScores, false, &ahead);
         // One step for all rows before the next: so none waits for what its lanes come to.
         int64_t count[kTileRows];
         float base[kTileRows], shrink[round_up(kTileRows, kLanes)] = {};
@@ -357,6 +407,24 @@ bool attention_grad(const Call& call) {
       const Right k_columns = k.pack(s0, ns, D, keys), v_columns = v.pack(s0, ns, E, values);
       const Right k_rows = k.copy(s0, ns, D, a.scale, key_rows);
       const int64_t start = a.causal ? min64(s0, a.rows) : 0, blocks = ceil_div(a.rows - start, kQueries);
+      RowsAhead ahead;
+      const int64_t s1 = s0 + ns, next = i + call.pool->threads();
+      if (s1 < a.keys) {
+        ahead.add(k.rows(s1, min64(kKeys, a.keys - s1)));
+        ahead.add(v.rows(s1, min64(kKeys, a.keys - s1)));
+      } else if (next < a.batches()) {
+        const int64_t keys = min64(kKeys, a.keys), rows = min64(kQueries, a.rows);
+        ahead.add(a.of(a.k, next).rows(0, keys));
+        ahead.add(a.of(a.v, next).rows(0, keys));
+        ahead.add(a.of(a.q, next).rows(0, rows));
+        ahead.add(a.of(dys, next, 2).rows(0, rows));
+        ahead.add(a.of(ys, next, 2).rows(0, rows));
+        ahead.add(a.of(call.out[0], next, 2).rows(0, rows));
+        ahead.add(a.of(call.out[1], next, 2).rows(0, keys));
+        ahead.add(a.of(call.out[2], next, 2).rows(0, keys));
+      }
+      // Two products of the same depth, mostly.
+      ahead.spread(2 * ceil_div(a.rows - start, kTileRows) * ceil_div(ns, kTileColumns) / (a.causal ? 2 : 1));
       for (int64_t block = 0; block < blocks; block++) {
         const int64_t t0 = start + cut_at(a.rows - start, blocks, block),
                       nt = start + cut_at(a.rows - start, blocks, block + 1) - t0;
@@ -376,9 +444,9 @@ bool attention_grad(const Call& call) {
           const int64_t r0 = cut_at(nt, tiles, tile), r1 = cut_at(nt, tiles, tile + 1), m = r1 - r0;
           const int64_t most = a.seen(t0 + r1 - 1, s0, ns), columns = round_up(most, kLanes);
           multiply(kLeftRows, queries + r0 * q_rows.step, q_rows.step, k_columns, m, columns, D, p + r0 * kScores,
-                   kScores, false);
+                   kScores, false, &ahead);
           multiply(kLeftRows, upstream + r0 * dy_rows.step, dy_rows.step, v_columns, m, columns, E, ds + r0 * kScores,
-                   kScores, false);
+                   kScores, false, &ahead);
           for (int64_t r = r0; r < r1; r++) {
             float *weight = p + r * kScores, *d = ds + r * kScores;
             const int64_t own = a.seen(t0 + r, s0, ns), count = a.finish_scores(weight, i, t0 + r, s0, own, 1);

@@ -11,10 +11,11 @@
 namespace auxgrad {
 namespace {
 
-constexpr int64_t kKeys = 256;                                // of a block, whole panels
-constexpr int64_t kScores = kKeys + kPad;                     // floats from row to row of a tile of scores
-constexpr int64_t kTaskRows = kTileRows * (224 / kTileRows);  // query rows of a task, at most
-constexpr int64_t kQueries = kTileRows * (112 / kTileRows);   // query rows of a block of the gradients
+constexpr int64_t kKeys = 256;             // of a block, whole panels
+constexpr int64_t kScores = kKeys + kPad;  // floats from row to row of a tile of scores
+constexpr int64_t kTileVector = (kTileRows + kLanes - 1) / kLanes * kLanes;  // rows of a tile as whole vectors
+constexpr int64_t kTaskRows = kTileRows * (224 / kTileRows);                 // query rows of a task, at most
+constexpr int64_t kQueries = kTileRows * (112 / kTileRows);                  // query rows of a block of the gradients
 constexpr int kWidth = 16;  // sums along a row run in 16 lanes, whatever the registers
 static_assert(kKeys % kTileColumns == 0 && kPad >= kWidth && kPad >= kTileRows, "rows of scores have room behind them");
 
@@ -141,6 +142,8 @@ struct Attention {
   Matrix of(const View& x, int64_t i, int head_axis = 1) const {
     return {x.f32() + i / heads * x.stride[0] + i % heads * x.stride[head_axis], x.stride[3 - head_axis], x.stride[3]};
   }
+  // Rows of a tile. Under a causal mask it computes too much along the diagonal, of fewer rows less.
+  int64_t tile_rows() const { return causal ? min64(kTileRows, 8) : kTileRows; }
   // How many of `n` keys from s0 on row t sees.
   int64_t seen(int64_t t, int64_t s0, int64_t n) const { return causal ? max64(0, min64(n, t + 1 - s0)) : n; }
 
@@ -273,8 +276,9 @@ inline int64_t copied(int64_t count, int64_t columns) { return count * (columns 
 
 int64_t forward_floats(const Attention& a) {
   const int64_t keys = min64(kKeys, round_up(a.keys, kTileColumns));
-  return round_up(
-      keys * a.depth + copied(keys, a.width) + copied(kTileRows, a.depth) + kTileRows * kScores + 2 * kTaskRows, 16);
+  return round_up(keys * a.depth + copied(keys, a.width) + copied(kTileRows, a.depth) + kTileRows * kScores +
+                      2 * (kTaskRows + kTileVector),
+                  16);
 }
 int64_t forward_scratch(const Call& call, int threads) {
   return threads * forward_floats(Attention(call)) * static_cast<int64_t>(sizeof(float));
@@ -299,13 +303,14 @@ bool attention(const Call& call) {
     float* values = keys + packed * D;
     float* queries = values + copied(packed, E);
     float* s = queries + copied(kTileRows, D);
-    float *top = s + kTileRows * kScores, *weight = top + kTaskRows;  // running maximum, times log2(e), and sum
-    for (int64_t r = 0; r < nt; r++) {
-      top[r] = lse[r] = -__builtin_inff();
-      weight[r] = 0;
-      if (a.keys == 0) memset(y + r * y_step, 0, static_cast<size_t>(E) * sizeof(float));
+    float *top = s + kTileRows * kScores,
+          *weight = top + kTaskRows + kTileVector;  // running maximum, times log2(e), and sum
+    for (int64_t r = 0; r < nt + kTileVector; r++) top[r] = -__builtin_inff(), weight[r] = 0;
+    for (int64_t r = 0; a.keys == 0 && r < nt; r++) {
+      lse[r] = -__builtin_inff();
+      memset(y + r * y_step, 0, static_cast<size_t>(E) * sizeof(float));
     }
-    const int64_t seen = a.seen(t0 + nt - 1, 0, a.keys), tiles = ceil_div(nt, kTileRows);
+    const int64_t seen = a.seen(t0 + nt - 1, 0, a.keys), tiles = ceil_div(nt, a.tile_rows());
     const int64_t next = task + call.pool->threads();  // the task that this thread may be given next
     for (int64_t s0 = 0; s0 < seen; s0 += kKeys) {
       const int64_t ns = min64(kKeys, seen - s0), s1 = s0 + ns;
@@ -331,7 +336,7 @@ bool attention(const Call& call) {
         multiply(kLeftRows, queries, q_rows.step, k_columns, m, round_up(most, kLanes), D, s, kScores, false, &ahead);
         // One step for all rows before the next: so none waits for what its lanes come to.
         int64_t count[kTileRows];
-        float base[kTileRows], shrink[round_up(kTileRows, kLanes)] = {};
+        float base[kTileRows], shrink[kTileVector] = {};
         for (int64_t r = 0; r < m; r++) {
           count[r] = a.finish_scores(s + r * kScores, i, t + r, s0, a.seen(t + r, s0, ns), kLog2E);
           const float high = row_top(s + r * kScores, count[r], top[r0 + r]);
@@ -354,10 +359,15 @@ bool attention(const Call& call) {
         }
         multiply(kLeftRows, s, kScores, v_rows, m, E, most, y + r0 * y_step, y_step, s0 > 0);
         if (s0 + ns < a.seen(t + m - 1, 0, seen)) continue;
-        for (int64_t r = r0; r < r0 + m; r++) {
-          const float scale = weight[r] == 0 ? 0.0f : 1.0f / weight[r];  // no key: zeros
-          scale_row(y + r * y_step, E, scale, y + r * y_step);
-          lse[r] = weight[r] == 0 ? -__builtin_inff() : mul_add(top[r], 0.69314718f, log_f32(weight[r]));
+        float factor[kTileVector], log_sum[kTileVector];
+        for (int64_t r = 0; r < kTileVector; r++) {
+          const float w = weight[r0 + r];
+          factor[r] = w == 0 ? 0.0f : 1.0f / w;  // no key: zeros
+          log_sum[r] = w == 0 ? -__builtin_inff() : mul_add(top[r0 + r], 0.69314718f, log_f32(w));
+        }
+        for (int64_t r = 0; r < m; r++) {
+          scale_row(y + (r0 + r) * y_step, E, factor[r], y + (r0 + r) * y_step);
+          lse[r0 + r] = log_sum[r];
         }
       }
     }
@@ -424,7 +434,7 @@ bool attention_grad(const Call& call) {
         ahead.add(a.of(call.out[2], next, 2).rows(0, keys));
       }
       // Two products of the same depth, mostly.
-      ahead.spread(2 * ceil_div(a.rows - start, kTileRows) * ceil_div(ns, kTileColumns) / (a.causal ? 2 : 1));
+      ahead.spread(2 * ceil_div(a.rows - start, a.tile_rows()) * ceil_div(ns, kTileColumns) / (a.causal ? 2 : 1));
       for (int64_t block = 0; block < blocks; block++) {
         const int64_t t0 = start + cut_at(a.rows - start, blocks, block),
                       nt = start + cut_at(a.rows - start, blocks, block + 1) - t0;
@@ -439,7 +449,7 @@ bool attention_grad(const Call& call) {
           // A row that saw no key: every weight becomes exp(-inf).
           base[r] = lse[t0 + r] == -__builtin_inff() ? __builtin_inff() : lse[t0 + r] * kLog2E;
         }
-        const int64_t tiles = ceil_div(nt, kTileRows);
+        const int64_t tiles = ceil_div(nt, a.tile_rows());
         for (int64_t tile = 0; tile < tiles; tile++) {
           const int64_t r0 = cut_at(nt, tiles, tile), r1 = cut_at(nt, tiles, tile + 1), m = r1 - r0;
           const int64_t most = a.seen(t0 + r1 - 1, s0, ns), columns = round_up(most, kLanes);

@@ -10,25 +10,26 @@ constexpr int64_t kPiece = 4096;
 
 inline int64_t rows_together(int64_t n) { return max64(1, kPiece / max64(1, n)); }
 
-// exp_f32() of lanes that are not positive, or NaN.
+// exp(x) of lanes that are not positive, or NaN; 0 below -88. Relative error below 2e-7; coefficients: least maximal
+// relative error (9e-8), fitted in double.
 inline Vec exp_lanes(Vec x) {
-  const Vec t = fma(x, broadcast(1.44269504f), broadcast(kRound)), n = t - broadcast(kRound);
-  const Vec r = fma(n, broadcast(2.12194440e-4f), fma(n, broadcast(-0.693359375f), x));
-  Vec p = broadcast(1.9875691500e-4f);
-  p = fma(p, r, broadcast(1.3981999507e-3f));
-  p = fma(p, r, broadcast(8.3334519073e-3f));
-  p = fma(p, r, broadcast(4.1665795894e-2f));
-  p = fma(p, r, broadcast(1.6666665459e-1f));
-  p = fma(p, r, broadcast(5.0000001201e-1f));
-  p = fma(p * r, r, r) + 1.0f;
-#if defined(__AVX512F__)
-  return (Vec)_mm512_maskz_scalef_ps(_mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-87.33f), _CMP_NLT_UQ), (__m512)p,
-                                     (__m512)n);
-#else
   typedef uint32_t Bits __attribute__((vector_size(sizeof(Vec))));
-  const Vec y = (Vec)((Bits)p + ((Bits)t << 23));
-  return x < -87.33f ? Vec{} : x == x ? y : x;
+  // Adding it rounds to a whole number n and leaves n + 127, the exponent of 2^n, in the low bits.
+  const Vec round = broadcast(kRound + 127.0f), least = broadcast(-88.02969f);  // -127 log(2)
+#if defined(__AVX512F__)
+  x = (Vec)_mm512_max_ps((__m512)least, (__m512)x);
+#else
+  x = least > x ? least : x;
 #endif
+  const Vec t = fma(x, broadcast(1.44269504f), round), n = t - round;
+  const Vec r = fma(n, broadcast(2.12194440e-4f), fma(n, broadcast(-0.693359375f), x));
+  Vec p = broadcast(8.290307e-3f);
+  p = fma(p, r, broadcast(4.1897975e-2f));
+  p = fma(p, r, broadcast(0.16667637f));
+  p = fma(p, r, broadcast(0.4999915f));
+  p = fma(p, r, broadcast(0.9999997f));
+  p = fma(p, r, broadcast(1.0f));
+  return p * (Vec)((Bits)t << 23);
 }
 
 inline void exp_all(float* e, int64_t n) {

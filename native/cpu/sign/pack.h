@@ -119,7 +119,7 @@ inline void pack_codes(const float* x, const float* ranges, int64_t span, int64_
       for (int64_t c = 0; c < whole; c += kLanes) {
         IntVec word = {}, before = {};
         for (int t = end - 1; t >= begin; t--) {
-          __builtin_prefetch(rows + (t + 16) * channels + c);  // the next word's, while memory would rest
+          __builtin_prefetch(rows + (t + 16) * channels + c, 0, 2);  // the next word's, while memory would rest
           word = word << 2 | codes_of((load(rows + t * channels + c) - low[t]) * scale[t] + 0.5f);
         }
         if (begin) memcpy(&before, out + c, sizeof(before));

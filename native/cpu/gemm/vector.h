@@ -90,16 +90,17 @@ inline Vec vec_add_signs(Vec v, Vec positive, Vec negative) {
 #endif
 }
 
-// 0 where v < 0; NaN stays NaN.
-inline Vec vec_relu(Vec v) {
+// `least` where v is below it; NaN stays NaN.
+inline Vec vec_max(Vec least, Vec v) {
 #if defined(__AVX512F__)
-  return (Vec)_mm512_max_ps(_mm512_setzero_ps(), (__m512)v);  // the second operand, if either is NaN
+  return (Vec)_mm512_max_ps((__m512)least, (__m512)v);  // the second operand, if either is NaN
 #elif defined(__AVX2__)
-  return (Vec)_mm256_max_ps(_mm256_setzero_ps(), (__m256)v);
+  return (Vec)_mm256_max_ps((__m256)least, (__m256)v);
 #else
-  return v < Vec{} ? Vec{} : v;
+  return v < least ? least : v;
 #endif
 }
+inline Vec vec_relu(Vec v) { return vec_max(Vec{}, v); }
 
 // word | (v > 0 ? bit : 0), lane by lane.
 inline IntVec vec_or_positive(IntVec word, Vec v, IntVec bit) {

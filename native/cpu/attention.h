@@ -4,9 +4,10 @@
 // q [B, H, T, D], k [B, H, S, D], v [B, H, S, E], mask absent or [B, H, T, S] (bool: true takes part; f32: added to the
 // scores), key absent or i32[4] (dropout of the weights): all with any strides. y [B, T, H, E], lse [B, H, T].
 // numbers: scale, 1 if row t sees keys 0..t only, dropout p, stream
-#include "../elementwise.h"
-#include "../gemm/gemm.h"
-#include "../stream.h"
+#pragma once
+#include "elementwise.h"
+#include "gemm/gemm.h"
+#include "stream.h"
 
 namespace auxgrad {
 namespace {
@@ -183,15 +184,6 @@ struct Attention {
 
 constexpr float kLog2E = 1.44269504f;
 
-// b if either is NaN.
-inline Vec vec_max(Vec a, Vec b) {
-#if defined(__AVX512F__)
-  return (Vec)_mm512_max_ps((__m512)a, (__m512)b);
-#else
-  return a > b ? a : b;
-#endif
-}
-
 // 2^x for x < 128 within 2 ULP; 0 below -127. NaN stays NaN. Coefficients: least maximal relative error (9e-8), fitted
 // in double.
 inline Vec exp2_lanes(Vec x) {
@@ -274,21 +266,21 @@ inline float row_dot(const float* a, const float* b, int64_t n) {
 
 inline int64_t copied(int64_t count, int64_t columns) { return count * (columns + kPad); }
 
-int64_t forward_floats(const Attention& a) {
+int64_t attention_floats(const Attention& a) {
   const int64_t keys = min64(kKeys, round_up(a.keys, kTileColumns));
   return round_up(keys * a.depth + copied(keys, a.width) + copied(kTileRows, a.depth) + kTileRows * kScores +
                       2 * (kTaskRows + kTileVector),
                   16);
 }
-int64_t forward_scratch(const Call& call, int threads) {
-  return threads * forward_floats(Attention(call)) * static_cast<int64_t>(sizeof(float));
+int64_t attention_scratch(const Call& call, int threads) {
+  return threads * attention_floats(Attention(call)) * static_cast<int64_t>(sizeof(float));
 }
 
 // attention: q, k, v, mask, key -> y, lse
 bool attention(const Call& call) {
   const Attention a(call);
   const Stream stream = a.key ? stream_of(a.key, call.number[3]) : Stream{};
-  const int64_t D = a.depth, E = a.width, space = forward_floats(a);
+  const int64_t D = a.depth, E = a.width, space = attention_floats(a);
   // Tasks for all threads, but no fewer than some tiles each: every task packs the keys. No row depends on the cut.
   const int64_t shared = min64(ceil_div(4 * call.pool->threads(), max64(1, a.batches())), a.rows / (4 * kTileRows));
   const int64_t parts = max64(shared, ceil_div(a.rows, kTaskRows));
@@ -379,14 +371,14 @@ bool attention(const Call& call) {
 inline int64_t block_keys(const Attention& a) { return min64(kKeys, round_up(a.keys, kTileColumns)); }
 inline int64_t block_rows(const Attention& a) { return min64(kQueries, a.rows); }
 
-int64_t backward_floats(const Attention& a) {
+int64_t attention_grad_floats(const Attention& a) {
   const int64_t keys = block_keys(a), rows = block_rows(a);
   return round_up(keys * (a.depth + a.width) + copied(keys, a.depth) + copied(rows, a.depth) + copied(rows, a.width) +
                       2 * rows * kScores + 2 * rows,
                   16);
 }
-int64_t backward_scratch(const Call& call, int threads) {
-  return threads * backward_floats(Attention(call, 1)) * static_cast<int64_t>(sizeof(float));
+int64_t attention_grad_scratch(const Call& call, int threads) {
+  return threads * attention_grad_floats(Attention(call, 1)) * static_cast<int64_t>(sizeof(float));
 }
 
 // attention_grad: dy [B, T, H, E] (any strides), q, k, v, mask, key, y, lse -> dq [B, T, H, D], dk [B, S, H, D],
@@ -395,7 +387,7 @@ bool attention_grad(const Call& call) {
   const Attention a(call, 1);
   const View &dys = call.in[0], &ys = call.in[6], &lses = call.in[7];
   const Stream stream = a.key ? stream_of(a.key, call.number[3]) : Stream{};
-  const int64_t space = backward_floats(a), D = a.depth, E = a.width, H = a.heads;
+  const int64_t space = attention_grad_floats(a), D = a.depth, E = a.width, H = a.heads;
   parallel_tasks(call, a.batches(), [&](int64_t i, int thread) {
     const Matrix q = a.of(a.q, i), k = a.of(a.k, i), v = a.of(a.v, i), dy = a.of(dys, i, 2), y = a.of(ys, i, 2);
     const float* lse = lses.f32() + i * a.rows;
@@ -506,5 +498,3 @@ bool attention_grad(const Call& call) {
 
 }  // namespace
 }  // namespace auxgrad
-
-AUXGRAD_KERNELS({"attention", attention, forward_scratch}, {"attention_grad", attention_grad, backward_scratch})

@@ -42,21 +42,10 @@ inline void subtract(const float* x, float shift, float* y, int64_t n) {
   each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(y + i, lanes.load(x + i) - s); });
 }
 
-// y = exp(x - shift[r]) for rows [0, rows), no shift less than what it is taken from. Long rows take one pass, short ones
-// are better off in one run.
+// y = exp(x - shift[r]) for short rows [0, rows), no shift less than what it is taken from; in one run.
 inline void exp_rows(const float* x, const float* shift, float* y, int64_t rows, int64_t n) {
-  if (n < kSide) {
-    for (int64_t r = 0; r < rows; r++) subtract(x + r * n, shift[r], y + r * n, n);
-    return exp_all(y, rows * n);
-  }
-  for (int64_t r = 0; r < rows; r++, x += n, y += n) {
-    const Vec s = broadcast(shift[r]);
-    for (int64_t begin = 0; begin < n; begin += kSide) {
-      const int64_t end = min64(n, begin + kSide);
-      fetch(x + rows * n + begin, kSide * static_cast<int64_t>(sizeof(float)));  // of the rows that follow
-      each_vector(begin, end, [&](int64_t i, auto lanes) { lanes.store(y + i, exp_lanes(lanes.load(x + i) - s)); });
-    }
-  }
+  for (int64_t r = 0; r < rows; r++) subtract(x + r * n, shift[r], y + r * n, n);
+  exp_all(y, rows * n);
 }
 
 // Calls f(first row, rows) over all rows: as many at a time as rows_together says.
@@ -90,24 +79,53 @@ inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
   for (int64_t r = 0; r < rows; r++) lse[r] += log_f32(sums[r]);
 }
 
+// softmax of rows of some length: while exponentials of a row are taken, the row before is scaled and stored, which would
+// wait for memory alone.
+inline void softmax_rows(const float* x, float* y, bool past, int64_t rows, int64_t n) {
+  alignas(64) float aside[2 * kPiece];
+  const float* before = nullptr;  // exponentials of the row before
+  Vec scale = {};
+  const auto scaled = [&](int64_t i, auto lanes, float* to) {
+    put(past, lanes, to + i, lanes.load(before + i) * scale);
+  };
+  for (int64_t r = 0; r < rows; r++, x += n, y += n) {
+    float* e = past ? aside + r % 2 * kPiece : y;
+    const Vec top = broadcast(row_max(x, n));
+    const double sum = sum_terms(n, [&](int64_t i, auto lanes) {
+      fetch_next(x + i, n);
+      const Vec v = exp_lanes(lanes.load(x + i) - top);
+      lanes.store(e + i, v);
+      if (before) scaled(i, lanes, y - n);
+      return v;
+    });
+    before = e;
+    scale = broadcast(static_cast<float>(1 / sum));
+  }
+  if (before) each_vector(0, n, [&](int64_t i, auto lanes) { scaled(i, lanes, y - n); });
+}
+
 // softmax: x [..., C] -> y
 bool softmax(const Call& call) {
   const View& x = call.in[0];
   const int64_t n = x.shape[x.rank - 1];
   const bool past = n <= kPiece && too_large(call.out[0], n);
+  if (n >= kSide) {
+    parallel_ranges(call, x.count(0, x.rank - 1), max64(1, 16384 / n), [&](int64_t begin, int64_t end) {
+      softmax_rows(x.f32() + begin * n, call.out[0].f32() + begin * n, past, end - begin, n);
+      if (past) end_bypass();
+    });
+    return true;
+  }
   each_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows) {
     const float* in = x.f32() + first * n;
-    float* y = call.out[0].f32() + first * n;
-    float top[kPiece], aside[kPiece], *e = past ? aside : y;
+    float *y = call.out[0].f32() + first * n, top[kPiece];
     for (int64_t r = 0; r < rows; r++) top[r] = row_max(in + r * n, n);
-    exp_rows(in, top, e, rows, n);
+    exp_rows(in, top, y, rows, n);
     for (int64_t r = 0; r < rows; r++) {
-      const float* from = e + r * n;
       float* row = y + r * n;
-      const Vec scale = broadcast(static_cast<float>(1 / row_sum(from, n)));
-      each_vector(0, n, [&](int64_t i, auto lanes) { put(past, lanes, row + i, lanes.load(from + i) * scale); });
+      const Vec scale = broadcast(static_cast<float>(1 / row_sum(row, n)));
+      each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(row + i, lanes.load(row + i) * scale); });
     }
-    if (past) end_bypass();
   });
   return true;
 }
@@ -204,14 +222,12 @@ bool cross_entropy_grad(const Call& call) {
   const View& x = call.in[1];
   const int64_t rows = x.shape[0], n = x.shape[1], ignore = call.integer(1);
   const float smooth = call.real(0), rest = smooth / static_cast<float>(n);
-  const bool past = n <= kPiece && too_large(call.out[0], n);
+  const bool past = n >= kSide && too_large(call.out[0], n);
   each_rows(call, rows, n, [&](int64_t first, int64_t count) {
     const float *in = x.f32() + first * n, *lse = call.in[3].f32() + first;
     float* dx = call.out[0].f32() + first * n;
-    float aside[kPiece], *e = past ? aside : dx;
-    exp_rows(in, lse, e, count, n);
+    if (n < kSide) exp_rows(in, lse, dx, count, n);
     for (int64_t r = 0; r < count; r++) {
-      const float* from = e + r * n;
       float* row = dx + r * n;
       const int64_t label = call.in[2].i32()[first + r];
       const float g = label == ignore ? 0.0f : call.in[0].f32()[first + r];
@@ -219,8 +235,16 @@ bool cross_entropy_grad(const Call& call) {
         set_zero(row, n);
         continue;
       }
-      const Vec scale = broadcast(g), less = broadcast(rest);
-      const auto scaled = [&](int64_t i, auto lanes) { return scale * (lanes.load(from + i) - less); };
+      const float* from = n < kSide ? row : in + r * n;
+      const Vec scale = broadcast(g), less = broadcast(rest), shift = broadcast(lse[r]);
+      const auto scaled = [&](int64_t i, auto lanes) {
+        Vec v = lanes.load(from + i);
+        if (n >= kSide) {
+          fetch_next(from + i, n);
+          v = exp_lanes(v - shift);
+        }
+        return scale * (v - less);
+      };
       const auto fill = [&](int64_t begin, int64_t end) {
         each_vector(begin, end, [&](int64_t i, auto lanes) { put(past, lanes, row + i, scaled(i, lanes)); });
       };

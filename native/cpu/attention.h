@@ -89,6 +89,15 @@ inline void scale_row(const float* from, int64_t n, float scale, float* to) {
   if (i < n) vec_store_part(to + i, vec_load_part(from + i, n - i) * factor, n - i);
 }
 
+// Elements [n, end) of a row that has room for whole vectors. Whole ones are stored: what is loaded next need not wait
+// until smaller stores have reached the cache.
+inline void fill_tail(float* row, int64_t n, int64_t end, float value) {
+  IntVec lane;
+  for (int l = 0; l < kLanes; l++) lane[l] = static_cast<uint32_t>(l);
+  for (int64_t j = n / kLanes * kLanes; j < end; j += kLanes)
+    vec_store(row + j, lane < static_cast<uint32_t>(max64(0, n - j)) ? vec_load(row + j) : vec_set(value));
+}
+
 // Matrix i of a [B, H, rows, columns] view.
 struct Matrix {
   const float* data;
@@ -159,12 +168,7 @@ struct Attention {
         for (int64_t j = 0; j < n; j++) row[j] += mask.f32()[at + j * mask.stride[3]] * unit;
     }
     const int64_t padded = round_up(n, kWidth);
-    // Whole vectors: what is loaded next need not wait until smaller stores have reached the cache.
-    IntVec lane;
-    for (int l = 0; l < kLanes; l++) lane[l] = static_cast<uint32_t>(l);
-    for (int64_t j = n / kLanes * kLanes; j < padded; j += kLanes)
-      vec_store(row + j,
-                lane < static_cast<uint32_t>(max64(0, n - j)) ? vec_load(row + j) : vec_set(-__builtin_inff()));
+    fill_tail(row, n, padded, -__builtin_inff());
     return padded;
   }
 
@@ -342,7 +346,7 @@ bool attention(const Call& call) {
           float* row = s + r * kScores;
           const float sum = row_weights(row, count[r], base[r]);
           weight[r0 + r] = s0 > 0 ? weight[r0 + r] * shrink[r] + sum : sum;
-          for (int64_t j = count[r]; j < most; j += kLanes) vec_store(row + j, Vec{});
+          fill_tail(row, count[r], most, 0);
           float* y_row = y + (r0 + r) * y_step;
           if (s0 > 0 && shrink[r] != 1.0f) scale_row(y_row, E, shrink[r], y_row);
           if (a.key)
@@ -464,8 +468,8 @@ bool attention_grad(const Call& call) {
                 weight[j] *= factor;
               });
             // As far as a tile of keys that begins with one that the row sees.
-            for (int64_t j = own; j < own + kTileRows; j++) weight[j] = d[j] = 0;
-            for (int64_t j = own + kTileRows; j < most; j++) d[j] = 0;
+            fill_tail(weight, own, own + kTileRows, 0);
+            fill_tail(d, own, max64(own + kTileRows, most), 0);
           }
           multiply(kLeftRows, ds + r0 * kScores, kScores, k_rows, m, D, most, dq + (t0 + r0) * H * D, H * D, s0 > 0);
         }

@@ -237,27 +237,22 @@ bool cross_entropy_grad(const Call& call) {
       }
       const float* from = n < kSide ? row : in + r * n;
       const Vec scale = broadcast(g), less = broadcast(rest), shift = broadcast(lse[r]);
-      const auto scaled = [&](int64_t i, auto lanes) {
+      const int64_t at = label / kLanes * kLanes;
+      each_vector(0, n, [&](int64_t i, auto lanes) {
         Vec v = lanes.load(from + i);
         if (n >= kSide) {
           fetch_next(from + i, n);
           v = exp_lanes(v - shift);
         }
-        return scale * (v - less);
-      };
-      const auto fill = [&](int64_t begin, int64_t end) {
-        each_vector(begin, end, [&](int64_t i, auto lanes) { put(past, lanes, row + i, scaled(i, lanes)); });
-      };
-      // The vector of the label between those before and behind it: what went past the caches is not read again.
-      const int64_t at = label / kLanes * kLanes;
-      fill(0, at);
-      each_vector(at, min64(n, at + kLanes), [&](int64_t i, auto lanes) {
-        float own[kLanes];
-        store(own, scaled(i, lanes));
-        own[label - at] -= g * (1 - smooth);
-        put(past, lanes, row + i, load(own));
+        v = scale * (v - less);
+        if (i == at) {
+          float own[kLanes];
+          store(own, v);
+          own[label - at] -= g * (1 - smooth);
+          v = load(own);
+        }
+        put(past, lanes, row + i, v);
       });
-      fill(min64(n, at + kLanes), n);
     }
     if (past) end_bypass();
   });

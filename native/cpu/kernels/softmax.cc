@@ -166,23 +166,19 @@ bool log_softmax(const Call& call) {
 // log_softmax_grad: dy, y -> dx = dy - exp(y) sum(dy)
 bool log_softmax_grad(const Call& call) {
   const View& y = call.in[1];
-  const int64_t n = y.shape[y.rank - 1];
-  each_rows(call, y.count(0, y.rank - 1), n, [&](int64_t first, int64_t rows) {
-    const float *g = call.in[0].f32() + first * n, *p = y.f32() + first * n;
-    float *dx = call.out[0].f32() + first * n, sums[kPiece], e[kPiece];
-    for (int64_t r = 0; r < rows; r++) sums[r] = static_cast<float>(row_sum(g + r * n, n));
-    for (int64_t i = 0; i < rows * n; i += kPiece) {
-      const int64_t count = min64(kPiece, rows * n - i);
-      for (int64_t k = 0; k < count; k++) e[k] = exp_f32(p[i + k]);
-      for (int64_t k = 0; k < count;) {
-        const int64_t r = (i + k) / n, stop = min64(count, (r + 1) * n - i);
-        const Vec sum = broadcast(sums[r]);
-        each_vector(k, stop, [&](int64_t j, auto lanes) {
-          lanes.store(dx + i + j, lanes.load(g + i + j) - lanes.load(e + j) * sum);
-        });
-        k = stop;
-      }
+  const int64_t n = y.shape[y.rank - 1], rows = y.count(0, y.rank - 1);
+  const bool past = too_large(call.out[0], n);
+  parallel_ranges(call, rows, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      const float *g = call.in[0].f32() + r * n, *p = y.f32() + r * n;
+      float* dx = call.out[0].f32() + r * n;
+      const Vec sum = broadcast(static_cast<float>(row_sum(g, n)));
+      each_vector(0, n, [&](int64_t i, auto lanes) {
+        fetch_next(p + i, n);
+        put(past, lanes, dx + i, lanes.load(g + i) - exp_lanes(lanes.load(p + i)) * sum);
+      });
     }
+    if (past) end_bypass();
   });
   return true;
 }

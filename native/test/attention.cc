@@ -81,7 +81,12 @@ TEST(attention_and_its_gradients_match_the_definition) {
                            {2, 3, 61, 131, 17, 9, false},
                            {1, 2, 200, 200, 32, 32, true},
                            {1, 2, 65, 10, 8, 8, true},
-                           {1, 1, 10, 150, 64, 64, true}}) {
+                           {1, 1, 10, 150, 64, 64, true},
+                           // Several blocks of keys, of query rows, and tasks a head.
+                           {1, 2, 241, 523, 12, 7, false},
+                           {2, 1, 523, 523, 16, 33, true},
+                           {1, 1, 541, 290, 5, 16, true},
+                           {1, 1, 290, 601, 8, 8, true}}) {
       Array q = Array::normal({s.batch, s.heads, s.rows, s.depth}, 1),
             k = Array::normal({s.batch, s.heads, s.keys, s.depth}, 2);
       Array v = Array::normal({s.batch, s.heads, s.keys, s.width}, 3),
@@ -116,7 +121,8 @@ TEST(attention_and_its_gradients_match_the_definition) {
 // Masks of both kinds, one row of which leaves no key; dropout; heads wider than a tile of any kernel.
 TEST(attention_with_masks_and_dropout) {
   test::each_isa([] {
-    for (const Shape& s : {Shape{2, 2, 37, 70, 20, 12, false}, {1, 3, 70, 70, 80, 150, true}})
+    for (const Shape& s :
+         {Shape{2, 2, 37, 70, 20, 12, false}, {1, 3, 70, 70, 80, 150, true}, {1, 1, 130, 301, 16, 11, true}})
       for (const int kind : {0, 1, 2}) {  // of the mask: none, bool, f32
         Array q = Array::normal({s.batch, s.heads, s.rows, s.depth}, 1),
               k = Array::normal({s.batch, s.heads, s.keys, s.depth}, 2);
@@ -183,21 +189,70 @@ TEST(attention_with_masks_and_dropout) {
   });
 }
 
+TEST(attention_without_rows_or_keys) {
+  if (test::device()) return;
+  test::each_isa([] {
+    for (const bool causal : {false, true})
+      for (const Shape& s : {Shape{1, 2, 3, 0, 4, 5, causal}, {1, 2, 0, 3, 4, 5, causal}}) {
+        Array q = Array::normal({1, 2, s.rows, 4}, 1), k = Array::normal({1, 2, s.keys, 4}, 2);
+        Array v = Array::normal({1, 2, s.keys, 5}, 3), dy = Array::normal({1, s.rows, 2, 5}, 4);
+        Array y = Array::f32({1, s.rows, 2, 5}), lse = Array::f32({1, 2, s.rows});
+        Array dq = Array::f32({1, s.rows, 2, 4}), dk = Array::f32({1, s.keys, 2, 4}),
+              dv = Array::f32({1, s.keys, 2, 5});
+        const std::vector<double> numbers = {0.5, causal ? 1.0 : 0.0, 0, 0};
+        test::call("attention", {q.view(), k.view(), v.view(), test::absent(), test::absent()}, {y.view(), lse.view()},
+                   numbers);
+        test::call("attention_grad",
+                   {dy.view(), q.view(), k.view(), v.view(), test::absent(), test::absent(), y.view(), lse.view()},
+                   {dq.view(), dk.view(), dv.view()}, numbers);
+        for (Array* a : {&y, &dq, &dk, &dv})
+          for (int64_t i = 0; i < a->count(); i++) CHECK((*a)[i] == 0);
+        for (int64_t i = 0; i < lse.count(); i++) CHECK(lse[i] == -INFINITY);
+      }
+  });
+}
+
+TEST(attention_gives_the_same_bits_for_any_number_of_threads) {
+  if (test::device()) return;
+  test::each_isa([] {
+    for (const bool causal : {false, true}) {
+      Array q = Array::normal({1, 1, 300, 20}, 1), k = Array::normal({1, 1, 400, 20}, 2);
+      Array v = Array::normal({1, 1, 400, 24}, 3), dy = Array::normal({1, 300, 1, 24}, 4);
+      std::vector<float> first;
+      for (const int threads : {1, 2, 7}) {
+        auxgrad::set_threads(threads);
+        Array y = Array::f32({1, 300, 1, 24}), lse = Array::f32({1, 1, 300});
+        Array dq = Array::f32({1, 300, 1, 20}), dk = Array::f32({1, 400, 1, 20}), dv = Array::f32({1, 400, 1, 24});
+        const std::vector<double> numbers = {0.5, causal ? 1.0 : 0.0, 0, 0};
+        test::call("attention", {q.view(), k.view(), v.view(), test::absent(), test::absent()}, {y.view(), lse.view()},
+                   numbers);
+        test::call("attention_grad",
+                   {dy.view(), q.view(), k.view(), v.view(), test::absent(), test::absent(), y.view(), lse.view()},
+                   {dq.view(), dk.view(), dv.view()}, numbers);
+        std::vector<float> all;
+        for (Array* a : {&y, &lse, &dq, &dk, &dv}) all.insert(all.end(), a->f32(), a->f32() + a->count());
+        if (first.empty()) first = all;
+        CHECK(std::memcmp(first.data(), all.data(), all.size() * sizeof(float)) == 0);
+      }
+    }
+    auxgrad::set_threads(auxgrad::default_threads());
+  });
+}
+
 TEST(attention_scratch_does_not_grow_with_the_sequence) {
-  const auxgrad::Kernel* kernel = auxgrad::find_kernel("attention");
-  const auto scratch = [&](int64_t length) {
+  const auto scratch = [&](bool gradient, int64_t length) {
     auxgrad::View x;
     x.rank = 4;
     const int64_t shape[4] = {1, 1, length, 64};
     for (int a = 0; a < 4; a++) x.shape[a] = shape[a];
-    const auxgrad::View in[5] = {x, x, x, {}, {}};
+    const auxgrad::View in[6] = {x, x, x, gradient ? x : auxgrad::View{}, {}, {}};
     const double numbers[4] = {1, 0, 0, 0};
     auxgrad::Call c;
     c.in = in;
-    c.n_in = 5;
+    c.n_in = gradient ? 6 : 5;
     c.number = numbers;
     c.n_number = 4;
-    return kernel->scratch(c, 2);
+    return auxgrad::find_kernel(gradient ? "attention_grad" : "attention")->scratch(c, 2);
   };
-  CHECK(scratch(1 << 14) == scratch(1 << 8));
+  for (const bool gradient : {false, true}) CHECK(scratch(gradient, 1 << 14) == scratch(gradient, 1 << 8));
 }

@@ -86,6 +86,7 @@ TEST(results_stored_past_the_caches_are_the_same) {
         same("rms_norm_grad", {D, X, V, G}, with_row, rows, c, {});
         same("softmax", {X}, matrix, rows, c, {});
         same("softmax_grad", {D, X}, matrix, rows, c, {});
+        same("log_softmax_grad", {D, X}, matrix, rows, c, {});
         same("cross_entropy_grad", {V, X, label.view(), M}, matrix, rows, c, {0.1, -100});
         same("dropout", {X, key.view()}, matrix, rows, c, {3, 0.5});
         same("sign_unpack", {signs.view()}, matrix, rows, c, {0, 0.5});

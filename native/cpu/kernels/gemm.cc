@@ -1,5 +1,6 @@
-// Dense matrix products.
+// Dense matrix products, and attention, which is made of their tiles.
 #include "../gemm/gemm.h"
+#include "../attention.h"
 
 namespace auxgrad {
 namespace {
@@ -86,4 +87,5 @@ int64_t linear_scratch(const Call& call, int threads) { return gemm_scratch(line
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"matmul", matmul, matmul_scratch}, {"linear", linear, linear_scratch})
+AUXGRAD_KERNELS({"matmul", matmul, matmul_scratch}, {"linear", linear, linear_scratch},
+                {"attention", attention, attention_scratch}, {"attention_grad", attention_grad, attention_grad_scratch})

@@ -146,10 +146,12 @@ bool layer_norm_grad(const Call& call) {
           fetch_next(g + c, channels);
           fetch_next(row + c, channels);
           if (!past) fetch_next(dx + c, channels);
+          // All loads before the stores: rows may be 4 KiB apart, and loads wait for stores that seem to be where they are.
           const Vec given = lanes.load(g + c), normal = (lanes.load(row + c) - middle) * scale;
+          const Vec sum = lanes.load(sums + c) + given, dot = lanes.load(dots + c) + given * normal;
           put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - a - normal * b));
-          lanes.store(sums + c, lanes.load(sums + c) + given);
-          lanes.store(dots + c, lanes.load(dots + c) + given * normal);
+          lanes.store(sums + c, sum);
+          lanes.store(dots + c, dot);
         });
         if (past) end_bypass();
       },

@@ -76,6 +76,17 @@ inline void range_of(const float* x, int64_t n, float* range) {
   range[1] = nan ? not_a_number() : high - low;
 }
 
+// The whole part of q, at least 0 and at most 3; 0 of NaN.
+inline IntVec codes_of(Vec q) {
+#if defined(__AVX512F__)
+  q = (Vec)_mm512_min_ps(_mm512_max_ps((__m512)q, _mm512_setzero_ps()), _mm512_set1_ps(3.0f));
+#else
+  q = q > 0.0f ? q : Vec{};
+  q = q < 3.0f ? q : Vec{} + 3.0f;
+#endif
+  return __builtin_convertvector(q, IntVec);
+}
+
 // Words [first, last) of the codes of x [tokens, channels]; every `span` tokens share one range [2]. Codes beyond the last
 // token are 0.
 inline void pack_codes(const float* x, const float* ranges, int64_t span, int64_t tokens, int64_t channels,
@@ -91,20 +102,19 @@ inline void pack_codes(const float* x, const float* ranges, int64_t span, int64_
     }
     const float* rows = x + w * 16 * channels;
     const int64_t whole = channels / kLanes * kLanes;
-    for (int first_row = 0; first_row < n; first_row += 8)  // more rows at a time could share one set of the cache
+    for (int begin = 0; begin < n; begin += 8) {  // more rows at a time could share one set of the cache
+      const int end = n < begin + 8 ? n : begin + 8;
       for (int64_t c = 0; c < whole; c += kLanes) {
-        IntVec word = {};
-        if (first_row) memcpy(&word, out + c, sizeof(word));
-        const int end = n < first_row + 8 ? n : first_row + 8;
-        for (int t = first_row; t < end; t++) {
+        IntVec word = {}, before = {};
+        for (int t = end - 1; t >= begin; t--) {
           __builtin_prefetch(rows + (t + 16) * channels + c, 0, 2);  // the next word's, while memory would rest
-          Vec q = (load(rows + t * channels + c) - low[t]) * scale[t] + 0.5f;
-          q = q > 0.0f ? q : Vec{};  // NaN too
-          q = q < 3.0f ? q : Vec{} + 3.0f;
-          word |= __builtin_convertvector(q, IntVec) << (2 * t);
+          word = word << 2 | codes_of((load(rows + t * channels + c) - low[t]) * scale[t] + 0.5f);
         }
+        if (begin) memcpy(&before, out + c, sizeof(before));
+        word = before | word << (2 * begin);
         memcpy(out + c, &word, sizeof(word));
       }
+    }
     int64_t c = whole;
     for (; c < channels; c++) {
       uint32_t word = 0;

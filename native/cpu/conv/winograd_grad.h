@@ -47,8 +47,9 @@ inline Axis gradient_patches(const Axis& a) {
   return {0, 1, ceil_div(a.count, 2), 2 * a.in_step, 3 + a.in_step, a.tap_start, 1, 0, 1};
 }
 
-// Whether it pays: channels on both sides to fill panels, patches to earn the transforms, few products at odd edges.
-inline bool suits_patches(const WeightGradient& p) {
+// Whether it pays: channels on both sides to fill panels, patches to earn the transforms, few products at odd edges. The
+// fallback does without, for its size.
+__attribute__((noinline)) inline bool patches_pay(const WeightGradient& p) {
   const Axis &v = p.vertical, &h = p.horizontal;
   if (p.groups != 1 || p.depth < 16 || p.width < 16) return false;
   const auto suits = [](const Axis& a) { return a.taps == 3 && a.tap_step == 1 && a.in_step <= 2; };
@@ -57,8 +58,9 @@ inline bool suits_patches(const WeightGradient& p) {
   return p.images * ceil_div(v.count, 2) * ceil_div(h.count, 2) >= 4 &&
          products(v) * products(h) * 5 <= 9 * v.count * h.count * 4;
 }
+inline bool suits_patches(const WeightGradient& p) { return !kFallback && patches_pay(p); }
 
-__attribute__((noinline)) inline PatchGradientPlan plan_patch_gradient(const WeightGradient& p) {
+__attribute__((cold)) inline PatchGradientPlan plan_patch_gradient(const WeightGradient& p) {
   PatchGradientPlan plan;
   plan.filter = &kGradFilters[p.vertical.in_step - 1];
   plan.vertical = gradient_patches(p.vertical);
@@ -97,7 +99,7 @@ struct PatchOrder {
   // Those with a second column, if that is asked for, and with a second row.
   Span range(bool right, bool below) const { return {begin[below ? 1 : 0], begin[right ? 2 : below ? 3 : 4]}; }
 };
-__attribute__((noinline)) inline void order_patches(const WeightGradient& p, const Block& k, PatchOrder& order) {
+__attribute__((cold)) inline void order_patches(const WeightGradient& p, const Block& k, PatchOrder& order) {
   int32_t* kind = order.at;
   for (int64_t n = 0; n < k.images; n++)
     for (int64_t i = k.i0; i < k.i0 + k.rows; i++)
@@ -152,25 +154,29 @@ inline __attribute__((always_inline)) void filter_sums(const Vec (&s)[4], Vec (&
   }
 }
 
+// Where the inputs of a patch lie, side x side of them; zeros stand for the padding.
+__attribute__((noinline)) inline void find_inputs(const Image& x, int64_t n, int64_t row, int64_t column,
+                                                  int64_t channel, int64_t side, const float** d) {
+  static constexpr float zeros[kGradSide] = {};
+  for (int64_t r = row; r < row + side; r++)
+    for (int64_t s = column; s < column + side; s++) {
+      const bool inside = r >= 0 && r < x.rows && s >= 0 && s < x.columns;
+      *d++ = inside ? x.data + ((n * x.rows + r) * x.columns + s) * x.channels + channel : zeros;
+    }
+}
+
 // B' d B of a block: matrices [patch][width] of each panel of channels.
 template <int Stride>
 __attribute__((noinline)) void transform_image(const WeightGradient& p, const PatchGradientPlan& plan, const Block& k,
                                                const PatchOrder& order, int64_t channel, int64_t depth, float* out) {
   constexpr int N = 3 + Stride;
-  static constexpr float zeros[kGradSide] = {};
-  const Image& x = p.image;
   const int32_t* at = order.at;
   for (int64_t n = k.n0; n < k.n0 + k.images; n++)
     for (int64_t i = k.i0; i < k.i0 + k.rows; i++)
       for (int64_t j = k.j0; j < k.j0 + k.columns; j++, at++) {
         const int64_t row = 2 * Stride * i + p.vertical.tap_start, column = 2 * Stride * j + p.horizontal.tap_start;
-        const float* d[N][N];
-        for (int r = 0; r < N; r++)
-          for (int s = 0; s < N; s++) {
-            const bool inside = row + r >= 0 && row + r < x.rows && column + s >= 0 && column + s < x.columns;
-            d[r][s] =
-                inside ? x.data + ((n * x.rows + row + r) * x.columns + column + s) * x.channels + channel : zeros;
-          }
+        const float* d[N * N];
+        find_inputs(p.image, n, row, column, channel, N, d);
         for (int64_t c = 0; c < depth; c += kPanel) {
           const int64_t width = panel_width(depth, c);
           float* panel = out + c / kPanel * N * N * plan.patches + *at * width - c;
@@ -181,7 +187,7 @@ __attribute__((noinline)) void transform_image(const WeightGradient& p, const Pa
             for (int s = 0; s < N; s++) {
               Vec y[N], t[N];
               AUXGRAD_UNROLL
-              for (int r = 0; r < N; r++) y[r] = lanes.load(d[r][s] + v);
+              for (int r = 0; r < N; r++) y[r] = lanes.load(d[r * N + s] + v);
               filter_inputs<Stride>(y, t);
               AUXGRAD_UNROLL
               for (int r = 0; r < N; r++) rows[r][s] = t[r];
@@ -365,7 +371,8 @@ inline void run_patch_gradient(const Call& call, const WeightGradient& p) {
     parallel_ranges(call, total, 4096, [&](int64_t first, int64_t last) {
       for (int64_t s = 0; s < plan.chunks - 1; s++) {
         const float* more = partial + s * total;
-        for (int64_t i = first; i < last; i++) p.dw[i] += more[i];
+        each_vector(first, last,
+                    [&](int64_t i, auto lanes) { lanes.store(p.dw + i, lanes.load(p.dw + i) + lanes.load(more + i)); });
       }
     });
 }

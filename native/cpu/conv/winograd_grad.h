@@ -287,7 +287,7 @@ inline void add_patches(const PatchGradientPlan& plan, const PatchOrder& order, 
       const int64_t width = panel_width(depth, c);
       const float* left = delta + (f.delta[row] * f.deltas + f.delta[column]) * plan.delta + range.begin * plan.pitch;
       float* to = sums + (c / kPanel * 16 + sum) * plan.sums;
-      t.columns = width;
+      t.columns = t.panel_step = width;
       t.panel = patches + (c / kPanel * products + i) * plan.patches + range.begin * width;
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t m0 = even_start(columns, tiles, tile), m1 = even_start(columns, tiles, tile + 1);

@@ -70,10 +70,11 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   const bool signs = p.positive != 0 || p.negative != 0 || p.signs;
   cut.left = left_rows || !left_columns ? kLeftRows : kLeftColumns;
 
-  // Many rows a multiple of 4 KiB apart share few sets of the first cache; of columns a tile uses but a part of each of
-  // many lines. To one panel a copy is no use.
-  const bool kind = min64(p.m, p.k) <= 8 || p.n <= kTileColumns ||
-                    (cut.left == kLeftRows ? p.a_row % 1024 != 0 || kTileRows <= 8 : p.m * p.k <= 8192);
+  // Many rows a multiple of 4 KiB apart share few sets of the first cache; of columns a narrow tile uses but a part of
+  // each of many lines. To one panel a copy is no use.
+  const bool kind =
+      min64(p.m, p.k) <= 8 || p.n <= kTileColumns ||
+      (cut.left == kLeftRows ? p.a_row % 1024 != 0 || kTileRows <= 8 : kTileRows > 12 || p.m * p.k <= 8192);
   cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
   const bool small = p.k <= 128 && p.k * (right_rows ? p.b_k : p.n) <= 8192;

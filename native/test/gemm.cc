@@ -248,6 +248,10 @@ TEST(linear_fuses_signs_bias_activation_and_mask) {
       check_linear({115, 530, 1061, bool(t & 1), bool(t & 2), true, true, true, t & 1, 1});
       check_linear({1025, 33, 45, bool(t & 1), bool(t & 2), true, false, true, 1, 1});
     }
+    for (int t = 0; t < 4; t++)  // finished by tiles of whole vectors: all, and parts of it
+      for (int part = 0; part < 8; part++)
+        check_linear(
+            {75 + part, 140, 96, bool(t & 1), bool(t & 2), bool(part & 1), t == 0, bool(part & 2), 1, part >> 2});
     check_linear({5, 0, 7, false, false, true, true, true, 0, 1});
     check_linear({400, 20, 31, false, false, true, true, true, 0, 1});
   });

@@ -38,8 +38,8 @@ struct Count {
   static constexpr int value = N;
 };
 
-// What a kernel does besides: of a wide tile, fetches.
-enum Also { kNothing, kFetch };
+// What a kernel does besides: of a wide tile, fetches; of one of two vectors, finishes sums.
+enum Also { kNothing, kFetch, kFinish };
 enum Left { kLeftRows, kLeftColumns };  // which of the two orders of the left operand lies contiguously
 
 template <int M, int V>
@@ -74,7 +74,7 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   const float* p[kPointers];
   AUXGRAD_UNROLL
   for (int i = 0; i < kPointers; i++) p[i] = t.left + 3 * i * step;
-  constexpr bool kWide = V > kTileVecs, kFinishes = V == kTileVecs;
+  constexpr bool kWide = V > kTileVecs, kFinishes = A == kFinish;
   const int64_t ahead_line = t.ahead_line;
   const auto steps = [&](auto count) __attribute__((always_inline)) {
     AUXGRAD_UNROLL
@@ -180,20 +180,22 @@ struct TileKernels {
 template <int Rows, int V, Left L, Also A>
 constexpr TileKernels<Rows, V, L, A> kTileKernels;
 
-template <Left L>
+template <Left L, Also F>
 inline const TileKernel* tile_kernels_of(int64_t columns, Also also) {
   if constexpr (kWideVecs > 0) {
     if (columns > kTileColumns)
       return also == kFetch ? kTileKernels<kWideRows, kWideVecs, L, kFetch>.of_rows
                             : kTileKernels<kWideRows, kWideVecs, L, kNothing>.of_rows;
   }
-  if (columns > kLanes) return kTileKernels<kTileRows, 2, L, kNothing>.of_rows;
+  if (columns > kLanes) return kTileKernels<kTileRows, 2, L, F>.of_rows;
   return kTileKernels<kTileRows, 1, L, kNothing>.of_rows;
 }
 
-// Kernels for a panel of so many columns, by the rows of the tile.
+// Kernels for a panel of so many columns, by the rows of the tile. F: kFinish if sums may be finished.
+template <Also F = kNothing>
 inline const TileKernel* tile_kernels(Left left, int64_t columns, Also also) {
-  return left == kLeftRows ? tile_kernels_of<kLeftRows>(columns, also) : tile_kernels_of<kLeftColumns>(columns, also);
+  return left == kLeftRows ? tile_kernels_of<kLeftRows, F>(columns, also)
+                           : tile_kernels_of<kLeftColumns, F>(columns, also);
 }
 
 }  // namespace

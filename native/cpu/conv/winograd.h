@@ -242,16 +242,15 @@ inline __attribute__((always_inline)) void transform_sums(const Vec (&m)[5 - Str
   }
 }
 
-// A' m A of the sums [patch][width] of one panel, to the outputs of the block. Sums of outputs that are not there are
+// A' m A of the sums [patch][kPanel] of one panel, to the outputs of the block. Sums of outputs that are not there are
 // read, but reach no other.
 template <int Stride>
-__attribute__((noinline)) void write_patches(const Product& p, const Block& k, const float* sums, int64_t width,
-                                             const PatchEnd& end) {
+__attribute__((noinline)) void write_patches(const Product& p, const Block& k, const float* sums, const PatchEnd& end) {
   constexpr int N = 5 - Stride;
-  const int64_t apart = k.tokens() * width;
+  const int64_t apart = k.tokens() * kPanel;
   for (int64_t n = 0; n < k.images; n++)
     for (int64_t i = 0; i < k.rows; i++)
-      for (int64_t j = 0; j < k.columns; j++, sums += width) {
+      for (int64_t j = 0; j < k.columns; j++, sums += kPanel) {
         const int64_t row = 2 * (k.i0 + i), column = 2 * (k.j0 + j);
         float* out = p.out + (((k.n0 + n) * p.out_rows + row) * p.out_columns + column) * p.out_channels + end.channel;
         const bool below = row + 1 < p.out_rows, right = column + 1 < p.out_columns;
@@ -289,16 +288,23 @@ __attribute__((noinline)) void write_patches(const Product& p, const Block& k, c
 // Patches of a block: all, those with a second column of outputs, with a second row, with both.
 struct PatchLists {
   int64_t count[4];
-  int32_t at[4][kPatches];
+  int64_t inputs[4][kPatches], sums[4][kPatches];  // offsets in their matrices
 };
-inline void find_patches(const Product& p, const Block& k, PatchLists& lists) {
+inline void find_patches(const Product& p, const Block& k, int64_t depth, PatchLists& lists) {
   memset(lists.count, 0, sizeof(lists.count));
-  for (int64_t t = 0; t < k.tokens(); t++) {
-    const bool right = 2 * (k.j0 + t % k.columns) + 1 < p.out_columns;
-    const bool below = 2 * (k.i0 + t / k.columns % k.rows) + 1 < p.out_rows;
-    for (int l = 0; l < 4; l++)
-      if ((right || !(l & 1)) && (below || !(l & 2))) lists.at[l][lists.count[l]++] = static_cast<int32_t>(t);
-  }
+  int64_t t = 0;
+  for (int64_t n = 0; n < k.images; n++)
+    for (int64_t i = 0; i < k.rows; i++) {
+      const bool below = 2 * (k.i0 + i) + 1 < p.out_rows;
+      for (int64_t j = 0; j < k.columns; j++, t++) {
+        const bool right = 2 * (k.j0 + j) + 1 < p.out_columns;
+        for (int l = 0; l < 4; l++) {
+          lists.inputs[l][lists.count[l]] = t * depth;
+          lists.sums[l][lists.count[l]] = t * kPanel;
+          lists.count[l] += (right || !(l & 1)) && (below || !(l & 2));
+        }
+      }
+    }
 }
 
 // Outputs of a block; returns how many.
@@ -313,20 +319,18 @@ inline int64_t find_positions(const Product& p, const Block& k, const float** at
   return count;
 }
 
-// The sums of a panel over transformed inputs and taps; the panel after it is fetched meanwhile.
+// The sums of a panel over transformed inputs and taps.
 inline void sum_patches(const PatchPlan& plan, const PatchLists& lists, int64_t tokens, const float* patches,
-                        const float* panel, const float* next, int64_t depth, int64_t width, float* sums) {
+                        const float* panel, int64_t depth, int64_t width, float* sums) {
   const Filter& f = *plan.filter;
   Tile t;
   t.step = 1;
   t.accumulate = t.relu = false;
   t.bias = nullptr;
-  t.ahead = next;
+  t.ahead = panel;
   t.columns = width;
-  const int64_t share =
-      kFilterTaps * kFilterTaps * depth * width / max64(1, f.sums * f.sums * ceil_div(tokens, kTileRows));
   for (int i = 0; i < f.sums; i++)
-    for (int j = 0; j < f.sums; j++, sums += tokens * width) {
+    for (int j = 0; j < f.sums; j++, sums += tokens * kPanel) {
       const auto &v = f.sum[i], &h = f.sum[j];
       const int list = (i + 1 == f.sums) * 2 + (j + 1 == f.sums);
       const int64_t count = lists.count[list], tiles = ceil_div(count, kTileRows);
@@ -337,11 +341,10 @@ inline void sum_patches(const PatchPlan& plan, const PatchLists& lists, int64_t 
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t t0 = even_start(count, tiles, tile), t1 = even_start(count, tiles, tile + 1);
         for (int64_t m = t0; m < t1; m++) {
-          t.row[m - t0] = left + lists.at[list][m] * depth;
-          t.out[m - t0] = sums + lists.at[list][m] * width;
+          t.row[m - t0] = left + lists.inputs[list][m];
+          t.out[m - t0] = sums + lists.sums[list][m];
         }
         run_tile<false>(t, static_cast<int>(t1 - t0));
-        t.ahead += share;
       }
     }
 }
@@ -385,18 +388,17 @@ inline void run_patches(const Call& call, const Product& p) {
                         channel + depth);
 
         PatchLists lists;
-        find_patches(p, k, lists);
+        find_patches(p, k, depth, lists);
         const float* written[4 * kPatches];
         const int64_t positions = last && p.statistics ? find_positions(p, k, written) : 0;
         for (int64_t c = part; c < stop; c += kPanel) {
           const int64_t width = panel_width(columns, c), first = from + c;
-          const auto panel = [&](int64_t at) { return packed + kFilterTaps * kFilterTaps * depth * at; };
-          sum_patches(plan, lists, k.tokens(), patches, panel(c), panel(c + kPanel < stop ? c + kPanel : part), depth,
-                      width, sums);
+          sum_patches(plan, lists, k.tokens(), patches, packed + kFilterTaps * kFilterTaps * depth * c, depth, width,
+                      sums);
           const PatchEnd end = {slice > 0, last && p.relu, last && p.bias ? p.bias + first : nullptr, first,
                                 min64(width, columns - c)};
-          if (stride == 1) write_patches<1>(p, k, sums, width, end);
-          else write_patches<2>(p, k, sums, width, end);
+          if (stride == 1) write_patches<1>(p, k, sums, end);
+          else write_patches<2>(p, k, sums, end);
           if (last && p.statistics)
             sum_near_chunk(p.statistics, task % count, written, positions, first, first + end.columns);
         }

@@ -22,7 +22,8 @@ constexpr int64_t kPatchDepth = 128;         // channels of a slice
 constexpr int64_t kPatches = 56;             // of a block: four register tiles reuse a panel in the first-level cache
 constexpr int64_t kPatchStripe = 64 * 1024;  // floats of a stripe
 
-constexpr int kFilterTaps = 4;  // of each axis, transformed
+constexpr int64_t kPatchStride = kFallback ? 1 : 2;  // at most
+constexpr int kFilterTaps = 4;                       // of each axis, transformed
 
 // Along one axis: sum m of a patch adds `count` products of neighbouring inputs and taps, both transformed. The last sum
 // is of the second output only.
@@ -55,7 +56,9 @@ inline int64_t axis_products(const Axis& a) { return a.count / 2 * kFilters[a.in
 inline bool suits_patches(const Product& p) {
   const Axis &v = p.vertical, &h = p.horizontal;
   if (p.groups != 1 || p.depth < 32 || p.width < 32) return false;
-  const auto suits = [](const Axis& a) { return a.taps == 3 && a.tap_step == 1 && a.in_step <= 2 && a.out_step == 1; };
+  const auto suits = [](const Axis& a) {
+    return a.taps == 3 && a.tap_step == 1 && a.in_step <= kPatchStride && a.out_step == 1;
+  };
   if (!suits(v) || !suits(h) || v.in_step != h.in_step) return false;
   const int64_t patches = ceil_div(v.count, 2) * ceil_div(h.count, 2);
   return p.images * patches >= 48 && axis_products(v) * axis_products(h) * 5 <= 9 * v.count * h.count * 4;
@@ -379,7 +382,7 @@ inline void run_patches(const Call& call, const Product& p) {
         float* sums = patches + plan.filter->inputs * plan.filter->inputs * plan.patches;
         pack_block(stripe, p.image, k, plan.vertical, plan.horizontal, channel, depth, depth);
         if (stride == 1) transform_patches<1>(plan, k, stripe, depth, patches);
-        else transform_patches<2>(plan, k, stripe, depth, patches);
+        else transform_patches<kPatchStride>(plan, k, stripe, depth, patches);
         const int64_t last_row = min64(p.out_rows, 2 * (k.i0 + k.rows));
         const Span whole = whole_words((k.n0 * p.out_rows + 2 * k.i0) * p.out_columns,
                                        ((k.n0 + k.images - 1) * p.out_rows + last_row) * p.out_columns, all);
@@ -398,7 +401,7 @@ inline void run_patches(const Call& call, const Product& p) {
           const PatchEnd end = {slice > 0, last && p.relu, last && p.bias ? p.bias + first : nullptr, first,
                                 min64(width, columns - c)};
           if (stride == 1) write_patches<1>(p, k, sums, end);
-          else write_patches<2>(p, k, sums, end);
+          else write_patches<kPatchStride>(p, k, sums, end);
           if (last && p.statistics)
             sum_near_chunk(p.statistics, task % count, written, positions, first, first + end.columns);
         }

@@ -180,7 +180,8 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
     AUXGRAD_UNROLL
     for (int v = 0; v < V; v++) __builtin_prefetch(out + v * kLanes, 1);
   };
-  for (int64_t m = t.runs.length; m < M; m++) fetch(m);
+  constexpr bool kSpread = 2 * M > kTileRows && !kFallback;
+  for (int64_t m = kSpread ? t.runs.length : 0; m < M; m++) fetch(m);
   for (int64_t i = 0; i < t.runs.outer; i++, b += t.panel_step)
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const int64_t start = i * t.runs.outer_step + j * t.runs.inner_step;
@@ -200,7 +201,7 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
         }
       };
       int64_t k = 0;
-      if (i + j == 0)
+      if (kSpread && i + j == 0)
         for (; k < min64(M, t.runs.length); k++) {
           fetch(k);
           step(k);

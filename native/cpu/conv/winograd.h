@@ -22,7 +22,8 @@ constexpr int64_t kPatchDepth = 128;         // channels of a slice
 constexpr int64_t kPatches = 56;             // of a block: four register tiles reuse a panel in the first-level cache
 constexpr int64_t kPatchStripe = 64 * 1024;  // floats of a stripe
 
-constexpr int kFilterTaps = 4;  // of each axis, transformed
+constexpr int64_t kPatchStride = kFallback ? 1 : 2;  // at most
+constexpr int kFilterTaps = 4;                       // of each axis, transformed
 
 // Along one axis: sum m of a patch adds `count` products of neighbouring inputs and taps, both transformed. The last sum
 // is of the second output only.
@@ -55,7 +56,9 @@ inline int64_t axis_products(const Axis& a) { return a.count / 2 * kFilters[a.in
 inline bool suits_patches(const Product& p) {
   const Axis &v = p.vertical, &h = p.horizontal;
   if (p.groups != 1 || p.depth < 32 || p.width < 32) return false;
-  const auto suits = [](const Axis& a) { return a.taps == 3 && a.tap_step == 1 && a.in_step <= 2 && a.out_step == 1; };
+  const auto suits = [](const Axis& a) {
+    return a.taps == 3 && a.tap_step == 1 && a.in_step <= kPatchStride && a.out_step == 1;
+  };
   if (!suits(v) || !suits(h) || v.in_step != h.in_step) return false;
   const int64_t patches = ceil_div(v.count, 2) * ceil_div(h.count, 2);
   return p.images * patches >= 48 && axis_products(v) * axis_products(h) * 5 <= 9 * v.count * h.count * 4;
@@ -242,16 +245,15 @@ inline __attribute__((always_inline)) void transform_sums(const Vec (&m)[5 - Str
   }
 }
 
-// A' m A of the sums [patch][width] of one panel, to the outputs of the block. Sums of outputs that are not there are
+// A' m A of the sums [patch][kPanel] of one panel, to the outputs of the block. Sums of outputs that are not there are
 // read, but reach no other.
 template <int Stride>
-__attribute__((noinline)) void write_patches(const Product& p, const Block& k, const float* sums, int64_t width,
-                                             const PatchEnd& end) {
+__attribute__((noinline)) void write_patches(const Product& p, const Block& k, const float* sums, const PatchEnd& end) {
   constexpr int N = 5 - Stride;
-  const int64_t apart = k.tokens() * width;
+  const int64_t apart = k.tokens() * kPanel;
   for (int64_t n = 0; n < k.images; n++)
     for (int64_t i = 0; i < k.rows; i++)
-      for (int64_t j = 0; j < k.columns; j++, sums += width) {
+      for (int64_t j = 0; j < k.columns; j++, sums += kPanel) {
         const int64_t row = 2 * (k.i0 + i), column = 2 * (k.j0 + j);
         float* out = p.out + (((k.n0 + n) * p.out_rows + row) * p.out_columns + column) * p.out_channels + end.channel;
         const bool below = row + 1 < p.out_rows, right = column + 1 < p.out_columns;
@@ -289,16 +291,23 @@ __attribute__((noinline)) void write_patches(const Product& p, const Block& k, c
 // Patches of a block: all, those with a second column of outputs, with a second row, with both.
 struct PatchLists {
   int64_t count[4];
-  int32_t at[4][kPatches];
+  int64_t inputs[4][kPatches], sums[4][kPatches];  // offsets in their matrices
 };
-inline void find_patches(const Product& p, const Block& k, PatchLists& lists) {
+inline void find_patches(const Product& p, const Block& k, int64_t depth, PatchLists& lists) {
   memset(lists.count, 0, sizeof(lists.count));
-  for (int64_t t = 0; t < k.tokens(); t++) {
-    const bool right = 2 * (k.j0 + t % k.columns) + 1 < p.out_columns;
-    const bool below = 2 * (k.i0 + t / k.columns % k.rows) + 1 < p.out_rows;
-    for (int l = 0; l < 4; l++)
-      if ((right || !(l & 1)) && (below || !(l & 2))) lists.at[l][lists.count[l]++] = static_cast<int32_t>(t);
-  }
+  int64_t t = 0;
+  for (int64_t n = 0; n < k.images; n++)
+    for (int64_t i = 0; i < k.rows; i++) {
+      const bool below = 2 * (k.i0 + i) + 1 < p.out_rows;
+      for (int64_t j = 0; j < k.columns; j++, t++) {
+        const bool right = 2 * (k.j0 + j) + 1 < p.out_columns;
+        for (int l = 0; l < 4; l++) {
+          lists.inputs[l][lists.count[l]] = t * depth;
+          lists.sums[l][lists.count[l]] = t * kPanel;
+          lists.count[l] += (right || !(l & 1)) && (below || !(l & 2));
+        }
+      }
+    }
 }
 
 // Outputs of a block; returns how many.
@@ -313,20 +322,18 @@ inline int64_t find_positions(const Product& p, const Block& k, const float** at
   return count;
 }
 
-// The sums of a panel over transformed inputs and taps; the panel after it is fetched meanwhile.
+// The sums of a panel over transformed inputs and taps.
 inline void sum_patches(const PatchPlan& plan, const PatchLists& lists, int64_t tokens, const float* patches,
-                        const float* panel, const float* next, int64_t depth, int64_t width, float* sums) {
+                        const float* panel, int64_t depth, int64_t width, float* sums) {
   const Filter& f = *plan.filter;
   Tile t;
   t.step = 1;
   t.accumulate = t.relu = false;
   t.bias = nullptr;
-  t.ahead = next;
+  t.ahead = panel;
   t.columns = width;
-  const int64_t share =
-      kFilterTaps * kFilterTaps * depth * width / max64(1, f.sums * f.sums * ceil_div(tokens, kTileRows));
   for (int i = 0; i < f.sums; i++)
-    for (int j = 0; j < f.sums; j++, sums += tokens * width) {
+    for (int j = 0; j < f.sums; j++, sums += tokens * kPanel) {
       const auto &v = f.sum[i], &h = f.sum[j];
       const int list = (i + 1 == f.sums) * 2 + (j + 1 == f.sums);
       const int64_t count = lists.count[list], tiles = ceil_div(count, kTileRows);
@@ -337,11 +344,10 @@ inline void sum_patches(const PatchPlan& plan, const PatchLists& lists, int64_t 
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t t0 = even_start(count, tiles, tile), t1 = even_start(count, tiles, tile + 1);
         for (int64_t m = t0; m < t1; m++) {
-          t.row[m - t0] = left + lists.at[list][m] * depth;
-          t.out[m - t0] = sums + lists.at[list][m] * width;
+          t.row[m - t0] = left + lists.inputs[list][m];
+          t.out[m - t0] = sums + lists.sums[list][m];
         }
         run_tile<false>(t, static_cast<int>(t1 - t0));
-        t.ahead += share;
       }
     }
 }
@@ -376,7 +382,7 @@ inline void run_patches(const Call& call, const Product& p) {
         float* sums = patches + plan.filter->inputs * plan.filter->inputs * plan.patches;
         pack_block(stripe, p.image, k, plan.vertical, plan.horizontal, channel, depth, depth);
         if (stride == 1) transform_patches<1>(plan, k, stripe, depth, patches);
-        else transform_patches<2>(plan, k, stripe, depth, patches);
+        else transform_patches<kPatchStride>(plan, k, stripe, depth, patches);
         const int64_t last_row = min64(p.out_rows, 2 * (k.i0 + k.rows));
         const Span whole = whole_words((k.n0 * p.out_rows + 2 * k.i0) * p.out_columns,
                                        ((k.n0 + k.images - 1) * p.out_rows + last_row) * p.out_columns, all);
@@ -385,18 +391,17 @@ inline void run_patches(const Call& call, const Product& p) {
                         channel + depth);
 
         PatchLists lists;
-        find_patches(p, k, lists);
+        find_patches(p, k, depth, lists);
         const float* written[4 * kPatches];
         const int64_t positions = last && p.statistics ? find_positions(p, k, written) : 0;
         for (int64_t c = part; c < stop; c += kPanel) {
           const int64_t width = panel_width(columns, c), first = from + c;
-          const auto panel = [&](int64_t at) { return packed + kFilterTaps * kFilterTaps * depth * at; };
-          sum_patches(plan, lists, k.tokens(), patches, panel(c), panel(c + kPanel < stop ? c + kPanel : part), depth,
-                      width, sums);
+          sum_patches(plan, lists, k.tokens(), patches, packed + kFilterTaps * kFilterTaps * depth * c, depth, width,
+                      sums);
           const PatchEnd end = {slice > 0, last && p.relu, last && p.bias ? p.bias + first : nullptr, first,
                                 min64(width, columns - c)};
-          if (stride == 1) write_patches<1>(p, k, sums, width, end);
-          else write_patches<2>(p, k, sums, width, end);
+          if (stride == 1) write_patches<1>(p, k, sums, end);
+          else write_patches<kPatchStride>(p, k, sums, end);
           if (last && p.statistics)
             sum_near_chunk(p.statistics, task % count, written, positions, first, first + end.columns);
         }

@@ -83,19 +83,19 @@ inline void multiply(Left order, const float* left, int64_t left_step, const Rig
 inline int64_t cut_at(int64_t n, int64_t count, int64_t i) { return n * i / count; }
 
 inline void scale_row(const float* from, int64_t n, float scale, float* to) {
-  const Vec factor = vec_set(scale);
+  const Vec factor = broadcast(scale);
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) vec_store(to + i, vec_load(from + i) * factor);
-  if (i < n) vec_store_part(to + i, vec_load_part(from + i, n - i) * factor, n - i);
+  for (; i + kLanes <= n; i += kLanes) store(to + i, load(from + i) * factor);
+  if (i < n) store_part(to + i, load_part(from + i, n - i) * factor, n - i);
 }
 
 // Elements [n, end) of a row that has room for whole vectors. Whole ones are stored: what is loaded next need not wait
 // until smaller stores have reached the cache.
 inline void fill_tail(float* row, int64_t n, int64_t end, float value) {
-  IntVec lane;
+  BitWords lane;
   for (int l = 0; l < kLanes; l++) lane[l] = static_cast<uint32_t>(l);
   for (int64_t j = n / kLanes * kLanes; j < end; j += kLanes)
-    vec_store(row + j, lane < static_cast<uint32_t>(max64(0, n - j)) ? vec_load(row + j) : vec_set(value));
+    store(row + j, lane < static_cast<uint32_t>(max64(0, n - j)) ? load(row + j) : broadcast(value));
 }
 
 // Matrix i of a [B, H, rows, columns] view.
@@ -192,16 +192,16 @@ constexpr float kLog2E = 1.44269504f;
 // in double.
 inline Vec exp2_lanes(Vec x) {
   // Adding it rounds to a whole number n and leaves n + 127, the exponent of 2^n, in the low bits.
-  const Vec round = vec_set(12582912.0f + 127.0f), least = vec_set(-127.0f);
-  x = vec_max(least, x);
+  const Vec round = broadcast(12582912.0f + 127.0f), least = broadcast(-127.0f);
+  x = max_of(least, x);
   const Vec t = x + round, r = x - (t - round);
-  Vec p = vec_set(1.3264727e-3f);
-  p = vec_fma(p, r, vec_set(9.671513e-3f));
-  p = vec_fma(p, r, vec_set(5.5507336e-2f));
-  p = vec_fma(p, r, vec_set(0.24022242f));
-  p = vec_fma(p, r, vec_set(0.693147f));
-  p = vec_fma(p, r, vec_set(1.0f));
-  return p * (Vec)((IntVec)t << 23);
+  Vec p = broadcast(1.3264727e-3f);
+  p = fma(p, r, broadcast(9.671513e-3f));
+  p = fma(p, r, broadcast(5.5507336e-2f));
+  p = fma(p, r, broadcast(0.24022242f));
+  p = fma(p, r, broadcast(0.693147f));
+  p = fma(p, r, broadcast(1.0f));
+  return p * (Vec)((BitWords)t << 23);
 }
 
 // What `merge` makes of the lanes, halved until one is left.
@@ -232,23 +232,23 @@ inline float sum_across(const Vec (&lanes)[kWidthVecs]) {
 // Of rows of whole kWidth.
 inline float row_top(const float* row, int64_t n, float least) {
   Vec top[kWidthVecs];
-  for (Vec& v : top) v = vec_set(least);
+  for (Vec& v : top) v = broadcast(least);
   for (int64_t j = 0; j < n; j += kWidth)
     for (int v = 0; v < kWidthVecs; v++) {
-      const Vec x = vec_load(row + j + v * kLanes);
-      top[v] = vec_max(x, top[v]);
+      const Vec x = load(row + j + v * kLanes);
+      top[v] = max_of(x, top[v]);
     }
   return across(top, [](auto x, auto y) { return y > x ? y : x; });
 }
 // row = 2^(row - base); returns the sum.
 inline float row_weights(float* row, int64_t n, float base) {
-  const Vec low = vec_set(base);
+  const Vec low = broadcast(base);
   Vec sum[kWidthVecs] = {};
   for (int64_t j = 0; j < n; j += kWidth)
     for (int v = 0; v < kWidthVecs; v++) {
       float* at = row + j + v * kLanes;
-      const Vec weight = exp2_lanes(vec_load(at) - low);
-      vec_store(at, weight);
+      const Vec weight = exp2_lanes(load(at) - low);
+      store(at, weight);
       sum[v] += weight;
     }
   return sum_across(sum);
@@ -261,7 +261,7 @@ inline float row_dot(const float* a, const float* b, int64_t n) {
   for (; j + kWidth <= n; j += kWidth)
     for (int v = 0; v < kWidthVecs; v++) {
       const int64_t at = j + v * kLanes;
-      sum[v] += vec_load(a + at) * vec_load(b + at);
+      sum[v] += load(a + at) * load(b + at);
     }
   float total = sum_across(sum);
   for (; j < n; j++) total += a[j] * b[j];
@@ -341,7 +341,7 @@ bool attention(const Call& call) {
           top[r0 + r] = high;
         }
         if (s0 > 0)
-          for (int64_t r = 0; r < m; r += kLanes) vec_store(shrink + r, exp2_lanes(vec_load(shrink + r)));
+          for (int64_t r = 0; r < m; r += kLanes) store(shrink + r, exp2_lanes(load(shrink + r)));
         for (int64_t r = 0; r < m; r++) {
           float* row = s + r * kScores;
           const float sum = row_weights(row, count[r], base[r]);
@@ -456,11 +456,11 @@ bool attention_grad(const Call& call) {
           for (int64_t r = r0; r < r1; r++) {
             float *weight = p + r * kScores, *d = ds + r * kScores;
             const int64_t own = a.seen(t0 + r, s0, ns), count = a.finish_scores(weight, i, t0 + r, s0, own, 1);
-            const Vec unit = vec_set(kLog2E), less = vec_set(-base[r]), shift = vec_set(delta[r]);
+            const Vec unit = broadcast(kLog2E), less = broadcast(-base[r]), shift = broadcast(delta[r]);
             for (int64_t j = 0; j < count; j += kLanes) {
-              const Vec w = exp2_lanes(vec_fma(vec_load(weight + j), unit, less));
-              vec_store(weight + j, w);
-              if (!a.key) vec_store(d + j, w * (vec_load(d + j) - shift));
+              const Vec w = exp2_lanes(fma(load(weight + j), unit, less));
+              store(weight + j, w);
+              if (!a.key) store(d + j, w * (load(d + j) - shift));
             }
             if (a.key)
               a.each_kept(stream, i, t0 + r, s0, own, [&](int64_t j, float factor) {

@@ -1,10 +1,7 @@
 // Stores past the caches. What is too large to be found in a cache when it is read again need not be read before it is
 // written: of a copy that is a third of all that moves.
 #pragma once
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
-#include "unit.h"
+#include "vector.h"
 
 namespace auxgrad {
 namespace {
@@ -28,25 +25,19 @@ inline bool too_large(const View& y, int64_t pitch) {
   return too_large(y) && lines_apart(y.data, pitch * dtype_size(y.dtype));
 }
 
-template <class V>
-inline void bypass(float* p, V v) {
+inline void bypass(float* p, Vec v) {
 #if defined(__AVX512F__)
   _mm512_stream_ps(p, (__m512)v);
 #elif defined(__AVX2__)
   _mm256_stream_ps(p, (__m256)v);
 #else
-  memcpy(p, &v, sizeof(v));
+  store(p, v);
 #endif
 }
 // Whole lines.
 inline void bypass_copy(void* to, const void* from, int64_t bytes) {
-#if defined(__AVX512F__)
-  typedef float Some __attribute__((vector_size(64)));
-#else
-  typedef float Some __attribute__((vector_size(32)));
-#endif
-  for (int64_t i = 0; i < bytes; i += static_cast<int64_t>(sizeof(Some))) {
-    Some v;
+  for (int64_t i = 0; i < bytes; i += static_cast<int64_t>(sizeof(Vec))) {
+    Vec v;
     memcpy(&v, static_cast<const char*>(from) + i, sizeof(v));
     bypass(reinterpret_cast<float*>(static_cast<char*>(to) + i), v);
   }
@@ -59,9 +50,9 @@ inline void end_bypass() {
 }
 
 // lanes.store(), past the caches if `past`.
-template <class Lanes, class V>
-inline void put(bool past, Lanes lanes, float* p, V v) {
-  if (kCanBypass && past && lanes.count() * 4 == static_cast<int64_t>(sizeof(V))) bypass(p, v);
+template <class Lanes>
+inline void put(bool past, Lanes lanes, float* p, Vec v) {
+  if (kCanBypass && past && lanes.count() == kLanes) bypass(p, v);
   else lanes.store(p, v);
 }
 

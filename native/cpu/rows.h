@@ -1,7 +1,7 @@
 // Sums and maxima along a row. Float sums of some hundred terms are added up in double: exact enough for any length.
 // Terms go to a fixed number of accumulators, whatever the length of a vector: every instruction set gives the same bits.
 #pragma once
-#include "conv/vec.h"
+#include "vector.h"
 
 namespace auxgrad {
 namespace {

@@ -2,7 +2,7 @@
 // has just written, while that is in a cache.
 #pragma once
 #include "channels.h"
-#include "conv/vec.h"
+#include "vector.h"
 
 namespace auxgrad {
 namespace {

@@ -29,7 +29,6 @@ typedef uint64_t Lanes __attribute__((vector_size(sizeof(WordLanes))));
 constexpr int kWordLanes = sizeof(Lanes) / 8;
 // Vectors of blocks side by side, as many as registers hold: a round waits for the one before.
 constexpr int kSets = kWordLanes == 8 ? 4 : 2;
-constexpr int kRounds = 10;
 
 // Words of the lower halves of lanes side by side: those of `second` above those of `first`.
 inline Lanes word_pairs(Lanes first, Lanes second) {
@@ -52,10 +51,8 @@ inline Lanes even_lanes(Lanes a, Lanes b) { return Lanes{a[0], b[0]}; }
 inline Lanes odd_lanes(Lanes a, Lanes b) { return Lanes{a[1], b[1]}; }
 #endif
 
-constexpr uint32_t kFactor0 = 0xD2511F53u, kFactor1 = 0xCD9E8D57u;
-
 struct Stream {
-  uint64_t round_key[kRounds][2];
+  uint64_t round_key[kPhiloxRounds][2];
   // Of the counter only the first word differs from block to block: of the first two rounds, what is the same for all.
   uint64_t same[4];
 
@@ -68,17 +65,17 @@ struct Stream {
       Lanes c0[kSets], c1[kSets], c2[kSets], c3[kSets];
       for (int s = 0; s < kSets; s++) {
         const Lanes counter = lane + static_cast<uint64_t>(first / 4 + i + s * kWordLanes);
-        const Lanes p0 = (Lanes)word_product((WordLanes)counter, kFactor0);
-        c1[s] = (Lanes)word_product((WordLanes)((p0 >> 32) ^ same[0]), kFactor1);
+        const Lanes p0 = (Lanes)word_product((WordLanes)counter, kPhiloxMultiplier0);
+        c1[s] = (Lanes)word_product((WordLanes)((p0 >> 32) ^ same[0]), kPhiloxMultiplier1);
         c0[s] = (c1[s] >> 32) ^ same[1];
         c2[s] = p0 ^ same[2];
         c3[s] = Lanes{} + same[3];
       }
-      for (int round = 2; round < kRounds; round++) {
+      for (int round = 2; round < kPhiloxRounds; round++) {
         const Lanes key0 = Lanes{} + round_key[round][0], key1 = Lanes{} + round_key[round][1];
         for (int s = 0; s < kSets; s++) {
-          const Lanes p0 = (Lanes)word_product((WordLanes)c0[s], kFactor0);
-          const Lanes p1 = (Lanes)word_product((WordLanes)c2[s], kFactor1);
+          const Lanes p0 = (Lanes)word_product((WordLanes)c0[s], kPhiloxMultiplier0);
+          const Lanes p1 = (Lanes)word_product((WordLanes)c2[s], kPhiloxMultiplier1);
           c0[s] = (p1 >> 32) ^ c1[s] ^ key0;
           c2[s] = (p0 >> 32) ^ c3[s] ^ key1;
           c1[s] = p1;
@@ -101,12 +98,12 @@ inline Stream stream_of(const View& key, double number) {
   Stream s;
   for (uint64_t(&k)[2] : s.round_key) {
     k[0] = word[0], k[1] = word[1];
-    word[0] += 0x9E3779B9u, word[1] += 0xBB67AE85u;
+    word[0] += kPhiloxKeyStep0, word[1] += kPhiloxKeyStep1;
   }
-  const uint64_t p1 = uint64_t{kFactor1} * word[2];
+  const uint64_t p1 = uint64_t{kPhiloxMultiplier1} * word[2];
   const uint32_t c0 =
       static_cast<uint32_t>(p1 >> 32 ^ s.round_key[0][0]) ^ static_cast<uint32_t>(static_cast<int64_t>(number));
-  const uint64_t p0 = uint64_t{kFactor0} * c0;
+  const uint64_t p0 = uint64_t{kPhiloxMultiplier0} * c0;
   s.same[0] = word[3] ^ s.round_key[0][1];
   s.same[1] = static_cast<uint32_t>(p1) ^ s.round_key[1][0];
   s.same[2] = p0 >> 32 ^ s.round_key[1][1];

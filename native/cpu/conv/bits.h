@@ -1,21 +1,9 @@
 // Bits of "is positive", packed along tokens: bit t % 32 of word [t / 32][c] is element (t, c).
 #pragma once
-#include "vec.h"
+#include "../vector.h"
 
 namespace auxgrad {
 namespace {
-
-typedef uint32_t BitWords __attribute__((vector_size(4 * kLanes)));
-
-// Sets `bit` in the words of lanes above zero.
-inline BitWords mark_positive(BitWords words, Vec x, BitWords bit) {
-#if defined(__AVX512F__)
-  const __mmask16 above = _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_GT_OQ);
-  return (BitWords)_mm512_mask_or_epi32((__m512i)words, above, (__m512i)words, (__m512i)bit);
-#else
-  return words | ((BitWords)(x > Vec{}) & bit);
-#endif
-}
 
 // One word of V vectors of columns.
 template <int V>

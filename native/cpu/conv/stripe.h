@@ -1,6 +1,6 @@
 // Geometry of windowed products, and the packed stripe of an image that a block of outputs reads.
 #pragma once
-#include "vec.h"
+#include "../vector.h"
 
 namespace auxgrad {
 namespace {

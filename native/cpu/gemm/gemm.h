@@ -147,21 +147,21 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
 inline void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
   const Finish& f = p.finish;
   if (f.alpha == 1 && !f.bias && !f.relu && !f.mask) return;
-  const Vec alpha = vec_set(f.alpha);
+  const Vec alpha = broadcast(f.alpha);
   for (int64_t r = r0; r < r1; r += 32)
     for (int64_t c = c0; c < c1; c += kLanes) {
       const int64_t n = min64(kLanes, c1 - c);
-      const Vec bias = !f.bias ? Vec{} : n == kLanes ? vec_load(f.bias + c) : vec_load_part(f.bias + c, n);
-      IntVec word = {}, bit = IntVec{} + 1;
+      const Vec bias = !f.bias ? Vec{} : n == kLanes ? load(f.bias + c) : load_part(f.bias + c, n);
+      BitWords word = {}, bit = BitWords{} + 1;
       for (int64_t i = r; i < min64(r + 32, r1); i++, bit += bit) {
         float* at = p.c + i * p.n + c;
-        Vec v = n == kLanes ? vec_load(at) : vec_load_part(at, n);
+        Vec v = n == kLanes ? load(at) : load_part(at, n);
         if (f.alpha != 1) v = v * alpha;
         if (f.bias) v = v + bias;
-        if (f.relu) v = vec_relu(v);
-        if (n == kLanes) vec_store(at, v);
-        else vec_store_part(at, v, n);
-        if (f.mask) word = vec_or_positive(word, v, bit);
+        if (f.relu) v = relu(v);
+        if (n == kLanes) store(at, v);
+        else store_part(at, v, n);
+        if (f.mask) word = mark_positive(word, v, bit);
       }
       if (f.mask) memcpy(f.mask + r / 32 * p.n + c, &word, static_cast<size_t>(n) * 4);
     }
@@ -338,7 +338,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
       const int64_t depth = min64(cut.depth, k1 - k);
       const bool last = finish && k + depth >= k1;
       int64_t finished = r0;  // rows
-      IntVec words[kTileVecs];
+      BitWords words[kTileVecs];
       for (int64_t i0 = 0; i0 < tiles; i0 += cut.together) {
         const int64_t i1 = min64(i0 + cut.together, tiles), first = row_of(i0), end = row_of(i1);
         Tile t = {};

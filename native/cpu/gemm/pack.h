@@ -9,18 +9,18 @@ namespace {
 inline void copy_rows(const float* from, int64_t row, int64_t column, int64_t rows, int64_t columns, float* to,
                       int64_t step, float positive, float negative) {
   const bool signs = positive != 0 || negative != 0;
-  const Vec p = vec_set(positive), q = vec_set(negative);
+  const Vec p = broadcast(positive), q = broadcast(negative);
   for (int64_t r = 0; r < rows; r++, from += row, to += step) {
     int64_t i = 0;
     if (column == 1) {
       if (signs)
-        for (; i + kLanes <= columns; i += kLanes) vec_store(to + i, vec_add_signs(vec_load(from + i), p, q));
+        for (; i + kLanes <= columns; i += kLanes) store(to + i, add_signs(load(from + i), p, q));
       else
-        for (; i + kLanes <= columns; i += kLanes) vec_store(to + i, vec_load(from + i));
+        for (; i + kLanes <= columns; i += kLanes) store(to + i, load(from + i));
     }
     if (column == 1 && i < columns) {
-      const Vec x = vec_load_part(from + i, columns - i);
-      vec_store_part(to + i, signs ? vec_add_signs(x, p, q) : x, columns - i);
+      const Vec x = load_part(from + i, columns - i);
+      store_part(to + i, signs ? add_signs(x, p, q) : x, columns - i);
       continue;
     }
     for (; i < columns; i++) {
@@ -36,17 +36,17 @@ constexpr int64_t kLeftStep = (kTileRows + kLanes - 1) / kLanes * kLanes;
 inline void copy_columns(const float* from, int64_t step, int64_t rows, int64_t readable, int64_t depth, float* to,
                          float positive, float negative) {
   const bool signs = positive != 0 || negative != 0;
-  const Vec p = vec_set(positive), q = vec_set(negative);
+  const Vec p = broadcast(positive), q = broadcast(negative);
   for (int64_t i = 0; i < rows; i += kLanes) {
     const int64_t n = min64(kLanes, readable - i);
     const float* x = from + i;
     float* out = to + i;
     if (n == kLanes && !signs) {
-      for (int64_t k = 0; k < depth; k++, x += step, out += kLeftStep) vec_store(out, vec_load(x));
+      for (int64_t k = 0; k < depth; k++, x += step, out += kLeftStep) store(out, load(x));
     } else {
       for (int64_t k = 0; k < depth; k++, x += step, out += kLeftStep) {
-        const Vec v = n == kLanes ? vec_load(x) : vec_load_part(x, n);
-        vec_store(out, signs ? vec_add_signs(v, p, q) : v);
+        const Vec v = n == kLanes ? load(x) : load_part(x, n);
+        store(out, signs ? add_signs(v, p, q) : v);
       }
     }
   }
@@ -59,10 +59,10 @@ inline void pack_columns(const Column& column, int64_t depth, int width, float* 
   for (; k + 4 <= depth; k += 4, to += 4 * width) {
     Vec v[4];
     AUXGRAD_UNROLL
-    for (int q = 0; q < 4; q++) v[q] = vec_load_groups([&](int l) { return column(4 * l + q) + k; });
-    vec_transpose_groups(v);
+    for (int q = 0; q < 4; q++) v[q] = load_groups([&](int l) { return column(4 * l + q) + k; });
+    transpose_groups(v);
     AUXGRAD_UNROLL
-    for (int q = 0; q < 4; q++) vec_store(to + q * width, v[q]);
+    for (int q = 0; q < 4; q++) store(to + q * width, v[q]);
   }
   for (; k < depth; k++, to += width)
     for (int c = 0; c < kLanes; c++) to[c] = column(c)[k];
@@ -91,7 +91,7 @@ inline void pack_right(const float* b, int64_t b_k, int64_t b_column, int64_t de
 inline void copy_panel(const float* b, int64_t b_k, int64_t depth, float* to) {
   for (int64_t k = 0; k < depth; k++, b += b_k, to += kTileColumns) {
     AUXGRAD_UNROLL
-    for (int v = 0; v < kTileColumns; v += kLanes) vec_store(to + v, vec_load(b + v));
+    for (int v = 0; v < kTileColumns; v += kLanes) store(to + v, load(b + v));
   }
 }
 
@@ -100,8 +100,8 @@ inline void turn_rows(const float* from, int64_t row, int64_t rows, int64_t dept
                       float negative) {
   pack_right(from, 1, row, depth, rows, kLeftStep, to);
   if (positive == 0 && negative == 0) return;
-  const Vec p = vec_set(positive), q = vec_set(negative);
-  for (int64_t i = 0; i < depth * kLeftStep; i += kLanes) vec_store(to + i, vec_add_signs(vec_load(to + i), p, q));
+  const Vec p = broadcast(positive), q = broadcast(negative);
+  for (int64_t i = 0; i < depth * kLeftStep; i += kLanes) store(to + i, add_signs(load(to + i), p, q));
 }
 
 // Words of the bits of x > 0 for rows [r0, r1) and columns [k0, k1): bit r % 32 of words[r / 32 * columns + k]. Rows of a
@@ -116,19 +116,19 @@ inline void pack_signs(const float* x, int64_t row, int64_t column, int64_t r0, 
     constexpr int kTogether = 4;  // words of vectors side by side: rows may be pages apart
     if (column == 1)
       for (; k + kTogether * kLanes <= k1; k += kTogether * kLanes) {
-        IntVec word[kTogether] = {}, bit = IntVec{} + 1;
+        BitWords word[kTogether] = {}, bit = BitWords{} + 1;
         for (int64_t t = 0; t < n; t++, bit += bit) {
           AUXGRAD_UNROLL
           for (int v = 0; v < kTogether; v++)
-            word[v] = vec_or_positive(word[v], vec_load(x + (r + t) * row + k + v * kLanes), bit);
+            word[v] = mark_positive(word[v], load(x + (r + t) * row + k + v * kLanes), bit);
         }
         AUXGRAD_UNROLL
         for (int v = 0; v < kTogether; v++) place_bits(word[v], out + k + v * kLanes, columns, shift, n);
       }
     if (column == 1)
       for (; k + kLanes <= k1; k += kLanes) {
-        IntVec word = {}, bit = IntVec{} + 1;
-        for (int64_t t = 0; t < n; t++, bit += bit) word = vec_or_positive(word, vec_load(x + (r + t) * row + k), bit);
+        BitWords word = {}, bit = BitWords{} + 1;
+        for (int64_t t = 0; t < n; t++, bit += bit) word = mark_positive(word, load(x + (r + t) * row + k), bit);
         place_bits(word, out + k, columns, shift, n);
       }
     for (; k < k1; k++) {
@@ -142,18 +142,18 @@ inline void pack_signs(const float* x, int64_t row, int64_t column, int64_t r0, 
 // copy_rows() of rows r... that lie contiguously and, in one pass, pack_signs() of them: words[r / 32 * columns + k].
 inline void copy_signed_rows(const float* from, int64_t row, int64_t r, int64_t rows, int64_t depth, float* to,
                              int64_t step, float positive, float negative, uint32_t* words, int64_t columns) {
-  const Vec p = vec_set(positive), q = vec_set(negative);
+  const Vec p = broadcast(positive), q = broadcast(negative);
   uint32_t* out = words + r / 32 * columns;
   constexpr int kTogether = 4;  // as in pack_signs()
   int64_t k = 0;
   for (; k + kTogether * kLanes <= depth; k += kTogether * kLanes) {
-    IntVec word[kTogether] = {}, bit = IntVec{} + 1;
+    BitWords word[kTogether] = {}, bit = BitWords{} + 1;
     for (int64_t t = 0; t < rows; t++, bit += bit) {
       AUXGRAD_UNROLL
       for (int v = 0; v < kTogether; v++) {
-        const Vec x = vec_load(from + t * row + k + v * kLanes);
-        word[v] = vec_or_positive(word[v], x, bit);
-        vec_store(to + t * step + k + v * kLanes, vec_add_signs(x, p, q));
+        const Vec x = load(from + t * row + k + v * kLanes);
+        word[v] = mark_positive(word[v], x, bit);
+        store(to + t * step + k + v * kLanes, add_signs(x, p, q));
       }
     }
     AUXGRAD_UNROLL

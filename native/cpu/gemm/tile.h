@@ -19,7 +19,7 @@ struct Tile {
   // the bits of > 0, row r of the tile in bit r, go to `words`.
   const float* bias;
   float least;
-  IntVec* words;
+  BitWords* words;
   // Fetched into the second cache meanwhile, what the tiles to come will read or write: for every kChunk steps
   // `ahead_lines` cache lines, `ahead_line` apart, the next ones `ahead_chunk` on; and rows of a tile at `next_out`.
   // Of a wide tile that fetches: one line for every step, `ahead_line` apart; of others nothing.
@@ -47,13 +47,13 @@ inline __attribute__((always_inline)) void tile_step(Vec (&sum)[M][V], const flo
                                                      const float* const (&left)[M]) {
   Vec x[V];
   AUXGRAD_UNROLL
-  for (int v = 0; v < V; v++) x[v] = vec_load(right + v * kLanes);
+  for (int v = 0; v < V; v++) x[v] = load(right + v * kLanes);
   right += right_step;
   AUXGRAD_UNROLL
   for (int r = 0; r < M; r++) {
-    const Vec y = vec_set(*left[r]);
+    const Vec y = broadcast(*left[r]);
     AUXGRAD_UNROLL
-    for (int v = 0; v < V; v++) sum[r][v] = vec_fma(y, x[v], sum[r][v]);
+    for (int v = 0; v < V; v++) sum[r][v] = fma(y, x[v], sum[r][v]);
   }
 }
 
@@ -122,10 +122,9 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
     AUXGRAD_UNROLL
     for (int r = 0; r < M; r++, out += out_step) {
       AUXGRAD_UNROLL
-      for (int v = 0; v + 1 < V; v++)
-        vec_store(out + v * kLanes, t.add ? sum[r][v] + vec_load(out + v * kLanes) : sum[r][v]);
+      for (int v = 0; v + 1 < V; v++) store(out + v * kLanes, t.add ? sum[r][v] + load(out + v * kLanes) : sum[r][v]);
       float* end = out + (V - 1) * kLanes;
-      vec_store_part(end, t.add ? sum[r][V - 1] + vec_load_part(end, last) : sum[r][V - 1], last);
+      store_part(end, t.add ? sum[r][V - 1] + load_part(end, last) : sum[r][V - 1], last);
     }
     return;
   }
@@ -134,21 +133,21 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
     AUXGRAD_UNROLL
     for (int r = 0; r < M; r++, from += out_step) {
       AUXGRAD_UNROLL
-      for (int v = 0; v < V; v++) sum[r][v] = sum[r][v] + vec_load(from + v * kLanes);
+      for (int v = 0; v < V; v++) sum[r][v] = sum[r][v] + load(from + v * kLanes);
     }
   }
   if (kFinishes && t.bias) {
-    const Vec least = vec_set(t.least);
+    const Vec least = broadcast(t.least);
     const float* bias = t.bias;
-    IntVec word[V] = {}, bit = IntVec{} + 1;
+    BitWords word[V] = {}, bit = BitWords{} + 1;
     AUXGRAD_UNROLL
     for (int r = 0; r < M; r++, out += out_step, bit += bit) {
-      vec_in_order(bit);  // all registers are taken
+      in_order(bit);  // all registers are taken
       AUXGRAD_UNROLL
       for (int v = 0; v < V; v++) {
-        const Vec x = vec_max(least, sum[r][v] + vec_load(bias + v * kLanes));
-        word[v] = vec_or_positive(word[v], x, bit);
-        vec_store(out + v * kLanes, x);
+        const Vec x = max_of(least, sum[r][v] + load(bias + v * kLanes));
+        word[v] = mark_positive(word[v], x, bit);
+        store(out + v * kLanes, x);
       }
     }
     AUXGRAD_UNROLL
@@ -158,7 +157,7 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   AUXGRAD_UNROLL
   for (int r = 0; r < M; r++, out += out_step) {
     AUXGRAD_UNROLL
-    for (int v = 0; v < V; v++) vec_store(out + v * kLanes, sum[r][v]);
+    for (int v = 0; v < V; v++) store(out + v * kLanes, sum[r][v]);
   }
 }
 

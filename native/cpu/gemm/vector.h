@@ -1,87 +1,22 @@
-// One vector register of floats per instruction set, what a matrix product does with it, and the register tile.
-// Sums, differences and comparisons are the compilers' own operators on vector types.
+// What a matrix product does with vectors, and its register tile.
 #pragma once
-#include "../unit.h"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#elif defined(AUXGRAD_NEON)
-#include <arm_neon.h>
-#endif
+#include "../vector.h"
 
 namespace auxgrad {
 namespace {
 
 // The tile: kTileRows x kTileVecs accumulators, the vectors of one step and one broadcast fill the register file.
 // A wide tile, kWideRows x kWideVecs, broadcasts less; it is for right operands short enough to be read in place.
+constexpr int kTileVecs = 2;
 #if defined(__AVX512F__)
-constexpr int kLanes = 16, kTileRows = 14, kTileVecs = 2, kWideRows = 6, kWideVecs = 4;
-#elif defined(__AVX2__)
-constexpr int kLanes = 8, kTileRows = 6, kTileVecs = 2, kWideRows = 0, kWideVecs = 0;
-#elif defined(AUXGRAD_NEON)
-constexpr int kLanes = 4, kTileRows = 12, kTileVecs = 2, kWideRows = 0, kWideVecs = 0;
+constexpr int kWideRows = 6, kWideVecs = 4;
 #else
-constexpr int kLanes = 4, kTileRows = 4, kTileVecs = 2, kWideRows = 0, kWideVecs = 0;
+constexpr int kWideRows = 0, kWideVecs = 0;
 #endif
 constexpr int kTileColumns = kTileVecs * kLanes;
 
-typedef float Vec __attribute__((vector_size(4 * kLanes)));
-typedef uint32_t IntVec __attribute__((vector_size(4 * kLanes)));
-
-inline Vec vec_load(const float* p) {
-  Vec v;
-  memcpy(&v, p, sizeof v);
-  return v;
-}
-inline void vec_store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
-
-inline Vec vec_set(float x) {
-#if defined(__AVX512F__)
-  return (Vec)_mm512_set1_ps(x);
-#elif defined(__AVX2__)
-  return (Vec)_mm256_set1_ps(x);
-#else
-  return Vec{x, x, x, x};
-#endif
-}
-
-// a * b + c, rounded once where the machine can.
-inline Vec vec_fma(Vec a, Vec b, Vec c) {
-#if defined(__AVX512F__)
-  return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif defined(__AVX2__)
-  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#elif defined(AUXGRAD_NEON)
-  return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
-#else
-  return a * b + c;
-#endif
-}
-
-// The first n lanes, 0 < n <= kLanes; zeros behind them.
-#if defined(__AVX512F__)
-inline __mmask16 vec_mask(int64_t n) { return static_cast<__mmask16>(0xffffu >> (kLanes - n)); }
-inline Vec vec_load_part(const float* p, int64_t n) { return (Vec)_mm512_maskz_loadu_ps(vec_mask(n), p); }
-inline void vec_store_part(float* p, Vec v, int64_t n) { _mm512_mask_storeu_ps(p, vec_mask(n), (__m512)v); }
-#elif defined(__AVX2__)
-inline __m256i vec_mask(int64_t n) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-}
-inline Vec vec_load_part(const float* p, int64_t n) { return (Vec)_mm256_maskload_ps(p, vec_mask(n)); }
-inline void vec_store_part(float* p, Vec v, int64_t n) { _mm256_maskstore_ps(p, vec_mask(n), (__m256)v); }
-#else
-inline Vec vec_load_part(const float* p, int64_t n) {
-  Vec v = {};
-  for (int64_t i = 0; i < n; i++) v[i] = p[i];
-  return v;
-}
-inline void vec_store_part(float* p, Vec v, int64_t n) {
-  for (int64_t i = 0; i < n; i++) p[i] = v[i];
-}
-#endif
-
 // v + (v > 0 ? positive : negative).
-inline Vec vec_add_signs(Vec v, Vec positive, Vec negative) {
+inline Vec add_signs(Vec v, Vec positive, Vec negative) {
 #if defined(__AVX512F__)
   const __mmask16 on = _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ);
   return v + (Vec)_mm512_mask_blend_ps(on, (__m512)negative, (__m512)positive);
@@ -91,24 +26,13 @@ inline Vec vec_add_signs(Vec v, Vec positive, Vec negative) {
 }
 
 // `least` where v is below it; NaN stays NaN.
-inline Vec vec_max(Vec least, Vec v) {
+inline Vec max_of(Vec least, Vec v) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_max_ps((__m512)least, (__m512)v);  // the second operand, if either is NaN
 #elif defined(__AVX2__)
   return (Vec)_mm256_max_ps((__m256)least, (__m256)v);
 #else
   return v < least ? least : v;
-#endif
-}
-inline Vec vec_relu(Vec v) { return vec_max(Vec{}, v); }
-
-// word | (v > 0 ? bit : 0), lane by lane.
-inline IntVec vec_or_positive(IntVec word, Vec v, IntVec bit) {
-#if defined(__AVX512F__)
-  const __mmask16 on = _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ);
-  return (IntVec)_mm512_mask_or_epi32((__m512i)word, on, (__m512i)word, (__m512i)bit);
-#else
-  return word | ((IntVec)(v > Vec{}) & bit);
 #endif
 }
 
@@ -126,7 +50,7 @@ __attribute__((noinline)) void place_bits(Word word, uint32_t* to, int64_t next,
 }
 
 // Memory is read and written in the order of the source here, and the compiler knows nothing of `v`.
-inline void vec_in_order(IntVec& v) {
+inline void in_order(BitWords& v) {
 #if defined(__AVX512F__)
   asm volatile("" : "+v"(v) : : "memory");
 #elif defined(__AVX2__)
@@ -140,7 +64,7 @@ inline void vec_in_order(IntVec& v) {
 
 // Four vectors whose lanes are groups of 4: from group l of v[q] = (row 4 l + q, columns 0..3) to group l of v[s] =
 // (rows 4 l..4 l + 3, column s).
-inline void vec_transpose_groups(Vec (&v)[4]) {
+inline void transpose_groups(Vec (&v)[4]) {
 #if defined(__AVX512F__)
   const __m512d a = (__m512d)_mm512_unpacklo_ps((__m512)v[0], (__m512)v[1]);
   const __m512d b = (__m512d)_mm512_unpacklo_ps((__m512)v[2], (__m512)v[3]);
@@ -176,7 +100,7 @@ inline void vec_transpose_groups(Vec (&v)[4]) {
 
 // Group l of the result is the 4 floats at row(l); groups are put in place on their way from memory.
 template <class Row>
-inline Vec vec_load_groups(const Row& row) {
+inline Vec load_groups(const Row& row) {
 #if defined(__AVX512F__)
   const auto pair = [&](int l) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(l))), _mm_loadu_ps(row(l + 1)), 1);
@@ -185,7 +109,7 @@ inline Vec vec_load_groups(const Row& row) {
 #elif defined(__AVX2__)
   return (Vec)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row(0))), _mm_loadu_ps(row(1)), 1);
 #else
-  return vec_load(row(0));
+  return load(row(0));
 #endif
 }
 

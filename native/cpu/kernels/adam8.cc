@@ -6,7 +6,7 @@
 // the number n + j, so that its exponent as a float tells the decade; a sign is bit 7. Numbers go to the nearest code, but
 // no square other than 0 to the code of 0: updates divide by its root.
 #include "../adam.h"
-#include "../conv/vec.h"
+#include "../vector.h"
 
 namespace auxgrad {
 namespace {

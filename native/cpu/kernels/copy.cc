@@ -1,7 +1,7 @@
 // Moving elements: contiguous copies of strided views, fills.
 #include "../bypass.h"
-#include "../conv/vec.h"
 #include "../fill.h"
+#include "../vector.h"
 
 namespace auxgrad {
 namespace {

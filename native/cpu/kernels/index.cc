@@ -1,8 +1,8 @@
 // Moving elements to other places: windows, joins, look-ups by index and their gradients. Every element has one writer
 // and sums run in the order of the source, so results do not depend on threads.
 #include "../bypass.h"
-#include "../conv/vec.h"
 #include "../fill.h"
+#include "../vector.h"
 
 namespace auxgrad {
 namespace {

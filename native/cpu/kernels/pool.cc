@@ -2,7 +2,7 @@
 // whose window holds it, in a fixed order.
 #include "../../core/pool.h"
 #include "../bypass.h"
-#include "../conv/vec.h"
+#include "../vector.h"
 
 namespace auxgrad {
 namespace {

@@ -1,8 +1,8 @@
 // A few bits an element, in groups; core/quantize.h says which.
 #include "../../core/quantize.h"
-#include "../conv/vec.h"
 #include "../elementwise.h"
 #include "../stream.h"
+#include "../vector.h"
 
 namespace auxgrad {
 namespace {

@@ -7,7 +7,7 @@
 // eight times as many.
 #pragma once
 #include "../amx/tiles.h"
-#include "../conv/vec.h"
+#include "../vector.h"
 #include "codes.h"
 
 #if defined(AUXGRAD_HAS_AMX)

@@ -2,7 +2,7 @@
 // channel's bit is set. With S the sums over set bits and D those over all tokens in the image, signs give 2 S - D and
 // two-bit codes 4 S1 + 2 S0 - 3 D, taken 32 tokens at a time so that little cancels.
 #pragma once
-#include "../conv/vec.h"
+#include "../vector.h"
 #include "lookup.h"
 
 namespace auxgrad {

@@ -1,7 +1,7 @@
 // Packing along tokens: signs (one bit) and codes of two bits.
 #pragma once
 #include "../../core/code2.h"
-#include "../conv/vec.h"
+#include "../vector.h"
 
 namespace auxgrad {
 namespace {

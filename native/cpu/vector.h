@@ -1,6 +1,6 @@
 // One vector of floats of the instruction set at hand, in the compilers' vector extensions: +, *, <, ?: work on it.
 #pragma once
-#include "../unit.h"
+#include "unit.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -30,6 +30,7 @@ constexpr bool kFallback = false;
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t IntVec __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t BitWords __attribute__((vector_size(4 * kLanes)));
 
 inline Vec load(const float* p) {
   Vec v;
@@ -72,6 +73,16 @@ inline Vec relu(Vec y) {
 #endif
 }
 
+// Sets `bit` in the words of lanes above zero.
+inline BitWords mark_positive(BitWords words, Vec x, BitWords bit) {
+#if defined(__AVX512F__)
+  const __mmask16 above = _mm512_cmp_ps_mask((__m512)x, _mm512_setzero_ps(), _CMP_GT_OQ);
+  return (BitWords)_mm512_mask_or_epi32((__m512i)words, above, (__m512i)words, (__m512i)bit);
+#else
+  return words | ((BitWords)(x > Vec{}) & bit);
+#endif
+}
+
 // Whether a lane has any bit set.
 inline bool any_lane(IntVec v) {
 #if defined(__AVX512F__)
@@ -101,7 +112,7 @@ inline IntVec first_lanes(int64_t n) {
   return lane < static_cast<int32_t>(n);
 }
 
-// The first n lanes (n < kLanes) from memory, zeros behind them; nothing behind them is read.
+// The first n lanes (n <= kLanes) from memory, zeros behind them; nothing behind them is read.
 inline Vec load_part(const float* p, int64_t n) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);

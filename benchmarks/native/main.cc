@@ -148,6 +148,12 @@ struct Speed {
   std::string wrong;
 };
 
+struct Job {
+  const Group* group;
+  const Case* c;
+  int threads;
+};
+
 struct Result {
   std::string group, name;
   int threads;
@@ -234,6 +240,26 @@ Result measure(const Group& group, const Case& c, int threads, double time, bool
   return result;
 }
 
+// Whether a contender got no more of several threads than of one, as when another guest of the machine has a core.
+bool disturbed(const Result& one, const Result& more) {
+  for (size_t i = 0; i < more.speeds.size(); i++)
+    if (more.speeds[i].seconds > one.speeds[i].seconds / 1.3) return true;
+  return false;
+}
+
+// Measures what was disturbed once more, for at most `time` seconds, and takes the better of both.
+void take_again(const std::vector<Job>& jobs, std::vector<Result>& results, double time, bool quick) {
+  const auto begin = Clock::now();
+  for (size_t i = 1; i < jobs.size(); i++) {
+    const Job &job = jobs[i], &before = jobs[i - 1];
+    if (before.c != job.c || before.threads != 1 || results[i].flops == 0 || since(begin) > time) continue;
+    if (!disturbed(results[i - 1], results[i])) continue;
+    const Result again = measure(*job.group, *job.c, job.threads, 0.3, quick);
+    for (size_t k = 0; k < again.speeds.size(); k++)
+      results[i].speeds[k].seconds = std::min(results[i].speeds[k].seconds, again.speeds[k].seconds);
+  }
+}
+
 double speed(const Result& r, double seconds) { return (r.flops > 0 ? r.flops : r.bytes) / seconds * 1e-9; }
 
 // The best that the machine allows this case: its arithmetic, its memory, or whichever of the two ends first.
@@ -310,7 +336,7 @@ void write_json(const std::string& file, const Options& o, const std::vector<Roo
 
 int run(const Options& o) {
   // Seconds. run.js adds what the other programs take, about 40 and 300: together they may take 60 and 600.
-  const double total = o.quick ? 9 : 250;
+  const double total = o.quick ? 9 : 240;
   const auto begin = Clock::now();
   const auto wanted = [&](const Group& g) {
     return o.only.empty() || std::find(o.only.begin(), o.only.end(), g.name) != o.only.end();
@@ -320,11 +346,6 @@ int run(const Options& o) {
     if (t <= static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))) threads.push_back(t);
   if (threads.empty()) threads.push_back(1);
 
-  struct Job {
-    const Group* group;
-    const Case* c;
-    int threads;
-  };
   std::vector<Job> jobs;
   for (const Group& g : groups())
     if (wanted(g))
@@ -371,6 +392,7 @@ int run(const Options& o) {
     wrong |= !r.speeds[0].wrong.empty();
     results.push_back(r);
   }
+  take_again(jobs, results, 0.04 * total, o.quick);
   if (!o.json.empty()) write_json(o.json, o, roofs, results);
   return wrong ? 1 : 0;
 }

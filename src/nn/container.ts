@@ -1,14 +1,12 @@
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
 
-type Layer = Module & { forward(x: Tensor): Tensor }
-
 /** Modules one after the other; their names are 0, 1, ... */
 export class Sequential extends Module {
-  readonly [index: number]: Layer
+  readonly [index: number]: Module & { forward(x: Tensor): Tensor }
   readonly #length: number
 
-  constructor(...layers: Layer[]) {
+  constructor(...layers: (Module & { forward(x: Tensor): Tensor })[]) {
     super()
     Object.assign(this, layers)
     this.#length = layers.length

@@ -2,19 +2,17 @@ import { couple } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
 
-type Branch = Module & { forward(x: Tensor): Tensor }
-
 /**
  * A reversible residual block of two streams (Gomez et al. 2017, *The Reversible Residual Network*):
  * a' = a + f(b), b' = b + g(a'). Under the policy `invert` a chain of them keeps its last output alone.
  */
 export class Reversible extends Module {
   /** Of the second stream, added to the first. */
-  readonly f: Branch
+  readonly f: Module & { forward(x: Tensor): Tensor }
   /** Of the new first stream, added to the second. */
-  readonly g: Branch
+  readonly g: Module & { forward(x: Tensor): Tensor }
 
-  constructor(f: Branch, g: Branch) {
+  constructor(f: Module & { forward(x: Tensor): Tensor }, g: Module & { forward(x: Tensor): Tensor }) {
     super()
     this.f = f
     this.g = g

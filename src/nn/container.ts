@@ -1,12 +1,18 @@
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
 
+/** A module of one tensor to one. */
+export interface Layer extends Module {
+  /** What it makes of a tensor. */
+  forward(x: Tensor): Tensor
+}
+
 /** Modules one after the other; their names are 0, 1, ... */
 export class Sequential extends Module {
-  readonly [index: number]: Module & { forward(x: Tensor): Tensor }
+  readonly [index: number]: Layer
   readonly #length: number
 
-  constructor(...layers: (Module & { forward(x: Tensor): Tensor })[]) {
+  constructor(...layers: Layer[]) {
     super()
     Object.assign(this, layers)
     this.#length = layers.length

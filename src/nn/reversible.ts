@@ -1,5 +1,6 @@
 import { couple } from '../ops'
 import type { Tensor } from '../tensor/tensor'
+import type { Layer } from './container'
 import { Module } from './module'
 
 /**
@@ -8,11 +9,11 @@ import { Module } from './module'
  */
 export class Reversible extends Module {
   /** Of the second stream, added to the first. */
-  readonly f: Module & { forward(x: Tensor): Tensor }
+  readonly f: Layer
   /** Of the new first stream, added to the second. */
-  readonly g: Module & { forward(x: Tensor): Tensor }
+  readonly g: Layer
 
-  constructor(f: Module & { forward(x: Tensor): Tensor }, g: Module & { forward(x: Tensor): Tensor }) {
+  constructor(f: Layer, g: Layer) {
     super()
     this.f = f
     this.g = g

@@ -12,7 +12,10 @@ const run = (file, ...args) => execFileSync(process.execPath, [file, ...args], {
 
 if (!process.argv.includes('--js')) run('scripts/build-native.js', '--programs')
 fs.rmSync(path.join(root, 'dist'), { recursive: true, force: true }) // nothing of a renamed file stays
-run('node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json')
+// Comments are in the types, where editors look for them.
+const tsc = (...options) => run('node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json', ...options)
+tsc('--removeComments', '--declaration', 'false')
+tsc('--emitDeclarationOnly')
 
 const manifest = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8'))
 for (const branches of Object.values(manifest.exports)) {

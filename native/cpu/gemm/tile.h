@@ -179,22 +179,20 @@ struct TileKernels {
 template <int Rows, int V, Left L, Also A>
 constexpr TileKernels<Rows, V, L, A> kTileKernels;
 
-template <Left L, Also F>
+template <Left L>
 inline const TileKernel* tile_kernels_of(int64_t columns, Also also) {
   if constexpr (kWideVecs > 0) {
     if (columns > kTileColumns)
       return also == kFetch ? kTileKernels<kWideRows, kWideVecs, L, kFetch>.of_rows
                             : kTileKernels<kWideRows, kWideVecs, L, kNothing>.of_rows;
   }
-  if (columns > kLanes) return kTileKernels<kTileRows, 2, L, F>.of_rows;
+  if (columns > kLanes) return kTileKernels<kTileRows, 2, L, kFinish>.of_rows;
   return kTileKernels<kTileRows, 1, L, kNothing>.of_rows;
 }
 
-// Kernels for a panel of so many columns, by the rows of the tile. F: kFinish if sums may be finished.
-template <Also F = kNothing>
+// Kernels for a panel of so many columns, by the rows of the tile.
 inline const TileKernel* tile_kernels(Left left, int64_t columns, Also also) {
-  return left == kLeftRows ? tile_kernels_of<kLeftRows, F>(columns, also)
-                           : tile_kernels_of<kLeftColumns, F>(columns, also);
+  return left == kLeftRows ? tile_kernels_of<kLeftRows>(columns, also) : tile_kernels_of<kLeftColumns>(columns, also);
 }
 
 }  // namespace

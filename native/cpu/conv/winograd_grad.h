@@ -15,7 +15,7 @@
 // Chunks after the first write to a dw of their own, added in a fixed order.
 #pragma once
 #include "weight_grad.h"
-#include "window.h"
+#include "winograd.h"
 
 namespace auxgrad {
 namespace {
@@ -116,21 +116,6 @@ __attribute__((cold)) inline void order_patches(const WeightGradient& p, const B
   for (int64_t t = 0; t < k.tokens(); t++) order.at[t] = static_cast<int32_t>(next[order.at[t]]++);
 }
 
-// B' along one axis.
-template <int Stride>
-inline __attribute__((always_inline)) void filter_inputs(const Vec (&d)[3 + Stride], Vec (&t)[3 + Stride]) {
-  t[0] = d[0] - d[2];
-  if constexpr (Stride == 1) {
-    t[1] = d[1] + d[2];
-    t[2] = d[2] - d[1];
-    t[3] = d[1] - d[3];
-  } else {
-    t[1] = d[1];
-    t[2] = d[2];
-    t[3] = d[3];
-    t[4] = d[4] - d[2];
-  }
-}
 // A along one axis, e1 with its sign.
 template <int Stride>
 inline __attribute__((always_inline)) void filter_deltas(Vec e0, Vec e1, Vec (&t)[5 - Stride]) {
@@ -188,14 +173,14 @@ __attribute__((noinline)) void transform_image(const WeightGradient& p, const Pa
               Vec y[N], t[N];
               AUXGRAD_UNROLL
               for (int r = 0; r < N; r++) y[r] = lanes.load(d[r * N + s] + v);
-              filter_inputs<Stride>(y, t);
+              transform_inputs<Stride>(y, t);
               AUXGRAD_UNROLL
               for (int r = 0; r < N; r++) rows[r][s] = t[r];
             }
             AUXGRAD_UNROLL
             for (int r = 0; r < N; r++) {
               Vec t[N];
-              filter_inputs<Stride>(rows[r], t);
+              transform_inputs<Stride>(rows[r], t);
               AUXGRAD_UNROLL
               for (int s = 0; s < N; s++, to += plan.patches) store(to, t[s]);
             }

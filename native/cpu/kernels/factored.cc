@@ -1,7 +1,7 @@
 // Updates that remember squared gradients by row and by column: a parameter is a matrix of its first axis by all others.
 // One of a single row or column, or with one axis, has a number for each element.
+#include "../adam.h"
 #include "../channels.h"
-#include "../elementwise.h"
 #include "../rows.h"
 
 namespace auxgrad {
@@ -24,7 +24,6 @@ struct Matrix {
 
 constexpr int64_t kPiece = 16384;  // elements of a task
 
-inline float optional(const Call& call, int i) { return call.n_in > i && call.in[i] ? call.in[i].f32()[0] : 1.0f; }
 inline Vec root(Vec x) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_sqrt_ps((__m512)x);
@@ -46,7 +45,7 @@ struct Adafactor {
       : lr(static_cast<double>(call.in[1].f32()[0])),
         fresh(exp_f32(-call.real(4) * log_f32(call.in[2].f32()[0]))),
         keep(1.0f - fresh),
-        scale(optional(call, 3)),
+        scale(gradient_scale(call, 3)),
         eps(call.real(0)),
         least(call.number[1]),
         limit(call.number[2]),
@@ -206,7 +205,7 @@ bool sm3_update(const Call& call) {
   const float *grad = call.in[0].f32(), *rates = call.in[1].f32();
   float *w = call.out[0].f32(), *row = call.out[1].f32();
   float *column = call.out[2] ? call.out[2].f32() : nullptr, *m = call.out[3] ? call.out[3].f32() : nullptr;
-  const Sm3 a = {*rates, optional(call, 2), call.real(0), static_cast<float>(1 - call.number[0]),
+  const Sm3 a = {*rates, gradient_scale(call, 2), call.real(0), static_cast<float>(1 - call.number[0]),
                  static_cast<float>(1 - static_cast<double>(*rates) * call.number[1])};
   if (call.out[0].count() == 0) return true;
   if (!column) {

@@ -16,8 +16,7 @@ void sgd_steps(const float* grad, float* w, float* buffer, int64_t begin, int64_
 bool sgd_update(const Call& call) {
   const float* grad = call.in[0].f32();
   float *w = call.out[0].f32(), *buffer = call.n_out > 1 && call.out[1] ? call.out[1].f32() : nullptr;
-  const float scale = call.n_in > 2 && call.in[2] ? call.in[2].f32()[0] : 1.0f;
-  const Sgd s = {call.in[1].f32()[0], scale, call.real(0), call.real(2)};
+  const Sgd s = {call.in[1].f32()[0], gradient_scale(call, 2), call.real(0), call.real(2)};
   const auto step = !buffer                ? sgd_steps<false, false>
                     : call.integer(1) != 0 ? sgd_steps<true, true>
                                            : sgd_steps<true, false>;
@@ -64,9 +63,8 @@ void lion_step(const float* grad, float* w, T* m, int64_t begin, int64_t end, co
 bool lion_update(const Call& call) {
   const float* grad = call.in[0].f32();
   const float lr = call.in[1].f32()[0];
-  const float scale = call.n_in > 2 && call.in[2] ? call.in[2].f32()[0] : 1.0f;
   const Lion a = {lr,
-                  scale,
+                  gradient_scale(call, 2),
                   call.real(0),
                   static_cast<float>(1 - call.number[0]),
                   call.real(1),

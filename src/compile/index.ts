@@ -1,5 +1,6 @@
 export { compile, type ForwardOptions } from './compile'
-export type { Bytes } from './budget'
+export type { Budget, Bytes } from './budget'
+export type { ModulePolicy } from './fit'
 export type { CompiledFunction, Traceable, Values } from './function'
 export { grad, valueAndGrad, type ScalarFunction } from './grad'
 export type { Batch, InputSpec, InputValue, Specs } from './inputs'

@@ -32,8 +32,12 @@ export interface PlanBytes {
 
 /** Something that backward keeps. */
 export interface KeptValue {
-  /** Path of the module that reads it in backward; '' is the model itself. */
+  /** Path of the module that reads it in backward (first, of several); '' is the model itself. */
   layer: string
+  /** Paths of all modules that read it in backward. */
+  readers: string[]
+  /** Path of the module that made it. */
+  maker: string
   /** Policy by which it is kept. */
   policy: string
   /** Operation that made it. */
@@ -93,15 +97,16 @@ export class Plan {
   /** @internal */ readonly inputs: ReadonlyMap<string, Slot>
   /** @internal */ readonly outputs: readonly Slot[]
   /** @internal Every piece of the arena, with its lifetime. */ readonly blocks: readonly Block[]
+  /** @internal What makes the values in `kept`. */ readonly makers: readonly Node[]
+  /** @internal */ readonly graph: Graph
   readonly #words: Float64Array
   readonly #kernels: string[]
   readonly #references: Tensor[]
-  readonly #graph: Graph
   #handle: PlanHandle | null = null
 
   /** Plans the part of the graph that `outputs` and the changes of state need. */
   constructor(graph: Graph, outputs: readonly Tensor[], options: PlanOptions = {}) {
-    this.#graph = graph
+    this.graph = graph
     const scratch = new Map<Node, number>()
     const candidates = executionOrders(graph, outputs, bytesOf).map((order) => new Builder(order, outputs, scratch))
     const builder = candidates.reduce((best, b) => (b.liveBytes < best.liveBytes ? b : best))
@@ -112,6 +117,7 @@ export class Plan {
     this.arenaBytes = builder.arenaBytes
     this.liveBytes = builder.liveBytes
     this.kept = builder.kept
+    this.makers = builder.makers
     this.ops = builder.ops
     this.blocks = builder.blocks
     this.inputs = builder.inputs
@@ -168,7 +174,7 @@ export class Plan {
   dispose(): void {
     if (this.#handle) native().planRelease(this.#handle)
     this.#handle = null
-    this.#graph.dispose()
+    this.graph.dispose()
   }
 
   /** The bytes by kind, then what is kept, by layer and policy. */
@@ -195,6 +201,7 @@ class Builder {
   readonly references: Tensor[] = []
   readonly inputs = new Map<string, Slot>()
   readonly kept: KeptValue[] = []
+  readonly makers: Node[] = []
   readonly ops: PlannedOp[] = []
   readonly blocks: readonly Block[]
   words: Float64Array = new Float64Array()
@@ -311,25 +318,33 @@ class Builder {
 
   #findKept(order: readonly Node[], steps: readonly Node[]): void {
     const border = steps.findIndex((n) => n.phase !== 'forward')
-    const keptBlocks = new Set<Block>()
+    const keptBlocks = new Map<Block, KeptValue>()
     if (border >= 0)
       for (const reader of steps.slice(border)) {
         for (const t of reader.inputs) {
           const owner = t && root(t)
           const block = owner && this.#blocks.get(owner)
           // Single numbers (the loss) are not what a policy is about, nor are inputs of the step itself.
-          if (!owner || !block || block.from >= border || keptBlocks.has(block)) continue
+          if (!owner || !block || block.from >= border) continue
+          const known = keptBlocks.get(block)
+          if (known) {
+            if (!known.readers.includes(reader.scope)) known.readers.push(reader.scope)
+            continue
+          }
           if (owner.node!.phase !== 'forward' || owner.rank === 0 || owner.node!.inputName?.startsWith('$')) continue
-          keptBlocks.add(block)
-          const policy = reader.policy ?? 'backpropagation'
-          this.kept.push({
+          const kept = {
             layer: reader.scope,
-            policy,
+            readers: [reader.scope],
+            maker: owner.node!.scope,
+            policy: reader.policy ?? 'backpropagation',
             op: owner.node!.op.name,
             dtype: owner.dtype,
             shape: owner.shape,
             bytes: block.bytes,
-          })
+          }
+          keptBlocks.set(block, kept)
+          this.kept.push(kept)
+          this.makers.push(owner.node!)
         }
       }
     for (const n of order) {

@@ -18,8 +18,20 @@ test('a plan that does not fit is refused before the first step', async () => {
   const { err, code } = await cli('train', '--rule', 'bp', '--limit', '256', '--budget', '1MiB')
   expect(code).toBe(3)
   expect(err).toMatch(
-    /this plan needs .* bytes\), more than the budget of 1\.00 MiB .* the smallest with the methods at hand is .* bytes/,
+    /this plan needs .* bytes\), .* bytes\) at least with the methods of the budget, more than the budget of 1\.00 MiB .* the smallest with the methods at hand is .* bytes/,
   )
+})
+
+test('a budget is met, and what that takes is told', async () => {
+  const flags = ['--rule', 'bp', '--budget', '50MiB', '--json']
+  const train = await cli('train', ...flags, '--limit', '256')
+  expect(train.err).toMatch(/bp: checkpoint, cheap parts of stage/)
+  const [run] = JSON.parse(train.out.trimEnd().split('\n').at(-1)!).runs
+  expect(run.plannedPeakBytes).toBeLessThanOrEqual(50 * 2 ** 20)
+  expect(run.measuredPeakBytes).toBe(run.plannedPeakBytes)
+  const [plan] = JSON.parse((await cli('plan', ...flags)).out).plans
+  expect(plan.bytes.total).toBe(run.plannedPeakBytes)
+  expect(plan.memory).toContainEqual(['stage2.1', 'checkpoint, cheap parts'])
 })
 
 test('wrong use exits with 2, a rule without a place with 1', async () => {

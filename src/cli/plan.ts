@@ -1,7 +1,9 @@
+import { writeFileSync } from 'node:fs'
 import Table from 'cli-table3'
 import { Command } from 'commander'
 import { compile } from '../compile'
-import { showBytes } from '../compile/budget'
+import { showBytes } from '../compile/bytes'
+import { fail } from '../errors'
 import { crossEntropy } from '../ops'
 import { bytes, number } from './options'
 import { action, exitCode, type Output } from './output'
@@ -15,6 +17,7 @@ interface Options {
   batch: number
   budget?: string
   ops?: boolean
+  svg?: string
   json?: boolean
 }
 
@@ -32,6 +35,7 @@ export function plan(): Command {
       bytes,
     )
     .option('--ops', 'list every kernel call with its lifetime and place in the arena')
+    .option('--svg <file>', 'draw the arena: what lies where, from which kernel call to which (with --rule)')
     .option('--json', 'one JSON object on stdout')
     .action(action<Options>(run))
 }
@@ -39,6 +43,7 @@ export function plan(): Command {
 function run(options: Options, output: Output): number {
   const recipe = recipeOf(options.model)
   const make = optimizerOf(options.optimizer)
+  if (options.svg && !options.rule) fail('AUX_INVALID_ARGUMENT', '--svg: expected --rule with the one to draw')
   const given = options.rule ? [options.rule] : rules.filter((rule) => recipe.memory[rule])
   const plans = given.map((rule) => {
     const memory = memoryOf(options.model, rule)
@@ -72,6 +77,10 @@ function run(options: Options, output: Output): number {
         ops.push([op.from, op.phase, op.layer, op.kernel, op.to, op.offset < 0 ? '' : op.offset, op.bytes || ''])
       text.push(rule, ops.toString())
     }
+  if (options.svg) {
+    writeFileSync(options.svg, plans[0].plan.toSVG())
+    output.note(`drawn in ${options.svg}`)
+  }
   output.result(
     {
       model: options.model,

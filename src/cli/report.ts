@@ -1,6 +1,6 @@
 import Table from 'cli-table3'
 import type { ModulePolicy } from '../compile'
-import { showBytes } from '../compile/budget'
+import { showBytes } from '../compile/bytes'
 
 /** One line of the result table, and of `--json`. */
 export interface RunResult {

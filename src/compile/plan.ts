@@ -8,6 +8,7 @@ import type { Storage } from '../tensor/storage'
 import type { Tensor } from '../tensor/tensor'
 import { aligned, allocate, largestLiveSum, type Block } from './allocate'
 import { executionOrders, root } from './order'
+import { picture } from './picture'
 
 const magic = 0x41585031
 const version = 1
@@ -70,6 +71,16 @@ export interface PlannedOp {
   bytes: number
 }
 
+/** A piece of the arena: what lies there, where (`offset`, `bytes`), and from which step to which (both included). */
+export interface PlannedBlock extends Readonly<Block> {
+  /** Operation that makes it, or for which it is workspace; of an input its name. */
+  readonly op: string
+  /** Path of the module that called it; '' is the model itself. */
+  readonly layer: string
+  /** Kept for backward, an input, scratch of a kernel, or a value on its way in one of the phases. */
+  readonly kind: 'kept' | 'staging' | 'workspace' | 'forward' | 'backward' | 'update'
+}
+
 /** Where a value lies in the arena. */
 export interface Slot {
   offset: number
@@ -90,13 +101,14 @@ export class Plan {
   readonly kept: KeptValue[]
   /** Every kernel call, in order. */
   readonly ops: PlannedOp[]
+  /** Every piece of the arena. */
+  readonly blocks: readonly PlannedBlock[]
   /** Bytes of the arena; the measured peak of a run is this number. */
   readonly arenaBytes: number
   /** Largest sum of bytes alive at once: no arena can be smaller. */
   readonly liveBytes: number
   /** @internal */ readonly inputs: ReadonlyMap<string, Slot>
   /** @internal */ readonly outputs: readonly Slot[]
-  /** @internal Every piece of the arena, with its lifetime. */ readonly blocks: readonly Block[]
   /** @internal What makes the values in `kept`. */ readonly makers: readonly Node[]
   /** @internal */ readonly graph: Graph
   readonly #words: Float64Array
@@ -177,6 +189,11 @@ export class Plan {
     this.graph.dispose()
   }
 
+  /** The arena as an SVG: steps from left to right, bytes from bottom to top, each block with what it is as its title. */
+  toSVG(): string {
+    return picture(this)
+  }
+
   /** The bytes by kind, then what is kept, by layer and policy. */
   toString(): string {
     const kib = (n: number): string => `${(n / 1024).toFixed(1)} KiB`
@@ -195,6 +212,8 @@ export class Plan {
 
 const bytesOf = (t: Tensor): number => (t.node!.reference ? 0 : aligned(sizeOf(t.shape) * bytesPerElement(t.dtype)))
 
+type Draft = { -readonly [K in keyof PlannedBlock]: PlannedBlock[K] }
+
 /** Turns an order of execution into blocks, offsets and words. */
 class Builder {
   readonly kernels: string[] = []
@@ -203,7 +222,7 @@ class Builder {
   readonly kept: KeptValue[] = []
   readonly makers: Node[] = []
   readonly ops: PlannedOp[] = []
-  readonly blocks: readonly Block[]
+  readonly blocks: readonly Draft[]
   words: Float64Array = new Float64Array()
   arenaBytes = 0
   readonly liveBytes: number
@@ -211,10 +230,10 @@ class Builder {
   workspaceBytes = 0
   readonly #order: readonly Node[]
   readonly #steps: readonly Node[]
-  #blocks = new Map<Tensor, Block>()
+  #blocks = new Map<Tensor, Draft>()
   #buffers = new Map<Node, number>()
   #lastUse = new Map<Tensor, number>()
-  #scratch = new Map<Node, Block>()
+  #scratch = new Map<Node, Draft>()
 
   /** Lifetimes. `scratchBytes` remembers what kernels asked for, over the orders that are compared. */
   constructor(order: readonly Node[], outputs: readonly Tensor[], scratchBytes: Map<Node, number>) {
@@ -275,7 +294,11 @@ class Builder {
   }
 
   #block(t: Tensor, from: number): void {
+    const { op, scope, phase, inputName } = t.node!
     this.#blocks.set(t, {
+      op: inputName ?? op.name,
+      layer: scope,
+      kind: inputName === null ? phase : 'staging',
       bytes: Math.max(64, bytesOf(t)),
       from,
       to: Math.max(from, this.#lastUse.get(t) ?? from),
@@ -294,8 +317,7 @@ class Builder {
       const sole = n.inputs.every((other, k) => k === i || !other || root(other) !== owner)
       if (!block || !sole || block.to !== step || this.#lastUse.get(owner) !== step) continue
       if (t.offset !== 0 || !t.contiguous || bytesOf(t) !== bytesOf(owner) || bytesOf(owner) !== bytesOf(out)) continue
-      const extended = block as { to: number }
-      extended.to = Math.max(step, this.#lastUse.get(out) ?? step)
+      block.to = Math.max(step, this.#lastUse.get(out) ?? step)
       this.#blocks.set(out, block)
       return true
     }
@@ -312,13 +334,13 @@ class Builder {
       known.set(n, bytes)
     }
     if (bytes === 0) return
-    this.#scratch.set(n, { bytes, from: step, to: step, offset: 0 })
+    this.#scratch.set(n, { op: n.op.name, layer: n.scope, kind: 'workspace', bytes, from: step, to: step, offset: 0 })
     this.workspaceBytes = Math.max(this.workspaceBytes, bytes)
   }
 
   #findKept(order: readonly Node[], steps: readonly Node[]): void {
     const border = steps.findIndex((n) => n.phase !== 'forward')
-    const keptBlocks = new Map<Block, KeptValue>()
+    const keptBlocks = new Map<Draft, KeptValue>()
     if (border >= 0)
       for (const reader of steps.slice(border)) {
         for (const t of reader.inputs) {
@@ -343,13 +365,14 @@ class Builder {
             bytes: block.bytes,
           }
           keptBlocks.set(block, kept)
+          block.kind = 'kept'
           this.kept.push(kept)
           this.makers.push(owner.node!)
         }
       }
     for (const n of order) {
       const block = n.inputName !== null ? this.#blocks.get(n.outputs[0]) : undefined
-      if (block && !keptBlocks.has(block)) this.stagingBytes += block.bytes
+      if (block?.kind === 'staging') this.stagingBytes += block.bytes
     }
   }
 

@@ -286,7 +286,9 @@ describe.each(cases)('%s', (_, build, shape, memory, dtype) => {
     const [left, right, top, bottom] = [90, 980, 70, 480]
     plan.blocks.forEach((block, i) => {
       const [x, y, width, height] = boxes[i].slice(1).map(Number)
-      expect(Math.abs(((x - left) / (right - left)) * plan.ops.length - block.from)).toBeLessThan((0.11 * plan.ops.length) / (right - left))
+      expect(Math.abs(((x - left) / (right - left)) * plan.ops.length - block.from)).toBeLessThan(
+        (0.11 * plan.ops.length) / (right - left),
+      )
       expect(x + width).toBeLessThanOrEqual(right + 0.2)
       expect(y).toBeGreaterThanOrEqual(top - 0.1)
       const tolerance = (0.11 * plan.arenaBytes) / (bottom - top) // coordinates have one decimal

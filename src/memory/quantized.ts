@@ -9,7 +9,7 @@ export interface QuantizedOptions {
   rounding?: 'stochastic' | 'nearest'
 }
 
-/** Fewer elements than this are kept as they are: nothing would be saved. */
+/** Fewer elements than this, and vectors (a number a channel), are kept as they are: nothing would be saved. */
 const least = 1024
 
 /**
@@ -26,7 +26,7 @@ export function quantized(options: QuantizedOptions = {}): MemoryPolicy {
     name: `quantized ${bits}`,
     at: () => ({
       compress(value) {
-        if (value.dtype !== 'f32' || value.size < least) return undefined
+        if (value.dtype !== 'f32' || value.rank < 2 || value.size < least) return undefined
         const kept = quantize(value, bits, rounding)
         return () => dequantize(kept, bits, value.shape)
       },

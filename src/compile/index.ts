@@ -1,4 +1,5 @@
 export { compile, type ForwardOptions } from './compile'
+export { allotBits, type BitsOptions } from './bits'
 export type { Bytes } from './budget'
 export type { CompiledFunction, Traceable, Values } from './function'
 export { grad, valueAndGrad, type ScalarFunction } from './grad'

@@ -1,4 +1,5 @@
-import { checkCodes, dequantize, quantize, type CodeBits } from '../ops/quantize'
+import { checkCodes, dequantize, quantize, type CodeBits, type Quantized } from '../ops/quantize'
+import type { Tensor } from '../tensor/tensor'
 import type { MemoryPolicy } from './policy'
 
 /** Options of `quantized`. */
@@ -11,6 +12,9 @@ export interface QuantizedOptions {
 
 /** Fewer elements than this, and vectors (a number a channel), are kept as they are: nothing would be saved. */
 const least = 1024
+
+/** Codes of traced values, by bits and rounding: modules with policies of their own share what they read in common. */
+const codes = new WeakMap<Tensor, Map<string, Quantized>>()
 
 /**
  * Forward is exact; of what backward reads inside the module (inputs of layers and norms, of GELU, of attention) it
@@ -27,7 +31,9 @@ export function quantized(options: QuantizedOptions = {}): MemoryPolicy {
     at: () => ({
       compress(value) {
         if (value.dtype !== 'f32' || value.rank < 2 || value.size < least) return undefined
-        const kept = quantize(value, bits, rounding)
+        const made = codes.get(value) ?? codes.set(value, new Map()).get(value)!
+        const key = `${bits} ${rounding}`
+        const kept = made.get(key) ?? made.set(key, quantize(value, bits, rounding)).get(key)!
         return () => dequantize(kept, bits, value.shape)
       },
     }),

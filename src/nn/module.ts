@@ -1,6 +1,7 @@
 import { revision, type Trainable } from '../compile/trainable'
 import { fail } from '../errors'
 import { tracing } from '../graph/graph'
+import { matcher } from '../memory/assignment'
 import { showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
@@ -115,26 +116,32 @@ export abstract class Module implements Trainable {
     return this
   }
 
-  /** Freezes every parameter below the paths (all without one): no gradient, nothing kept, no change. */
+  /**
+   * Freezes every parameter below the paths or patterns (all without one): no gradient, nothing kept, no change.
+   * Patterns are those of `memory`: `model.freeze().unfreeze('**.bias')` lets biases alone learn.
+   */
   freeze(...paths: string[]): this {
     return this.#setTrainable(paths, false)
   }
 
-  /** Lets every parameter below the paths (all without one) learn again. */
+  /** Lets every parameter below the paths or patterns (all without one) learn again. */
   unfreeze(...paths: string[]): this {
     return this.#setTrainable(paths, true)
   }
 
   #setTrainable(paths: string[], trainable: boolean): this {
     const all = [...this.namedParameters()]
-    const below =
-      (path: string) =>
-      (name: string): boolean =>
-        name === path || name.startsWith(`${path}.`)
-    for (const path of paths)
-      if (!all.some(([name]) => below(path)(name)))
-        fail('AUX_INVALID_ARGUMENT', `freeze: no parameter at or below "${path}"`)
-    for (const [name, p] of all) if (!paths.length || paths.some((path) => below(path)(name))) p.trainable = trainable
+    const meant = new Set(paths.length ? [] : all)
+    for (const path of paths) {
+      const pattern = matcher(path)
+      const below = all.filter(([name]) => {
+        const parts = name.split('.')
+        return parts.some((_, i) => pattern.test(parts.slice(0, i + 1).join('.')))
+      })
+      if (!below.length) fail('AUX_INVALID_ARGUMENT', `freeze: no parameter at or below "${path}"`)
+      for (const row of below) meant.add(row)
+    }
+    for (const [, p] of meant) p.trainable = trainable
     return this
   }
 

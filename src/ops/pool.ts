@@ -2,6 +2,7 @@ import { apply, defineOp, expectRank, type Op } from '../graph/op'
 import { fail } from '../errors'
 import { showShape, type Shape } from '../tensor/shape'
 import { Tensor, type Spec } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 import { pair, windows } from './geometry'
 
 interface PoolAttrs {
@@ -65,6 +66,23 @@ const adaptivePool = defineOp<{ size: readonly [number, number] }>({
   derive: (d) => [apply(adaptiveGrad, [d.grad()!], { shape: d.spec(0).shape })[0]],
 })
 
+/** Each pixel kh · kw times, as a view [N, H, kh, W, kw, C]. */
+const spreadOp: Op<{ kernel: readonly [number, number] }> = defineOp({
+  name: 'spread',
+  infer: () => fail('AUX_INVALID_ARGUMENT', 'a view has no outputs of its own'),
+  view: (x, { kernel: [kh, kw] }) => {
+    const [n, h, w, c] = x.shape
+    const [sn, sh, sw, sc] = x.strides
+    return { shape: [n, h, kh, w, kw, c], strides: [sn, sh, 0, sw, 0, sc], offset: x.offset }
+  },
+  derive: (d) => {
+    const [n, h, kh, w, kw, c] = d.grad()!.shape
+    if (!d.grad()!.size) return [d.grad()!.sum([2, 4])]
+    const image = d.grad()!.reshape([n, h * kh, w * kw, c])
+    return [image.avgPool2d([kh, kw]).mul(kh * kw)]
+  },
+})
+
 /** Window of a pooling; the stride is the kernel's size unless given. */
 export interface PoolOptions {
   /** Places between windows (the size of the window). */
@@ -87,6 +105,8 @@ declare module '../tensor/tensor' {
     avgPool2d(kernel: number | readonly [number, number], options?: PoolOptions): Tensor
     /** Mean over bins that divide the image into `size` parts. */
     adaptiveAvgPool2d(size: number | readonly [number, number]): Tensor
+    /** Each pixel repeated (nearest neighbour): [N, H, W, C] to [N, kh · H, kw · W, C]. */
+    upsample2d(factor: number | readonly [number, number]): Tensor
   }
 }
 
@@ -98,4 +118,12 @@ Tensor.prototype.avgPool2d = function (kernel, options = {}) {
 }
 Tensor.prototype.adaptiveAvgPool2d = function (size) {
   return apply(adaptivePool, [this], { size: pair(size, 1) })[0]
+}
+Tensor.prototype.upsample2d = function (factor) {
+  expectRank('upsample2d', 'input', this, 4)
+  const kernel = pair(factor, 1)
+  if (!kernel.every((k) => Number.isInteger(k) && k >= 1))
+    fail('AUX_INVALID_ARGUMENT', `upsample2d: expected whole factors >= 1, got ${showShape(kernel)}`)
+  const [n, h, w, c] = this.shape
+  return tidy(() => apply(spreadOp, [this], { kernel })[0].reshape([n, kernel[0] * h, kernel[1] * w, c]))
 }

@@ -978,6 +978,19 @@ add({
   reference: (x) => reduce(x, [1, 2], mean, true),
   samples: [[s(2, 3, 4, 3)]],
 })
+add({
+  name: 'upsample2d',
+  f: (x) => x.upsample2d([2, 3]),
+  reference: (x) =>
+    make([x.shape[0], 2 * x.shape[1], 3 * x.shape[2], x.shape[3]], ([n, h, w, c]) =>
+      get(x, [n, Math.floor(h / 2), Math.floor(w / 3), c]),
+    ),
+  samples: [[s(2, 3, 4, 3)], [s(1, 1, 5, 1)], [s(2, 0, 2, 3)]],
+  bad: [
+    { what: 'factor', run: () => aux.zeros([1, 2, 2, 1]).upsample2d(0.5), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'rank', run: () => aux.zeros([2, 2, 1]).upsample2d(2), code: 'AUX_SHAPE_MISMATCH' },
+  ],
+})
 
 const normalised = (
   x: Arr,

@@ -1,12 +1,11 @@
 import { fail } from '../errors'
 import { conv2d, type ConvOptions } from '../ops'
+import { convAttrs, pair, type Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
 import { Module } from './module'
 import { Parameter } from './parameter'
 import { expectSizes } from './size'
-
-type Pair = number | readonly [number, number]
 
 /** 2-D convolution, channels-last: [N, H, W, inputs] to [N, P, Q, outputs]. Weight [outputs, KH, KW, inputs / groups]. */
 export class Conv2d extends Module {
@@ -20,8 +19,9 @@ export class Conv2d extends Module {
     super()
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
-    const [kh, kw] = typeof kernel === 'number' ? [kernel, kernel] : kernel
-    expectSizes('Conv2d', { inputs, outputs, groups, 'kernel height': kh, 'kernel width': kw })
+    const [kh, kw] = pair('Conv2d: kernel', kernel, undefined)
+    expectSizes('Conv2d', { inputs, outputs, groups })
+    convAttrs('Conv2d', [kh, kw], geometry)
     if (inputs % groups || outputs % groups)
       fail(
         'AUX_INVALID_ARGUMENT',

@@ -1,4 +1,5 @@
 import { fail } from '../errors'
+import { isContainer } from '../compile/trainable'
 import { matcher, type ModuleTest } from '../memory/assignment'
 import { linear, matmul, zeros } from '../ops'
 import type { Tensor } from '../tensor/tensor'
@@ -83,10 +84,12 @@ export function adapt(model: Module, where: string | RegExp | ModuleTest, option
   if (!found.length) fail('AUX_INVALID_ARGUMENT', `adapt: ${String(where)} names no linear layer inside the model`)
   model.freeze()
   const adapters = new Map<unknown, LoRA>(found.map(([, layer]) => [layer, new LoRA(layer, options)]))
+  const seen = new Set<object>()
   const replace = (holder: object): void => {
+    seen.add(holder)
     for (const [key, value] of Object.entries(holder))
       if (adapters.has(value)) (holder as Record<string, unknown>)[key] = adapters.get(value)
-      else if (Array.isArray(value)) replace(value)
+      else if (isContainer(value) && !seen.has(value)) replace(value)
   }
   for (const [, m] of modules) replace(m)
   return found.map(([path]) => path)

@@ -1,6 +1,7 @@
-import { revision, type Trainable } from '../compile/trainable'
+import { isContainer, revision, type Trainable } from '../compile/trainable'
 import { fail } from '../errors'
 import { tracing } from '../graph/graph'
+import { matcher } from '../memory/assignment'
 import { showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
@@ -8,8 +9,8 @@ import { Parameter } from './parameter'
 
 /**
  * Base of layers and models: a plain class whose properties are its parts. Parameters, buffers (plain tensors: running
- * statistics) and modules are found by property, in the order of definition, also inside arrays; their names are the
- * paths to them (`conv1.weight`, `blocks.0.fc.bias`).
+ * statistics) and modules are found by property, in the order of definition, also inside arrays and plain objects; their
+ * names are the paths to them (`conv1.weight`, `blocks.0.fc.bias`). What is private (`#name`) or in a Map is not found.
  */
 export abstract class Module implements Trainable {
   #training = true
@@ -40,7 +41,7 @@ export abstract class Module implements Trainable {
     return this.train(false)
   }
 
-  /** Own parts: name and value of every property that is a tensor or a module, arrays looked into. */
+  /** Own parts: name and value of every property that is a tensor or a module, arrays and plain objects looked into. */
   *#parts(): Iterable<[string, Tensor | Module]> {
     for (const [name, value] of Object.entries(this)) yield* partsOf(name, value)
   }
@@ -115,26 +116,30 @@ export abstract class Module implements Trainable {
     return this
   }
 
-  /** Freezes every parameter below the paths (all without one): no gradient, nothing kept, no change. */
+  /** Freezes every parameter below the paths or patterns (all without one): no gradient, nothing kept, no change. */
   freeze(...paths: string[]): this {
     return this.#setTrainable(paths, false)
   }
 
-  /** Lets every parameter below the paths (all without one) learn again. */
+  /** Lets every parameter below the paths or patterns (all without one) learn again. */
   unfreeze(...paths: string[]): this {
     return this.#setTrainable(paths, true)
   }
 
   #setTrainable(paths: string[], trainable: boolean): this {
     const all = [...this.namedParameters()]
-    const below =
-      (path: string) =>
-      (name: string): boolean =>
-        name === path || name.startsWith(`${path}.`)
-    for (const path of paths)
-      if (!all.some(([name]) => below(path)(name)))
-        fail('AUX_INVALID_ARGUMENT', `freeze: no parameter at or below "${path}"`)
-    for (const [name, p] of all) if (!paths.length || paths.some((path) => below(path)(name))) p.trainable = trainable
+    const meant = new Set<Parameter>(paths.length ? [] : all.map(([, p]) => p))
+    for (const path of paths) {
+      const pattern = matcher(path)
+      const below = all.filter(([name]) => {
+        const parts = name.split('.')
+        return parts.some((_, i) => pattern.test(parts.slice(0, i + 1).join('.')))
+      })
+      if (!below.length)
+        fail('AUX_INVALID_ARGUMENT', `${trainable ? 'un' : ''}freeze: no parameter at or below "${path}"`)
+      for (const [, p] of below) meant.add(p)
+    }
+    for (const p of meant) p.trainable = trainable
     return this
   }
 
@@ -149,9 +154,10 @@ export abstract class Module implements Trainable {
   }
 }
 
-function* partsOf(name: string, value: unknown): Iterable<[string, Tensor | Module]> {
+function* partsOf(name: string, value: unknown, around: readonly unknown[] = []): Iterable<[string, Tensor | Module]> {
   if (value instanceof Tensor || value instanceof Module) yield [name, value]
-  else if (Array.isArray(value)) for (const [i, item] of value.entries()) yield* partsOf(`${name}.${i}`, item)
+  else if (isContainer(value) && !around.includes(value))
+    for (const [key, item] of Object.entries(value)) yield* partsOf(`${name}.${key}`, item, [...around, value])
 }
 
 /** A buffer: state of a module that is saved with it and that no optimizer changes. */

@@ -1,8 +1,7 @@
 import type { PoolOptions } from '../ops'
+import type { Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
-
-type Pair = number | readonly [number, number]
 
 /** Maximum over windows. */
 export class MaxPool2d extends Module {

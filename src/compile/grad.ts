@@ -1,5 +1,6 @@
 import { fail } from '../errors'
 import { derive } from '../graph/derive'
+import { expectTensor } from '../graph/op'
 import { fillOp } from '../ops/create'
 import { showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
@@ -24,6 +25,7 @@ export function valueAndGrad(f: ScalarFunction): (...inputs: Tensor[]) => {
   grads: Tensor[]
 } {
   return (...inputs) => {
+    for (const t of inputs) expectTensor('grad', t)
     const names = inputs.map((_, i) => `input${i}`)
     const specs = new Map(inputs.map((t, i) => [names[i], { shape: t.shape, dtype: t.dtype }]))
     const { graph, outputs } = trace((fields) => f(...names.map((name) => fields[name])), specs)

@@ -1,17 +1,21 @@
 import { fail } from '../errors'
-import { apply, defineOp, expectDType, expectShape, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectShape, expectTensor, type Op } from '../graph/op'
 import { showShape, type Shape } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
 import { conv2dCodeWeightGrad } from './codes'
-import { convNumbers, pair, windows, type ConvAttrs, type ConvOptions } from './geometry'
+import { convAttrs, convNumbers, windows, type ConvAttrs, type ConvOptions } from './geometry'
 import { conv2dSignWeightGrad, fusedNumbers, fusedOutputs, type Fused } from './sign'
 
 function outputShape(x: Spec, w: Spec, a: ConvAttrs): number[] {
-  if (x.shape.length !== 4 || w.shape.length !== 4 || w.shape[3] * a.groups !== x.shape[3] || w.shape[0] % a.groups)
+  const channels = w.shape[3] * a.groups
+  if (x.shape.length !== 4 || w.shape.length !== 4 || channels !== x.shape[3] || w.shape[0] % a.groups) {
+    const first = x.shape.length === 4 && x.shape[1] === channels // as in PyTorch
     fail(
       'AUX_SHAPE_MISMATCH',
-      `conv2d: expected input [N, H, W, ${w.shape[3] * a.groups}] for weight ${showShape(w.shape)} in ${a.groups} group(s), got ${showShape(x.shape)}`,
+      `conv2d: expected input [N, H, W, ${channels}] for weight ${showShape(w.shape)} in ${a.groups} group(s), got ${showShape(x.shape)}` +
+        (first ? '; channels come last here: permute([0, 2, 3, 1])' : ''),
     )
+  }
   const [p, q] = [0, 1].map((i) => windows(x.shape[1 + i], w.shape[1 + i], a.stride[i], a.padding[i], a.dilation[i]))
   if (p < 1 || q < 1)
     fail(
@@ -76,11 +80,6 @@ const geometry = ({ stride, padding, dilation, groups }: ConvAttrs): ConvAttrs =
 
 /** 2-D convolution, channels-last: x [N, H, W, C], weight [O, KH, KW, C/groups], bias [O]; y [N, P, Q, O]. */
 export function conv2d(x: Tensor, weight: Tensor, bias?: Tensor, options: ConvOptions = {}): Tensor {
-  const attrs = {
-    stride: pair(options.stride, 1),
-    padding: pair(options.padding, 0),
-    dilation: pair(options.dilation, 1),
-    groups: options.groups ?? 1,
-  }
-  return apply(conv2dOp, [x, weight, bias], attrs)[0]
+  expectTensor('conv2d', weight)
+  return apply(conv2dOp, [x, weight, bias], convAttrs('conv2d', weight.shape.slice(1, 3), options))[0]
 }

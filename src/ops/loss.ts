@@ -1,6 +1,6 @@
 import { fail } from '../errors'
-import { apply, defineOp, expectDType, expectRank, expectShape, type Op } from '../graph/op'
-import { resolveAxis } from '../tensor/shape'
+import { apply, defineOp, expectDType, expectRank, expectShape, expectTensor, type Op } from '../graph/op'
+import { broadcastShapes, resolveAxis, sameShape, showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { where } from './binary'
@@ -94,6 +94,8 @@ const nothing = 2 ** 31
  * @throws AUX_INDEX_OUT_OF_RANGE for a label outside [0, classes) that is not `ignoreIndex`.
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  expectTensor('crossEntropy', logits)
+  expectTensor('crossEntropy', labels)
   if (logits.rank < 1) fail('AUX_SHAPE_MISMATCH', 'crossEntropy: expected logits [..., classes], got shape []')
   return tidy(() => {
     const classes = expectIndices('crossEntropy', 'labels', labels)
@@ -124,13 +126,29 @@ export function nll(logProbabilities: Tensor, labels: Tensor, options: NllOption
   })
 }
 
-/** Mean squared error. */
+/**
+ * The difference of prediction and target. The target may broadcast to the prediction, but not make more of it: of
+ * [N, 1] and [N] that would be all N² differences.
+ */
+function difference(name: string, prediction: Tensor, target: Tensor): Tensor {
+  expectTensor(name, prediction)
+  expectTensor(name, target)
+  const { shape } = prediction
+  if (!sameShape(broadcastShapes(name, shape, target.shape), shape))
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `${name}: expected a target of shape ${showShape(shape)}, got ${showShape(target.shape)}`,
+    )
+  return prediction.sub(target)
+}
+
+/** Mean squared error; the target has the shape of the prediction, or broadcasts to it. */
 export const mse = (prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor =>
-  tidy(() => reduced('mse', prediction.sub(target).square(), options.reduction))
+  tidy(() => reduced('mse', difference('mse', prediction, target).square(), options.reduction))
 
 /** Mean absolute error. */
 export const l1 = (prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor =>
-  tidy(() => reduced('l1', prediction.sub(target).abs(), options.reduction))
+  tidy(() => reduced('l1', difference('l1', prediction, target).abs(), options.reduction))
 
 /** Squared up to a distance of delta (halved), straight beyond (Huber 1964). */
 export function huber(
@@ -140,7 +158,7 @@ export function huber(
 ): Tensor {
   const { delta = 1, reduction } = options
   if (!(delta > 0)) fail('AUX_INVALID_ARGUMENT', `huber: expected delta > 0, got ${delta}`)
-  return tidy(() => reduced('huber', huberOf(prediction.sub(target), delta), reduction))
+  return tidy(() => reduced('huber', huberOf(difference('huber', prediction, target), delta), reduction))
 }
 
 /** huber / beta with delta = beta: the absolute error, rounded off within beta of 0. */
@@ -152,7 +170,9 @@ export function smoothL1(
   const { beta = 1, reduction } = options
   if (!(beta >= 0)) fail('AUX_INVALID_ARGUMENT', `smoothL1: expected beta >= 0, got ${beta}`)
   if (beta === 0) return l1(prediction, target, { reduction })
-  return tidy(() => reduced('smoothL1', huberOf(prediction.sub(target), beta).mul(1 / beta), reduction))
+  return tidy(() =>
+    reduced('smoothL1', huberOf(difference('smoothL1', prediction, target), beta).mul(1 / beta), reduction),
+  )
 }
 
 const bceGrad: Op<{ weight: number }> = defineOp({

@@ -2,7 +2,7 @@ import { apply, defineOp, expectRank, type Op } from '../graph/op'
 import { fail } from '../errors'
 import { showShape, type Shape } from '../tensor/shape'
 import { Tensor, type Spec } from '../tensor/tensor'
-import { pair, windows } from './geometry'
+import { pair, windows, type Pair } from './geometry'
 
 interface PoolAttrs {
   kernel: readonly [number, number]
@@ -68,34 +68,36 @@ const adaptivePool = defineOp<{ size: readonly [number, number] }>({
 /** Window of a pooling; the stride is the kernel's size unless given. */
 export interface PoolOptions {
   /** Places between windows (the size of the window). */
-  stride?: number | readonly [number, number]
+  stride?: Pair
   /** Rows and columns around the image (0). */
-  padding?: number | readonly [number, number]
+  padding?: Pair
 }
 
-const attrsOf = (kernel: number | readonly [number, number], o: PoolOptions): PoolAttrs => ({
-  kernel: pair(kernel, 1),
-  stride: pair(o.stride ?? kernel, 1),
-  padding: pair(o.padding, 0),
-})
+function attrsOf(name: string, kernel: Pair, o: PoolOptions): PoolAttrs {
+  return {
+    kernel: pair(`${name}: window`, kernel, undefined),
+    stride: pair(`${name}: stride`, o.stride ?? kernel, 1),
+    padding: pair(`${name}: padding`, o.padding, 0, 0),
+  }
+}
 
 declare module '../tensor/tensor' {
   interface Tensor {
     /** Maximum over windows: [N, H, W, C] to [N, P, Q, C]. */
-    maxPool2d(kernel: number | readonly [number, number], options?: PoolOptions): Tensor
+    maxPool2d(kernel: Pair, options?: PoolOptions): Tensor
     /** Mean over windows; padding counts as zeros. */
-    avgPool2d(kernel: number | readonly [number, number], options?: PoolOptions): Tensor
+    avgPool2d(kernel: Pair, options?: PoolOptions): Tensor
     /** Mean over bins that divide the image into `size` parts. */
-    adaptiveAvgPool2d(size: number | readonly [number, number]): Tensor
+    adaptiveAvgPool2d(size: Pair): Tensor
   }
 }
 
 Tensor.prototype.maxPool2d = function (kernel, options = {}) {
-  return apply(maxPool, [this], attrsOf(kernel, options))[0]
+  return apply(maxPool, [this], attrsOf('maxPool2d', kernel, options))[0]
 }
 Tensor.prototype.avgPool2d = function (kernel, options = {}) {
-  return apply(avgPool, [this], attrsOf(kernel, options))[0]
+  return apply(avgPool, [this], attrsOf('avgPool2d', kernel, options))[0]
 }
 Tensor.prototype.adaptiveAvgPool2d = function (size) {
-  return apply(adaptivePool, [this], { size: pair(size, 1) })[0]
+  return apply(adaptivePool, [this], { size: pair('adaptiveAvgPool2d: size', size, undefined) })[0]
 }

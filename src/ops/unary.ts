@@ -1,6 +1,7 @@
 import { fail } from '../errors'
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
-import type { DType } from '../tensor/dtype'
+import { checkDType, type DType } from '../tensor/dtype'
+import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 
 // Elementwise functions of one tensor. A row: name, derivative.
@@ -164,8 +165,8 @@ declare module '../tensor/tensor' {
     floor(): Tensor
     /** The next whole number above. */
     ceil(): Tensor
-    /** Values below `low` or above `high` become these. */
-    clamp(low: number, high: number): Tensor
+    /** Values below `low` or above `high` become these; either may be left out (`clamp(0)`, `clamp(undefined, 1)`). */
+    clamp(low?: number, high?: number): Tensor
     /** To the nearest whole number, ties to even; its gradient is zero. */
     round(): Tensor
     /** Sine, of radians. */
@@ -222,10 +223,13 @@ for (const [name, op] of Object.entries(methods))
     },
     writable: true,
   })
-Tensor.prototype.clamp = function (low, high) {
+Tensor.prototype.clamp = function (low = -Infinity, high = Infinity) {
+  if (typeof low !== 'number' || typeof high !== 'number')
+    fail('AUX_INVALID_ARGUMENT', `clamp: expected two numbers, got ${describe(low)} and ${describe(high)}`)
   return one(clamp, [this], { low, high })
 }
 Tensor.prototype.cast = function (dtype) {
+  checkDType('cast', dtype)
   return dtype === this.dtype ? this : one(castOp, [this], { dtype })
 }
 Tensor.prototype.leakyRelu = function (slope = 0.01) {

@@ -331,6 +331,28 @@ add({
   ],
 })
 add({
+  name: 'where with a number',
+  f: (c, a) => aux.where(c, a, -3),
+  reference: (c, a) => make(ref.broadcast(c.shape, a.shape), (i) => (get(c, i) ? get(a, i) : -3)),
+  samples: [[bools(3, 4), s(4)]],
+  bad: [
+    { what: 'a string', run: () => aux.where(tensor([true]), 1, 'x' as never), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'a condition of floats', run: () => aux.where(tensor([1]), 1, 0), code: 'AUX_DTYPE_MISMATCH' },
+  ],
+})
+add({
+  name: 'where with two numbers',
+  f: (c) => aux.where(c, 1.5, 0),
+  reference: (c) => map(c, (v) => (v ? 1.5 : 0)),
+  samples: [[bools(3, 4)]],
+})
+add({
+  name: 'clamp from below',
+  f: (x) => x.clamp(0.5),
+  reference: (x) => map(x, (v) => Math.max(v, 0.5)),
+  samples: [[s(3, 4)]],
+})
+add({
   name: 'outer',
   f: (a, b) => aux.outer(a, b),
   reference: (a, b) => make([a.shape[0], b.shape[0]], ([i, j]) => a.data[i] * b.data[j]),
@@ -920,7 +942,25 @@ add({
     [s(2, 0), s(0, 3)],
     [s(0, 2), s(2, 3)],
   ],
-  bad: [{ what: 'sizes', run: () => tensor([[1, 2]]).matmul(tensor([[1, 2]])), code: 'AUX_SHAPE_MISMATCH' }],
+  bad: [
+    { what: 'sizes', run: () => tensor([[1, 2]]).matmul(tensor([[1, 2]])), code: 'AUX_SHAPE_MISMATCH' },
+    { what: 'a number', run: () => tensor(1).matmul(tensor([[1, 2]])), code: 'AUX_SHAPE_MISMATCH' },
+    { what: 'sizes of vectors', run: () => tensor([1, 2]).matmul(tensor([1])), code: 'AUX_SHAPE_MISMATCH' },
+  ],
+})
+add({
+  name: 'matmul of vectors',
+  f: (a, b, c) => a.matmul(b).matmul(c),
+  reference: (a, b, c) => {
+    const rows = ref.matmul(reshape(a, [1, ...a.shape]), b)
+    const y = ref.matmul(rows, reshape(c, [...c.shape, 1]))
+    return reshape(y, y.shape.slice(0, -2))
+  },
+  ...product,
+  samples: [
+    [s(3), s(3, 4), s(4)],
+    [s(3), s(2, 3, 4), s(4)],
+  ],
 })
 add({
   name: 'linear',
@@ -960,6 +1000,13 @@ for (const o of [{}, { stride: 2, padding: 1 }, { padding: 2, dilation: 2 }, { g
       },
     ],
   })
+add({
+  name: 'conv2d that leaves the size',
+  f: (x, w) => aux.conv2d(x, w, undefined, { padding: 'same', dilation: 2 }),
+  reference: (x, w) => ref.conv2d(x, w, { padding: 2, dilation: 2 }),
+  ...product,
+  samples: [[s(2, 6, 5, 2), s(3, 3, 3, 2)]],
+})
 add({
   name: 'maxPool2d',
   f: (x) => x.maxPool2d(2),

@@ -25,17 +25,30 @@ function outputShape(x: Spec, w: Spec, a: ConvAttrs): number[] {
   return [x.shape[0], p, q, w.shape[0]]
 }
 
+// The three are bilinear, and each is the gradient of the other two.
 const inputGrad: Op<ConvAttrs & { shape: Shape }> = defineOp({
   name: 'conv2d_input_grad',
   infer: (_, { shape }) => [{ shape, dtype: 'f32' }],
   kernel: (_, __, a) => ({ name: 'conv2d_input_grad', numbers: convNumbers(a) }),
+  derive: (d) => [
+    d.needs(0) ? apply(conv2dOp, [d.grad()!, d.input(1), undefined], geometry(d.attrs))[0] : undefined,
+    d.needs(1) ? convWeightGradient(d.input(0), d.grad()!, geometry(d.attrs), d.spec(1).shape) : undefined,
+  ],
 })
 
 const weightGrad: Op<ConvAttrs & { shape: Shape }> = defineOp({
   name: 'conv2d_weight_grad',
   infer: (_, { shape }) => [{ shape, dtype: 'f32' }],
   kernel: (_, __, a) => ({ name: 'conv2d_weight_grad', numbers: convNumbers(a) }),
+  derive: (d) => [
+    d.needs(0) ? apply(conv2dOp, [d.input(1), d.grad()!, undefined], geometry(d.attrs))[0] : undefined,
+    d.needs(1) ? convInputGradient(d.input(0), d.grad()!, geometry(d.attrs), d.spec(1).shape) : undefined,
+  ],
 })
+
+/** @internal dx from the gradient of y and the weight; what a transposed convolution computes. */
+export const convInputGradient = (delta: Tensor, weight: Tensor, attrs: ConvAttrs, shape: Shape): Tensor =>
+  apply(inputGrad, [delta, weight], { ...attrs, shape })[0]
 
 /** @internal dW from the gradient of y and x (or a stand-in for it). */
 export const convWeightGradient = (delta: Tensor, x: Tensor, attrs: ConvAttrs, shape: Shape): Tensor =>
@@ -51,9 +64,7 @@ const conv2dOp = defineOp<ConvAttrs & Fused & { eps?: number }>({
   },
   kernel: (_, __, a) => ({ name: 'conv2d', numbers: [...convNumbers(a), ...fusedNumbers(a), a.eps ?? 0] }),
   derive: (d) => [
-    d.needs(0)
-      ? apply(inputGrad, [d.grad()!, d.input(1)], { ...geometry(d.attrs), shape: d.spec(0).shape })[0]
-      : undefined,
+    d.needs(0) ? convInputGradient(d.grad()!, d.input(1), geometry(d.attrs), d.spec(0).shape) : undefined,
     d.needs(1) ? convWeightGradient(d.grad()!, d.input(0), geometry(d.attrs), d.spec(1).shape) : undefined,
     d.needs(2) ? d.grad()!.sum([0, 1, 2]) : undefined,
   ],

@@ -1,5 +1,6 @@
 import * as aux from '../../src/index'
 import type { ErrorCode, Tensor } from '../../src/index'
+import { convWeightGradient } from '../../src/ops/conv'
 import * as ref from '../support/reference'
 import { type Arr, get, lines, make, map, mean, permute, reduce, reshape, sum, zip } from '../support/reference'
 
@@ -1007,6 +1008,126 @@ add({
   ...product,
   samples: [[s(2, 6, 5, 2), s(3, 3, 3, 2)]],
 })
+for (const o of [
+  {},
+  { stride: 2, padding: 1 },
+  { stride: 3, padding: 1, outputPadding: 2 },
+  { stride: 2, dilation: 2, groups: 2, outputPadding: 1 },
+])
+  add({
+    name: `convTranspose2d ${JSON.stringify(o)}`,
+    f: (x, w, b) => aux.convTranspose2d(x, w, b, o),
+    reference: (x, w, b) => {
+      const y = ref.convTranspose2d(x, w, o)
+      return make(y.shape, (i) => get(y, i) + get(b, [i[3]]))
+    },
+    ...product,
+    gtol: 2e-5,
+    samples: ((groups) => [
+      [s(2, 3, 4, 4), s(4, 3, 2, 6 / groups), s(6)],
+      [s(1, 1, 1, 2), s(2, 3, 3, 2 / groups), s(2)],
+    ])((o as { groups?: number }).groups ?? 1),
+    bad: [
+      {
+        what: 'channels',
+        run: () => aux.convTranspose2d(aux.zeros([1, 4, 4, 3]), aux.zeros([2, 3, 3, 3])),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /\[N, H, W, 2\].*\[1, 4, 4, 3\]/,
+      },
+      {
+        what: 'outputPadding',
+        run: () =>
+          aux.convTranspose2d(aux.zeros([1, 4, 4, 3]), aux.zeros([3, 3, 3, 3]), undefined, { outputPadding: 1 }),
+        code: 'AUX_INVALID_ARGUMENT',
+      },
+      {
+        what: 'bias',
+        run: () => aux.convTranspose2d(aux.zeros([1, 4, 4, 3]), aux.zeros([3, 3, 3, 2]), aux.zeros([3])),
+        code: 'AUX_SHAPE_MISMATCH',
+      },
+      {
+        what: 'nothing left',
+        run: () => aux.convTranspose2d(aux.zeros([1, 1, 1, 3]), aux.zeros([3, 3, 3, 2]), undefined, { padding: 2 }),
+        code: 'AUX_SHAPE_MISMATCH',
+      },
+    ],
+  })
+/** The gradients of convolutions, as functions: they are differentiated where a loss contains a gradient. */
+const through = { stride: [2, 2], padding: [1, 1], dilation: [1, 1], groups: 1 } as const
+add({
+  name: 'weight gradient of conv2d',
+  f: (delta, x) => convWeightGradient(delta, x, through, [3, 3, 3, 2]),
+  reference: (delta, x) =>
+    make([3, 3, 3, 2], ([o, u, v, c]) => {
+      let total = 0
+      const [n, p, q] = delta.shape
+      for (let b = 0; b < n; b++)
+        for (let i = 0; i < p; i++)
+          for (let j = 0; j < q; j++) {
+            const [y, z] = [2 * i - 1 + u, 2 * j - 1 + v]
+            if (y >= 0 && y < x.shape[1] && z >= 0 && z < x.shape[2])
+              total += get(delta, [b, i, j, o]) * get(x, [b, y, z, c])
+          }
+      return total
+    }),
+  ...product,
+  samples: [[s(2, 3, 2, 3), s(2, 6, 4, 2)]],
+})
+const cornersMeet = (from: number, to: number) => (i: number) => (to > 1 ? (i * (from - 1)) / (to - 1) : 0)
+const edgesMeet = (from: number, to: number) => (i: number) => Math.max(0, ((i + 0.5) * from) / to - 0.5)
+for (const [name, options, place] of [
+  ['edges meet', { size: [5, 8] }, edgesMeet],
+  ['smaller', { size: [2, 1] }, edgesMeet],
+  ['by a factor', { scale: 2 }, edgesMeet],
+  ['corners meet', { size: [5, 7], alignCorners: true }, cornersMeet],
+] as const)
+  add({
+    name: `interpolate, bilinear, ${name}`,
+    f: (x) => aux.interpolate(x, { mode: 'bilinear', ...options } as never),
+    reference: (x) => {
+      const [n, h, w, c] = x.shape
+      const [p, q] = 'scale' in options ? [2 * h, 2 * w] : options.size
+      const [down, across] = [place(h, p), place(w, q)]
+      return make([n, p, q, c], ([b, i, j, k]) => {
+        const [y, z] = [down(i), across(j)]
+        const at = (u: number, v: number): number => get(x, [b, Math.min(u, h - 1), Math.min(v, w - 1), k])
+        const [u, v] = [Math.floor(y), Math.floor(z)]
+        const [s, t] = [y - u, z - v]
+        return (1 - s) * ((1 - t) * at(u, v) + t * at(u, v + 1)) + s * ((1 - t) * at(u + 1, v) + t * at(u + 1, v + 1))
+      })
+    },
+    ...product,
+    samples: [[s(2, 3, 4, 2)], [s(1, 1, 1, 1)]],
+  })
+for (const [name, options, size] of [
+  ['a whole factor', { scale: 2 }, (n: number) => 2 * n],
+  ['a factor and a half', { scale: [1.5, 1.5] }, (n: number) => Math.floor(1.5 * n)],
+  ['the same', { scale: 1 }, (n: number) => n],
+] as const)
+  add({
+    name: `interpolate, nearest, ${name}`,
+    f: (x) => aux.interpolate(x, options),
+    reference: (x) => {
+      const [n, h, w, c] = x.shape
+      const [p, q] = [size(h), size(w)]
+      return make([n, p, q, c], ([b, i, j, k]) => get(x, [b, Math.floor((i * h) / p), Math.floor((j * w) / q), k]))
+    },
+    samples: [[s(2, 3, 4, 2)], [s(1, 1, 1, 3)]],
+    bad: [
+      { what: 'none', run: () => aux.interpolate(aux.zeros([1, 2, 2, 1]), {}), code: 'AUX_INVALID_ARGUMENT' },
+      {
+        what: 'both',
+        run: () => aux.interpolate(aux.zeros([1, 2, 2, 1]), { size: 2, scale: 2 }),
+        code: 'AUX_INVALID_ARGUMENT',
+      },
+      {
+        what: 'a mode',
+        run: () => aux.interpolate(aux.zeros([1, 2, 2, 1]), { size: 2, mode: 'cubic' as never }),
+        code: 'AUX_INVALID_ARGUMENT',
+      },
+      { what: 'axes', run: () => aux.interpolate(aux.zeros([2, 2, 1]), { size: 2 }), code: 'AUX_SHAPE_MISMATCH' },
+    ],
+  })
 add({
   name: 'maxPool2d',
   f: (x) => x.maxPool2d(2),

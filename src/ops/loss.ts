@@ -1,6 +1,6 @@
 import { fail } from '../errors'
 import { apply, defineOp, expectDType, expectRank, expectShape, expectTensor, type Op } from '../graph/op'
-import { broadcastShapes, resolveAxis, sameShape, showShape } from '../tensor/shape'
+import { broadcastShapes, resolveAxis, sameShape, showShape, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { where } from './binary'
@@ -78,6 +78,18 @@ export interface NllOptions {
 export interface CrossEntropyOptions extends NllOptions {
   /** Share of the target spread evenly over all classes (Szegedy et al. 2016). */
   labelSmoothing?: number
+  /** Factor of each class, [classes]; the mean is over the sum of the factors of the labels. */
+  weight?: Tensor
+}
+
+/** Cross entropy of targets that are probabilities, one distribution a row. */
+function softEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions): Tensor {
+  const { labelSmoothing: s = 0, ignoreIndex, weight, reduction } = options
+  if (ignoreIndex !== undefined || weight)
+    fail('AUX_INVALID_ARGUMENT', 'crossEntropy: ignoreIndex and weight go with labels, got probabilities as targets')
+  const classes = logits.shape[logits.rank - 1]
+  const smooth = s ? targets.mul(1 - s).add(s / classes) : targets
+  return reduced('crossEntropy', logits.logSoftmax().mul(smooth).sum(-1).neg(), reduction)
 }
 
 /** The mean over rows that count; 0 if none does. */
@@ -86,11 +98,29 @@ const counted = (name: string, losses: Tensor, labels: Tensor, o: NllOptions): T
     ? reduced(name, losses, o.reduction)
     : losses.sum().div(labels.ne(o.ignoreIndex).cast('f32').sum().maximum(1))
 
+/** Losses times the weights of their labels; an ignored label weighs nothing. */
+function weighted(losses: Tensor, labels: Tensor, shape: Shape, options: CrossEntropyOptions): Tensor {
+  const { weight, ignoreIndex, labelSmoothing = 0, reduction = 'mean' } = options
+  expectTensor('crossEntropy', weight)
+  expectShape('crossEntropy', 'weight', weight, shape.slice(-1))
+  if (labelSmoothing)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      'crossEntropy: expected weight or labelSmoothing, got both; give probabilities instead',
+    )
+  const counts = ignoreIndex === undefined ? undefined : labels.ne(ignoreIndex)
+  const factors = weight.indexSelect(0, counts ? labels.mul(counts.cast('i32')) : labels)
+  const own = counts ? factors.mul(counts.cast('f32')) : factors
+  const each = losses.mul(own)
+  if (reduction === 'mean') return each.sum().div(own.sum().maximum(1e-12))
+  return reduced('crossEntropy', reduction === 'none' ? each.reshape(shape.slice(0, -1)) : each, reduction)
+}
+
 /** No label: i32 cannot hold it. */
 const nothing = 2 ** 31
 
 /**
- * Softmax cross entropy: logits [..., classes], labels i32 [...].
+ * Softmax cross entropy: logits [..., classes], labels i32 [...]; or targets that are probabilities, f32 [..., classes].
  * @throws AUX_INDEX_OUT_OF_RANGE for a label outside [0, classes) that is not `ignoreIndex`.
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
@@ -98,6 +128,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
   expectTensor('crossEntropy', labels)
   if (logits.rank < 1) fail('AUX_SHAPE_MISMATCH', 'crossEntropy: expected logits [..., classes], got shape []')
   return tidy(() => {
+    if (labels.dtype === 'f32' && sameShape(labels.shape, logits.shape)) return softEntropy(logits, labels, options)
     const classes = expectIndices('crossEntropy', 'labels', labels)
     expectShape('crossEntropy', 'labels', classes, logits.shape.slice(0, -1))
     const [x, y] =
@@ -106,6 +137,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
         : [logits.reshape([-1, logits.shape[logits.rank - 1]]), classes.reshape([classes.size])]
     const attrs = { smoothing: options.labelSmoothing ?? 0, ignore: options.ignoreIndex ?? nothing }
     const losses = apply(entropyOp, [x, y], attrs)[0]
+    if (options.weight) return weighted(losses, y, logits.shape, options)
     if (options.reduction === 'none') return losses.reshape(labels.shape)
     return counted('crossEntropy', losses, y, options)
   })

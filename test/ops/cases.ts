@@ -1422,6 +1422,60 @@ add({
   reference: (x, y) => ignored(x, y, entropy),
   samples: someIgnored,
 })
+const classWeights = [0.5, 2, 1.5]
+for (const reduction of ['mean', 'sum', 'none'] as const)
+  add({
+    name: `crossEntropy, weighted, ${reduction}`,
+    f: (x, y) => aux.crossEntropy(x, y, { weight: tensor(classWeights), ignoreIndex: -1, reduction }),
+    reference: (x, y) => {
+      const factors = [...y.data].map((label) => (label === -1 ? 0 : classWeights[label]))
+      const each = rowsOf(x).map((v, i) => (factors[i] ? factors[i] * entropy(v, y.data[i]) : 0))
+      if (reduction === 'none') return { shape: y.shape, data: Float64Array.from(each) }
+      return scalar(reduction === 'sum' ? sum(each) : sum(each) / (sum(factors) || 1))
+    },
+    samples: [...someIgnored, [s(2, 2, 3), indices(3, 2, 2)]],
+    bad: [
+      {
+        what: 'a weight of other classes',
+        run: () => aux.crossEntropy(tensor([[1, 2]]), tensor(Int32Array.of(0)), { weight: tensor([1, 2, 3]) }),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /weight.*\[2\].*\[3\]/,
+      },
+    ],
+  })
+for (const labelSmoothing of [0, 0.2])
+  add({
+    name: `crossEntropy of probabilities, smoothed by ${labelSmoothing}`,
+    f: (x, t) => aux.crossEntropy(x, t.softmax(), { labelSmoothing }),
+    reference: (x, t) => {
+      const soft = (v: number[]): number[] => {
+        const e = v.map(Math.exp)
+        return e.map((p) => p / sum(e))
+      }
+      const targets = rowsOf(t).map(soft)
+      return scalar(
+        mean(
+          rowsOf(x).map((v, i) =>
+            sum(
+              soft(v).map((p, k) => -Math.log(p) * ((1 - labelSmoothing) * targets[i][k] + labelSmoothing / v.length)),
+            ),
+          ),
+        ),
+      )
+    },
+    samples: [
+      [s(4, 5), s(4, 5)],
+      [s(2, 3, 4), s(2, 3, 4)],
+    ],
+    fused: true,
+    bad: [
+      {
+        what: 'ignoreIndex',
+        run: () => aux.crossEntropy(tensor([[1, 2]]), tensor([[0, 1]]), { ignoreIndex: 1 }),
+        code: 'AUX_INVALID_ARGUMENT',
+      },
+    ],
+  })
 add({
   name: 'nll',
   f: (x, y) => aux.nll(x, y),

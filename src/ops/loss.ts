@@ -8,11 +8,13 @@ import { expectIndices } from './indices'
 import { alias } from './shape'
 import { huberOf } from './unary'
 
-const rowwise = (name: string): Op<undefined> => {
+/** `second`: the gradients of the gradient with respect to dy and y, from the one of its result. */
+const rowwise = (name: string, second: (g: Tensor, dy: Tensor, y: Tensor) => Tensor[]): Op<undefined> => {
   const grad: Op<undefined> = defineOp({
     name: `${name}_grad`,
     infer: ([dy]) => [{ shape: dy!.shape, dtype: 'f32' }],
     kernel: () => ({ name: `${name}_grad` }),
+    derive: (d) => second(d.grad()!, d.input(0), d.input(1)),
     inplace: [0],
   })
   return defineOp({
@@ -26,8 +28,18 @@ const rowwise = (name: string): Op<undefined> => {
     inplace: [0],
   })
 }
-const softmaxOp = rowwise('softmax')
-const logSoftmaxOp = { ...rowwise('log_softmax'), exact: true }
+const rows = (x: Tensor): Tensor => x.sum(-1, true)
+const softmaxOp = rowwise('softmax', (g, dy, y) => {
+  const along = rows(g.mul(y))
+  return [y.mul(g.sub(along)), g.mul(dy.sub(rows(dy.mul(y)))).sub(dy.mul(along))]
+})
+const logSoftmaxOp = {
+  ...rowwise('log_softmax', (g, dy, y) => {
+    const p = y.exp()
+    return [g.sub(rows(g.mul(p))), g.mul(p).mul(rows(dy)).neg()]
+  }),
+  exact: true,
+}
 
 interface EntropyAttrs {
   smoothing: number

@@ -44,8 +44,11 @@ const maxPool = defineOp<PoolAttrs>({
   derive: (d) => [apply(maxGrad, [d.grad()!, d.output(1)], { ...d.attrs, shape: d.spec(0).shape })[0]],
 })
 
-const avgGrad = gradient<PoolAttrs & { shape: Shape }>('avg_pool2d_grad', (a) => [...numbers(a), 1])
-const avgPool = defineOp<PoolAttrs>({
+const avgGrad: Op<PoolAttrs & { shape: Shape }> = {
+  ...gradient<PoolAttrs & { shape: Shape }>('avg_pool2d_grad', (a) => [...numbers(a), 1]),
+  derive: (d) => [apply(avgPool, [d.grad()!], d.attrs)[0]],
+}
+const avgPool: Op<PoolAttrs> = defineOp({
   name: 'avg_pool2d',
   infer: ([x], a) => [{ shape: pooledShape('avg_pool2d', x!, a), dtype: 'f32' }],
   kernel: (_, __, a) => ({ name: 'avg_pool2d', numbers: [...numbers(a), 1] }),

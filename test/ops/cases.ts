@@ -1564,4 +1564,67 @@ add({
   samples: [[within(-4, 0, 3, 4), within(-4, 0, 3, 4)]],
 })
 
+// --- gradients as functions: traced inside of a function, they are part of it and have gradients of their own ---
+
+const erfSlope = (v: number): number => Math.exp((-v * v) / 2) / Math.sqrt(2 * Math.PI)
+const slopes: [string, (x: Tensor) => Tensor, (v: number) => number][] = [
+  ['tanh', (x) => x.tanh(), (v) => 1 - Math.tanh(v) ** 2],
+  ['sigmoid', (x) => x.sigmoid(), (v) => sigmoid(v) * (1 - sigmoid(v))],
+  ['relu', (x) => x.relu(), (v) => Number(v > 0)],
+  ['leakyRelu', (x) => x.leakyRelu(0.25), (v) => (v > 0 ? 1 : 0.25)],
+  ['elu', (x) => x.elu(1.5), (v) => (v > 0 ? 1 : 1.5 * Math.exp(v))],
+  ['softplus', (x) => x.softplus(2), (v) => sigmoid(2 * v)],
+  ['silu', (x) => x.silu(), (v) => sigmoid(v) * (1 + v * (1 - sigmoid(v)))],
+  ['gelu', (x) => x.gelu(), (v) => cdf(v) + v * erfSlope(v)],
+  ['clamp', (x) => x.clamp(-1, 1), (v) => Number(v >= -1 && v <= 1)],
+  ['exp', (x) => x.exp(), Math.exp],
+  ['square', (x) => x.square(), (v) => 2 * v],
+  ['pow', (x) => x.square().add(1).pow(1.5), (v) => 3 * v * Math.sqrt(v * v + 1)],
+]
+for (const [name, f, slope] of slopes)
+  add({
+    name: `gradient of ${name}`,
+    f: (x, g) => aux.grad((x) => f(x).mul(g).sum())(x)[0],
+    reference: (x, g) => zip(x, g, (v, u) => u * slope(v)),
+    samples: [[s(3, 4), s(3, 4)]],
+    rtol: 4e-6,
+    atol: 4e-6,
+    gtol: 4e-5,
+    fused: true,
+  })
+add({
+  name: 'gradient of softmax',
+  f: (x, g) => aux.grad((x) => x.softmax().mul(g).sum())(x)[0],
+  reference: (x, g) => {
+    const p = rowsOf(x).map((v) => v.map((u) => Math.exp(u) / sum(v.map(Math.exp))))
+    const along = p.map((row, i) => sum(row.map((q, k) => q * get(g, [i, k]))))
+    return make(x.shape, ([i, k]) => p[i][k] * (get(g, [i, k]) - along[i]))
+  },
+  samples: [[s(3, 4), s(3, 4)]],
+  fused: true,
+})
+add({
+  name: 'gradient of logSoftmax',
+  f: (x, g) => aux.grad((x) => x.logSoftmax().mul(g).sum())(x)[0],
+  reference: (x, g) => {
+    const p = rowsOf(x).map((v) => v.map((u) => Math.exp(u) / sum(v.map(Math.exp))))
+    const total = rowsOf(g).map(sum)
+    return make(x.shape, ([i, k]) => get(g, [i, k]) - p[i][k] * total[i])
+  },
+  samples: [[s(3, 4), s(3, 4)]],
+  fused: true,
+})
+add({
+  name: 'gradient of a convolution and a mean over windows',
+  f: (x, w, g) => aux.grad((x, w) => aux.conv2d(x, w).avgPool2d(2).mul(g).sum())(x, w)[0],
+  reference: (_, w, g) =>
+    ref.convTranspose2d(
+      make([1, 4, 4, 3], ([b, i, j, c]) => get(g, [b, Math.floor(i / 2), Math.floor(j / 2), c]) / 4),
+      w,
+    ),
+  samples: [[s(1, 6, 6, 2), s(3, 3, 3, 2), s(1, 2, 2, 3)]],
+  ...product,
+  gtol: 2e-5,
+})
+
 export { rows }

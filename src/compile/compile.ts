@@ -7,12 +7,15 @@ import type { Optimizer } from './optimizer'
 import { TrainingStep, type StepOptions } from './step'
 import type { Trainable } from './trainable'
 
+/** The tensors of a batch, by name; a function may say in its type which there are: `({ x }: { x: Tensor }) => ...`. */
+export type Inputs = Record<string, Tensor>
+
 /** An evaluation of a model, for `compile`. */
-export interface ForwardOptions<R extends Traceable = Traceable> {
+export interface ForwardOptions<R extends Traceable = Traceable, B extends Inputs = Inputs> {
   /** The model, or whatever `forward` runs: its modules find the policies of its training step. */
   model: Trainable
   /** Traced with the model in evaluation mode. */
-  forward: (batch: Record<string, Tensor>) => R
+  forward: (batch: B) => R
 }
 
 /**
@@ -21,11 +24,15 @@ export interface ForwardOptions<R extends Traceable = Traceable> {
  * `compile({ model, loss, optimizer, ... })` makes a training step, `compile({ model, forward })` an evaluation of the
  * model, `compile(f)` a plan of any function of named tensors. All three: `.plan(shapes)` and `await .run(batch)`.
  */
-export function compile<R extends Traceable>(f: (batch: Record<string, Tensor>) => R): CompiledFunction<R>
-export function compile<R extends Traceable>(options: ForwardOptions<R>): CompiledFunction<R>
-export function compile<R extends Traceable>(options: StepOptions<R>): TrainingStep<R>
+export function compile<R extends Traceable, B extends Inputs = Inputs>(f: (batch: B) => R): CompiledFunction<R>
+export function compile<R extends Traceable, B extends Inputs = Inputs>(
+  options: ForwardOptions<R, B>,
+): CompiledFunction<R>
+export function compile<R extends Traceable, B extends Inputs = Inputs>(
+  options: Omit<StepOptions<R>, 'loss'> & { loss: (batch: B) => R },
+): TrainingStep<R>
 export function compile<R extends Traceable>(
-  options: ((batch: Record<string, Tensor>) => R) | ForwardOptions<R> | StepOptions<R>,
+  options: ((batch: Inputs) => R) | ForwardOptions<R> | StepOptions<R>,
 ): CompiledFunction<R> | TrainingStep<R> {
   if (typeof options === 'function') return new CompiledFunction(options)
   if (typeof options !== 'object' || options === null || !('loss' in options || 'forward' in options))

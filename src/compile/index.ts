@@ -1,4 +1,4 @@
-export { compile, type ForwardOptions } from './compile'
+export { compile, type ForwardOptions, type Inputs } from './compile'
 export type { Bytes } from './budget'
 export type { CompiledFunction, Traceable, Values } from './function'
 export { grad, valueAndGrad, type ScalarFunction } from './grad'

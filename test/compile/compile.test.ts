@@ -30,6 +30,22 @@ test.each([
   expect(() => training(options)).toThrow(invalid(message))
 })
 
+test('a function may say in its type which inputs it reads', async () => {
+  const model = new nn.Linear(1, 1)
+  const sum = compile(({ x, y }: { x: Tensor; y: Tensor }) => x.add(y))
+  expect((await sum.run({ x: [1], y: [2] })).data[0]).toBe(3)
+  const step = compile({
+    model,
+    loss: ({ x }: { x: Tensor }) => ({ loss: model.forward(x).sum(), x }),
+    optimizer: new optim.SGD({ lr: 0.1 }),
+  })
+  expect((await step.run({ x: [[2]] })).x.data[0]).toBe(2)
+  const forward = compile({ model, forward: ({ x }: { x: Tensor }) => model.forward(x) })
+  expect((await forward.run({ x: [[2]] })).shape).toEqual([1, 1])
+  // @ts-expect-error inputs are tensors
+  compile((batch: { x: number }) => zeros([batch.x]))
+})
+
 test('neither a function, a training step nor an evaluation', () => {
   for (const nothing of [undefined, null, {}, { model: new Net() }, 3])
     expect(() => compile(nothing as never)).toThrow(invalid(/\{ model, loss, optimizer \}/))

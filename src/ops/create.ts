@@ -16,12 +16,12 @@ function shapeOf(values: Nested): number[] {
 function flattenInto(values: Nested, shape: Shape, out: TypedArray, at: number): number {
   if (shape.length === 0) {
     if (typeof values !== 'number' && typeof values !== 'boolean')
-      Array.isArray(values)
-        ? fail('AUX_SHAPE_MISMATCH', 'tensor: expected nested arrays of equal lengths, got a ragged one')
-        : fail(
-            'AUX_INVALID_ARGUMENT',
-            `tensor: expected numbers, or booleans, in nested arrays, or a typed array, got ${describe(values)}`,
-          )
+      fail(
+        Array.isArray(values) ? 'AUX_SHAPE_MISMATCH' : 'AUX_INVALID_ARGUMENT',
+        Array.isArray(values)
+          ? 'tensor: expected nested arrays of equal lengths, got a ragged one'
+          : `tensor: expected numbers, or booleans, in nested arrays, or a typed array, got ${describe(values)}`,
+      )
     out[at] = Number(values)
     return at + 1
   }

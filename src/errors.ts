@@ -32,6 +32,15 @@ export function fail(code: ErrorCode, message: string): never {
   throw new AuxgradError(code, message)
 }
 
+/** Throws unless it is an object of options, with no other names than these if some are given: what JavaScript lets through. */
+export function expectOptions(what: string, options: unknown, names?: readonly string[]): void {
+  if (typeof options !== 'object' || options === null)
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected an object of options, got ${String(options)}`)
+  for (const name of names ? Object.keys(options) : [])
+    if (!names!.includes(name))
+      fail('AUX_INVALID_ARGUMENT', `${what}: there is no option ${name}; there are ${names!.join(', ')}`)
+}
+
 /** Codes by number, as native code reports them (native/core/kernel.h). */
 const nativeCodes: ErrorCode[] = [
   'AUX_INVALID_ARGUMENT', // 0 is success and never raised

@@ -10,7 +10,15 @@ export * as train from './train'
 export { AuxgradError, type ErrorCode } from './errors'
 export type { Graph, Node, Phase } from './graph/graph'
 export type { Derivation, KernelCall, Op, Weighted } from './graph/op'
-export { hostArray, isHostArray, type HostArray, type HostValues, type NestedNumbers } from './tensor/host'
+export {
+  hostArray,
+  isHostArray,
+  type HostArray,
+  type HostValues,
+  type NestedNumbers,
+  type NumberArray,
+  type ShapedArray,
+} from './tensor/host'
 export type { NestedArray } from './tensor/format'
 export { Tensor, type Layout, type Spec } from './tensor/tensor'
 export type { DType, TypedArray } from './tensor/dtype'

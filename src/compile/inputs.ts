@@ -1,6 +1,6 @@
 import { fail } from '../errors'
-import { dtypes, typedArray, type DType, type TypedArray } from '../tensor/dtype'
-import { toHost, type HostArray, type HostValues } from '../tensor/host'
+import { checkDType, typedArray, type DType, type TypedArray } from '../tensor/dtype'
+import { isPlain, storeAll, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkShape, sizeOf, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
@@ -14,7 +14,7 @@ export type InputSpec =
       readonly dtype?: DType
     }
 
-/** A value for an input. Typed arrays without a shape have one axis; nested arrays of numbers are f32. */
+/** A value for an input. Typed arrays without a shape have one axis; plain numbers are indices where such are wanted, else f32. */
 export type InputValue = HostValues
 
 /** Shapes of named inputs: `{ x: [128, 28, 28, 1], y: [128] }`. */
@@ -32,8 +32,7 @@ function normalSpec(name: string, spec: InputSpec): NormalSpec {
     ? { shape: spec as Shape, dtype: undefined }
     : (spec as { shape: Shape; dtype?: DType })
   checkShape(`input ${name}`, shape)
-  if (dtype !== undefined && !dtypes.includes(dtype))
-    fail('AUX_DTYPE_MISMATCH', `input ${name}: expected one of ${dtypes.join(', ')}, got ${String(dtype)}`)
+  if (dtype !== undefined) checkDType(`input ${name}`, dtype)
   return { shape, dtype }
 }
 
@@ -53,6 +52,11 @@ export function keyOf(specs: ReadonlyMap<string, NormalSpec>): string {
 
 /** A batch with its values in a form that can be written. */
 export function valuesOf(batch: Batch): Map<string, HostArray | Tensor> {
+  if (typeof batch !== 'object' || batch === null || Array.isArray(batch))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `run: expected a batch { name: values }, got ${Array.isArray(batch) ? 'an array' : String(batch)}`,
+    )
   const values = new Map<string, HostArray | Tensor>()
   for (const name in batch) values.set(name, hostValue(name, batch[name]))
   return values
@@ -60,14 +64,21 @@ export function valuesOf(batch: Batch): Map<string, HostArray | Tensor> {
 
 /** Any value that a run accepts, in a form that can be written to the arena when its turn comes. */
 function hostValue(name: string, value: InputValue): HostArray | Tensor {
-  if (!(value instanceof Tensor)) return toHost(`input ${name}`, value)
-  value.liveStorage()
-  return value
+  if (value instanceof Tensor) {
+    value.liveStorage()
+    return value
+  }
+  if (!isPlain(value)) return toHost(`input ${name}`, value)
+  const array = toHost(`input ${name}`, value)
+  // Like a shape without a dtype: the first op that reads it says what they are.
+  return array.dtype === 'bool' ? array : { ...array, dtype: undefined as unknown as DType }
 }
 
-/** The bytes to write for a value. */
-export const bytesOfValue = (value: HostArray | Tensor): TypedArray =>
-  value instanceof Tensor ? value.rawSync() : value.data
+/** The bytes to write for a value of an input of this dtype. */
+export function bytesOfValue(name: string, value: HostArray | Tensor, dtype: DType): TypedArray {
+  if (value instanceof Tensor) return value.rawSync()
+  return value.dtype === undefined && dtype !== 'f32' ? storeAll(`input ${name}`, value.data, dtype) : value.data
+}
 
 /** An empty array to read an output into. */
 export const emptyHost = (shape: Shape, dtype: DType): HostArray => ({

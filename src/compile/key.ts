@@ -1,5 +1,5 @@
 import { Tensor } from '../tensor/tensor'
-import { revision, type Trainable } from './trainable'
+import { isContainer, revision, type Trainable } from './trainable'
 
 type Moded = { readonly training: boolean }
 
@@ -54,6 +54,8 @@ class Watch {
   readonly #owners: Record<string, unknown>[] = []
   readonly #names: string[] = []
   readonly #values: unknown[] = []
+  /** Arrays and plain objects, and how many things they held. */
+  readonly #containers = new Map<object, number>()
 
   constructor(model: Trainable) {
     const modules = new Set<unknown>([...model.namedModules()].map(([, m]) => m))
@@ -63,23 +65,23 @@ class Watch {
 
   #look(owner: object, name: string, value: unknown, modules: ReadonlySet<unknown>): void {
     const part = value instanceof Tensor || modules.has(value)
-    const list = Array.isArray(value) && (value.length === 0 || typeof value[0] === 'object')
+    const items = !part && isContainer(value) && !this.#containers.has(value) ? Object.entries(value) : undefined
+    const list = items && (!items.length || typeof items[0][1] === 'object')
     if (!part && !list && value !== null && value !== undefined) return
     this.#owners.push(owner as Record<string, unknown>)
     this.#names.push(name)
     this.#values.push(value)
     if (part && !(value instanceof Tensor && value.traced)) this.#parts.push(value)
     if (!list) return
-    this.#owners.push(value as never)
-    this.#names.push('length')
-    this.#values.push(value.length)
-    for (const [i, item] of value.entries()) this.#look(value, String(i), item, modules)
+    this.#containers.set(value as object, items.length)
+    for (const [key, item] of items) this.#look(value as object, key, item, modules)
   }
 
   /** Every property holds what it held. */
   unchanged(): boolean {
     const [owners, names, values] = [this.#owners, this.#names, this.#values]
     for (let i = 0; i < values.length; i++) if (owners[i][names[i]] !== values[i]) return false
+    for (const [container, size] of this.#containers) if (Object.keys(container).length !== size) return false
     return true
   }
 

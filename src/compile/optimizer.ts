@@ -1,3 +1,4 @@
+import { fail } from '../errors'
 import type { Tensor } from '../tensor/tensor'
 
 /** A learning rate: a number, or a function of the number of updates done. */
@@ -30,4 +31,9 @@ export interface Optimizer {
 }
 
 /** The learning rate of the next update. */
-export const rateAt = (lr: Schedule, step: number): number => (typeof lr === 'number' ? lr : lr(step))
+export function rateAt(lr: Schedule, step: number): number {
+  const rate = typeof lr === 'function' ? lr(step) : lr
+  if (!(rate >= 0 && Number.isFinite(rate)))
+    fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0, got ${String(rate)} after ${step} updates`)
+  return rate
+}

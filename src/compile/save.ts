@@ -103,7 +103,10 @@ export async function savePlan(file: string, saved: SavedRuns): Promise<void> {
   const names = new Map([...saved.state].map(([name, t]) => [t.storage!, name]))
   const storages = new Set(saved.programs.flatMap(({ plan }) => plan.program.storages))
   const values = [...saved.values.keys()].filter((name) => saved.programs.some(({ plan }) => plan.inputs.has(name)))
-  const batch = values.map((name) => bytesOfValue(saved.values.get(name)!))
+  const batch = values.map((name) => {
+    const slot = saved.programs.map(({ plan }) => plan.inputs.get(name)).find((s) => s !== undefined)!
+    return bytesOfValue(name, saved.values.get(name)!, slot.dtype)
+  })
 
   const fields = new Fields()
   fields.text(saved.kind)

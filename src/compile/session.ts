@@ -94,7 +94,7 @@ export class Session {
     for (const [name, slot] of plan.inputs) {
       const value = values.get(name)
       // The key of random ops, where no training step sets it.
-      native().write(this.#arena.handle, slot.offset, value ? bytesOfValue(value) : nextWords())
+      native().write(this.#arena.handle, slot.offset, value ? bytesOfValue(name, value, slot.dtype) : nextWords())
     }
     return this.#arena
   }

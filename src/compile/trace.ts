@@ -1,8 +1,9 @@
-import { fail } from '../errors'
+import { AuxgradError, fail } from '../errors'
 import { Graph } from '../graph/graph'
 import { contiguous, copy } from '../graph/op'
 import { learningIndicator } from '../memory/indicator'
 import type { Policies } from '../memory/assignment'
+import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import type { NormalSpec } from './inputs'
 import type { Trainable } from './trainable'
@@ -35,7 +36,7 @@ function fields(inputs: Record<string, Tensor>): Record<string, Tensor> {
       if (typeof name === 'string' && !(name in target) && name !== 'then' && name !== 'toJSON')
         fail(
           'AUX_INVALID_ARGUMENT',
-          `the function reads the input "${name}", but the batch has only ${Object.keys(target).join(', ') || 'none'}`,
+          `the function reads the input "${name}", but the batch has ${Object.keys(target).join(', ') || 'no fields'}`,
         )
       return target[name as string]
     },
@@ -91,17 +92,38 @@ export function ownMemory(graph: Graph, t: Tensor): Tensor {
 
 function namedOutputs(result: unknown): Outputs {
   if (result instanceof Tensor) return new Map([[soleOutput, result]])
+  if (result instanceof Promise) {
+    result.catch(() => {}) // of no use to anyone
+    fail('AUX_INVALID_ARGUMENT', 'expected the traced function to return its tensors at once, got a promise')
+  }
   if (result && typeof result === 'object' && !Array.isArray(result)) {
     const entries = Object.entries(result as Record<string, unknown>)
     for (const [name, t] of entries)
       if (!(t instanceof Tensor))
-        fail('AUX_INVALID_ARGUMENT', `expected the traced function to return tensors, got ${typeof t} as "${name}"`)
+        fail('AUX_INVALID_ARGUMENT', `expected the traced function to return tensors, got ${describe(t)} as "${name}"`)
     return new Map(entries as [string, Tensor][])
   }
   return fail(
     'AUX_INVALID_ARGUMENT',
-    `expected the traced function to return a tensor or an object of tensors, got ${result === null ? 'null' : typeof result}`,
+    `expected the traced function to return a tensor or an object of tensors, got ${describe(result)}`,
   )
+}
+
+const named = new WeakSet<AuxgradError>()
+
+/** Runs the forward of a module; an error says which one it was, the innermost. */
+function within<T>(path: string, body: () => T): T {
+  try {
+    return body()
+  } catch (error) {
+    if (error instanceof AuxgradError && path && !named.has(error)) {
+      named.add(error)
+      const { message, stack } = error
+      if (!message.includes(`in ${path}`)) error.message += ` (in ${path})`
+      error.stack = stack?.replace(message, error.message)
+    }
+    throw error
+  }
 }
 
 /** Makes every forward of the model announce itself; returns what undoes it. */
@@ -121,7 +143,7 @@ function enterModules(
       writable: true,
       value: (...inputs: unknown[]) => {
         policies?.enter(path, inputs)
-        return graph.withScope(path, () => forward.apply(module, inputs))
+        return graph.withScope(path, () => within(path, () => forward.apply(module, inputs)))
       },
     })
     if (training !== undefined) module.training = training

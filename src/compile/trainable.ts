@@ -26,6 +26,11 @@ export interface Trainable {
   state(): ReadonlyMap<string, Tensor>
 }
 
+/** True for what may hold parts of a module: an array or a plain object. */
+export const isContainer = (value: unknown): value is Record<string, unknown> =>
+  Array.isArray(value) ||
+  (typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype)
+
 /**
  * Counts changes that make plans out of date: training or evaluation, freezing. Steps look at it instead of walking
  * the model at every run.

@@ -1,6 +1,6 @@
 import { fail } from '../errors'
 import { typedArray, type DType, type TypedArray } from '../tensor/dtype'
-import { isHostArray, toHost, type HostArray, type HostValues } from '../tensor/host'
+import { describe, isHostArray, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkSeed } from '../tensor/philox'
 import { sameShape, showShape, sizeOf } from '../tensor/shape'
 
@@ -178,6 +178,14 @@ export function fromArrays<F extends Record<string, HostValues>>(
   fields: F,
   options: FieldOptions = {},
 ): Dataset<{ [K in keyof F]: HostArray }> {
+  if (typeof fields !== 'object' || fields === null || Array.isArray(fields))
+    fail('AUX_INVALID_ARGUMENT', `fromArrays: expected fields { x, y, ... }, got ${describe(fields)}`)
+  for (const name of Object.keys(options.dtypes ?? {}))
+    if (!(name in fields))
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `fromArrays: dtypes names ${name}, but the fields are ${Object.keys(fields).join(', ')}`,
+      )
   const arrays: Batch = {}
   let size: number | undefined
   for (const [name, values] of Object.entries(fields)) {
@@ -224,11 +232,8 @@ export class Stack {
   }
 
   add(sample: Sample): void {
-    if (typeof sample !== 'object' || sample === null)
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `${this.what}: expected samples { field: values }, got ${sample === null ? 'null' : typeof sample}`,
-      )
+    if (typeof sample !== 'object' || sample === null || Array.isArray(sample))
+      fail('AUX_INVALID_ARGUMENT', `${this.what}: expected samples { field: values }, got ${describe(sample)}`)
     const entries = Object.entries(sample)
     if (this.#rows > 0 && entries.length !== this.#fields.size)
       fail(

@@ -1,7 +1,7 @@
 import { fail } from '../errors'
 import { showShape } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
-import type { Node } from './graph'
+import type { Node, Phase } from './graph'
 import type { Derivation } from './op'
 
 /**
@@ -14,6 +14,8 @@ export interface DeriveOptions {
   /** Adds two gradients of one tensor. */
   add: (a: Tensor, b: Tensor) => Tensor
   keep?: Keep
+  /** When the new nodes run: in the backward pass unless given. */
+  phase?: Phase
 }
 
 /**
@@ -42,7 +44,7 @@ export function derive(
     const before = gradients.get(of)
     gradients.set(of, before ? options.add(before, gradient) : gradient)
   }
-  graph.withPhase('backward', () => {
+  graph.withPhase(options.phase ?? 'backward', () => {
     gradients.set(loss, seed)
     for (let i = forward.length - 1; i >= 0; i--) {
       const node = forward[i]

@@ -1,5 +1,6 @@
 import { fail } from '../errors'
 import { check, native } from '../native'
+import { describe } from '../tensor/host'
 import type { Shape } from '../tensor/shape'
 import { showShape } from '../tensor/shape'
 import { Tensor, type Layout, type Spec } from '../tensor/tensor'
@@ -140,7 +141,8 @@ export function graphOf(inputs: readonly (Tensor | undefined)[]): Graph | undefi
 export function apply<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], attrs: A): Tensor[] {
   const graph = graphOf(inputs)
   const ready = inputs.map((t, i) => {
-    if (!t) return undefined
+    if (t === undefined) return undefined
+    expectTensor(op.name, t)
     if (!t.node) t.liveStorage()
     const strided = op.view || op.strided === 'all' || op.strided?.includes(i) || op.mutates?.includes(i)
     return strided ? t : contiguous(t)
@@ -200,6 +202,12 @@ export function kernelCall<A>(
 export function kernelOperands<T>(op: Op, inputs: readonly T[], outputs: readonly T[]): { ins: T[]; outs: T[] } {
   const mutates = op.mutates ?? []
   return { ins: inputs.filter((_, i) => !mutates.includes(i)), outs: [...mutates.map((i) => inputs[i]), ...outputs] }
+}
+
+/** Throws unless it is a tensor: what JavaScript lets through. */
+export function expectTensor(op: string, value: unknown): asserts value is Tensor {
+  if (!(value instanceof Tensor))
+    fail('AUX_INVALID_ARGUMENT', `${op}: expected a tensor, got ${describe(value)}; tensor() makes one of numbers`)
 }
 
 /** Throws unless the input has the dtype; for shape rules. */

@@ -3,6 +3,7 @@ import { scaledDotProductAttention } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { Linear } from './linear'
 import { Module } from './module'
+import { expectSizes } from './size'
 
 /** Options of `MultiHeadAttention`. */
 export interface MultiHeadAttentionOptions {
@@ -33,6 +34,7 @@ export class MultiHeadAttention extends Module {
 
   constructor(features: number, heads: number, options: MultiHeadAttentionOptions = {}) {
     super()
+    expectSizes('MultiHeadAttention', { features, heads })
     if (features % heads)
       fail('AUX_INVALID_ARGUMENT', `MultiHeadAttention: expected features that ${heads} heads divide, got ${features}`)
     const { bias = true, dropout = 0, causal = false } = options

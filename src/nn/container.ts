@@ -1,3 +1,5 @@
+import { fail } from '../errors'
+import { describe } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
 
@@ -14,6 +16,10 @@ export class Sequential extends Module {
 
   constructor(...layers: Layer[]) {
     super()
+    layers.forEach((layer: unknown, i) => {
+      if (!(layer instanceof Module) || typeof layer.forward !== 'function')
+        fail('AUX_INVALID_ARGUMENT', `Sequential: expected modules, got ${describe(layer)} as number ${i}`)
+    })
     Object.assign(this, layers)
     this.#length = layers.length
   }

@@ -1,12 +1,11 @@
 import { fail } from '../errors'
-import { conv2d, type ConvOptions } from '../ops'
+import { conv2d, convTranspose2d, type ConvOptions, type ConvTransposeOptions } from '../ops'
+import { convAttrs, pair, type Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
 import { Module } from './module'
 import { Parameter } from './parameter'
 import { expectSizes } from './size'
-
-type Pair = number | readonly [number, number]
 
 /** 2-D convolution, channels-last: [N, H, W, inputs] to [N, P, Q, outputs]. Weight [outputs, KH, KW, inputs / groups]. */
 export class Conv2d extends Module {
@@ -27,8 +26,9 @@ export class Conv2d extends Module {
     super()
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
-    const [kh, kw] = typeof kernel === 'number' ? [kernel, kernel] : kernel
-    expectSizes('Conv2d', { inputs, outputs, groups, 'kernel height': kh, 'kernel width': kw })
+    const [kh, kw] = pair('Conv2d: kernel', kernel, undefined)
+    expectSizes('Conv2d', { inputs, outputs, groups })
+    convAttrs('Conv2d', [kh, kw], geometry)
     if (inputs % groups || outputs % groups)
       fail(
         'AUX_INVALID_ARGUMENT',
@@ -43,5 +43,39 @@ export class Conv2d extends Module {
   /** [N, H, W, inputs] to [N, P, Q, outputs]. */
   forward(x: Tensor): Tensor {
     return conv2d(x, this.weight, this.bias, this.#options)
+  }
+}
+
+/**
+ * Transposed 2-D convolution, channels-last: [N, H, W, inputs] to [N, P, Q, outputs], sizes as of `convTranspose2d`. Weight
+ * [inputs, KH, KW, outputs / groups].
+ */
+export class ConvTranspose2d extends Module {
+  /** [inputs, KH, KW, outputs / groups]. */
+  readonly weight: Parameter
+  /** [outputs]; undefined with `bias: false`. */
+  readonly bias: Parameter | undefined
+  readonly #options: ConvTransposeOptions
+
+  constructor(inputs: number, outputs: number, kernel: Pair, options: ConvTransposeOptions & { bias?: boolean } = {}) {
+    super()
+    const { bias = true, ...geometry } = options
+    const groups = geometry.groups ?? 1
+    const [kh, kw] = pair('ConvTranspose2d: kernel', kernel, undefined)
+    expectSizes('ConvTranspose2d', { inputs, outputs, groups })
+    if (inputs % groups || outputs % groups)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `ConvTranspose2d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
+      )
+    const fan = kh * kw * (outputs / groups) // as PyTorch counts it
+    this.weight = new Parameter(fanInUniform([inputs, kh, kw, outputs / groups], fan))
+    this.bias = bias ? new Parameter(fanInUniform([outputs], fan)) : undefined
+    this.#options = geometry
+  }
+
+  /** [N, H, W, inputs] to [N, P, Q, outputs]. */
+  forward(x: Tensor): Tensor {
+    return convTranspose2d(x, this.weight, this.bias, this.#options)
   }
 }

@@ -1,7 +1,7 @@
 import { fail } from '../errors'
 import { Graph } from '../graph/graph'
 import type { ModuleTest } from '../memory/assignment'
-import { zeros } from '../ops'
+import { interpolate, zeros } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import type { Layer } from './container'
@@ -72,9 +72,7 @@ export class LiteResidual extends Module {
     ]
     const z = this.norm1.forward(this.conv1.forward(x.adaptiveAvgPool2d(size))).relu()
     const low = this.norm2.forward(this.conv2.forward(z))
-    const factor = size.map((n, i) => Math.ceil(y.shape[1 + i] / n)) as [number, number]
-    const large = factor.some((k) => k > 1) ? low.upsample2d(factor) : low
-    return y.add(large.narrow(1, 0, y.shape[1]).narrow(2, 0, y.shape[2]))
+    return y.add(interpolate(low, { size: [y.shape[1], y.shape[2]] }))
   }
 }
 

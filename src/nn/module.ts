@@ -1,4 +1,4 @@
-import { revision, type Trainable } from '../compile/trainable'
+import { isContainer, revision, type Trainable } from '../compile/trainable'
 import { fail } from '../errors'
 import { tracing } from '../graph/graph'
 import { matcher } from '../memory/assignment'
@@ -9,8 +9,8 @@ import { Parameter } from './parameter'
 
 /**
  * Base of layers and models: a plain class whose properties are its parts. Parameters, buffers (plain tensors: running
- * statistics) and modules are found by property, in the order of definition, also inside arrays; their names are the
- * paths to them (`conv1.weight`, `blocks.0.fc.bias`).
+ * statistics) and modules are found by property, in the order of definition, also inside arrays and plain objects; their
+ * names are the paths to them (`conv1.weight`, `blocks.0.fc.bias`). What is private (`#name`) or in a Map is not found.
  */
 export abstract class Module implements Trainable {
   #training = true
@@ -41,7 +41,7 @@ export abstract class Module implements Trainable {
     return this.train(false)
   }
 
-  /** Own parts: name and value of every property that is a tensor or a module, arrays looked into. */
+  /** Own parts: name and value of every property that is a tensor or a module, arrays and plain objects looked into. */
   *#parts(): Iterable<[string, Tensor | Module]> {
     for (const [name, value] of Object.entries(this)) yield* partsOf(name, value)
   }
@@ -131,17 +131,18 @@ export abstract class Module implements Trainable {
 
   #setTrainable(paths: string[], trainable: boolean): this {
     const all = [...this.namedParameters()]
-    const meant = new Set(paths.length ? [] : all)
+    const meant = new Set<Parameter>(paths.length ? [] : all.map(([, p]) => p))
     for (const path of paths) {
       const pattern = matcher(path)
       const below = all.filter(([name]) => {
         const parts = name.split('.')
         return parts.some((_, i) => pattern.test(parts.slice(0, i + 1).join('.')))
       })
-      if (!below.length) fail('AUX_INVALID_ARGUMENT', `freeze: no parameter at or below "${path}"`)
-      for (const row of below) meant.add(row)
+      if (!below.length)
+        fail('AUX_INVALID_ARGUMENT', `${trainable ? 'un' : ''}freeze: no parameter at or below "${path}"`)
+      for (const [, p] of below) meant.add(p)
     }
-    for (const [, p] of meant) p.trainable = trainable
+    for (const p of meant) p.trainable = trainable
     return this
   }
 
@@ -156,9 +157,10 @@ export abstract class Module implements Trainable {
   }
 }
 
-function* partsOf(name: string, value: unknown): Iterable<[string, Tensor | Module]> {
+function* partsOf(name: string, value: unknown, around: readonly unknown[] = []): Iterable<[string, Tensor | Module]> {
   if (value instanceof Tensor || value instanceof Module) yield [name, value]
-  else if (Array.isArray(value)) for (const [i, item] of value.entries()) yield* partsOf(`${name}.${i}`, item)
+  else if (isContainer(value) && !around.includes(value))
+    for (const [key, item] of Object.entries(value)) yield* partsOf(`${name}.${key}`, item, [...around, value])
 }
 
 /** A buffer: state of a module that is saved with it and that no optimizer changes. */

@@ -85,6 +85,7 @@ export class GroupNorm extends Module {
 
   constructor(groups: number, channels: number, options: NormOptions = {}) {
     super()
+    expectSizes('GroupNorm', { groups, channels })
     if (channels % groups)
       fail('AUX_INVALID_ARGUMENT', `GroupNorm: expected channels that ${groups} groups divide, got ${channels}`)
     this.weight = new Parameter(ones([channels]))
@@ -107,6 +108,7 @@ export class RMSNorm extends Module {
 
   constructor(features: number, options: NormOptions = {}) {
     super()
+    expectSizes('RMSNorm', { features })
     this.weight = new Parameter(ones([features]))
     this.#eps = options.eps ?? 1e-6
   }

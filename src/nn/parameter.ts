@@ -1,4 +1,6 @@
 import { revision } from '../compile/trainable'
+import { fail } from '../errors'
+import { expectTensor } from '../graph/op'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
 
@@ -9,6 +11,12 @@ export class Parameter extends Tensor {
   readonly table: boolean
 
   constructor(value: Tensor, options: { table?: boolean } = {}) {
+    expectTensor('Parameter', value)
+    if (value.traced)
+      fail(
+        'AUX_TRACED_VALUE',
+        'Parameter: expected a tensor with values; layers are made in constructors, not in forward',
+      )
     super({ dtype: value.dtype, layout: value, storage: value.liveStorage().retain() })
     this.table = options.table ?? false
     value.dispose()

@@ -1,8 +1,7 @@
-import type { PoolOptions } from '../ops'
+import { interpolate, type InterpolateOptions, type PoolOptions } from '../ops'
+import type { Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
-
-type Pair = number | readonly [number, number]
 
 /** Maximum over windows. */
 export class MaxPool2d extends Module {
@@ -45,5 +44,18 @@ export class AdaptiveAvgPool2d extends Module {
   /** [N, H, W, C] to [N, height, width, C]. */
   forward(x: Tensor): Tensor {
     return x.adaptiveAvgPool2d(this.size)
+  }
+}
+/** Images of another size, as `interpolate`. */
+export class Upsample extends Module {
+  constructor(
+    /** Size or scale, and mode. */
+    readonly options: InterpolateOptions,
+  ) {
+    super()
+  }
+  /** [N, H, W, C] to [N, P, Q, C]. */
+  forward(x: Tensor): Tensor {
+    return interpolate(x, this.options)
   }
 }

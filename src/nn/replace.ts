@@ -1,3 +1,4 @@
+import { isContainer } from '../compile/trainable'
 import { fail } from '../errors'
 import { matcher, type ModuleTest } from '../memory/assignment'
 import type { Module } from './module'
@@ -18,10 +19,12 @@ export function modulesMeant<M extends Module>(
 
 /** @internal Puts modules in the place of others, wherever those stand in a model. */
 export function replaceModules(model: Module, by: ReadonlyMap<unknown, Module>): void {
+  const seen = new Set<object>()
   const replace = (holder: object): void => {
+    seen.add(holder)
     for (const [key, value] of Object.entries(holder))
       if (by.has(value)) (holder as Record<string, unknown>)[key] = by.get(value)
-      else if (Array.isArray(value)) replace(value)
+      else if (isContainer(value) && !seen.has(value)) replace(value)
   }
   for (const [, m] of [...model.namedModules()]) replace(m)
 }

@@ -1,5 +1,5 @@
 import { fail } from '../errors'
-import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectTensor, type Derivation, type Op } from '../graph/op'
 import { broadcastShapes, showShape } from '../tensor/shape'
 import type { Storage } from '../tensor/storage'
 import { Tensor } from '../tensor/tensor'
@@ -118,7 +118,9 @@ export type Operand = Tensor | number
 /** Memory of the numbers in traced functions: plans of other shapes share it, so that none holds what another did not count. */
 const constants = new Map<string, WeakRef<Storage>>()
 
-function scalar(like: Tensor, value: number): Tensor {
+type Like = Pick<Tensor, 'dtype' | 'node'>
+
+function scalar(like: Like, value: number): Tensor {
   if (like.dtype !== 'f32' && !Number.isInteger(value))
     fail('AUX_DTYPE_MISMATCH', `cannot combine ${like.dtype} with the fraction ${value}; cast to f32 first`)
   const key = `${like.dtype} ${Object.is(value, -0) ? '-0' : value}`
@@ -132,18 +134,30 @@ function scalar(like: Tensor, value: number): Tensor {
   return made
 }
 
+/** A number as a tensor like another one; throws unless it is either. */
+function operand(op: string, like: Like, value: Operand): Tensor {
+  if (typeof value === 'number') return scalar(like, value)
+  expectTensor(op, value)
+  return value
+}
+
 function broadcast(op: Op<undefined>, a: Tensor, b: Operand): Tensor {
   return tidy(() => {
-    const other = typeof b === 'number' ? scalar(a, b) : b
+    const other = operand(op.name, a, b)
     const shape = broadcastShapes(op.name, a.shape, other.shape)
     return apply(op, [expand(a, shape), expand(other, shape)], undefined)[0]
   })
 }
 
-/** `a` where the condition holds, else `b`; all three broadcast. */
-export function where(condition: Tensor, a: Tensor, b: Tensor): Tensor {
-  const shape = broadcastShapes('where', broadcastShapes('where', condition.shape, a.shape), b.shape)
-  return tidy(() => apply(whereOp, [expand(condition, shape), expand(a, shape), expand(b, shape)], undefined)[0])
+/** `a` where the condition holds, else `b`; all three broadcast. A number has the dtype of the other (f32 if both are). */
+export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
+  expectTensor('where', condition)
+  return tidy(() => {
+    const like = [a, b].find((t) => t instanceof Tensor) ?? { dtype: 'f32' as const, node: condition.node }
+    const [x, y] = [a, b].map((t) => operand('where', like, t))
+    const shape = broadcastShapes('where', broadcastShapes('where', condition.shape, x.shape), y.shape)
+    return apply(whereOp, [expand(condition, shape), expand(x, shape), expand(y, shape)], undefined)[0]
+  })
 }
 
 /** All products of two vectors: a [M], b [N]; y [M, N]. */

@@ -1,6 +1,7 @@
 import { fail } from '../errors'
 import { apply, defineOp } from '../graph/op'
-import { encode, fromBf16, typedArray, type DType, type TypedArray } from '../tensor/dtype'
+import { checkDType, encode, fromBf16, typedArray, type DType, type TypedArray } from '../tensor/dtype'
+import { describe } from '../tensor/host'
 import { checkShape, showShape, sizeOf, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
@@ -15,7 +16,12 @@ function shapeOf(values: Nested): number[] {
 function flattenInto(values: Nested, shape: Shape, out: TypedArray, at: number): number {
   if (shape.length === 0) {
     if (typeof values !== 'number' && typeof values !== 'boolean')
-      fail('AUX_SHAPE_MISMATCH', 'tensor: expected nested arrays of equal lengths, got a ragged one')
+      fail(
+        Array.isArray(values) ? 'AUX_SHAPE_MISMATCH' : 'AUX_INVALID_ARGUMENT',
+        Array.isArray(values)
+          ? 'tensor: expected nested arrays of equal lengths, got a ragged one'
+          : `tensor: expected numbers, or booleans, in nested arrays, or a typed array, got ${describe(values)}`,
+      )
     out[at] = Number(values)
     return at + 1
   }
@@ -90,6 +96,7 @@ export const fillOp = defineOp<{ shape: Shape; dtype: DType; value: number }>({
 /** A tensor with one value everywhere. */
 export function full(shape: Shape, value: number, dtype: DType = 'f32'): Tensor {
   checkShape('full', shape)
+  checkDType('full', dtype)
   return apply(fillOp, [], { shape, dtype, value })[0]
 }
 /** Zeros. */

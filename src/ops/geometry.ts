@@ -1,13 +1,15 @@
+import { fail } from '../errors'
+
 // Windows that slide over images: what convolution and pooling share.
 
 /** Geometry of a convolution; single numbers stand for both axes. */
 export interface ConvOptions {
   /** Places between windows (1). */
-  stride?: number | readonly [number, number]
-  /** Rows and columns of zeros around the image (0). */
-  padding?: number | readonly [number, number]
+  stride?: Pair
+  /** Rows and columns of zeros around the image (0); 'same': as many as leave its size, of odd kernels with stride 1. */
+  padding?: Pair | 'same'
   /** Places between taps of a window (1). */
-  dilation?: number | readonly [number, number]
+  dilation?: Pair
   /** Groups of channels that see only each other (1); as many as channels: a depthwise convolution. */
   groups?: number
 }
@@ -24,8 +26,43 @@ export interface ConvAttrs {
   groups: number
 }
 
-export const pair = (v: number | readonly [number, number] | undefined, fallback: number): readonly [number, number] =>
-  v === undefined ? [fallback, fallback] : typeof v === 'number' ? [v, v] : v
+/** One number for both axes, or one for each: whole, and at least `least`. */
+export type Pair = number | readonly [number, number]
+
+/** @internal A pair after defaults; `what` names it in the error. */
+export function pair(
+  what: string,
+  v: Pair | undefined,
+  fallback: number | undefined,
+  least = 1,
+): readonly [number, number] {
+  const both = v ?? fallback
+  const two = typeof both === 'number' ? [both, both] : both
+  if (!Array.isArray(two) || two.length !== 2 || !two.every((n) => Number.isSafeInteger(n) && n >= least))
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected a whole number >= ${least} or a pair of them, got ${String(v)}`)
+  return two as unknown as readonly [number, number]
+}
+
+/** @internal Attributes of a convolution with a kernel of this size. */
+export function convAttrs(name: string, kernel: readonly number[], o: ConvOptions): ConvAttrs {
+  const stride = pair(`${name}: stride`, o.stride, 1)
+  const dilation = pair(`${name}: dilation`, o.dilation, 1)
+  const { groups = 1 } = o
+  if (!Number.isSafeInteger(groups) || groups < 1)
+    fail('AUX_INVALID_ARGUMENT', `${name}: expected groups to be a whole number >= 1, got ${String(groups)}`)
+  if (o.padding !== 'same') return { stride, dilation, groups, padding: pair(`${name}: padding`, o.padding, 0, 0) }
+  if (stride.some((s) => s !== 1) || kernel.some((k) => k % 2 === 0))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${name}: expected an odd kernel and stride 1 for padding 'same', got kernel ${kernel.join('x')} and stride ${stride.join('x')}; pad() the input instead`,
+    )
+  return {
+    stride,
+    dilation,
+    groups,
+    padding: [0, 1].map((i) => (dilation[i] * (kernel[i] - 1)) / 2) as [number, number],
+  }
+}
 
 /** @internal The numbers that all convolution kernels begin with. */
 export const convNumbers = (a: ConvAttrs): number[] => [...a.stride, ...a.padding, ...a.dilation, a.groups]

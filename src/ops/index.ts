@@ -2,10 +2,12 @@ export { scaledDotProductAttention, type AttentionOptions } from './attention'
 export { outer, where, type Operand } from './binary'
 export { codePack, codeUnpack, conv2dCodeWeightGrad, linearCodeWeightGrad } from './codes'
 export { conv2d } from './conv'
+export { convTranspose2d, type ConvTransposeOptions } from './transposed'
 export { couple, velocity } from './couple'
-export type { ConvAttrs, ConvOptions } from './geometry'
+export type { ConvAttrs, ConvOptions, Pair } from './geometry'
 export { arange, eye, full, linspace, ones, tensor, zeros, type Nested } from './create'
 export { embedding, oneHot } from './indices'
+export { interpolate, type InterpolateOptions } from './interpolate'
 export { concat, stack, type Range } from './join'
 export {
   bceWithLogits,

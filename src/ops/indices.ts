@@ -1,5 +1,5 @@
 import { fail } from '../errors'
-import { apply, defineOp, expectDType, expectShape, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectShape, expectTensor, type Op } from '../graph/op'
 import type { DType } from '../tensor/dtype'
 import { resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
@@ -18,6 +18,7 @@ const code = (caller: Caller): number => callers.indexOf(caller)
  * @throws AUX_DTYPE_MISMATCH for other dtypes.
  */
 export function expectIndices(op: string, name: string, t: Tensor): Tensor {
+  expectTensor(op, t)
   if (t.dtype === 'i32') return t
   if (t.dtype === 'u8') return t.cast('i32')
   let source: Tensor | undefined = t
@@ -28,9 +29,11 @@ export function expectIndices(op: string, name: string, t: Tensor): Tensor {
     for (const view of views) (view as { dtype: DType }).dtype = 'i32'
     return t
   }
+  const input = source?.node?.inputName
+  const instead = input ? `give ${input} as an Int32Array (or dtypes: { ${input}: 'i32' } to its data set), or ` : ''
   return fail(
     'AUX_DTYPE_MISMATCH',
-    `${op}: expected ${name} of dtype i32 or u8, got ${t.dtype}; cast('i32') if they are whole numbers`,
+    `${op}: expected ${name} of dtype i32 or u8, got ${t.dtype}; ${instead}cast('i32') if they are whole numbers`,
   )
 }
 

@@ -1,6 +1,6 @@
 import { fail } from '../errors'
-import { apply, defineOp, expectDType, expectRank, expectShape, type Op } from '../graph/op'
-import { resolveAxis } from '../tensor/shape'
+import { apply, defineOp, expectDType, expectRank, expectShape, expectTensor, type Op } from '../graph/op'
+import { broadcastShapes, resolveAxis, sameShape, showShape, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { where } from './binary'
@@ -8,11 +8,13 @@ import { expectIndices } from './indices'
 import { alias } from './shape'
 import { huberOf } from './unary'
 
-const rowwise = (name: string): Op<undefined> => {
+/** `second`: the gradients of the gradient with respect to dy and y, from the one of its result. */
+const rowwise = (name: string, second: (g: Tensor, dy: Tensor, y: Tensor) => Tensor[]): Op<undefined> => {
   const grad: Op<undefined> = defineOp({
     name: `${name}_grad`,
     infer: ([dy]) => [{ shape: dy!.shape, dtype: 'f32' }],
     kernel: () => ({ name: `${name}_grad` }),
+    derive: (d) => second(d.grad()!, d.input(0), d.input(1)),
     inplace: [0],
   })
   return defineOp({
@@ -26,8 +28,18 @@ const rowwise = (name: string): Op<undefined> => {
     inplace: [0],
   })
 }
-const softmaxOp = rowwise('softmax')
-const logSoftmaxOp = { ...rowwise('log_softmax'), exact: true }
+const rows = (x: Tensor): Tensor => x.sum(-1, true)
+const softmaxOp = rowwise('softmax', (g, dy, y) => {
+  const along = rows(g.mul(y))
+  return [y.mul(g.sub(along)), g.mul(dy.sub(rows(dy.mul(y)))).sub(dy.mul(along))]
+})
+const logSoftmaxOp = {
+  ...rowwise('log_softmax', (g, dy, y) => {
+    const p = y.exp()
+    return [g.sub(rows(g.mul(p))), g.mul(p).mul(rows(dy)).neg()]
+  }),
+  exact: true,
+}
 
 interface EntropyAttrs {
   smoothing: number
@@ -78,6 +90,18 @@ export interface NllOptions {
 export interface CrossEntropyOptions extends NllOptions {
   /** Share of the target spread evenly over all classes (Szegedy et al. 2016). */
   labelSmoothing?: number
+  /** Factor of each class, [classes]; the mean is over the sum of the factors of the labels. */
+  weight?: Tensor
+}
+
+/** Cross entropy of targets that are probabilities, one distribution a row. */
+function softEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions): Tensor {
+  const { labelSmoothing: s = 0, ignoreIndex, weight, reduction } = options
+  if (ignoreIndex !== undefined || weight)
+    fail('AUX_INVALID_ARGUMENT', 'crossEntropy: ignoreIndex and weight go with labels, got probabilities as targets')
+  const classes = logits.shape[logits.rank - 1]
+  const smooth = s ? targets.mul(1 - s).add(s / classes) : targets
+  return reduced('crossEntropy', logits.logSoftmax().mul(smooth).sum(-1).neg(), reduction)
 }
 
 /** The mean over rows that count; 0 if none does. */
@@ -86,16 +110,37 @@ const counted = (name: string, losses: Tensor, labels: Tensor, o: NllOptions): T
     ? reduced(name, losses, o.reduction)
     : losses.sum().div(labels.ne(o.ignoreIndex).cast('f32').sum().maximum(1))
 
+/** Losses times the weights of their labels; an ignored label weighs nothing. */
+function weighted(losses: Tensor, labels: Tensor, shape: Shape, options: CrossEntropyOptions): Tensor {
+  const { weight, ignoreIndex, labelSmoothing = 0, reduction = 'mean' } = options
+  expectTensor('crossEntropy', weight)
+  expectShape('crossEntropy', 'weight', weight, shape.slice(-1))
+  if (labelSmoothing)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      'crossEntropy: expected weight or labelSmoothing, got both; give probabilities instead',
+    )
+  const counts = ignoreIndex === undefined ? undefined : labels.ne(ignoreIndex)
+  const factors = weight.indexSelect(0, counts ? labels.mul(counts.cast('i32')) : labels)
+  const own = counts ? factors.mul(counts.cast('f32')) : factors
+  const each = losses.mul(own)
+  if (reduction === 'mean') return each.sum().div(own.sum().maximum(1e-12))
+  return reduced('crossEntropy', reduction === 'none' ? each.reshape(shape.slice(0, -1)) : each, reduction)
+}
+
 /** No label: i32 cannot hold it. */
 const nothing = 2 ** 31
 
 /**
- * Softmax cross entropy: logits [..., classes], labels i32 [...].
+ * Softmax cross entropy: logits [..., classes], labels i32 [...]; or targets that are probabilities, f32 [..., classes].
  * @throws AUX_INDEX_OUT_OF_RANGE for a label outside [0, classes) that is not `ignoreIndex`.
  */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  expectTensor('crossEntropy', logits)
+  expectTensor('crossEntropy', labels)
   if (logits.rank < 1) fail('AUX_SHAPE_MISMATCH', 'crossEntropy: expected logits [..., classes], got shape []')
   return tidy(() => {
+    if (labels.dtype === 'f32' && sameShape(labels.shape, logits.shape)) return softEntropy(logits, labels, options)
     const classes = expectIndices('crossEntropy', 'labels', labels)
     expectShape('crossEntropy', 'labels', classes, logits.shape.slice(0, -1))
     const [x, y] =
@@ -104,6 +149,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
         : [logits.reshape([-1, logits.shape[logits.rank - 1]]), classes.reshape([classes.size])]
     const attrs = { smoothing: options.labelSmoothing ?? 0, ignore: options.ignoreIndex ?? nothing }
     const losses = apply(entropyOp, [x, y], attrs)[0]
+    if (options.weight) return weighted(losses, y, logits.shape, options)
     if (options.reduction === 'none') return losses.reshape(labels.shape)
     return counted('crossEntropy', losses, y, options)
   })
@@ -124,13 +170,29 @@ export function nll(logProbabilities: Tensor, labels: Tensor, options: NllOption
   })
 }
 
-/** Mean squared error. */
+/**
+ * The difference of prediction and target. The target may broadcast to the prediction, but not make more of it: of
+ * [N, 1] and [N] that would be all N² differences.
+ */
+function difference(name: string, prediction: Tensor, target: Tensor): Tensor {
+  expectTensor(name, prediction)
+  expectTensor(name, target)
+  const { shape } = prediction
+  if (!sameShape(broadcastShapes(name, shape, target.shape), shape))
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `${name}: expected a target of shape ${showShape(shape)}, got ${showShape(target.shape)}`,
+    )
+  return prediction.sub(target)
+}
+
+/** Mean squared error; the target has the shape of the prediction, or broadcasts to it. */
 export const mse = (prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor =>
-  tidy(() => reduced('mse', prediction.sub(target).square(), options.reduction))
+  tidy(() => reduced('mse', difference('mse', prediction, target).square(), options.reduction))
 
 /** Mean absolute error. */
 export const l1 = (prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor =>
-  tidy(() => reduced('l1', prediction.sub(target).abs(), options.reduction))
+  tidy(() => reduced('l1', difference('l1', prediction, target).abs(), options.reduction))
 
 /** Squared up to a distance of delta (halved), straight beyond (Huber 1964). */
 export function huber(
@@ -140,7 +202,7 @@ export function huber(
 ): Tensor {
   const { delta = 1, reduction } = options
   if (!(delta > 0)) fail('AUX_INVALID_ARGUMENT', `huber: expected delta > 0, got ${delta}`)
-  return tidy(() => reduced('huber', huberOf(prediction.sub(target), delta), reduction))
+  return tidy(() => reduced('huber', huberOf(difference('huber', prediction, target), delta), reduction))
 }
 
 /** huber / beta with delta = beta: the absolute error, rounded off within beta of 0. */
@@ -152,7 +214,9 @@ export function smoothL1(
   const { beta = 1, reduction } = options
   if (!(beta >= 0)) fail('AUX_INVALID_ARGUMENT', `smoothL1: expected beta >= 0, got ${beta}`)
   if (beta === 0) return l1(prediction, target, { reduction })
-  return tidy(() => reduced('smoothL1', huberOf(prediction.sub(target), beta).mul(1 / beta), reduction))
+  return tidy(() =>
+    reduced('smoothL1', huberOf(difference('smoothL1', prediction, target), beta).mul(1 / beta), reduction),
+  )
 }
 
 const bceGrad: Op<{ weight: number }> = defineOp({

@@ -1,7 +1,8 @@
 import { fail } from '../errors'
-import { apply, defineOp, expectDType, expectRank, expectShape } from '../graph/op'
+import { apply, defineOp, expectDType, expectRank, expectShape, expectTensor } from '../graph/op'
 import { broadcastShapes, showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 import { linearCodeWeightGrad } from './codes'
 import { expand } from './shape'
 import { fusedNumbers, fusedOutputs, linearSignWeightGrad, type Fused } from './sign'
@@ -21,8 +22,15 @@ const matmulOp = defineOp<undefined>({
   strided: 'all',
 })
 
-/** Matrix product a [..., M, K] · b [..., K, N] with broadcast batch axes; transposed views cost no copy. */
+/**
+ * Matrix product a [..., M, K] · b [..., K, N] with broadcast batch axes; transposed views cost no copy. A vector is a row
+ * on the left and a column on the right, and the result lacks its axis.
+ */
 export function matmul(a: Tensor, b: Tensor): Tensor {
+  expectTensor('matmul', a)
+  expectTensor('matmul', b)
+  if (a.rank === 1 && b.rank > 0) return tidy(() => matmul(a.unsqueeze(0), b).squeeze(b.rank === 1 ? 0 : -2))
+  if (b.rank === 1 && a.rank > 0) return tidy(() => matmul(a, b.unsqueeze(1)).squeeze(-1))
   if (a.rank < 2 || b.rank < 2 || a.shape[a.rank - 1] !== b.shape[b.rank - 2])
     fail(
       'AUX_SHAPE_MISMATCH',
@@ -64,6 +72,8 @@ const linearOp = defineOp<Fused>({
 
 /** y = x Wᵀ + b: x [..., I], weight [O, I], bias [O]; y [..., O]. */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
+  expectTensor('linear', x)
+  expectTensor('linear', weight)
   if (x.rank === 0 || x.shape[x.rank - 1] !== weight.shape[1])
     fail('AUX_SHAPE_MISMATCH', `linear: expected input of shape [..., ${weight.shape[1]}], got ${showShape(x.shape)}`)
   const flat = x.rank === 2 ? x : x.reshape([-1, x.shape[x.rank - 1]])

@@ -1,10 +1,19 @@
 import { fail } from '../errors'
-import { apply, defineOp, expectDType, expectShape, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectRank, expectShape, type Op } from '../graph/op'
 import { showShape, sizeOf } from '../tensor/shape'
-import type { Tensor } from '../tensor/tensor'
+import type { Spec, Tensor } from '../tensor/tensor'
 
 const f32 = (shape: readonly number[]): { shape: readonly number[]; dtype: 'f32' } => ({ shape, dtype: 'f32' })
 const channels = (shape: readonly number[]): number[] => [shape[shape.length - 1]]
+
+/** Throws unless the weight of a norm has an element for each feature of the input. */
+function expectFeatures(name: string, x: Spec, gamma: Spec): void {
+  expectDType(name, 'input', x, 'f32')
+  expectRank(name, 'weight', gamma, 1)
+  const { shape } = x
+  if (shape[shape.length - 1] !== gamma.shape[0])
+    fail('AUX_SHAPE_MISMATCH', `${name}: expected input of shape [..., ${gamma.shape[0]}], got ${showShape(shape)}`)
+}
 
 /** @internal Mean, biased variance and 1 / sqrt(variance + eps) over all but the last axis. */
 export const statsOp: Op<{ eps: number }> = defineOp({
@@ -26,7 +35,7 @@ const gradOp: Op<{ own: boolean }> = defineOp({
 const applyOp: Op<{ own: boolean; relu?: boolean }> = defineOp({
   name: 'batch_norm_apply',
   infer: ([x, , , gamma]) => {
-    expectShape('batchNorm', 'weight', gamma!, channels(x!.shape))
+    expectFeatures('batchNorm', x!, gamma!)
     return [f32(x!.shape)]
   },
   kernel: (_, __, a) => ({ name: 'batch_norm_apply', numbers: [a.relu ? 1 : 0] }),
@@ -108,7 +117,7 @@ const layerGradOp: Op<undefined> = defineOp({
 const layerOp: Op<{ eps: number }> = defineOp({
   name: 'layer_norm',
   infer: ([x, gamma]) => {
-    expectShape('layerNorm', 'weight', gamma!, channels(x!.shape))
+    expectFeatures('layerNorm', x!, gamma!)
     return [f32(x!.shape), f32(x!.shape.slice(0, -1)), f32(x!.shape.slice(0, -1))]
   },
   kernel: (_, __, a) => ({ name: 'layer_norm', numbers: [a.eps] }),
@@ -161,8 +170,7 @@ const rmsGradOp: Op<undefined> = defineOp({
 const rmsOp: Op<{ eps: number }> = defineOp({
   name: 'rms_norm',
   infer: ([x, gamma]) => {
-    expectDType('rmsNorm', 'input', x!, 'f32')
-    expectShape('rmsNorm', 'weight', gamma!, channels(x!.shape))
+    expectFeatures('rmsNorm', x!, gamma!)
     return [f32(x!.shape), f32(x!.shape.slice(0, -1))]
   },
   kernel: (_, __, a) => ({ name: 'rms_norm', numbers: [a.eps] }),

@@ -2,8 +2,7 @@ import { apply, defineOp, expectRank, type Op } from '../graph/op'
 import { fail } from '../errors'
 import { showShape, type Shape } from '../tensor/shape'
 import { Tensor, type Spec } from '../tensor/tensor'
-import { tidy } from '../tensor/tidy'
-import { pair, windows } from './geometry'
+import { pair, windows, type Pair } from './geometry'
 
 interface PoolAttrs {
   kernel: readonly [number, number]
@@ -45,8 +44,11 @@ const maxPool = defineOp<PoolAttrs>({
   derive: (d) => [apply(maxGrad, [d.grad()!, d.output(1)], { ...d.attrs, shape: d.spec(0).shape })[0]],
 })
 
-const avgGrad = gradient<PoolAttrs & { shape: Shape }>('avg_pool2d_grad', (a) => [...numbers(a), 1])
-const avgPool = defineOp<PoolAttrs>({
+const avgGrad: Op<PoolAttrs & { shape: Shape }> = {
+  ...gradient<PoolAttrs & { shape: Shape }>('avg_pool2d_grad', (a) => [...numbers(a), 1]),
+  derive: (d) => [apply(avgPool, [d.grad()!], d.attrs)[0]],
+}
+const avgPool: Op<PoolAttrs> = defineOp({
   name: 'avg_pool2d',
   infer: ([x], a) => [{ shape: pooledShape('avg_pool2d', x!, a), dtype: 'f32' }],
   kernel: (_, __, a) => ({ name: 'avg_pool2d', numbers: [...numbers(a), 1] }),
@@ -66,64 +68,39 @@ const adaptivePool = defineOp<{ size: readonly [number, number] }>({
   derive: (d) => [apply(adaptiveGrad, [d.grad()!], { shape: d.spec(0).shape })[0]],
 })
 
-/** Each pixel kh · kw times, as a view [N, H, kh, W, kw, C]. */
-const spreadOp: Op<{ kernel: readonly [number, number] }> = defineOp({
-  name: 'spread',
-  infer: () => fail('AUX_INVALID_ARGUMENT', 'a view has no outputs of its own'),
-  view: (x, { kernel: [kh, kw] }) => {
-    const [n, h, w, c] = x.shape
-    const [sn, sh, sw, sc] = x.strides
-    return { shape: [n, h, kh, w, kw, c], strides: [sn, sh, 0, sw, 0, sc], offset: x.offset }
-  },
-  derive: (d) => {
-    const [n, h, kh, w, kw, c] = d.grad()!.shape
-    if (!d.grad()!.size) return [d.grad()!.sum([2, 4])]
-    const image = d.grad()!.reshape([n, h * kh, w * kw, c])
-    return [image.avgPool2d([kh, kw]).mul(kh * kw)]
-  },
-})
-
 /** Window of a pooling; the stride is the kernel's size unless given. */
 export interface PoolOptions {
   /** Places between windows (the size of the window). */
-  stride?: number | readonly [number, number]
+  stride?: Pair
   /** Rows and columns around the image (0). */
-  padding?: number | readonly [number, number]
+  padding?: Pair
 }
 
-const attrsOf = (kernel: number | readonly [number, number], o: PoolOptions): PoolAttrs => ({
-  kernel: pair(kernel, 1),
-  stride: pair(o.stride ?? kernel, 1),
-  padding: pair(o.padding, 0),
-})
+function attrsOf(name: string, kernel: Pair, o: PoolOptions): PoolAttrs {
+  return {
+    kernel: pair(`${name}: window`, kernel, undefined),
+    stride: pair(`${name}: stride`, o.stride ?? kernel, 1),
+    padding: pair(`${name}: padding`, o.padding, 0, 0),
+  }
+}
 
 declare module '../tensor/tensor' {
   interface Tensor {
     /** Maximum over windows: [N, H, W, C] to [N, P, Q, C]. */
-    maxPool2d(kernel: number | readonly [number, number], options?: PoolOptions): Tensor
+    maxPool2d(kernel: Pair, options?: PoolOptions): Tensor
     /** Mean over windows; padding counts as zeros. */
-    avgPool2d(kernel: number | readonly [number, number], options?: PoolOptions): Tensor
+    avgPool2d(kernel: Pair, options?: PoolOptions): Tensor
     /** Mean over bins that divide the image into `size` parts. */
-    adaptiveAvgPool2d(size: number | readonly [number, number]): Tensor
-    /** Each pixel repeated (nearest neighbour): [N, H, W, C] to [N, kh · H, kw · W, C]. */
-    upsample2d(factor: number | readonly [number, number]): Tensor
+    adaptiveAvgPool2d(size: Pair): Tensor
   }
 }
 
 Tensor.prototype.maxPool2d = function (kernel, options = {}) {
-  return apply(maxPool, [this], attrsOf(kernel, options))[0]
+  return apply(maxPool, [this], attrsOf('maxPool2d', kernel, options))[0]
 }
 Tensor.prototype.avgPool2d = function (kernel, options = {}) {
-  return apply(avgPool, [this], attrsOf(kernel, options))[0]
+  return apply(avgPool, [this], attrsOf('avgPool2d', kernel, options))[0]
 }
 Tensor.prototype.adaptiveAvgPool2d = function (size) {
-  return apply(adaptivePool, [this], { size: pair(size, 1) })[0]
-}
-Tensor.prototype.upsample2d = function (factor) {
-  expectRank('upsample2d', 'input', this, 4)
-  const kernel = pair(factor, 1)
-  if (!kernel.every((k) => Number.isInteger(k) && k >= 1))
-    fail('AUX_INVALID_ARGUMENT', `upsample2d: expected whole factors >= 1, got ${showShape(kernel)}`)
-  const [n, h, w, c] = this.shape
-  return tidy(() => apply(spreadOp, [this], { kernel })[0].reshape([n, kernel[0] * h, kernel[1] * w, c]))
+  return apply(adaptivePool, [this], { size: pair('adaptiveAvgPool2d: size', size, undefined) })[0]
 }

@@ -2,6 +2,7 @@ import { apply, contiguous, copy, defineOp, graphOf } from '../graph/op'
 import { fail } from '../errors'
 import { checkShape, contiguousStrides, resolveAxis, showShape, sizeOf, type Shape } from '../tensor/shape'
 import type { TypedArray } from '../tensor/dtype'
+import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 
@@ -87,9 +88,13 @@ declare module '../tensor/tensor' {
   }
 }
 
+const expectArray = (name: string, sizes: unknown): void => {
+  if (!Array.isArray(sizes)) fail('AUX_INVALID_ARGUMENT', `${name}: expected an array, got ${describe(sizes)}`)
+}
 Tensor.prototype.reshape = function (shape) {
+  expectArray('reshape', shape)
   const known = shape.reduce((n, d) => (d === -1 ? n : n * d), 1)
-  const target = shape.map((d) => (d === -1 ? (known ? this.size / known : 0) : d))
+  const target = shape.map((d) => (d === -1 ? (known ? Math.floor(this.size / known) : 0) : d))
   checkShape('reshape', target)
   if (sizeOf(target) !== this.size || shape.filter((d) => d === -1).length > 1)
     fail(
@@ -103,6 +108,7 @@ Tensor.prototype.flatten = function (from = 0) {
   return this.reshape([...this.shape.slice(0, at), sizeOf(this.shape.slice(at))])
 }
 Tensor.prototype.permute = function (order) {
+  expectArray('permute', order)
   if (order.length !== this.rank || [...order].sort((a, b) => a - b).some((a, i) => a !== i))
     fail(
       'AUX_INVALID_ARGUMENT',

@@ -1,6 +1,7 @@
 import { fail } from '../errors'
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
-import type { DType } from '../tensor/dtype'
+import { checkDType, type DType } from '../tensor/dtype'
+import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 
 // Elementwise functions of one tensor. A row: name, derivative.
@@ -22,23 +23,47 @@ const unary = <A = undefined>(
     inplace: [0],
   })
 
-/** dx from dy and the kept x or y. */
-const gradient = <A = undefined>(name: string, numbers?: (attrs: A) => number[]): Op<A> =>
-  defineOp<A>({
+/** dx from dy and the kept x or y; `second`: the derivative with respect to what was kept, from the gradient of dx. */
+const gradient = <A = undefined>(
+  name: string,
+  numbers?: (attrs: A) => number[],
+  second?: (g: Tensor, dy: Tensor, kept: Tensor, attrs: A) => Tensor,
+): Op<A> => {
+  const op: Op<A> = defineOp<A>({
     name,
     infer: ([dy]) => [{ shape: dy!.shape, dtype: 'f32' }],
     kernel: (_, __, attrs) => ({ name, numbers: numbers?.(attrs) }),
+    derive: (d) => [
+      d.needs(0) ? one(op, [d.grad()!, d.input(1)], d.attrs) : undefined,
+      second && d.needs(1) ? second(d.grad()!, d.input(0), d.input(1), d.attrs) : undefined,
+    ],
     strided: 'all',
     inplace: [0],
   })
+  return op
+}
 
 const one = <A>(op: Op<A>, inputs: Tensor[], attrs: A): Tensor => apply(op, inputs, attrs)[0]
 
 export const reluGrad = gradient('relu_grad')
-const sigmoidGrad = gradient('sigmoid_grad')
-const tanhGrad = gradient('tanh_grad')
-const geluGrad = gradient('gelu_grad')
-const siluGrad = gradient('silu_grad')
+const sigmoidGrad = gradient('sigmoid_grad', undefined, (g, dy, y) => g.mul(dy).mul(y.mul(-2).add(1)))
+const tanhGrad = gradient('tanh_grad', undefined, (g, dy, y) => g.mul(dy).mul(y).mul(-2))
+const geluGrad = gradient('gelu_grad', undefined, (g, dy, x) => {
+  const square = x.square()
+  const density = square
+    .mul(-0.5)
+    .exp()
+    .mul(1 / Math.sqrt(2 * Math.PI))
+  return g.mul(dy).mul(density).mul(square.neg().add(2))
+})
+const siluGrad = gradient('silu_grad', undefined, (g, dy, x) => {
+  const s = x.sigmoid()
+  const slope = s.mul(s.neg().add(1))
+  return g
+    .mul(dy)
+    .mul(slope)
+    .mul(x.mul(s.mul(-2).add(1)).add(2))
+})
 type Range = { low: number; high: number }
 const range = (a: Range): number[] => [a.low, a.high]
 const clampGrad = gradient<Range>('clamp_grad', range)
@@ -46,8 +71,16 @@ const hardtanhGrad = gradient<Range>('hardtanh_grad', range)
 type Parameter = { value: number }
 const value = (a: Parameter): number[] => [a.value]
 const leakyReluGrad = gradient<Parameter>('leaky_relu_grad', value)
-const eluGrad = gradient<Parameter>('elu_grad', value)
-const softplusGrad = gradient<Parameter>('softplus_grad', value)
+const eluGrad = gradient<Parameter>('elu_grad', value, (g, dy, x, { value: alpha }) =>
+  g.mul(dy).mul(x.clamp(undefined, 0).exp().mul(alpha)).mul(x.le(0).cast('f32')),
+)
+const softplusGrad = gradient<Parameter>('softplus_grad', value, (g, dy, x, { value: beta }) => {
+  const s = x.mul(beta).sigmoid()
+  return g
+    .mul(dy)
+    .mul(s.mul(s.neg().add(1)))
+    .mul(beta)
+})
 
 const neg = unary('neg', (d) => d.grad()!.neg())
 const abs = unary('abs', (d) => d.grad()!.mul(d.input(0).sign()))
@@ -165,8 +198,8 @@ declare module '../tensor/tensor' {
     floor(): Tensor
     /** The next whole number above. */
     ceil(): Tensor
-    /** Values below `low` or above `high` become these. */
-    clamp(low: number, high: number): Tensor
+    /** Values below `low` or above `high` become these; either may be left out (`clamp(0)`, `clamp(undefined, 1)`). */
+    clamp(low?: number, high?: number): Tensor
     /** To the nearest whole number, ties to even; its gradient is zero. */
     round(): Tensor
     /** Sine, of radians. */
@@ -223,10 +256,13 @@ for (const [name, op] of Object.entries(methods))
     },
     writable: true,
   })
-Tensor.prototype.clamp = function (low, high) {
+Tensor.prototype.clamp = function (low = -Infinity, high = Infinity) {
+  if (typeof low !== 'number' || typeof high !== 'number')
+    fail('AUX_INVALID_ARGUMENT', `clamp: expected two numbers, got ${describe(low)} and ${describe(high)}`)
   return one(clamp, [this], { low, high })
 }
 Tensor.prototype.cast = function (dtype) {
+  checkDType('cast', dtype)
   return dtype === this.dtype ? this : one(castOp, [this], { dtype })
 }
 Tensor.prototype.leakyRelu = function (slope = 0.01) {

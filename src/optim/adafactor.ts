@@ -38,7 +38,7 @@ export class Adafactor extends Base {
   readonly #eps: number
 
   constructor(options: AdafactorOptions = {}) {
-    super({ ...options, lr: options.lr ?? relativeStep })
+    super({ ...options, lr: options.lr ?? relativeStep }, ['relative', 'least', 'decay', 'limit', 'eps'])
     const { relative = options.lr === undefined, least = 1e-3, decay = 0.8, limit = 1, eps = 1e-30 } = options
     for (const [name, value] of Object.entries({ least, decay, limit, eps }))
       if (!(value > 0 && Number.isFinite(value)))

@@ -32,7 +32,7 @@ export class Adam extends Base {
   readonly #bits: 8 | 32
 
   constructor(options: AdamOptions) {
-    super(options)
+    super(options, ['betas', 'eps', 'bits'])
     this.#betas = checkBetas(options.betas ?? [0.9, 0.999])
     this.#eps = options.eps ?? 1e-8
     this.#bits = options.bits ?? 32

@@ -1,12 +1,13 @@
 import type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
+import { matcher } from '../memory/assignment'
 import { keep } from '../tensor/tidy'
 import { Tensor, type Spec } from '../tensor/tensor'
 
 /** Options for some of the parameters: those whose path the pattern matches. The first group that matches counts. */
 export interface ParameterGroup {
-  /** Pattern or test of paths such as `conv1.bias`. */
-  match: RegExp | ((path: string, parameter: Tensor) => boolean)
+  /** Paths such as `conv1.bias`: a pattern as in `memory` (`'**.bias'`), a regular expression or a test. */
+  match: string | RegExp | ((path: string, parameter: Tensor) => boolean)
   /** Factor on the learning rate (1). */
   lrScale?: number
   /** Weight decay of the group (the optimizer's). */
@@ -25,8 +26,8 @@ export interface BaseOptions {
 
 /** @internal Throws unless both lie in [0, 1). */
 export function checkBetas(betas: readonly [number, number]): readonly [number, number] {
-  if (!betas.every((beta) => beta >= 0 && beta < 1))
-    fail('AUX_INVALID_ARGUMENT', `betas: expected numbers in [0, 1), got ${betas.join(' and ')}`)
+  if (!Array.isArray(betas) || betas.length !== 2 || !betas.every((beta) => beta >= 0 && beta < 1))
+    fail('AUX_INVALID_ARGUMENT', `betas: expected numbers in [0, 1), got ${String(betas)}`)
   return betas
 }
 
@@ -38,17 +39,25 @@ export abstract class Base implements Optimizer {
   lr: Schedule
   /** Updates done. */
   steps = 0
-  readonly #groups: readonly ParameterGroup[]
+  readonly #groups: readonly (Omit<ParameterGroup, 'match'> & { test: (path: string, parameter: Tensor) => boolean })[]
   readonly #weightDecay: number
   readonly #state = new Map<Tensor, Record<string, Tensor>>()
 
-  constructor(options: BaseOptions) {
+  /** `own`: names of the options besides those that all optimizers have; others are then refused. */
+  constructor(options: BaseOptions, own?: readonly string[]) {
+    const given = own ? ['lr', 'weightDecay', 'groups', ...own] : undefined
+    expectOptions(new.target.name, options, given)
     const { lr, weightDecay = 0, groups = [] } = options
+    for (const group of groups) expectOptions(`${new.target.name}: group`, group, ['match', 'lrScale', 'weightDecay'])
     if (typeof lr !== 'function' && !(lr >= 0 && Number.isFinite(lr)))
       fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0 or a schedule, got ${String(lr)}`)
     if (!(weightDecay >= 0)) fail('AUX_INVALID_ARGUMENT', `weightDecay: expected a number >= 0, got ${weightDecay}`)
     this.lr = lr
-    this.#groups = groups
+    this.#groups = groups.map(({ match, ...group }) => {
+      if (typeof match === 'function') return { ...group, test: match }
+      const pattern = typeof match === 'string' ? matcher(match) : match
+      return { ...group, test: (path) => pattern.test(path) }
+    })
     this.#weightDecay = weightDecay
   }
 
@@ -88,9 +97,7 @@ export abstract class Base implements Optimizer {
 
   /** Traces the in-place update of a parameter and its state. */
   update(name: string, parameter: Tensor, gradient: Tensor, inputs: UpdateInputs): void {
-    const group = this.#groups.find(({ match }) =>
-      typeof match === 'function' ? match(name, parameter) : match.test(name),
-    )
+    const group = this.#groups.find(({ test }) => test(name, parameter))
     const lr = group?.lrScale === undefined ? inputs.lr : inputs.lr.mul(group.lrScale)
     this.apply(
       parameter,

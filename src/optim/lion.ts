@@ -24,7 +24,7 @@ export class Lion extends Base {
   readonly #momentum: 'f32' | 'bf16'
 
   constructor(options: LionOptions) {
-    super(options)
+    super(options, ['betas', 'momentum'])
     this.#betas = checkBetas(options.betas ?? [0.9, 0.99])
     this.#momentum = options.momentum ?? 'f32'
     if (!['f32', 'bf16'].includes(this.#momentum))

@@ -8,16 +8,25 @@ export interface WarmUp {
   warmUp?: number
 }
 
+function checkRate(name: string, lr: number, spans: Record<string, number | undefined>): void {
+  if (!(lr >= 0 && Number.isFinite(lr)))
+    fail('AUX_INVALID_ARGUMENT', `${name}: expected a rate >= 0, got ${String(lr)}`)
+  for (const [what, n] of Object.entries(spans))
+    if (n === undefined || !(n >= 0)) fail('AUX_INVALID_ARGUMENT', `${name}: expected ${what} >= 0, got ${String(n)}`)
+}
+
 const rise = (step: number, warmUp: number): number => (step < warmUp ? (step + 1) / warmUp : 1)
 
 /** The same rate, after a warm-up. */
-export const constant =
-  (lr: number, { warmUp = 0 }: WarmUp = {}) =>
-  (step: number): number =>
-    lr * rise(step, warmUp)
+export function constant(lr: number, { warmUp = 0 }: WarmUp = {}) {
+  checkRate('constant', lr, { warmUp })
+  return (step: number): number => lr * rise(step, warmUp)
+}
 
 /** Times `gamma` after every `every` updates. */
-export function stepDecay(lr: number, { every, gamma = 0.1, warmUp = 0 }: { every: number; gamma?: number } & WarmUp) {
+export function stepDecay(lr: number, options: { every: number; gamma?: number } & WarmUp) {
+  const { every, gamma = 0.1, warmUp = 0 } = options ?? {}
+  checkRate('stepDecay', lr, { gamma, warmUp })
   if (!(every >= 1)) fail('AUX_INVALID_ARGUMENT', `stepDecay: expected every >= 1, got ${every}`)
   return (step: number): number => lr * gamma ** Math.floor(step / every) * rise(step, warmUp)
 }
@@ -30,7 +39,9 @@ interface Span {
 }
 
 /** Straight down from lr to `end`. */
-export function linear(lr: number, { steps, end = 0, warmUp = 0 }: Span & WarmUp) {
+export function linear(lr: number, options: Span & WarmUp) {
+  const { steps, end = 0, warmUp = 0 } = options ?? {}
+  checkRate('linear', lr, { steps, end, warmUp })
   return (step: number): number => {
     if (step < warmUp) return lr * rise(step, warmUp)
     const t = Math.min(1, (step - warmUp) / Math.max(1, steps - warmUp))
@@ -39,7 +50,9 @@ export function linear(lr: number, { steps, end = 0, warmUp = 0 }: Span & WarmUp
 }
 
 /** Half a cosine from lr to `end` (Loshchilov & Hutter 2017). */
-export function cosine(lr: number, { steps, end = 0, warmUp = 0 }: Span & WarmUp) {
+export function cosine(lr: number, options: Span & WarmUp) {
+  const { steps, end = 0, warmUp = 0 } = options ?? {}
+  checkRate('cosine', lr, { steps, end, warmUp })
   return (step: number): number => {
     if (step < warmUp) return lr * rise(step, warmUp)
     const t = Math.min(1, (step - warmUp) / Math.max(1, steps - warmUp))
@@ -49,7 +62,8 @@ export function cosine(lr: number, { steps, end = 0, warmUp = 0 }: Span & WarmUp
 
 /** Up from lr/divide to lr over the first `rise` of the steps, then down to lr/finalDivide, by cosines (Smith & Topin 2018). */
 export function oneCycle(lr: number, options: { steps: number; rise?: number; divide?: number; finalDivide?: number }) {
-  const { steps, rise: share = 0.3, divide = 25, finalDivide = 1e4 } = options
+  const { steps, rise: share = 0.3, divide = 25, finalDivide = 1e4 } = options ?? {}
+  checkRate('oneCycle', lr, { steps, rise: share, divide, finalDivide })
   const top = Math.max(1, share * steps)
   const between = (a: number, b: number, t: number): number =>
     a + (b - a) * 0.5 * (1 - Math.cos(Math.PI * Math.min(1, t)))

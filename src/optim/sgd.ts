@@ -21,7 +21,7 @@ export class SGD extends Base {
   readonly #nesterov: boolean
 
   constructor(options: SGDOptions) {
-    super(options)
+    super(options, ['momentum', 'nesterov'])
     this.#momentum = options.momentum ?? 0
     this.#nesterov = options.nesterov ?? false
     if (!(this.#momentum >= 0 && this.#momentum < 1))

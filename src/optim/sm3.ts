@@ -23,7 +23,7 @@ export class SM3 extends Base {
   readonly #momentum: number
 
   constructor(options: SM3Options) {
-    super(options)
+    super(options, ['momentum'])
     this.#momentum = options.momentum ?? 0
     if (!(this.#momentum >= 0 && this.#momentum < 1))
       fail('AUX_INVALID_ARGUMENT', `momentum: expected a number in [0, 1), got ${this.#momentum}`)

@@ -1,3 +1,5 @@
+import { fail } from '../errors'
+
 /**
  * Element types. `bf16` is for storage; `u32` holds bit-packed data, 32 rows a word.
  * The order is that of native/core/dtype.h.
@@ -25,8 +27,17 @@ const arrays = {
   u32: Uint32Array,
 }
 
+/** Throws unless it is a dtype; `what` names the caller. */
+export function checkDType(what: string, dtype: DType): void {
+  if (!dtypes.includes(dtype))
+    fail('AUX_DTYPE_MISMATCH', `${what}: expected a dtype, one of ${dtypes.join(', ')}, got ${String(dtype)}`)
+}
+
 /** A typed array of the kind that holds a dtype (bf16 as raw 16-bit patterns, bool as 0 and 1). */
-export const typedArray = (dtype: DType, length: number): TypedArray => new arrays[dtype](length)
+export function typedArray(dtype: DType, length: number): TypedArray {
+  checkDType('values', dtype)
+  return new arrays[dtype](length)
+}
 
 /** bf16 patterns of numbers, rounded to nearest, ties to even; NaN stays NaN. */
 export function toBf16(values: ArrayLike<number>): Uint16Array {

@@ -19,8 +19,21 @@ export interface HostArray {
 /** Numbers nested as deep as the array has axes. */
 export type NestedNumbers = number | boolean | readonly NestedNumbers[]
 
+/** Typed arrays that values can be given in; doubles become f32, unless another dtype is asked for. */
+export type NumberArray = TypedArray | Float64Array | Uint8ClampedArray
+
+/** A typed array and its shape: a `HostArray` whose dtype may be left out, being that of the array. */
+export interface ShapedArray {
+  /** The values, in row-major order. */
+  readonly data: NumberArray
+  /** Its shape. */
+  readonly shape: readonly number[]
+  /** Its element type; that of the array unless given. */
+  readonly dtype?: DType
+}
+
 /** Everything that values can be given as. */
-export type HostValues = HostArray | Tensor | TypedArray | NestedNumbers
+export type HostValues = ShapedArray | Tensor | NumberArray | NestedNumbers
 
 const natural = (values: unknown): DType | undefined =>
   values instanceof Float32Array
@@ -31,7 +44,7 @@ const natural = (values: unknown): DType | undefined =>
         ? 'u32'
         : values instanceof Uint16Array
           ? 'bf16'
-          : values instanceof Uint8Array
+          : values instanceof Uint8Array || values instanceof Uint8ClampedArray
             ? 'u8'
             : undefined
 
@@ -65,6 +78,17 @@ export function isHostArray(value: unknown): value is HostArray {
   return ArrayBuffer.isView(data) && Array.isArray(shape) && typeof dtype === 'string'
 }
 
+const isShaped = (value: unknown): value is ShapedArray =>
+  typeof value === 'object' &&
+  value !== null &&
+  !(value instanceof Tensor) &&
+  ArrayBuffer.isView((value as ShapedArray).data) &&
+  Array.isArray((value as ShapedArray).shape)
+
+/** True for plain numbers or booleans, nested or not: their dtype is not said. */
+export const isPlain = (values: HostValues): values is NestedNumbers =>
+  Array.isArray(values) || typeof values === 'number' || typeof values === 'boolean'
+
 /**
  * Values of any kind as a host array: typed arrays and host arrays are not copied, unless another dtype is asked for.
  * Plain numbers are f32 and booleans bool unless `dtype` says otherwise. `what` names them in errors.
@@ -74,34 +98,32 @@ export function toHost(what: string, values: HostValues, dtype?: DType): HostArr
   if (!dtype || array.dtype === dtype) return array
   if (array.dtype === 'bf16' || dtype === 'bf16')
     fail('AUX_DTYPE_MISMATCH', `${what}: expected values of dtype ${dtype}, got ${array.dtype}`)
-  const data = typedArray(dtype, array.data.length)
-  for (let i = 0; i < data.length; i++) store(what, array.data[i], dtype, data, i)
-  return { data, shape: array.shape, dtype }
+  return { data: storeAll(what, array.data, dtype), shape: array.shape, dtype }
 }
 
 function asHost(what: string, values: HostValues, dtype?: DType): HostArray {
   if (values instanceof Tensor) return { data: values.rawSync(), shape: values.shape, dtype: values.dtype }
-  if (ArrayBuffer.isView(values)) {
-    const kind = natural(values)
-    if (!kind)
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `${what}: expected an array of f32, i32, u32, u16 (bf16) or u8 values, got ${describe(values)}`,
-      )
-    return { data: values as TypedArray, shape: [(values as TypedArray).length], dtype: kind }
-  }
-  if (isHostArray(values)) {
-    const kind = natural(values.data)
-    if (!kind || !sameStorage(kind, values.dtype))
-      fail('AUX_DTYPE_MISMATCH', `${what}: expected an array that holds ${values.dtype}, got ${describe(values.data)}`)
-    if (values.data.length !== sizeOf(values.shape))
+  if (ArrayBuffer.isView(values)) return viewed(what, values as NumberArray, dtype)
+  if (isShaped(values)) {
+    const { data, shape } = values
+    const array = viewed(what, data, values.dtype ?? dtype)
+    const kind = values.dtype ?? array.dtype
+    if (!sameStorage(array.dtype, kind))
+      fail('AUX_DTYPE_MISMATCH', `${what}: expected an array that holds ${kind}, got ${describe(data)}`)
+    checkShape(what, shape)
+    if (data.length !== sizeOf(shape))
       fail(
         'AUX_SHAPE_MISMATCH',
-        `${what}: expected ${sizeOf(values.shape)} values for shape ${showShape(values.shape)}, got ` +
-          `${describe(values.data)} of ${values.data.length}`,
+        `${what}: expected ${sizeOf(shape)} values for shape ${showShape(shape)}, got ` +
+          `${describe(data)} of ${data.length}`,
       )
-    return values
+    return array.data === data && isHostArray(values) ? values : { data: array.data, shape, dtype: kind }
   }
+  if (!isPlain(values))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${what}: expected a tensor, a typed array, { data, shape } with one, or numbers in nested arrays, got ${describe(values)}`,
+    )
   const shape: number[] = []
   let first: unknown = values
   for (; Array.isArray(first); first = first[0]) {
@@ -114,6 +136,35 @@ function asHost(what: string, values: HostValues, dtype?: DType): HostArray {
   const data = typedArray(kind, sizeOf(shape))
   flatten(what, values as NestedNumbers, shape, 0, kind, data, 0)
   return { data, shape, dtype: kind }
+}
+
+/** A typed array as it is, or doubles as another dtype (f32 unless said). */
+function viewed(what: string, values: NumberArray, dtype: DType = 'f32'): HostArray {
+  const shape = [values.length]
+  if (values instanceof Float64Array) {
+    if (dtype === 'bf16')
+      fail('AUX_DTYPE_MISMATCH', `${what}: expected a Uint16Array of bf16 patterns, got Float64Array`)
+    return { data: storeAll(what, values, dtype), shape, dtype }
+  }
+  const kind = natural(values)
+  if (!kind)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${what}: expected an array of floats, i32, u32, u16 (bf16) or u8 values, got ${describe(values)}`,
+    )
+  const clamped = values instanceof Uint8ClampedArray
+  return {
+    data: clamped ? new Uint8Array(values.buffer, values.byteOffset, values.length) : values,
+    shape,
+    dtype: kind,
+  }
+}
+
+/** Numbers as an array of this dtype, each of which it can hold. */
+export function storeAll(what: string, values: ArrayLike<number>, dtype: DType): TypedArray {
+  const out = typedArray(dtype, values.length)
+  for (let i = 0; i < out.length; i++) store(what, values[i], dtype, out, i)
+  return out
 }
 
 function flatten(
@@ -148,7 +199,8 @@ function store(what: string, value: number, dtype: DType, out: TypedArray, at: n
     fail('AUX_INVALID_ARGUMENT', `${what}: expected values that ${dtype} can hold, got ${value} at ${at}`)
 }
 
-function describe(value: unknown): string {
+/** A value in the words of an error. */
+export function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value)
   if (typeof value === 'object') return value.constructor?.name ?? 'an object'
   return typeof value === 'function' ? 'a function' : (JSON.stringify(value) ?? String(value))

@@ -163,6 +163,17 @@ export class Tensor {
     return format(this.dataSync(), this.shape, this.dtype)
   }
 
+  /** JavaScript's operators compare and calculate with numbers alone: of several elements they are an error. */
+  [Symbol.toPrimitive](hint: string): string | number {
+    if (hint !== 'number') return this.toString()
+    if (this.size !== 1)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `JavaScript has no operators for tensors, here of shape ${showShape(this.shape)}; use add(), mul(), gt() and the like`,
+      )
+    return this.item()
+  }
+
   /** What `console.log` shows. */
   [Symbol.for('nodejs.util.inspect.custom')](): string {
     return this.toString()

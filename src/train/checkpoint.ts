@@ -66,6 +66,11 @@ export async function loadTraining(
   const { tensors, state: raw, path } = await loadCheckpoint(file, options)
   const state = raw as unknown as State
   await step.idle()
+  if (state?.optimizer !== step.optimizer.name)
+    fail(
+      'AUX_BAD_FILE',
+      `${path}: expected a run with the optimizer ${step.optimizer.name}, got ${String(state?.optimizer)}`,
+    )
   const own = new Map(tensorsOf(training))
   const missing = [...own.keys()].filter((name) => !tensors.has(name))
   const extra = [...tensors.keys()].filter((name) => !own.has(name))
@@ -82,11 +87,6 @@ export async function loadTraining(
         `${path}: expected ${name} as ${t.dtype} ${showShape(t.shape)}, got ${value.dtype} ${showShape(value.shape)}`,
       )
   }
-  if (state?.optimizer !== step.optimizer.name)
-    fail(
-      'AUX_BAD_FILE',
-      `${path}: expected a run with the optimizer ${step.optimizer.name}, got ${String(state?.optimizer)}`,
-    )
   for (const count of [state.updates, state.runs])
     if (!Number.isSafeInteger(count) || count < 0)
       fail('AUX_BAD_FILE', `${path}: expected whole numbers of updates and runs, got ${String(count)}`)

@@ -1,5 +1,7 @@
 import type { StepResult, Traceable, TrainingStep } from '../compile'
-import type { Batch, DataLoader } from '../data'
+import { DataLoader, type Batch } from '../data'
+import { fail } from '../errors'
+import { describe } from '../tensor/host'
 
 /** Options of `fit`. */
 export interface FitOptions<A extends Batch, B extends Batch, R extends Traceable> {
@@ -56,6 +58,9 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
   options: FitOptions<A, B, R>,
 ): AsyncGenerator<FitEvent<R>, void> {
   const { step, loader, epochs, signal } = options
+  if (!(loader instanceof DataLoader))
+    fail('AUX_INVALID_ARGUMENT', `fit: expected loader to be a data.DataLoader, got ${describe(loader)}`)
+  if (!(epochs >= 0)) fail('AUX_INVALID_ARGUMENT', `fit: expected a number of epochs, got ${String(epochs)}`)
   let rowsDone = 0
   let secondsDone = 0
   while (loader.epoch < epochs && !signal?.aborted) {

@@ -1,4 +1,4 @@
-import { compile, models, nn, optim, tensor, type Tensor } from '../../src'
+import { backprop, compile, models, nn, optim, tensor, type Tensor } from '../../src'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { liveBytes } from '../support/property'
 
@@ -117,5 +117,71 @@ test('layers refuse what cannot be', () => {
     expect(() => new nn.Linear(3, bad)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
     expect(() => new nn.Conv2d(3, 3, bad)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
     expect(() => new nn.Conv2d(3, 3, 3, { groups: bad })).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+    expect(() => new nn.Conv2d(3, 3, 3, { stride: bad })).toThrow(withCode('AUX_INVALID_ARGUMENT', /stride/))
+    expect(() => new nn.Embedding(bad, 3)).toThrow(withCode('AUX_INVALID_ARGUMENT', /Embedding/))
+    expect(() => new nn.RMSNorm(bad)).toThrow(withCode('AUX_INVALID_ARGUMENT', /RMSNorm/))
+    expect(() => new nn.GroupNorm(1, bad)).toThrow(withCode('AUX_INVALID_ARGUMENT', /GroupNorm/))
+    expect(() => new nn.MultiHeadAttention(8, bad)).toThrow(withCode('AUX_INVALID_ARGUMENT', /MultiHeadAttention/))
   }
+  for (const [options, named] of [
+    [{ padding: -1 }, /padding.*-1/],
+    [{ padding: 'valid' }, /padding.*valid/],
+    [{ padding: 'same', stride: 2 }, /stride 1.*2x2/],
+    [{ dilation: [1, 0] }, /dilation.*1,0/],
+  ] as const)
+    expect(() => new nn.Conv2d(3, 3, 3, options as never)).toThrow(withCode('AUX_INVALID_ARGUMENT', named))
+  expect(() => new nn.Conv2d(3, 3, 2, { padding: 'same' })).toThrow(withCode('AUX_INVALID_ARGUMENT', /odd kernel/))
+  expect(() => new (nn.Conv2d as never as new (...n: number[]) => object)(3, 3)).toThrow(
+    withCode('AUX_INVALID_ARGUMENT', /kernel.*undefined/),
+  )
+  for (const wrong of [[new nn.ReLU()], (x: Tensor) => x, nn.ReLU, undefined])
+    expect(() => new nn.Sequential(new nn.ReLU(), wrong as never)).toThrow(
+      withCode('AUX_INVALID_ARGUMENT', /Sequential: expected modules.*number 1/),
+    )
+  expect(() => new nn.Parameter([1] as never)).toThrow(withCode('AUX_INVALID_ARGUMENT', /Array/))
+})
+
+test('parts in plain objects are found, trained and noticed when they come later', async () => {
+  class Heads extends nn.Module {
+    readonly heads: Record<string, nn.Linear> = { a: new nn.Linear(2, 1), b: new nn.Linear(2, 1) }
+    readonly options = { around: undefined as unknown, list: [1, 2] }
+    constructor() {
+      super()
+      this.options.around = this.options
+    }
+    forward(x: Tensor): Tensor {
+      return Object.values(this.heads)
+        .map((head) => head.forward(x))
+        .reduce((a, b) => a.add(b))
+    }
+  }
+  const model = new Heads()
+  const names = () => [...model.namedParameters()].map(([name]) => name)
+  expect(names()).toEqual(['heads.a.weight', 'heads.a.bias', 'heads.b.weight', 'heads.b.bias'])
+  const step = compile({
+    model,
+    loss: ({ x }) => model.forward(x).square().sum(),
+    optimizer: new optim.SGD({ lr: 0.1 }),
+    memory: { 'heads.b': backprop() },
+  })
+  await step.run({ x: [[1, 2]] })
+  model.heads.c = new nn.Linear(2, 1)
+  const before = model.heads.c.weight.dataSync()
+  await step.run({ x: [[1, 2]] })
+  expect(model.heads.c.weight.dataSync()).not.toEqual(before)
+  expect(nn.adapt(model, 'heads.*', { rank: 1 })).toEqual(['heads.a', 'heads.b', 'heads.c'])
+  expect(names().filter((name) => name.endsWith('down.weight')).length).toBe(3)
+})
+
+test('freezing knows patterns', () => {
+  const gpt = new models.GPT({ vocabulary: 4, length: 4, layers: 2, features: 4, heads: 1 })
+  gpt.freeze().unfreeze('blocks.*.fc1', '**.norm.bias')
+  expect([...gpt.namedParameters()].filter(([, p]) => p.trainable).map(([n]) => n)).toEqual([
+    'blocks.0.fc1.weight',
+    'blocks.0.fc1.bias',
+    'blocks.1.fc1.weight',
+    'blocks.1.fc1.bias',
+    'norm.bias',
+  ])
+  expect(() => gpt.unfreeze('blocks.*.fc3')).toThrow(withCode('AUX_INVALID_ARGUMENT', /unfreeze.*fc3"/))
 })

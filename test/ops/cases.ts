@@ -1,5 +1,6 @@
 import * as aux from '../../src/index'
 import type { ErrorCode, Tensor } from '../../src/index'
+import { convWeightGradient } from '../../src/ops/conv'
 import * as ref from '../support/reference'
 import { type Arr, get, lines, make, map, mean, permute, reduce, reshape, sum, zip } from '../support/reference'
 
@@ -329,6 +330,28 @@ add({
     [bools(3, 4), s(4), s(3, 1)],
     [bools(1), s(2, 2), s(2, 2)],
   ],
+})
+add({
+  name: 'where with a number',
+  f: (c, a) => aux.where(c, a, -3),
+  reference: (c, a) => make(ref.broadcast(c.shape, a.shape), (i) => (get(c, i) ? get(a, i) : -3)),
+  samples: [[bools(3, 4), s(4)]],
+  bad: [
+    { what: 'a string', run: () => aux.where(tensor([true]), 1, 'x' as never), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'a condition of floats', run: () => aux.where(tensor([1]), 1, 0), code: 'AUX_DTYPE_MISMATCH' },
+  ],
+})
+add({
+  name: 'where with two numbers',
+  f: (c) => aux.where(c, 1.5, 0),
+  reference: (c) => map(c, (v) => (v ? 1.5 : 0)),
+  samples: [[bools(3, 4)]],
+})
+add({
+  name: 'clamp from below',
+  f: (x) => x.clamp(0.5),
+  reference: (x) => map(x, (v) => Math.max(v, 0.5)),
+  samples: [[s(3, 4)]],
 })
 add({
   name: 'outer',
@@ -920,7 +943,25 @@ add({
     [s(2, 0), s(0, 3)],
     [s(0, 2), s(2, 3)],
   ],
-  bad: [{ what: 'sizes', run: () => tensor([[1, 2]]).matmul(tensor([[1, 2]])), code: 'AUX_SHAPE_MISMATCH' }],
+  bad: [
+    { what: 'sizes', run: () => tensor([[1, 2]]).matmul(tensor([[1, 2]])), code: 'AUX_SHAPE_MISMATCH' },
+    { what: 'a number', run: () => tensor(1).matmul(tensor([[1, 2]])), code: 'AUX_SHAPE_MISMATCH' },
+    { what: 'sizes of vectors', run: () => tensor([1, 2]).matmul(tensor([1])), code: 'AUX_SHAPE_MISMATCH' },
+  ],
+})
+add({
+  name: 'matmul of vectors',
+  f: (a, b, c) => a.matmul(b).matmul(c),
+  reference: (a, b, c) => {
+    const rows = ref.matmul(reshape(a, [1, ...a.shape]), b)
+    const y = ref.matmul(rows, reshape(c, [...c.shape, 1]))
+    return reshape(y, y.shape.slice(0, -2))
+  },
+  ...product,
+  samples: [
+    [s(3), s(3, 4), s(4)],
+    [s(3), s(2, 3, 4), s(4)],
+  ],
 })
 add({
   name: 'linear',
@@ -961,6 +1002,133 @@ for (const o of [{}, { stride: 2, padding: 1 }, { padding: 2, dilation: 2 }, { g
     ],
   })
 add({
+  name: 'conv2d that leaves the size',
+  f: (x, w) => aux.conv2d(x, w, undefined, { padding: 'same', dilation: 2 }),
+  reference: (x, w) => ref.conv2d(x, w, { padding: 2, dilation: 2 }),
+  ...product,
+  samples: [[s(2, 6, 5, 2), s(3, 3, 3, 2)]],
+})
+for (const o of [
+  {},
+  { stride: 2, padding: 1 },
+  { stride: 3, padding: 1, outputPadding: 2 },
+  { stride: 2, dilation: 2, groups: 2, outputPadding: 1 },
+])
+  add({
+    name: `convTranspose2d ${JSON.stringify(o)}`,
+    f: (x, w, b) => aux.convTranspose2d(x, w, b, o),
+    reference: (x, w, b) => {
+      const y = ref.convTranspose2d(x, w, o)
+      return make(y.shape, (i) => get(y, i) + get(b, [i[3]]))
+    },
+    ...product,
+    gtol: 2e-5,
+    samples: ((groups) => [
+      [s(2, 3, 4, 4), s(4, 3, 2, 6 / groups), s(6)],
+      [s(1, 1, 1, 2), s(2, 3, 3, 2 / groups), s(2)],
+    ])((o as { groups?: number }).groups ?? 1),
+    bad: [
+      {
+        what: 'channels',
+        run: () => aux.convTranspose2d(aux.zeros([1, 4, 4, 3]), aux.zeros([2, 3, 3, 3])),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /\[N, H, W, 2\].*\[1, 4, 4, 3\]/,
+      },
+      {
+        what: 'outputPadding',
+        run: () =>
+          aux.convTranspose2d(aux.zeros([1, 4, 4, 3]), aux.zeros([3, 3, 3, 3]), undefined, { outputPadding: 1 }),
+        code: 'AUX_INVALID_ARGUMENT',
+      },
+      {
+        what: 'bias',
+        run: () => aux.convTranspose2d(aux.zeros([1, 4, 4, 3]), aux.zeros([3, 3, 3, 2]), aux.zeros([3])),
+        code: 'AUX_SHAPE_MISMATCH',
+      },
+      {
+        what: 'nothing left',
+        run: () => aux.convTranspose2d(aux.zeros([1, 1, 1, 3]), aux.zeros([3, 3, 3, 2]), undefined, { padding: 2 }),
+        code: 'AUX_SHAPE_MISMATCH',
+      },
+    ],
+  })
+/** The gradients of convolutions, as functions: they are differentiated where a loss contains a gradient. */
+const through = { stride: [2, 2], padding: [1, 1], dilation: [1, 1], groups: 1 } as const
+add({
+  name: 'weight gradient of conv2d',
+  f: (delta, x) => convWeightGradient(delta, x, through, [3, 3, 3, 2]),
+  reference: (delta, x) =>
+    make([3, 3, 3, 2], ([o, u, v, c]) => {
+      let total = 0
+      const [n, p, q] = delta.shape
+      for (let b = 0; b < n; b++)
+        for (let i = 0; i < p; i++)
+          for (let j = 0; j < q; j++) {
+            const [y, z] = [2 * i - 1 + u, 2 * j - 1 + v]
+            if (y >= 0 && y < x.shape[1] && z >= 0 && z < x.shape[2])
+              total += get(delta, [b, i, j, o]) * get(x, [b, y, z, c])
+          }
+      return total
+    }),
+  ...product,
+  samples: [[s(2, 3, 2, 3), s(2, 6, 4, 2)]],
+})
+const cornersMeet = (from: number, to: number) => (i: number) => (to > 1 ? (i * (from - 1)) / (to - 1) : 0)
+const edgesMeet = (from: number, to: number) => (i: number) => Math.max(0, ((i + 0.5) * from) / to - 0.5)
+for (const [name, options, place] of [
+  ['edges meet', { size: [5, 8] }, edgesMeet],
+  ['smaller', { size: [2, 1] }, edgesMeet],
+  ['by a factor', { scale: 2 }, edgesMeet],
+  ['corners meet', { size: [5, 7], alignCorners: true }, cornersMeet],
+] as const)
+  add({
+    name: `interpolate, bilinear, ${name}`,
+    f: (x) => aux.interpolate(x, { mode: 'bilinear', ...options } as never),
+    reference: (x) => {
+      const [n, h, w, c] = x.shape
+      const [p, q] = 'scale' in options ? [2 * h, 2 * w] : options.size
+      const [down, across] = [place(h, p), place(w, q)]
+      return make([n, p, q, c], ([b, i, j, k]) => {
+        const [y, z] = [down(i), across(j)]
+        const at = (u: number, v: number): number => get(x, [b, Math.min(u, h - 1), Math.min(v, w - 1), k])
+        const [u, v] = [Math.floor(y), Math.floor(z)]
+        const [s, t] = [y - u, z - v]
+        return (1 - s) * ((1 - t) * at(u, v) + t * at(u, v + 1)) + s * ((1 - t) * at(u + 1, v) + t * at(u + 1, v + 1))
+      })
+    },
+    ...product,
+    samples: [[s(2, 3, 4, 2)], [s(1, 1, 1, 1)]],
+  })
+for (const [name, options, size] of [
+  ['a whole factor', { scale: 2 }, (n: number) => 2 * n],
+  ['a factor and a half', { scale: [1.5, 1.5] }, (n: number) => Math.floor(1.5 * n)],
+  ['the same', { scale: 1 }, (n: number) => n],
+] as const)
+  add({
+    name: `interpolate, nearest, ${name}`,
+    f: (x) => aux.interpolate(x, options),
+    reference: (x) => {
+      const [n, h, w, c] = x.shape
+      const [p, q] = [size(h), size(w)]
+      return make([n, p, q, c], ([b, i, j, k]) => get(x, [b, Math.floor((i * h) / p), Math.floor((j * w) / q), k]))
+    },
+    samples: [[s(2, 3, 4, 2)], [s(1, 1, 1, 3)]],
+    bad: [
+      { what: 'none', run: () => aux.interpolate(aux.zeros([1, 2, 2, 1]), {}), code: 'AUX_INVALID_ARGUMENT' },
+      {
+        what: 'both',
+        run: () => aux.interpolate(aux.zeros([1, 2, 2, 1]), { size: 2, scale: 2 }),
+        code: 'AUX_INVALID_ARGUMENT',
+      },
+      {
+        what: 'a mode',
+        run: () => aux.interpolate(aux.zeros([1, 2, 2, 1]), { size: 2, mode: 'cubic' as never }),
+        code: 'AUX_INVALID_ARGUMENT',
+      },
+      { what: 'axes', run: () => aux.interpolate(aux.zeros([2, 2, 1]), { size: 2 }), code: 'AUX_SHAPE_MISMATCH' },
+    ],
+  })
+add({
   name: 'maxPool2d',
   f: (x) => x.maxPool2d(2),
   reference: (x) => ref.pool2d(x, 2, 2, 0, (v) => Math.max(...v)),
@@ -978,20 +1146,6 @@ add({
   reference: (x) => reduce(x, [1, 2], mean, true),
   samples: [[s(2, 3, 4, 3)]],
 })
-add({
-  name: 'upsample2d',
-  f: (x) => x.upsample2d([2, 3]),
-  reference: (x) =>
-    make([x.shape[0], 2 * x.shape[1], 3 * x.shape[2], x.shape[3]], ([n, h, w, c]) =>
-      get(x, [n, Math.floor(h / 2), Math.floor(w / 3), c]),
-    ),
-  samples: [[s(2, 3, 4, 3)], [s(1, 1, 5, 1)], [s(2, 0, 2, 3)]],
-  bad: [
-    { what: 'factor', run: () => aux.zeros([1, 2, 2, 1]).upsample2d(0.5), code: 'AUX_INVALID_ARGUMENT' },
-    { what: 'rank', run: () => aux.zeros([2, 2, 1]).upsample2d(2), code: 'AUX_SHAPE_MISMATCH' },
-  ],
-})
-
 const normalised = (
   x: Arr,
   keys: (i: number[]) => string,
@@ -1267,6 +1421,60 @@ add({
   reference: (x, y) => ignored(x, y, entropy),
   samples: someIgnored,
 })
+const classWeights = [0.5, 2, 1.5]
+for (const reduction of ['mean', 'sum', 'none'] as const)
+  add({
+    name: `crossEntropy, weighted, ${reduction}`,
+    f: (x, y) => aux.crossEntropy(x, y, { weight: tensor(classWeights), ignoreIndex: -1, reduction }),
+    reference: (x, y) => {
+      const factors = [...y.data].map((label) => (label === -1 ? 0 : classWeights[label]))
+      const each = rowsOf(x).map((v, i) => (factors[i] ? factors[i] * entropy(v, y.data[i]) : 0))
+      if (reduction === 'none') return { shape: y.shape, data: Float64Array.from(each) }
+      return scalar(reduction === 'sum' ? sum(each) : sum(each) / (sum(factors) || 1))
+    },
+    samples: [...someIgnored, [s(2, 2, 3), indices(3, 2, 2)]],
+    bad: [
+      {
+        what: 'a weight of other classes',
+        run: () => aux.crossEntropy(tensor([[1, 2]]), tensor(Int32Array.of(0)), { weight: tensor([1, 2, 3]) }),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /weight.*\[2\].*\[3\]/,
+      },
+    ],
+  })
+for (const labelSmoothing of [0, 0.2])
+  add({
+    name: `crossEntropy of probabilities, smoothed by ${labelSmoothing}`,
+    f: (x, t) => aux.crossEntropy(x, t.softmax(), { labelSmoothing }),
+    reference: (x, t) => {
+      const soft = (v: number[]): number[] => {
+        const e = v.map(Math.exp)
+        return e.map((p) => p / sum(e))
+      }
+      const targets = rowsOf(t).map(soft)
+      return scalar(
+        mean(
+          rowsOf(x).map((v, i) =>
+            sum(
+              soft(v).map((p, k) => -Math.log(p) * ((1 - labelSmoothing) * targets[i][k] + labelSmoothing / v.length)),
+            ),
+          ),
+        ),
+      )
+    },
+    samples: [
+      [s(4, 5), s(4, 5)],
+      [s(2, 3, 4), s(2, 3, 4)],
+    ],
+    fused: true,
+    bad: [
+      {
+        what: 'ignoreIndex',
+        run: () => aux.crossEntropy(tensor([[1, 2]]), tensor([[0, 1]]), { ignoreIndex: 1 }),
+        code: 'AUX_INVALID_ARGUMENT',
+      },
+    ],
+  })
 add({
   name: 'nll',
   f: (x, y) => aux.nll(x, y),
@@ -1353,6 +1561,69 @@ add({
   f: (x, t) => aux.klDivergence(x, t, { logTarget: true, reduction: 'sum' }),
   reference: (x, t) => scalar(sum([...zip(x, t, (a, b) => Math.exp(b) * (b - a)).data])),
   samples: [[within(-4, 0, 3, 4), within(-4, 0, 3, 4)]],
+})
+
+// --- gradients as functions: traced inside of a function, they are part of it and have gradients of their own ---
+
+const erfSlope = (v: number): number => Math.exp((-v * v) / 2) / Math.sqrt(2 * Math.PI)
+const slopes: [string, (x: Tensor) => Tensor, (v: number) => number][] = [
+  ['tanh', (x) => x.tanh(), (v) => 1 - Math.tanh(v) ** 2],
+  ['sigmoid', (x) => x.sigmoid(), (v) => sigmoid(v) * (1 - sigmoid(v))],
+  ['relu', (x) => x.relu(), (v) => Number(v > 0)],
+  ['leakyRelu', (x) => x.leakyRelu(0.25), (v) => (v > 0 ? 1 : 0.25)],
+  ['elu', (x) => x.elu(1.5), (v) => (v > 0 ? 1 : 1.5 * Math.exp(v))],
+  ['softplus', (x) => x.softplus(2), (v) => sigmoid(2 * v)],
+  ['silu', (x) => x.silu(), (v) => sigmoid(v) * (1 + v * (1 - sigmoid(v)))],
+  ['gelu', (x) => x.gelu(), (v) => cdf(v) + v * erfSlope(v)],
+  ['clamp', (x) => x.clamp(-1, 1), (v) => Number(v >= -1 && v <= 1)],
+  ['exp', (x) => x.exp(), Math.exp],
+  ['square', (x) => x.square(), (v) => 2 * v],
+  ['pow', (x) => x.square().add(1).pow(1.5), (v) => 3 * v * Math.sqrt(v * v + 1)],
+]
+for (const [name, f, slope] of slopes)
+  add({
+    name: `gradient of ${name}`,
+    f: (x, g) => aux.grad((x) => f(x).mul(g).sum())(x)[0],
+    reference: (x, g) => zip(x, g, (v, u) => u * slope(v)),
+    samples: [[s(3, 4), s(3, 4)]],
+    rtol: 4e-6,
+    atol: 4e-6,
+    gtol: 4e-5,
+    fused: true,
+  })
+add({
+  name: 'gradient of softmax',
+  f: (x, g) => aux.grad((x) => x.softmax().mul(g).sum())(x)[0],
+  reference: (x, g) => {
+    const p = rowsOf(x).map((v) => v.map((u) => Math.exp(u) / sum(v.map(Math.exp))))
+    const along = p.map((row, i) => sum(row.map((q, k) => q * get(g, [i, k]))))
+    return make(x.shape, ([i, k]) => p[i][k] * (get(g, [i, k]) - along[i]))
+  },
+  samples: [[s(3, 4), s(3, 4)]],
+  fused: true,
+})
+add({
+  name: 'gradient of logSoftmax',
+  f: (x, g) => aux.grad((x) => x.logSoftmax().mul(g).sum())(x)[0],
+  reference: (x, g) => {
+    const p = rowsOf(x).map((v) => v.map((u) => Math.exp(u) / sum(v.map(Math.exp))))
+    const total = rowsOf(g).map(sum)
+    return make(x.shape, ([i, k]) => get(g, [i, k]) - p[i][k] * total[i])
+  },
+  samples: [[s(3, 4), s(3, 4)]],
+  fused: true,
+})
+add({
+  name: 'gradient of a convolution and a mean over windows',
+  f: (x, w, g) => aux.grad((x, w) => aux.conv2d(x, w).avgPool2d(2).mul(g).sum())(x, w)[0],
+  reference: (_, w, g) =>
+    ref.convTranspose2d(
+      make([1, 4, 4, 3], ([b, i, j, c]) => get(g, [b, Math.floor(i / 2), Math.floor(j / 2), c]) / 4),
+      w,
+    ),
+  samples: [[s(1, 6, 6, 2), s(3, 3, 3, 2), s(1, 2, 2, 3)]],
+  ...product,
+  gtol: 2e-5,
 })
 
 export { rows }

@@ -107,7 +107,8 @@ test('groups: the first that matches gives its rate factor and weight decay', as
     lr: 0.1,
     weightDecay: 0.5,
     groups: [
-      { match: /^b$/, lrScale: 10, weightDecay: 0 },
+      { match: '*.b', lrScale: 99 }, // of modules inside, of which there are none
+      { match: 'b', lrScale: 10, weightDecay: 0 },
       { match: () => true, lrScale: 2 },
     ],
   })
@@ -166,4 +167,36 @@ test('options that make no sense are refused', () => {
   expect(() => new optim.SGD({ lr: 1, nesterov: true })).toThrow(refused)
   expect(() => new optim.Adam({ lr: 1, betas: [0.9, 1] })).toThrow(refused)
   expect(() => new optim.Adam({ lr: 1, eps: -1 })).toThrow(refused)
+  expect(() => new optim.Adam({ lr: 1, betas: 0.9 as never })).toThrow(refused)
+  const named = (name: string) => expect.objectContaining({ message: expect.stringMatching(name) })
+  for (const Kind of [optim.SGD, optim.Adam, optim.AdamW, optim.Lion, optim.SM3, optim.Adafactor]) {
+    expect(() => new Kind({ lr: 1, learningRate: 1 } as never)).toThrow(named(`${Kind.name}: .*learningRate.*lr`))
+    expect(() => new Kind({ lr: 1, groups: [{ pattern: 'b' }] } as never)).toThrow(
+      named(`${Kind.name}: group.*pattern`),
+    )
+  }
+  expect(() => new optim.SGD(undefined as never)).toThrow(named('SGD.*undefined'))
+})
+
+test('a schedule without its length, and one that gives no rate', async () => {
+  const refused = expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' })
+  const { cosine, linear, oneCycle, constant } = optim.schedule
+  for (const make of [cosine, linear, oneCycle] as ((lr: number, o?: object) => unknown)[]) {
+    expect(() => make(1)).toThrow(refused)
+    expect(() => make(1, {})).toThrow(refused)
+    expect(() => make(NaN, { steps: 3 })).toThrow(refused)
+  }
+  expect(() => constant(-1)).toThrow(refused)
+  const model = new Two(Float32Array.of(1), Float32Array.of(1))
+  const optimizer = new optim.SGD({ lr: (step) => (step === 1 ? NaN : 0.1) })
+  const step = compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer })
+  const batch = { g: Float32Array.of(1), h: Float32Array.of(1) }
+  await step.run(batch)
+  const before = [...model.w.dataSync()]
+  await expect(step.run(batch)).rejects.toEqual(
+    expect.objectContaining({ message: expect.stringMatching(/NaN after 1/) }),
+  )
+  optimizer.lr = 'fast' as never
+  await expect(step.run(batch)).rejects.toEqual(refused)
+  expect([...model.w.dataSync()]).toEqual(before)
 })

@@ -191,6 +191,35 @@ export function conv2d(
   })
 }
 
+/** Each element of x spread over a window of y, weighted: w [I, KH, KW, O/groups]. */
+export function convTranspose2d(
+  x: Arr,
+  w: Arr,
+  o: { stride?: number; padding?: number; dilation?: number; groups?: number; outputPadding?: number } = {},
+): Arr {
+  const { stride = 1, padding = 0, dilation = 1, groups = 1, outputPadding = 0 } = o
+  const [n, h, width, inputs] = x.shape
+  const [, kh, kw, perGroup] = w.shape
+  const size = (from: number, kernel: number): number =>
+    (from - 1) * stride - 2 * padding + dilation * (kernel - 1) + outputPadding + 1
+  const [p, q] = [size(h, kh), size(width, kw)]
+  const y = make([n, p, q, perGroup * groups], () => 0)
+  for (let b = 0; b < n; b++)
+    for (let i = 0; i < h; i++)
+      for (let j = 0; j < width; j++)
+        for (let c = 0; c < inputs; c++)
+          for (let u = 0; u < kh; u++)
+            for (let v = 0; v < kw; v++)
+              for (let k = 0; k < perGroup; k++) {
+                const [at, to] = [i * stride - padding + u * dilation, j * stride - padding + v * dilation]
+                if (at < 0 || at >= p || to < 0 || to >= q) continue
+                const channel = Math.floor(c / (inputs / groups)) * perGroup + k
+                y.data[((b * p + at) * q + to) * perGroup * groups + channel] +=
+                  get(x, [b, i, j, c]) * get(w, [c, u, v, k])
+              }
+  return y
+}
+
 /** f of the list of values under each window, channels-last (padding left out). */
 export function pool2d(x: Arr, kernel: number, stride: number, padding: number, f: (values: number[]) => number): Arr {
   const [n, h, w, c] = x.shape

@@ -1,5 +1,5 @@
 import { InvalidArgumentError } from 'commander'
-import { parseBytes } from '../compile/budget'
+import { parseBytes } from '../compile/bytes'
 import { rules, type Rule } from './recipes'
 
 // Parsers of option values; what they refuse is wrong usage (exit code 2).

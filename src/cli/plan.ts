@@ -1,18 +1,23 @@
+import { writeFileSync } from 'node:fs'
 import Table from 'cli-table3'
 import { Command } from 'commander'
 import { compile } from '../compile'
-import { showBytes } from '../compile/budget'
+import { showBytes } from '../compile/bytes'
+import { fail } from '../errors'
 import { crossEntropy } from '../ops'
-import { number } from './options'
+import { bytes, number } from './options'
 import { action, exitCode, type Output } from './output'
 import { memoryOf, optimizerOf, optimizers, recipeOf, recipes, rules, type Rule } from './recipes'
+import { memoryInWords } from './report'
 
 interface Options {
   model: string
   rule?: Rule
   optimizer: string
   batch: number
+  budget?: string
   ops?: boolean
+  svg?: string
   json?: boolean
 }
 
@@ -24,7 +29,13 @@ export function plan(): Command {
     .option('--rule <name>', `one of ${rules.join(', ')} (default: compare all that the model has)`)
     .option('--optimizer <name>', `one of ${Object.keys(optimizers).join(', ')}`, 'adam')
     .option('--batch <n>', 'images of a step', number(1, true), 128)
+    .option(
+      '--budget <bytes>',
+      'what to keep within, such as 64MiB: parts of the model are run again where it takes that',
+      bytes,
+    )
     .option('--ops', 'list every kernel call with its lifetime and place in the arena')
+    .option('--svg <file>', 'draw the arena: what lies where, from which kernel call to which (with --rule)')
     .option('--json', 'one JSON object on stdout')
     .action(action<Options>(run))
 }
@@ -32,6 +43,7 @@ export function plan(): Command {
 function run(options: Options, output: Output): number {
   const recipe = recipeOf(options.model)
   const make = optimizerOf(options.optimizer)
+  if (options.svg && !options.rule) fail('AUX_INVALID_ARGUMENT', '--svg: expected --rule with the one to draw')
   const given = options.rule ? [options.rule] : rules.filter((rule) => recipe.memory[rule])
   const plans = given.map((rule) => {
     const memory = memoryOf(options.model, rule)
@@ -41,8 +53,9 @@ function run(options: Options, output: Output): number {
       loss: ({ x, y }) => crossEntropy(model.forward(x), y),
       optimizer: make(() => recipe.lr),
       memory,
+      budget: options.budget,
     })
-    return { rule, plan: step.plan({ x: [options.batch, 28, 28, 1], y: [options.batch] }) }
+    return { rule, step, plan: step.plan({ x: [options.batch, 28, 28, 1], y: [options.batch] }) }
   })
   const kinds = Object.keys(plans[0].plan.bytes) as (keyof (typeof plans)[0]['plan']['bytes'])[]
   const table = new Table({
@@ -53,6 +66,7 @@ function run(options: Options, output: Output): number {
   for (const kind of kinds) table.push([kind, ...plans.map(({ plan }) => showBytes(plan.bytes[kind]))])
   const text = [`${options.model}, batches of ${options.batch}`, table.toString()]
   if (options.rule) text.push(String(plans[0].plan))
+  if (options.budget) for (const { rule, step } of plans) text.push(`${rule}: ${memoryInWords(step.memory)}`)
   if (options.ops)
     for (const { rule, plan } of plans) {
       const ops = new Table({
@@ -63,12 +77,17 @@ function run(options: Options, output: Output): number {
         ops.push([op.from, op.phase, op.layer, op.kernel, op.to, op.offset < 0 ? '' : op.offset, op.bytes || ''])
       text.push(rule, ops.toString())
     }
+  if (options.svg) {
+    writeFileSync(options.svg, plans[0].plan.toSVG())
+    output.note(`drawn in ${options.svg}`)
+  }
   output.result(
     {
       model: options.model,
       batch: options.batch,
-      plans: plans.map(({ rule, plan }) => ({
+      plans: plans.map(({ rule, step, plan }) => ({
         rule,
+        memory: step.memory.map(([module, policy]) => [module, policy.name]),
         bytes: plan.bytes,
         kept: plan.kept,
         ...(options.ops ? { ops: plan.ops } : {}),

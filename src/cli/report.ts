@@ -1,5 +1,6 @@
 import Table from 'cli-table3'
-import { showBytes } from '../compile/budget'
+import type { ModulePolicy } from '../compile'
+import { showBytes } from '../compile/bytes'
 
 /** One line of the result table, and of `--json`. */
 export interface RunResult {
@@ -32,4 +33,11 @@ export function resultTable(runs: readonly RunResult[]): string {
       r.imagesPerSecond.toFixed(0),
     ])
   return table.toString()
+}
+
+/** Policies with the modules they hold for. */
+export function memoryInWords(memory: readonly ModulePolicy[]): string {
+  const modules = new Map<string, string[]>()
+  for (const [path, { name }] of memory) modules.set(name, [...(modules.get(name) ?? []), path || 'the model'])
+  return [...modules].map(([name, paths]) => `${name} of ${paths.join(', ')}`).join('; ') || 'backpropagation'
 }

@@ -13,7 +13,7 @@ import { bytes, number, ruleList } from './options'
 import { action, exitCode, type Output } from './output'
 import { progress } from './progress'
 import { compared, memoryOf, optimizerOf, optimizers, recipeOf, recipes, rules, type Rule } from './recipes'
-import { resultTable, type RunResult } from './report'
+import { memoryInWords, resultTable, type RunResult } from './report'
 
 interface Options {
   model: string
@@ -50,7 +50,11 @@ export function train(): Command {
       number(0, false),
     )
     .option('--seed <n>', 'seed of weights and of the order of images', number(0, true), 1)
-    .option('--budget <bytes>', 'refuse before the first step what would hold more than this, such as 64MiB', bytes)
+    .option(
+      '--budget <bytes>',
+      'what to keep within, such as 64MiB: parts of the model are run again where it takes that, or refused before the first step',
+      bytes,
+    )
     .option('--limit <n>', 'use the first n training images only', number(1, true))
     .option(
       '--save <file>',
@@ -125,6 +129,7 @@ async function trainOnce(
       x: [Math.min(batchSize, data.train.size), 28, 28, 1],
       y: [Math.min(batchSize, data.train.size)],
     })
+    if (options.budget) output.note(`${rule}: ${memoryInWords(step.memory)}`)
     const training = { step, loader }
     if (file && options.resume && existsSync(file)) {
       await loadTraining(file, training)

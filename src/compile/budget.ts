@@ -1,63 +1,58 @@
 import { fail } from '../errors'
+import { checkpoint } from '../memory/checkpoint'
+import type { MemoryAssignment } from '../memory/assignment'
+import { parseBytes, showBytes, type Bytes } from './bytes'
 import type { Plan } from './plan'
 
-/** Bytes, as a number or as text: '64MiB', '1.5 GB', '800k'. */
-export type Bytes = number | string
-
-const units: Record<string, number> = {
-  '': 1,
-  b: 1,
-  k: 1000,
-  kb: 1000,
-  kib: 1024,
-  m: 1e6,
-  mb: 1e6,
-  mib: 1024 ** 2,
-  g: 1e9,
-  gb: 1e9,
-  gib: 1024 ** 3,
+/** Bytes that a plan may take, and what may be done to keep within them. */
+export interface Budget {
+  /** All that auxgrad may hold: `plan.bytes.total`. */
+  bytes: Bytes
+  /**
+   * What may be given to modules where a plan would take more, in order of preference: policies, for as many modules as
+   * it takes, and assignments, as they are. `[checkpoint({ recompute: 'cheap' }), checkpoint()]` unless you say
+   * otherwise, which cost time and nothing else; with none, a plan over the budget is refused at once.
+   */
+  methods?: readonly MemoryAssignment[]
 }
 
-/** @throws AUX_INVALID_ARGUMENT for what is not a number of bytes. */
-export function parseBytes(bytes: Bytes): number {
-  const match = /^\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*$/i.exec(String(bytes))
-  const unit = match && units[match[2].toLowerCase()]
-  if (!match || !unit || !(Number(match[1]) > 0))
+/** @internal @throws AUX_INVALID_ARGUMENT for what is no budget. */
+export function parseBudget(budget: Bytes | Budget): { bytes: number; methods: readonly MemoryAssignment[] } {
+  const { bytes, methods = [checkpoint({ recompute: 'cheap' }), checkpoint()] } =
+    typeof budget === 'object' && budget !== null ? budget : { bytes: budget }
+  if (!Array.isArray(methods) || methods.some((m) => typeof m !== 'object' || m === null))
     fail(
       'AUX_INVALID_ARGUMENT',
-      `expected a number of bytes such as 67108864, '64MiB' or '1.5GB', got ${JSON.stringify(bytes)}`,
+      `budget: expected methods to be a list of policies or assignments, got ${String(methods)}`,
     )
-  return Math.floor(Number(match[1]) * unit)
+  return { bytes: parseBytes(bytes), methods }
 }
 
-/** Bytes for people. */
-export function showBytes(bytes: number): string {
-  const steps: [number, string][] = [
-    [1024 ** 3, 'GiB'],
-    [1024 ** 2, 'MiB'],
-    [1024, 'KiB'],
-  ]
-  for (const [size, unit] of steps) if (bytes >= size) return `${(bytes / size).toFixed(2)} ${unit}`
-  return `${bytes} bytes`
+/** What a plan over the budget is refused with. */
+export interface Refusal {
+  /** Bytes before any method was used, where some were. */
+  before?: number
+  /** The same step under other methods. */
+  alternatives?: () => { name: string; bytes: number }[]
 }
 
 /**
- * Refuses a plan that does not fit, before anything runs. `alternatives` are the same step under other methods.
+ * Refuses a plan that does not fit, before anything runs.
  * @throws AUX_BUDGET_TOO_SMALL naming the plan's bytes and the smallest that would do.
  */
-export function checkBudget(
-  plan: Plan,
-  budget: number | undefined,
-  alternatives?: () => { name: string; bytes: number }[],
-): void {
-  if (budget === undefined || plan.bytes.total <= budget) return
-  const others = (alternatives?.() ?? []).filter((a) => a.bytes < plan.bytes.total).sort((a, b) => a.bytes - b.bytes)
+export function checkBudget(plan: Plan, budget: number | undefined, { before, alternatives }: Refusal = {}): void {
+  const { total } = plan.bytes
+  if (budget === undefined || total <= budget) return
+  const both = (bytes: number): string => `${showBytes(bytes)} (${bytes} bytes)`
+  const others = (alternatives?.() ?? []).filter((a) => a.bytes < total).sort((a, b) => a.bytes - b.bytes)
+  const reduced =
+    before !== undefined && before > total ? `, ${both(total)} at least with the methods of the budget` : ''
   const advice = others.length
     ? `; the smallest with the methods at hand is ${showBytes(others[0].bytes)} (${others[0].bytes} bytes, ${others[0].name})`
     : ''
   plan.dispose()
   fail(
     'AUX_BUDGET_TOO_SMALL',
-    `this plan needs ${showBytes(plan.bytes.total)} (${plan.bytes.total} bytes), more than the budget of ${showBytes(budget)} (${budget} bytes)${advice}`,
+    `this plan needs ${both(before ?? total)}${reduced}, more than the budget of ${both(budget)}${advice}`,
   )
 }

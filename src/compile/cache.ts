@@ -1,4 +1,4 @@
-import { checkBudget } from './budget'
+import { checkBudget, type Refusal } from './budget'
 import { keyOf, type NormalSpec } from './inputs'
 import type { ModelKey } from './key'
 import type { Plan } from './plan'
@@ -7,10 +7,12 @@ const maxPlans = 16
 
 /** How an entry comes to be when there is none. */
 export interface Making<Entry> {
+  /** Tells plans of one model and inputs apart; asked before and after one is made. */
+  variant(): string
   make(): Entry
   budget: number | undefined
-  /** The bytes of the same under other methods, for the error of a plan over the budget. */
-  alternatives?(): { name: string; bytes: number }[]
+  /** For the error of a plan over the budget. */
+  refusal?(entry: Entry): Refusal
 }
 
 /** Plans by model and inputs, the least recently used dropped beyond `maxPlans`. */
@@ -23,13 +25,9 @@ export class PlanCache<Entry extends { readonly plan: Plan }> {
     this.#model = model
   }
 
-  /** The plan for inputs of these shapes and dtypes, made if there is none; `variant` tells plans of one model apart. */
-  entry(
-    inputs: ReadonlyMap<string, NormalSpec>,
-    variant: string,
-    { make, budget, alternatives }: Making<Entry>,
-  ): Entry {
-    const key = this.#prefix(variant) + keyOf(inputs)
+  /** The plan for inputs of these shapes and dtypes, made if there is none. */
+  entry(inputs: ReadonlyMap<string, NormalSpec>, { variant, make, budget, refusal }: Making<Entry>): Entry {
+    const key = this.#prefix(variant()) + keyOf(inputs)
     const known = this.#entries.get(key)
     if (known) {
       this.#entries.delete(key)
@@ -37,8 +35,8 @@ export class PlanCache<Entry extends { readonly plan: Plan }> {
       return known
     }
     const entry = make()
-    checkBudget(entry.plan, budget, alternatives)
-    const prefix = this.#prefix(variant) // other modules may have turned up
+    checkBudget(entry.plan, budget, refusal?.(entry))
+    const prefix = this.#prefix(variant()) // other modules may have turned up
     this.#set(prefix + keyOf(inputs), entry)
     if ([...inputs.values()].some((s) => s.dtype === undefined)) {
       const declared = new Map(

@@ -100,7 +100,12 @@ export class CompiledFunction<R extends Traceable> {
 
   #entry(inputs: ReadonlyMap<string, NormalSpec>): Entry {
     if (this.#closed) fail('AUX_DISPOSED', 'this compiled function was closed')
-    return this.#plans.entry(inputs, '', { make: () => this.#make(inputs), budget: this.#session.budget })
+    const session = this.#session
+    return this.#plans.entry(inputs, {
+      variant: () => `${session.revision}|`,
+      make: () => this.#make(inputs),
+      budget: session.budget,
+    })
   }
 
   #make(inputs: ReadonlyMap<string, NormalSpec>): Entry {

@@ -8,6 +8,7 @@ import type { Storage } from '../tensor/storage'
 import type { Tensor } from '../tensor/tensor'
 import { aligned, allocate, largestLiveSum, type Block } from './allocate'
 import { executionOrders, root } from './order'
+import { picture } from './picture'
 
 const magic = 0x41585031
 const version = 1
@@ -32,8 +33,12 @@ export interface PlanBytes {
 
 /** Something that backward keeps. */
 export interface KeptValue {
-  /** Path of the module that reads it in backward; '' is the model itself. */
+  /** Path of the module that reads it in backward (first, of several); '' is the model itself. */
   layer: string
+  /** Paths of all modules that read it in backward. */
+  readers: string[]
+  /** Path of the module that made it. */
+  maker: string
   /** Policy by which it is kept. */
   policy: string
   /** Operation that made it. */
@@ -66,6 +71,16 @@ export interface PlannedOp {
   bytes: number
 }
 
+/** A piece of the arena: what lies there, where (`offset`, `bytes`), and from which step to which (both included). */
+export interface PlannedBlock extends Readonly<Block> {
+  /** Operation that makes it, or for which it is workspace; of an input its name. */
+  readonly op: string
+  /** Path of the module that called it; '' is the model itself. */
+  readonly layer: string
+  /** Kept for backward, an input, scratch of a kernel, or a value on its way in one of the phases. */
+  readonly kind: 'kept' | 'staging' | 'workspace' | 'forward' | 'backward' | 'update'
+}
+
 /** Where a value lies in the arena. */
 export interface Slot {
   offset: number
@@ -86,22 +101,24 @@ export class Plan {
   readonly kept: KeptValue[]
   /** Every kernel call, in order. */
   readonly ops: PlannedOp[]
+  /** Every piece of the arena. */
+  readonly blocks: readonly PlannedBlock[]
   /** Bytes of the arena; the measured peak of a run is this number. */
   readonly arenaBytes: number
   /** Largest sum of bytes alive at once: no arena can be smaller. */
   readonly liveBytes: number
   /** @internal */ readonly inputs: ReadonlyMap<string, Slot>
   /** @internal */ readonly outputs: readonly Slot[]
-  /** @internal Every piece of the arena, with its lifetime. */ readonly blocks: readonly Block[]
+  /** @internal What makes the values in `kept`. */ readonly makers: readonly Node[]
+  /** @internal */ readonly graph: Graph
   readonly #words: Float64Array
   readonly #kernels: string[]
   readonly #references: Tensor[]
-  readonly #graph: Graph
   #handle: PlanHandle | null = null
 
   /** Plans the part of the graph that `outputs` and the changes of state need. */
   constructor(graph: Graph, outputs: readonly Tensor[], options: PlanOptions = {}) {
-    this.#graph = graph
+    this.graph = graph
     const scratch = new Map<Node, number>()
     const candidates = executionOrders(graph, outputs, bytesOf).map((order) => new Builder(order, outputs, scratch))
     const builder = candidates.reduce((best, b) => (b.liveBytes < best.liveBytes ? b : best))
@@ -112,6 +129,7 @@ export class Plan {
     this.arenaBytes = builder.arenaBytes
     this.liveBytes = builder.liveBytes
     this.kept = builder.kept
+    this.makers = builder.makers
     this.ops = builder.ops
     this.blocks = builder.blocks
     this.inputs = builder.inputs
@@ -168,7 +186,12 @@ export class Plan {
   dispose(): void {
     if (this.#handle) native().planRelease(this.#handle)
     this.#handle = null
-    this.#graph.dispose()
+    this.graph.dispose()
+  }
+
+  /** The arena as an SVG: steps from left to right, bytes from bottom to top, each block with what it is as its title. */
+  toSVG(): string {
+    return picture(this)
   }
 
   /** The bytes by kind, then what is kept, by layer and policy. */
@@ -189,14 +212,17 @@ export class Plan {
 
 const bytesOf = (t: Tensor): number => (t.node!.reference ? 0 : aligned(sizeOf(t.shape) * bytesPerElement(t.dtype)))
 
+type Draft = { -readonly [K in keyof PlannedBlock]: PlannedBlock[K] }
+
 /** Turns an order of execution into blocks, offsets and words. */
 class Builder {
   readonly kernels: string[] = []
   readonly references: Tensor[] = []
   readonly inputs = new Map<string, Slot>()
   readonly kept: KeptValue[] = []
+  readonly makers: Node[] = []
   readonly ops: PlannedOp[] = []
-  readonly blocks: readonly Block[]
+  readonly blocks: readonly Draft[]
   words: Float64Array = new Float64Array()
   arenaBytes = 0
   readonly liveBytes: number
@@ -204,10 +230,10 @@ class Builder {
   workspaceBytes = 0
   readonly #order: readonly Node[]
   readonly #steps: readonly Node[]
-  #blocks = new Map<Tensor, Block>()
+  #blocks = new Map<Tensor, Draft>()
   #buffers = new Map<Node, number>()
   #lastUse = new Map<Tensor, number>()
-  #scratch = new Map<Node, Block>()
+  #scratch = new Map<Node, Draft>()
 
   /** Lifetimes. `scratchBytes` remembers what kernels asked for, over the orders that are compared. */
   constructor(order: readonly Node[], outputs: readonly Tensor[], scratchBytes: Map<Node, number>) {
@@ -268,7 +294,11 @@ class Builder {
   }
 
   #block(t: Tensor, from: number): void {
+    const { op, scope, phase, inputName } = t.node!
     this.#blocks.set(t, {
+      op: inputName ?? op.name,
+      layer: scope,
+      kind: inputName === null ? phase : 'staging',
       bytes: Math.max(64, bytesOf(t)),
       from,
       to: Math.max(from, this.#lastUse.get(t) ?? from),
@@ -287,8 +317,7 @@ class Builder {
       const sole = n.inputs.every((other, k) => k === i || !other || root(other) !== owner)
       if (!block || !sole || block.to !== step || this.#lastUse.get(owner) !== step) continue
       if (t.offset !== 0 || !t.contiguous || bytesOf(t) !== bytesOf(owner) || bytesOf(owner) !== bytesOf(out)) continue
-      const extended = block as { to: number }
-      extended.to = Math.max(step, this.#lastUse.get(out) ?? step)
+      block.to = Math.max(step, this.#lastUse.get(out) ?? step)
       this.#blocks.set(out, block)
       return true
     }
@@ -305,36 +334,45 @@ class Builder {
       known.set(n, bytes)
     }
     if (bytes === 0) return
-    this.#scratch.set(n, { bytes, from: step, to: step, offset: 0 })
+    this.#scratch.set(n, { op: n.op.name, layer: n.scope, kind: 'workspace', bytes, from: step, to: step, offset: 0 })
     this.workspaceBytes = Math.max(this.workspaceBytes, bytes)
   }
 
   #findKept(order: readonly Node[], steps: readonly Node[]): void {
     const border = steps.findIndex((n) => n.phase !== 'forward')
-    const keptBlocks = new Set<Block>()
+    const keptBlocks = new Map<Draft, KeptValue>()
     if (border >= 0)
       for (const reader of steps.slice(border)) {
         for (const t of reader.inputs) {
           const owner = t && root(t)
           const block = owner && this.#blocks.get(owner)
           // Single numbers (the loss) are not what a policy is about, nor are inputs of the step itself.
-          if (!owner || !block || block.from >= border || keptBlocks.has(block)) continue
+          if (!owner || !block || block.from >= border) continue
+          const known = keptBlocks.get(block)
+          if (known) {
+            if (!known.readers.includes(reader.scope)) known.readers.push(reader.scope)
+            continue
+          }
           if (owner.node!.phase !== 'forward' || owner.rank === 0 || owner.node!.inputName?.startsWith('$')) continue
-          keptBlocks.add(block)
-          const policy = reader.policy ?? 'backpropagation'
-          this.kept.push({
+          const kept = {
             layer: reader.scope,
-            policy,
+            readers: [reader.scope],
+            maker: owner.node!.scope,
+            policy: reader.policy ?? 'backpropagation',
             op: owner.node!.op.name,
             dtype: owner.dtype,
             shape: owner.shape,
             bytes: block.bytes,
-          })
+          }
+          keptBlocks.set(block, kept)
+          block.kind = 'kept'
+          this.kept.push(kept)
+          this.makers.push(owner.node!)
         }
       }
     for (const n of order) {
       const block = n.inputName !== null ? this.#blocks.get(n.outputs[0]) : undefined
-      if (block && !keptBlocks.has(block)) this.stagingBytes += block.bytes
+      if (block?.kind === 'staging') this.stagingBytes += block.bytes
     }
   }
 

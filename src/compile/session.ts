@@ -19,15 +19,26 @@ export interface RunOptions {
  * follow each other.
  */
 export class Session {
-  /** Policies of the model's training step; its forward passes alone follow them too. */
-  memory: MemoryAssignment | undefined
+  /** Times that the policies were set anew: older plans follow others. */
+  revision = 0
   /** Bytes that no plan of the model may exceed. */
   budget: number | undefined
   /** Highest arena byte that a kernel was given so far. */
   measuredArena = 0
+  #memory: MemoryAssignment | undefined
   #arena: Storage | null = null
   #tail: Promise<unknown> = Promise.resolve()
   #pending = 0
+
+  /** Policies of the model's training step; its forward passes alone follow them too. */
+  get memory(): MemoryAssignment | undefined {
+    return this.#memory
+  }
+
+  set memory(memory: MemoryAssignment | undefined) {
+    this.#memory = memory
+    this.revision++
+  }
 
   /** Runs `body` when all runs asked for before have ended. */
   enqueue<T>(body: () => Promise<T>): Promise<T> {

@@ -2,7 +2,7 @@ import { fail } from '../errors'
 import { derive } from '../graph/derive'
 import type { Graph } from '../graph/graph'
 import { asa } from '../memory/asa'
-import { Policies, type MemoryAssignment } from '../memory/assignment'
+import { assigned, Policies, type MemoryAssignment } from '../memory/assignment'
 import { checkpoint } from '../memory/checkpoint'
 import { quantized } from '../memory/quantized'
 import { fillOp } from '../ops/create'
@@ -11,9 +11,11 @@ import type { HostArray } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
-import { parseBytes, type Bytes } from './budget'
+import { parseBudget, type Budget } from './budget'
+import type { Bytes } from './bytes'
 import { PlanCache } from './cache'
 import type { Traceable } from './function'
+import { fit, type ModulePolicy } from './fit'
 import { fuseActivations, fuseStatistics } from './fuse'
 import { specsOf, valuesOf, type Batch, type NormalSpec, type Specs } from './inputs'
 import { ModelKey } from './key'
@@ -36,8 +38,12 @@ export interface StepOptions<R extends Traceable = Traceable> {
   optimizer: Optimizer
   /** What backward keeps, by module; backpropagation where nothing is said. */
   memory?: MemoryAssignment
-  /** Bytes that no plan of the model may exceed; one that does is refused before the first step. */
-  budget?: Bytes
+  /**
+   * Bytes that no plan of the model may exceed. Where backpropagation, or what `memory` says, would take more, some
+   * modules are run again in backward (`checkpoint`: it takes time and changes no result), as few as will do; a
+   * `Budget` names other methods. A plan that still does not fit is refused before the first step.
+   */
+  budget?: Bytes | Budget
   /** Gradient clipping, by the norm of all gradients together or by value. */
   clip?: {
     /** Gradients are scaled down where their norm together exceeds this. */
@@ -79,6 +85,8 @@ interface Entry {
   readonly plan: Plan
   readonly names: readonly string[]
   readonly indicators: readonly string[]
+  /** Bytes before the methods of the budget, none of which will do. */
+  readonly unfit?: number
 }
 
 /** A training step: forward, backward and update as one plan for each set of input shapes. */
@@ -90,7 +98,9 @@ export class TrainingStep<R extends Traceable = Traceable> {
   /** Runs done; with the seed, it decides all random numbers of the next one. */
   runs = 0
   readonly #options: StepOptions<R>
-  readonly #budget: number | undefined
+  readonly #budget: ReturnType<typeof parseBudget> | undefined
+  /** What the budget made necessary; it stays for later plans. */
+  #chosen: readonly ModulePolicy[] = []
   readonly #accumulate: number
   /** Low and high word. */
   readonly #seed: readonly [number, number]
@@ -122,10 +132,10 @@ export class TrainingStep<R extends Traceable = Traceable> {
     this.#options = options
     this.#accumulate = accumulate
     this.#seed = [seed | 0, Math.floor(seed / 2 ** 32) | 0]
-    this.#budget = options.budget === undefined ? undefined : parseBytes(options.budget)
+    this.#budget = options.budget === undefined ? undefined : parseBudget(options.budget)
     this.#session = sessionOf(options.model)
     if (options.memory) this.#session.memory = options.memory
-    if (this.#budget !== undefined) this.#session.budget = this.#budget
+    if (this.#budget) this.#session.budget = this.#budget.bytes
     this.#modelKey = new ModelKey(options.model)
     this.#plans = new PlanCache(this.#modelKey)
   }
@@ -133,6 +143,18 @@ export class TrainingStep<R extends Traceable = Traceable> {
   /** The plan of a step on inputs of these shapes; its bytes are known before any step. */
   plan(specs: Specs): Plan {
     return this.#entry(specsOf(specs), true).plan
+  }
+
+  /**
+   * What backward keeps, by module: `memory` as it was given, then what the budget made necessary in the plans so far.
+   * It may be given to another step as its `memory`.
+   */
+  get memory(): readonly ModulePolicy[] {
+    return [...assigned(this.#options.memory, this.#modules), ...this.#chosen]
+  }
+
+  get #modules(): ReadonlyMap<string, object> {
+    return new Map(this.model.namedModules())
   }
 
   /** Highest arena byte that a kernel was given so far, in any plan of the model. */
@@ -240,11 +262,35 @@ export class TrainingStep<R extends Traceable = Traceable> {
 
   #entry(specs: ReadonlyMap<string, NormalSpec>, update: boolean): Entry {
     if (this.#closed) fail('AUX_DISPOSED', 'this training step was closed')
-    return this.#plans.entry(specs, `${update}|`, {
-      make: () => this.#make(specs, this.#options.memory, update),
-      budget: this.#budget,
-      alternatives: () => this.#alternatives(specs),
+    return this.#plans.entry(specs, {
+      variant: () => `${this.#session.revision}|${update}|`,
+      make: () => this.#fit(specs, update),
+      budget: this.#budget?.bytes,
+      refusal: ({ unfit }) => ({ before: unfit, alternatives: () => this.#alternatives(specs) }),
     })
+  }
+
+  /** The plan under what was chosen so far and, if that is over the budget, more of its methods. */
+  #fit(specs: ReadonlyMap<string, NormalSpec>, update: boolean): Entry {
+    const modules = this.#modules
+    const make = (chosen: readonly ModulePolicy[]): Entry =>
+      this.#make(
+        specs,
+        chosen.length ? [...assigned(this.#options.memory, modules), ...chosen] : this.#options.memory,
+        update,
+      )
+    const before = this.#chosen.filter(([path]) => modules.has(path))
+    const first = make(before)
+    const { total } = first.plan.bytes
+    if (!this.#budget || total <= this.#budget.bytes) return first
+    const { bytes: budget, methods } = this.#budget
+    const given = new Policies(this.#options.memory, modules)
+    const pinned = (path: string): boolean => given.pinned(path)
+    const { entry, chosen } = fit({ entry: first, chosen: before }, { budget, methods, modules, pinned, make })
+    if (entry.plan.bytes.total > budget) return { ...entry, unfit: total }
+    this.#chosen = chosen
+    this.#session.memory = this.memory
+    return entry
   }
 
   /** The bytes of the same step under the methods at hand. */

@@ -15,7 +15,8 @@ export type MemoryAssignment =
   | readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[]
 
 // Arrays have an `at` too.
-const isPolicy = (value: unknown): value is MemoryPolicy =>
+/** @internal */
+export const isPolicy = (value: unknown): value is MemoryPolicy =>
   !Array.isArray(value) && typeof (value as MemoryPolicy)?.at === 'function'
 
 /** @internal `*` stands for one part of a path, `**` for any number of parts. */
@@ -26,6 +27,34 @@ export function matcher(pattern: string): RegExp {
   return new RegExp(`^${parts.join('\\.').replace(/\.\*\\\./g, '(?:.*\\.)?')}$`)
 }
 
+/**
+ * @internal The modules that an assignment names, with their policies; of two for one module the later one counts.
+ * @throws AUX_INVALID_ARGUMENT for a pattern that names no module.
+ */
+export function assigned(
+  assignment: MemoryAssignment | undefined,
+  modules: ReadonlyMap<string, object>,
+): [path: string, policy: MemoryPolicy][] {
+  if (!assignment) return []
+  if (isPolicy(assignment)) return [['', assignment]]
+  const rows = Array.isArray(assignment)
+    ? (assignment as readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[])
+    : Object.entries(assignment as Record<string, MemoryPolicy>)
+  return rows.flatMap(([where, policy]) => {
+    if (!isPolicy(policy))
+      fail('AUX_INVALID_ARGUMENT', `memory: expected a policy for ${String(where)}, got ${String(policy)}`)
+    const pattern = typeof where === 'string' ? matcher(where) : where
+    const test: ModuleTest = typeof pattern === 'function' ? pattern : (path) => pattern.test(path)
+    const found = [...modules].filter(([path, module]) => test(path, module))
+    if (!found.length)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `memory: ${String(where)} names no module; there are ${[...modules.keys()].filter(Boolean).join(', ') || 'none'}`,
+      )
+    return found.map(([path]): [string, MemoryPolicy] => [path, policy])
+  })
+}
+
 /** A policy and the module it was assigned to. */
 export interface Assigned {
   readonly path: string
@@ -33,38 +62,17 @@ export interface Assigned {
   readonly answers: Answers
 }
 
-const holds = (path: string, module: string): boolean => path === '' || module === path || module.startsWith(`${path}.`)
+/** @internal Whether a module is the one at `path` or inside it. */
+export const holds = (path: string, module: string): boolean =>
+  path === '' || module === path || module.startsWith(`${path}.`)
 
 /** The policies of one compilation. */
 export class Policies {
   readonly #assigned: Assigned[] = []
 
-  /** @throws AUX_INVALID_ARGUMENT for a pattern that names no module. */
   constructor(assignment: MemoryAssignment | undefined, modules: ReadonlyMap<string, object>) {
-    if (!assignment) return
-    const rows: (readonly [string | RegExp | ModuleTest, MemoryPolicy])[] = isPolicy(assignment)
-      ? [[(path) => path === '', assignment]]
-      : Array.isArray(assignment)
-        ? [...(assignment as readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[])]
-        : Object.entries(assignment as Record<string, MemoryPolicy>)
-    for (const [where, policy] of rows) {
-      if (!isPolicy(policy))
-        fail('AUX_INVALID_ARGUMENT', `memory: expected a policy for ${String(where)}, got ${String(policy)}`)
-      const test: ModuleTest =
-        typeof where === 'function'
-          ? where
-          : (
-              (r) => (path: string) =>
-                r.test(path)
-            )(typeof where === 'string' ? matcher(where) : where)
-      const found = [...modules].filter(([path, module]) => test(path, module))
-      if (!found.length)
-        fail(
-          'AUX_INVALID_ARGUMENT',
-          `memory: ${String(where)} names no module; there are ${[...modules.keys()].filter(Boolean).join(', ') || 'none'}`,
-        )
-      for (const [path] of found) this.#assigned.push({ path, policy, answers: policy.at(path) })
-    }
+    for (const [path, policy] of assigned(assignment, modules))
+      this.#assigned.push({ path, policy, answers: policy.at(path) })
     // Innermost first; of two on one module the later one.
     const depth = (path: string): number => (path === '' ? 0 : path.split('.').length)
     this.#assigned.reverse().sort((a, b) => depth(b.path) - depth(a.path))
@@ -72,6 +80,11 @@ export class Policies {
 
   get empty(): boolean {
     return this.#assigned.length === 0
+  }
+
+  /** Whether backpropagation was asked for at or around a module. */
+  pinned(module: string): boolean {
+    return this.#assigned.some(({ path, policy }) => policy.name === 'backpropagation' && holds(path, module))
   }
 
   enter(module: string, inputs: readonly unknown[]): void {

@@ -20,7 +20,7 @@ export function checkpoint(options: CheckpointOptions = {}): MemoryPolicy {
   if (recompute !== 'all' && recompute !== 'cheap')
     fail('AUX_INVALID_ARGUMENT', `checkpoint: expected recompute to be 'all' or 'cheap', got ${String(recompute)}`)
   return {
-    name: 'checkpoint',
+    name: recompute === 'all' ? 'checkpoint' : 'checkpoint, cheap parts',
     at: () => ({ recompute: (node) => recompute === 'all' || node.op.weighted === undefined }),
   }
 }

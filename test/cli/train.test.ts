@@ -1,3 +1,6 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import os from 'node:os'
+import path from 'node:path'
 import { cli } from '../support/cli'
 
 test('train reports every rule, and measures the peak that was planned', async () => {
@@ -18,8 +21,37 @@ test('a plan that does not fit is refused before the first step', async () => {
   const { err, code } = await cli('train', '--rule', 'bp', '--limit', '256', '--budget', '1MiB')
   expect(code).toBe(3)
   expect(err).toMatch(
-    /this plan needs .* bytes\), more than the budget of 1\.00 MiB .* the smallest with the methods at hand is .* bytes/,
+    /this plan needs .* bytes\), .* bytes\) at least with the methods of the budget, more than the budget of 1\.00 MiB .* the smallest with the methods at hand is .* bytes/,
   )
+})
+
+test('a budget is met, and what that takes is told', async () => {
+  const flags = ['--rule', 'bp', '--budget', '50MiB', '--json']
+  const train = await cli('train', ...flags, '--limit', '256')
+  expect(train.err).toMatch(/bp: checkpoint, cheap parts of stage/)
+  const [run] = JSON.parse(train.out.trimEnd().split('\n').at(-1)!).runs
+  expect(run.plannedPeakBytes).toBeLessThanOrEqual(50 * 2 ** 20)
+  expect(run.measuredPeakBytes).toBe(run.plannedPeakBytes)
+  const [plan] = JSON.parse((await cli('plan', ...flags)).out).plans
+  expect(plan.bytes.total).toBe(run.plannedPeakBytes)
+  expect(plan.memory).toContainEqual(['stage2.1', 'checkpoint, cheap parts'])
+})
+
+test('plan draws the arena', async () => {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'auxgrad-plan-'))
+  const file = path.join(folder, 'arena.svg')
+  expect((await cli('plan', '--rule', 'bp', '--svg', file)).out).toMatch(`drawn in ${file}`)
+  expect(readFileSync(file, 'utf8')).toMatch(/^<svg [^]*stage1\.0\.conv1 conv2d[^]*<\/svg>\n$/)
+  expect(await cli('plan', '--svg', file)).toMatchObject({
+    code: 1,
+    err: expect.stringMatching(/--svg: expected --rule/),
+  })
+  const nowhere = path.join(folder, 'none', 'arena.svg')
+  expect(await cli('plan', '--rule', 'bp', '--svg', nowhere)).toMatchObject({
+    code: 1,
+    err: expect.stringContaining(nowhere),
+  })
+  rmSync(folder, { recursive: true })
 })
 
 test('wrong use exits with 2, a rule without a place with 1', async () => {

@@ -271,6 +271,32 @@ describe.each(cases)('%s', (_, build, shape, memory, dtype) => {
     expect(total).toBe(parameters + state + plan.arenaBytes)
     expect(plan.kept.reduce((n, k) => n + k.bytes, 0)).toBe(arena.kept)
     for (const n of Object.values(plan.bytes)) expect(n).toBeGreaterThanOrEqual(0)
+    const of = (kind: string) => plan.blocks.reduce((n, b) => n + (b.kind === kind ? b.bytes : 0), 0)
+    expect(of('kept')).toBe(arena.kept)
+    expect(of('staging')).toBeGreaterThanOrEqual(arena.staging)
+    expect(of('workspace')).toBeGreaterThanOrEqual(arena.workspace)
+  })
+
+  test('its picture has every block where it lies', () => {
+    const plan = step.plan({ x: { shape, dtype }, y: [shape[0]] })
+    const boxes = [
+      ...plan.toSVG().matchAll(/<rect x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)" fill=".*?"><title>/g),
+    ]
+    expect(boxes).toHaveLength(plan.blocks.length)
+    const [left, right, top, bottom] = [90, 980, 70, 480]
+    plan.blocks.forEach((block, i) => {
+      const [x, y, width, height] = boxes[i].slice(1).map(Number)
+      expect(Math.abs(((x - left) / (right - left)) * plan.ops.length - block.from)).toBeLessThan(
+        (0.11 * plan.ops.length) / (right - left),
+      )
+      expect(x + width).toBeLessThanOrEqual(right + 0.2)
+      expect(y).toBeGreaterThanOrEqual(top - 0.1)
+      const tolerance = (0.11 * plan.arenaBytes) / (bottom - top) // coordinates have one decimal
+      expect(Math.abs(((bottom - y - height) / (bottom - top)) * plan.arenaBytes - block.offset)).toBeLessThan(
+        tolerance,
+      )
+      expect(Math.abs((height / (bottom - top)) * plan.arenaBytes - block.bytes)).toBeLessThan(tolerance)
+    })
   })
 
   // A deep network takes seconds to run; its plan is made by the same code.

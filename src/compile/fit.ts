@@ -1,0 +1,160 @@
+import type { Node } from '../graph/graph'
+import { assigned, holds, isPolicy, type MemoryAssignment } from '../memory/assignment'
+import type { Answers, MemoryPolicy } from '../memory/policy'
+import type { KeptValue, Plan } from './plan'
+
+/** A policy and the module it was chosen for. */
+export type ModulePolicy = readonly [path: string, policy: MemoryPolicy]
+
+/** What `fit` may do and how. */
+export interface Fitting<Entry> {
+  /** Bytes that the plan may take. */
+  readonly budget: number
+  /** Policies that it may give to any module, and assignments that it may take as they are; in order of preference. */
+  readonly methods: readonly MemoryAssignment[]
+  /** All modules by path. */
+  readonly modules: ReadonlyMap<string, object>
+  /** Modules for which nothing may be chosen. */
+  readonly pinned: (path: string) => boolean
+  /** The plan under a choice. */
+  readonly make: (chosen: readonly ModulePolicy[]) => Entry
+}
+
+/** To move an element takes a kernel about as long as this many multiplications and additions. */
+const operationsPerElement = 40
+
+/** A plan and the choice it is under. */
+interface Candidate<Entry> {
+  readonly entry: Entry
+  readonly chosen: readonly ModulePolicy[]
+}
+
+/**
+ * Policies for modules by which a step fits its budget: of the first method for as few modules as will do, those first
+ * where a byte costs least; where all of them will not do, all of them, and as few as will do of the next method.
+ * Every candidate is planned: what is estimated is the order alone. Where nothing will do, the smallest plan found.
+ * `first` is too large; whatever is passed over is disposed of.
+ */
+export function fit<Entry extends { readonly plan: Plan }>(
+  first: Candidate<Entry>,
+  { make, ...fitting }: Fitting<Entry>,
+): Candidate<Entry> {
+  const made = [first.entry]
+  let found: Candidate<Entry> | undefined
+  try {
+    const remembered = (chosen: readonly ModulePolicy[]): Entry => made[made.push(make(chosen)) - 1]
+    return (found = search(first, { make: remembered, ...fitting }))
+  } finally {
+    for (const entry of made) if (entry !== found?.entry) entry.plan.dispose()
+  }
+}
+
+function search<Entry extends { readonly plan: Plan }>(
+  first: Candidate<Entry>,
+  { budget, methods, modules, pinned, make }: Fitting<Entry>,
+): Candidate<Entry> {
+  const bytes = ({ entry }: Candidate<Entry>): number => entry.plan.bytes.total
+  const units = unitsOf(first.entry.plan, [...modules.keys()])
+  let base = first
+  for (const method of methods) {
+    const offered = isPolicy(method) ? stepsOf(method, base.entry.plan, units) : [assigned(method, modules)]
+    const steps = offered.map((rows) => rows.filter(([path]) => !pinned(path))).filter((rows) => rows.length)
+    if (!steps.length) continue
+    const { chosen } = base
+    const after = (count: number): Candidate<Entry> => {
+      const rows = steps.slice(0, count).reduce(joined, chosen)
+      return { entry: make(rows), chosen: rows }
+    }
+    let best = after(steps.length)
+    if (bytes(best) >= bytes(base)) continue
+    if (bytes(best) > budget) {
+      base = best
+      continue
+    }
+    for (let few = 0, enough = steps.length; enough - few > 1;) {
+      const count = (few + enough) >> 1
+      const tried = after(count)
+      if (bytes(tried) <= budget) [best, enough] = [tried, count]
+      else few = count
+    }
+    return best
+  }
+  return base
+}
+
+/** The later choice for a module takes the place of an earlier one of its kind. */
+function joined(chosen: readonly ModulePolicy[], rows: readonly ModulePolicy[]): readonly ModulePolicy[] {
+  const again = (policy: MemoryPolicy): boolean => policy.at('').recompute !== undefined
+  const replaced = ([path, policy]: ModulePolicy): boolean =>
+    rows.some(([at, by]) => at === path && again(by) === again(policy))
+  return [...chosen.filter((old) => !replaced(old)), ...rows]
+}
+
+/** The choices that a method offers, best first. */
+function stepsOf(policy: MemoryPolicy, plan: Plan, units: readonly string[]): ModulePolicy[][] {
+  const answers = policy.at('')
+  if (answers.recompute) return segments(answers, plan, units).map((path) => [[path, policy]])
+  if (answers.compress || answers.layer)
+    return values(answers, plan).map((readers) => readers.map((path): ModulePolicy => [path, policy]))
+  return [[['', policy]]]
+}
+
+const isStatistics = (node: Node): boolean => node.op.statistics === true
+
+/** Bytes that each module would not keep if it made again what it makes by these nodes; without those of next to none. */
+function savedBy(plan: Plan, paths: readonly string[], again: (maker: Node) => boolean): Map<string, number> {
+  const saved = new Map<string, number>()
+  for (const path of paths) {
+    const inside = (value: KeptValue): boolean => [value.maker, ...value.readers].every((at) => holds(path, at))
+    const bytes = plan.kept.reduce((n, value, i) => n + (inside(value) && again(plan.makers[i]) ? value.bytes : 0), 0)
+    if (bytes > plan.bytes.total / 1000) saved.set(path, bytes)
+  }
+  return saved
+}
+
+/**
+ * The modules that are best run again: of nested ones those that save most together, less the largest, since what it
+ * makes again is all there at once.
+ */
+function unitsOf(plan: Plan, paths: readonly string[]): string[] {
+  const saved = savedBy(plan, paths, (maker) => !isStatistics(maker))
+  const outermost = (limit: number): string[] => {
+    const small = [...saved.keys()].filter((path) => saved.get(path)! <= limit)
+    return small.filter((path) => !small.some((other) => other !== path && holds(other, path)))
+  }
+  const gain = (list: string[]): number => {
+    const bytes = list.map((path) => saved.get(path)!)
+    return bytes.reduce((a, b) => a + b, 0) - Math.max(0, ...bytes)
+  }
+  const lists = [...new Set(saved.values())].map(outermost)
+  return lists.reduce((a, b) => (gain(b) > gain(a) ? b : a), [])
+}
+
+/** Modules to be run again, first those that save most bytes for the time. */
+function segments(answers: Answers, plan: Plan, units: readonly string[]): string[] {
+  const again = (node: Node): boolean => !isStatistics(node) && answers.recompute!(node)
+  const saved = savedBy(plan, units, again)
+  const time = new Map<string, number>()
+  for (const node of plan.graph.nodes)
+    if (node.phase === 'forward' && node.op.kernel && again(node))
+      for (const path of saved.keys()) if (holds(path, node.scope)) time.set(path, (time.get(path) ?? 0) + work(node))
+  const value = (path: string): number => saved.get(path)! / (time.get(path) ?? 1)
+  return [...saved.keys()].sort((a, b) => value(b) - value(a))
+}
+
+/** Modules in which a policy would pack a value that backward keeps as it is, the largest value first. */
+function values(answers: Answers, plan: Plan): string[][] {
+  const weighted = new Set<string>()
+  for (const node of plan.graph.nodes) if (node.op.weighted && node.phase === 'forward') weighted.add(node.scope)
+  return plan.kept
+    .filter(({ policy }, i) => policy === 'backpropagation' && plan.makers[i].inputName === null)
+    .sort((a, b) => b.bytes - a.bytes)
+    .map(({ readers }) => readers.filter((path) => path !== '' && (answers.compress || weighted.has(path))))
+}
+
+/** Operations of a node, with what it takes to write its results counted as such. */
+function work({ op, inputs, outputs }: Node): number {
+  const elements = outputs[0]?.size ?? 0
+  const weight = op.weighted && inputs[op.weighted.index]
+  return elements * (operationsPerElement + (weight ? (2 * weight.size) / weight.shape[0] : 0))
+}

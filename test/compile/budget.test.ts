@@ -1,0 +1,212 @@
+import fc from 'fast-check'
+import {
+  asa,
+  backprop,
+  checkpoint,
+  compile,
+  hostArray,
+  models,
+  nn,
+  optim,
+  quantized,
+  seed,
+  type Budget,
+  type Bytes,
+  type MemoryAssignment,
+  type Tensor,
+} from '../../src'
+import { native } from '../../src/native'
+import { check } from '../support/property'
+import { snapshot } from '../support/record'
+import { generator } from '../support/run'
+
+const withCode = (code: string, message = /./) =>
+  expect.objectContaining({ code, message: expect.stringMatching(message) })
+const shapes = { x: [16, 28, 28, 1], y: [16] }
+const open: { dispose(): void }[] = []
+afterEach(() => open.splice(0).forEach((o) => o.dispose()))
+
+/** A small residual network and its step. */
+function make(options: { budget?: Bytes | Budget; memory?: MemoryAssignment } = {}) {
+  seed(1)
+  const model = new models.CNN({ width: 8 })
+  const optimizer = new optim.SGD({ lr: 0.05, momentum: 0.9 })
+  const step = compile({
+    model,
+    loss: ({ x, y }: Record<string, Tensor>) => nn.crossEntropy(model.forward(x), y),
+    optimizer,
+    ...options,
+  })
+  open.push({ dispose: () => (step.close(), optimizer.dispose(), model.dispose()) })
+  return { model, step }
+}
+function batch(n = 16, first = 1) {
+  const random = generator(first)
+  return {
+    x: hostArray(
+      Float32Array.from({ length: n * 784 }, () => random() - 0.5),
+      [n, 28, 28, 1],
+    ),
+    y: Int32Array.from({ length: n }, (_, i) => i % 10),
+  }
+}
+
+const total = (options: Parameters<typeof make>[0] = {}): number => make(options).step.plan(shapes).bytes.total
+/** The least bytes that the methods reach, out of the refusal of an impossible budget. */
+function least(options: Parameters<typeof make>[0] & { methods?: readonly MemoryAssignment[] } = {}): number {
+  const { methods, ...rest } = options
+  try {
+    make({ ...rest, budget: { bytes: 1, methods } }).step.plan(shapes)
+  } catch (error) {
+    return Number(/\((\d+) bytes\) at least/.exec((error as Error).message)?.[1])
+  }
+  throw new Error('a plan of one byte')
+}
+
+test('a budget is met, by as few modules as will do, and no result changes', async () => {
+  const free = make()
+  const most = free.step.plan(shapes).bytes.total
+  const fewest = least()
+  expect(fewest).toBeLessThan(0.75 * most)
+  for (let i = 0; i < 3; i++) await free.step.run(batch())
+  await check(12, fc.integer({ min: fewest, max: most + 1000 }), async (budget) => {
+    const { model, step } = make({ budget })
+    const plan = step.plan(shapes)
+    expect(plan.bytes.total).toBeLessThanOrEqual(budget)
+    expect(step.memory.length > 0).toBe(budget < most)
+    if (step.memory.length) {
+      const [path, policy] = step.memory.at(-1)!
+      const less = policy.name === 'checkpoint' ? [[path, checkpoint({ recompute: 'cheap' })] as const] : []
+      expect(total({ memory: [...step.memory.slice(0, -1), ...less] })).toBeGreaterThan(budget)
+    }
+    for (let i = 0; i < 3; i++) await step.run(batch())
+    expect(step.measuredArenaBytes).toBe(plan.arenaBytes)
+    expect(snapshot(model)).toEqual(snapshot(free.model))
+    open.pop()!.dispose()
+  })
+})
+
+test('a budget that the methods cannot meet is refused, naming what they reach; with that it is met', () => {
+  const before = native().memory().live
+  const fewest = least()
+  const { step } = make({ budget: fewest - 1 })
+  expect(() => step.plan(shapes)).toThrow(
+    withCode('AUX_BUDGET_TOO_SMALL', new RegExp(`${total()} bytes.*${fewest} bytes\\) at least.*${fewest - 1} bytes`)),
+  )
+  expect(step.memory).toEqual([])
+  while (open.length) open.pop()!.dispose()
+  expect(native().memory().live).toBe(before)
+  expect(total({ budget: fewest })).toBe(fewest)
+})
+
+test('without methods nothing is changed: a plan over the budget is refused', () => {
+  const most = total()
+  expect(total({ budget: { bytes: most, methods: [] } })).toBe(most)
+  expect(() => total({ budget: { bytes: most - 1, methods: [] } })).toThrow(withCode('AUX_BUDGET_TOO_SMALL'))
+})
+
+test('methods are used in their order, the next one where all of the first will not do', () => {
+  const exact = [checkpoint({ recompute: 'cheap' }), checkpoint()]
+  const names = (methods: readonly MemoryAssignment[], bytes: number): Set<string> => {
+    const { step } = make({ budget: { bytes, methods } })
+    step.plan(shapes)
+    return new Set(step.memory.map(([, policy]) => policy.name))
+  }
+  const [cheap, all, packed] = [[exact[0]], exact, [...exact, quantized()]].map((methods) => least({ methods }))
+  expect(cheap).toBeGreaterThan(all)
+  expect(all).toBeGreaterThan(packed)
+  const lists = [...exact, quantized()]
+  expect(names(lists, cheap)).toEqual(new Set(['checkpoint, cheap parts']))
+  expect(names(lists, all)).toContain('checkpoint')
+  expect(names(lists, all)).not.toContain('quantized 8')
+  expect(names(lists, packed)).toContain('quantized 8')
+})
+
+test('a method may be an assignment, which is taken as it is', () => {
+  const stages = { 'stage*': asa() }
+  const { step } = make({ budget: { bytes: total({ memory: stages }), methods: [stages] } })
+  step.plan(shapes)
+  expect(step.memory).toEqual([
+    ['stage1', stages['stage*']],
+    ['stage2', stages['stage*']],
+  ])
+})
+
+test('what memory says is kept, and where it says backpropagation nothing is chosen', () => {
+  const memory = { stage1: backprop(), 'stage2.*.conv1': asa() }
+  const fewest = least({ memory })
+  const { step } = make({ memory, budget: fewest })
+  step.plan(shapes)
+  const chosen = step.memory.filter(([, { name }]) => name.startsWith('checkpoint'))
+  expect(chosen.length).toBeGreaterThan(0)
+  expect(chosen.every(([path]) => path.startsWith('stage2'))).toBe(true)
+  expect(step.memory).toContainEqual(['stage1', memory.stage1])
+  expect(total({ memory: step.memory })).toBe(fewest)
+})
+
+test('what was chosen stays for smaller batches, and evaluation follows it', async () => {
+  const methods = [asa()]
+  const evaluate = ({ model }: ReturnType<typeof make>) => compile({ model, forward: ({ x }) => model.forward(x) })
+  const tight = make({ budget: { bytes: least({ methods }), methods } })
+  const { x } = batch(4, 2)
+  const output = async (predict: ReturnType<typeof evaluate>) => [...(await predict.run({ x })).data]
+  const predict = evaluate(tight)
+  const before = await output(predict)
+  tight.step.plan(shapes)
+  const { memory } = tight.step
+  expect(memory.map(([, { name }]) => name)).toContain('asa')
+  tight.step.plan({ x: [4, 28, 28, 1], y: [4] })
+  expect(tight.step.memory).toEqual(memory)
+  const after = await output(predict)
+  expect(after).not.toEqual(before) // asa adds to what layers are given
+  const told = make({ memory })
+  const other = evaluate(told)
+  expect(await output(other)).toEqual(after)
+  for (const p of [predict, other]) p.close()
+})
+
+test('a larger batch may need more, which then holds for all', async () => {
+  const { step } = make({ budget: Math.floor(1.02 * total()) })
+  await step.run(batch())
+  expect(step.memory).toEqual([])
+  await step.run(batch(24))
+  expect(step.memory.length).toBeGreaterThan(0)
+  const { length } = step.memory
+  await step.run(batch())
+  expect(step.memory.length).toBe(length)
+})
+
+test('with gradient accumulation both plans keep within it', async () => {
+  const step = (budget?: Bytes) => {
+    seed(1)
+    const model = new models.CNN({ width: 8 })
+    const optimizer = new optim.SGD({ lr: 0.05 })
+    const made = compile({
+      model,
+      loss: ({ x, y }: Record<string, Tensor>) => nn.crossEntropy(model.forward(x), y),
+      optimizer,
+      budget,
+      accumulate: 2,
+    })
+    open.push({ dispose: () => (made.close(), optimizer.dispose(), model.dispose()) })
+    return { step: made, model }
+  }
+  const free = step()
+  const tight = step(Math.floor(0.8 * free.step.plan(shapes).bytes.total))
+  for (let i = 0; i < 4; i++) for (const s of [free, tight]) await s.step.run(batch(16, i))
+  expect(tight.step.memory.length).toBeGreaterThan(0)
+  expect(snapshot(tight.model)).toEqual(snapshot(free.model))
+})
+
+test('a method that a model does not admit says so, and leaves nothing behind', () => {
+  const before = native().memory().live
+  const { step } = make({ budget: { bytes: '1MiB', methods: [checkpoint(), { nowhere: asa() }] } })
+  expect(() => step.plan(shapes)).toThrow(withCode('AUX_INVALID_ARGUMENT', /nowhere names no module/))
+  open.pop()!.dispose()
+  expect(native().memory().live).toBe(before)
+})
+
+test('what is no budget is refused', () => {
+  for (const budget of ['lots', -1, {}, { bytes: '1MiB', methods: asa() }, { bytes: '1MiB', methods: ['asa'] }, null])
+    expect(() => make({ budget } as never)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+})

@@ -102,7 +102,7 @@ struct Packing {
     start(c1 - c0, count, space);
   }
 
-  void advance() {
+  __attribute__((noinline)) void advance() {
     if (done()) return;
     const int64_t first = half * 16, k = step * kSplitDepth;
     const float* at = from + first * line + k * deep;
@@ -297,7 +297,7 @@ struct Meanwhile {
     staying_work = staying.left_over(), passing_work = share;
     staying_due = passing_due = 0;
   }
-  void settle_sums() {
+  __attribute__((noinline)) void settle_sums() {
     if (!settled) settle(m, n, block, sums);
     settled = true;
   }

@@ -30,16 +30,18 @@ struct RowsAhead {
   RowRange rows[8];
   int matrices = 0, now = 0;
   int64_t together = 0;  // rows that a tile takes whose chunks are the lines of a row
-  bool others = false;   // other tiles take a row with each chunk
+  bool many = false;     // so many that other tiles take a row with each chunk
 
   void add(const RowRange& r) { rows[matrices++] = r; }
   // To be met by so many of those tiles; where that would be too much for them, by so many chunks of others too.
   void spread(int64_t tiles, int64_t chunks) {
     int64_t count = 0;
     for (int i = 0; i < matrices; i++) count += rows[i].count;
-    others = count > kMany * tiles;
-    together = max64(1, min64(kMost, ceil_div(others ? count - chunks : count, max64(1, tiles))));
+    many = count > kMany * tiles;
+    together = max64(1, min64(kMost, ceil_div(many ? count - chunks : count, max64(1, tiles))));
   }
+  // What those other tiles are given.
+  RowsAhead* rest() { return many ? this : nullptr; }
   void share(Tile& t) {
     while (now < matrices && rows[now].count <= 0) now++;
     t.ahead_lines = 0;
@@ -47,7 +49,6 @@ struct RowsAhead {
     RowRange& r = rows[now];
     const int64_t chunks = ceil_div(t.depth, kChunk), lines = ceil_div(r.length, kLine);
     const bool by_line = chunks == lines;
-    if (!by_line && !others) return;
     const int64_t count = min64(by_line ? together : chunks, r.count);
     t.ahead = r.first;
     t.ahead_lines = by_line ? count : lines;
@@ -68,7 +69,7 @@ struct Right {
 };
 
 // c[m, n] (+)= left right over k terms, m <= kTileRows. `ahead`: rows that are fetched meanwhile, or null.
-inline void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m, int64_t n,
+__attribute__((noinline)) void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m, int64_t n,
                      int64_t k, float* c, int64_t ldc, bool add, RowsAhead* ahead = nullptr) {
   Tile t = {};
   t.depth = k;
@@ -364,7 +365,7 @@ bool attention(const Call& call) {
             a.each_kept(stream, i, t + r, s0, a.seen(t + r, s0, ns),
                         [&](int64_t j, float factor) { row[j] *= factor; });
         }
-        multiply(kLeftRows, s, kScores, v_rows, m, E, most, y + r0 * y_step, y_step, s0 > 0, &ahead);
+        multiply(kLeftRows, s, kScores, v_rows, m, E, most, y + r0 * y_step, y_step, s0 > 0, ahead.rest());
         if (s0 + ns < a.seen(t + m - 1, 0, seen)) continue;
         float factor[kTileVector], log_sum[kTileVector];
         for (int64_t r = 0; r < kTileVector; r++) {
@@ -487,7 +488,7 @@ bool attention_grad(const Call& call) {
             fill_tail(d, own, max64(own + kTileRows, most), 0);
           }
           multiply(kLeftRows, ds + r0 * kScores, kScores, k_rows, m, D, most, dq + (t0 + r0) * H * D, H * D, s0 > 0,
-                   &ahead);
+                   ahead.rest());
         }
         // Columns of p and ds are the rows of their transposes.
         for (int64_t tile = 0; tile < key_tiles; tile++) {
@@ -497,9 +498,9 @@ bool attention_grad(const Call& call) {
           const bool add = t0 > seeing;
           multiply(kLeftColumns, p + r * kScores + j, kScores,
                    {upstream + r * dy_rows.step, dy_rows.step, kTileColumns}, m, E, nt - r, dv + (s0 + j) * H * E,
-                   H * E, add, &ahead);
+                   H * E, add, ahead.rest());
           multiply(kLeftColumns, ds + r * kScores + j, kScores, {queries + r * q_rows.step, q_rows.step, kTileColumns},
-                   m, D, nt - r, dk + (s0 + j) * H * D, H * D, add, &ahead);
+                   m, D, nt - r, dk + (s0 + j) * H * D, H * D, add, ahead.rest());
         }
       }
       // Tiles of keys that no row sees.

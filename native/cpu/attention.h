@@ -421,7 +421,7 @@ bool attention_grad(const Call& call) {
     if (a.keys == 0)
       for (int64_t t = 0; t < a.rows; t++) memset(dq + t * H * D, 0, static_cast<size_t>(D) * sizeof(float));
     for (int64_t s0 = 0; s0 < a.keys; s0 += kKeys) {
-      const int64_t ns = min64(kKeys, a.keys - s0), key_tiles = ceil_div(ns, kTileRows);
+      const int64_t ns = min64(kKeys, a.keys - s0), key_tiles = ceil_div(ns, a.tile_rows());
       const Right k_columns = k.pack(s0, ns, D, keys), v_columns = v.pack(s0, ns, E, values);
       const Right k_rows = k.copy(s0, ns, D, a.scale, key_rows);
       const int64_t start = a.causal ? min64(s0, a.rows) : 0, blocks = ceil_div(a.rows - start, kQueries);

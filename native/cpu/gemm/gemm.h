@@ -427,7 +427,9 @@ inline int64_t partial_floats(const Product& p, int64_t parts) {
   return parts > 1 ? parts * round_up(p.m * p.n, 16) : 0;
 }
 
-inline int64_t gemm_scratch(const Product& p, int64_t batches, int threads) {
+inline int64_t gemm_scratch(const Products& products, int threads) {
+  const Product& p = products.first;
+  const int64_t batches = products.count();
   const Cut cut = cut_product(p, batches, threads);
   const int64_t at_once = min64(threads, batches * max64(cut.tasks(), cut.slices(p.m))),
                 each = static_cast<int64_t>(sizeof(float));
@@ -451,8 +453,9 @@ inline void add_parts(const Call& call, const Product& p, const float* partial, 
   });
 }
 
-template <class Locate>
-inline void gemm_amx(const Call& call, const Product& first, int64_t batches, const Locate& locate) {
+inline void gemm_amx(const Call& call, const Products& products) {
+  const Product& first = products.first;
+  const int64_t batches = products.count();
   const SplitCut cut = cut_split(first, batches, call.pool->threads());
   char* space = static_cast<char*>(call.scratch);
   const int64_t blocks = cut.down * cut.across, tasks = cut.tasks(batches);
@@ -464,7 +467,7 @@ inline void gemm_amx(const Call& call, const Product& first, int64_t batches, co
     const int64_t r0 = block % cut.down * cut.rows, c0 = block / cut.down * cut.columns;
     const int64_t step = round_up(ceil_div(k, cut.parts), cut.depth), k0 = part * step;
     const int64_t b0 = batch * cut.together;
-    split_task(cut, locate, b0, min64(b0 + cut.together, batches), r0, min64(r0 + cut.rows, m), c0,
+    split_task(cut, products, b0, min64(b0 + cut.together, batches), r0, min64(r0 + cut.rows, m), c0,
                min64(c0 + cut.columns, n), k0, min64(k0 + step, k),
                cut.parts > 1 ? partial + part * round_up(m * n, 16) : nullptr,
                space + (by_thread ? thread : task) * cut.bytes);
@@ -472,13 +475,13 @@ inline void gemm_amx(const Call& call, const Product& first, int64_t batches, co
   if (cut.parts > 1) add_parts(call, first, partial, cut.parts);
 }
 
-// `batches` products of the same sizes and strides: locate(batch) is the product of that batch.
-template <class Locate>
-inline void gemm(const Call& call, const Product& first, int64_t batches, const Locate& locate) {
+inline void gemm(const Call& call, const Products& products) {
+  const Product& first = products.first;
   if (amx_in_force() && fits_amx(first)) {
-    gemm_amx(call, first, batches, locate);
+    gemm_amx(call, products);
     return;
   }
+  const int64_t batches = products.count();
   const Cut cut = cut_product(first, batches, call.pool->threads());
   float* space = static_cast<float*>(call.scratch);
   const int64_t blocks = cut.down * cut.across, tasks = batches * cut.tasks();
@@ -486,7 +489,7 @@ inline void gemm(const Call& call, const Product& first, int64_t batches, const 
   const int64_t m = first.m, n = first.n, k = first.k;
   if (cut.slices(m) > 1) {
     parallel_short_tasks(call, cut.slices(m), [&](int64_t task, int) {
-      Product p = locate(0);
+      Product p = first;
       const int64_t r0 = task * cut.slice;
       p.m = min64(cut.slice, m - r0);
       p.a += r0 * p.a_row;
@@ -498,12 +501,12 @@ inline void gemm(const Call& call, const Product& first, int64_t batches, const 
   }
   if (tasks == batches) {
     parallel_tasks(call, tasks, [&](int64_t task, int thread) {
-      const Product p = locate(task);
+      const Product p = products.at(task);
       float* mine = space + (by_thread ? thread : task) * cut.floats();
       if (!cut.tiny) return product_block(p, cut, 0, m, 0, n, 0, k, p.c, n, true, mine);
       const int64_t after = task + call.pool->threads();
       if (after >= batches) return tiny_product(p, cut, nullptr, mine + cut.left_floats);
-      const Product next = locate(after);
+      const Product next = products.at(after);
       tiny_product(p, cut, &next, mine + cut.left_floats);
     });
     return;
@@ -511,7 +514,7 @@ inline void gemm(const Call& call, const Product& first, int64_t batches, const 
   float* partial = space + min64(call.pool->threads(), tasks) * cut.floats();
   parallel_tasks(call, tasks, [&](int64_t task, int thread) {
     const int64_t block = task % blocks, part = task / blocks % cut.parts;
-    const Product p = locate(task / blocks / cut.parts);
+    const Product p = products.at(task / blocks / cut.parts);
     const int64_t r0 = block % cut.down * cut.rows, c0 = block / cut.down * cut.columns;
     const int64_t r1 = min64(r0 + cut.rows, m), c1 = min64(c0 + cut.columns, n);
     float* mine = space + (by_thread ? thread : task) * cut.floats();

@@ -87,9 +87,12 @@ struct Places {
     return p;
   }
   float* sums(int threads) const { return reinterpret_cast<float*>(base + threads * own()); }
-  uint8_t* code(int64_t block, int64_t step) const { return base + (block * steps + step) * code_bytes; }
+  // Codes lie behind the valid tokens, before a gap: what look-up loads may begin or end some bytes beside them.
   Valid* valid(int64_t block, int64_t step) const {
-    return reinterpret_cast<Valid*>(base + chunk * steps * code_bytes + (block * steps + step) * valid_bytes);
+    return reinterpret_cast<Valid*>(base + (block * steps + step) * valid_bytes);
+  }
+  uint8_t* code(int64_t block, int64_t step) const {
+    return base + chunk * steps * valid_bytes + (block * steps + step) * code_bytes;
   }
   uint8_t* thread(int i) const { return base + shared() + i * thread_bytes; }
 };

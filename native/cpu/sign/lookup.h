@@ -273,21 +273,18 @@ constexpr bool kCodesAreSigns = true, kSignedOnly = true;
 constexpr int kLookupOutputs = 8;
 constexpr uint32_t kClearWord = ~0u;  // bits that are all clear, in place
 
-// Of a word, eight numbers of three bits from the low end up, and for each, from the high end down, whether its entry is
-// taken from the sum. Of four bits the last is that sign; where it is clear, the others count the other way round.
+// Of a byte's two times four bits, the last is the sign of the sum; where it is clear, the others count the other way
+// round. In place, the byte has the two numbers of three bits from the low end up, and from the high end down whether
+// their entries are taken from the sum.
 struct Tables {
   alignas(32) float three[kPart / 4][kLookupOutputs][8];
 };
 
 inline void place_words(const Words* words, int count, Words* out) {
   for (int i = 0; i < count; i++) {
-    Words minus = ~words[i] & 0x88888888u, number = (words[i] ^ ((minus >> 3) * 7)) & 0x77777777u;
-    number = (number & 0x07070707u) | (number >> 1 & 0x38383838u);
-    number = (number & 0x003f003fu) | (number >> 2 & 0x0fc00fc0u);
-    number = (number & 0x00000fffu) | (number >> 4 & 0x00fff000u);
-    minus = (minus << 4 & 0x80808080u) | (minus >> 1 & 0x40404040u);
-    minus = (minus << 8 & 0xc000c000u) | (minus >> 2 & 0x30003000u);
-    out[i] = number | minus << 16 | (minus >> 4 & 0x0f000000u);
+    const Words minus = ~words[i] & 0x88888888u, number = words[i] ^ (minus >> 3) * 7;
+    out[i] =
+        (number & 0x07070707u) | (number >> 1 & 0x38383838u) | (minus << 4 & 0x80808080u) | (minus >> 1 & 0x40404040u);
   }
 }
 
@@ -328,11 +325,13 @@ __attribute__((noinline)) void look_up(const Tables& tables, int words, const Wo
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) sum[o] = _mm256_load_ps(sums[o] + lane);
     const float(*table)[kLookupOutputs][8] = tables.three;
-    for (int w = 0; w < words; w++) {
-      const uint32_t* word = reinterpret_cast<const uint32_t*>(bits + w) + lane;
-      __m256i number = _mm256_load_si256(reinterpret_cast<const __m256i*>(word)), minus = number;
+    for (int i = 0; i < words * 4; i++) {
+      // The byte of a channel at the low end of its lane, for the numbers, and at the high end, for the signs.
+      const uint8_t* byte = reinterpret_cast<const uint8_t*>(bits + i / 4) + 4 * lane + i % 4;
+      __m256i number = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(byte));
+      __m256i minus = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(byte - 3));
 #pragma GCC unroll 1
-      for (int k = 0; k < 8; k++, table++) {
+      for (int k = 0; k < 2; k++, table++) {
         const __m256 by = _mm256_or_ps(_mm256_and_ps(_mm256_castsi256_ps(minus), sign), one);
 #pragma GCC unroll 8
         for (int o = 0; o < kLookupOutputs; o++)
@@ -391,9 +390,9 @@ inline void sum_part(const PartDelta& delta, float clear, int words, Blocks bloc
     for (int64_t i = 0; i < blocks.count; i++)
       look_up(tables, words, blocks.bits + i * blocks.stride, blocks.sums[i] + o);
     if (!kSignedOnly || clear != 0) continue;
-    Words all_clear[kPart / 32];
+    Words all_clear[1 + kPart / 32];
     for (Words& word : all_clear) word = Words{} + kClearWord;
-    look_up(tables, words, all_clear, blocks.sums[blocks.count] + o, 1);
+    look_up(tables, words, all_clear + 1, blocks.sums[blocks.count] + o, 1);
   }
 }
 #endif

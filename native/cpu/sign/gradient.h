@@ -334,11 +334,10 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
       const float* sum = space.sums[i - range.first][o - o0];
       float* p = g.dw + o * row + b.column;
       if (b.channels == kColumns) {
-        Floats total, old = {};
-        memcpy(&total, sum, sizeof(total));
-        if (task.add) memcpy(&old, p, sizeof(old));
-        total = old + (total + (*shift)[o - o0]);
-        memcpy(p, &total, sizeof(total));
+        for (int lane = 0; lane < kColumns; lane += kLanes) {
+          const Vec total = load(sum + lane) + broadcast((*shift)[o - o0]);
+          store(p + lane, task.add ? load(p + lane) + total : total);
+        }
         continue;
       }
       for (int64_t k = 0; k < b.taps; k++)

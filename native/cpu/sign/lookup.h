@@ -317,7 +317,7 @@ inline void build_tables(const float* delta, float, int words, Tables& tables) {
 }
 
 __attribute__((noinline)) void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns],
-                                       int columns = kColumns) {
+                                       NextRows rows, int columns = kColumns) {
   __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
   asm("" : "+x"(one), "+x"(sign));
   for (int lane = 0; lane < columns; lane += 8) {
@@ -327,6 +327,7 @@ __attribute__((noinline)) void look_up(const Tables& tables, int words, const Wo
     const float(*table)[kLookupOutputs][8] = tables.three;
     for (int i = 0; i < words * 4; i++) {
       // The byte of a channel at the low end of its lane, for the numbers, and at the high end, for the signs.
+      rows.prefetch(lane / 8 * words * 4 + i);
       const uint8_t* byte = reinterpret_cast<const uint8_t*>(bits + i / 4) + 4 * lane + i % 4;
       __m256i number = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(byte));
       __m256i minus = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(byte - 3));
@@ -363,8 +364,9 @@ inline void build_tables(const float* delta, float low, int words, Tables& table
     for (int o = 0; o < kLookupOutputs; o++) tables.on[t][o] = delta[o], tables.off[t][o] = low * delta[o];
 }
 
-inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns],
+inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns], NextRows rows,
                     int columns = kColumns) {
+  rows.prefetch();
   for (int c = 0; c < columns; c++) {
     float sum[kLookupOutputs] = {};
     for (int w = 0; w < words; w++) {
@@ -384,15 +386,14 @@ constexpr int kPartWords = 4;
 
 template <int Bits>
 inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
-  next.prefetch();
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {
     build_tables<Bits>(delta[0] + o, clear, words, tables);
     for (int64_t i = 0; i < blocks.count; i++)
-      look_up(tables, words, blocks.bits + i * blocks.stride, blocks.sums[i] + o);
+      look_up(tables, words, blocks.bits + i * blocks.stride, blocks.sums[i] + o, next.take(8 * words));
     if (!kSignedOnly || clear != 0) continue;
     Words all_clear[1 + kPart / 32];
     for (Words& word : all_clear) word = Words{} + kClearWord;
-    look_up(tables, words, all_clear + 1, blocks.sums[blocks.count] + o, 1);
+    look_up(tables, words, all_clear + 1, blocks.sums[blocks.count] + o, next.take(0), 1);
   }
 }
 #endif

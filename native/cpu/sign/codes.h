@@ -229,15 +229,11 @@ struct Scales {
   float factor[kStep], middle[kStep];
 
   void set(const CodeGradient& g, int64_t t0, int64_t count) {
-    int64_t range = t0 / g.span, left = g.span - t0 % g.span;
-    for (int64_t t = 0; t < count; t++, left--) {
-      if (g.bits == 1) {
-        factor[t] = g.scale;
-        continue;
-      }
-      if (left == 0) range++, left = g.span;
-      factor[t] = g.scale * g.ranges[2 * range + 1] / 6.0f;
-      middle[t] = g.scale * (g.ranges[2 * range] + 0.5f * g.ranges[2 * range + 1]);
+    int64_t range = t0 / g.span, end = g.bits == 2 ? g.span - t0 % g.span : count;
+    for (int64_t t = 0; t < count; range++, end += g.span) {
+      const float r = g.bits == 2 ? g.ranges[2 * range + 1] : 6.0f, m = g.bits == 2 ? g.ranges[2 * range] : 0.0f;
+      const float own_factor = g.scale * r / 6.0f, own_middle = g.scale * (m + 0.5f * r);
+      for (const int64_t last = min64(end, count); t < last; t++) factor[t] = own_factor, middle[t] = own_middle;
     }
   }
 };

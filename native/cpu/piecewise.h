@@ -69,11 +69,11 @@ alignas(64) constexpr int32_t kPower[16] = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 
                                             0x3f75fed7, 0x3f75583f, 0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
                                             0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
 
-// 2^((n + r) / 16) for t = n + kWhole, n >= -127 * 16, and |r| <= 1/2; 0 where n is that least number.
-inline Vec power_lanes(Vec t, Vec r) {
+// 2^(n / 16) exp(step r) for t = n + kWhole, n >= -127 * 16, and |step r| <= log(2) / 32; 0 where n is that least number.
+inline Vec power_lanes(Vec t, Vec r, float step) {
   const Vec power = (Vec)((IntVec)look_up(kPower, (IntVec)t) + ((IntVec)t << 19));
-  Vec p = fma(r, broadcast(1.35508078e-5f), broadcast(9.38412310e-4f));
-  p = fma(p, r, broadcast(0.0433216988f));
+  Vec p = fma(r, broadcast(0.16666667f * step * step * step), broadcast(0.50001466f * step * step));
+  p = fma(p, r, broadcast(step));
   return fma(power * r, p, power);
 }
 
@@ -117,7 +117,7 @@ struct NormalTail {
     segment = segment_of(magnitude + broadcast(1.0f));
     a = magnitude - look_up(kNormalMiddle, segment);
     const Vec g = polynomial(kTail, segment, a), t = g + broadcast(kWhole);
-    above = power_lanes(t, g - (t - broadcast(kWhole)));
+    above = power_lanes(t, g - (t - broadcast(kWhole)), 0.0433216988f);  // log(2) / 16
   }
 };
 

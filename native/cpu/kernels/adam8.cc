@@ -125,12 +125,7 @@ float largest_of(const float* x) {
   }
   const Vec bad = (odd[0] + odd[1]) + (odd[2] + odd[3]);
   if (any_lane(bad != bad)) return __builtin_nanf("");
-  float all[kChains * kLanes];
-  memcpy(all, top, sizeof(all));
-  AUXGRAD_UNROLL
-  for (int half = kChains * kLanes / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; k++) all[k] = all[k + half] > all[k] ? all[k + half] : all[k];
-  return all[0];
+  return fold(top, [](Vec a, Vec b) { return b > a ? b : a; });
 }
 
 // Returns the largest magnitude, by which the codes are scaled.

@@ -25,17 +25,10 @@ inline uint32_t range_word(const float* x) {
       odd[c] = fma(v, Vec{}, odd[c]);  // NaN from NaN and infinities on
     }
   }
-  float least[kChains * kLanes], most[kChains * kLanes];
-  memcpy(least, low, sizeof(least));
-  memcpy(most, high, sizeof(most));
-  AUXGRAD_UNROLL
-  for (int half = kChains * kLanes / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; k++) {
-      least[k] = least[k + half] < least[k] ? least[k + half] : least[k];
-      most[k] = most[k + half] > most[k] ? most[k + half] : most[k];
-    }
+  const float least = fold(low, [](Vec a, Vec b) { return b < a ? b : a; });
+  const float most = fold(high, [](Vec a, Vec b) { return b > a ? b : a; });
   const Vec bad = (odd[0] + odd[1]) + (odd[2] + odd[3]);
-  return any_lane(bad != bad) ? kNoRange : range_of(least[0], most[0]);
+  return any_lane(bad != bad) ? kNoRange : range_of(least, most);
 }
 
 template <int kBits>

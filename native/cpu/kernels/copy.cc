@@ -66,28 +66,32 @@ bool copy_transposed(const Call& call) {
           float* target = y.f32() + to;
           const bool past = y.count() >= kLarge && lines_apart(target, pitch * 4);
           const int64_t height = min64(kSquares * kLanes, rows - i0), stop = min64(columns, j0 + run) - j0;
-          for (int64_t j = 0; j < stop; j += kLanes)
-            for (int64_t i = 0; i < height; i += kLanes) {
-              const int64_t m = min64(kLanes, height - i), n = min64(kLanes, stop - j);
-              const float* corner = source + j * step + i;
-              float* to_corner = target + i * pitch + j;
-              Vec block[kLanes];
-              if (m == kLanes && n == kLanes) {
+          const auto square = [&](int64_t i, int64_t j) {
+            const int64_t m = min64(kLanes, height - i), n = min64(kLanes, stop - j);
+            const float* corner = source + j * step + i;
+            float* to_corner = target + i * pitch + j;
+            Vec block[kLanes];
+            if (m == kLanes && n == kLanes) {
+              AUXGRAD_UNROLL
+              for (int k = 0; k < kLanes; k++) block[k] = load(corner + k * step);
+              transpose(block);
+              if (past) {
                 AUXGRAD_UNROLL
-                for (int k = 0; k < kLanes; k++) block[k] = load(corner + k * step);
-                transpose(block);
-                if (past) {
-                  AUXGRAD_UNROLL
-                  for (int k = 0; k < kLanes; k++) bypass(to_corner + k * pitch, block[k]);
-                } else {
-                  AUXGRAD_UNROLL
-                  for (int k = 0; k < kLanes; k++) store(to_corner + k * pitch, block[k]);
-                }
+                for (int k = 0; k < kLanes; k++) bypass(to_corner + k * pitch, block[k]);
               } else {
-                for (int64_t r = 0; r < m; r++)
-                  for (int64_t k = 0; k < n; k++) memcpy(to_corner + r * pitch + k, corner + k * step + r, 4);
+                AUXGRAD_UNROLL
+                for (int k = 0; k < kLanes; k++) store(to_corner + k * pitch, block[k]);
               }
+            } else {
+              for (int64_t r = 0; r < m; r++)
+                for (int64_t k = 0; k < n; k++) memcpy(to_corner + r * pitch + k, corner + k * step + r, 4);
             }
+          };
+          // Lines are read, and stored past the caches, whole.
+          for (int64_t line = 0; line < stop; line += kLineFloats)
+            for (int64_t top = 0; top < height; top += kLineFloats)
+              for (int64_t j = line; j < min64(stop, line + kLineFloats); j += kLanes)
+                for (int64_t i = top; i < min64(height, top + kLineFloats); i += kLanes) square(i, j);
         }
         end_bypass();
       });

@@ -64,14 +64,14 @@ struct Codec : Codes<kBits> {
   static void decode(const uint32_t* words, uint32_t range, bool past, float* x) {
     const Vec low = broadcast(minimum_of(range));
     const Vec step = broadcast(Codes<kBits>::step(width_of(range)));
-    for (int64_t j = 0; j < kWords; j += kLanes) {
-      IntVec word;
-      memcpy(&word, words + j, sizeof(word));
-      for (int k = 0; k < 32 / kBits; k++) {
-        const IntVec code = word >> (kBits * k) & static_cast<int32_t>(kTop);
-        put(past, WholeLanes(), x + j + kWords * k, __builtin_convertvector(code, Vec) * step + low);
-      }
-    }
+    for (int64_t j = 0; j < kWords; j += kLineFloats)  // what is stored past the caches fills a line at once
+      for (int k = 0; k < 32 / kBits; k++)
+        for (int64_t i = j; i < j + kLineFloats; i += kLanes) {
+          IntVec word;
+          memcpy(&word, words + i, sizeof(word));
+          const IntVec code = word >> (kBits * k) & static_cast<int32_t>(kTop);
+          put(past, WholeLanes(), x + i + kWords * k, __builtin_convertvector(code, Vec) * step + low);
+        }
   }
 };
 

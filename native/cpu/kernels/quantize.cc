@@ -7,7 +7,8 @@
 namespace auxgrad {
 namespace {
 
-constexpr int64_t kTogether = 8;  // groups: these and the next ones stay in the first cache
+constexpr int64_t kTogether = 8;                 // groups: these and the next ones stay in the first cache
+constexpr int64_t kDrawn = kGroup / kDrawWords;  // groups that random words are made for at a time
 
 typedef uint32_t WordVec __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t Draw __attribute__((may_alias));
@@ -76,9 +77,11 @@ struct Codec : Codes<kBits> {
 };
 
 // The draws of a group. None is so near to the ends that values within 2^-11 of a level could miss it.
-inline void draw(const Stream& stream, int64_t group, uint32_t* draws) {
-  static_assert(kGroup == kElements / 2, "two draws of a word");
-  stream.words(group * kGroup, draws);
+inline void draw(const uint32_t* words, uint32_t* draws) {
+  for (int i = 0; i < kDrawWords; i++) {
+    draws[i] = words[i];
+    draws[i + kDrawWords] = turned(words[i]);
+  }
   Draw* d = reinterpret_cast<Draw*>(draws);
   for (int64_t i = 0; i < kElements; i++) {
     const Draw above = d[i] < 32 ? 32 : d[i];
@@ -93,7 +96,7 @@ bool quantize_bits(const Call& call) {
   const Stream stream = random ? stream_of(call.in[1], call.number[1]) : Stream{};
   parallel_ranges(call, ceil_div(n, kElements), 64, [&](int64_t begin, int64_t end) {
     float padded[kElements];
-    uint32_t draws[kElements / 2];
+    uint32_t draws[kElements / 2], random_words[kGroup];
     for (uint32_t& d : draws) d = 0x80008000u;
     const auto group = [&](int64_t g) {
       const float* x = call.in[0].f32() + g * kElements;
@@ -110,7 +113,10 @@ bool quantize_bits(const Call& call) {
         uint32_t* words = call.out[0].u32() + g * Codec<kBits>::kWords;
         fetch(call.in[0].f32() + (g + kTogether) * kElements, kElements * static_cast<int64_t>(sizeof(float)));
         fetch(words + kTogether * Codec<kBits>::kWords, Codec<kBits>::kWords * static_cast<int64_t>(sizeof(uint32_t)));
-        if (random) draw(stream, g, draws);
+        if (random) {
+          if (g % kDrawn == 0) stream.words(g * kDrawWords, random_words);
+          draw(random_words + g % kDrawn * kDrawWords, draws);
+        }
         Codec<kBits>::encode(group(g), ranges[g], draws, words);
       }
     }

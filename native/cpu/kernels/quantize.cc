@@ -77,7 +77,7 @@ struct Codec : Codes<kBits> {
 };
 
 // The draws of a group. None is so near to the ends that values within 2^-11 of a level could miss it.
-inline void draw(const uint32_t* words, uint32_t* draws) {
+__attribute__((noinline)) inline void draw(const uint32_t* words, uint32_t* draws) {
   for (int i = 0; i < kDrawWords; i++) {
     draws[i] = words[i];
     draws[i + kDrawWords] = turned(words[i]);

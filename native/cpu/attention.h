@@ -69,8 +69,9 @@ struct Right {
 };
 
 // c[m, n] (+)= left right over k terms, m <= kTileRows. `ahead`: rows that are fetched meanwhile, or null.
-__attribute__((noinline)) void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m, int64_t n,
-                     int64_t k, float* c, int64_t ldc, bool add, RowsAhead* ahead = nullptr) {
+__attribute__((noinline)) void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m,
+                                        int64_t n, int64_t k, float* c, int64_t ldc, bool add,
+                                        RowsAhead* ahead = nullptr) {
   Tile t = {};
   t.depth = k;
   t.left = left;
@@ -444,9 +445,10 @@ bool attention_grad(const Call& call) {
       // Two products of the same depth, mostly, and three others.
       const int64_t share = a.causal ? 2 : 1, row_tiles = ceil_div(a.rows - start, a.tile_rows());
       const int64_t panels = ceil_div(D, kTileColumns), all_panels = panels + ceil_div(E, kTileColumns);
-      ahead.spread(2 * row_tiles * ceil_div(ns, kTileColumns) / share,
-                   (row_tiles * panels * ceil_div(ns, kChunk) +
-                    key_tiles * all_panels * ceil_div(a.rows - start, kChunk)) / share);
+      ahead.spread(
+          2 * row_tiles * ceil_div(ns, kTileColumns) / share,
+          (row_tiles * panels * ceil_div(ns, kChunk) + key_tiles * all_panels * ceil_div(a.rows - start, kChunk)) /
+              share);
       for (int64_t block = 0; block < blocks; block++) {
         const int64_t t0 = start + cut_at(a.rows - start, blocks, block),
                       nt = start + cut_at(a.rows - start, blocks, block + 1) - t0;

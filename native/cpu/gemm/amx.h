@@ -315,8 +315,8 @@ struct Meanwhile {
 
 // Rows [r0, r1) and columns [c0, c1) of products [first, last) over K in [k0, k1). `out`: where sums go, unfinished,
 // instead of C.
-inline void split_task(const SplitCut& cut, const Products& products, int64_t first, int64_t last, int64_t r0, int64_t r1,
-                       int64_t c0, int64_t c1, int64_t k0, int64_t k1, float* partial, char* scratch) {
+inline void split_task(const SplitCut& cut, const Products& products, int64_t first, int64_t last, int64_t r0,
+                       int64_t r1, int64_t c0, int64_t c1, int64_t k0, int64_t k1, float* partial, char* scratch) {
   const int64_t rows = ceil_div(r1 - r0, kStrip), columns = ceil_div(c1 - c0, kStrip);
   const bool left_stays = rows < columns;
   const int64_t stay = left_stays ? rows : columns, pass = left_stays ? columns : rows;

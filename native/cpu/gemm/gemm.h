@@ -28,7 +28,8 @@ constexpr int64_t kBlockK = 256, kBlockFloats = 256 * 512;
 constexpr int64_t kBlockRows = 84;
 // Rows of A are copied into the order of columns for so many columns of B. It pays where tiles have few columns: a copy
 // in the order of the tile is one stream of few pages.
-constexpr int64_t kTurnColumns = kLanes == 8 ? 128 : INT64_MAX;
+constexpr bool kTurns = kLanes == 8;
+constexpr int64_t kTurnColumns = 128;
 // Where A has so few rows that a product is as fast as B is read, blocks of K are kStreamK: so many rows of B are
 // followed in parallel, and fetched kStreamAhead floats ahead.
 constexpr int64_t kStreamRows = kTileRows > 12 ? kTileRows : 12, kStreamK = 32, kStreamAhead = 128;
@@ -84,7 +85,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.panel = small && kWideVecs > 0 && p.n > kTileColumns && p.m > kWideRows ? kWideVecs * kLanes : kTileColumns;
   cut.tiny = small && p.m * p.k <= 8192 && p.m * p.k > 0 && !cut.copy_left && !p.signs;
   const bool blocks = !cut.tiny && !cut.stream && !cut.right_in_place;
-  cut.turn_left = blocks && !few_rows && left_rows && p.n > kTurnColumns;
+  cut.turn_left = kTurns && blocks && !few_rows && left_rows && p.n > kTurnColumns;
   if (cut.turn_left) cut.copy_left = true, cut.left = kLeftColumns;
   cut.together = blocks ? kBlockRows / kTileRows : 1;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
@@ -144,7 +145,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
 }
 
 // Applies `finish` to rows [r0, r1) and columns [c0, c1) of C; r0 is a multiple of 32.
-inline void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+__attribute__((noinline)) void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
   const Finish& f = p.finish;
   if (f.alpha == 1 && !f.bias && !f.relu && !f.mask) return;
   const Vec alpha = broadcast(f.alpha);
@@ -361,7 +362,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
             }
             if (signs) pack_signs(p.a, p.a_row, p.a_k, r, r + m, k + s, k + s + steps, p.signs, p.k);
             if (by_rows) copy_rows(from, p.a_row, p.a_k, m, steps, to, t.left_step, p.positive, p.negative);
-            else if (cut.turn_left) turn_rows(from, p.a_row, m, steps, to, p.positive, p.negative);
+            else if (kTurns && cut.turn_left) turn_rows(from, p.a_row, m, steps, to, p.positive, p.negative);
             else copy_columns(from, p.a_k, m, p.m - r, steps, to, p.positive, p.negative);
           }
         // The rows of the next tiles are fetched with the last panels, a share of their lines with each.

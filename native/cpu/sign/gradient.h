@@ -125,13 +125,7 @@ struct Shift {
       for (int64_t t = from; t < to; t += 64) any |= missing(valid, t);
     return any != 0;
   }
-  Floats row(int64_t t) const {
-    Floats v = {};
-    const float* p = g.delta + (t0 + t) * g.outputs + o0;
-    if (outputs == kColumns) memcpy(&v, p, sizeof(v));
-    else memcpy(&v, p, static_cast<size_t>(outputs) * 4);
-    return v;
-  }
+  Floats row(int64_t t) const { return load_lanes<Floats>(g.delta + (t0 + t) * g.outputs + o0, outputs); }
   Floats sum(const uint64_t* valid) const {
     Floats total = whole;
     int64_t left = to - from;
@@ -325,7 +319,7 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
   if (kSignedOnly && g.zero_one) {
     const float* clear = reinterpret_cast<const float*>(space.sums + blocks);
     for (int64_t i = 0; i < blocks * g.taps_a_block(); i++)
-      for (int o = 0; o < Space::kOutputs; o++) shifts[i][o] = -clear[o * kColumns];
+      for (int o = 0; o < Space::kOutputs; o++) reinterpret_cast<float*>(shifts + i)[o] = -clear[o * kColumns];
   }
   each_block(g, range.first, range.last, o0, o1, [&](int64_t i, int64_t first, int64_t last) {
     const ColumnBlock b = column_block(g, i);

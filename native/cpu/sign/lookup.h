@@ -9,9 +9,6 @@
 //
 // A code of two bits is two signs, of the delta and of its double: 2 q - 3 = (2 q0 - 1) + 2 (2 q1 - 1).
 #pragma once
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
 #include "codes.h"
 
 namespace auxgrad {

@@ -15,7 +15,7 @@ import {
 } from '../../src'
 import { allotments, distanceOf, sensitivities } from '../../src/compile/bits'
 import { distance, host } from '../support/arrays'
-import { check } from '../support/property'
+import { check, liveBytes } from '../support/property'
 import { gradientsOf, snapshot } from '../support/record'
 import { generator } from '../support/run'
 
@@ -145,6 +145,13 @@ test('within a budget: a plan that fits, gradients nearer than with the same bit
   await expect(allotBits({ model, loss, optimizer, budget: '10KiB' }, batch)).rejects.toEqual(
     code('AUX_BUDGET_TOO_SMALL'),
   )
+  const open = compile({ model, loss, optimizer })
+  const run = async (): Promise<number> => (await open.run(batch)).loss
+  const losses = [await run()]
+  await allotBits({ model, loss, optimizer, budget: plain }, batch)
+  losses.push(await run()) // a step that was open goes on
+  expect(losses[1]).toBeLessThan(losses[0])
+  open.close()
   const broken = { ...batch, x: hostArray(new Float32Array(16 * 16 * 16).fill(NaN), [16, 16, 16, 1]) }
   await expect(allotBits({ model, loss, optimizer, budget: plain }, broken)).rejects.toEqual(
     code('AUX_INVALID_ARGUMENT'),
@@ -152,7 +159,7 @@ test('within a budget: a plan that fits, gradients nearer than with the same bit
   await expect(allotBits({ model, loss, optimizer, budget: plain })).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
 })
 
-test('measuring leaves the model as it was, and the policies that its evaluation follows', async () => {
+test('measuring leaves the model as it was, the policies that its evaluation follows, and no memory held', async () => {
   const { model, batch, loss, optimizer, bytes } = setting(5)
   const budget = bytes(quantized({ bits: 4 })).total
   const step = compile({ model, loss, optimizer, memory: asa() })
@@ -160,15 +167,15 @@ test('measuring leaves the model as it was, and the policies that its evaluation
   const predict = compile({ model, forward: (b: Record<string, Tensor>) => model.forward(b.x) })
   const [state, before] = [snapshot(model), predict.runSync({ x: batch.x }).data]
   predict.close()
-  const steps = optimizer.steps
+  step.close()
+  const [steps, held] = [optimizer.steps, await liveBytes()]
   await allotBits({ model, loss, optimizer, budget }, batch)
+  expect(await liveBytes()).toBe(held)
   expect(snapshot(model)).toEqual(state)
   expect(optimizer.steps).toBe(steps)
   const again = compile({ model, forward: (b: Record<string, Tensor>) => model.forward(b.x) })
   expect(again.runSync({ x: batch.x }).data).toEqual(before)
   again.close()
-  await step.run(batch) // the step that was there goes on
-  step.close()
 })
 
 test('codes of a value are shared by modules with policies of their own, where bits and rounding are the same', () => {

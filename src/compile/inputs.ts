@@ -1,6 +1,6 @@
 import { fail } from '../errors'
 import { checkDType, typedArray, type DType, type TypedArray } from '../tensor/dtype'
-import { isPlain, storeAll, toHost, type HostArray, type HostValues } from '../tensor/host'
+import { storeAll, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkShape, sizeOf, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
@@ -14,7 +14,7 @@ export type InputSpec =
       readonly dtype?: DType
     }
 
-/** A value for an input. Typed arrays without a shape have one axis; plain numbers are indices where such are wanted, else f32. */
+/** A value for an input. Typed arrays without a shape have one axis; whole numbers are indices where such are wanted, whatever they are given as. */
 export type InputValue = HostValues
 
 /** Shapes of named inputs: `{ x: [128, 28, 28, 1], y: [128] }`. */
@@ -68,17 +68,18 @@ function hostValue(name: string, value: InputValue): HostArray | Tensor {
     value.liveStorage()
     return value
   }
-  if (!isPlain(value)) return toHost(`input ${name}`, value)
-  const array = toHost(`input ${name}`, value)
-  // Like a shape without a dtype: the first op that reads it says what they are.
-  return array.dtype === 'bool' ? array : { ...array, dtype: undefined as unknown as DType }
+  return toHost(`input ${name}`, value)
 }
 
 /** The bytes to write for a value of an input of this dtype. */
 export function bytesOfValue(name: string, value: HostArray | Tensor, dtype: DType): TypedArray {
-  if (value instanceof Tensor) return value.rawSync()
-  return value.dtype === undefined && dtype !== 'f32' ? storeAll(`input ${name}`, value.data, dtype) : value.data
+  const data = value instanceof Tensor ? value.rawSync() : value.data
+  return value.dtype === 'f32' && dtype === 'i32' ? storeAll(`input ${name}`, data, dtype) : data
 }
+
+/** The dtype that is settled before tracing: that of a shape, but floats of a tensor or an array may turn out to be indices. */
+export const declared = (spec: NormalSpec): DType | undefined =>
+  'data' in spec && spec.dtype === 'f32' ? undefined : spec.dtype
 
 /** An empty array to read an output into. */
 export const emptyHost = (shape: Shape, dtype: DType): HostArray => ({

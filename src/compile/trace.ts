@@ -5,7 +5,7 @@ import { learningIndicator } from '../memory/indicator'
 import type { Policies } from '../memory/assignment'
 import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
-import type { NormalSpec } from './inputs'
+import { declared, type NormalSpec } from './inputs'
 import type { Trainable } from './trainable'
 
 /** Named values that a traced function returned. */
@@ -66,7 +66,7 @@ export function trace(
     }
   }
   const inputs: Record<string, Tensor> = {}
-  for (const [name, { shape, dtype }] of specs) inputs[name] = graph.input(name, shape, dtype)
+  for (const [name, spec] of specs) inputs[name] = graph.input(name, spec.shape, declared(spec))
   const restore = model ? enterModules(graph, model, policies, options.training) : undefined
   try {
     const outputs = graph.trace(() => {

@@ -85,8 +85,7 @@ const isShaped = (value: unknown): value is ShapedArray =>
   ArrayBuffer.isView((value as ShapedArray).data) &&
   Array.isArray((value as ShapedArray).shape)
 
-/** True for plain numbers or booleans, nested or not: their dtype is not said. */
-export const isPlain = (values: HostValues): values is NestedNumbers =>
+const isPlain = (values: HostValues): values is NestedNumbers =>
   Array.isArray(values) || typeof values === 'number' || typeof values === 'boolean'
 
 /**

@@ -15,7 +15,7 @@ export async function accuracy(predict: CompiledFunction<Tensor>, batches: Async
     if (dtype !== 'i32' || data.length !== y.data.length)
       fail(
         'AUX_SHAPE_MISMATCH',
-        `accuracy: expected ${y.data.length} predicted classes of dtype i32, got ${data.length} of ${dtype}`,
+        `accuracy: expected ${y.data.length} predicted classes of dtype i32, which argmax() of logits gives, got ${data.length} of ${dtype}`,
       )
     for (let i = 0; i < data.length; i++) right += Number(data[i] === y.data[i])
     rows += data.length

@@ -1,4 +1,4 @@
-import { compile, grad, models, nn, optim, tensor, where, zeros, type Tensor } from '../../src'
+import { compile, data, grad, models, nn, optim, tensor, where, zeros, type Tensor } from '../../src'
 
 const withCode = (code: string, message = /./) =>
   expect.objectContaining({ code, message: expect.stringMatching(message) })
@@ -114,7 +114,7 @@ test('what is no tensor is refused by name', () => {
     expect(run).toThrow(withCode('AUX_DTYPE_MISMATCH', /one of f32, bf16/))
 })
 
-test('plain numbers are indices where such are wanted', async () => {
+test('whole numbers are indices where such are wanted', async () => {
   const step = training({ seed: 3 })
   const other = training({ seed: 3 })
   for (const [name, t] of other.model.state()) t.assign(step.model.state().get(name)!)
@@ -126,10 +126,13 @@ test('plain numbers are indices where such are wanted', async () => {
   expect((await other.run({ x, y: Int32Array.of(2, 0) })).loss).toBe(loss)
   await expect(step.run({ x, y: [2, 0.5] })).rejects.toEqual(invalid(/input y.*i32.*0\.5/))
   await expect(step.run({ x, y: [2, 3] })).rejects.toEqual(withCode('AUX_INDEX_OUT_OF_RANGE'))
-  await expect(step.run({ x, y: Float32Array.of(2, 0) })).rejects.toEqual(
+  const twice = [await other.run({ x, y: tensor([1, 0]) }), await step.run({ x, y: Uint8Array.of(1, 0) })]
+  expect(twice[0].loss).toBe(twice[1].loss)
+  expect(() => step.plan({ x: [2, 2], y: { shape: [2], dtype: 'f32' } })).toThrow(
     withCode('AUX_DTYPE_MISMATCH', /labels.*give y as an Int32Array/),
   )
-  expect((await step.run({ x, y: [1, 1] })).loss).toBeGreaterThan(0)
+  const batch = await data.fromArrays({ x, y: [1, 1] }).batch([0, 1])
+  expect((await step.run(batch)).loss).toBe((await other.run({ x, y: Int32Array.of(1, 1) })).loss)
   const both = compile(({ x }) => x.add(where(x.gt(1), 1, 0)))
   expect((await both.run({ x: [1, 2] })).data).toEqual(Float32Array.of(1, 3))
   await expect(step.run([1] as never)).rejects.toEqual(invalid(/batch.*an array/))

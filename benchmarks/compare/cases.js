@@ -150,9 +150,9 @@ const memoryOf = (rule, model) => [
   ...rows[rule.name](rule, model),
 ]
 
-function makeOptimizer(o) {
-  if (o.name === 'sgd') return new optim.SGD(o)
-  return o.name === 'adam' ? new optim.Adam(o) : new optim.AdamW(o)
+function makeOptimizer({ name, ...options }) {
+  if (name === 'sgd') return new optim.SGD(options)
+  return name === 'adam' ? new optim.Adam(options) : new optim.AdamW(options)
 }
 
 const title = ({ model, options, rule }) => ({

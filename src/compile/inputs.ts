@@ -1,6 +1,6 @@
 import { fail } from '../errors'
 import { checkDType, typedArray, type DType, type TypedArray } from '../tensor/dtype'
-import { storeAll, toHost, type HostArray, type HostValues } from '../tensor/host'
+import { describe, storeAll, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkShape, sizeOf, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
@@ -37,8 +37,15 @@ function normalSpec(name: string, spec: InputSpec): NormalSpec {
 }
 
 /** Inputs by name, in normal form. */
-export const specsOf = (specs: Specs): Map<string, NormalSpec> =>
-  new Map(Object.entries(specs).map(([name, spec]) => [name, normalSpec(name, spec)]))
+export function specsOf(specs: Specs): Map<string, NormalSpec> {
+  expectNamed('plan', 'shapes', specs)
+  return new Map(Object.entries(specs).map(([name, spec]) => [name, normalSpec(name, spec)]))
+}
+
+function expectNamed(method: string, what: string, given: unknown): void {
+  if (typeof given !== 'object' || given === null || Array.isArray(given))
+    fail('AUX_INVALID_ARGUMENT', `${method}: expected { name: ${what} }, got ${describe(given)}`)
+}
 
 /** Shapes and dtypes of inputs as a key. */
 export function keyOf(specs: ReadonlyMap<string, NormalSpec>): string {
@@ -52,11 +59,7 @@ export function keyOf(specs: ReadonlyMap<string, NormalSpec>): string {
 
 /** A batch with its values in a form that can be written. */
 export function valuesOf(batch: Batch): Map<string, HostArray | Tensor> {
-  if (typeof batch !== 'object' || batch === null || Array.isArray(batch))
-    fail(
-      'AUX_INVALID_ARGUMENT',
-      `run: expected a batch { name: values }, got ${Array.isArray(batch) ? 'an array' : String(batch)}`,
-    )
+  expectNamed('run', 'values', batch)
   const values = new Map<string, HostArray | Tensor>()
   for (const name in batch) values.set(name, hostValue(name, batch[name]))
   return values

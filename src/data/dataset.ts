@@ -132,7 +132,10 @@ export function checkBatch<B extends Batch>(what: string, batch: B): B {
     )
   for (const [name, array] of Object.entries(batch))
     if (!isHostArray(array))
-      fail('AUX_INVALID_ARGUMENT', `${what}: expected field ${name} to be a HostArray, got ${typeof array}`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${what}: expected field ${name} to be { data, shape, dtype }, as hostArray() makes, got ${describe(array)}`,
+      )
   return batch
 }
 

@@ -4,6 +4,7 @@ import { AuxgradError, fail } from '../errors'
 import { dtypes, type DType } from '../tensor/dtype'
 import type { HostArray } from '../tensor/host'
 import { showShape, type Shape } from '../tensor/shape'
+import { Tensor } from '../tensor/tensor'
 import { writeAtomic } from './atomic'
 import { allocate, badFile, checkEndianness, InputFile } from './file'
 import { JsonError, JsonReader, quote } from './json'
@@ -456,14 +457,18 @@ const entriesOf = <T>(values: ReadonlyMap<string, T> | Readonly<Record<string, T
 
 /**
  * Writes a safetensors file, atomically. Its bytes depend on names, values and metadata only, not on their order. The
- * arrays are not copied: do not change them before the promise resolves.
+ * arrays are not copied: do not change them before the promise resolves. Tensors are.
  * @throws AUX_WRITE_FAILED; then the file is as it was.
  */
 export async function writeSafetensors(
   file: string,
-  tensors: ReadonlyMap<string, HostArray | RawTensor> | Readonly<Record<string, HostArray | RawTensor>>,
+  tensors:
+    ReadonlyMap<string, HostArray | RawTensor | Tensor> | Readonly<Record<string, HostArray | RawTensor | Tensor>>,
   metadata: ReadonlyMap<string, string> | Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const { prefix, parts } = encodeSafetensors(file, entriesOf(tensors), entriesOf(metadata))
+  const arrays = Array.from(entriesOf(tensors), ([name, t]) => {
+    return [name, t instanceof Tensor ? { data: t.rawSync(), shape: t.shape, dtype: t.dtype } : t] as const
+  })
+  const { prefix, parts } = encodeSafetensors(file, arrays, entriesOf(metadata))
   await writeAtomic(file, [prefix, ...parts])
 }

@@ -1,5 +1,7 @@
 import { fail } from '../errors'
+import { expectTensor } from '../graph/op'
 import { scaledDotProductAttention } from '../ops'
+import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { Linear } from './linear'
 import { Module } from './module'
@@ -50,6 +52,11 @@ export class MultiHeadAttention extends Module {
   /** `context` is what is attended to (x itself unless given); `mask` as in `scaledDotProductAttention`. */
   forward(x: Tensor, options: { context?: Tensor; mask?: Tensor } = {}): Tensor {
     const { context = x, mask } = options
+    for (const t of [x, context]) {
+      expectTensor('MultiHeadAttention', t)
+      if (t.rank !== 3)
+        fail('AUX_SHAPE_MISMATCH', `MultiHeadAttention: expected input [N, T, features], got ${showShape(t.shape)}`)
+    }
     const heads = (t: Tensor): Tensor => t.reshape([t.shape[0], t.shape[1], this.#heads, -1]).permute([0, 2, 1, 3])
     const y = scaledDotProductAttention(
       heads(this.q.forward(x)),

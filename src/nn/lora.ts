@@ -1,6 +1,7 @@
 import { fail } from '../errors'
 import type { ModuleTest } from '../memory/assignment'
 import { linear, matmul, zeros } from '../ops'
+import { describe } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { Linear } from './linear'
@@ -35,6 +36,8 @@ export class LoRA extends Module {
   constructor(layer: Linear, options: LoRAOptions = {}) {
     super()
     const { rank = 8, alpha = 16 } = options
+    if (!(layer instanceof Linear))
+      fail('AUX_INVALID_ARGUMENT', `LoRA: expected a Linear layer, got ${describe(layer)}`)
     if (!Number.isInteger(rank) || rank < 1)
       fail('AUX_INVALID_ARGUMENT', `LoRA: expected a rank that is an integer >= 1, got ${rank}`)
     if (!Number.isFinite(alpha)) fail('AUX_INVALID_ARGUMENT', `LoRA: expected a finite alpha, got ${alpha}`)

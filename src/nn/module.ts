@@ -2,6 +2,7 @@ import { isContainer, revision, type Trainable } from '../compile/trainable'
 import { fail } from '../errors'
 import { tracing } from '../graph/graph'
 import { matcher } from '../memory/assignment'
+import { describe } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
@@ -92,6 +93,11 @@ export abstract class Module implements Trainable {
    * AUX_SHAPE_MISMATCH and AUX_DTYPE_MISMATCH naming the tensor.
    */
   loadState(values: ReadonlyMap<string, Tensor>, options: { strict?: boolean } = {}): this {
+    if (!(values instanceof Map))
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `loadState: expected a Map of tensors by path, as state() gives, got ${describe(values)}`,
+      )
     const own = this.state()
     const missing = [...own.keys()].filter((name) => !values.has(name))
     const extra = [...values.keys()].filter((name) => !own.has(name))

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { tracing, type Graph } from '../graph/graph'
 import { apply, defineOp, graphOf, type Op } from '../graph/op'
 import { checkSeed } from '../tensor/philox'
@@ -64,14 +64,19 @@ function generate(op: Op<RandomAttrs>, name: string, shape: Shape, numbers: read
 }
 
 /** Uniform in [low, high), 24 random bits each. */
-export function uniform(shape: Shape, { low = 0, high = 1 }: { low?: number; high?: number } = {}): Tensor {
+export function uniform(shape: Shape, options: { low?: number; high?: number } = {}): Tensor {
+  expectOptions('uniform', options, ['low', 'high'])
+  const { low = 0, high = 1 } = options
   if (!(low <= high)) fail('AUX_INVALID_ARGUMENT', `uniform: expected low <= high, got ${low} and ${high}`)
   return generate(uniformOp, 'uniform', shape, [low, high])
 }
 
 /** Normal (Box & Muller 1958); no value lies beyond 5.8 standard deviations. */
-export const normal = (shape: Shape, { mean = 0, std = 1 }: { mean?: number; std?: number } = {}): Tensor =>
-  generate(normalOp, 'normal', shape, [mean, std])
+export function normal(shape: Shape, options: { mean?: number; std?: number } = {}): Tensor {
+  expectOptions('normal', options, ['mean', 'std'])
+  const { mean = 0, std = 1 } = options
+  return generate(normalOp, 'normal', shape, [mean, std])
+}
 
 /** Error function in double: its series, or the continued fraction of erfc. */
 function erf(x: number): number {

@@ -74,8 +74,8 @@ declare module '../tensor/tensor' {
     expand(shape: Shape): Tensor
     /** A new axis of size 1. */
     unsqueeze(axis: number): Tensor
-    /** Without an axis of size 1. */
-    squeeze(axis: number): Tensor
+    /** Without an axis of size 1, or without all of them. */
+    squeeze(axis?: number): Tensor
     /** A copy in memory of its own, in row-major order. */
     clone(): Tensor
     /** The same values, through which no gradient flows; without copying. */
@@ -135,6 +135,7 @@ Tensor.prototype.unsqueeze = function (axis) {
   return this.reshape([...this.shape.slice(0, at), 1, ...this.shape.slice(at)])
 }
 Tensor.prototype.squeeze = function (axis) {
+  if (axis === undefined) return this.reshape(this.shape.filter((n) => n !== 1))
   const at = resolveAxis('squeeze', axis, this.rank)
   if (this.shape[at] !== 1)
     fail('AUX_SHAPE_MISMATCH', `squeeze: expected size 1 at axis ${axis}, got ${showShape(this.shape)}`)

@@ -1,4 +1,4 @@
-import { compile, data, grad, models, nn, optim, tensor, where, zeros, type Tensor } from '../../src'
+import { compile, data, grad, models, nn, normal, optim, tensor, uniform, where, zeros, type Tensor } from '../../src'
 
 const withCode = (code: string, message = /./) =>
   expect.objectContaining({ code, message: expect.stringMatching(message) })
@@ -104,6 +104,9 @@ test('what is no tensor is refused by name', () => {
     [() => zeros([2, 3]).reshape(3 as never), /reshape: expected an array, got 3/],
     [() => zeros([2, 3]).permute(1 as never), /permute/],
     [() => zeros([2]).clamp({} as never), /clamp.*Object/],
+    [() => normal([2], 0.1 as never), /normal: expected an object of options, got 0\.1/],
+    [() => uniform([2], { max: 1 } as never), /uniform: there is no option max/],
+    [() => compile(({ x }) => x).plan(undefined as never), /plan: expected \{ name: shapes \}, got undefined/],
   ] as const)
     expect(run).toThrow(invalid(message))
   for (const run of [
@@ -135,7 +138,7 @@ test('whole numbers are indices where such are wanted', async () => {
   expect((await step.run(batch)).loss).toBe((await other.run({ x, y: Int32Array.of(1, 1) })).loss)
   const both = compile(({ x }) => x.add(where(x.gt(1), 1, 0)))
   expect((await both.run({ x: [1, 2] })).data).toEqual(Float32Array.of(1, 3))
-  await expect(step.run([1] as never)).rejects.toEqual(invalid(/batch.*an array/))
+  await expect(step.run([1] as never)).rejects.toEqual(invalid(/run: expected \{ name: values \}, got Array/))
 })
 
 test('a prediction and a target whose difference would be all pairs', () => {

@@ -11,6 +11,7 @@ import {
   type RawTensor,
   type SafetensorsDType,
 } from '../../src/io'
+import { tensor } from '../../src/ops'
 import { hostArray, type HostArray } from '../../src/tensor/host'
 import { compiled } from '../support/compiled'
 
@@ -198,6 +199,18 @@ test('what is written is read, bit by bit, and the order of insertion leaves no 
     ),
     { numRuns: 150 },
   )
+})
+
+test('tensors are written as they are, strided ones too', async () => {
+  const t = tensor([
+    [1, 2],
+    [3, 4],
+  ])
+  await writeSafetensors(at('tensors'), { t, turned: t.transpose(), half: t.cast('bf16') })
+  const { tensors } = await readSafetensors(at('tensors'))
+  expect(toHostArray(tensors.get('turned')!).data).toEqual(Float32Array.of(1, 3, 2, 4))
+  expect(tensors.get('half')!.dtype).toBe('BF16')
+  expect(toHostArray(tensors.get('t')!).shape).toEqual([2, 2])
 })
 
 test('names that plain objects stumble over', async () => {

@@ -173,6 +173,21 @@ test('parts in plain objects are found, trained and noticed when they come later
   expect(names().filter((name) => name.endsWith('down.weight')).length).toBe(3)
 })
 
+test('what layers are given is refused by name', () => {
+  expect(() => new nn.LoRA(new nn.ReLU() as never)).toThrow(withCode('AUX_INVALID_ARGUMENT', /LoRA.*ReLU/))
+  expect(() => new nn.MultiHeadAttention(4, 2).forward(tensor([[1, 2, 3, 4]]))).toThrow(
+    withCode('AUX_SHAPE_MISMATCH', /MultiHeadAttention.*\[N, T, features\].*\[1, 4\]/),
+  )
+  expect(() => new nn.LayerNorm(2).forward(tensor([[1, 2, 3]]))).toThrow(
+    withCode('AUX_SHAPE_MISMATCH', /layerNorm: expected input of shape \[..., 2\], got \[1, 3\]/),
+  )
+  expect(() => new nn.ReLU().loadState({} as never)).toThrow(withCode('AUX_INVALID_ARGUMENT', /Map.*Object/))
+  const gpt = new models.GPT({ vocabulary: 4, length: 2, layers: 1, features: 4, heads: 1 })
+  expect(() => gpt.forward(tensor(new Int32Array(3), [1, 3]))).toThrow(
+    withCode('AUX_SHAPE_MISMATCH', /GPT.*T at most 2.*\[1, 3\]/),
+  )
+})
+
 test('freezing knows patterns', () => {
   const gpt = new models.GPT({ vocabulary: 4, length: 4, layers: 2, features: 4, heads: 1 })
   gpt.freeze().unfreeze('blocks.*.fc1', '**.norm.bias')

@@ -801,6 +801,16 @@ add({
   bad: [{ what: 'size', run: () => tensor([1, 2]).expand([3]), code: 'AUX_SHAPE_MISMATCH' }],
 })
 add({
+  name: 'squeeze of all axes of size 1',
+  f: (x) => x.squeeze(),
+  reference: (x) =>
+    reshape(
+      x,
+      x.shape.filter((n) => n !== 1),
+    ),
+  samples: [[s(1, 3, 1, 2)], [s(1, 1)], [s(0, 1)]],
+})
+add({
   name: 'squeeze and unsqueeze',
   f: (x) => x.unsqueeze(-1).squeeze(0),
   reference: (x) => reshape(x, [3, 1]),

@@ -24,7 +24,7 @@ export interface LiteResidualOptions {
 
 /**
  * A block of a convolutional network with a lite residual module beside it (Cai et al. 2020, *TinyTL*): averages of the
- * input, a group convolution, norm, ReLU, a 1x1 convolution and norm, enlarged again and added to what the block returns. It
+ * input, a group convolution, norm, ReLU, a 1x1 convolution and norm, enlarged again (bilinear) and added to what the block returns. It
  * works on a quarter of the pixels, so that is what backward keeps of it; its last norm begins as zeros, so the block
  * computes what it did.
  */
@@ -72,7 +72,7 @@ export class LiteResidual extends Module {
     ]
     const z = this.norm1.forward(this.conv1.forward(x.adaptiveAvgPool2d(size))).relu()
     const low = this.norm2.forward(this.conv2.forward(z))
-    return y.add(interpolate(low, { size: [y.shape[1], y.shape[2]] }))
+    return y.add(interpolate(low, { size: [y.shape[1], y.shape[2]], mode: 'bilinear' }))
   }
 }
 

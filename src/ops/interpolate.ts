@@ -1,5 +1,5 @@
 import { fail } from '../errors'
-import { expectRank, expectTensor } from '../graph/op'
+import { apply, defineOp, expectRank, expectTensor, type Op } from '../graph/op'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { tensor } from './create'
@@ -36,10 +36,29 @@ function linearMatrix(from: number, to: number, alignCorners: boolean): Tensor {
   return tensor(data, [to, from])
 }
 
-function nearest(x: Tensor, axis: number, to: number): Tensor {
-  const from = x.shape[axis]
-  if (to % from === 0) return to === from ? x : x.repeatInterleave(to / from, axis)
-  return x.indexSelect(axis, tensor(Int32Array.from({ length: to }, (_, i) => Math.floor((i * from) / to))))
+/** Each pixel fh · fw times, as a view [N, H, fh, W, fw, C]; its gradient is one pass over windows. */
+const spreadOp: Op<{ factors: readonly [number, number] }> = defineOp({
+  name: 'spread',
+  infer: () => fail('AUX_INVALID_ARGUMENT', 'a view has no outputs of its own'),
+  view: ({ shape: [n, h, w, c], strides: [sn, sh, sw, sc], offset }, { factors: [fh, fw] }) => ({
+    shape: [n, h, fh, w, fw, c],
+    strides: [sn, sh, 0, sw, 0, sc],
+    offset,
+  }),
+  derive: (d) => {
+    const [n, h, fh, w, fw, c] = d.grad()!.shape
+    const windows = d.grad()!.reshape([n, h * fh, w * fw, c])
+    return [windows.avgPool2d([fh, fw]).mul(fh * fw)]
+  },
+})
+
+function nearest(x: Tensor, p: number, q: number): Tensor {
+  const [n, h, w, c] = x.shape
+  if (x.size && p % h === 0 && q % w === 0)
+    return apply(spreadOp, [x], { factors: [p / h, q / w] })[0].reshape([n, p, q, c])
+  const pixels = (from: number, to: number): Tensor =>
+    tensor(Int32Array.from({ length: to }, (_, i) => Math.floor((i * from) / to)))
+  return x.indexSelect(1, pixels(h, p)).indexSelect(2, pixels(w, q))
 }
 
 /** Images of another size: [N, H, W, C] to [N, P, Q, C]. Bilinear is two matrix products, one an axis. */
@@ -53,7 +72,7 @@ export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
   const [n, h, w, c] = x.shape
   const factors = typeof scale === 'number' ? [scale, scale] : scale
   const [p, q] = pair(`${name}: size`, size ?? [Math.floor(h * factors![0]), Math.floor(w * factors![1])], undefined)
-  if (mode === 'nearest') return tidy(() => nearest(nearest(x, 1, p), 2, q).reshape([n, p, q, c]))
+  if (mode === 'nearest') return tidy(() => nearest(x, p, q))
   if (mode !== 'bilinear')
     fail('AUX_INVALID_ARGUMENT', `${name}: expected mode nearest or bilinear, got ${String(mode)}`)
   return tidy(() => {

@@ -1,6 +1,6 @@
 // Elementary functions where a register holds a table: on each of 16 segments a polynomial of its own, whose coefficients
 // a permutation looks up. That takes fewer operations than one polynomial for all numbers, and no division. Coefficients
-// are those of the least maximal error, fitted in double.
+// are those of the least maximal error, fitted in double; middles of segments lie where the function is a float.
 #pragma once
 #include "vector.h"
 

@@ -14,29 +14,6 @@ namespace {
 constexpr int64_t kBlock = 256;
 constexpr int64_t kTogether = 64;  // blocks of a task
 
-// Bytes as numbers of 32 bits, and back.
-inline IntVec load_bytes(const uint8_t* p) {
-#if defined(__AVX512F__)
-  return (IntVec)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-#elif defined(__AVX2__)
-  return (IntVec)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-#else
-  return IntVec{p[0], p[1], p[2], p[3]};
-#endif
-}
-inline void store_bytes(uint8_t* p, IntVec v) {
-#if defined(__AVX512F__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)v));
-#elif defined(__AVX2__)
-  const __m256i words = _mm256_packus_epi32((__m256i)v, (__m256i)v), bytes = _mm256_packus_epi16(words, words);
-  const int low = _mm256_extract_epi32(bytes, 0), high = _mm256_extract_epi32(bytes, 4);
-  memcpy(p, &low, 4);
-  memcpy(p + 4, &high, 4);
-#else
-  for (int k = 0; k < kLanes; k++) p[k] = static_cast<uint8_t>(v[k]);
-#endif
-}
-
 // table[i & 7].
 inline Vec look_up(const float (&table)[8], IntVec i) {
 #if defined(__AVX512F__)

@@ -15,18 +15,19 @@ inline void each_row(const Call& call, int64_t images, int64_t rows, int64_t wor
   });
 }
 
-typedef uint8_t Bytes __attribute__((vector_size(kLanes)));
-
 template <class Lanes>
 inline IntVec load_bytes(const uint8_t* p, Lanes lanes) {
-  Bytes b = {};
-  memcpy(&b, p, static_cast<size_t>(lanes.count()));
-  return __builtin_convertvector(b, IntVec);
+  if (lanes.count() == kLanes) return load_bytes(p);
+  uint8_t whole[kLanes] = {};
+  memcpy(whole, p, static_cast<size_t>(lanes.count()));
+  return load_bytes(whole);
 }
 template <class Lanes>
 inline void store_bytes(uint8_t* p, IntVec v, Lanes lanes) {
-  const Bytes b = __builtin_convertvector(v, Bytes);
-  memcpy(p, &b, static_cast<size_t>(lanes.count()));
+  if (lanes.count() == kLanes) return store_bytes(p, v);
+  uint8_t whole[kLanes];
+  store_bytes(whole, v);
+  memcpy(p, whole, static_cast<size_t>(lanes.count()));
 }
 
 // max_pool2d: x -> y, index u8 [N, P, Q, C]: the position kh * KW + kw of the first maximum; NaN counts as larger.
@@ -55,7 +56,7 @@ bool max_pool2d(const Call& call) {
         for (int64_t i = a.begin; i < a.end; i++, line += v.dilation * columns * channels)
           for (int64_t j = b.begin; j < b.end; j++) {
             const Vec value = lanes.load(line + j * h.dilation * channels);
-            const IntVec better = (value > best) | ((value != value) & (best == best));
+            const IntVec better = ~(value <= best) & (best == best);
             best = better ? value : best;
             at = better ? IntVec{} + static_cast<int32_t>(i * h.kernel + j) : at;
           }

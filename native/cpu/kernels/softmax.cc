@@ -141,24 +141,30 @@ bool softmax(const Call& call) {
   return true;
 }
 
+// Calls f(dy, y, dx, n, past) for each row: `past` says how to put() results.
+template <class F>
+inline bool gradient_rows(const Call& call, const F& f) {
+  const View& y = call.in[1];
+  const int64_t n = y.shape[y.rank - 1];
+  const bool past = too_large(call.out[0], n);
+  parallel_ranges(
+      call, y.count(0, y.rank - 1),
+      max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
+        for (int64_t at = begin * n; at < end * n; at += n)
+          f(call.in[0].f32() + at, y.f32() + at, call.out[0].f32() + at, n, past);
+        if (past) end_bypass();
+      });
+  return true;
+}
+
 // softmax_grad: dy, y -> dx = y (dy - sum(dy y))
 bool softmax_grad(const Call& call) {
-  const View& y = call.in[1];
-  const int64_t n = y.shape[y.rank - 1], rows = y.count(0, y.rank - 1);
-  const bool past = too_large(call.out[0], n);
-  parallel_ranges(call, rows, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      const float *g = call.in[0].f32() + r * n, *p = y.f32() + r * n;
-      float* dx = call.out[0].f32() + r * n;
-      const Vec dot = broadcast(static_cast<float>(
-          sum_terms(n, [&](int64_t i, auto lanes) { return lanes.load(g + i) * lanes.load(p + i); })));
-      each_vector(0, n, [&](int64_t i, auto lanes) {
-        put(past, lanes, dx + i, lanes.load(p + i) * (lanes.load(g + i) - dot));
-      });
-    }
-    if (past) end_bypass();
+  return gradient_rows(call, [](const float* g, const float* y, float* dx, int64_t n, bool past) {
+    const auto product = [=](int64_t i, auto lanes) { return lanes.load(g + i) * lanes.load(y + i); };
+    const Vec dot = broadcast(static_cast<float>(sum_terms(n, product)));
+    each_vector(
+        0, n, [&](int64_t i, auto lanes) { put(past, lanes, dx + i, lanes.load(y + i) * (lanes.load(g + i) - dot)); });
   });
-  return true;
 }
 
 // log_softmax: x [..., C] -> y
@@ -176,22 +182,13 @@ bool log_softmax(const Call& call) {
 
 // log_softmax_grad: dy, y -> dx = dy - exp(y) sum(dy)
 bool log_softmax_grad(const Call& call) {
-  const View& y = call.in[1];
-  const int64_t n = y.shape[y.rank - 1], rows = y.count(0, y.rank - 1);
-  const bool past = too_large(call.out[0], n);
-  parallel_ranges(call, rows, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      const float *g = call.in[0].f32() + r * n, *p = y.f32() + r * n;
-      float* dx = call.out[0].f32() + r * n;
-      const Vec sum = broadcast(static_cast<float>(row_sum(g, n)));
-      each_vector(0, n, [&](int64_t i, auto lanes) {
-        fetch_next(p + i, n);
-        put(past, lanes, dx + i, lanes.load(g + i) - exp_lanes(lanes.load(p + i)) * sum);
-      });
-    }
-    if (past) end_bypass();
+  return gradient_rows(call, [](const float* g, const float* y, float* dx, int64_t n, bool past) {
+    const Vec sum = broadcast(static_cast<float>(row_sum(g, n)));
+    each_vector(0, n, [&](int64_t i, auto lanes) {
+      fetch_next(y + i, n);
+      put(past, lanes, dx + i, lanes.load(g + i) - exp_lanes(lanes.load(y + i)) * sum);
+    });
   });
-  return true;
 }
 
 // cross_entropy: logits [rows, C], labels i32 [rows] -> loss [rows], lse [rows]

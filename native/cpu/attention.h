@@ -42,7 +42,7 @@ struct RowsAhead {
   }
   // What those other tiles are given.
   RowsAhead* rest() { return many ? this : nullptr; }
-  void share(Tile& t) {
+  __attribute__((noinline)) void share(Tile& t) {
     while (now < matrices && rows[now].count <= 0) now++;
     t.ahead_lines = 0;
     if (now == matrices) return;

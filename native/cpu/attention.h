@@ -42,7 +42,7 @@ struct RowsAhead {
   }
   // What those other tiles are given.
   RowsAhead* rest() { return many ? this : nullptr; }
-  void share(Tile& t) {
+  __attribute__((noinline)) void share(Tile& t) {
     while (now < matrices && rows[now].count <= 0) now++;
     t.ahead_lines = 0;
     if (now == matrices) return;
@@ -69,9 +69,8 @@ struct Right {
 };
 
 // c[m, n] (+)= left right over k terms, m <= kTileRows. `ahead`: rows that are fetched meanwhile, or null.
-__attribute__((noinline)) void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m,
-                                        int64_t n, int64_t k, float* c, int64_t ldc, bool add,
-                                        RowsAhead* ahead = nullptr) {
+inline void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m, int64_t n,
+                     int64_t k, float* c, int64_t ldc, bool add, RowsAhead* ahead = nullptr) {
   Tile t = {};
   t.depth = k;
   t.left = left;

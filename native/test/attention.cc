@@ -82,6 +82,11 @@ TEST(attention_and_its_gradients_match_the_definition) {
                            {1, 2, 200, 200, 32, 32, true},
                            {1, 2, 65, 10, 8, 8, true},
                            {1, 1, 10, 150, 64, 64, true},
+                           // Around tiles of 8 rows or keys; heads whose successors are fetched meanwhile.
+                           {1, 2, 7, 9, 16, 3, true},
+                           {2, 2, 17, 15, 33, 20, true},
+                           {1, 3, 33, 49, 3, 80, true},
+                           {1, 5, 128, 128, 64, 64, true},
                            // Several blocks of keys, of query rows, and tasks a head.
                            {1, 2, 241, 523, 12, 7, false},
                            {2, 1, 523, 523, 16, 33, true},

@@ -121,6 +121,9 @@ const Shape kShapes[] = {
     {0, 5, 5, 2, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},       // no images: dw is zero
     {3, 5, 7, 1024, 40, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},   // positions 4 KiB apart
     {2, 9, 7, 512, 1024, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},  // the same, strided
+    {2, 13, 37, 48, 40, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},   // pointwise, in several blocks of whole words
+    {1, 21, 33, 272, 24, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},  // the same, fewer positions each
+    {3, 11, 11, 128, 48, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 2},  // the same, groups
     // Enough channels for the matrix unit.
     {2, 17, 15, 48, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   // channels no multiple of 32, lines no multiple of 16
     {2, 15, 16, 64, 33, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   //

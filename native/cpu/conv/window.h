@@ -65,6 +65,13 @@ __attribute__((noinline)) inline ProductPlan plan_product(const Product& p) {
   ProductPlan plan;
   const int64_t taps = max64(1, taps_of(p));
   plan.blocks = cut_blocks(p.images, p.vertical, p.horizontal, p.depth, max64(16, kReduction / taps), kTokens, kStripe);
+  Blocks& b = plan.blocks;
+  if (taps == 1 && p.images == 1 && p.vertical.count == 1 && b.columns < p.horizontal.count) {
+    // Of positions in a row, so that words of signs and of the mask belong to one block.
+    b.columns = (b.columns + 31) / 32 * 32;
+    b.column_blocks = ceil_div(p.horizontal.count, b.columns);
+    b.stripe = b.columns * b.depth;
+  }
   const int64_t reduction = taps * plan.blocks.depth;
   plan.slices = max64(1, ceil_div(p.depth, plan.blocks.depth));
   const int64_t panels = ceil_div(p.width, kPanel);
@@ -166,6 +173,36 @@ inline void pack_image(const Call& call, const Product& p) {
   parallel_ranges(call, ceil_div(tokens, 32), max64(1, 4096 / max64(1, channels)), [&](int64_t begin, int64_t end) {
     pack_positive(p.image.data, tokens, channels, p.signs, begin, end, 0, channels);
   });
+}
+
+// Packs V vectors of channels of some rows, at most 32, with the auxiliary, and the word of their signs.
+template <int V>
+inline void pack_signed_word(float* target, int64_t pitch, const float* rows, int64_t n, const Image& image,
+                             uint32_t* out) {
+  const Vec positive = broadcast(image.positive), negative = broadcast(image.negative);
+  BitWords words[V] = {}, bit = BitWords{} + 1;
+  for (int64_t t = 0; t < n; t++, rows += image.channels, target += pitch, bit += bit) {
+    AUXGRAD_UNROLL
+    for (int v = 0; v < V; v++) {
+      const Vec x = load(rows + v * kLanes);
+      words[v] = mark_positive(words[v], x, bit);
+      store(target + v * kLanes, x + (x > Vec{} ? positive : negative));
+    }
+  }
+  memcpy(out, words, sizeof(words));
+}
+// Packs whole vectors of channels of the rows of some words, as pack_block() does of a single tap, and the words.
+__attribute__((noinline)) inline void pack_signed(float* target, int64_t pitch, const Image& image, Span tokens,
+                                                  int64_t channel, int64_t depth, uint32_t* words) {
+  for (int64_t t = tokens.begin; t < tokens.end; t += 32, target += 32 * pitch) {
+    const float* rows = image.data + t * image.channels + channel;
+    const int64_t n = min64(32, tokens.end - t);
+    uint32_t* out = words + t / 32 * image.channels + channel;
+    int64_t c = 0;
+    for (; c + 8 * kLanes <= depth; c += 8 * kLanes)
+      pack_signed_word<8>(target + c, pitch, rows + c, n, image, out + c);
+    for (; c < depth; c += kLanes) pack_signed_word<1>(target + c, pitch, rows + c, n, image, out + c);
+  }
 }
 
 // Bits of x > 0, in the shape of the output, in words that no block holds alone.
@@ -273,6 +310,8 @@ inline void run_product(const Call& call, const Product& p) {
       parallel_tasks(call, p.groups * parts * count, [&](int64_t task, int thread) {
         const Block k = block_at(b, p.images, p.vertical, p.horizontal, task % count);
         const int64_t g = task / count / parts, part = task / count % parts * plan.part;
+        const bool own_signs = signs && from == 0 && part == 0;
+        bool signs_packed = false;
         const float* source;
         Addresses at;
         if (in_place) {
@@ -285,13 +324,19 @@ inline void run_product(const Call& call, const Product& p) {
           float* stripe = stripes + thread * plan.stripe;
           const int64_t pitch = column_pitch(p, depth);
           find_addresses(p, k, stripe_pitch(k, p.vertical, p.horizontal, pitch), at);
-          if (reduction > 0)
+          const int64_t begin = at.out[0] / p.out_channels;
+          const Span tokens = whole_words(begin, begin + k.tokens(), all);
+          signs_packed = !kFallback && own_signs && taps_of(p) == 1 && p.vertical.tap_start == 0 &&
+                         p.horizontal.tap_start == 0 && depth % kLanes == 0 && tokens.begin == begin &&
+                         tokens.end == begin + k.tokens();
+          if (signs_packed) pack_signed(stripe, pitch, p.image, tokens, g * p.depth + channel, depth, p.signs);
+          else if (reduction > 0)
             pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth, pitch);
           source = stripe;
         }
         const int64_t tokens = k.tokens(), first = at.out[0] / p.out_channels, own = g * p.width + from;
         const Span whole = rows_are_whole(p, b) ? whole_words(first, first + tokens, all) : Span{0, 0};
-        if (signs && from == 0 && part == 0)
+        if (own_signs && !signs_packed)
           pack_positive(p.image.data, all, p.image.channels, p.signs, whole.begin / 32, ceil_div(whole.end, 32),
                         g * p.depth + channel, g * p.depth + channel + depth);
 

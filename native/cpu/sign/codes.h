@@ -77,9 +77,9 @@ struct CodeGradient : CodeOperands {
   bool same_grid() const { return stride[0] == 1 && stride[1] == 1 && H == P && W == Q; }
   // Columns come in blocks of up to 16 that are neighbours in dW: channels of one tap, or several taps of few channels.
   int64_t taps_a_block() const { return depth < kColumns ? min64(kColumns / max64(1, depth), taps()) : 1; }
-  int64_t group_blocks() const {
-    return depth < kColumns ? ceil_div(taps(), taps_a_block()) : taps() * ceil_div(depth, kColumns);
-  }
+  // Blocks one after the other that are at the same taps.
+  int64_t tap_blocks() const { return ceil_div(depth, kColumns); }
+  int64_t group_blocks() const { return ceil_div(taps(), taps_a_block()) * tap_blocks(); }
 };
 
 struct ColumnBlock {
@@ -94,7 +94,7 @@ inline ColumnBlock column_block(const CodeGradient& g, int64_t index) {
     const int64_t tap = i * g.taps_a_block();
     return {index / blocks, tap, min64(g.taps_a_block(), g.taps() - tap), 0, g.depth, tap * g.depth};
   }
-  const int64_t a_tap = ceil_div(g.depth, kColumns), tap = i / a_tap, channel = i % a_tap * kColumns;
+  const int64_t a_tap = g.tap_blocks(), tap = i / a_tap, channel = i % a_tap * kColumns;
   return {index / blocks, tap, 1, channel, min64(kColumns, g.depth - channel), tap * g.depth + channel};
 }
 

@@ -263,12 +263,22 @@ inline void gather_block(const CodeGradient& g, const ColumnBlock& b, const TapT
 struct Scales {
   float factor[kStep], middle[kStep];
 
-  void set(const CodeGradient& g, int64_t t0, int64_t count) {
-    int64_t range = t0 / g.span, end = g.bits == 2 ? g.span - t0 % g.span : count;
-    for (int64_t t = 0; t < count; range++, end += g.span) {
-      const float r = g.bits == 2 ? g.ranges[2 * range + 1] : 6.0f, m = g.bits == 2 ? g.ranges[2 * range] : 0.0f;
-      const float own_factor = g.scale * r / 6.0f, own_middle = g.scale * (m + 0.5f * r);
-      for (const int64_t last = min64(end, count); t < last; t++) factor[t] = own_factor, middle[t] = own_middle;
+  __attribute__((noinline)) void set(const CodeGradient& g, int64_t t0, int64_t count) {
+    if (g.bits == 1) {
+      for (int64_t t = 0; t < count; t++) factor[t] = g.scale;
+      return;
+    }
+    const auto fill = [&](const float* range, int64_t from, int64_t to, int64_t step) {
+      for (int64_t t = from; t < to; t++, range += step) {
+        factor[t] = g.scale * range[1] / 6.0f;
+        middle[t] = g.scale * (range[0] + 0.5f * range[1]);
+      }
+    };
+    if (g.span == 1) return fill(g.ranges + 2 * t0, 0, count, 2);
+    for (int64_t t = 0; t < count;) {
+      const int64_t range = (t0 + t) / g.span, end = min64(count, (range + 1) * g.span - t0);
+      fill(g.ranges + 2 * range, t, end, 0);
+      t = end;
     }
   }
 };

@@ -119,6 +119,32 @@ TEST(signs_of_zero_and_nan_are_not_set) {
   });
 }
 
+// Each bit adds the delta of its own token, in whichever number of a table it is looked up.
+TEST(each_sign_adds_its_own_delta) {
+  test::each_isa([] {
+    const int64_t tokens = 151, outputs = 18;
+    for (int64_t inputs : {33, 64, 151})
+      for (int alphabet : {0, 1}) {
+        test::Array x = test::Array::f32({tokens, inputs}), delta = test::Array::f32({tokens, outputs});
+        std::vector<float> all(static_cast<size_t>(outputs));
+        for (int64_t t = 0; t < tokens; t++) {
+          for (int64_t i = 0; i < inputs; i++) x[t * inputs + i] = t % inputs == i ? 1.0f : -1.0f;
+          for (int64_t o = 0; o < outputs; o++)
+            all[static_cast<size_t>(o)] += delta[t * outputs + o] = static_cast<float>(t * t + 3 * o);
+        }
+        test::Array signs = packed(x, tokens, inputs), dw = test::Array::f32({outputs, inputs});
+        test::call("linear_sign_weight_grad", {delta.view(), signs.view()}, {dw.view()},
+                   {1, static_cast<double>(alphabet)});
+        for (int64_t o = 0; o < outputs; o++)
+          for (int64_t i = 0; i < inputs; i++) {
+            float sum = 0;  // exact: integers
+            for (int64_t t = i; t < tokens; t += inputs) sum += delta[t * outputs + o];
+            CHECK(dw[o * inputs + i] == (alphabet == 1 ? sum : 2 * sum - all[static_cast<size_t>(o)]));
+          }
+      }
+  });
+}
+
 // Deltas all alike or of very different sizes are no worse than others.
 TEST(linear_sign_weight_grad_is_accurate) {
   test::each_isa([] {

@@ -77,9 +77,9 @@ struct CodeGradient : CodeOperands {
   bool same_grid() const { return stride[0] == 1 && stride[1] == 1 && H == P && W == Q; }
   // Columns come in blocks of up to 16 that are neighbours in dW: channels of one tap, or several taps of few channels.
   int64_t taps_a_block() const { return depth < kColumns ? min64(kColumns / max64(1, depth), taps()) : 1; }
-  int64_t group_blocks() const {
-    return depth < kColumns ? ceil_div(taps(), taps_a_block()) : taps() * ceil_div(depth, kColumns);
-  }
+  // Blocks one after the other that are at the same taps.
+  int64_t tap_blocks() const { return ceil_div(depth, kColumns); }
+  int64_t group_blocks() const { return ceil_div(taps(), taps_a_block()) * tap_blocks(); }
 };
 
 struct ColumnBlock {
@@ -94,7 +94,7 @@ inline ColumnBlock column_block(const CodeGradient& g, int64_t index) {
     const int64_t tap = i * g.taps_a_block();
     return {index / blocks, tap, min64(g.taps_a_block(), g.taps() - tap), 0, g.depth, tap * g.depth};
   }
-  const int64_t a_tap = ceil_div(g.depth, kColumns), tap = i / a_tap, channel = i % a_tap * kColumns;
+  const int64_t a_tap = g.tap_blocks(), tap = i / a_tap, channel = i % a_tap * kColumns;
   return {index / blocks, tap, 1, channel, min64(kColumns, g.depth - channel), tap * g.depth + channel};
 }
 
@@ -263,12 +263,22 @@ inline void gather_block(const CodeGradient& g, const ColumnBlock& b, const TapT
 struct Scales {
   float factor[kStep], middle[kStep];
 
-  void set(const CodeGradient& g, int64_t t0, int64_t count) {
-    int64_t range = t0 / g.span, end = g.bits == 2 ? g.span - t0 % g.span : count;
-    for (int64_t t = 0; t < count; range++, end += g.span) {
-      const float r = g.bits == 2 ? g.ranges[2 * range + 1] : 6.0f, m = g.bits == 2 ? g.ranges[2 * range] : 0.0f;
-      const float own_factor = g.scale * r / 6.0f, own_middle = g.scale * (m + 0.5f * r);
-      for (const int64_t last = min64(end, count); t < last; t++) factor[t] = own_factor, middle[t] = own_middle;
+  __attribute__((noinline)) void set(const CodeGradient& g, int64_t t0, int64_t count) {
+    if (g.bits == 1) {
+      for (int64_t t = 0; t < count; t++) factor[t] = g.scale;
+      return;
+    }
+    const auto fill = [&](const float* range, int64_t from, int64_t to, int64_t step) {
+      for (int64_t t = from; t < to; t++, range += step) {
+        factor[t] = g.scale * range[1] / 6.0f;
+        middle[t] = g.scale * (range[0] + 0.5f * range[1]);
+      }
+    };
+    if (g.span == 1) return fill(g.ranges + 2 * t0, 0, count, 2);
+    for (int64_t t = 0; t < count;) {
+      const int64_t range = (t0 + t) / g.span, end = min64(count, (range + 1) * g.span - t0);
+      fill(g.ranges + 2 * range, t, end, 0);
+      t = end;
     }
   }
 };

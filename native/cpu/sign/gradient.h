@@ -277,6 +277,7 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
   memset(space.sums, 0, static_cast<size_t>(blocks + 1) * sizeof(space.sums));
   memset(shifts, 0, static_cast<size_t>(blocks * g.taps_a_block()) * sizeof(Floats));
   const float padded = g.zero_one ? 0.0f : Bits == 2 ? 3.0f : 1.0f;
+  const int64_t tap_blocks = g.tap_blocks();
   Scales scales;
   for (int64_t t0 = task.t0; t0 < task.t1; t0 += kTokens) {
     const int64_t step = (t0 - task.t0) / kStep, from = (t0 - task.t0) % kStep, count = min64(kTokens, task.t1 - t0);
@@ -304,15 +305,14 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
     if (Bits == 1 && (g.pointwise() || padded == 0)) continue;
     Shift shift = {g, scales, t0 - from, from, from + count, o0, o1 - o0, padded, {}};
     memcpy(&shift.whole, middles, sizeof(middles));
-    int64_t tap = -1;
-    Floats s = {};
-    for (int64_t i = 0; i < blocks; i++) {
+    for (int64_t i = 0, end; i < blocks; i = end) {
       const ColumnBlock b = column_block(g, range.first + i);
+      end = min64(blocks, i + tap_blocks - (range.first + i) % tap_blocks);
       for (int64_t k = 0; k < b.taps; k++) {
         const uint64_t* valid = places.valid(range.first + i - task.chunk, step)[k];
-        if (tap != b.tap + k) s = shift.needed(valid) ? shift.sum(valid) : Floats{};
-        tap = b.tap + k;
-        shifts[i * g.taps_a_block() + k] += s;
+        if (!shift.needed(valid)) continue;
+        const Floats s = shift.sum(valid);
+        for (int64_t j = i; j < end; j++) shifts[j * g.taps_a_block() + k] += s;
       }
     }
   }
@@ -345,7 +345,7 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
 __attribute__((noinline)) void place_codes(const CodeGradient& g, const Places& places, bool amx, int64_t chunk,
                                            int64_t begin, int64_t end, int64_t t0, int64_t t1, TapTokens* tokens) {
   Words words[kStep / 16];
-  const int64_t blocks = g.group_blocks(), tap_blocks = g.depth < kColumns ? 1 : ceil_div(g.depth, kColumns);
+  const int64_t blocks = g.group_blocks(), tap_blocks = g.tap_blocks();
   for (int64_t step = 0; t0 < t1; t0 += kStep, step++) {
     const int64_t count = min64(kStep, t1 - t0);
     for (int64_t k = 0; k < g.taps_a_block(); k++) tokens[k].tap = -1;

@@ -16,17 +16,6 @@ fs.rmSync(path.join(root, 'dist'), { recursive: true, force: true }) // nothing 
 const tsc = (...options) => run('node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json', ...options)
 tsc('--removeComments', '--declaration', 'false')
 tsc('--emitDeclarationOnly')
-// The compiler indents by four spaces, a tenth of the whole; a tab does as well, but not inside of a template.
-for (const file of fs.readdirSync(path.join(root, 'dist'), { recursive: true, withFileTypes: true })) {
-  if (!file.isFile()) continue
-  const name = path.join(file.parentPath ?? file.path, file.name)
-  const text = fs.readFileSync(name, 'utf8')
-  if (text.split('\n').some((line) => line.split('`').length % 2 === 0)) continue
-  fs.writeFileSync(
-    name,
-    text.replace(/^(?: {4})+/gm, (spaces) => '\t'.repeat(spaces.length / 4)),
-  )
-}
 
 const manifest = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8'))
 for (const branches of Object.values(manifest.exports)) {

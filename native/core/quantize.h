@@ -25,6 +25,12 @@ AUXGRAD_HOST_DEVICE inline uint32_t range_of(float least, float most) {
   return minimum | (width > 0 ? (bits_of(width) + 0xffffu) >> 16 : 0u);
 }
 
+// Random draws have 16 bits, four to a word: those of elements j and j + 128 of a group are the halves of its word j < 64,
+// those of j + 64 and j + 192 the halves of the word turned so. Each draw has upper bits of its own, which decide but for
+// one value in 256, and shares the lower ones with the upper ones of another.
+constexpr int kDrawWords = kElements / 4;
+AUXGRAD_HOST_DEVICE inline uint32_t turned(uint32_t word) { return word >> 8 | word << 24; }
+
 template <int kBits>
 struct Codes {
   static constexpr int kWords = 8 * kBits;  // of a group

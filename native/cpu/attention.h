@@ -20,38 +20,46 @@ constexpr int64_t kQueries = kTileRows * (112 / kTileRows);                  // 
 constexpr int kWidth = 16;  // sums along a row run in 16 lanes, whatever the registers
 static_assert(kKeys % kTileColumns == 0 && kPad >= kWidth && kPad >= kTileRows, "rows of scores have room behind them");
 
-// Rows that a task to come will need, fetched while there is arithmetic: with each tile whose depth is their length some
-// of them, a line of each with every chunk.
+// Rows that a task to come will need, fetched while there is arithmetic, a few cache lines with every chunk of each tile:
+// more of them on their way at once would hold up what the tiles read.
 struct RowRange {
   const float* first;
-  int64_t step, count;
+  int64_t step, count, length;
 };
 struct RowsAhead {
   RowRange rows[8];
   int matrices = 0, now = 0;
-  int64_t together = 0;
+  int64_t together = 0;  // rows that a tile takes whose chunks are the lines of a row
+  bool many = false;     // so many that other tiles take a row with each chunk
 
   void add(const RowRange& r) { rows[matrices++] = r; }
-  // To be met by so many tiles.
-  void spread(int64_t tiles) {
+  // To be met by so many of those tiles; where that would be too much for them, by so many chunks of others too.
+  void spread(int64_t tiles, int64_t chunks) {
     int64_t count = 0;
     for (int i = 0; i < matrices; i++) count += rows[i].count;
-    together = min64(kMost, ceil_div(count, max64(1, tiles)));
+    many = count > kMany * tiles;
+    together = max64(1, min64(kMost, ceil_div(many ? count - chunks : count, max64(1, tiles))));
   }
+  // What those other tiles are given.
+  RowsAhead* rest() { return many ? this : nullptr; }
   void share(Tile& t) {
     while (now < matrices && rows[now].count <= 0) now++;
-    t.ahead_lines = now < matrices ? min64(together, rows[now].count) : 0;
-    if (t.ahead_lines == 0) return;
+    t.ahead_lines = 0;
+    if (now == matrices) return;
     RowRange& r = rows[now];
+    const int64_t chunks = ceil_div(t.depth, kChunk), lines = ceil_div(r.length, kLine);
+    const bool by_line = chunks == lines;
+    const int64_t count = min64(by_line ? together : chunks, r.count);
     t.ahead = r.first;
-    t.ahead_line = r.step;
-    t.ahead_chunk = 16;
-    r.first += t.ahead_lines * r.step;
-    r.count -= t.ahead_lines;
+    t.ahead_lines = by_line ? count : lines;
+    t.ahead_line = by_line ? r.step : kLine;
+    t.ahead_chunk = by_line ? kLine : r.step;
+    r.first += count * r.step;
+    r.count -= count;
   }
 
  private:
-  static constexpr int64_t kMost = 20;  // lines at once
+  static constexpr int64_t kMany = 8, kMost = 20, kLine = 16;  // rows at once, at most; floats of a cache line
 };
 
 // A right operand: element (k, column) at data[column / kTileColumns * panel + k * step + column % kTileColumns].
@@ -61,8 +69,9 @@ struct Right {
 };
 
 // c[m, n] (+)= left right over k terms, m <= kTileRows. `ahead`: rows that are fetched meanwhile, or null.
-inline void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m, int64_t n,
-                     int64_t k, float* c, int64_t ldc, bool add, RowsAhead* ahead = nullptr) {
+__attribute__((noinline)) void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m,
+                                        int64_t n, int64_t k, float* c, int64_t ldc, bool add,
+                                        RowsAhead* ahead = nullptr) {
   Tile t = {};
   t.depth = k;
   t.left = left;
@@ -103,7 +112,9 @@ struct Matrix {
   const float* data;
   int64_t row, column;
 
-  RowRange rows(int64_t first, int64_t count) const { return {data + first * row, row, count}; }
+  RowRange rows(int64_t first, int64_t count, int64_t columns) const {
+    return {data + first * row, row, count, columns};
+  }
   // Rows next to each other, times `scale`: a left operand, and a right one whose depth the rows are.
   Right copy(int64_t first, int64_t count, int64_t columns, float scale, float* out) const {
     const int64_t step = columns + kPad;
@@ -312,17 +323,19 @@ bool attention(const Call& call) {
       const int64_t ns = min64(kKeys, seen - s0), s1 = s0 + ns;
       RowsAhead ahead;
       if (s1 < seen) {
-        ahead.add(k.rows(s1, min64(kKeys, seen - s1)));
-        ahead.add(v.rows(s1, min64(kKeys, seen - s1)));
+        ahead.add(k.rows(s1, min64(kKeys, seen - s1), D));
+        ahead.add(v.rows(s1, min64(kKeys, seen - s1), E));
       } else if (next < a.batches() * parts) {
         const int64_t j = next / parts, from = cut_at(a.rows, parts, next % parts),
                       count = cut_at(a.rows, parts, next % parts + 1) - from;
-        ahead.add(a.of(a.k, j).rows(0, min64(kKeys, a.keys)));
-        ahead.add(a.of(a.v, j).rows(0, min64(kKeys, a.keys)));
-        ahead.add(a.of(a.q, j).rows(from, count));
-        ahead.add(a.of(call.out[0], j, 2).rows(from, count));
+        ahead.add(a.of(a.k, j).rows(0, min64(kKeys, a.keys), D));
+        ahead.add(a.of(a.v, j).rows(0, min64(kKeys, a.keys), E));
+        ahead.add(a.of(a.q, j).rows(from, count, D));
+        ahead.add(a.of(call.out[0], j, 2).rows(from, count, E));
       }
-      ahead.spread(tiles * ceil_div(ns, kTileColumns) / (a.causal ? 2 : 1));
+      const int64_t share = a.causal ? 2 : 1;  // of the products that is computed: one of so many
+      ahead.spread(tiles * ceil_div(ns, kTileColumns) / share,
+                   tiles * ceil_div(E, kTileColumns) * ceil_div(ns, kChunk) / share);
       const Right k_columns = k.pack(s0, ns, D, keys), v_rows = v.copy(s0, ns, E, 1, values);
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t r0 = cut_at(nt, tiles, tile), m = cut_at(nt, tiles, tile + 1) - r0, t = t0 + r0;
@@ -353,7 +366,7 @@ bool attention(const Call& call) {
             a.each_kept(stream, i, t + r, s0, a.seen(t + r, s0, ns),
                         [&](int64_t j, float factor) { row[j] *= factor; });
         }
-        multiply(kLeftRows, s, kScores, v_rows, m, E, most, y + r0 * y_step, y_step, s0 > 0);
+        multiply(kLeftRows, s, kScores, v_rows, m, E, most, y + r0 * y_step, y_step, s0 > 0, ahead.rest());
         if (s0 + ns < a.seen(t + m - 1, 0, seen)) continue;
         float factor[kTileVector], log_sum[kTileVector];
         for (int64_t r = 0; r < kTileVector; r++) {
@@ -409,28 +422,33 @@ bool attention_grad(const Call& call) {
     if (a.keys == 0)
       for (int64_t t = 0; t < a.rows; t++) memset(dq + t * H * D, 0, static_cast<size_t>(D) * sizeof(float));
     for (int64_t s0 = 0; s0 < a.keys; s0 += kKeys) {
-      const int64_t ns = min64(kKeys, a.keys - s0), key_tiles = ceil_div(ns, kTileRows);
+      const int64_t ns = min64(kKeys, a.keys - s0), key_tiles = ceil_div(ns, a.tile_rows());
       const Right k_columns = k.pack(s0, ns, D, keys), v_columns = v.pack(s0, ns, E, values);
       const Right k_rows = k.copy(s0, ns, D, a.scale, key_rows);
       const int64_t start = a.causal ? min64(s0, a.rows) : 0, blocks = ceil_div(a.rows - start, kQueries);
       RowsAhead ahead;
       const int64_t s1 = s0 + ns, next = i + call.pool->threads();
       if (s1 < a.keys) {
-        ahead.add(k.rows(s1, min64(kKeys, a.keys - s1)));
-        ahead.add(v.rows(s1, min64(kKeys, a.keys - s1)));
+        ahead.add(k.rows(s1, min64(kKeys, a.keys - s1), D));
+        ahead.add(v.rows(s1, min64(kKeys, a.keys - s1), E));
       } else if (next < a.batches()) {
         const int64_t keys = min64(kKeys, a.keys), rows = min64(kQueries, a.rows);
-        ahead.add(a.of(a.k, next).rows(0, keys));
-        ahead.add(a.of(a.v, next).rows(0, keys));
-        ahead.add(a.of(a.q, next).rows(0, rows));
-        ahead.add(a.of(dys, next, 2).rows(0, rows));
-        ahead.add(a.of(ys, next, 2).rows(0, rows));
-        ahead.add(a.of(call.out[0], next, 2).rows(0, rows));
-        ahead.add(a.of(call.out[1], next, 2).rows(0, keys));
-        ahead.add(a.of(call.out[2], next, 2).rows(0, keys));
+        ahead.add(a.of(a.k, next).rows(0, keys, D));
+        ahead.add(a.of(a.v, next).rows(0, keys, E));
+        ahead.add(a.of(a.q, next).rows(0, rows, D));
+        ahead.add(a.of(dys, next, 2).rows(0, rows, E));
+        ahead.add(a.of(ys, next, 2).rows(0, rows, E));
+        ahead.add(a.of(call.out[0], next, 2).rows(0, rows, D));
+        ahead.add(a.of(call.out[1], next, 2).rows(0, keys, D));
+        ahead.add(a.of(call.out[2], next, 2).rows(0, keys, E));
       }
-      // Two products of the same depth, mostly.
-      ahead.spread(2 * ceil_div(a.rows - start, a.tile_rows()) * ceil_div(ns, kTileColumns) / (a.causal ? 2 : 1));
+      // Two products of the same depth, mostly, and three others.
+      const int64_t share = a.causal ? 2 : 1, row_tiles = ceil_div(a.rows - start, a.tile_rows());
+      const int64_t panels = ceil_div(D, kTileColumns), all_panels = panels + ceil_div(E, kTileColumns);
+      ahead.spread(
+          2 * row_tiles * ceil_div(ns, kTileColumns) / share,
+          (row_tiles * panels * ceil_div(ns, kChunk) + key_tiles * all_panels * ceil_div(a.rows - start, kChunk)) /
+              share);
       for (int64_t block = 0; block < blocks; block++) {
         const int64_t t0 = start + cut_at(a.rows - start, blocks, block),
                       nt = start + cut_at(a.rows - start, blocks, block + 1) - t0;
@@ -471,7 +489,8 @@ bool attention_grad(const Call& call) {
             fill_tail(weight, own, own + kTileRows, 0);
             fill_tail(d, own, max64(own + kTileRows, most), 0);
           }
-          multiply(kLeftRows, ds + r0 * kScores, kScores, k_rows, m, D, most, dq + (t0 + r0) * H * D, H * D, s0 > 0);
+          multiply(kLeftRows, ds + r0 * kScores, kScores, k_rows, m, D, most, dq + (t0 + r0) * H * D, H * D, s0 > 0,
+                   ahead.rest());
         }
         // Columns of p and ds are the rows of their transposes.
         for (int64_t tile = 0; tile < key_tiles; tile++) {
@@ -481,9 +500,9 @@ bool attention_grad(const Call& call) {
           const bool add = t0 > seeing;
           multiply(kLeftColumns, p + r * kScores + j, kScores,
                    {upstream + r * dy_rows.step, dy_rows.step, kTileColumns}, m, E, nt - r, dv + (s0 + j) * H * E,
-                   H * E, add);
+                   H * E, add, ahead.rest());
           multiply(kLeftColumns, ds + r * kScores + j, kScores, {queries + r * q_rows.step, q_rows.step, kTileColumns},
-                   m, D, nt - r, dk + (s0 + j) * H * D, H * D, add);
+                   m, D, nt - r, dk + (s0 + j) * H * D, H * D, add, ahead.rest());
         }
       }
       // Tiles of keys that no row sees.

@@ -12,6 +12,8 @@ constexpr bool kCanBypass = true;
 constexpr bool kCanBypass = false;
 #endif
 
+constexpr int64_t kLineFloats = 16;  // of a line
+
 // Whole lines only: where all rows of y start with one, `pitch` elements apart.
 inline bool lines_apart(const void* p, int64_t pitch_bytes) {
   return (reinterpret_cast<uintptr_t>(p) | static_cast<uintptr_t>(pitch_bytes)) % 64 == 0;

@@ -208,6 +208,12 @@ __attribute__((noinline)) inline bool loop_repeated(const Call& call, const View
   return true;
 }
 
+// What is done with whole vectors by a function that has a form of its own for them.
+template <class F>
+constexpr Vec (*kOnVector)(Vec) = nullptr;
+template <class F>
+constexpr Vec (*kOnVectors)(Vec, Vec) = nullptr;
+
 template <class T, class R, class F>
 inline bool map1(const Call& call, const View& x, const View& y, const F& f) {
   const auto run = [](const void* function, const void* const(&in)[1], void* out, int64_t n) {
@@ -215,6 +221,10 @@ inline bool map1(const Call& call, const View& x, const View& y, const F& f) {
     const T* u = static_cast<const T*>(in[0]);
     R* w = static_cast<R*>(out);
     n &= -kLoopBlock<T, R>;  // as it is: so the compiler leaves out the loops over what would be left
+    if constexpr (kOnVector<F> != nullptr) {
+      for (int64_t i = 0; i < n; i += kLanes) store(w + i, kOnVector<F>(load(u + i)));
+      return;
+    }
     AUXGRAD_INDEPENDENT
     for (int64_t i = 0; i < n; i++) w[i] = g(u[i]);
   };
@@ -230,6 +240,10 @@ inline bool map2(const Call& call, const View& a, const View& b, const View& y, 
     const T *u = static_cast<const T*>(in[0]), *v = static_cast<const T*>(in[1]);
     R* w = static_cast<R*>(out);
     n &= -kLoopBlock<T, R>;
+    if constexpr (kOnVectors<F> != nullptr) {
+      for (int64_t i = 0; i < n; i += kLanes) store(w + i, kOnVectors<F>(load(u + i), load(v + i)));
+      return;
+    }
     AUXGRAD_INDEPENDENT
     for (int64_t i = 0; i < n; i++) w[i] = g(u[i], v[i]);
   };

@@ -31,15 +31,7 @@ inline double sum_terms(int64_t n, const Term& term) {
       if (end - i >= kLanes) sum[v] += term(i, WholeLanes());
       else sum[v] += rest.keep(term(i, rest));
     }
-    AUXGRAD_UNROLL
-    for (int half = kSideVecs / 2; half > 0; half /= 2)
-      for (int v = 0; v < half; v++) sum[v] += sum[v + half];
-    float lanes[kLanes];
-    store(lanes, sum[0]);
-    AUXGRAD_UNROLL
-    for (int half = kLanes / 2; half > 0; half /= 2)
-      for (int k = 0; k < half; k++) lanes[k] += lanes[k + half];
-    total += lanes[0];
+    total += fold(sum, [](Vec a, Vec b) { return a + b; });
   }
   return total;
 }
@@ -52,7 +44,7 @@ inline double row_sum(const float* x, int64_t n) {
 template <bool kMax, bool kNan = true>
 inline float row_extreme(const float* x, int64_t n, bool* nan) {
   const float none = kMax ? -__builtin_inff() : __builtin_inff();
-  const auto better = [](float v, float best) { return kMax ? v > best : v < best; };
+  const auto better = [](auto v, auto best) { return kMax ? v > best : v < best; };
   float best = none;
   bool odd = false;
   int64_t i = 0;
@@ -64,18 +56,12 @@ inline float row_extreme(const float* x, int64_t n, bool* nan) {
       AUXGRAD_UNROLL
       for (int v = 0; v < kSideVecs; v++) {
         const Vec given = load(x + i + v * kLanes);
-        top[v] = (kMax ? given > top[v] : given < top[v]) ? given : top[v];
+        top[v] = better(given, top[v]) ? given : top[v];
         if (kNan) bad |= given != given;
       }
     }
-    float lanes[kSide];
-    memcpy(lanes, top, sizeof(lanes));
-    for (int64_t half = kSide / 2; half > 0; half /= 2)
-      for (int64_t k = 0; k < half; k++) lanes[k] = better(lanes[k + half], lanes[k]) ? lanes[k + half] : lanes[k];
-    best = lanes[0];
-    int32_t any[kLanes];
-    memcpy(any, &bad, sizeof(any));
-    for (int k = 0; k < kLanes; k++) odd |= any[k] != 0;
+    best = fold(top, [&](Vec a, Vec b) { return better(b, a) ? b : a; });
+    odd = kNan && any_lane(bad);
   }
   for (; i < n; i++) {
     best = better(x[i], best) ? x[i] : best;

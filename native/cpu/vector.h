@@ -157,6 +157,32 @@ inline void each_vector(int64_t begin, int64_t end, const F& f) {
   if (c < end) f(c, PartLanes{end - c});
 }
 
+// One number of all lanes of some vectors, a power of two: each of the first half becomes f(it, its partner in the second),
+// until one is left.
+template <int kVecs, class F>
+inline __attribute__((always_inline)) float fold(const Vec (&vecs)[kVecs], const F& f) {
+  Vec v[kVecs];
+  memcpy(v, vecs, sizeof(v));
+  AUXGRAD_UNROLL
+  for (int half = kVecs / 2; half > 0; half /= 2)
+    for (int k = 0; k < half; k++) v[k] = f(v[k], v[k + half]);
+  Vec x = v[0];
+#if defined(__AVX512F__)
+  x = f(x, (Vec)_mm512_maskz_shuffle_f32x4(0xffff, (__m512)x, (__m512)x, 0x4e));
+  x = f(x, (Vec)_mm512_maskz_shuffle_f32x4(0xffff, (__m512)x, (__m512)x, 0xb1));
+  x = f(x, (Vec)_mm512_maskz_permute_ps(0xffff, (__m512)x, 0x4e));
+  x = f(x, (Vec)_mm512_maskz_permute_ps(0xffff, (__m512)x, 0xb1));
+#elif defined(__AVX2__)
+  x = f(x, (Vec)_mm256_permute2f128_ps((__m256)x, (__m256)x, 1));
+  x = f(x, (Vec)_mm256_permute_ps((__m256)x, 0x4e));
+  x = f(x, (Vec)_mm256_permute_ps((__m256)x, 0xb1));
+#else
+  x = f(x, __builtin_shufflevector(x, x, 2, 3, 0, 1));
+  x = f(x, __builtin_shufflevector(x, x, 1, 0, 3, 2));
+#endif
+  return x[0];
+}
+
 // Interleaves the first half of the vectors with the second.
 inline __attribute__((always_inline)) void interleave(const Vec (&in)[kLanes], Vec (&out)[kLanes]) {
   AUXGRAD_UNROLL

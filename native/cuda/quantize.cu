@@ -34,13 +34,18 @@ __global__ void encode(const float* x, int64_t n, Stream stream, bool random, ui
     if (lane == 0) ranges[g] = word;
     const float width = width_of(word), scale = Codes<kBits>::scale(width);
     const bool finite = width < infinity();
-    // Elements j and j + 128 have the lower and the upper half of word j of the group.
-    uint32_t draws[4] = {0x80008000u, 0x80008000u, 0x80008000u, 0x80008000u};
-    if (random) stream.words(g * (kElements / 8) + lane, draws);
+    uint32_t words[4] = {0x80008000u, 0x80008000u, 0x80008000u, 0x80008000u};
     __syncwarp();
-    for (int k = 0; k < 4; k++) {
-      codes_of[4 * lane + k] = draws[k] & 0xffffu;
-      codes_of[4 * lane + k + kElements / 2] = draws[k] >> 16;
+    if (lane < kDrawWords / 4) {
+      if (random) stream.words(g * (kDrawWords / 4) + lane, words);
+      for (int k = 0; k < 4; k++) {
+        const uint32_t word = words[k], second = random ? turned(word) : word;
+        uint32_t* draw = codes_of + 4 * lane + k;
+        draw[0] = word & 0xffffu;
+        draw[kDrawWords] = second & 0xffffu;
+        draw[2 * kDrawWords] = word >> 16;
+        draw[3 * kDrawWords] = second >> 16;
+      }
     }
     __syncwarp();
     for (int k = 0; k < kOfThread; k++) {

@@ -213,6 +213,35 @@ TEST(conv2d_of_random_patches) {
   });
 }
 
+// Input gradients at stride 2 with odd padding, all phases by minimal filtering: patches that lack outputs, channels in
+// several slices and ragged panels.
+TEST(conv2d_input_grad_of_random_patches) {
+  test::each_isa([] {
+    std::mt19937 random(19);
+    const auto in = [&](int64_t low, int64_t high) { return low + int64_t(random() % uint64_t(high - low + 1)); };
+    for (int i = 0; i < 16; i++) {
+      Shape s;
+      s.groups = s.dh = s.dw = 1;
+      s.kh = s.kw = 3;
+      s.sh = s.sw = 2;
+      s.top = 1 + 2 * (i % 5 == 0), s.left = 1 + 2 * (i % 7 == 0), s.bottom = in(0, 3), s.right = in(0, 3);
+      s.h = in(7, 34), s.w = in(7, 34), s.c = in(32, 70), s.o = in(32, 150);
+      s.n = 1 + 200 / (s.p() * s.q());
+      const bool exact = i % 4 != 0;
+      test::Array dy = exact ? test::Array::integers(s.y(), uint32_t(i)) : test::Array::normal(s.y(), uint32_t(i));
+      test::Array w = exact ? test::Array::integers(s.weight(), 90) : test::Array::normal(s.weight(), 90);
+      test::Array dx = test::Array::f32(s.x());
+      std::vector<double> dx_(size_t(dx.count()));
+      each_product(s, [&](int64_t o, int64_t i, int64_t k) { dx_[size_t(i)] += double(dy[o]) * w[k]; });
+      test::call("conv2d_input_grad", {dy.view(), w.view()}, {dx.view()}, s.numbers());
+      if (exact)
+        for (int64_t k = 0; k < dx.count(); k++) CHECK(dx[k] == dx_[size_t(k)]);
+      else CHECK(test::relative_error(dx.f32(), dx_.data(), dx.count()) < 1e-6);
+      CHECK(dx.guards_intact());
+    }
+  });
+}
+
 TEST(conv2d_exact_on_random_depthwise_shapes) {
   test::each_isa([] {
     std::mt19937 random(13);

@@ -34,6 +34,7 @@ TEST(elementary_functions_are_within_their_ulp) {
     CHECK(worst_ulp("exp", std::exp, -87, 88.5f) <= 2);
     CHECK(worst_ulp("log", std::log, 1e-37f, 1e38f, true) <= 2);
     CHECK(worst_ulp("tanh", std::tanh, -10, 10) <= 4);
+    CHECK(worst_ulp("tanh", std::tanh, 1e-38f, 1, true) <= 4);
     CHECK(worst_ulp("expm1", std::expm1, -10, 20) <= 4);
     CHECK(worst_ulp("expm1", std::expm1, 1e-30f, 1, true) <= 4);
     CHECK(worst_ulp("log1p", std::log1p, -0.999f, 10) <= 4);
@@ -49,5 +50,48 @@ TEST(gelu_keeps_its_precision_in_the_lower_tail) {
     CHECK(worst_ulp("gelu", gelu, 0, 10) <= 4);
     CHECK(worst_ulp("gelu", gelu, -3, 0) <= 24);
     CHECK(worst_ulp("gelu", gelu, -10, -3) <= 160);  // relative 1e-5 where the value is 1e-22
+  });
+}
+
+TEST(gelu_grad_within_a_unit_of_1) {
+  test::each_isa([] {
+    constexpr int64_t kCount = 100001;
+    test::Array x = test::Array::f32({kCount}), dy = test::Array::f32({kCount}), dx = test::Array::f32({kCount});
+    for (int64_t i = 0; i < kCount; i++) {
+      x[i] = static_cast<float>(static_cast<double>(i) / (kCount - 1) * 30 - 15);
+      dy[i] = i % 2 ? 1.0f : -1.0f;
+    }
+    test::call("gelu_grad", {dy.view(), x.view()}, {dx.view()});
+    for (int64_t i = 0; i < kCount; i++) {
+      const double density = std::exp(-0.5 * x[i] * x[i]) / std::sqrt(2 * std::acos(-1.0));
+      CHECK_NEAR(dx[i], dy[i] * (normal_cdf(x[i]) + x[i] * density), 1.3e-7);
+    }
+    CHECK(dx.guards_intact());
+  });
+}
+
+// Where one polynomial ends, where nothing is left, and where there is no number.
+TEST(tanh_and_gelu_at_the_ends) {
+  test::each_isa([] {
+    const float inf = INFINITY, far[] = {0.0f, 1e-45f, 9.0f, 9.02f, 12.9f, 13.0f, 13.2f, 100.0f, 3e38f, inf, NAN};
+    for (float sign : {1.0f, -1.0f})
+      for (float a : far) {
+        test::Array x = test::Array::f32({1}), y = test::Array::f32({1}), z = test::Array::f32({1});
+        x[0] = std::copysign(a, sign);
+        test::call("tanh", {x.view()}, {y.view()});
+        test::call("gelu", {x.view()}, {z.view()});
+        if (std::isnan(a)) {
+          CHECK(std::isnan(y[0]) && std::isnan(z[0]));
+          continue;
+        }
+        CHECK((a == 0 || std::signbit(y[0]) == std::signbit(x[0])) &&
+              (a < 9.02f ? std::fabs(y[0]) <= 1 : std::fabs(y[0]) == 1));
+        if (a == inf) {
+          CHECK(sign > 0 ? z[0] == inf : !(std::fabs(z[0]) > 0));  // -inf times 0
+        } else {
+          const double expected = double{x[0]} * normal_cdf(x[0]);
+          CHECK_NEAR(z[0], expected, 1e-36 + 1e-5 * std::fabs(expected));
+        }
+      }
   });
 }

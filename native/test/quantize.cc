@@ -133,6 +133,28 @@ TEST(quantize_mean_of_draws) {
   }
 }
 
+// Draws of elements that share a random word: no correlation but for the 2^-8 of lower bits in common.
+TEST(quantize_draws_are_independent) {
+  const int64_t n = kGroup;
+  const int draws = 4000, bits = 2;
+  test::Array x = test::Array::f32({n}), key(auxgrad::DType::i32, {4});
+  for (int64_t i = 0; i < n; i++) x[i] = i == 128 + 63 ? 3.0f : i == 63 ? 0.0f : 1.37f;  // codes 0 to 3 are themselves
+  std::vector<std::vector<int>> up(static_cast<size_t>(n));
+  for (int d = 0; d < draws; d++) {
+    for (int i = 0; i < 4; i++) key.i32()[i] = i == 2 ? d : 5;
+    Packed p = packed(x, bits, &key);
+    const std::vector<float> y = unpacked(p, bits, n);
+    for (size_t i = 0; i < y.size(); i++) up[i].push_back(y[i] > 1.5f);
+  }
+  for (size_t i : {0, 1, 17, 62})
+    for (size_t a = i; a < up.size(); a += 64)
+      for (size_t b = a + 64; b < up.size(); b += 64) {
+        double sum = 0;
+        for (size_t d = 0; d < up[a].size(); d++) sum += (up[a][d] - 0.37) * (up[b][d] - 0.37);
+        CHECK(std::fabs(sum / draws / (0.37 * 0.63)) <= 5.5 / std::sqrt(static_cast<double>(draws)) + 1.0 / 128);
+      }
+}
+
 TEST(quantize_of_odd_values) {
   for (int bits : {2, 4, 8}) {
     test::Array x = test::Array::normal({3 * kGroup}, 2);

@@ -1,8 +1,12 @@
 /** A block of the arena: bytes, and the first and last step (inclusive) at which it must exist. */
 export interface Block {
+  /** Its size. */
   readonly bytes: number
+  /** First step. */
   readonly from: number
+  /** Last step. */
   readonly to: number
+  /** Where it lies in the arena. */
   offset: number
 }
 

@@ -1,4 +1,5 @@
 export { compile, type ForwardOptions, type Inputs } from './compile'
+export { allotBits, type BitsOptions } from './bits'
 export type { Budget } from './budget'
 export type { Bytes } from './bytes'
 export type { ModulePolicy } from './fit'

@@ -1,7 +1,6 @@
 import type { Graph, Node } from '../graph/graph'
+import { isCoupling } from '../ops/couple'
 import type { MemoryPolicy } from './policy'
-
-const isCoupling = (node: Node): boolean => node.op.name === 'couple'
 
 /** Modules that hold couplings, by graph. */
 const blocks = new WeakMap<Graph, string[]>()
@@ -18,10 +17,11 @@ const within = ({ graph, scope }: Node): boolean =>
   blocksOf(graph).some((block) => block === '' || scope === block || scope.startsWith(`${block}.`))
 
 /**
- * Reversible blocks (`nn.Reversible`, or a module whose forward ends in `couple`) keep nothing: backward computes what a
- * block was given from what it returned, and what it computed inside again (Gomez et al. 2017). A chain of blocks keeps
- * its last output, whatever its length. Values come back to within rounding, a little less exact with every block, so
- * gradients are those of backpropagation to about six digits, not to the last bit. Modules without couplings are left alone.
+ * Reversible blocks (`nn.Reversible`, `nn.Momentum`, or a module whose forward ends in `couple` or `velocity`) keep nothing:
+ * backward computes what a block was given from what it returned, and what it computed inside again (Gomez et al. 2017,
+ * Sander et al. 2021). A chain of blocks keeps its last output, whatever its length. Values come back to within rounding, a
+ * little less exact with every block, so gradients are those of backpropagation to about six digits, not to the last bit;
+ * `nn.Momentum` says what its division costs. Modules without couplings are left alone.
  */
 export function invert(): MemoryPolicy {
   return {

@@ -1,4 +1,5 @@
-import { checkCodes, dequantize, quantize, type CodeBits } from '../ops/quantize'
+import { checkCodes, dequantize, quantize, type CodeBits, type Quantized } from '../ops/quantize'
+import type { Tensor } from '../tensor/tensor'
 import type { MemoryPolicy } from './policy'
 
 /** Options of `quantized`. */
@@ -9,8 +10,11 @@ export interface QuantizedOptions {
   rounding?: 'stochastic' | 'nearest'
 }
 
-/** Fewer elements than this are kept as they are: nothing would be saved. */
+/** Fewer elements than this, and vectors (a number a channel), are kept as they are: nothing would be saved. */
 const least = 1024
+
+/** Codes of traced values, by bits and rounding: modules with policies of their own share what they read in common. */
+const codes = new WeakMap<Tensor, Map<string, Quantized>>()
 
 /**
  * Forward is exact; of what backward reads inside the module (inputs of layers and norms, of GELU, of attention) it
@@ -26,8 +30,10 @@ export function quantized(options: QuantizedOptions = {}): MemoryPolicy {
     name: `quantized ${bits}`,
     at: () => ({
       compress(value) {
-        if (value.dtype !== 'f32' || value.size < least) return undefined
-        const kept = quantize(value, bits, rounding)
+        if (value.dtype !== 'f32' || value.rank < 2 || value.size < least) return undefined
+        const made = codes.get(value) ?? codes.set(value, new Map()).get(value)!
+        const key = `${bits} ${rounding}`
+        const kept = made.get(key) ?? made.set(key, quantize(value, bits, rounding)).get(key)!
         return () => dequantize(kept, bits, value.shape)
       },
     }),

@@ -15,7 +15,14 @@ export class Conv2d extends Module {
   readonly bias: Parameter | undefined
   readonly #options: ConvOptions
 
-  constructor(inputs: number, outputs: number, kernel: Pair, options: ConvOptions & { bias?: boolean } = {}) {
+  constructor(
+    /** Channels of the image. */
+    readonly inputs: number,
+    /** Channels of the result. */
+    readonly outputs: number,
+    kernel: Pair,
+    options: ConvOptions & { bias?: boolean } = {},
+  ) {
     super()
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1

@@ -1,6 +1,5 @@
 import { fail } from '../errors'
-import { isContainer } from '../compile/trainable'
-import { matcher, type ModuleTest } from '../memory/assignment'
+import type { ModuleTest } from '../memory/assignment'
 import { linear, matmul, zeros } from '../ops'
 import { describe } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
@@ -8,6 +7,7 @@ import { tidy } from '../tensor/tidy'
 import { Linear } from './linear'
 import { Module } from './module'
 import type { Parameter } from './parameter'
+import { modulesMeant, replaceModules } from './replace'
 
 /** Options of `LoRA`. */
 export interface LoRAOptions {
@@ -75,25 +75,8 @@ export class LoRA extends Module {
  * @throws AUX_INVALID_ARGUMENT if no linear layer is meant.
  */
 export function adapt(model: Module, where: string | RegExp | ModuleTest, options: LoRAOptions = {}): string[] {
-  const meant: ModuleTest =
-    typeof where === 'function'
-      ? where
-      : (
-          (r) => (path) =>
-            r.test(path)
-        )(typeof where === 'string' ? matcher(where) : where)
-  const modules = [...model.namedModules()]
-  const found = modules.filter(([path, m]) => path && m instanceof Linear && meant(path, m)) as [string, Linear][]
-  if (!found.length) fail('AUX_INVALID_ARGUMENT', `adapt: ${String(where)} names no linear layer inside the model`)
+  const found = modulesMeant(model, where, (m) => m instanceof Linear, 'adapt: no linear layer')
   model.freeze()
-  const adapters = new Map<unknown, LoRA>(found.map(([, layer]) => [layer, new LoRA(layer, options)]))
-  const seen = new Set<object>()
-  const replace = (holder: object): void => {
-    seen.add(holder)
-    for (const [key, value] of Object.entries(holder))
-      if (adapters.has(value)) (holder as Record<string, unknown>)[key] = adapters.get(value)
-      else if (isContainer(value) && !seen.has(value)) replace(value)
-  }
-  for (const [, m] of modules) replace(m)
+  replaceModules(model, new Map(found.map(([, layer]) => [layer, new LoRA(layer, options)])))
   return found.map(([path]) => path)
 }

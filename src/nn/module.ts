@@ -122,7 +122,10 @@ export abstract class Module implements Trainable {
     return this
   }
 
-  /** Freezes every parameter below the paths or patterns (all without one): no gradient, nothing kept, no change. */
+  /**
+   * Freezes every parameter below the paths or patterns (all without one): no gradient, nothing kept, no change.
+   * Patterns are those of `memory`: `model.freeze().unfreeze('**.bias')` lets biases alone learn.
+   */
   freeze(...paths: string[]): this {
     return this.#setTrainable(paths, false)
   }

@@ -41,6 +41,18 @@ const applyOp: Op<{ own: boolean; relu?: boolean }> = defineOp({
   kernel: (_, __, a) => ({ name: 'batch_norm_apply', numbers: [a.relu ? 1 : 0] }),
   relu: { attrs: (a) => ({ ...a, relu: true }) },
   derive: (d) => {
+    if (!d.attrs.own && !d.needs(3)) {
+      // x times a number that does not learn, plus beta: x is not needed.
+      const dy = d.grad()!
+      const rows = dy.shape.map((_, i) => i).slice(0, -1)
+      return [
+        d.needs(0) ? dy.mul(d.input(2).mul(d.input(3))) : undefined,
+        undefined,
+        undefined,
+        undefined,
+        d.needs(4) ? dy.sum(rows) : undefined,
+      ]
+    }
     const [dx, dgamma, dbeta] = apply(gradOp, [d.grad()!, d.input(0), d.input(1), d.input(2), d.input(3)], {
       own: d.attrs.own,
     })

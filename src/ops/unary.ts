@@ -137,7 +137,8 @@ const addScalar = unary<{ value: number }>(
   (d) => d.grad()!,
   (a) => [a.value],
 )
-const mulScalar = unary<{ value: number }>(
+/** @internal */
+export const mulScalar = unary<{ value: number }>(
   'mul_scalar',
   (d) => d.grad()!.mul(d.attrs.value),
   (a) => [a.value],

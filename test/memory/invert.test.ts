@@ -159,6 +159,87 @@ test("blocks of one's own, whose streams are read from outside", async () => {
   expectNear(await under({ 'blocks.*': invert() }), await under(), 1e-5)
 })
 
+class MomentumNet extends nn.Module {
+  blocks: nn.Momentum[]
+  head: nn.Linear
+  readonly #velocity: boolean
+  constructor(features: number, depth: number, { gamma = 0.9, batch = false, velocity = false }) {
+    super()
+    this.#velocity = velocity
+    this.blocks = Array.from({ length: depth }, () => new nn.Momentum(new Branch(features, batch), { gamma }))
+    this.head = new nn.Linear(features, 3)
+  }
+  forward(x: Tensor): Tensor {
+    let v: Tensor | undefined
+    for (const block of this.blocks) [x, v] = block.forward(x, v)
+    return this.head.forward(this.#velocity ? x.add(v!) : x)
+  }
+}
+
+async function momentum(
+  depth: number,
+  options: { gamma?: number; batch?: boolean; velocity?: boolean } = {},
+  memory?: MemoryAssignment,
+  [start, rows, features] = [3, 24, 8],
+): Promise<Run> {
+  seed(start)
+  const random = generator(start)
+  const model = new MomentumNet(features, depth, options)
+  const batch = { x: host(random, [rows, features]), r: host(random, [rows, 3]) }
+  const result = await gradientsOf(model, (b) => model.forward(b.x).mul(b.r).sum(), batch, memory)
+  model.dispose()
+  return result
+}
+
+test('momentum blocks: gradients near those of backpropagation, the error within that of rounding times gamma to the -depth', async () => {
+  await check(
+    12,
+    fc.nat(),
+    fc.integer({ min: 1, max: 20 }),
+    fc.constantFrom(0.7, 0.8, 0.9, 0.95),
+    fc.record({ batch: fc.boolean(), velocity: fc.boolean() }),
+    fc.integer({ min: 4, max: 20 }),
+    fc.integer({ min: 4, max: 9 }),
+    async (start, depth, gamma, flags, rows, features) => {
+      const options = { gamma, ...flags }
+      const sizes = [start, rows, features] as [number, number, number]
+      const plain = await momentum(depth, options, undefined, sizes)
+      const inverted = await momentum(depth, options, start % 2 ? everywhere : invert(), sizes)
+      // 1e-7 is usual; few rows and features may lie near a kink of ReLU or a small variance.
+      expectNear(inverted, plain, 3e-6 * gamma ** -depth)
+    },
+  )
+})
+
+test('momentum blocks compute what the paper says; what is kept does not grow with their number', async () => {
+  const block = new nn.Momentum(new nn.Linear(3, 3), { gamma: 0.75 })
+  const [x, v] = [tensor([[1, -2, 3]]), tensor([[0.5, 4, -1]])]
+  const f = block.f.forward(x).dataSync()
+  for (const before of [undefined, v]) {
+    const [y, w] = block.forward(x, before).map((t) => t.dataSync())
+    const expected = [...f].map((change, i) => 0.75 * (before ? v.dataSync()[i] : 0) + 0.25 * change)
+    expected.forEach((change, i) => {
+      expect(w[i]).toBeCloseTo(change, 6)
+      expect(y[i]).toBeCloseTo(x.dataSync()[i] + change, 6)
+    })
+  }
+  const kept = async (depth: number, memory?: MemoryAssignment): Promise<number> =>
+    (await momentum(depth, {}, memory, [3, 256, 16])).plan.bytes.kept
+  for (const memory of [everywhere, invert()] as MemoryAssignment[]) {
+    const [few, many] = [await kept(3, memory), await kept(12, memory)]
+    // Layer norm's two numbers a row.
+    expect(many - few).toBeLessThanOrEqual(9 * (2 * 256 * 4 + 128))
+    expect(await kept(12)).toBeGreaterThan(4 * many)
+  }
+  // A block that is left out is where a chain begins anew.
+  const chains: MemoryAssignment = [[/^blocks\.(?!6$)\d+$/, invert()]]
+  const [one, two] = [await kept(12, everywhere), await kept(12, chains)]
+  expect(two).toBeGreaterThan(one)
+  expect(two).toBeLessThan(one + 8 * 256 * 16 * 4)
+  for (const gamma of [0, 1, NaN])
+    expect(() => new nn.Momentum(new nn.Linear(3, 3), { gamma })).toThrow(/gamma between 0 and 1/)
+})
+
 test('couple wants two tensors of one shape', () => {
   const code = (name: string): Error => expect.objectContaining({ code: name }) as Error
   const [x, y] = [tensor([1, 2, 3]), tensor([[1, 2, 3]])]

@@ -226,6 +226,19 @@ test('what gradients compare, and what is small, is kept as it is: their gradien
   expect(same(got.gradients.shift, exact.gradients.shift)).toBe(true)
 })
 
+test('a frozen batch norm of many channels keeps its factors as they are', async () => {
+  const random = generator(2)
+  const model = new nn.Sequential(new nn.Linear(3, 1024), new nn.BatchNorm1d(1024))
+  model[1].eval()
+  for (const t of model.state().values()) t.assign(Float32Array.from({ length: t.size }, () => 0.1 + random()))
+  model.freeze('1')
+  const batch = { x: host(random, [4, 3]), r: host(random, [4, 1024]) }
+  const loss = (b: Record<string, Tensor>) => model.forward(b.x).mul(b.r).sum()
+  const exact = await gradientsOf(model, loss, batch)
+  const got = await gradientsOf(model, loss, batch, quantized({ bits: 2 }))
+  expect(same(got.gradients['0.weight'], exact.gradients['0.weight'])).toBe(true)
+})
+
 test('quantized: the same numbers are drawn again from the same seed, and it refuses what it cannot do', async () => {
   const random = generator(9)
   const model = new nn.Sequential(new nn.Linear(32, 32), new nn.Linear(32, 8))

@@ -1156,7 +1156,6 @@ add({
   reference: (x) => reduce(x, [1, 2], mean, true),
   samples: [[s(2, 3, 4, 3)]],
 })
-
 const normalised = (
   x: Arr,
   keys: (i: number[]) => string,

@@ -79,67 +79,83 @@ struct DepthwiseTile {
   int64_t next_rows, next_step;
 };
 
-// One vector of channels of a tile: every input is loaded once for all the outputs that read it.
-template <int N, int Taps, int Step, bool Checked, bool Auxiliary, class Lanes>
-inline __attribute__((always_inline)) void depthwise_vector(const Depthwise& d, const DepthwiseTile& t, int64_t c,
-                                                            Lanes lanes) {
-  const int64_t channels = d.image.channels;
-  const Vec positive = broadcast(d.image.positive), negative = broadcast(d.image.negative);
-  const Vec bias = d.bias ? lanes.load(d.bias + c) : Vec{};
-  Vec acc[N];
-  AUXGRAD_UNROLL
-  for (int n = 0; n < N; n++) acc[n] = bias;
-  const float *line = t.line + c, *weight = t.weight + c;
-  for (int64_t a = 0; a < t.rows; a++, line += t.line_step, weight += t.weight_step) {
-    Vec w[Taps];
-    AUXGRAD_UNROLL
-    for (int b = 0; b < Taps; b++) w[b] = lanes.load(weight + b * t.tap_step);
-    const float* at = line;
-    AUXGRAD_UNROLL
-    for (int k = 0; k < (N - 1) * Step + Taps; k++, at += channels) {
-      if (Checked && (k < t.from || k >= t.to)) continue;
-      Vec x = lanes.load(at);
-      if (Auxiliary) x += x > Vec{} ? positive : negative;
-      AUXGRAD_UNROLL
-      for (int b = 0; b < Taps; b++)
-        if (k >= b && (k - b) % Step == 0 && (k - b) / Step < N)
-          acc[(k - b) / Step] = fma(x, w[b], acc[(k - b) / Step]);
-    }
-  }
-  const float* next = t.next_out + c;
-  AUXGRAD_UNROLL
-  for (int n = 0; n < N; n++, next += t.out_step) __builtin_prefetch(next, 1, 2);
-  next = t.next_line + c;
-  for (int64_t r = 0; r < t.next_rows; r++, next += t.next_step) {
-    const float* at = next;
-    AUXGRAD_UNROLL
-    for (int k = 0; k < N * Step; k++, at += channels) __builtin_prefetch(at, 0, 2);
-  }
-  if (d.relu) {
-    AUXGRAD_UNROLL
-    for (int n = 0; n < N; n++) acc[n] = acc[n] < Vec{} ? Vec{} : acc[n];
-  }
-  float* out = t.out + c;
-  AUXGRAD_UNROLL
-  for (int n = 0; n < N; n++, out += t.out_step) lanes.store(out, acc[n]);
-}
-
-template <int N, int Taps, int Step, bool Auxiliary>
-__attribute__((noinline)) void depthwise_part(const Depthwise& d, const DepthwiseTile& t, int64_t c) {
-  depthwise_vector<N, Taps, Step, true, Auxiliary>(d, t, c, PartLanes{d.image.channels - c});
-}
-
+// Every input is loaded once for all the outputs that read it. The last vector of channels, of at least one, goes back over
+// some that are done rather than being ragged. Checked: columns of the image may be outside.
 template <int N, int Taps, int Step, bool Checked, bool Auxiliary>
 __attribute__((noinline)) void depthwise_small_tile(const Depthwise& d, const DepthwiseTile& t) {
-  int64_t c = 0;
-  for (; c + kLanes <= d.image.channels; c += kLanes)
-    depthwise_vector<N, Taps, Step, Checked, Auxiliary>(d, t, c, WholeLanes());
-  if (c < d.image.channels) depthwise_part<N, Taps, Step, Auxiliary>(d, t, c);
+  const int64_t channels = d.image.channels;
+  const Vec positive = broadcast(d.image.positive), negative = broadcast(d.image.negative);
+  for (int64_t from = 0; from < channels; from += kLanes) {
+    const int64_t c = min64(from, channels - kLanes);
+    const Vec bias = d.bias ? load(d.bias + c) : Vec{};
+    Vec acc[N];
+    AUXGRAD_UNROLL
+    for (int n = 0; n < N; n++) acc[n] = bias;
+    const float *line = t.line + c, *weight = t.weight + c;
+    for (int64_t a = 0; a < t.rows; a++, line += t.line_step, weight += t.weight_step) {
+      Vec w[Taps];
+      AUXGRAD_UNROLL
+      for (int b = 0; b < Taps; b++) w[b] = load(weight + b * t.tap_step);
+      const float* at = line;
+      AUXGRAD_UNROLL
+      for (int k = 0; k < (N - 1) * Step + Taps; k++, at += channels) {
+        if (Checked && (k < t.from || k >= t.to)) continue;
+        Vec x = load(at);
+        if (Auxiliary) x += x > Vec{} ? positive : negative;
+        AUXGRAD_UNROLL
+        for (int b = 0; b < Taps; b++)
+          if (k >= b && (k - b) % Step == 0 && (k - b) / Step < N)
+            acc[(k - b) / Step] = fma(x, w[b], acc[(k - b) / Step]);
+      }
+    }
+    const float* next = t.next_out + c;
+    AUXGRAD_UNROLL
+    for (int n = 0; n < N; n++, next += t.out_step) __builtin_prefetch(next, 1, 2);
+    next = t.next_line + c;
+    for (int64_t r = 0; r < t.next_rows; r++, next += t.next_step) {
+      const float* at = next;
+      AUXGRAD_UNROLL
+      for (int k = 0; k < N * Step; k++, at += channels) __builtin_prefetch(at, 0, 2);
+    }
+    if (d.relu) {
+      AUXGRAD_UNROLL
+      for (int n = 0; n < N; n++) acc[n] = relu(acc[n]);
+    }
+    float* out = t.out + c;
+    AUXGRAD_UNROLL
+    for (int n = 0; n < N; n++, out += t.out_step) store(out, acc[n]);
+  }
+}
+
+// Tiles of some columns; [1]: columns of the image may be outside. Those of an auxiliary always look.
+typedef void (*DepthwiseRun)(const Depthwise&, const DepthwiseTile&);
+constexpr int64_t kDepthwiseColumns[] = {8, 7, 3, 1};
+template <int Taps, int Step, bool Auxiliary>
+constexpr DepthwiseRun kDepthwiseRuns[4][2] = {
+    {depthwise_small_tile<8, Taps, Step, Auxiliary, Auxiliary>, depthwise_small_tile<8, Taps, Step, true, Auxiliary>},
+    {depthwise_small_tile<7, Taps, Step, Auxiliary, Auxiliary>, depthwise_small_tile<7, Taps, Step, true, Auxiliary>},
+    {depthwise_small_tile<3, Taps, Step, Auxiliary, Auxiliary>, depthwise_small_tile<3, Taps, Step, true, Auxiliary>},
+    {depthwise_small_tile<1, Taps, Step, Auxiliary, Auxiliary>, depthwise_small_tile<1, Taps, Step, true, Auxiliary>}};
+
+// Those of a kernel's columns, or null.
+template <bool Auxiliary>
+inline const DepthwiseRun (*depthwise_runs(const Axis& h))[2] {
+  if constexpr (!kFallback) {
+    if (h.taps == 3 && h.tap_step == 1 && h.in_step == 1) return kDepthwiseRuns<3, 1, Auxiliary>;
+    if (h.taps == 3 && h.tap_step == 1 && h.in_step == 2) return kDepthwiseRuns<3, 2, Auxiliary>;
+    if (h.taps == 5 && h.tap_step == 1 && h.in_step == 1) return kDepthwiseRuns<5, 1, Auxiliary>;
+    if constexpr (!Auxiliary) {  // of input gradients
+      if (h.taps == 2 && h.tap_step == 1 && h.in_step == 1) return kDepthwiseRuns<2, 1, false>;
+      if (h.taps == 1 && h.in_step == 1) return kDepthwiseRuns<1, 1, false>;
+    }
+  }
+  return nullptr;
 }
 
 // One row of outputs. Channels are the inner loop: memory is read as it lies.
 template <bool Auxiliary>
-inline void depthwise_row(const Depthwise& d, const float* image, int64_t i, float* out, const float* weights) {
+__attribute__((noinline)) void depthwise_row(const Depthwise& d, const float* image, int64_t i, float* out,
+                                             const float* weights) {
   const Axis &v = d.vertical, &h = d.horizontal;
   const int64_t channels = d.image.channels;
   // Columns [left, right) have all their taps inside the image.
@@ -169,8 +185,7 @@ inline void depthwise_row(const Depthwise& d, const float* image, int64_t i, flo
     for (int64_t j = from; j < to; j += N) tile(min64(j, to - N), count);
     return to;
   };
-  const auto small = [&](auto taps, auto step) {
-    constexpr int T = decltype(taps)::value, S = decltype(step)::value;
+  if (const auto* runs = channels >= kLanes ? depthwise_runs<Auxiliary>(h) : nullptr) {
     // Rows of taps in the image.
     const int64_t top = i * v.in_step + v.tap_start, line = d.image.columns * channels;
     const int64_t a0 = top < 0 ? min64(v.taps, ceil_div(-top, v.tap_step)) : 0;
@@ -186,32 +201,22 @@ inline void depthwise_row(const Depthwise& d, const float* image, int64_t i, flo
     // Rows that the outputs below read and those here do not, once for all phases.
     t.next_rows = v.out_start == 0 && h.out_start == 0 ? v.in_step : 0;
     const int64_t next = top + max64(0, v.taps - 1) * v.tap_step + 1;
-    const auto tile = [&](int64_t j, auto count) {
-      constexpr int N = decltype(count)::value;
-      const int64_t column = j * S + h.tap_start;
-      t.line = image + (top + a0 * v.tap_step) * line + column * channels;
-      t.from = -column;
-      t.to = d.image.columns - column;
-      t.out = out + (h.out_start + j * h.out_step) * channels;
-      t.next_out = t.out + d.out_columns * channels;
-      t.next_line = image + next * line + j * S * channels;
-      if (j >= left && j + N <= right) depthwise_small_tile<N, T, S, false, Auxiliary>(d, t);
-      else depthwise_small_tile<N, T, S, true, Auxiliary>(d, t);
-    };
-    int64_t j = 0;
-    if (h.count % 8 == 0) j = tiles(j, h.count, Count<8>(), tile);
-    j = tiles(j, h.count, Count<7>(), tile);
-    j = tiles(j, h.count, Count<3>(), tile);
-    tiles(j, h.count, Count<1>(), tile);
-  };
-  if constexpr (!kFallback) {
-    if (h.taps == 3 && h.tap_step == 1 && h.in_step == 1) return small(Count<3>(), Count<1>());
-    if (h.taps == 3 && h.tap_step == 1 && h.in_step == 2) return small(Count<3>(), Count<2>());
-    if (h.taps == 5 && h.tap_step == 1 && h.in_step == 1) return small(Count<5>(), Count<1>());
-    if constexpr (!Auxiliary) {  // of input gradients
-      if (h.taps == 2 && h.tap_step == 1 && h.in_step == 1) return small(Count<2>(), Count<1>());
-      if (h.taps == 1 && h.in_step == 1) return small(Count<1>(), Count<1>());
+    int64_t done = 0;
+    for (int size = h.count % 8 == 0 ? 0 : 1; size < 4; size++) {
+      const int64_t n = kDepthwiseColumns[size];
+      if (h.count - done < n) continue;
+      for (; done < h.count; done += n) {
+        const int64_t j = min64(done, h.count - n), column = j * h.in_step + h.tap_start;
+        t.line = image + (top + a0 * v.tap_step) * line + column * channels;
+        t.from = -column;
+        t.to = d.image.columns - column;
+        t.out = out + (h.out_start + j * h.out_step) * channels;
+        t.next_out = t.out + d.out_columns * channels;
+        t.next_line = image + next * line + j * h.in_step * channels;
+        runs[size][j < left || j + n > right](d, t);
+      }
     }
+    return;
   }
   const auto any = [&](int64_t j, auto count) {
     constexpr int N = decltype(count)::value;

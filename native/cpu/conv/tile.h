@@ -46,7 +46,8 @@ struct Tile {
   int first_bit;
   uint32_t marked = 0;
   Moments* moments = nullptr;
-  const float* ahead;  // brought near meanwhile, 8 floats a step; any address, as nothing is read
+  const float* ahead;      // brought near meanwhile, 8 floats a step; any address, as nothing is read
+  int64_t ahead_step = 0;  // tile_of_columns: floats a step, or 0 for what the tiles after this one read
 };
 
 template <class Lanes>
@@ -223,13 +224,16 @@ template <int M, int V>
 __attribute__((noinline)) void tile_of_columns(const Tile& t) {
   Vec acc[M][V] = {};
   const float* b = t.panel;
+  const float* ahead = t.ahead_step ? t.ahead : b + V * kLanes;
+  const int64_t ahead_step = t.ahead_step ? t.ahead_step : t.panel_step;
   for (int64_t i = 0; i < t.runs.outer; i++)
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const float* a = t.row[0] + i * t.runs.outer_step + j * t.runs.inner_step;
       for (int64_t k = 0; k < t.runs.length; k++, a += t.step, b += t.panel_step) {
         // Of the tiles after this one, where operands are read in place.
         __builtin_prefetch(a + 2 * M, 0, 3);
-        __builtin_prefetch(b + V * kLanes, 0, 3);
+        __builtin_prefetch(ahead, 0, 3);
+        ahead += ahead_step;
         Vec right[V];
         AUXGRAD_UNROLL
         for (int v = 0; v < V; v++) right[v] = load(b + v * kLanes);

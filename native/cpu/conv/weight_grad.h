@@ -45,7 +45,10 @@ struct WeightGradientPlan {
   int64_t workspace;  // floats of one thread
 };
 
-// A single tap that is never in the padding: a tile reads a line of each position, wherever they lie.
+// A single tap that is never in the padding: a tile reads a line of each position, wherever they lie. Where it reads less
+// of them, they would have to stay in the first-level cache for the next tile, which distances that are powers of two
+// prevent.
+constexpr bool kWholeLines = kTileRows * 4 > 32;
 inline bool reads_in_place(const WeightGradient& p) {
   const auto inside = [](const Axis& a, int64_t size) {
     return a.taps == 1 && a.tap_start >= 0 && a.tap_start + (a.count - 1) * a.in_step < size;
@@ -59,7 +62,7 @@ inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
   const int64_t depth = max64(64, min64(kGradDepth, kGradReach / max64(1, taps)));
   plan.blocks = cut_blocks(p.images, p.vertical, p.horizontal, p.depth, depth, kGradTokens, kGradStripe);
   plan.slices = ceil_div(p.depth, plan.blocks.depth);
-  plan.in_place = reads_in_place(p);
+  plan.in_place = kWholeLines && reads_in_place(p);
   // Positions of a block in a row, and whole vectors.
   plan.dy_in_place = plan.in_place && p.width % kLanes == 0 &&
                      (plan.blocks.columns >= p.horizontal.count || (p.images == 1 && p.vertical.count == 1));
@@ -106,14 +109,45 @@ inline void pack_gradient(float* target, const WeightGradient& p, const Block& k
   }
 }
 
+// What a block reads of memory, where that lies in one piece, is brought near while the block before it is worked on.
+struct NextBlock {
+  const float* from[2] = {};
+  int64_t count[2] = {}, step = 0;  // floats; those of a step of a tile
+
+  // Of all the steps that are left before it.
+  void set(const WeightGradient& p, const Block& k, int64_t depth, int64_t columns, int64_t steps) {
+    const Axis &v = p.vertical, &h = p.horizontal;
+    if (k.columns < h.count && (p.images > 1 || v.count > 1)) return;
+    if (depth == p.image.channels && v.taps * h.taps == 1 && v.in_step * h.in_step == 1) {
+      from[0] = p.image.data + ((k.n0 * p.image.rows + k.i0) * p.image.columns + k.j0) * depth;
+      count[0] = k.tokens() * depth;
+    }
+    if (columns == p.out_channels) {
+      from[1] = p.dy + ((k.n0 * p.out_rows + k.i0) * p.out_columns + k.j0) * columns;
+      count[1] = k.tokens() * columns;
+    }
+    step = ceil_div(count[0] + count[1], steps);
+  }
+  const float* next(int64_t steps) {
+    const int i = count[0] > 0 ? 0 : 1;
+    const float* at = from[i];
+    from[i] += step * steps;
+    count[i] -= step * steps;
+    return at;
+  }
+};
+
 // Adds the product of one block to the sums of a part, [panel][tap][channel][width]; the first block overwrites them.
 inline void add_block(const WeightGradient& p, const WeightGradientPlan& plan, const Block& k, const float* x,
-                      const Pitch& pitch, const float* dy, int64_t depth, int64_t columns, float* sum, bool first) {
+                      const Pitch& pitch, const float* dy, int64_t depth, int64_t columns, float* sum, bool first,
+                      const Block* next) {
   const Axis &v = p.vertical, &h = p.horizontal;
   // Taps side by side in the stripe make one run of rows.
   const bool merged = h.taps <= 1 || (h.tap_step == 1 && plan.pitch == depth);
   const int64_t runs = merged ? 1 : h.taps, length = (merged ? h.taps : 1) * depth;
   const int64_t tiles = ceil_div(length, kTileRows), tokens = k.tokens();
+  NextBlock ahead;
+  if (next) ahead.set(p, *next, depth, columns, tiles * runs * v.taps * ceil_div(columns, kPanel) * tokens);
   Tile t;
   t.runs = {k.images, pitch.image, k.rows, pitch.row, k.columns};
   t.step = pitch.column;
@@ -132,6 +166,8 @@ inline void add_block(const WeightGradient& p, const WeightGradientPlan& plan, c
           const int64_t m0 = even_start(length, tiles, tile), m1 = even_start(length, tiles, tile + 1);
           t.row[0] = left + m0;
           for (int64_t m = m0; m < m1; m++) t.out[m - m0] = sum + m * width;
+          t.ahead_step = ahead.step;
+          t.ahead = ahead.next(tokens);
           run_tile<true>(t, static_cast<int>(m1 - m0));
         }
         sum += length * width;
@@ -215,7 +251,9 @@ inline void run_weight_gradient(const Call& call, const WeightGradient& p) {
       if (plan.dy_in_place)
         right = p.dy + ((k.n0 * p.out_rows + k.i0) * p.out_columns + k.j0) * p.out_channels + out_channel;
       else pack_gradient(panels, p, k, out_channel, a.columns);
-      add_block(p, plan, k, left, pitch, right, a.depth, a.columns, sum, i == begin);
+      const bool more = i + 1 < end && !plan.in_place;
+      const Block next = block_at(b, p.images, p.vertical, p.horizontal, i + more);
+      add_block(p, plan, k, left, pitch, right, a.depth, a.columns, sum, i == begin, more ? &next : nullptr);
     }
     if (plan.chunks == 1) write_part(p, &sum, 1, a.group * p.width + a.from, a.columns, a.channel, a.depth);
   });

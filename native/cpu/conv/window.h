@@ -28,6 +28,9 @@ struct Product {
   Image image;
   int64_t images;
   Axis vertical, horizontal;  // of one phase of the output
+  // All phases of the input gradient of 3x3 taps at stride 2: outputs 2i and 2i + 1 of an axis read inputs from
+  // i + tap_start on, the one the middle tap, the other the last and the first. Only for winograd.h.
+  bool transposed;
   float* out;
   int64_t out_rows, out_columns, out_channels;
   int64_t groups, depth, width;  // channels read and written per group

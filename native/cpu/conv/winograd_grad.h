@@ -173,14 +173,14 @@ __attribute__((noinline)) void transform_image(const WeightGradient& p, const Pa
               Vec y[N], t[N];
               AUXGRAD_UNROLL
               for (int r = 0; r < N; r++) y[r] = lanes.load(d[r * N + s] + v);
-              transform_inputs<Stride>(y, t);
+              transform_inputs<Stride == 1 ? kStride1 : kStride2>(y, t);
               AUXGRAD_UNROLL
               for (int r = 0; r < N; r++) rows[r][s] = t[r];
             }
             AUXGRAD_UNROLL
             for (int r = 0; r < N; r++) {
               Vec t[N];
-              transform_inputs<Stride>(rows[r], t);
+              transform_inputs<Stride == 1 ? kStride1 : kStride2>(rows[r], t);
               AUXGRAD_UNROLL
               for (int s = 0; s < N; s++, to += plan.patches) store(to, t[s]);
             }

@@ -102,7 +102,7 @@ struct Packing {
     start(c1 - c0, count, space);
   }
 
-  void advance() {
+  __attribute__((noinline)) void advance() {
     if (done()) return;
     const int64_t first = half * 16, k = step * kSplitDepth;
     const float* at = from + first * line + k * deep;
@@ -297,7 +297,7 @@ struct Meanwhile {
     staying_work = staying.left_over(), passing_work = share;
     staying_due = passing_due = 0;
   }
-  void settle_sums() {
+  __attribute__((noinline)) void settle_sums() {
     if (!settled) settle(m, n, block, sums);
     settled = true;
   }
@@ -315,9 +315,8 @@ struct Meanwhile {
 
 // Rows [r0, r1) and columns [c0, c1) of products [first, last) over K in [k0, k1). `out`: where sums go, unfinished,
 // instead of C.
-template <class Locate>
-inline void split_task(const SplitCut& cut, const Locate& locate, int64_t first, int64_t last, int64_t r0, int64_t r1,
-                       int64_t c0, int64_t c1, int64_t k0, int64_t k1, float* partial, char* scratch) {
+inline void split_task(const SplitCut& cut, const Products& products, int64_t first, int64_t last, int64_t r0,
+                       int64_t r1, int64_t c0, int64_t c1, int64_t k0, int64_t k1, float* partial, char* scratch) {
   const int64_t rows = ceil_div(r1 - r0, kStrip), columns = ceil_div(c1 - c0, kStrip);
   const bool left_stays = rows < columns;
   const int64_t stay = left_stays ? rows : columns, pass = left_stays ? columns : rows;
@@ -325,7 +324,7 @@ inline void split_task(const SplitCut& cut, const Locate& locate, int64_t first,
   const int64_t places = cut.bytes / strip_bytes - 2;
   char *const passing_space = scratch, *const staying_space = scratch + 2 * strip_bytes;
 
-  Product now = locate(first), next = now;
+  Product now = products.at(first), next = now;
   alignas(64) float sums[kStrip * kSumStep];
   Meanwhile w;
   w.sums = sums;
@@ -351,7 +350,7 @@ inline void split_task(const SplitCut& cut, const Locate& locate, int64_t first,
       const bool ends = k + cut.depth >= k1, over = ends && batch + 1 == last;
       const int64_t next_k = ends ? k0 : k + cut.depth;
       for (int64_t i = 0; i < pass; i++, turn++) {
-        if (i + 1 == pass && ends && !over) next = locate(batch + 1);
+        if (i + 1 == pass && ends && !over) next = products.at(batch + 1);
         if (i + 1 < pass) start(w.passing, !left_stays, now, i + 1, k, passing_at(turn + 1));
         else if (!over) start(w.passing, !left_stays, ends ? next : now, 0, next_k, passing_at(turn + 1));
         for (int64_t j = 0; j < stay; j++) {
@@ -393,8 +392,7 @@ inline void split_task(const SplitCut& cut, const Locate& locate, int64_t first,
 
 inline bool fits_amx(const Product&) { return false; }
 inline SplitCut cut_split(const Product&, int64_t, int) { return {}; }
-template <class Locate>
-inline void split_task(const SplitCut&, const Locate&, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
+inline void split_task(const SplitCut&, const Products&, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
                        int64_t, float*, char*) {}
 
 #endif

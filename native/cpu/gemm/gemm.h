@@ -28,7 +28,8 @@ constexpr int64_t kBlockK = 256, kBlockFloats = 256 * 512;
 constexpr int64_t kBlockRows = 84;
 // Rows of A are copied into the order of columns for so many columns of B. It pays where tiles have few columns: a copy
 // in the order of the tile is one stream of few pages.
-constexpr int64_t kTurnColumns = kLanes == 8 ? 128 : INT64_MAX;
+constexpr bool kTurns = kLanes == 8;
+constexpr int64_t kTurnColumns = 128;
 // Where A has so few rows that a product is as fast as B is read, blocks of K are kStreamK: so many rows of B are
 // followed in parallel, and fetched kStreamAhead floats ahead.
 constexpr int64_t kStreamRows = kTileRows > 12 ? kTileRows : 12, kStreamK = 32, kStreamAhead = 128;
@@ -84,7 +85,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.panel = small && kWideVecs > 0 && p.n > kTileColumns && p.m > kWideRows ? kWideVecs * kLanes : kTileColumns;
   cut.tiny = small && p.m * p.k <= 8192 && p.m * p.k > 0 && !cut.copy_left && !p.signs;
   const bool blocks = !cut.tiny && !cut.stream && !cut.right_in_place;
-  cut.turn_left = blocks && !few_rows && left_rows && p.n > kTurnColumns;
+  cut.turn_left = kTurns && blocks && !few_rows && left_rows && p.n > kTurnColumns;
   if (cut.turn_left) cut.copy_left = true, cut.left = kLeftColumns;
   cut.together = blocks ? kBlockRows / kTileRows : 1;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
@@ -144,7 +145,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
 }
 
 // Applies `finish` to rows [r0, r1) and columns [c0, c1) of C; r0 is a multiple of 32.
-inline void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+__attribute__((noinline)) void finish_block(const Product& p, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
   const Finish& f = p.finish;
   if (f.alpha == 1 && !f.bias && !f.relu && !f.mask) return;
   const Vec alpha = broadcast(f.alpha);
@@ -361,7 +362,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
             }
             if (signs) pack_signs(p.a, p.a_row, p.a_k, r, r + m, k + s, k + s + steps, p.signs, p.k);
             if (by_rows) copy_rows(from, p.a_row, p.a_k, m, steps, to, t.left_step, p.positive, p.negative);
-            else if (cut.turn_left) turn_rows(from, p.a_row, m, steps, to, p.positive, p.negative);
+            else if (kTurns && cut.turn_left) turn_rows(from, p.a_row, m, steps, to, p.positive, p.negative);
             else copy_columns(from, p.a_k, m, p.m - r, steps, to, p.positive, p.negative);
           }
         // The rows of the next tiles are fetched with the last panels, a share of their lines with each.
@@ -427,7 +428,9 @@ inline int64_t partial_floats(const Product& p, int64_t parts) {
   return parts > 1 ? parts * round_up(p.m * p.n, 16) : 0;
 }
 
-inline int64_t gemm_scratch(const Product& p, int64_t batches, int threads) {
+inline int64_t gemm_scratch(const Products& products, int threads) {
+  const Product& p = products.first;
+  const int64_t batches = products.count();
   const Cut cut = cut_product(p, batches, threads);
   const int64_t at_once = min64(threads, batches * max64(cut.tasks(), cut.slices(p.m))),
                 each = static_cast<int64_t>(sizeof(float));
@@ -451,8 +454,9 @@ inline void add_parts(const Call& call, const Product& p, const float* partial, 
   });
 }
 
-template <class Locate>
-inline void gemm_amx(const Call& call, const Product& first, int64_t batches, const Locate& locate) {
+inline void gemm_amx(const Call& call, const Products& products) {
+  const Product& first = products.first;
+  const int64_t batches = products.count();
   const SplitCut cut = cut_split(first, batches, call.pool->threads());
   char* space = static_cast<char*>(call.scratch);
   const int64_t blocks = cut.down * cut.across, tasks = cut.tasks(batches);
@@ -464,7 +468,7 @@ inline void gemm_amx(const Call& call, const Product& first, int64_t batches, co
     const int64_t r0 = block % cut.down * cut.rows, c0 = block / cut.down * cut.columns;
     const int64_t step = round_up(ceil_div(k, cut.parts), cut.depth), k0 = part * step;
     const int64_t b0 = batch * cut.together;
-    split_task(cut, locate, b0, min64(b0 + cut.together, batches), r0, min64(r0 + cut.rows, m), c0,
+    split_task(cut, products, b0, min64(b0 + cut.together, batches), r0, min64(r0 + cut.rows, m), c0,
                min64(c0 + cut.columns, n), k0, min64(k0 + step, k),
                cut.parts > 1 ? partial + part * round_up(m * n, 16) : nullptr,
                space + (by_thread ? thread : task) * cut.bytes);
@@ -472,13 +476,13 @@ inline void gemm_amx(const Call& call, const Product& first, int64_t batches, co
   if (cut.parts > 1) add_parts(call, first, partial, cut.parts);
 }
 
-// `batches` products of the same sizes and strides: locate(batch) is the product of that batch.
-template <class Locate>
-inline void gemm(const Call& call, const Product& first, int64_t batches, const Locate& locate) {
+inline void gemm(const Call& call, const Products& products) {
+  const Product& first = products.first;
   if (amx_in_force() && fits_amx(first)) {
-    gemm_amx(call, first, batches, locate);
+    gemm_amx(call, products);
     return;
   }
+  const int64_t batches = products.count();
   const Cut cut = cut_product(first, batches, call.pool->threads());
   float* space = static_cast<float*>(call.scratch);
   const int64_t blocks = cut.down * cut.across, tasks = batches * cut.tasks();
@@ -486,7 +490,7 @@ inline void gemm(const Call& call, const Product& first, int64_t batches, const 
   const int64_t m = first.m, n = first.n, k = first.k;
   if (cut.slices(m) > 1) {
     parallel_short_tasks(call, cut.slices(m), [&](int64_t task, int) {
-      Product p = locate(0);
+      Product p = first;
       const int64_t r0 = task * cut.slice;
       p.m = min64(cut.slice, m - r0);
       p.a += r0 * p.a_row;
@@ -498,12 +502,12 @@ inline void gemm(const Call& call, const Product& first, int64_t batches, const 
   }
   if (tasks == batches) {
     parallel_tasks(call, tasks, [&](int64_t task, int thread) {
-      const Product p = locate(task);
+      const Product p = products.at(task);
       float* mine = space + (by_thread ? thread : task) * cut.floats();
       if (!cut.tiny) return product_block(p, cut, 0, m, 0, n, 0, k, p.c, n, true, mine);
       const int64_t after = task + call.pool->threads();
       if (after >= batches) return tiny_product(p, cut, nullptr, mine + cut.left_floats);
-      const Product next = locate(after);
+      const Product next = products.at(after);
       tiny_product(p, cut, &next, mine + cut.left_floats);
     });
     return;
@@ -511,7 +515,7 @@ inline void gemm(const Call& call, const Product& first, int64_t batches, const 
   float* partial = space + min64(call.pool->threads(), tasks) * cut.floats();
   parallel_tasks(call, tasks, [&](int64_t task, int thread) {
     const int64_t block = task % blocks, part = task / blocks % cut.parts;
-    const Product p = locate(task / blocks / cut.parts);
+    const Product p = products.at(task / blocks / cut.parts);
     const int64_t r0 = block % cut.down * cut.rows, c0 = block / cut.down * cut.columns;
     const int64_t r1 = min64(r0 + cut.rows, m), c1 = min64(c0 + cut.columns, n);
     float* mine = space + (by_thread ? thread : task) * cut.floats();

@@ -6,8 +6,8 @@ namespace auxgrad {
 namespace {
 
 // rows x columns floats into rows `step` apart; `positive` is added to those above 0, `negative` to the others.
-inline void copy_rows(const float* from, int64_t row, int64_t column, int64_t rows, int64_t columns, float* to,
-                      int64_t step, float positive, float negative) {
+__attribute__((noinline)) void copy_rows(const float* from, int64_t row, int64_t column, int64_t rows, int64_t columns,
+                                         float* to, int64_t step, float positive, float negative) {
   const bool signs = positive != 0 || negative != 0;
   const Vec p = broadcast(positive), q = broadcast(negative);
   for (int64_t r = 0; r < rows; r++, from += row, to += step) {
@@ -106,8 +106,8 @@ inline void turn_rows(const float* from, int64_t row, int64_t rows, int64_t dept
 
 // Words of the bits of x > 0 for rows [r0, r1) and columns [k0, k1): bit r % 32 of words[r / 32 * columns + k]. Rows of a
 // word come in order; bits beyond them are 0.
-inline void pack_signs(const float* x, int64_t row, int64_t column, int64_t r0, int64_t r1, int64_t k0, int64_t k1,
-                       uint32_t* words, int64_t columns) {
+__attribute__((noinline)) void pack_signs(const float* x, int64_t row, int64_t column, int64_t r0, int64_t r1,
+                                          int64_t k0, int64_t k1, uint32_t* words, int64_t columns) {
   for (int64_t r = r0, next; r < r1; r = next) {
     next = min64(r1, (r / 32 + 1) * 32);
     const int64_t n = next - r, shift = r % 32;

@@ -26,5 +26,24 @@ struct Product {
   Finish finish = {};
 };
 
+// Products of the same sizes and strides, one for each matrix of c; a and b have the same axes before those of theirs.
+struct Products {
+  Product first;
+  const View &a, &b, &c;
+
+  int64_t count() const { return c.count(0, c.rank - 2); }
+  Product at(int64_t i) const {
+    Product p = first;
+    p.c += i * p.m * p.n;
+    for (int axis = c.rank - 3; axis >= 0; axis--) {
+      const int64_t along = i % c.shape[axis];
+      i /= c.shape[axis];
+      p.a += along * a.stride[axis];
+      p.b += along * b.stride[axis];
+    }
+    return p;
+  }
+};
+
 }  // namespace
 }  // namespace auxgrad

@@ -57,16 +57,20 @@ struct Dynamic {
   static constexpr float kTop = 1.0f - 0.225f / (64 * kFirst);
   static constexpr float kLeast = kSigned ? 0.5e-6f * (0.1f + 0.45f / kFirst) : 1e-45f;  // what is less is 0
 
-  // Of each decade: x lies in part `steps x + start` of all, the middle of part k is at `step k + middle`, and numbers
-  // from `least` on are nearer to its first middle than to those of the decade before.
-  struct Decades {
-    float steps[8], start, step[8], middle[8], least[8];
+  static constexpr float kWithin = 1.1e-7f;  // in the first part
 
-    constexpr Decades() : steps(), start(8.0f / 9), step(), middle(), least() {
+  // Of each decade: x lies in part `steps x + first` of all, but in none behind `last`; the middle of part k is at
+  // `step k + middle`, and numbers from `least` on are nearer to its first middle than to those of the decade before.
+  struct Decades {
+    float steps[8], first[8], last[8], step[8], middle[8], least[8];
+
+    constexpr Decades() : steps(), first(), last(), step(), middle(), least() {
       double power = 1e-7;  // where the decade begins
       for (int d = 0; d < 7; d++, power *= 10) {
         const double parts = kFirst << d;
         steps[d] = static_cast<float>(parts / (9 * power));
+        first[d] = static_cast<float>(parts * 8 / 9);
+        last[d] = static_cast<float>(2 * parts - 0.5);
         step[d] = static_cast<float>(9 * power / parts);
         middle[d] = static_cast<float>(4.5 * power / parts - 8 * power);
         least[d] = static_cast<float>(power * (1 + 1.8 / parts));
@@ -74,6 +78,42 @@ struct Dynamic {
     }
   };
   static constexpr Decades kDecades = {};
+
+#if defined(__AVX512F__)
+  // The decade of the least number of an octave, and where in it (or behind it) the next one begins; 32 octaves to 2, by
+  // the lower bits of exponents.
+  struct Octaves {
+    alignas(64) int32_t decade[32];
+    alignas(64) float next[32];
+
+    constexpr Octaves() : decade(), next() {
+      double power = 1.0 / (1u << 31);
+      for (int i = 0; i < 32; i++, power *= 2) {
+        while (decade[i] < 6 && kDecades.least[decade[i] + 1] <= power) decade[i]++;
+        next[i] = decade[i] < 6 ? kDecades.least[decade[i] + 1] : 4.0f;
+      }
+    }
+  };
+  static constexpr Octaves kOctaves = {};
+
+  template <class T>
+  static __m512 look_up_octave(const T (&table)[32], IntVec i) {
+    return _mm512_maskz_permutex2var_ps(0xffff, _mm512_load_ps(table), (__m512i)i, _mm512_load_ps(table + 16));
+  }
+#endif
+
+  static IntVec decade_of(Vec magnitude) {
+#if defined(__AVX512F__)
+    const IntVec exponent = (IntVec)magnitude >> 23;
+    const Vec next = (Vec)look_up_octave(kOctaves.next, exponent);
+    return (IntVec)look_up_octave(kOctaves.decade, exponent) - (magnitude >= next);
+#else
+    IntVec decade = {};
+    AUXGRAD_UNROLL
+    for (int d = 1; d < 7; d++) decade -= magnitude >= kDecades.least[d];
+    return decade;
+#endif
+  }
 
   static Vec decode(IntVec code) {
     const IntVec k = kSigned ? code & 127 : code;
@@ -89,15 +129,12 @@ struct Dynamic {
   // |x| <= 1 to within rounding; of any other x some code.
   static IntVec encode(Vec x) {
     const Vec magnitude = (Vec)((IntVec)x & INT32_MAX);
-    IntVec decade = {};
-    AUXGRAD_UNROLL
-    for (int d = 1; d < 7; d++) decade -= magnitude >= kDecades.least[d];
-    const IntVec parts = (IntVec{} + kFirst) << decade, last = parts + parts - 1;
-    const Vec place =
-        fma(magnitude, look_up(kDecades.steps, decade), kDecades.start * __builtin_convertvector(parts, Vec));
-    IntVec code = __builtin_convertvector(place, IntVec);
-    code = code < last ? code : last;
-    if (!kSigned) code = code > kFirst ? code : IntVec{} + kFirst;
+    Vec within = magnitude;
+    if (!kSigned) within = magnitude > kWithin ? magnitude : broadcast(kWithin);
+    const IntVec decade = decade_of(within);
+    const Vec place = fma(within, look_up(kDecades.steps, decade), look_up(kDecades.first, decade));
+    const Vec last = look_up(kDecades.last, decade);
+    IntVec code = __builtin_convertvector(place < last ? place : last, IntVec);
     if (kSigned) code |= ((IntVec)x >> 24) & 0x80;
     code = (kSigned ? x : magnitude) >= kTop ? IntVec{} + kOne : code;
     return magnitude < kLeast ? IntVec{} : code;
@@ -125,12 +162,7 @@ float largest_of(const float* x) {
   }
   const Vec bad = (odd[0] + odd[1]) + (odd[2] + odd[3]);
   if (any_lane(bad != bad)) return __builtin_nanf("");
-  float all[kChains * kLanes];
-  memcpy(all, top, sizeof(all));
-  AUXGRAD_UNROLL
-  for (int half = kChains * kLanes / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; k++) all[k] = all[k + half] > all[k] ? all[k + half] : all[k];
-  return all[0];
+  return fold(top, [](Vec a, Vec b) { return b > a ? b : a; });
 }
 
 // Returns the largest magnitude, by which the codes are scaled.

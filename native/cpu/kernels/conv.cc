@@ -211,6 +211,21 @@ inline void each_gradient_product(const Call& call, const F& f) {
   });
 }
 
+// All phases of a gradient by minimal filtering, where that pays.
+inline bool as_transposed(const Call& call, Product& p) {
+  const View &w = call.in[1], &dx = call.out[0];
+  const Attributes a = attributes(call);
+  const auto suits = [&](int axis) {
+    return w.shape[1 + axis] == 3 && a.stride[axis] == 2 && a.dilation[axis] == 1 && a.pad[axis] % 2 == 1;
+  };
+  if (!suits(0) || !suits(1)) return false;
+  p = gradient_product(call);
+  p.transposed = true;
+  p.vertical = forward_axis(dx.shape[1], 3, 1, (1 - a.pad[0]) / 2, 1);
+  p.horizontal = forward_axis(dx.shape[2], 3, 1, (1 - a.pad[1]) / 2, 1);
+  return suits_patches(p);
+}
+
 // Few channels to write: a vector of them would be mostly empty.
 inline bool is_narrow(const Call& call) {
   const View &dy = call.in[0], &w = call.in[1];
@@ -249,7 +264,9 @@ bool conv2d_input_grad(const Call& call) {
     return true;
   }
   if (!is_depthwise(w, a)) {
-    each_gradient_product(call, [&](const Product& p) { run(call, p); });
+    Product all;
+    if (!amx_in_force() && as_transposed(call, all)) run_patches(call, all);
+    else each_gradient_product(call, [&](const Product& p) { run(call, p); });
     return true;
   }
   const Depthwise d = depthwise_of(dy, w, dx);
@@ -267,7 +284,8 @@ int64_t conv2d_input_grad_scratch(const Call& call, int threads) {
   const View& w = call.in[1];
   if (is_narrow(call)) return narrow_scratch(narrow_gradient(call), threads);
   if (is_depthwise(w, attributes(call))) return w.count() * 4;
-  int64_t bytes = 0;
+  Product all;
+  int64_t bytes = as_transposed(call, all) ? patch_scratch(all, threads) : 0;
   each_gradient_product(call, [&](const Product& p) { bytes = max64(bytes, scratch_of(p, threads)); });
   return bytes;
 }

@@ -34,8 +34,8 @@ void copy_strided(const Call& call) {
   });
 }
 
-constexpr int64_t kLarge = 1 << 20;  // elements of an output that is not kept in the caches anyway
-constexpr int64_t kSquares = 4;      // side by side: the source is read in runs of so many vectors
+constexpr int64_t kLarge = 1 << 20;        // elements of an output that is not kept in the caches anyway
+constexpr int64_t kSquares = 64 / kLanes;  // side by side: the source is read in runs of so many vectors
 
 // 4-byte elements whose dense axis is not the last one: squares of vectors are turned on the way. False if x is not so.
 bool copy_transposed(const Call& call) {
@@ -50,7 +50,8 @@ bool copy_transposed(const Call& call) {
   const int64_t row_blocks = ceil_div(rows, kSquares * kLanes), outer = y.count() / (rows * columns);
   const int64_t run = max64(kLanes, min64(columns, 4096 / kLanes)), runs = ceil_div(columns, run);
   parallel_ranges(
-      call, outer * row_blocks * runs, max64(1, 32768 / (run * kSquares * kLanes)), [&](int64_t begin, int64_t end) {
+      call, outer * row_blocks * runs,
+      max64(1, 32768 / (run * kSquares * kLanes)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
         for (int64_t task = begin; task < end; task++) {
           const int64_t i0 = task % row_blocks * kSquares * kLanes, j0 = task / row_blocks % runs * run;
           int64_t from = i0 + j0 * step, to = i0 * pitch + j0, rest = task / row_blocks / runs, dense_step = columns;
@@ -64,29 +65,37 @@ bool copy_transposed(const Call& call) {
           }
           const float* source = x.f32() + from;
           float* target = y.f32() + to;
-          const bool past = y.count() >= kLarge && lines_apart(target, pitch * 4);
+          const bool past = kCanBypass && y.count() >= kLarge && lines_apart(target, pitch * 4);
           const int64_t height = min64(kSquares * kLanes, rows - i0), stop = min64(columns, j0 + run) - j0;
-          for (int64_t j = 0; j < stop; j += kLanes)
-            for (int64_t i = 0; i < height; i += kLanes) {
-              const int64_t m = min64(kLanes, height - i), n = min64(kLanes, stop - j);
-              const float* corner = source + j * step + i;
-              float* to_corner = target + i * pitch + j;
+          // A square at (i, j), to rows `apart`; edges by elements.
+          const auto turn = [&](int64_t i, int64_t j, float* out, int64_t apart, bool aside) __attribute__((noinline)) {
+            const int64_t m = min64(kLanes, height - i), n = min64(kLanes, stop - j);
+            const float* corner = source + j * step + i;
+            if (m == kLanes && n == kLanes) {
               Vec block[kLanes];
-              if (m == kLanes && n == kLanes) {
-                AUXGRAD_UNROLL
-                for (int k = 0; k < kLanes; k++) block[k] = load(corner + k * step);
-                transpose(block);
-                if (past) {
-                  AUXGRAD_UNROLL
-                  for (int k = 0; k < kLanes; k++) bypass(to_corner + k * pitch, block[k]);
-                } else {
-                  AUXGRAD_UNROLL
-                  for (int k = 0; k < kLanes; k++) store(to_corner + k * pitch, block[k]);
-                }
-              } else {
-                for (int64_t r = 0; r < m; r++)
-                  for (int64_t k = 0; k < n; k++) memcpy(to_corner + r * pitch + k, corner + k * step + r, 4);
-              }
+              AUXGRAD_UNROLL
+              for (int k = 0; k < kLanes; k++) block[k] = load(corner + k * step);
+              transpose(block);
+              AUXGRAD_UNROLL
+              for (int k = 0; k < kLanes; k++) put(past && !aside, WholeLanes(), out + k * apart, block[k]);
+            } else {
+              for (int64_t r = 0; r < m; r++)
+                for (int64_t k = 0; k < n; k++) memcpy(out + r * apart + k, corner + k * step + r, 4);
+            }
+          };
+          // Lines are read, and stored past the caches, whole.
+          for (int64_t line = 0; line < stop; line += kLineFloats)
+            for (int64_t top = 0; top < height; top += kLineFloats) {
+              const int64_t right = min64(stop, line + kLineFloats), bottom = min64(height, top + kLineFloats);
+              alignas(64) float tile[kLineFloats * kLineFloats];
+              const bool aside = kLanes < kLineFloats && past && right - line == kLineFloats;
+              float* out = aside ? tile : target + top * pitch + line;
+              const int64_t apart = aside ? kLineFloats : pitch;
+              for (int64_t j = line; j < right; j += kLanes)
+                for (int64_t i = top; i < bottom; i += kLanes)
+                  turn(i, j, out + (i - top) * apart + j - line, apart, aside);
+              for (int64_t i = top; aside && i < bottom; i++)
+                bypass_copy(target + i * pitch + line, tile + (i - top) * kLineFloats, 64);
             }
         }
         end_bypass();

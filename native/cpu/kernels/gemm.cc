@@ -7,7 +7,7 @@ namespace {
 
 // matmul: a [..., M, K], b [..., K, N], any strides, equal batch axes (stride 0 repeats) -> c [..., M, N] contiguous
 // numbers: alpha
-inline Product matmul_product(const Call& call) {
+inline Products matmul_products(const Call& call) {
   const View &a = call.in[0], &b = call.in[1], &c = call.out[0];
   const int rank = c.rank;
   Product p = {};
@@ -22,37 +22,22 @@ inline Product matmul_product(const Call& call) {
   p.b_column = b.stride[rank - 1];
   p.c = c.f32();
   p.finish.alpha = call.real(0);
-  return p;
+  return {p, a, b, c};
 }
 
 bool matmul(const Call& call) {
-  const View &a = call.in[0], &b = call.in[1], &c = call.out[0];
-  const int rank = c.rank;
-  const Product first = matmul_product(call);
-  gemm(call, first, c.count(0, rank - 2), [&](int64_t batch) {
-    Product p = first;
-    p.c += batch * p.m * p.n;
-    for (int axis = rank - 3; axis >= 0; axis--) {
-      const int64_t i = batch % c.shape[axis];
-      batch /= c.shape[axis];
-      p.a += i * a.stride[axis];
-      p.b += i * b.stride[axis];
-    }
-    return p;
-  });
+  gemm(call, matmul_products(call));
   return true;
 }
 
-int64_t matmul_scratch(const Call& call, int threads) {
-  return gemm_scratch(matmul_product(call), call.out[0].count(0, call.out[0].rank - 2), threads);
-}
+int64_t matmul_scratch(const Call& call, int threads) { return gemm_scratch(matmul_products(call), threads); }
 
 // linear: x [T, I], w [O, I], any strides, bias [O] or absent -> y [T, O], signs u32 [ceil(T/32), I] or absent,
 // mask u32 [ceil(T/32), O] or absent
 // numbers: epsilon, alphabet (0: -1/+1, 1: 0/1), activation (0: none, 1: relu); none of them means 0, 0, 0
 // The operand is x + epsilon * s(x), s(x) = +1 if x > 0, else -1 (alphabet 1: 0); signs are the bits of x > 0, mask
 // those of y > 0. Bit t % 32 of word [t / 32][c] is token t; bits beyond the last token are 0.
-inline Product linear_product(const Call& call) {
+inline Products linear_products(const Call& call) {
   const View &x = call.in[0], &w = call.in[1], &y = call.out[0];
   Product p = {};
   p.m = y.shape[0];
@@ -73,16 +58,15 @@ inline Product linear_product(const Call& call) {
   }
   if (call.n_out > 1) p.signs = call.out[1].u32();
   if (call.n_out > 2) p.finish.mask = call.out[2].u32();
-  return p;
+  return {p, x, w, y};
 }
 
 bool linear(const Call& call) {
-  const Product p = linear_product(call);
-  gemm(call, p, 1, [&](int64_t) { return p; });
+  gemm(call, linear_products(call));
   return true;
 }
 
-int64_t linear_scratch(const Call& call, int threads) { return gemm_scratch(linear_product(call), 1, threads); }
+int64_t linear_scratch(const Call& call, int threads) { return gemm_scratch(linear_products(call), threads); }
 
 }  // namespace
 }  // namespace auxgrad

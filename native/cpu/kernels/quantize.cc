@@ -7,7 +7,8 @@
 namespace auxgrad {
 namespace {
 
-constexpr int64_t kTogether = 8;  // groups: these and the next ones stay in the first cache
+constexpr int64_t kTogether = 8;                 // groups: these and the next ones stay in the first cache
+constexpr int64_t kDrawn = kGroup / kDrawWords;  // groups that random words are made for at a time
 
 typedef uint32_t WordVec __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t Draw __attribute__((may_alias));
@@ -25,17 +26,10 @@ inline uint32_t range_word(const float* x) {
       odd[c] = fma(v, Vec{}, odd[c]);  // NaN from NaN and infinities on
     }
   }
-  float least[kChains * kLanes], most[kChains * kLanes];
-  memcpy(least, low, sizeof(least));
-  memcpy(most, high, sizeof(most));
-  AUXGRAD_UNROLL
-  for (int half = kChains * kLanes / 2; half > 0; half /= 2)
-    for (int k = 0; k < half; k++) {
-      least[k] = least[k + half] < least[k] ? least[k + half] : least[k];
-      most[k] = most[k + half] > most[k] ? most[k + half] : most[k];
-    }
+  const float least = fold(low, [](Vec a, Vec b) { return b < a ? b : a; });
+  const float most = fold(high, [](Vec a, Vec b) { return b > a ? b : a; });
   const Vec bad = (odd[0] + odd[1]) + (odd[2] + odd[3]);
-  return any_lane(bad != bad) ? kNoRange : range_of(least[0], most[0]);
+  return any_lane(bad != bad) ? kNoRange : range_of(least, most);
 }
 
 template <int kBits>
@@ -71,21 +65,23 @@ struct Codec : Codes<kBits> {
   static void decode(const uint32_t* words, uint32_t range, bool past, float* x) {
     const Vec low = broadcast(minimum_of(range));
     const Vec step = broadcast(Codes<kBits>::step(width_of(range)));
-    for (int64_t j = 0; j < kWords; j += kLanes) {
-      IntVec word;
-      memcpy(&word, words + j, sizeof(word));
-      for (int k = 0; k < 32 / kBits; k++) {
-        const IntVec code = word >> (kBits * k) & static_cast<int32_t>(kTop);
-        put(past, WholeLanes(), x + j + kWords * k, __builtin_convertvector(code, Vec) * step + low);
-      }
-    }
+    for (int64_t j = 0; j < kWords; j += kLineFloats)  // what is stored past the caches fills a line at once
+      for (int k = 0; k < 32 / kBits; k++)
+        for (int64_t i = j; i < j + kLineFloats; i += kLanes) {
+          IntVec word;
+          memcpy(&word, words + i, sizeof(word));
+          const IntVec code = word >> (kBits * k) & static_cast<int32_t>(kTop);
+          put(past, WholeLanes(), x + i + kWords * k, __builtin_convertvector(code, Vec) * step + low);
+        }
   }
 };
 
 // The draws of a group. None is so near to the ends that values within 2^-11 of a level could miss it.
-inline void draw(const Stream& stream, int64_t group, uint32_t* draws) {
-  static_assert(kGroup == kElements / 2, "two draws of a word");
-  stream.words(group * kGroup, draws);
+__attribute__((noinline)) inline void draw(const uint32_t* words, uint32_t* draws) {
+  for (int i = 0; i < kDrawWords; i++) {
+    draws[i] = words[i];
+    draws[i + kDrawWords] = turned(words[i]);
+  }
   Draw* d = reinterpret_cast<Draw*>(draws);
   for (int64_t i = 0; i < kElements; i++) {
     const Draw above = d[i] < 32 ? 32 : d[i];
@@ -100,7 +96,7 @@ bool quantize_bits(const Call& call) {
   const Stream stream = random ? stream_of(call.in[1], call.number[1]) : Stream{};
   parallel_ranges(call, ceil_div(n, kElements), 64, [&](int64_t begin, int64_t end) {
     float padded[kElements];
-    uint32_t draws[kElements / 2];
+    uint32_t draws[kElements / 2], random_words[kGroup];
     for (uint32_t& d : draws) d = 0x80008000u;
     const auto group = [&](int64_t g) {
       const float* x = call.in[0].f32() + g * kElements;
@@ -117,7 +113,10 @@ bool quantize_bits(const Call& call) {
         uint32_t* words = call.out[0].u32() + g * Codec<kBits>::kWords;
         fetch(call.in[0].f32() + (g + kTogether) * kElements, kElements * static_cast<int64_t>(sizeof(float)));
         fetch(words + kTogether * Codec<kBits>::kWords, Codec<kBits>::kWords * static_cast<int64_t>(sizeof(uint32_t)));
-        if (random) draw(stream, g, draws);
+        if (random) {
+          if (g % kDrawn == 0) stream.words(g * kDrawWords, random_words);
+          draw(random_words + g % kDrawn * kDrawWords, draws);
+        }
         Codec<kBits>::encode(group(g), ranges[g], draws, words);
       }
     }

@@ -7,7 +7,6 @@
 // eight times as many.
 #pragma once
 #include "../amx/tiles.h"
-#include "../vector.h"
 #include "codes.h"
 
 #if defined(AUXGRAD_HAS_AMX)

@@ -4,20 +4,67 @@
 //
 // Codes are packed along tokens: word [t * bits / 32][c] holds the code of token t, channel c, from bit t * bits % 32.
 #pragma once
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
 #include "../../core/code_gradient.h"
-#include "../unit.h"
+#include "../vector.h"
 
 namespace auxgrad {
 namespace {
 
-typedef uint32_t Words __attribute__((vector_size(64)));  // one word of 16 channels
-typedef float Floats __attribute__((vector_size(64)));
-
 constexpr int kColumns = 16;  // columns (tap, c) of dW that are summed together
 constexpr int kStep = 384;    // tokens that are summed at a time
+
+// One word, and one float, of 16 channels: a vector, or as many as it takes. Compilers take wider ones through memory.
+#if defined(__AVX512F__)
+typedef uint32_t Words __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(64)));
+#else
+template <class V, class T>
+struct Lanes {
+  V part[kColumns / kLanes];
+
+  T operator[](int64_t i) const { return part[i / kLanes][i % kLanes]; }
+  Lanes operator~() const { return *this ^ ~T{}; }
+#define AUXGRAD_LANES(op)                                                           \
+  friend Lanes operator op(Lanes a, const Lanes& b) {                               \
+    for (int i = 0; i < kColumns / kLanes; i++) a.part[i] = a.part[i] op b.part[i]; \
+    return a;                                                                       \
+  }                                                                                 \
+  friend Lanes operator op(Lanes a, T b) {                                          \
+    for (int i = 0; i < kColumns / kLanes; i++) a.part[i] = a.part[i] op b;         \
+    return a;                                                                       \
+  }                                                                                 \
+  template <class B>                                                                \
+  Lanes& operator op##=(const B& b) {                                               \
+    return *this = *this op b;                                                      \
+  }
+  AUXGRAD_LANES(+)
+  AUXGRAD_LANES(-)
+  AUXGRAD_LANES(*)
+  AUXGRAD_LANES(&)
+  AUXGRAD_LANES(|)
+  AUXGRAD_LANES(^)
+  AUXGRAD_LANES(<<)
+  AUXGRAD_LANES(>>)
+#undef AUXGRAD_LANES
+};
+typedef Lanes<BitWords, uint32_t> Words;
+typedef Lanes<Vec, float> Floats;
+#endif
+
+// The first n <= 16 lanes from memory, 0 in the others.
+template <class L>
+inline L load_lanes(const void* p, int64_t n) {
+  L v = {};
+#if defined(__AVX512F__)
+  v = (L)_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << n) - 1), p);
+#else
+  if (n == kColumns)
+    for (int i = 0; i < kColumns / kLanes; i++)
+      memcpy(&v.part[i], static_cast<const char*>(p) + i * sizeof(v.part[i]), sizeof(v.part[i]));
+  else memcpy(&v, p, static_cast<size_t>(n) * 4);
+#endif
+  return v;
+}
 
 struct CodeGradient : CodeOperands {
   int64_t taps() const { return kernel[0] * kernel[1]; }
@@ -99,24 +146,12 @@ inline void valid_tokens(const Run* runs, int count, uint64_t* valid) {
     }
 }
 
-// The words of n <= 16 channels, 0 in the other lanes.
-inline Words load_words(const uint32_t* p, int64_t n) {
-#if defined(__AVX512F__)
-  return (Words)_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << n) - 1), p);
-#else
-  Words v = {};
-  if (n == kColumns) memcpy(&v, p, sizeof(v));
-  else memcpy(&v, p, static_cast<size_t>(n) * 4);
-  return v;
-#endif
-}
-
 // The first n lanes of `own` in lanes at ... at + n of `words`.
 inline Words place_lanes(Words words, Words own, int64_t at, int64_t n) {
 #if defined(__AVX512F__)
   return (Words)_mm512_mask_expand_epi32((__m512i)words, static_cast<__mmask16>(((1u << n) - 1) << at), (__m512i)own);
 #else
-  for (int64_t i = 0; i < n; i++) words[at + i] = own[i];
+  memcpy(reinterpret_cast<uint32_t*>(&words) + at, &own, static_cast<size_t>(n) * 4);
   return words;
 #endif
 }
@@ -172,7 +207,7 @@ inline void gather_codes(const CodeGradient& g, const TapTokens& tokens, const u
     const int64_t first = floor_div(tokens.distance * bits, 32);
     const int shift = static_cast<int>(tokens.distance * bits - first * 32);
     const auto word = [&](int64_t w) {
-      return w >= 0 && w < g.rows ? load_words(source + w * g.channels, n) : Words{};
+      return w >= 0 && w < g.rows ? load_lanes<Words>(source + w * g.channels, n) : Words{};
     };
     Words low = word(first);
     for (int w = 0; w < words; w++) {
@@ -191,14 +226,14 @@ inline void gather_codes(const CodeGradient& g, const TapTokens& tokens, const u
     while (left > 0) {
       const int room = 32 - to % 32 < left ? 32 - to % 32 : left, shift = static_cast<int>(from % 32);
       const uint32_t* word = source + from / 32 * g.channels;
-      Words v = load_words(word, n) >> shift;
+      Words v = load_lanes<Words>(word, n) >> shift;
       int take = bits;
       if (stride == 1) {
         take = room;
-        if (shift + take > 32) v |= load_words(word + g.channels, n) << (32 - shift);
+        if (shift + take > 32) v |= load_lanes<Words>(word + g.channels, n) << (32 - shift);
       } else if (stride == 2) {
         take = room < 16 ? room : 16;
-        if (shift && shift + 2 * take - bits > 32) v |= load_words(word + g.channels, n) << (32 - shift);
+        if (shift && shift + 2 * take - bits > 32) v |= load_lanes<Words>(word + g.channels, n) << (32 - shift);
         v = even_codes(v, bits);
       }
       v &= take == 32 ? ~0u : (1u << take) - 1;
@@ -229,15 +264,11 @@ struct Scales {
   float factor[kStep], middle[kStep];
 
   void set(const CodeGradient& g, int64_t t0, int64_t count) {
-    int64_t range = t0 / g.span, left = g.span - t0 % g.span;
-    for (int64_t t = 0; t < count; t++, left--) {
-      if (g.bits == 1) {
-        factor[t] = g.scale;
-        continue;
-      }
-      if (left == 0) range++, left = g.span;
-      factor[t] = g.scale * g.ranges[2 * range + 1] / 6.0f;
-      middle[t] = g.scale * (g.ranges[2 * range] + 0.5f * g.ranges[2 * range + 1]);
+    int64_t range = t0 / g.span, end = g.bits == 2 ? g.span - t0 % g.span : count;
+    for (int64_t t = 0; t < count; range++, end += g.span) {
+      const float r = g.bits == 2 ? g.ranges[2 * range + 1] : 6.0f, m = g.bits == 2 ? g.ranges[2 * range] : 0.0f;
+      const float own_factor = g.scale * r / 6.0f, own_middle = g.scale * (m + 0.5f * r);
+      for (const int64_t last = min64(end, count); t < last; t++) factor[t] = own_factor, middle[t] = own_middle;
     }
   }
 };

@@ -2,7 +2,6 @@
 // channel's bit is set. With S the sums over set bits and D those over all tokens in the image, signs give 2 S - D and
 // two-bit codes 4 S1 + 2 S0 - 3 D, taken 32 tokens at a time so that little cancels.
 #pragma once
-#include "../vector.h"
 #include "lookup.h"
 
 namespace auxgrad {
@@ -81,12 +80,9 @@ inline void depthwise_task(const CodeGradient& g, DepthwiseSpace& space, int64_t
     }
     for (int64_t v = 0; v < vectors; v++) {
       const int64_t at = channel + v * kColumns;
-      const size_t bytes = static_cast<size_t>(min64(kColumns, g.channels - at)) * 4;
+      const int64_t lanes = min64(kColumns, g.channels - at);
       for (int64_t t = 0; t < kStep; t++) {
-        Floats row = {};
-        const float* p = g.delta + (t0 + t) * g.outputs + at;
-        if (t < count && bytes == sizeof(row)) memcpy(&row, p, sizeof(row));
-        else if (t < count) memcpy(&row, p, bytes);
+        const Floats row = t < count ? load_lanes<Floats>(g.delta + (t0 + t) * g.outputs + at, lanes) : Floats{};
         space.delta[t] = t < count ? row * scales.factor[t] : row;
         if (planes == 2) space.middle[t] = t < count ? row * scales.middle[t] : row;
       }

@@ -33,7 +33,7 @@ struct VectorSpace {
   static constexpr int kRows = kLookup ? Bits : 1, kTokens = kPart / kRows;  // rows of deltas for a token
   alignas(64) Tables tables;
   alignas(64) float delta[kPart][kOutputs];
-  alignas(64) float sums[1][kOutputs][kColumns];
+  alignas(64) float sums[1][kSumRows][kColumns];
 };
 
 template <int Bits>
@@ -63,7 +63,7 @@ struct Places {
     const bool cut = blocks < kRunBlocks && total > 0 && total <= kRunTotal && (amx || all >= 2 * kRuns);
     runs = cut ? min64(kRuns, all) : 1;
     if (runs > 1) steps = max64(2, min64(min64(steps, kRunCodes / blocks), kRunDeltas / (kStep * g.outputs)));
-    code_bytes = kStep / 64 * g.bits * kPairWords * static_cast<int64_t>(sizeof(Words));
+    code_bytes = kStep / kPart * g.bits * kPartWords * static_cast<int64_t>(sizeof(Words));
     thread_bytes = g.bits == 1 ? vector_bytes<1>(chunk, g.taps_a_block()) : vector_bytes<2>(chunk, g.taps_a_block());
     if (amx) {  // the largest of both: which of them runs may be switched after planning
       code_bytes = kStep * kColumns;
@@ -87,9 +87,12 @@ struct Places {
     return p;
   }
   float* sums(int threads) const { return reinterpret_cast<float*>(base + threads * own()); }
-  uint8_t* code(int64_t block, int64_t step) const { return base + (block * steps + step) * code_bytes; }
+  // Codes lie behind the valid tokens, before a gap: what look-up loads may begin or end some bytes beside them.
   Valid* valid(int64_t block, int64_t step) const {
-    return reinterpret_cast<Valid*>(base + chunk * steps * code_bytes + (block * steps + step) * valid_bytes);
+    return reinterpret_cast<Valid*>(base + (block * steps + step) * valid_bytes);
+  }
+  uint8_t* code(int64_t block, int64_t step) const {
+    return base + chunk * steps * valid_bytes + (block * steps + step) * code_bytes;
   }
   uint8_t* thread(int i) const { return base + shared() + i * thread_bytes; }
 };
@@ -122,13 +125,7 @@ struct Shift {
       for (int64_t t = from; t < to; t += 64) any |= missing(valid, t);
     return any != 0;
   }
-  Floats row(int64_t t) const {
-    Floats v = {};
-    const float* p = g.delta + (t0 + t) * g.outputs + o0;
-    if (outputs == kColumns) memcpy(&v, p, sizeof(v));
-    else memcpy(&v, p, static_cast<size_t>(outputs) * 4);
-    return v;
-  }
+  Floats row(int64_t t) const { return load_lanes<Floats>(g.delta + (t0 + t) * g.outputs + o0, outputs); }
   Floats sum(const uint64_t* valid) const {
     Floats total = whole;
     int64_t left = to - from;
@@ -291,7 +288,7 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
     for (; t + 8 <= count; t += 8) scale_rows<8, Bits>(g, scales, t0, from, t, o0, o1 - o0, space, middles);
     for (; t < count; t++) scale_rows<1, Bits>(g, scales, t0, from, t, o0, o1 - o0, space, middles);
     const Words* codes =
-        reinterpret_cast<const Words*>(places.code(range.first - task.chunk, step)) + from * Bits / 64 * kPairWords;
+        reinterpret_cast<const Words*>(places.code(range.first - task.chunk, step)) + from * Bits / kPart * kPartWords;
     const int64_t stride = places.steps * places.code_bytes / static_cast<int64_t>(sizeof(Words));
     const bool more = t0 + kTokens < task.t1;  // of these outputs; else of those after them
     const int64_t later = more ? t0 + kTokens : task.t0, later_o0 = more ? o0 : o1;
@@ -322,7 +319,7 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
   if (kSignedOnly && g.zero_one) {
     const float* clear = reinterpret_cast<const float*>(space.sums + blocks);
     for (int64_t i = 0; i < blocks * g.taps_a_block(); i++)
-      for (int o = 0; o < Space::kOutputs; o++) shifts[i][o] = -clear[o * kColumns];
+      for (int o = 0; o < Space::kOutputs; o++) reinterpret_cast<float*>(shifts + i)[o] = -clear[o * kColumns];
   }
   each_block(g, range.first, range.last, o0, o1, [&](int64_t i, int64_t first, int64_t last) {
     const ColumnBlock b = column_block(g, i);
@@ -331,11 +328,10 @@ __attribute__((noinline)) void vector_task(const CodeGradient& g, const Places& 
       const float* sum = space.sums[i - range.first][o - o0];
       float* p = g.dw + o * row + b.column;
       if (b.channels == kColumns) {
-        Floats total, old = {};
-        memcpy(&total, sum, sizeof(total));
-        if (task.add) memcpy(&old, p, sizeof(old));
-        total = old + (total + (*shift)[o - o0]);
-        memcpy(p, &total, sizeof(total));
+        for (int lane = 0; lane < kColumns; lane += kLanes) {
+          const Vec total = load(sum + lane) + broadcast((*shift)[o - o0]);
+          store(p + lane, task.add ? load(p + lane) + total : total);
+        }
         continue;
       }
       for (int64_t k = 0; k < b.taps; k++)

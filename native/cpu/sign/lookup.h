@@ -2,23 +2,21 @@
 //
 // The bits of five consecutive tokens of a channel are a number; for an output channel, the 32 signed sums of its five
 // deltas are two registers. An in-register permute by sixteen channels' numbers, and one add, do the work of five
-// multiply-adds for sixteen channels. The permute reads only the low bits of each number, so a shift is all the
+// multiply-adds for sixteen channels. The permute reads only the low bits of each number, so loads are all the
 // decoding. Tables are built once per part of a step and shared by all input channels; where these are few, they are
 // made in registers on the way. With 8 lanes it is four tokens: a register has the sums of three and the fourth added, and
 // where the fourth is to be taken away, the opposite of an entry is added.
 //
 // A code of two bits is two signs, of the delta and of its double: 2 q - 3 = (2 q0 - 1) + 2 (2 q1 - 1).
 #pragma once
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
 #include "codes.h"
 
 namespace auxgrad {
 namespace {
 
-constexpr int kOutputs = 16;  // of a task: a cache line of deltas
-constexpr int kPart = 128;    // bits of a channel whose tables stay in the first-level cache
+constexpr int kOutputs = 16;            // of a task: a cache line of deltas
+constexpr int kSumRows = kOutputs + 1;  // of sums of a block: those of four blocks further on are not 4 KiB away
+constexpr int kPart = 128;              // bits of a channel whose tables stay in the first-level cache
 
 typedef float PartDelta[kPart][kOutputs];  // what a set bit of a part adds; less this, or 0, what a clear one adds
 
@@ -26,7 +24,7 @@ typedef float PartDelta[kPart][kOutputs];  // what a set bit of a part adds; les
 struct Blocks {
   const Words* bits;
   int64_t stride;  // words from a block to the next
-  float (*sums)[kOutputs][kColumns];
+  float (*sums)[kSumRows][kColumns];
   int64_t count;
 
   Blocks from(int64_t i) const { return {bits + i * stride, stride, sums + i, count - i}; }
@@ -48,13 +46,13 @@ struct NextRows {
     count -= n;
     return taken;
   }
-  // The i-th four of them: more at a time would be waited for. Locality 2 is the second-level cache, 3 the first.
+  // The i-th of them. Locality 2 is the second-level cache, 3 the first.
   template <int locality = 2>
   void prefetch(int64_t i) const {
-    for (int64_t k = 4 * i; k < 4 * i + 4; k++) __builtin_prefetch(row + k * stride, 0, locality);
+    __builtin_prefetch(row + i * stride, 0, locality);
   }
   void prefetch() const {
-    for (int64_t i = 0; i < count; i += 4) prefetch(i / 4);
+    for (int64_t i = 0; i < count; i++) prefetch(i);
   }
 };
 
@@ -63,21 +61,36 @@ constexpr bool kCodesAreSigns = true;  // two-bit codes are summed as two signs 
 constexpr bool kSignedOnly = false;    // bits 1 and 0 need sums of bits that are all clear, to be taken from the others
 constexpr int kLookupOutputs = 4;      // whose sums, of four blocks, are in registers
 
-// Of a word, three numbers of 5 bits in each half; of two words, one of the 4 bits that these leave, in a word of its own
-// behind them.
-constexpr int kPairWords = 3;
+// Thirteen numbers of 64 bits, a byte each: the low five bits of the eight bytes, where they are; of the three bits that
+// each leaves, the first word's and two of the second's; the four last bits of the second. These lie behind the others
+// of the part.
+constexpr int kPartWords = 7, kHalfNumbers = 13;
 
 inline void place_words(const Words* words, int count, Words* out) {
-  for (int w = 0; w < count; w += 2, words += 2, out += kPairWords) {
-    out[0] = words[0];
-    out[1] = words[1];
-    out[2] = (words[0] >> 15 & 1) << 3 | words[0] >> 31 << 2 | (words[1] >> 15 & 1) << 1 | words[1] >> 31;
+  for (int w = 0; w < count; w += 4, words += 4, out += kPartWords) {
+    Words last[2];
+    for (int half = 0; half < 2; half++) {
+      const Words a = words[2 * half], b = words[2 * half + 1];
+      out[3 * half] = a;
+      out[3 * half + 1] = b;
+      out[3 * half + 2] = (a >> 5 & 0x07070707u) | (b >> 2 & 0x18181818u);
+      Words top = b >> 7 & 0x01010101u;
+      top |= top >> 7;
+      last[half] = (top | top >> 14) & 15;
+    }
+    out[6] = last[0] | last[1] << 8;
   }
 }
 
 struct Tables {
-  alignas(64) float five[kPart / 32][6][kLookupOutputs][32];
-  alignas(64) float rest[kPart / 64][kLookupOutputs][16];
+  alignas(64) float five[2 * kHalfNumbers][kLookupOutputs][32];
+};
+
+// Where the deltas of the k-th five bits of a half lie.
+struct Five {
+  const float *three, *two;
+  Five(const float* delta, int k)
+      : three(delta + (k < 8 ? 8 * k : 8 * k - 59) * kOutputs), two(three + (k < 8 ? 3 : 32) * kOutputs) {}
 };
 
 struct TableMaker {
@@ -100,27 +113,28 @@ struct TableMaker {
   __m512 two_codes(const float* d0, const float* d1) const {
     return _mm512_fmadd_ps(code[1], _mm512_set1_ps(*d1), _mm512_mul_ps(code[0], _mm512_set1_ps(*d0)));
   }
-  // Of deltas kOutputs apart: entries with the fifth bit clear, and set.
-  void five(const float* d, __m512& clear, __m512& set) const {
-    const __m512 t = four(d, d + kOutputs, d + 2 * kOutputs, d + 3 * kOutputs);
-    const __m512 last = _mm512_set1_ps(d[4 * kOutputs]);
+  // Entries with the fifth bit clear, and set.
+  void five(const Five& at, int o, __m512& clear, __m512& set) const {
+    const float *d = at.three + o, *e = at.two + o;
+    const __m512 t = four(d, d + kOutputs, d + 2 * kOutputs, e), last = _mm512_set1_ps(e[kOutputs]);
     clear = _mm512_mask_sub_ps(t, minus, t, last);
     set = _mm512_add_ps(t, last);
   }
-  // Of the last bit of each half of two words.
+  // Of the last bits of four bytes.
   __m512 rest(const float* d) const {
-    return four(d + 63 * kOutputs, d + 47 * kOutputs, d + 31 * kOutputs, d + 15 * kOutputs);
+    return four(d + 39 * kOutputs, d + 47 * kOutputs, d + 55 * kOutputs, d + 63 * kOutputs);
   }
 };
 
-inline void build_tables(const TableMaker& maker, const float* delta, int words, Tables& tables) {
-  float* table = tables.five[0][0][0];
-  for (int half = 0; half < 2 * words; half++, delta += kOutputs)
+inline void build_tables(const TableMaker& maker, const float* delta, int halves, Tables& tables) {
+  float* table = tables.five[0][0];
+  for (int half = 0; half < halves; half++, delta += 64 * kOutputs) {
 #pragma GCC unroll 1
-    for (int k = 0; k < 3; k++, delta += 5 * kOutputs, table += 32 * kLookupOutputs) {
+    for (int k = 0; k < kHalfNumbers - 1; k++, table += 32 * kLookupOutputs) {
+      const Five five(delta, k);
       __m512 clear[kLookupOutputs], set[kLookupOutputs];
 #pragma GCC unroll 4
-      for (int o = 0; o < kLookupOutputs; o++) maker.five(delta + o, clear[o], set[o]);
+      for (int o = 0; o < kLookupOutputs; o++) maker.five(five, o, clear[o], set[o]);
       loads_end();
 #pragma GCC unroll 4
       for (int o = 0; o < kLookupOutputs; o++) {
@@ -128,10 +142,9 @@ inline void build_tables(const TableMaker& maker, const float* delta, int words,
         _mm512_store_ps(table + 32 * o + 16, set[o]);
       }
     }
-  delta -= 32 * words * kOutputs;
-  for (int w = 0; w < words; w += 2)
     for (int o = 0; o < kLookupOutputs; o++)
-      _mm512_store_ps(tables.rest[w / 2][o], maker.rest(delta + w * 32 * kOutputs + o));
+      _mm512_store_ps(tables.five[(kHalfNumbers - 1) * halves + half][o], maker.rest(delta + o));
+  }
 }
 
 // Sums of n blocks and kLookupOutputs outputs, in registers.
@@ -144,60 +157,44 @@ struct Sums {
 #pragma GCC unroll 4
     for (int o = 0; o < kLookupOutputs; o++)
 #pragma GCC unroll 4
-      for (int i = 0; i < n; i++) of[o][i] = _mm512_load_ps(memory[i * kOutputs + o]);
+      for (int i = 0; i < n; i++) of[o][i] = _mm512_load_ps(memory[i * kSumRows + o]);
   }
   void store() const {
 #pragma GCC unroll 4
     for (int o = 0; o < kLookupOutputs; o++)
 #pragma GCC unroll 4
-      for (int i = 0; i < n; i++) _mm512_store_ps(memory[i * kOutputs + o], of[o][i]);
+      for (int i = 0; i < n; i++) _mm512_store_ps(memory[i * kSumRows + o], of[o][i]);
   }
 };
 
-// The words of n blocks with the half-th half of a part's words at their low end.
+// The words of n blocks from a byte on.
 template <int n>
-inline void load_halves(Blocks blocks, int half, __m512i* number) {
-  const int64_t word = half / 4 * kPairWords + half % 4 / 2;
+inline void load_numbers(Blocks blocks, int64_t at, __m512i* number) {
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++)
-    number[i] =
-        _mm512_loadu_si512(reinterpret_cast<const uint16_t*>(blocks.bits + i * blocks.stride + word) + half % 2);
+    number[i] = _mm512_loadu_si512(reinterpret_cast<const uint8_t*>(blocks.bits + i * blocks.stride) + at);
 }
 
-// Adds to the sums of n blocks. Numbers move down by products: shifts and permutes share units on some machines.
+// Adds to the sums of n blocks.
 template <int n>
-__attribute__((noinline)) void look_up(const Tables& tables, int words, Blocks blocks, int output, NextRows& next) {
+__attribute__((noinline)) void look_up(const Tables& tables, int halves, Blocks blocks, int output, NextRows& next) {
   Sums<n> sum(blocks, output);
-  const __m512i down = _mm512_set1_epi16(1 << 11);
-  const float* table = tables.five[0][0][0];
-  const NextRows rows = next.take(8 * words);
-  for (int w = 0; w < words; w += 2) {
+  const float* table = tables.five[0][0];
+  const int numbers = halves * kHalfNumbers, last = halves * (kHalfNumbers - 1);
+  const NextRows rows = next.take(numbers);
+#pragma GCC unroll 1
+  for (int k = 0; k < numbers; k++, table += 32 * kLookupOutputs) {
     __m512i number[n];
-#pragma GCC unroll 1
-    for (int half = 2 * w; half < 2 * w + 4; half++) {
-      rows.prefetch(half);
-      load_halves<n>(blocks, half, number);
-#pragma GCC unroll 1
-      for (int k = 0; k < 3; k++, table += 32 * kLookupOutputs) {
-#pragma GCC unroll 4
-        for (int o = 0; o < kLookupOutputs; o++) {
-          __m512 clear = _mm512_load_ps(table + 32 * o), set = _mm512_load_ps(table + 32 * o + 16);
-          asm("" : "+v"(clear), "+v"(set));  // one load for all blocks
-#pragma GCC unroll 4
-          for (int i = 0; i < n; i++)
-            sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutex2var_ps(clear, number[i], set));
-        }
-#pragma GCC unroll 4
-        for (int i = 0; i < n; i++) number[i] = _mm512_mulhi_epu16(number[i], down);
-      }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < n; i++) number[i] = _mm512_load_si512(blocks.bits + i * blocks.stride + w / 2 * kPairWords + 2);
+    rows.prefetch(k);
+    const int at = k < last ? k : k - last + 2 * (kHalfNumbers - 1);
+    load_numbers<n>(blocks, at / 4 * 64 + at % 4, number);
 #pragma GCC unroll 4
     for (int o = 0; o < kLookupOutputs; o++) {
-      const __m512 four = _mm512_load_ps(tables.rest[w / 2][o]);
+      __m512 clear = _mm512_load_ps(table + 32 * o), set = _mm512_load_ps(table + 32 * o + 16);
+      asm("" : "+v"(clear), "+v"(set));  // one load for all blocks
 #pragma GCC unroll 4
-      for (int i = 0; i < n; i++) sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutexvar_ps(number[i], four));
+      for (int i = 0; i < n; i++)
+        sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutex2var_ps(clear, number[i], set));
     }
   }
   sum.store();
@@ -205,28 +202,28 @@ __attribute__((noinline)) void look_up(const Tables& tables, int words, Blocks b
 
 // The same where blocks are too few to share tables: those of four bits are made in registers.
 template <int n, int Bits>
-__attribute__((noinline)) void look_up_made(const TableMaker& maker, const float* delta, int words, Blocks blocks,
+__attribute__((noinline)) void look_up_made(const TableMaker& maker, const float* delta, int halves, Blocks blocks,
                                             int output, NextRows& next) {
   Sums<n> sum(blocks, output);
   const __m512i down = _mm512_set1_epi16(1 << 12);
-  const NextRows rows = next.take(8 * words);
-  for (int half = 0; half < 2 * words; half++) {
+  const NextRows rows = next.take(16 * halves);
+  for (int i = 0; i < 4 * halves; i++) {
     __m512i number[n];
-    rows.prefetch<3>(half);
-    load_halves<n>(blocks, half, number);
+    load_numbers<n>(blocks, i / 4 * 192 + i % 4 / 2 * 64 + i % 2 * 2, number);
 #pragma GCC unroll 1
     for (int k = 0; k < 4; k++, delta += 4 * kOutputs) {
+      rows.prefetch<3>(4 * i + k);
 #pragma GCC unroll 4
       for (int o = 0; o < kLookupOutputs; o++) {
         const float* d = delta + o;
         const __m512 four = Bits == 2 ? maker.two_codes(d, d + 2 * kOutputs)
                                       : maker.four(d, d + kOutputs, d + 2 * kOutputs, d + 3 * kOutputs);
 #pragma GCC unroll 4
-        for (int i = 0; i < n; i++) sum.of[o][i] = _mm512_add_ps(sum.of[o][i], _mm512_permutexvar_ps(number[i], four));
+        for (int j = 0; j < n; j++) sum.of[o][j] = _mm512_add_ps(sum.of[o][j], _mm512_permutexvar_ps(number[j], four));
       }
 #pragma GCC unroll 4
-      for (int i = 0; i < n; i++)
-        number[i] = Bits == 2 ? _mm512_mulhi_epu16(number[i], down) : _mm512_srli_epi32(number[i], 4);
+      for (int j = 0; j < n; j++)
+        number[j] = Bits == 2 ? _mm512_mulhi_epu16(number[j], down) : _mm512_srli_epi32(number[j], 4);
     }
   }
   sum.store();
@@ -246,14 +243,14 @@ struct PartSums {
   const TableMaker& maker;
   const Tables* tables;  // or null
   const float* delta;
-  int words, output;
+  int halves, output;
   const Blocks& blocks;
   NextRows& next;
 
   template <int n>
   void at(int64_t i) const {
-    if (tables) look_up<n>(*tables, words, blocks.from(i), output, next);
-    else look_up_made<n, Bits>(maker, delta, words, blocks.from(i), output, next);
+    if (tables) look_up<n>(*tables, halves, blocks.from(i), output, next);
+    else look_up_made<n, Bits>(maker, delta, halves, blocks.from(i), output, next);
   }
 };
 
@@ -262,10 +259,10 @@ template <int Bits>
 inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
   const TableMaker maker(clear);
   const bool few = blocks.count <= 4 * Bits;
-  words += words % 2;
+  const int halves = (words + 1) / 2;
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {
-    if (!few) build_tables(maker, delta[0] + o, words, tables);
-    each_few(blocks.count, PartSums<Bits>{maker, few ? nullptr : &tables, delta[0] + o, words, o, blocks, next});
+    if (!few) build_tables(maker, delta[0] + o, halves, tables);
+    each_few(blocks.count, PartSums<Bits>{maker, few ? nullptr : &tables, delta[0] + o, halves, o, blocks, next});
   }
 }
 #elif defined(__AVX2__)
@@ -273,21 +270,18 @@ constexpr bool kCodesAreSigns = true, kSignedOnly = true;
 constexpr int kLookupOutputs = 8;
 constexpr uint32_t kClearWord = ~0u;  // bits that are all clear, in place
 
-// Of a word, eight numbers of three bits from the low end up, and for each, from the high end down, whether its entry is
-// taken from the sum. Of four bits the last is that sign; where it is clear, the others count the other way round.
+// Of a byte's two times four bits, the last is the sign of the sum; where it is clear, the others count the other way
+// round. In place, the byte has the two numbers of three bits from the low end up, and from the high end down whether
+// their entries are taken from the sum.
 struct Tables {
   alignas(32) float three[kPart / 4][kLookupOutputs][8];
 };
 
 inline void place_words(const Words* words, int count, Words* out) {
   for (int i = 0; i < count; i++) {
-    Words minus = ~words[i] & 0x88888888u, number = (words[i] ^ ((minus >> 3) * 7)) & 0x77777777u;
-    number = (number & 0x07070707u) | (number >> 1 & 0x38383838u);
-    number = (number & 0x003f003fu) | (number >> 2 & 0x0fc00fc0u);
-    number = (number & 0x00000fffu) | (number >> 4 & 0x00fff000u);
-    minus = (minus << 4 & 0x80808080u) | (minus >> 1 & 0x40404040u);
-    minus = (minus << 8 & 0xc000c000u) | (minus >> 2 & 0x30003000u);
-    out[i] = number | minus << 16 | (minus >> 4 & 0x0f000000u);
+    const Words minus = ~words[i] & 0x88888888u, number = words[i] ^ (minus >> 3) * 7;
+    out[i] =
+        (number & 0x07070707u) | (number >> 1 & 0x38383838u) | (minus << 4 & 0x80808080u) | (minus >> 1 & 0x40404040u);
   }
 }
 
@@ -320,7 +314,7 @@ inline void build_tables(const float* delta, float, int words, Tables& tables) {
 }
 
 __attribute__((noinline)) void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns],
-                                       int columns = kColumns) {
+                                       NextRows rows, int columns = kColumns) {
   __m256 one = _mm256_set1_ps(1.0f), sign = _mm256_set1_ps(-0.0f);
   asm("" : "+x"(one), "+x"(sign));
   for (int lane = 0; lane < columns; lane += 8) {
@@ -328,11 +322,14 @@ __attribute__((noinline)) void look_up(const Tables& tables, int words, const Wo
 #pragma GCC unroll 8
     for (int o = 0; o < kLookupOutputs; o++) sum[o] = _mm256_load_ps(sums[o] + lane);
     const float(*table)[kLookupOutputs][8] = tables.three;
-    for (int w = 0; w < words; w++) {
-      const uint32_t* word = reinterpret_cast<const uint32_t*>(bits + w) + lane;
-      __m256i number = _mm256_load_si256(reinterpret_cast<const __m256i*>(word)), minus = number;
+    for (int i = 0; i < words * 4; i++) {
+      // The byte of a channel at the low end of its lane, for the numbers, and at the high end, for the signs.
+      rows.prefetch(lane / 8 * words * 4 + i);
+      const uint8_t* byte = reinterpret_cast<const uint8_t*>(bits + i / 4) + 4 * lane + i % 4;
+      __m256i number = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(byte));
+      __m256i minus = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(byte - 3));
 #pragma GCC unroll 1
-      for (int k = 0; k < 8; k++, table++) {
+      for (int k = 0; k < 2; k++, table++) {
         const __m256 by = _mm256_or_ps(_mm256_and_ps(_mm256_castsi256_ps(minus), sign), one);
 #pragma GCC unroll 8
         for (int o = 0; o < kLookupOutputs; o++)
@@ -364,8 +361,9 @@ inline void build_tables(const float* delta, float low, int words, Tables& table
     for (int o = 0; o < kLookupOutputs; o++) tables.on[t][o] = delta[o], tables.off[t][o] = low * delta[o];
 }
 
-inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns],
+inline void look_up(const Tables& tables, int words, const Words* bits, float (*sums)[kColumns], NextRows rows,
                     int columns = kColumns) {
+  rows.prefetch();
   for (int c = 0; c < columns; c++) {
     float sum[kLookupOutputs] = {};
     for (int w = 0; w < words; w++) {
@@ -381,19 +379,18 @@ inline void look_up(const Tables& tables, int words, const Words* bits, float (*
 #endif
 
 #if !defined(__AVX512F__)
-constexpr int kPairWords = 2;
+constexpr int kPartWords = 4;
 
 template <int Bits>
 inline void sum_part(const PartDelta& delta, float clear, int words, Blocks blocks, Tables& tables, NextRows& next) {
-  next.prefetch();
   for (int o = 0; o < kOutputs; o += kLookupOutputs) {
     build_tables<Bits>(delta[0] + o, clear, words, tables);
     for (int64_t i = 0; i < blocks.count; i++)
-      look_up(tables, words, blocks.bits + i * blocks.stride, blocks.sums[i] + o);
+      look_up(tables, words, blocks.bits + i * blocks.stride, blocks.sums[i] + o, next.take(8 * words));
     if (!kSignedOnly || clear != 0) continue;
-    Words all_clear[kPart / 32];
+    Words all_clear[1 + kPart / 32];
     for (Words& word : all_clear) word = Words{} + kClearWord;
-    look_up(tables, words, all_clear, blocks.sums[blocks.count] + o, 1);
+    look_up(tables, words, all_clear + 1, blocks.sums[blocks.count] + o, next.take(0), 1);
   }
 }
 #endif

@@ -1,7 +1,6 @@
 // Sums of two-bit codes in multiply-adds, for machines without tables in vectors: what a code stands for is found in
 // registers, once for all outputs.
 #pragma once
-#include "../vector.h"
 #include "lookup.h"
 
 namespace auxgrad {

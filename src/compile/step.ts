@@ -376,7 +376,11 @@ export class TrainingStep<R extends Traceable = Traceable> {
       const leaf = p.trainable ? graph.referenceOf(p)?.outputs[0] : undefined
       if (leaf) parameters.push([name, p, leaf])
     }
-    if (!parameters.length) fail('AUX_NO_GRADIENT', 'the loss reads no trainable parameter of the model')
+    if (!parameters.length)
+      fail(
+        'AUX_NO_GRADIENT',
+        'the loss reads no trainable parameter of the model (those in #private properties and in Maps are not found)',
+      )
     const seed = graph.withPhase(
       'backward',
       () => graph.add(fillOp, [], { shape: loss.shape, dtype: 'f32', value: 1 / this.#accumulate }).outputs[0],

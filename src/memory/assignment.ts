@@ -1,4 +1,5 @@
 import { fail } from '../errors'
+import { describe } from '../tensor/host'
 import type { Node } from '../graph/graph'
 import type { Answers, LayerAnswer, LayerCall, MemoryPolicy } from './policy'
 
@@ -42,7 +43,10 @@ export function assigned(
     : Object.entries(assignment as Record<string, MemoryPolicy>)
   return rows.flatMap(([where, policy]) => {
     if (!isPolicy(policy))
-      fail('AUX_INVALID_ARGUMENT', `memory: expected a policy for ${String(where)}, got ${String(policy)}`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `memory: expected a policy such as asa() for ${String(where)}, got ${describe(policy)}`,
+      )
     const pattern = typeof where === 'string' ? matcher(where) : where
     const test: ModuleTest = typeof pattern === 'function' ? pattern : (path) => pattern.test(path)
     const found = [...modules].filter(([path, module]) => test(path, module))

@@ -36,8 +36,9 @@ describe('memory assignment', () => {
   ])('%s', (_, memory, layers) => expect(signed(memory)).toEqual(layers))
 
   test('refuses what is no policy, and names that match nothing', () => {
-    expect(() => signed({ b: [] as never })).toThrow(/memory: expected a policy for b/)
-    expect(() => signed([['b', 3 as never]])).toThrow(/memory: expected a policy for b, got 3/)
+    expect(() => signed({ b: [] as never })).toThrow(/memory: expected a policy such as asa\(\) for b, got Array/)
+    expect(() => signed([['b', 3 as never]])).toThrow(/memory: expected a policy such as asa\(\) for b, got 3/)
+    expect(() => signed({ b: asa as never })).toThrow(/for b, got a function/)
     expect(() => signed([['d', ara()]])).toThrow(/memory: d names no module; there are a, b, c/)
   })
 })

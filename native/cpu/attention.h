@@ -47,13 +47,17 @@ struct RowsAhead {
     t.ahead_lines = 0;
     if (now == matrices) return;
     RowRange& r = rows[now];
-    const int64_t chunks = ceil_div(t.depth, kChunk), lines = ceil_div(r.length, kLine);
-    const bool by_line = chunks == lines;
-    const int64_t count = min64(by_line ? together : chunks, r.count);
+    int64_t count = min64(together, r.count);
     t.ahead = r.first;
-    t.ahead_lines = by_line ? count : lines;
-    t.ahead_line = by_line ? r.step : kLine;
-    t.ahead_chunk = by_line ? kLine : r.step;
+    t.ahead_lines = count;
+    t.ahead_line = r.step;
+    t.ahead_chunk = kLine;
+    if (t.depth != r.length) {  // a row with each chunk
+      count = min64(ceil_div(t.depth, kChunk), r.count);
+      t.ahead_lines = ceil_div(r.length, kLine);
+      t.ahead_line = kLine;
+      t.ahead_chunk = r.step;
+    }
     r.first += count * r.step;
     r.count -= count;
   }

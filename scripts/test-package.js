@@ -65,7 +65,7 @@ spawnSync(process.execPath, [path.join(__dirname, 'prebuild.js'), own], { stdio:
 const packed = pack(base)
 const allowed = [
   /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|NOTICE|CMakeLists\.txt|scripts\/build-native\.js)$/,
-  /^docs\/[\w-]+\.md$/,
+  /^docs\/[\w-]+\.(md|svg)$/,
   /^dist\/([\w-]+\/)*[\w-]+\.(js|d\.ts)$/,
   /^dist\/([\w-]+\/)*index\.(mjs|d\.mts)$/,
   /^native\/(CMakeLists\.txt|targets\.json)$/,

@@ -28,6 +28,14 @@ export function matcher(pattern: string): RegExp {
   return new RegExp(`^${parts.join('\\.').replace(/\.\*\\\./g, '(?:.*\\.)?')}$`)
 }
 
+/** @internal Names or patterns, a regular expression or a test, as a test. */
+export function testOf<T>(
+  match: string | RegExp | ((path: string, item: T) => boolean),
+): (path: string, item: T) => boolean {
+  const pattern = typeof match === 'string' ? matcher(match) : match
+  return typeof pattern === 'function' ? pattern : (path) => pattern.test(path)
+}
+
 /**
  * @internal The modules that an assignment names, with their policies; of two for one module the later one counts.
  * @throws AUX_INVALID_ARGUMENT for a pattern that names no module.
@@ -47,8 +55,7 @@ export function assigned(
         'AUX_INVALID_ARGUMENT',
         `memory: expected a policy such as asa() for ${String(where)}, got ${describe(policy)}`,
       )
-    const pattern = typeof where === 'string' ? matcher(where) : where
-    const test: ModuleTest = typeof pattern === 'function' ? pattern : (path) => pattern.test(path)
+    const test = testOf<object>(where)
     const found = [...modules].filter(([path, module]) => test(path, module))
     if (!found.length)
       fail(

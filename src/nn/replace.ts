@@ -1,6 +1,6 @@
 import { isContainer } from '../compile/trainable'
 import { fail } from '../errors'
-import { matcher, type ModuleTest } from '../memory/assignment'
+import { testOf, type ModuleTest } from '../memory/assignment'
 import type { Module } from './module'
 
 /** @internal The modules inside a model that are meant (names or patterns as in `memory`, or tests), by path. */
@@ -10,8 +10,7 @@ export function modulesMeant<M extends Module>(
   is: (module: Module) => module is M,
   what: string,
 ): [string, M][] {
-  const pattern = typeof where === 'string' ? matcher(where) : where
-  const meant: ModuleTest = typeof pattern === 'function' ? pattern : (path) => pattern.test(path)
+  const meant = testOf<object>(where)
   const found = [...model.namedModules()].filter(([path, m]) => path && is(m) && meant(path, m)) as [string, M][]
   if (!found.length) fail('AUX_INVALID_ARGUMENT', `${what} inside the model is named by ${String(where)}`)
   return found

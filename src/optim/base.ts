@@ -1,6 +1,6 @@
 import type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
 import { expectOptions, fail } from '../errors'
-import { matcher } from '../memory/assignment'
+import { testOf } from '../memory/assignment'
 import { keep } from '../tensor/tidy'
 import { Tensor, type Spec } from '../tensor/tensor'
 
@@ -53,11 +53,7 @@ export abstract class Base implements Optimizer {
       fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0 or a schedule, got ${String(lr)}`)
     if (!(weightDecay >= 0)) fail('AUX_INVALID_ARGUMENT', `weightDecay: expected a number >= 0, got ${weightDecay}`)
     this.lr = lr
-    this.#groups = groups.map(({ match, ...group }) => {
-      if (typeof match === 'function') return { ...group, test: match }
-      const pattern = typeof match === 'string' ? matcher(match) : match
-      return { ...group, test: (path) => pattern.test(path) }
-    })
+    this.#groups = groups.map(({ match, ...group }) => ({ ...group, test: testOf(match) }))
     this.#weightDecay = weightDecay
   }
 

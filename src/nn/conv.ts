@@ -1,6 +1,7 @@
 import { fail } from '../errors'
-import { conv2d, convTranspose2d, type ConvOptions, type ConvTransposeOptions } from '../ops'
-import { convAttrs, pair, type Pair } from '../ops/geometry'
+import { conv1d, conv2d, convTranspose2d, type Conv1dOptions, type ConvOptions, type ConvTransposeOptions } from '../ops'
+import { rowOptions } from '../ops/conv1d'
+import { convAttrs, pair, whole, type Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
 import { Module } from './module'
@@ -43,6 +44,45 @@ export class Conv2d extends Module {
   /** [N, H, W, inputs] to [N, P, Q, outputs]. */
   forward(x: Tensor): Tensor {
     return conv2d(x, this.weight, this.bias, this.#options)
+  }
+}
+
+/** 1-D convolution, channels-last: [N, L, inputs] to [N, P, outputs]. Weight [outputs, K, inputs / groups]. */
+export class Conv1d extends Module {
+  /** [outputs, K, inputs / groups]. */
+  readonly weight: Parameter
+  /** [outputs]; undefined with `bias: false`. */
+  readonly bias: Parameter | undefined
+  readonly #options: Conv1dOptions
+
+  constructor(
+    /** Channels of the sequence. */
+    readonly inputs: number,
+    /** Channels of the result. */
+    readonly outputs: number,
+    kernel: number,
+    options: Conv1dOptions & { bias?: boolean } = {},
+  ) {
+    super()
+    const { bias = true, ...geometry } = options
+    const groups = geometry.groups ?? 1
+    const taps = whole('Conv1d: kernel', kernel, undefined)
+    expectSizes('Conv1d', { inputs, outputs, groups })
+    convAttrs('Conv1d', [1, taps], rowOptions('Conv1d', geometry))
+    if (inputs % groups || outputs % groups)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `Conv1d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
+      )
+    const fanIn = taps * (inputs / groups)
+    this.weight = new Parameter(fanInUniform([outputs, taps, inputs / groups], fanIn))
+    this.bias = bias ? new Parameter(fanInUniform([outputs], fanIn)) : undefined
+    this.#options = geometry
+  }
+
+  /** [N, L, inputs] to [N, P, outputs]. */
+  forward(x: Tensor): Tensor {
+    return conv1d(x, this.weight, this.bias, this.#options)
   }
 }
 

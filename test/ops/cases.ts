@@ -1138,6 +1138,68 @@ for (const [name, options, size] of [
       { what: 'axes', run: () => aux.interpolate(aux.zeros([2, 2, 1]), { size: 2 }), code: 'AUX_SHAPE_MISMATCH' },
     ],
   })
+for (const o of [{}, { stride: 2, padding: 1 }, { padding: 2, dilation: 2 }, { groups: 2, padding: 1, stride: 3 }])
+  add({
+    name: `conv1d ${JSON.stringify(o)}`,
+    f: (x, w, b) => aux.conv1d(x, w, b, o),
+    reference: (x, w, b) => {
+      const y = ref.conv1d(x, w, o)
+      return make(y.shape, (i) => get(y, i) + get(b, [i[2]]))
+    },
+    ...product,
+    gtol: 2e-5,
+    samples: ((groups) => [
+      [s(2, 7, 4), s(6, 3, 4 / groups), s(6)],
+      [s(3, 11, 2), s(2, 5, 2 / groups), s(2)],
+    ])((o as { groups?: number }).groups ?? 1),
+    bad: [
+      {
+        what: 'channels first',
+        run: () => aux.conv1d(aux.zeros([2, 4, 7]), aux.zeros([6, 3, 4])),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /^conv1d: expected input \[N, L, 4\].*channels come last/,
+      },
+      {
+        what: 'a kernel that is too long',
+        run: () => aux.conv1d(aux.zeros([2, 4, 1]), aux.zeros([1, 5, 1])),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /^conv1d: kernel of 5/,
+      },
+      {
+        what: "an even kernel with 'same'",
+        run: () => aux.conv1d(aux.zeros([2, 4, 1]), aux.zeros([1, 2, 1]), undefined, { padding: 'same' }),
+        code: 'AUX_INVALID_ARGUMENT',
+        message: /^conv1d: expected an odd kernel/,
+      },
+    ],
+  })
+add({
+  name: 'conv1d that leaves the length',
+  f: (x, w) => aux.conv1d(x, w, undefined, { padding: 'same', dilation: 2 }),
+  reference: (x, w) => ref.conv1d(x, w, { padding: 2, dilation: 2 }),
+  ...product,
+  samples: [[s(2, 6, 2), s(3, 3, 2)]],
+})
+add({
+  name: 'maxPool1d',
+  f: (x) => x.maxPool1d(3, { stride: 2, padding: 1 }),
+  reference: (x) => ref.pool1d(x, 3, 2, 1, (v) => Math.max(...v)),
+  samples: [[s(2, 7, 3)], [s(1, 2, 1)]],
+  bad: [{ what: 'an image', run: () => aux.zeros([1, 4, 4, 1]).maxPool1d(2), code: 'AUX_SHAPE_MISMATCH' }],
+})
+add({
+  name: 'avgPool1d',
+  f: (x) => x.avgPool1d(2),
+  reference: (x) => ref.pool1d(x, 2, 2, 0, mean),
+  samples: [[s(2, 7, 3)], [s(1, 2, 1)]],
+  bad: [{ what: 'a window', run: () => aux.zeros([1, 4, 1]).avgPool1d(0), code: 'AUX_INVALID_ARGUMENT' }],
+})
+add({
+  name: 'adaptiveAvgPool1d',
+  f: (x) => x.adaptiveAvgPool1d(2),
+  reference: (x) => ref.pool1d(x, 3, 3, 0, mean),
+  samples: [[s(2, 6, 3)]],
+})
 add({
   name: 'maxPool2d',
   f: (x) => x.maxPool2d(2),

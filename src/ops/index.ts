@@ -1,5 +1,6 @@
 export { scaledDotProductAttention, type AttentionOptions } from './attention'
 export { outer, where, type Operand } from './binary'
+export { categorical, type CategoricalOptions } from './categorical'
 export { codePack, codeUnpack, conv2dCodeWeightGrad, linearCodeWeightGrad } from './codes'
 export { conv2d } from './conv'
 export { conv1d } from './conv1d'

@@ -1,5 +1,12 @@
 import { fail } from '../errors'
-import { conv1d, conv2d, convTranspose2d, type Conv1dOptions, type ConvOptions, type ConvTransposeOptions } from '../ops'
+import {
+  conv1d,
+  conv2d,
+  convTranspose2d,
+  type Conv1dOptions,
+  type ConvOptions,
+  type ConvTransposeOptions,
+} from '../ops'
 import { rowOptions } from '../ops/conv1d'
 import { convAttrs, pair, whole, type Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'

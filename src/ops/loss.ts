@@ -1,6 +1,7 @@
 import { fail } from '../errors'
 import { apply, defineOp, expectDType, expectRank, expectShape, expectTensor, type Op } from '../graph/op'
 import { broadcastShapes, resolveAxis, sameShape, showShape, type Shape } from '../tensor/shape'
+import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { where } from './binary'
@@ -245,15 +246,33 @@ const bceOp: Op<{ weight: number }> = defineOp({
   exact: true,
 })
 
-/** Binary cross entropy of sigmoid(logits), stable for logits of any size; `posWeight` multiplies the positive class. */
+/**
+ * Binary cross entropy of sigmoid(logits), stable for logits of any size. `posWeight` multiplies the positive class: one
+ * number, or a tensor such as [classes] that broadcasts to the logits.
+ */
 export function bceWithLogits(
   logits: Tensor,
   targets: Tensor,
-  options: { posWeight?: number; reduction?: Reduction } = {},
+  options: { posWeight?: number | Tensor; reduction?: Reduction } = {},
 ): Tensor {
-  return tidy(() =>
-    reduced('bceWithLogits', apply(bceOp, [logits, targets], { weight: options.posWeight ?? 1 })[0], options.reduction),
-  )
+  const { posWeight = 1, reduction } = options
+  const name = 'bceWithLogits'
+  const each = posWeight instanceof Tensor
+  if (!each && !(typeof posWeight === 'number' && posWeight >= 0 && Number.isFinite(posWeight)))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${name}: expected posWeight to be a number >= 0 or a tensor, got ${describe(posWeight)}`,
+    )
+  return tidy(() => {
+    const losses = apply(bceOp, [logits, targets], { weight: each ? 1 : posWeight })[0]
+    if (!each) return reduced(name, losses, reduction)
+    if (!sameShape(broadcastShapes(name, posWeight.shape, logits.shape), logits.shape))
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `${name}: expected posWeight to broadcast to ${showShape(logits.shape)}, got ${showShape(posWeight.shape)}`,
+      )
+    return reduced(name, losses.add(logits.neg().softplus().mul(targets).mul(posWeight.sub(1))), reduction)
+  })
 }
 
 /**

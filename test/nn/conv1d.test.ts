@@ -1,7 +1,21 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { asa, checkpoint, compile, io, nn, optim, q2, quantized, seed, tensor, train, type MemoryAssignment, type Tensor } from '../../src'
+import {
+  asa,
+  checkpoint,
+  compile,
+  io,
+  nn,
+  optim,
+  q2,
+  quantized,
+  seed,
+  tensor,
+  train,
+  type MemoryAssignment,
+  type Tensor,
+} from '../../src'
 
 class Series extends nn.Module {
   readonly conv1 = new nn.Conv1d(2, 8, 5, { padding: 'same' })

@@ -1616,6 +1616,34 @@ add({
   wanted: [0],
 })
 add({
+  name: 'bceWithLogits, a weight for each class',
+  f: (x, y, w) => aux.bceWithLogits(x, y, { posWeight: w, reduction: 'none' }),
+  reference: (x, y, w) => make(x.shape, (i) => bce(get(x, i), get(y, i), w.data[i[1]])),
+  samples: [[within(-9, 9, 3, 4), within(0, 1, 3, 4), within(0, 5, 4)]],
+  rtol: 2e-6,
+  wanted: [0],
+  fused: true,
+  bad: [
+    {
+      what: 'a weight of another shape',
+      run: () => aux.bceWithLogits(aux.zeros([2, 3]), aux.zeros([2, 3]), { posWeight: aux.zeros([2]) }),
+      code: 'AUX_SHAPE_MISMATCH',
+    },
+    {
+      what: 'a weight for more than there is',
+      run: () => aux.bceWithLogits(aux.zeros([3]), aux.zeros([3]), { posWeight: aux.zeros([2, 3]) }),
+      code: 'AUX_SHAPE_MISMATCH',
+      message: /posWeight to broadcast to \[3\], got \[2, 3\]/,
+    },
+    {
+      what: 'a list',
+      run: () => aux.bceWithLogits(aux.zeros([3]), aux.zeros([3]), { posWeight: [1, 2, 3] as never }),
+      code: 'AUX_INVALID_ARGUMENT',
+      message: /posWeight to be a number >= 0 or a tensor, got Array/,
+    },
+  ],
+})
+add({
   name: 'klDivergence',
   f: (x, t) => aux.klDivergence(x, t, { reduction: 'batchmean' }),
   reference: (x, t) => scalar(sum([...zip(x, t, (a, b) => (b > 0 ? b * (Math.log(b) - a) : 0)).data]) / x.shape[0]),

@@ -10,7 +10,7 @@ import type { Tensor } from '../tensor/tensor'
 export interface WeightAverageOptions {
   /**
    * Share of the average that an update leaves: 0.999 for the weights that are evaluated, 0.995 for the target network
-   * of a Q function. Or a function of the updates done: `(n) => n / (n + 1)` is the mean of all (Izmailov et al. 2018).
+   * of a Q function, 0 for a copy (the model that a server predicts with, while another learns). Or a function of the updates done: `(n) => n / (n + 1)` is the mean of all (Izmailov et al. 2018).
    */
   decay: number | ((updates: number) => number)
 }
@@ -25,6 +25,7 @@ export class WeightAverage<M extends Module = Module> {
   updates = 0
   readonly #decay: (updates: number) => number
   readonly #move: CompiledFunction<Tensor>
+  readonly #pairs: readonly (readonly [Tensor, Tensor])[]
   readonly #copied: readonly (readonly [Tensor, Tensor])[]
 
   constructor(
@@ -41,9 +42,9 @@ export class WeightAverage<M extends Module = Module> {
     this.#decay = typeof decay === 'function' ? decay : () => decay
     average.loadState(model.state())
     const own = average.state()
-    const pairs = [...model.state()].map(([name, t]) => [own.get(name)!, t] as const)
-    const moved = pairs.filter(([t]) => t.dtype === 'f32')
-    this.#copied = pairs.filter(([t]) => t.dtype !== 'f32')
+    this.#pairs = [...model.state()].map(([name, t]) => [own.get(name)!, t] as const)
+    const moved = this.#pairs.filter(([t]) => t.dtype === 'f32')
+    this.#copied = this.#pairs.filter(([t]) => t.dtype !== 'f32')
     // A step of gradient descent on half the squared distance, at the rate 1 - decay.
     const still = { momentum: 0, nesterov: false, weightDecay: 0 }
     this.#move = compile(({ rate }) => {
@@ -57,8 +58,8 @@ export class WeightAverage<M extends Module = Module> {
     return sessionOf(this.model).enqueue(() =>
       sessionOf(this.average).enqueue(async () => {
         const decay = checkDecay(this.#decay(this.updates))
-        await this.#move.run({ rate: { data: Float32Array.of(1 - decay), shape: [] } })
-        for (const [t, target] of this.#copied) t.assign(target)
+        if (decay) await this.#move.run({ rate: { data: Float32Array.of(1 - decay), shape: [] } })
+        for (const [t, target] of decay ? this.#copied : this.#pairs) t.assign(target)
         this.updates++
       }),
     )

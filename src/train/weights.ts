@@ -1,3 +1,4 @@
+import { sessionOf } from '../compile/session'
 import { fail } from '../errors'
 import { readSafetensors, toHostArray, writeSafetensors, type ReadOptions } from '../io'
 import { Conv1d, type Module } from '../nn'
@@ -37,20 +38,26 @@ function convolutions(model: Module): (t: Tensor) => boolean {
   return (t) => t.rank === 4 || rows.has(t)
 }
 
-/** Writes parameters and buffers to a safetensors file, atomically. */
+/**
+ * Writes parameters and buffers to a safetensors file, atomically: those after the runs of the model's step that were asked
+ * for so far, whole.
+ */
 export async function saveWeights(file: string, model: Module, options: WeightsOptions = {}): Promise<void> {
   const { layout = 'auxgrad', name = (path) => path } = options
   const tensors = new Map<string, HostArray>()
-  const isConvolution = convolutions(model)
-  for (const [path, t] of model.state()) {
-    const host = { data: t.rawSync(), shape: t.shape, dtype: t.dtype }
-    tensors.set(name(path), layout === 'torch' && isConvolution(t) ? turned(host, [0, ...outermost(t.rank)]) : host)
-  }
+  await sessionOf(model).enqueue(async () => {
+    const isConvolution = convolutions(model)
+    for (const [path, t] of model.state()) {
+      const host = { data: t.rawSync(), shape: t.shape, dtype: t.dtype }
+      tensors.set(name(path), layout === 'torch' && isConvolution(t) ? turned(host, [0, ...outermost(t.rank)]) : host)
+    }
+  })
   await writeSafetensors(file, tensors)
 }
 
 /**
  * Loads parameters and buffers from a safetensors file or a sharded index of some. Other float types are converted.
+ * They change between two runs of the model's plans, so that a server may load them while it predicts.
  * @throws AUX_BAD_FILE, and as `Module.loadState`: nothing changes unless all fits.
  */
 export async function loadWeights(
@@ -79,7 +86,7 @@ export async function loadWeights(
         'AUX_BAD_FILE',
         `${file}: expected the tensors of the model; missing ${missing.map(name).join(', ') || 'none'}, not the model's ${[...unclaimed].join(', ') || 'none'}`,
       )
-    model.loadState(values, { strict: false })
+    await sessionOf(model).enqueue(async () => model.loadState(values, { strict: false }))
   } finally {
     for (const t of values.values()) t.dispose()
   }

@@ -57,6 +57,16 @@ test('a decay by the updates done: the mean of all', async () => {
   expect(average.average.fc.weight.dataSync()[0]).toBeCloseTo(seen.reduce((a, b) => a + b) / 4, 6)
 })
 
+test('without decay it is a copy, bit for bit, made between the runs of both', async () => {
+  const { model, average, step } = begin(0)
+  const predict = compile({ model: average.average, forward: ({ x }) => average.average.forward(x) })
+  const before = [...(await predict.run({ x })).data]
+  const [old] = await Promise.all([predict.run({ x }), step.run({ x }), average.update()])
+  expect([...old.data]).toEqual(before)
+  expect([...(await predict.run({ x })).data]).not.toEqual(before)
+  expect(values(average.average)).toEqual(values(model))
+})
+
 test('many updates take no more memory; mistakes are named', async () => {
   const { model, average } = begin(0.5)
   await average.update()

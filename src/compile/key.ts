@@ -30,8 +30,7 @@ export class ModelKey {
       const now = new Watch(this.model!)
       if (this.#watch && !this.#watch.sameParts(now)) this.structure++
       this.#watch = now
-    }
-    else if (this.#watch?.disposed()) this.structure++ // its plans go; to make one is then an error
+    } else if (this.#watch?.disposed()) this.structure++ // its plans go; to make one is then an error
     this.#seen = revision.current
     const mode = (m: Moded): string => (m.training ? 't' : 'e')
     const modes = this.model ? [...this.model.namedModules()].map(([, m]) => mode(m)) : []

@@ -2,6 +2,7 @@ import { compile } from '../compile'
 import { expectOptions, fail } from '../errors'
 import type * as nn from '../nn'
 import { categorical, type CategoricalOptions } from '../ops'
+import { describe } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 
 /** Options of `generate`. */
@@ -27,14 +28,17 @@ export async function* generate(
   if (!Number.isSafeInteger(window) || window < 1)
     fail('AUX_INVALID_ARGUMENT', `generate: expected window to be a whole number >= 1, got ${String(window)}`)
   if (!(count >= 0)) fail('AUX_INVALID_ARGUMENT', `generate: expected count >= 0, got ${String(count)}`)
-  if (!prompt?.length) fail('AUX_INVALID_ARGUMENT', 'generate: expected a prompt of at least one token, got none')
+  const text = Array.from(prompt ?? []).slice(-window)
+  if (!text.length) fail('AUX_INVALID_ARGUMENT', 'generate: expected a prompt of at least one token, got none')
+  for (const token of text)
+    if (!Number.isSafeInteger(token))
+      fail('AUX_INVALID_ARGUMENT', `generate: expected a prompt of whole numbers, got ${describe(token)}`)
   const next = compile({
     model,
     forward: ({ tokens, last }) =>
       categorical(model.forward(tokens).select(0, 0).indexSelect(0, last).select(0, 0), drawing),
   })
   try {
-    const text = Array.from(prompt).slice(-window)
     for (let made = 0; made < count; made++) {
       const length = Math.min(window, Math.max(16, 2 ** Math.ceil(Math.log2(text.length))))
       const tokens = Int32Array.from({ length }, (_, i) => text[i] ?? 0)

@@ -1,11 +1,18 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { expectTensor } from '../graph/op'
 import * as nn from '../nn'
 import { arange } from '../ops'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
-import { makeBlocks, throughBlocks, TransformerBlock, type Blocks, type TransformerOptions } from './block'
+import {
+  makeBlocks,
+  throughBlocks,
+  transformerOptions,
+  TransformerBlock,
+  type Blocks,
+  type TransformerOptions,
+} from './block'
 
 /** Embeddings of tokens [N, T] and of their positions 0 to T - 1, of which there must be enough. */
 function embedded(model: string, tokens: Tensor, tables: { tokens: nn.Embedding; positions: nn.Embedding }): Tensor {
@@ -34,6 +41,7 @@ export class GPT extends nn.Module {
 
   constructor(options: TransformerOptions & { vocabulary: number; length: number }) {
     super()
+    expectOptions('GPT', options, ['vocabulary', 'length', ...transformerOptions])
     const { vocabulary, length, features } = options
     this.tokens = new nn.Embedding(vocabulary, features, { std: 0.02 })
     this.positions = new nn.Embedding(length, features, { std: 0.02 })
@@ -68,6 +76,7 @@ export class Encoder extends nn.Module {
     options: Omit<TransformerOptions, 'reversible'> & { vocabulary: number; length: number; classes: number },
   ) {
     super()
+    expectOptions('Encoder', options, ['vocabulary', 'length', 'classes', ...transformerOptions])
     const { vocabulary, length, classes, layers, features, eps = 1e-12 } = options
     this.tokens = new nn.Embedding(vocabulary, features, { std: 0.02 })
     this.positions = new nn.Embedding(length, features, { std: 0.02 })

@@ -1,5 +1,6 @@
 import type { Schedule } from '../compile/optimizer'
 import { expectOptions, fail } from '../errors'
+import { describe } from '../tensor/host'
 
 /** Options of `Plateau`. */
 export interface PlateauOptions {
@@ -52,6 +53,8 @@ export class Plateau {
 
   /** Takes note of a value; true if the learning rate is lower from now on. NaN is no new best. */
   observe(value: number): boolean {
+    if (typeof value !== 'number')
+      fail('AUX_INVALID_ARGUMENT', `Plateau.observe: expected a number, got ${describe(value)}`)
     const { factor, patience, threshold, cooldown, least } = this.#options
     const { best, resting, scale } = this.#state
     const better = value < (best === null ? Infinity : best - threshold * Math.abs(best))

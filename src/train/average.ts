@@ -1,9 +1,10 @@
 import { compile, type CompiledFunction } from '../compile'
 import { sessionOf } from '../compile/session'
 import { fail } from '../errors'
-import type { Module } from '../nn'
+import { Module } from '../nn'
 import { ones } from '../ops'
 import { sgdUpdate } from '../ops/optim'
+import { describe } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 
 /** Options of `WeightAverage`. */
@@ -35,6 +36,9 @@ export class WeightAverage<M extends Module = Module> {
     readonly model: M,
     options: WeightAverageOptions,
   ) {
+    for (const m of [average, model] as unknown[])
+      if (!(m instanceof Module))
+        fail('AUX_INVALID_ARGUMENT', `WeightAverage: expected two modules, got ${describe(m)}`)
     if ((average as unknown) === model)
       fail('AUX_INVALID_ARGUMENT', 'WeightAverage: expected two modules, got one and the same')
     const { decay } = options ?? {}

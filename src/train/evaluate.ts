@@ -1,7 +1,7 @@
-import type { CompiledFunction, Traceable } from '../compile'
-import type { Batch } from '../data'
+import type { Batch, Traceable } from '../compile'
+import { CompiledFunction } from '../compile/function'
 import { fail } from '../errors'
-import type { HostArray } from '../tensor/host'
+import { describe, toHost, type HostArray } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
@@ -32,12 +32,19 @@ export async function evaluate<R extends Traceable>(
   evaluation: CompiledFunction<R>,
   batches: AsyncIterable<Batch> | Iterable<Batch>,
 ): Promise<Means<R>> {
+  if (!(evaluation instanceof CompiledFunction))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `evaluate: expected an evaluation, compile({ model, forward }), got ${describe(evaluation)}`,
+    )
   const sums: Record<string, number> = {}
   let single = false
   let rows = 0
   for await (const batch of batches) {
     const result = (await evaluation.run(batch)) as HostArray | Record<string, HostArray>
-    const count = Object.values(batch)[0]?.shape[0] ?? 0
+    const [name, values] =
+      Object.entries(batch)[0] ?? fail('AUX_INVALID_ARGUMENT', 'evaluate: got a batch of no fields')
+    const [count] = toHost(name, values).shape
     single = ArrayBuffer.isView((result as HostArray).data)
     const outputs = single ? { value: result as HostArray } : (result as Record<string, HostArray>)
     for (const [name, output] of Object.entries(outputs)) sums[name] = (sums[name] ?? 0) + total(name, output, count)

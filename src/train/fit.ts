@@ -82,6 +82,7 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
   while (loader.epoch < epochs && !signal?.aborted) {
     const epoch = loader.epoch
     const steps = loader.length
+    const resumed = loader.state().position > 0
     let losses = 0
     let count = 0
     let rows = 0
@@ -103,6 +104,8 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
       if (signal?.aborted) return
       started = performance.now()
     }
+    if (!rows && loader.epoch === epoch + 1 && !resumed)
+      fail('AUX_INVALID_ARGUMENT', 'fit: expected batches, got a loader without any')
     rowsDone += rows
     secondsDone += seconds
     const event = { type: 'epoch', epoch, loss: losses / Math.max(1, count), seconds, rows } as const

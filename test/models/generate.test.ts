@@ -56,6 +56,7 @@ test('mistakes are named', async () => {
   const next = (...[prompt, options]: [number[], object]): Promise<unknown> =>
     models.generate(model, prompt, options as never).next()
   await expect(next([], { window: 8 })).rejects.toThrow(/at least one token/)
+  await expect(next('hello' as never, { window: 8 })).rejects.toThrow(/whole numbers, got "h"/)
   await expect(next([1], {})).rejects.toThrow(/window/)
   await expect(next([1], { window: 8, length: 3 })).rejects.toThrow(/length/)
   await expect(next([1], { window: 9 })).rejects.toThrow(/T at most 8/)

@@ -51,5 +51,6 @@ test('mistakes are named', () => {
   expect(() => new optim.Plateau(optimizer, { factor: 2 })).toThrow(/factor in \(0, 1\), got 2/)
   expect(() => new optim.Plateau(optimizer, { patience: -1 })).toThrow(/patience/)
   expect(() => new optim.Plateau(optimizer, { mode: 'min' } as never)).toThrow(/mode/)
+  expect(() => new optim.Plateau(optimizer).observe(undefined as never)).toThrow(/a number, got undefined/)
   expect(() => new optim.Plateau(optimizer).restore(null as never)).toThrow(/state/)
 })

@@ -26,7 +26,7 @@ function begin(lr = 0.05) {
 }
 
 test('evaluate gives means over rows, whatever the batches', async () => {
-  const { model, validation } = begin()
+  const { model, step, validation } = begin()
   const both = compile({
     model,
     forward: ({ x, y }) => {
@@ -43,6 +43,9 @@ test('evaluate gives means over rows, whatever the batches', async () => {
   expect(uneven.positive).toBeCloseTo(all.positive.data.filter(Boolean).length / 23, 12)
   const wide = compile({ model, forward: ({ x }) => ({ x: x.mul(2) }) })
   await expect(train.evaluate(wide, at(5))).rejects.toThrow(/expected x to be one number or one a row, of 5 rows/)
+  expect(await train.evaluate(validation, [{ x: [[0, 1]], y: [[2]] }])).toBeGreaterThan(0) // plain numbers
+  await expect(train.evaluate(both, [{}])).rejects.toThrow(/no fields/)
+  await expect(train.evaluate(step as never, at(5))).rejects.toThrow(/expected an evaluation.*got TrainingStep/)
   await expect(train.evaluate(both, [])).rejects.toThrow(/at least one row/)
 })
 
@@ -78,6 +81,8 @@ test('mistakes are named', async () => {
   await expect(first({ validate: 3 })).rejects.toThrow(/validate to be a function, got 3/)
   await expect(first({ patience: 3 })).rejects.toThrow(/validate to be a function, got undefined/)
   await expect(first({ validate: () => 1, patience: -1 })).rejects.toThrow(/patience >= 0/)
+  const none = new data.DataLoader(data.fromArrays({ x: [], y: [] }), { batchSize: 4 })
+  await expect(first({ loader: none })).rejects.toThrow(/expected batches/)
   const all = async (validate: () => unknown): Promise<void> => {
     for await (const event of train.fit({ step, loader, epochs: 19, validate: validate as () => number })) void event
   }

@@ -1138,6 +1138,89 @@ for (const [name, options, size] of [
       { what: 'axes', run: () => aux.interpolate(aux.zeros([2, 2, 1]), { size: 2 }), code: 'AUX_SHAPE_MISMATCH' },
     ],
   })
+// Gradients of windows of one tensor are put together where they adjoin, added up where they do not.
+type WindowCase = [name: string, windows: [axis: number, start: number, end: number, step: number][]]
+const windowCases: WindowCase[] = [
+  [
+    'that tile it',
+    [
+      [0, 0, 2, 1],
+      [0, 5, 6, 1],
+      [0, 2, 5, 1],
+    ],
+  ],
+  [
+    'with gaps',
+    [
+      [1, 1, 2, 1],
+      [1, 2, 4, 1],
+      [1, 6, 7, 1],
+    ],
+  ],
+  [
+    'that overlap',
+    [
+      [0, 0, 4, 1],
+      [0, 4, 6, 1],
+      [0, 2, 5, 1],
+      [0, 0, 4, 1],
+    ],
+  ],
+  [
+    'of two axes',
+    [
+      [0, 0, 3, 1],
+      [1, 0, 4, 1],
+      [0, 3, 6, 1],
+    ],
+  ],
+  [
+    'with steps',
+    [
+      [1, 0, 7, 2],
+      [1, 1, 7, 2],
+      [1, 0, 3, 1],
+      [1, 3, 7, 1],
+    ],
+  ],
+  [
+    'and the whole',
+    [
+      [0, 0, 3, 1],
+      [0, 0, 6, 1],
+      [0, 3, 6, 1],
+    ],
+  ],
+]
+for (const [name, windows] of windowCases)
+  add({
+    name: `windows ${name}`,
+    f: (x) =>
+      windows
+        .map(([axis, start, end, step], i) =>
+          x
+            .slice(...[null, null].map((_, at): aux.Range | null => (at === axis ? [start, end, step] : null)))
+            .square()
+            .mul(i + 1)
+            .sum(),
+        )
+        .reduce((a, b) => a.add(b)),
+    reference: (x) =>
+      scalar(
+        sum(
+          windows.map(([axis, start, end, step], i) => {
+            let total = 0
+            ref.eachIndex(x.shape, (index, at) => {
+              const n = index[axis] - start
+              if (n >= 0 && index[axis] < end && n % step === 0) total += (i + 1) * x.data[at] ** 2
+            })
+            return total
+          }),
+        ),
+      ),
+    samples: [[s(6, 7)]],
+    atol: 1e-4,
+  })
 for (const o of [{}, { stride: 2, padding: 1 }, { padding: 2, dilation: 2 }, { groups: 2, padding: 1, stride: 3 }])
   add({
     name: `conv1d ${JSON.stringify(o)}`,

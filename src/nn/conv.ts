@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import {
   conv1d,
   conv2d,
@@ -8,7 +8,7 @@ import {
   type ConvTransposeOptions,
 } from '../ops'
 import { rowOptions } from '../ops/conv1d'
-import { convAttrs, pair, whole, type Pair } from '../ops/geometry'
+import { convAttrs, convOptions, pair, whole, type Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
 import { Module } from './module'
@@ -32,6 +32,7 @@ export class Conv2d extends Module {
     options: ConvOptions & { bias?: boolean } = {},
   ) {
     super()
+    expectOptions('Conv2d', options, [...convOptions, 'bias'])
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
     const [kh, kw] = pair('Conv2d: kernel', kernel, undefined)
@@ -71,6 +72,7 @@ export class Conv1d extends Module {
     options: Conv1dOptions & { bias?: boolean } = {},
   ) {
     super()
+    expectOptions('Conv1d', options, [...convOptions, 'bias'])
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
     const taps = whole('Conv1d: kernel', kernel, undefined)
@@ -106,6 +108,7 @@ export class ConvTranspose2d extends Module {
 
   constructor(inputs: number, outputs: number, kernel: Pair, options: ConvTransposeOptions & { bias?: boolean } = {}) {
     super()
+    expectOptions('ConvTranspose2d', options, [...convOptions, 'outputPadding', 'bias'])
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
     const [kh, kw] = pair('ConvTranspose2d: kernel', kernel, undefined)

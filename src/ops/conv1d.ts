@@ -1,14 +1,15 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { expectTensor } from '../graph/op'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { conv2d } from './conv'
-import { convAttrs, whole, windows, type Conv1dOptions, type ConvOptions } from './geometry'
+import { convAttrs, convOptions, whole, windows, type Conv1dOptions, type ConvOptions } from './geometry'
 
 /** @internal The same geometry of images that are one row high. */
 export function rowOptions(name: string, o: Conv1dOptions): ConvOptions {
-  const { stride, padding, dilation, groups } = o ?? {}
+  expectOptions(name, o, convOptions)
+  const { stride, padding, dilation, groups } = o
   return {
     stride: [1, whole(`${name}: stride`, stride, 1)],
     padding: padding === 'same' ? padding : [0, whole(`${name}: padding`, padding, 0, 0)],

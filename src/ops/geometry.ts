@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 
 // Windows that slide over images: what convolution and pooling share.
 
@@ -25,6 +25,9 @@ export interface Conv1dOptions {
   /** Groups of channels that see only each other (1); as many as channels: a depthwise convolution. */
   groups?: number
 }
+
+/** @internal Names of the options of convolutions. */
+export const convOptions = ['stride', 'padding', 'dilation', 'groups'] as const
 
 /** Attributes of a convolution, after defaults. */
 export interface ConvAttrs {
@@ -65,6 +68,7 @@ export function whole(what: string, v: number | undefined, fallback: number | un
 
 /** @internal Attributes of a convolution with a kernel of this size. */
 export function convAttrs(name: string, kernel: readonly number[], o: ConvOptions): ConvAttrs {
+  expectOptions(name, o, convOptions)
   const stride = pair(`${name}: stride`, o.stride, 1)
   const dilation = pair(`${name}: dilation`, o.dilation, 1)
   const { groups = 1 } = o

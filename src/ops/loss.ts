@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { apply, defineOp, expectDType, expectRank, expectShape, expectTensor, type Op } from '../graph/op'
 import { broadcastShapes, resolveAxis, sameShape, showShape, type Shape } from '../tensor/shape'
 import { describe } from '../tensor/host'
@@ -139,6 +139,7 @@ const nothing = 2 ** 31
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
   expectTensor('crossEntropy', logits)
   expectTensor('crossEntropy', labels)
+  expectOptions('crossEntropy', options, ['labelSmoothing', 'weight', 'ignoreIndex', 'reduction'])
   if (logits.rank < 1) fail('AUX_SHAPE_MISMATCH', 'crossEntropy: expected logits [..., classes], got shape []')
   return tidy(() => {
     if (labels.dtype === 'f32' && sameShape(labels.shape, logits.shape)) return softEntropy(logits, labels, options)
@@ -158,6 +159,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
 
 /** Negative log-likelihood: log-probabilities [..., classes], labels i32 [...]; otherwise as `crossEntropy`. */
 export function nll(logProbabilities: Tensor, labels: Tensor, options: NllOptions = {}): Tensor {
+  expectOptions('nll', options, ['ignoreIndex', 'reduction'])
   if (logProbabilities.rank < 1)
     fail('AUX_SHAPE_MISMATCH', 'nll: expected log-probabilities [..., classes], got shape []')
   return tidy(() => {
@@ -188,12 +190,16 @@ function difference(name: string, prediction: Tensor, target: Tensor): Tensor {
 }
 
 /** Mean squared error; the target has the shape of the prediction, or broadcasts to it. */
-export const mse = (prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor =>
-  tidy(() => reduced('mse', difference('mse', prediction, target).square(), options.reduction))
+export function mse(prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor {
+  expectOptions('mse', options, ['reduction'])
+  return tidy(() => reduced('mse', difference('mse', prediction, target).square(), options.reduction))
+}
 
 /** Mean absolute error. */
-export const l1 = (prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor =>
-  tidy(() => reduced('l1', difference('l1', prediction, target).abs(), options.reduction))
+export function l1(prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor {
+  expectOptions('l1', options, ['reduction'])
+  return tidy(() => reduced('l1', difference('l1', prediction, target).abs(), options.reduction))
+}
 
 /** Squared up to a distance of delta (halved), straight beyond (Huber 1964). */
 export function huber(
@@ -201,6 +207,7 @@ export function huber(
   target: Tensor,
   options: { delta?: number; reduction?: Reduction } = {},
 ): Tensor {
+  expectOptions('huber', options, ['delta', 'reduction'])
   const { delta = 1, reduction } = options
   if (!(delta > 0)) fail('AUX_INVALID_ARGUMENT', `huber: expected delta > 0, got ${delta}`)
   return tidy(() => reduced('huber', huberOf(difference('huber', prediction, target), delta), reduction))
@@ -212,6 +219,7 @@ export function smoothL1(
   target: Tensor,
   options: { beta?: number; reduction?: Reduction } = {},
 ): Tensor {
+  expectOptions('smoothL1', options, ['beta', 'reduction'])
   const { beta = 1, reduction } = options
   if (!(beta >= 0)) fail('AUX_INVALID_ARGUMENT', `smoothL1: expected beta >= 0, got ${beta}`)
   if (beta === 0) return l1(prediction, target, { reduction })
@@ -255,8 +263,9 @@ export function bceWithLogits(
   targets: Tensor,
   options: { posWeight?: number | Tensor; reduction?: Reduction } = {},
 ): Tensor {
-  const { posWeight = 1, reduction } = options
   const name = 'bceWithLogits'
+  expectOptions(name, options, ['posWeight', 'reduction'])
+  const { posWeight = 1, reduction } = options
   const each = posWeight instanceof Tensor
   if (!each && !(typeof posWeight === 'number' && posWeight >= 0 && Number.isFinite(posWeight)))
     fail(
@@ -284,6 +293,7 @@ export function klDivergence(
   target: Tensor,
   options: { logTarget?: boolean; reduction?: Reduction | 'batchmean' } = {},
 ): Tensor {
+  expectOptions('klDivergence', options, ['logTarget', 'reduction'])
   const { logTarget = false, reduction } = options
   return tidy(() => {
     const tiny = 2 ** -126

@@ -1,3 +1,4 @@
+import { expectOptions } from '../errors'
 import { expectRank } from '../graph/op'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
@@ -28,6 +29,7 @@ for (const kind of ['max', 'avg'] as const) {
   const name = `${kind}Pool1d` as const
   Tensor.prototype[name] = function (kernel, options = {}) {
     expectRank(name, 'input', this, 3)
+    expectOptions(name, options, ['stride', 'padding'])
     const window = whole(`${name}: window`, kernel, undefined)
     const stride = whole(`${name}: stride`, options.stride, window)
     const padding = whole(`${name}: padding`, options.padding, 0, 0)

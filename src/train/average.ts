@@ -1,6 +1,6 @@
 import { compile, type CompiledFunction } from '../compile'
 import { sessionOf } from '../compile/session'
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { Module } from '../nn'
 import { ones } from '../ops'
 import { sgdUpdate } from '../ops/optim'
@@ -41,7 +41,8 @@ export class WeightAverage<M extends Module = Module> {
         fail('AUX_INVALID_ARGUMENT', `WeightAverage: expected two modules, got ${describe(m)}`)
     if ((average as unknown) === model)
       fail('AUX_INVALID_ARGUMENT', 'WeightAverage: expected two modules, got one and the same')
-    const { decay } = options ?? {}
+    expectOptions('WeightAverage', options, ['decay'])
+    const { decay } = options
     if (typeof decay !== 'function') checkDecay(decay)
     this.#decay = typeof decay === 'function' ? decay : () => decay
     average.loadState(model.state())

@@ -1,6 +1,6 @@
 import type { StepResult, Traceable, TrainingStep } from '../compile'
 import { DataLoader, type Batch } from '../data'
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { describe } from '../tensor/host'
 
 /** Options of `fit`. */
@@ -68,6 +68,7 @@ export type FitEvent<R extends Traceable = Traceable> = StepEvent<R> | EpochEven
 export async function* fit<A extends Batch, B extends Batch, R extends Traceable>(
   options: FitOptions<A, B, R>,
 ): AsyncGenerator<FitEvent<R>, void> {
+  expectOptions('fit', options, ['step', 'loader', 'epochs', 'signal', 'validate', 'patience'])
   const { step, loader, epochs, signal, validate, patience = Infinity } = options
   if (!(loader instanceof DataLoader))
     fail('AUX_INVALID_ARGUMENT', `fit: expected loader to be a data.DataLoader, got ${describe(loader)}`)

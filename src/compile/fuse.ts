@@ -1,5 +1,5 @@
 import type { Graph, Node } from '../graph/graph'
-import { claimedSigns, claimSigns } from '../ops/sign'
+import { canonical, claimedSigns, claimSigns } from '../ops/sign'
 import { statsOp } from '../ops/norm'
 import { relu } from '../ops/unary'
 import type { Tensor } from '../tensor/tensor'
@@ -13,7 +13,7 @@ export function fuseActivations(graph: Graph, outputs: Map<string, Tensor>): voi
   const readers = new Map<Tensor, Node[]>()
   for (const n of graph.nodes)
     for (const t of n.inputs) {
-      if (!t) continue
+      if (!t || n.op.view) continue
       const list = readers.get(root(t))
       if (list) list.push(n)
       else readers.set(root(t), [n])
@@ -22,8 +22,10 @@ export function fuseActivations(graph: Graph, outputs: Map<string, Tensor>): voi
   const replaced = new Map<Tensor, Tensor>()
   for (const n of graph.nodes) {
     const u = n.inputs[0]
-    if (n.op !== relu || !u || u.index !== 0 || u.base || wanted.has(u) || readers.get(u)!.length > 1) continue
-    const maker = u.node!
+    if (n.op !== relu || !u) continue
+    const made = canonical(u)
+    if (made.index !== 0 || made.base || wanted.has(made) || readers.get(made)!.length > 1) continue
+    const maker = made.node!
     if (!maker.op.relu || maker.phase !== n.phase) continue
     maker.attrs = maker.op.relu.attrs(maker.attrs)
     const [y] = n.outputs
@@ -41,8 +43,10 @@ export function fuseStatistics(graph: Graph): void {
   const taken = new Set<Node>()
   for (const n of graph.nodes) {
     const u = n.inputs[0]
-    if (n.op !== statsOp || !u || u.index !== 0 || u.base) continue
-    const maker = u.node!
+    if (n.op !== statsOp || !u) continue
+    const made = canonical(u)
+    if (made.index !== 0 || made.base) continue
+    const maker = made.node!
     const { moments } = maker.op
     if (!moments || maker.phase !== n.phase || taken.has(maker)) continue
     taken.add(maker)

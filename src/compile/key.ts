@@ -30,7 +30,7 @@ export class ModelKey {
       const now = new Watch(this.model!)
       if (this.#watch && !this.#watch.sameParts(now)) this.structure++
       this.#watch = now
-    }
+    } else if (this.#watch?.disposed()) this.structure++ // its plans go; to make one is then an error
     this.#seen = revision.current
     const mode = (m: Moded): string => (m.training ? 't' : 'e')
     const modes = this.model ? [...this.model.namedModules()].map(([, m]) => mode(m)) : []
@@ -83,6 +83,11 @@ class Watch {
     for (let i = 0; i < values.length; i++) if (owners[i][names[i]] !== values[i]) return false
     for (const [container, size] of this.#containers) if (Object.keys(container).length !== size) return false
     return true
+  }
+
+  /** Some of its tensors have been freed. */
+  disposed(): boolean {
+    return this.#parts.some((p) => p instanceof Tensor && p.disposed)
   }
 
   sameParts(other: Watch): boolean {

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { checkSeed, Random } from '../tensor/philox'
 import { checkBatch, Dataset, range, Stack, type Batch, type BatchContext, type Transform } from './dataset'
 import { SampleStream } from './stream'
@@ -84,7 +84,8 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
   #loop = 0
 
   constructor(data: Dataset<A> | SampleStream<A>, options: LoaderOptions<A, B>) {
-    const { batchSize, shuffle = false, seed = 0, dropLast = false, prefetch = 2, transform } = options ?? {}
+    expectOptions('DataLoader', options, ['batchSize', 'shuffle', 'seed', 'dropLast', 'prefetch', 'transform'])
+    const { batchSize, shuffle = false, seed = 0, dropLast = false, prefetch = 2, transform } = options
     if (!(data instanceof Dataset) && !(data instanceof SampleStream))
       fail(
         'AUX_INVALID_ARGUMENT',

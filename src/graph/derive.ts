@@ -35,20 +35,39 @@ export function derive(
   const forward = graph.nodes.slice(0, loss.node!.id + 1)
   const reached = dependsOn(forward, wanted)
   const gradients = new Map<Tensor, Tensor>()
+  const gathered = new Map<Tensor, Tensor[]>()
   const accumulate = (of: Tensor, gradient: Tensor): void => {
     if (gradient.shape.length !== of.shape.length || gradient.shape.some((d, i) => d !== of.shape[i]))
       fail(
         'AUX_SHAPE_MISMATCH',
         `gradient of shape ${showShape(gradient.shape)} for a value of shape ${showShape(of.shape)}`,
       )
+    const parts = gathered.get(of)
+    if (!gradient.node?.op.sum) add(of, gradient)
+    else if (parts?.[0].node!.op === gradient.node.op) parts.push(gradient)
+    else {
+      settle(of)
+      gathered.set(of, [gradient])
+    }
+  }
+  const add = (of: Tensor, gradient: Tensor): void => {
     const before = gradients.get(of)
     gradients.set(of, before ? options.add(before, gradient) : gradient)
+  }
+  /** Adds what was gathered. */
+  const settle = (of: Tensor): void => {
+    const parts = gathered.get(of)
+    if (!parts) return
+    gathered.delete(of)
+    add(of, parts.length > 1 ? parts[0].node!.op.sum!(parts) : parts[0])
   }
   graph.withPhase(options.phase ?? 'backward', () => {
     gradients.set(loss, seed)
     for (let i = forward.length - 1; i >= 0; i--) {
       const node = forward[i]
-      if (!reached.has(node) || node.op.mutates || !node.outputs.some((t) => gradients.has(t))) continue
+      if (!reached.has(node) || node.op.mutates || !node.outputs.some((t) => gradients.has(t) || gathered.has(t)))
+        continue
+      graph.withScope(node.scope, () => node.outputs.forEach(settle))
       if (node.reference || node.inputName !== null || node.op.constant) continue
       graph.withScope(node.scope, () => {
         const grads = inputGradients(node, gradients, (t) => reached.has(t.node!), options.keep)

@@ -220,7 +220,10 @@ export class Graph {
     }
     for (const n of this.nodes) {
       n.inputs = n.inputs.map(now)
-      for (const t of n.outputs) if (t.base) t.base = now(t.base)!
+      for (const t of n.outputs) {
+        const owner = now(t.base ?? undefined)
+        if (owner) t.base = owner.base ?? owner
+      }
     }
   }
 

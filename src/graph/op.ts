@@ -107,6 +107,11 @@ export interface Op<A = any> {
   readonly nonNegative?: 'always' | 'as input'
   /** Input 0 from output 0 and the other inputs: policies may compute it so instead of keeping it. */
   inverse?(y: Tensor, others: readonly (Tensor | undefined)[], attrs: A): Tensor
+  /**
+   * The sum of several first outputs of this op, made with less work than by adding them; gradients of one tensor that this
+   * op makes are gathered for it.
+   */
+  sum?(outputs: readonly Tensor[]): Tensor
   /** Small outputs that recomputation reads as they are instead of computing them again (batch statistics). */
   readonly statistics?: boolean
 }

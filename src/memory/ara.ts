@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { sameShape, showShape } from '../tensor/shape'
 import { sameValues } from '../graph/graph'
 import { Tensor } from '../tensor/tensor'
@@ -20,6 +20,7 @@ export interface AraOptions {
  * belongs at the end of its stage).
  */
 export function ara(options: AraOptions = {}): MemoryPolicy {
+  expectOptions('ara', options, ['stride'])
   const { stride = 2 } = options
   if (!Number.isInteger(stride) || stride < 1)
     fail('AUX_INVALID_ARGUMENT', `ara: expected a stride that is an integer >= 1, got ${stride}`)

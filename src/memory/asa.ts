@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import type { Alphabet } from '../graph/op'
 import { addSign, claimSigns, signUnpack } from '../ops/sign'
 import type { Tensor } from '../tensor/tensor'
@@ -20,6 +20,7 @@ export interface AsaOptions {
  * Layers that read the same input share its bits.
  */
 export function asa(options: AsaOptions = {}): MemoryPolicy {
+  expectOptions('asa', options, ['epsilon', 'lambda', 'alphabet'])
   const { epsilon = 0.01, alphabet = 'pm1' } = options
   const lambda = options.lambda ?? 1 / epsilon
   if (!(epsilon > 0 && Number.isFinite(epsilon)))

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import type { MemoryPolicy } from './policy'
 
 /** Options of `checkpoint`. */
@@ -16,6 +16,7 @@ export interface CheckpointOptions {
  * batch statistics are kept (two numbers a channel).
  */
 export function checkpoint(options: CheckpointOptions = {}): MemoryPolicy {
+  expectOptions('checkpoint', options, ['recompute'])
   const { recompute = 'all' } = options
   if (recompute !== 'all' && recompute !== 'cheap')
     fail('AUX_INVALID_ARGUMENT', `checkpoint: expected recompute to be 'all' or 'cheap', got ${String(recompute)}`)

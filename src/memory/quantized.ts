@@ -1,3 +1,4 @@
+import { expectOptions } from '../errors'
 import { checkCodes, dequantize, quantize, type CodeBits, type Quantized } from '../ops/quantize'
 import type { Tensor } from '../tensor/tensor'
 import type { MemoryPolicy } from './policy'
@@ -24,6 +25,7 @@ const codes = new WeakMap<Tensor, Map<string, Quantized>>()
  * policies of their own (`asa`, `q2`) keep what those say, and the rest is quantised, auxiliaries of `ara` too.
  */
 export function quantized(options: QuantizedOptions = {}): MemoryPolicy {
+  expectOptions('quantized', options, ['bits', 'rounding'])
   const { bits = 8, rounding = 'stochastic' } = options
   checkCodes('quantized', bits, rounding)
   return {

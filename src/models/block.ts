@@ -25,6 +25,19 @@ export interface TransformerOptions {
   reversible?: boolean
 }
 
+/** @internal Names of the options of a transformer, for `expectOptions`. */
+export const transformerOptions = [
+  'layers',
+  'features',
+  'heads',
+  'hidden',
+  'dropout',
+  'causal',
+  'norm',
+  'eps',
+  'reversible',
+] as const
+
 /** What the blocks of transformers are made of. */
 export abstract class TransformerBranches extends nn.Module {
   /** The attention branch. */

@@ -1,3 +1,4 @@
+import { expectOptions } from '../errors'
 import * as nn from '../nn'
 import type { Tensor } from '../tensor/tensor'
 import { BasicBlock } from './resnet'
@@ -17,6 +18,7 @@ export class CNN extends nn.Module {
 
   constructor(options: { channels?: number; classes?: number; width?: number } = {}) {
     super()
+    expectOptions('CNN', options, ['channels', 'classes', 'width'])
     const { channels = 1, classes = 10, width = 32 } = options
     this.stem = new nn.Conv2d(channels, width, 3, { padding: 1, bias: false })
     this.norm = new nn.BatchNorm2d(width)

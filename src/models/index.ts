@@ -6,6 +6,7 @@ export {
   type TransformerOptions,
 } from './block'
 export * from './cnn'
+export * from './generate'
 export * from './mlp'
 export * from './resnet'
 export * from './transformer'

@@ -1,4 +1,6 @@
+import { fail } from '../errors'
 import * as nn from '../nn'
+import { describe } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 
 /** Linear layers with ReLU between: sizes such as [784, 512, 512, 10]. Layers are `layers.0`, `layers.1`, ... */
@@ -8,6 +10,11 @@ export class MLP extends nn.Module {
 
   constructor(sizes: readonly number[]) {
     super()
+    if (!Array.isArray(sizes) || sizes.length < 2)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `MLP: expected the sizes of at least two layers, such as [784, 512, 10], got ${describe(sizes)}`,
+      )
     this.layers = sizes.slice(1).map((outputs, i) => new nn.Linear(sizes[i], outputs))
   }
 

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import * as nn from '../nn'
 import type { Tensor } from '../tensor/tensor'
 
@@ -147,6 +147,7 @@ export class ResNet extends nn.Module {
 
   constructor(options: ResNetOptions) {
     super()
+    expectOptions('ResNet', options, ['depth', 'classes', 'channels', 'layout', 'stem', 'width'])
     const { depth, classes, channels = 3, layout = 'standard', stem = 'small', width = 64 } = options
     const counts = blocksOf[depth]?.[layout]
     if (!counts)

@@ -1,18 +1,29 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { expectTensor } from '../graph/op'
 import * as nn from '../nn'
 import { arange } from '../ops'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
-import { makeBlocks, throughBlocks, TransformerBlock, type Blocks, type TransformerOptions } from './block'
+import { tidy } from '../tensor/tidy'
+import {
+  makeBlocks,
+  throughBlocks,
+  transformerOptions,
+  TransformerBlock,
+  type Blocks,
+  type TransformerOptions,
+} from './block'
 
-/** 0 to T - 1, for tokens [N, T] of which the table of positions has enough. */
-function positionsOf(model: string, tokens: Tensor, { weight }: nn.Embedding): Tensor {
+/** Embeddings of tokens [N, T] and of their positions 0 to T - 1, of which there must be enough. */
+function embedded(model: string, tokens: Tensor, tables: { tokens: nn.Embedding; positions: nn.Embedding }): Tensor {
   expectTensor(model, tokens)
-  const [length] = weight.shape
+  const [length] = tables.positions.weight.shape
   if (tokens.rank !== 2 || tokens.shape[1] > length)
     fail('AUX_SHAPE_MISMATCH', `${model}: expected tokens [N, T], T at most ${length}, got ${showShape(tokens.shape)}`)
-  return arange(0, tokens.shape[1], 1, 'i32')
+  return tidy(() => {
+    const places = arange(0, tokens.shape[1], 1, 'i32')
+    return tables.tokens.forward(tokens).add(tables.positions.forward(places))
+  })
 }
 
 /** A causal language model: token indices i32 [N, T] to logits [N, T, vocabulary]. Blocks are `blocks.0`, ... */
@@ -30,6 +41,7 @@ export class GPT extends nn.Module {
 
   constructor(options: TransformerOptions & { vocabulary: number; length: number }) {
     super()
+    expectOptions('GPT', options, ['vocabulary', 'length', ...transformerOptions])
     const { vocabulary, length, features } = options
     this.tokens = new nn.Embedding(vocabulary, features, { std: 0.02 })
     this.positions = new nn.Embedding(length, features, { std: 0.02 })
@@ -40,8 +52,7 @@ export class GPT extends nn.Module {
 
   /** Tokens i32 [N, T], T at most `length`, to logits [N, T, vocabulary]. */
   forward(tokens: Tensor): Tensor {
-    const places = positionsOf('GPT', tokens, this.positions)
-    const x = this.tokens.forward(tokens).add(this.positions.forward(places))
+    const x = embedded('GPT', tokens, this)
     return this.head.forward(this.norm.forward(throughBlocks(this.blocks, x)))
   }
 }
@@ -65,6 +76,7 @@ export class Encoder extends nn.Module {
     options: Omit<TransformerOptions, 'reversible'> & { vocabulary: number; length: number; classes: number },
   ) {
     super()
+    expectOptions('Encoder', options, ['vocabulary', 'length', 'classes', ...transformerOptions])
     const { vocabulary, length, classes, layers, features, eps = 1e-12 } = options
     this.tokens = new nn.Embedding(vocabulary, features, { std: 0.02 })
     this.positions = new nn.Embedding(length, features, { std: 0.02 })
@@ -76,8 +88,7 @@ export class Encoder extends nn.Module {
 
   /** Tokens i32 [N, T] to logits [N, classes]; `mask` as in `scaledDotProductAttention`. */
   forward(tokens: Tensor, mask?: Tensor): Tensor {
-    const places = positionsOf('Encoder', tokens, this.positions)
-    let x = this.norm.forward(this.tokens.forward(tokens).add(this.positions.forward(places)))
+    let x = this.norm.forward(embedded('Encoder', tokens, this))
     for (const block of this.blocks) x = block.forward(x, mask)
     return this.head.forward(this.pooler.forward(x.select(1, 0)).tanh())
   }

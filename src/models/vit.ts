@@ -1,9 +1,10 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import * as nn from '../nn'
 import { concat, normal, zeros } from '../ops'
+import { pair } from '../ops/geometry'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
-import { makeBlocks, throughBlocks, type Blocks, type TransformerOptions } from './block'
+import { makeBlocks, throughBlocks, transformerOptions, type Blocks, type TransformerOptions } from './block'
 
 /** Options of `ViT`. */
 export interface ViTOptions extends Omit<TransformerOptions, 'causal' | 'norm'> {
@@ -44,8 +45,9 @@ export class ViT extends nn.Module {
 
   constructor(options: ViTOptions) {
     super()
+    expectOptions('ViT', options, ['image', 'patch', 'classes', 'channels', ...transformerOptions])
     const { image, patch, classes, channels = 3, features, dropout = 0, eps = 1e-6 } = options
-    const [height, width] = typeof image === 'number' ? [image, image] : image
+    const [height, width] = pair('ViT: image', image, undefined)
     const [rows, columns] = [height / patch, width / patch]
     if (!(Number.isInteger(rows) && Number.isInteger(columns) && rows > 0 && columns > 0))
       fail('AUX_INVALID_ARGUMENT', `ViT: expected a patch that divides an image of ${height} x ${width}, got ${patch}`)

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { expectTensor } from '../graph/op'
 import { scaledDotProductAttention } from '../ops'
 import { showShape } from '../tensor/shape'
@@ -37,6 +37,7 @@ export class MultiHeadAttention extends Module {
   constructor(features: number, heads: number, options: MultiHeadAttentionOptions = {}) {
     super()
     expectSizes('MultiHeadAttention', { features, heads })
+    expectOptions('MultiHeadAttention', options, ['bias', 'dropout', 'causal'])
     if (features % heads)
       fail('AUX_INVALID_ARGUMENT', `MultiHeadAttention: expected features that ${heads} heads divide, got ${features}`)
     const { bias = true, dropout = 0, causal = false } = options
@@ -51,6 +52,7 @@ export class MultiHeadAttention extends Module {
 
   /** `context` is what is attended to (x itself unless given); `mask` as in `scaledDotProductAttention`. */
   forward(x: Tensor, options: { context?: Tensor; mask?: Tensor } = {}): Tensor {
+    expectOptions('MultiHeadAttention.forward', options, ['context', 'mask'])
     const { context = x, mask } = options
     for (const t of [x, context]) {
       expectTensor('MultiHeadAttention', t)

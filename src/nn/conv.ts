@@ -1,6 +1,14 @@
-import { fail } from '../errors'
-import { conv2d, convTranspose2d, type ConvOptions, type ConvTransposeOptions } from '../ops'
-import { convAttrs, pair, type Pair } from '../ops/geometry'
+import { expectOptions, fail } from '../errors'
+import {
+  conv1d,
+  conv2d,
+  convTranspose2d,
+  type Conv1dOptions,
+  type ConvOptions,
+  type ConvTransposeOptions,
+} from '../ops'
+import { rowOptions } from '../ops/conv1d'
+import { convAttrs, convOptions, pair, whole, type Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
 import { Module } from './module'
@@ -24,6 +32,7 @@ export class Conv2d extends Module {
     options: ConvOptions & { bias?: boolean } = {},
   ) {
     super()
+    expectOptions('Conv2d', options, [...convOptions, 'bias'])
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
     const [kh, kw] = pair('Conv2d: kernel', kernel, undefined)
@@ -46,6 +55,46 @@ export class Conv2d extends Module {
   }
 }
 
+/** 1-D convolution, channels-last: [N, L, inputs] to [N, P, outputs]. Weight [outputs, K, inputs / groups]. */
+export class Conv1d extends Module {
+  /** [outputs, K, inputs / groups]. */
+  readonly weight: Parameter
+  /** [outputs]; undefined with `bias: false`. */
+  readonly bias: Parameter | undefined
+  readonly #options: Conv1dOptions
+
+  constructor(
+    /** Channels of the sequence. */
+    readonly inputs: number,
+    /** Channels of the result. */
+    readonly outputs: number,
+    kernel: number,
+    options: Conv1dOptions & { bias?: boolean } = {},
+  ) {
+    super()
+    expectOptions('Conv1d', options, [...convOptions, 'bias'])
+    const { bias = true, ...geometry } = options
+    const groups = geometry.groups ?? 1
+    const taps = whole('Conv1d: kernel', kernel, undefined)
+    expectSizes('Conv1d', { inputs, outputs, groups })
+    convAttrs('Conv1d', [1, taps], rowOptions('Conv1d', geometry))
+    if (inputs % groups || outputs % groups)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `Conv1d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
+      )
+    const fanIn = taps * (inputs / groups)
+    this.weight = new Parameter(fanInUniform([outputs, taps, inputs / groups], fanIn))
+    this.bias = bias ? new Parameter(fanInUniform([outputs], fanIn)) : undefined
+    this.#options = geometry
+  }
+
+  /** [N, L, inputs] to [N, P, outputs]. */
+  forward(x: Tensor): Tensor {
+    return conv1d(x, this.weight, this.bias, this.#options)
+  }
+}
+
 /**
  * Transposed 2-D convolution, channels-last: [N, H, W, inputs] to [N, P, Q, outputs], sizes as of `convTranspose2d`. Weight
  * [inputs, KH, KW, outputs / groups].
@@ -59,6 +108,7 @@ export class ConvTranspose2d extends Module {
 
   constructor(inputs: number, outputs: number, kernel: Pair, options: ConvTransposeOptions & { bias?: boolean } = {}) {
     super()
+    expectOptions('ConvTranspose2d', options, [...convOptions, 'outputPadding', 'bias'])
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
     const [kh, kw] = pair('ConvTranspose2d: kernel', kernel, undefined)

@@ -1,3 +1,4 @@
+import { expectOptions } from '../errors'
 import { embedding, normal } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
@@ -13,6 +14,7 @@ export class Embedding extends Module {
   constructor(rows: number, features: number, options: { paddingIdx?: number; std?: number } = {}) {
     super()
     expectSizes('Embedding', { rows, features })
+    expectOptions('Embedding', options, ['paddingIdx', 'std'])
     this.weight = new Parameter(normal([rows, features], { std: options.std ?? 1 }), { table: true })
     this.#paddingIdx = options.paddingIdx
   }

@@ -1,3 +1,4 @@
+import { expectOptions } from '../errors'
 import { linear } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
@@ -15,6 +16,7 @@ export class Linear extends Module {
   constructor(inputs: number, outputs: number, options: { bias?: boolean } = {}) {
     super()
     expectSizes('Linear', { inputs, outputs })
+    expectOptions('Linear', options, ['bias'])
     this.weight = new Parameter(fanInUniform([outputs, inputs], inputs))
     this.bias = options.bias === false ? undefined : new Parameter(fanInUniform([outputs], inputs))
   }

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import type { ModuleTest } from '../memory/assignment'
 import { linear, matmul, zeros } from '../ops'
 import { describe } from '../tensor/host'
@@ -35,6 +35,7 @@ export class LoRA extends Module {
 
   constructor(layer: Linear, options: LoRAOptions = {}) {
     super()
+    expectOptions('LoRA', options, ['rank', 'alpha'])
     const { rank = 8, alpha = 16 } = options
     if (!(layer instanceof Linear))
       fail('AUX_INVALID_ARGUMENT', `LoRA: expected a Linear layer, got ${describe(layer)}`)

@@ -152,8 +152,9 @@ export abstract class Module implements Trainable {
     return this
   }
 
-  /** Frees every parameter and buffer. */
+  /** Frees every parameter and buffer; a run of a plan that reads them is then an error (AUX_DISPOSED). */
   dispose(): void {
+    revision.current++
     for (const [, t] of this.#namedTensors()) t.dispose()
   }
 

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { batchNorm, groupNorm, layerNorm, ones, rmsNorm, zeros } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { buffer, Module } from './module'
@@ -32,6 +32,7 @@ class BatchNorm extends Module {
   constructor(channels: number, options: BatchNormOptions = {}) {
     super()
     expectSizes('BatchNorm', { channels })
+    expectOptions('BatchNorm', options, ['eps', 'momentum'])
     this.weight = new Parameter(ones([channels]))
     this.bias = new Parameter(zeros([channels]))
     this.runningMean = buffer(zeros([channels]))
@@ -63,6 +64,7 @@ export class LayerNorm extends Module {
   constructor(features: number, options: NormOptions = {}) {
     super()
     expectSizes('LayerNorm', { features })
+    expectOptions('LayerNorm', options, ['eps'])
     this.weight = new Parameter(ones([features]))
     this.bias = new Parameter(zeros([features]))
     this.#eps = options.eps ?? 1e-5

@@ -1,4 +1,4 @@
-import { interpolate, type InterpolateOptions, type PoolOptions } from '../ops'
+import { interpolate, type InterpolateOptions, type Pool1dOptions, type PoolOptions } from '../ops'
 import type { Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
@@ -44,6 +44,49 @@ export class AdaptiveAvgPool2d extends Module {
   /** [N, H, W, C] to [N, height, width, C]. */
   forward(x: Tensor): Tensor {
     return x.adaptiveAvgPool2d(this.size)
+  }
+}
+/** Maximum over windows of a sequence. */
+export class MaxPool1d extends Module {
+  constructor(
+    /** Length of a window. */
+    readonly kernel: number,
+    /** Stride (the kernel) and padding (0). */
+    readonly options: Pool1dOptions = {},
+  ) {
+    super()
+  }
+  /** [N, L, C] to [N, P, C]. */
+  forward(x: Tensor): Tensor {
+    return x.maxPool1d(this.kernel, this.options)
+  }
+}
+/** Mean over windows of a sequence; padding counts as zeros. */
+export class AvgPool1d extends Module {
+  constructor(
+    /** Length of a window. */
+    readonly kernel: number,
+    /** Stride (the kernel) and padding (0). */
+    readonly options: Pool1dOptions = {},
+  ) {
+    super()
+  }
+  /** [N, L, C] to [N, P, C]. */
+  forward(x: Tensor): Tensor {
+    return x.avgPool1d(this.kernel, this.options)
+  }
+}
+/** Mean over bins that divide the sequence into `size` parts. */
+export class AdaptiveAvgPool1d extends Module {
+  constructor(
+    /** Length of the result. */
+    readonly size: number,
+  ) {
+    super()
+  }
+  /** [N, L, C] to [N, size, C]. */
+  forward(x: Tensor): Tensor {
+    return x.adaptiveAvgPool1d(this.size)
   }
 }
 /** Images of another size, as `interpolate`. */

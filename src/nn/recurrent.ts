@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { dropout, stack, zeros } from '../ops'
 import { checkDropout } from '../ops/random'
 import { showShape } from '../tensor/shape'
@@ -125,6 +125,7 @@ abstract class Recurrent<C extends LSTMCell | GRUCell> extends Module {
     super()
     const { layers = 1, dropout: p = 0 } = options
     expectSizes(new.target.name, { inputs, hidden, layers })
+    expectOptions(new.target.name, options, ['layers', 'bias', 'dropout'])
     checkDropout(`${new.target.name} dropout`, p)
     this.cells = Array.from({ length: layers }, (_, i) => make(i ? hidden : inputs))
     this.#dropout = p

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { apply, defineOp, expectDType, expectRank, expectShape, type Op } from '../graph/op'
 import { broadcastShapes, showShape } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
@@ -84,6 +84,7 @@ const attentionOp: Op<Attrs> = defineOp({
  * strides; y [batch, heads, queries, values], whose `permute([0, 2, 1, 3])` is contiguous.
  */
 export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  expectOptions('scaledDotProductAttention', options, ['causal', 'mask', 'scale', 'dropoutP'])
   const { causal = false, mask, scale = 1 / Math.sqrt(q.shape[q.rank - 1]), dropoutP: p = 0 } = options
   checkDropout('scaledDotProductAttention dropoutP', p)
   return tidy(() => {

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 
 // Windows that slide over images: what convolution and pooling share.
 
@@ -13,6 +13,21 @@ export interface ConvOptions {
   /** Groups of channels that see only each other (1); as many as channels: a depthwise convolution. */
   groups?: number
 }
+
+/** Geometry of a convolution along a sequence. */
+export interface Conv1dOptions {
+  /** Places between windows (1). */
+  stride?: number
+  /** Zeros before and behind the sequence (0); 'same': as many as leave its length, of odd kernels with stride 1. */
+  padding?: number | 'same'
+  /** Places between taps of a window (1). */
+  dilation?: number
+  /** Groups of channels that see only each other (1); as many as channels: a depthwise convolution. */
+  groups?: number
+}
+
+/** @internal Names of the options of convolutions. */
+export const convOptions = ['stride', 'padding', 'dilation', 'groups'] as const
 
 /** Attributes of a convolution, after defaults. */
 export interface ConvAttrs {
@@ -43,8 +58,17 @@ export function pair(
   return two as unknown as readonly [number, number]
 }
 
+/** @internal A whole number after defaults; `what` names it in the error. */
+export function whole(what: string, v: number | undefined, fallback: number | undefined, least = 1): number {
+  const n = v ?? fallback
+  if (!Number.isSafeInteger(n) || n! < least)
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected a whole number >= ${least}, got ${String(v)}`)
+  return n!
+}
+
 /** @internal Attributes of a convolution with a kernel of this size. */
 export function convAttrs(name: string, kernel: readonly number[], o: ConvOptions): ConvAttrs {
+  expectOptions(name, o, convOptions)
   const stride = pair(`${name}: stride`, o.stride, 1)
   const dilation = pair(`${name}: dilation`, o.dilation, 1)
   const { groups = 1 } = o
@@ -67,6 +91,6 @@ export function convAttrs(name: string, kernel: readonly number[], o: ConvOption
 /** @internal The numbers that all convolution kernels begin with. */
 export const convNumbers = (a: ConvAttrs): number[] => [...a.stride, ...a.padding, ...a.dilation, a.groups]
 
-/** Positions of a window along an axis. */
+/** @internal Positions of a window along an axis. */
 export const windows = (size: number, kernel: number, stride: number, padding: number, dilation: number): number =>
   Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1

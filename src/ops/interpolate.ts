@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { apply, defineOp, expectRank, expectTensor, type Op } from '../graph/op'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
@@ -66,7 +66,8 @@ export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
   const name = 'interpolate'
   expectTensor(name, x)
   expectRank(name, 'input', x, 4)
-  const { size, scale, mode = 'nearest', alignCorners = false } = options ?? {}
+  expectOptions(name, options, ['size', 'scale', 'mode', 'alignCorners'])
+  const { size, scale, mode = 'nearest', alignCorners = false } = options
   if ((size === undefined) === (scale === undefined))
     fail('AUX_INVALID_ARGUMENT', `${name}: expected one of size and scale, got ${size === undefined ? 'none' : 'both'}`)
   const [n, h, w, c] = x.shape

@@ -32,7 +32,38 @@ const placeOp: Op<PlaceAttrs> = defineOp({
   kernel: (_, __, a) => ({ name: 'place', numbers: [a.value, ...a.starts, ...a.steps] }),
   derive: (d) => [window(d.grad()!, d.attrs.starts, d.spec(0).shape, d.attrs.steps)],
   strided: 'all',
+  sum: (parts) => runs(parts).reduce((a, b) => a.add(b)),
 })
+
+/**
+ * Windows that adjoin along an axis joined and placed as one: the gradient of a tensor that was split, or read entry by
+ * entry, is put together instead of added up in its full size.
+ */
+function runs(placed: readonly Tensor[]): Tensor[] {
+  const parts = placed.map((t) => ({ t, x: t.node!.inputs[0]!, ...(t.node!.attrs as PlaceAttrs) }))
+  const { shape } = parts[0]
+  const axis = shape.findIndex((n, i) => parts.some(({ x }) => x.shape[i] !== n))
+  const simple = ({ x, steps, value }: (typeof parts)[number]): boolean =>
+    value === 0 && steps.every((s) => s === 1) && shape.every((n, i) => i === axis || x.shape[i] === n)
+  if (axis < 0 || !parts.every(simple)) return [...placed]
+  const result: Tensor[] = []
+  const sorted = [...parts].sort((a, b) => a.starts[axis] - b.starts[axis])
+  for (let i = 0, next: number; i < sorted.length; i = next) {
+    const end = (part: (typeof parts)[number]): number => part.starts[axis] + part.x.shape[axis]
+    for (next = i + 1; next < sorted.length && sorted[next].starts[axis] === end(sorted[next - 1]);) next++
+    const run = sorted.slice(i, next)
+    const { t, starts, steps } = run[0]
+    const whole = (): Tensor =>
+      concat(
+        run.map(({ x }) => x),
+        axis,
+      )
+    if (run.length === 1) result.push(t)
+    else if (starts[axis] === 0 && end(run[run.length - 1]) === shape[axis]) result.push(whole())
+    else result.push(place(whole(), shape, starts, steps, 0))
+  }
+  return result
+}
 
 /** x as a window of a tensor that is `value` elsewhere. */
 const place = (x: Tensor, shape: Shape, starts: readonly number[], steps: readonly number[], value: number): Tensor =>

@@ -1,6 +1,7 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { apply, defineOp, expectDType, expectRank, expectShape, expectTensor, type Op } from '../graph/op'
 import { broadcastShapes, resolveAxis, sameShape, showShape, type Shape } from '../tensor/shape'
+import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { where } from './binary'
@@ -138,6 +139,7 @@ const nothing = 2 ** 31
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
   expectTensor('crossEntropy', logits)
   expectTensor('crossEntropy', labels)
+  expectOptions('crossEntropy', options, ['labelSmoothing', 'weight', 'ignoreIndex', 'reduction'])
   if (logits.rank < 1) fail('AUX_SHAPE_MISMATCH', 'crossEntropy: expected logits [..., classes], got shape []')
   return tidy(() => {
     if (labels.dtype === 'f32' && sameShape(labels.shape, logits.shape)) return softEntropy(logits, labels, options)
@@ -157,6 +159,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
 
 /** Negative log-likelihood: log-probabilities [..., classes], labels i32 [...]; otherwise as `crossEntropy`. */
 export function nll(logProbabilities: Tensor, labels: Tensor, options: NllOptions = {}): Tensor {
+  expectOptions('nll', options, ['ignoreIndex', 'reduction'])
   if (logProbabilities.rank < 1)
     fail('AUX_SHAPE_MISMATCH', 'nll: expected log-probabilities [..., classes], got shape []')
   return tidy(() => {
@@ -187,12 +190,16 @@ function difference(name: string, prediction: Tensor, target: Tensor): Tensor {
 }
 
 /** Mean squared error; the target has the shape of the prediction, or broadcasts to it. */
-export const mse = (prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor =>
-  tidy(() => reduced('mse', difference('mse', prediction, target).square(), options.reduction))
+export function mse(prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor {
+  expectOptions('mse', options, ['reduction'])
+  return tidy(() => reduced('mse', difference('mse', prediction, target).square(), options.reduction))
+}
 
 /** Mean absolute error. */
-export const l1 = (prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor =>
-  tidy(() => reduced('l1', difference('l1', prediction, target).abs(), options.reduction))
+export function l1(prediction: Tensor, target: Tensor, options: { reduction?: Reduction } = {}): Tensor {
+  expectOptions('l1', options, ['reduction'])
+  return tidy(() => reduced('l1', difference('l1', prediction, target).abs(), options.reduction))
+}
 
 /** Squared up to a distance of delta (halved), straight beyond (Huber 1964). */
 export function huber(
@@ -200,6 +207,7 @@ export function huber(
   target: Tensor,
   options: { delta?: number; reduction?: Reduction } = {},
 ): Tensor {
+  expectOptions('huber', options, ['delta', 'reduction'])
   const { delta = 1, reduction } = options
   if (!(delta > 0)) fail('AUX_INVALID_ARGUMENT', `huber: expected delta > 0, got ${delta}`)
   return tidy(() => reduced('huber', huberOf(difference('huber', prediction, target), delta), reduction))
@@ -211,6 +219,7 @@ export function smoothL1(
   target: Tensor,
   options: { beta?: number; reduction?: Reduction } = {},
 ): Tensor {
+  expectOptions('smoothL1', options, ['beta', 'reduction'])
   const { beta = 1, reduction } = options
   if (!(beta >= 0)) fail('AUX_INVALID_ARGUMENT', `smoothL1: expected beta >= 0, got ${beta}`)
   if (beta === 0) return l1(prediction, target, { reduction })
@@ -245,15 +254,34 @@ const bceOp: Op<{ weight: number }> = defineOp({
   exact: true,
 })
 
-/** Binary cross entropy of sigmoid(logits), stable for logits of any size; `posWeight` multiplies the positive class. */
+/**
+ * Binary cross entropy of sigmoid(logits), stable for logits of any size. `posWeight` multiplies the positive class: one
+ * number, or a tensor such as [classes] that broadcasts to the logits.
+ */
 export function bceWithLogits(
   logits: Tensor,
   targets: Tensor,
-  options: { posWeight?: number; reduction?: Reduction } = {},
+  options: { posWeight?: number | Tensor; reduction?: Reduction } = {},
 ): Tensor {
-  return tidy(() =>
-    reduced('bceWithLogits', apply(bceOp, [logits, targets], { weight: options.posWeight ?? 1 })[0], options.reduction),
-  )
+  const name = 'bceWithLogits'
+  expectOptions(name, options, ['posWeight', 'reduction'])
+  const { posWeight = 1, reduction } = options
+  const each = posWeight instanceof Tensor
+  if (!each && !(typeof posWeight === 'number' && posWeight >= 0 && Number.isFinite(posWeight)))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${name}: expected posWeight to be a number >= 0 or a tensor, got ${describe(posWeight)}`,
+    )
+  return tidy(() => {
+    const losses = apply(bceOp, [logits, targets], { weight: each ? 1 : posWeight })[0]
+    if (!each) return reduced(name, losses, reduction)
+    if (!sameShape(broadcastShapes(name, posWeight.shape, logits.shape), logits.shape))
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `${name}: expected posWeight to broadcast to ${showShape(logits.shape)}, got ${showShape(posWeight.shape)}`,
+      )
+    return reduced(name, losses.add(logits.neg().softplus().mul(targets).mul(posWeight.sub(1))), reduction)
+  })
 }
 
 /**
@@ -265,6 +293,7 @@ export function klDivergence(
   target: Tensor,
   options: { logTarget?: boolean; reduction?: Reduction | 'batchmean' } = {},
 ): Tensor {
+  expectOptions('klDivergence', options, ['logTarget', 'reduction'])
   const { logTarget = false, reduction } = options
   return tidy(() => {
     const tiny = 2 ** -126

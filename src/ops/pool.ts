@@ -1,5 +1,5 @@
 import { apply, defineOp, expectRank, type Op } from '../graph/op'
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { showShape, type Shape } from '../tensor/shape'
 import { Tensor, type Spec } from '../tensor/tensor'
 import { pair, windows, type Pair } from './geometry'
@@ -77,6 +77,7 @@ export interface PoolOptions {
 }
 
 function attrsOf(name: string, kernel: Pair, o: PoolOptions): PoolAttrs {
+  expectOptions(name, o, ['stride', 'padding'])
   return {
     kernel: pair(`${name}: window`, kernel, undefined),
     stride: pair(`${name}: stride`, o.stride ?? kernel, 1),

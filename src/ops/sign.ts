@@ -30,8 +30,8 @@ export const signPack = (x: Tensor): Tensor => apply(packOp, [x], undefined)[0]
 // Signs that the kernel reading x has packed on the way: traced tensors only, so keyed by identity.
 const packedAlready = new WeakMap<Tensor, Tensor>()
 
-// A view with the same values and channels ([N, T, C] as [N T, C]) has the same bits.
-const canonical = (x: Tensor): Tensor =>
+/** @internal The tensor that x is a view of, where it has the same values and channels ([N, T, C] as [N T, C]): the same bits. */
+export const canonical = (x: Tensor): Tensor =>
   x.base && sameValues(x, x.base) && x.shape[x.rank - 1] === x.base.shape[x.base.rank - 1] ? x.base : x
 
 /** @internal Says that `signs` are the packed signs of x; the first claim stands. Returns the one that does. */

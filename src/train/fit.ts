@@ -1,6 +1,6 @@
 import type { StepResult, Traceable, TrainingStep } from '../compile'
 import { DataLoader, type Batch } from '../data'
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { describe } from '../tensor/host'
 
 /** Options of `fit`. */
@@ -13,6 +13,13 @@ export interface FitOptions<A extends Batch, B extends Batch, R extends Traceabl
   epochs: number
   /** Ends the run after the step at hand. */
   signal?: AbortSignal
+  /**
+   * Asked after each epoch how good the model is, as a number that is to fall: `() => evaluate(validation, loader)`.
+   * (Of an accuracy, give its negative.)
+   */
+  validate?: () => number | Promise<number>
+  /** Epochs without a new lowest `validate` that are borne; then the run ends (Infinity). */
+  patience?: number
 }
 
 /** After each step. Times are in seconds. */
@@ -45,6 +52,10 @@ export interface EpochEvent {
   seconds: number
   /** Rows trained on. */
   rows: number
+  /** What `validate` gave; there with it. */
+  validation?: number
+  /** Whether that is the lowest of this run: the moment to save the weights. */
+  best?: boolean
 }
 
 /** What `fit` tells of. */
@@ -57,15 +68,22 @@ export type FitEvent<R extends Traceable = Traceable> = StepEvent<R> | EpochEven
 export async function* fit<A extends Batch, B extends Batch, R extends Traceable>(
   options: FitOptions<A, B, R>,
 ): AsyncGenerator<FitEvent<R>, void> {
-  const { step, loader, epochs, signal } = options
+  expectOptions('fit', options, ['step', 'loader', 'epochs', 'signal', 'validate', 'patience'])
+  const { step, loader, epochs, signal, validate, patience = Infinity } = options
   if (!(loader instanceof DataLoader))
     fail('AUX_INVALID_ARGUMENT', `fit: expected loader to be a data.DataLoader, got ${describe(loader)}`)
   if (!(epochs >= 0)) fail('AUX_INVALID_ARGUMENT', `fit: expected a number of epochs, got ${String(epochs)}`)
+  if (!(patience >= 0)) fail('AUX_INVALID_ARGUMENT', `fit: expected patience >= 0, got ${String(patience)}`)
+  if (validate === undefined ? options.patience !== undefined : typeof validate !== 'function')
+    fail('AUX_INVALID_ARGUMENT', `fit: expected validate to be a function, got ${describe(validate)}`)
   let rowsDone = 0
   let secondsDone = 0
+  let lowest = Infinity
+  let waited = 0
   while (loader.epoch < epochs && !signal?.aborted) {
     const epoch = loader.epoch
     const steps = loader.length
+    const resumed = loader.state().position > 0
     let losses = 0
     let count = 0
     let rows = 0
@@ -87,8 +105,25 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
       if (signal?.aborted) return
       started = performance.now()
     }
+    if (!rows && loader.epoch === epoch + 1 && !resumed)
+      fail('AUX_INVALID_ARGUMENT', 'fit: expected batches, got a loader without any')
     rowsDone += rows
     secondsDone += seconds
-    yield { type: 'epoch', epoch, loss: losses / Math.max(1, count), seconds, rows }
+    const event = { type: 'epoch', epoch, loss: losses / Math.max(1, count), seconds, rows } as const
+    if (!validate) {
+      yield event
+      continue
+    }
+    const next = loader.epoch
+    const validation = await validate()
+    if (loader.epoch !== next)
+      fail('AUX_INVALID_ARGUMENT', 'fit: validate has read the loader that is trained on; expected a loader of its own')
+    if (typeof validation !== 'number')
+      fail('AUX_INVALID_ARGUMENT', `fit: expected validate to give a number, got ${describe(validation)}`)
+    const best = validation < lowest
+    waited = best ? 0 : waited + 1
+    if (best) lowest = validation
+    yield { ...event, validation, best }
+    if (waited > patience) return
   }
 }

@@ -1,4 +1,6 @@
 export { accuracy } from './accuracy'
+export { WeightAverage, type WeightAverageOptions } from './average'
 export { loadTraining, saveTraining, type Training } from './checkpoint'
+export { evaluate, type Means } from './evaluate'
 export { fit, type EpochEvent, type FitEvent, type FitOptions, type StepEvent } from './fit'
 export { loadWeights, saveWeights, type WeightsOptions } from './weights'

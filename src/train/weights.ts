@@ -1,19 +1,24 @@
+import { sessionOf } from '../compile/session'
 import { fail } from '../errors'
 import { readSafetensors, toHostArray, writeSafetensors, type ReadOptions } from '../io'
-import type { Module } from '../nn'
+import { Conv1d, type Module } from '../nn'
 import type { HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 
 /** How a model lies in a safetensors file. */
 export interface WeightsOptions {
   /**
-   * `torch`: convolution weights lie as [out, in, kh, kw], the order of PyTorch and Hugging Face; they are turned to and
-   * from ours, [out, kh, kw, in]. Linear weights lie alike in both.
+   * `torch`: convolution weights lie as [out, in, kh, kw] ([out, in, k] of `Conv1d`), the order of PyTorch and Hugging
+   * Face; they are turned to and from ours, [out, kh, kw, in]. Linear weights lie alike in both.
    */
   layout?: 'auxgrad' | 'torch'
   /** Name in the file of each tensor of the model; the same name unless given. */
   name?: (path: string) => string
 }
+
+// Where the channels of the input, our last axis and PyTorch's second, go.
+const outermost = (rank: number): number[] => (rank === 4 ? [3, 1, 2] : [2, 1])
+const innermost = (rank: number): number[] => (rank === 4 ? [2, 3, 1] : [2, 1])
 
 const turned = ({ data, shape, dtype }: HostArray, order: readonly number[]): HostArray => {
   const t = Tensor.from(data, shape, dtype)
@@ -26,19 +31,33 @@ const turned = ({ data, shape, dtype }: HostArray, order: readonly number[]): Ho
   }
 }
 
-/** Writes parameters and buffers to a safetensors file, atomically. */
+/** True of what is a convolution weight: all tensors of four axes, and the weights of `Conv1d`. */
+function convolutions(model: Module): (t: Tensor) => boolean {
+  const rows = new Set<Tensor>()
+  for (const [, m] of model.namedModules()) if (m instanceof Conv1d) rows.add(m.weight)
+  return (t) => t.rank === 4 || rows.has(t)
+}
+
+/**
+ * Writes parameters and buffers to a safetensors file, atomically: those after the runs of the model's step that were asked
+ * for so far, whole.
+ */
 export async function saveWeights(file: string, model: Module, options: WeightsOptions = {}): Promise<void> {
   const { layout = 'auxgrad', name = (path) => path } = options
   const tensors = new Map<string, HostArray>()
-  for (const [path, t] of model.state()) {
-    const host = { data: t.rawSync(), shape: t.shape, dtype: t.dtype }
-    tensors.set(name(path), layout === 'torch' && t.rank === 4 ? turned(host, [0, 3, 1, 2]) : host)
-  }
+  await sessionOf(model).enqueue(async () => {
+    const isConvolution = convolutions(model)
+    for (const [path, t] of model.state()) {
+      const host = { data: t.rawSync(), shape: t.shape, dtype: t.dtype }
+      tensors.set(name(path), layout === 'torch' && isConvolution(t) ? turned(host, [0, ...outermost(t.rank)]) : host)
+    }
+  })
   await writeSafetensors(file, tensors)
 }
 
 /**
  * Loads parameters and buffers from a safetensors file or a sharded index of some. Other float types are converted.
+ * They change between two runs of the model's plans, so that a server may load them while it predicts.
  * @throws AUX_BAD_FILE, and as `Module.loadState`: nothing changes unless all fits.
  */
 export async function loadWeights(
@@ -50,13 +69,15 @@ export async function loadWeights(
   const { tensors } = await readSafetensors(file, reading)
   const values = new Map<string, Tensor>()
   const unclaimed = new Set(tensors.keys())
+  const isConvolution = convolutions(model)
   try {
     for (const [path, own] of model.state()) {
       const raw = tensors.get(name(path))
       if (!raw) continue
       unclaimed.delete(name(path))
       let host = toHostArray(raw, own.dtype, `${file}: ${name(path)}`)
-      if (layout === 'torch' && host.shape.length === 4) host = turned(host, [0, 2, 3, 1])
+      if (layout === 'torch' && isConvolution(own) && host.shape.length === own.rank)
+        host = turned(host, [0, ...innermost(own.rank)])
       values.set(path, Tensor.from(host.data, host.shape, host.dtype))
     }
     const missing = [...model.state().keys()].filter((path) => !values.has(path))
@@ -65,7 +86,7 @@ export async function loadWeights(
         'AUX_BAD_FILE',
         `${file}: expected the tensors of the model; missing ${missing.map(name).join(', ') || 'none'}, not the model's ${[...unclaimed].join(', ') || 'none'}`,
       )
-    model.loadState(values, { strict: false })
+    await sessionOf(model).enqueue(async () => model.loadState(values, { strict: false }))
   } finally {
     for (const t of values.values()) t.dispose()
   }

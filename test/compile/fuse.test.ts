@@ -93,3 +93,35 @@ test('recomputation reads the statistics that the convolution gave, and keeps no
     expect(count(fused.kernels, 'running_update')).toBe(8)
   }
 })
+
+test('ReLU and statistics behind a view of a layer with the same channels go into its kernel too', async () => {
+  const run = async (apart: boolean) => {
+    seed(4)
+    const first = new nn.Conv1d(3, 8, 3)
+    const second = new nn.Conv1d(8, 8, 3)
+    const norm = new nn.BatchNorm1d(8)
+    const model = new nn.Sequential(first, second, norm)
+    const between = (y: Tensor): Tensor => (apart ? y.mul(1) : y)
+    const step = compile({
+      model,
+      loss: ({ x }) =>
+        norm
+          .forward(between(second.forward(between(first.forward(x)).relu())))
+          .relu()
+          .square()
+          .mean(),
+      optimizer: new optim.SGD({ lr: 0.1 }),
+    })
+    const x = hostArray(image.data.slice(0, 6 * 13 * 3), [6, 13, 3])
+    const kernels = step.plan({ x: x.shape }).ops.map((o) => o.kernel)
+    const losses: number[] = []
+    for (let i = 0; i < 3; i++) losses.push((await step.run({ x })).loss)
+    step.close()
+    return { kernels, losses }
+  }
+  const [fused, apart] = [await run(false), await run(true)]
+  expect(fused.kernels.filter((k) => ['relu', 'batch_norm_stats', 'sign_pack'].includes(k))).toEqual([])
+  expect(apart.kernels).toContain('batch_norm_stats')
+  expect(apart.kernels).toContain('relu')
+  fused.losses.forEach((loss, i) => expect(loss).toBeCloseTo(apart.losses[i], 5))
+})

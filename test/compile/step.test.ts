@@ -5,6 +5,7 @@ import {
   compile,
   grad,
   hostArray,
+  memory,
   models,
   nn,
   optim,
@@ -602,4 +603,24 @@ test('a gradient summed before its layer was frozen is not added later', async (
   expect(snapshot(model)).toEqual(snapshot(other.model))
   step.close()
   other.step.close()
+})
+
+test('a step and an evaluation of a model that was disposed are errors, and hold nothing of it', async () => {
+  const { live } = memory()
+  const model = new nn.Linear(4, 2)
+  const step = compile({
+    model,
+    loss: ({ x }) => model.forward(x).square().sum(),
+    optimizer: new optim.SGD({ lr: 0.1 }),
+  })
+  const evaluation = compile({ model, forward: ({ x }) => model.forward(x) })
+  const x = [[1, 2, 3, 4]]
+  await step.run({ x })
+  await evaluation.run({ x })
+  model.dispose()
+  await expect(step.run({ x })).rejects.toMatchObject({ code: 'AUX_DISPOSED' })
+  await expect(evaluation.run({ x })).rejects.toMatchObject({ code: 'AUX_DISPOSED' })
+  expect(() => evaluation.runSync({ x })).toThrow(/was disposed/)
+  step.close()
+  expect(memory().live).toBeLessThanOrEqual(live)
 })

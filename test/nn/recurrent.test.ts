@@ -147,3 +147,20 @@ test('one step of a cell', () => {
   const [first] = gru.forward(tensor([[1, -1]]))
   expect(gru.forward(tensor([[1, -1]]), [first])[0].dataSync()).not.toEqual(first.dataSync())
 })
+
+test('gradients of the positions are put together: the work grows with their number, not with its square', () => {
+  const work = (length: number): number => {
+    const layer = new nn.GRU(3, 4, { layers: 2 })
+    const step = compile({
+      model: layer,
+      loss: ({ x }) => layer.forward(x).output.mean(),
+      optimizer: new optim.SGD({ lr: 0.1 }),
+    })
+    const plan = step.plan({ x: [2, length, 3] })
+    const written = plan.ops.reduce((bytes, op) => bytes + op.bytes, 0)
+    expect(plan.ops.filter((op) => op.kernel === 'place')).toEqual([])
+    step.close()
+    return written
+  }
+  expect(work(24) / work(6)).toBeLessThan(4.5)
+})

@@ -1138,6 +1138,151 @@ for (const [name, options, size] of [
       { what: 'axes', run: () => aux.interpolate(aux.zeros([2, 2, 1]), { size: 2 }), code: 'AUX_SHAPE_MISMATCH' },
     ],
   })
+// Gradients of windows of one tensor are put together where they adjoin, added up where they do not.
+type WindowCase = [name: string, windows: [axis: number, start: number, end: number, step: number][]]
+const windowCases: WindowCase[] = [
+  [
+    'that tile it',
+    [
+      [0, 0, 2, 1],
+      [0, 5, 6, 1],
+      [0, 2, 5, 1],
+    ],
+  ],
+  [
+    'with gaps',
+    [
+      [1, 1, 2, 1],
+      [1, 2, 4, 1],
+      [1, 6, 7, 1],
+    ],
+  ],
+  [
+    'that overlap',
+    [
+      [0, 0, 4, 1],
+      [0, 4, 6, 1],
+      [0, 2, 5, 1],
+      [0, 0, 4, 1],
+    ],
+  ],
+  [
+    'of two axes',
+    [
+      [0, 0, 3, 1],
+      [1, 0, 4, 1],
+      [0, 3, 6, 1],
+    ],
+  ],
+  [
+    'with steps',
+    [
+      [1, 0, 7, 2],
+      [1, 1, 7, 2],
+      [1, 0, 3, 1],
+      [1, 3, 7, 1],
+    ],
+  ],
+  [
+    'and the whole',
+    [
+      [0, 0, 3, 1],
+      [0, 0, 6, 1],
+      [0, 3, 6, 1],
+    ],
+  ],
+]
+for (const [name, windows] of windowCases)
+  add({
+    name: `windows ${name}`,
+    f: (x) =>
+      windows
+        .map(([axis, start, end, step], i) =>
+          x
+            .slice(...[null, null].map((_, at): aux.Range | null => (at === axis ? [start, end, step] : null)))
+            .square()
+            .mul(i + 1)
+            .sum(),
+        )
+        .reduce((a, b) => a.add(b)),
+    reference: (x) =>
+      scalar(
+        sum(
+          windows.map(([axis, start, end, step], i) => {
+            let total = 0
+            ref.eachIndex(x.shape, (index, at) => {
+              const n = index[axis] - start
+              if (n >= 0 && index[axis] < end && n % step === 0) total += (i + 1) * x.data[at] ** 2
+            })
+            return total
+          }),
+        ),
+      ),
+    samples: [[s(6, 7)]],
+    atol: 1e-4,
+  })
+for (const o of [{}, { stride: 2, padding: 1 }, { padding: 2, dilation: 2 }, { groups: 2, padding: 1, stride: 3 }])
+  add({
+    name: `conv1d ${JSON.stringify(o)}`,
+    f: (x, w, b) => aux.conv1d(x, w, b, o),
+    reference: (x, w, b) => {
+      const y = ref.conv1d(x, w, o)
+      return make(y.shape, (i) => get(y, i) + get(b, [i[2]]))
+    },
+    ...product,
+    gtol: 2e-5,
+    samples: ((groups) => [
+      [s(2, 7, 4), s(6, 3, 4 / groups), s(6)],
+      [s(3, 11, 2), s(2, 5, 2 / groups), s(2)],
+    ])((o as { groups?: number }).groups ?? 1),
+    bad: [
+      {
+        what: 'channels first',
+        run: () => aux.conv1d(aux.zeros([2, 4, 7]), aux.zeros([6, 3, 4])),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /^conv1d: expected input \[N, L, 4\].*channels come last/,
+      },
+      {
+        what: 'a kernel that is too long',
+        run: () => aux.conv1d(aux.zeros([2, 4, 1]), aux.zeros([1, 5, 1])),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /^conv1d: kernel of 5/,
+      },
+      {
+        what: "an even kernel with 'same'",
+        run: () => aux.conv1d(aux.zeros([2, 4, 1]), aux.zeros([1, 2, 1]), undefined, { padding: 'same' }),
+        code: 'AUX_INVALID_ARGUMENT',
+        message: /^conv1d: expected an odd kernel/,
+      },
+    ],
+  })
+add({
+  name: 'conv1d that leaves the length',
+  f: (x, w) => aux.conv1d(x, w, undefined, { padding: 'same', dilation: 2 }),
+  reference: (x, w) => ref.conv1d(x, w, { padding: 2, dilation: 2 }),
+  ...product,
+  samples: [[s(2, 6, 2), s(3, 3, 2)]],
+})
+add({
+  name: 'maxPool1d',
+  f: (x) => x.maxPool1d(3, { stride: 2, padding: 1 }),
+  reference: (x) => ref.pool1d(x, 3, 2, 1, (v) => Math.max(...v)),
+  samples: [[s(2, 7, 3)], [s(1, 2, 1)]],
+  bad: [{ what: 'an image', run: () => aux.zeros([1, 4, 4, 1]).maxPool1d(2), code: 'AUX_SHAPE_MISMATCH' }],
+})
+add({
+  name: 'avgPool1d',
+  f: (x) => x.avgPool1d(2),
+  reference: (x) => ref.pool1d(x, 2, 2, 0, mean),
+  samples: [[s(2, 7, 3)], [s(1, 2, 1)]],
+  bad: [{ what: 'a window', run: () => aux.zeros([1, 4, 1]).avgPool1d(0), code: 'AUX_INVALID_ARGUMENT' }],
+})
+add({
+  name: 'adaptiveAvgPool1d',
+  f: (x) => x.adaptiveAvgPool1d(2),
+  reference: (x) => ref.pool1d(x, 3, 3, 0, mean),
+  samples: [[s(2, 6, 3)]],
+})
 add({
   name: 'maxPool2d',
   f: (x) => x.maxPool2d(2),
@@ -1552,6 +1697,34 @@ add({
   reference: (x, y) => zip(x, y, (a, b) => bce(a, b, 3)),
   samples: [[within(-20, 20, 3, 4), within(0, 1, 3, 4)]],
   wanted: [0],
+})
+add({
+  name: 'bceWithLogits, a weight for each class',
+  f: (x, y, w) => aux.bceWithLogits(x, y, { posWeight: w, reduction: 'none' }),
+  reference: (x, y, w) => make(x.shape, (i) => bce(get(x, i), get(y, i), w.data[i[1]])),
+  samples: [[within(-9, 9, 3, 4), within(0, 1, 3, 4), within(0, 5, 4)]],
+  rtol: 2e-6,
+  wanted: [0],
+  fused: true,
+  bad: [
+    {
+      what: 'a weight of another shape',
+      run: () => aux.bceWithLogits(aux.zeros([2, 3]), aux.zeros([2, 3]), { posWeight: aux.zeros([2]) }),
+      code: 'AUX_SHAPE_MISMATCH',
+    },
+    {
+      what: 'a weight for more than there is',
+      run: () => aux.bceWithLogits(aux.zeros([3]), aux.zeros([3]), { posWeight: aux.zeros([2, 3]) }),
+      code: 'AUX_SHAPE_MISMATCH',
+      message: /posWeight to broadcast to \[3\], got \[2, 3\]/,
+    },
+    {
+      what: 'a list',
+      run: () => aux.bceWithLogits(aux.zeros([3]), aux.zeros([3]), { posWeight: [1, 2, 3] as never }),
+      code: 'AUX_INVALID_ARGUMENT',
+      message: /posWeight to be a number >= 0 or a tensor, got Array/,
+    },
+  ],
 })
 add({
   name: 'klDivergence',

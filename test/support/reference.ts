@@ -191,6 +191,28 @@ export function conv2d(
   })
 }
 
+/** Convolution along a sequence by its definition: x [N, L, C], w [O, K, C/groups]. */
+export function conv1d(
+  x: Arr,
+  w: Arr,
+  o: { stride?: number; padding?: number; dilation?: number; groups?: number } = {},
+): Arr {
+  const { stride = 1, padding = 0, dilation = 1, groups = 1 } = o
+  const [n, length, channels] = x.shape
+  const [out, taps, cin] = w.shape
+  const positions = Math.floor((length + 2 * padding - dilation * (taps - 1) - 1) / stride) + 1
+  return make([n, positions, out], ([b, p, f]) => {
+    const first = Math.floor(f / (out / groups)) * (channels / groups)
+    let total = 0
+    for (let k = 0; k < taps; k++)
+      for (let c = 0; c < cin; c++) {
+        const at = p * stride - padding + k * dilation
+        if (at >= 0 && at < length) total += get(x, [b, at, first + c]) * get(w, [f, k, c])
+      }
+    return total
+  })
+}
+
 /** Each element of x spread over a window of y, weighted: w [I, KH, KW, O/groups]. */
 export function convTranspose2d(
   x: Arr,
@@ -218,6 +240,15 @@ export function convTranspose2d(
                   get(x, [b, i, j, c]) * get(w, [c, u, v, k])
               }
   return y
+}
+
+/** f of the list of values under each window of a sequence [N, L, C] (padding left out). */
+export function pool1d(x: Arr, kernel: number, stride: number, padding: number, f: (values: number[]) => number): Arr {
+  const [n, length, c] = x.shape
+  return make([n, Math.floor((length + 2 * padding - kernel) / stride) + 1, c], ([b, p, ch]) => {
+    const places = Array.from({ length: kernel }, (_, i) => p * stride - padding + i)
+    return f(places.filter((at) => at >= 0 && at < length).map((at) => get(x, [b, at, ch])))
+  })
 }
 
 /** f of the list of values under each window, channels-last (padding left out). */

@@ -126,3 +126,31 @@ test('weights go to a file and back, also in the order of PyTorch', async () => 
     message: expect.stringContaining('conv1.weight'),
   })
 })
+
+test('weights are written and loaded between runs, however many were asked for', async () => {
+  const file = path.join(folder, 'between.safetensors')
+  const batch = { x: { data: new Float32Array(7 * 64).fill(0.5), shape: [7, 8, 8, 1] }, y: new Int32Array(7) }
+  const steps = async ({ step }: Run, n: number): Promise<unknown> =>
+    Promise.all(Array.from({ length: n }, () => step.run(batch)))
+  const run = begin()
+  const asked = [steps(run, 3), train.saveWeights(file, run.model), steps(run, 3)]
+  await Promise.all(asked)
+  const other = begin()
+  await steps(other, 3)
+  const loaded = new Net()
+  await train.loadWeights(file, loaded)
+  const hex = (m: Net): string[] => [...m.state()].map(([, t]) => Buffer.from(t.dataSync().buffer).toString('hex'))
+  expect(hex(loaded)).toEqual(hex(other.model))
+  // A prediction under way is of the old weights.
+  const predict = compile({ model: loaded, forward: ({ x }) => loaded.forward(x) })
+  const { x } = batch
+  const before = await predict.run({ x })
+  await train.saveWeights(file, run.model)
+  const during: Promise<{ data: ArrayLike<number> }>[] = []
+  const loading = train.loadWeights(file, loaded).then(() => 'loaded')
+  while ((await Promise.race([loading, ...during.slice(-1)])) !== 'loaded') during.push(predict.run({ x }))
+  const after = await predict.run({ x })
+  const [a, b] = [Array.from(before.data).join(), Array.from(after.data).join()]
+  expect(a).not.toBe(b)
+  for (const { data } of await Promise.all(during)) expect([a, b]).toContain(Array.from(data).join())
+})

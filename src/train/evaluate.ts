@@ -1,0 +1,56 @@
+import type { Batch, Traceable } from '../compile'
+import { CompiledFunction } from '../compile/function'
+import { fail } from '../errors'
+import { describe, toHost, type HostArray } from '../tensor/host'
+import { showShape } from '../tensor/shape'
+import { Tensor } from '../tensor/tensor'
+
+/** What `evaluate` resolves to: one number for each tensor that the function returns. */
+export type Means<R extends Traceable> = R extends Tensor ? number : { [K in keyof R]: number }
+
+/** Sum over the rows of a batch of an output of one element a row, or of one element: the mean of the batch. */
+function total(name: string, { data, shape }: HostArray, rows: number): number {
+  if (data.length === 1) return data[0] * rows
+  if (data.length !== rows)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `evaluate: expected ${name} to be one number or one a row, of ${rows} rows, got shape ${showShape(shape)}`,
+    )
+  let sum = 0
+  for (const v of data) sum += v
+  return sum
+}
+
+/**
+ * Means over all rows of the batches, of what an evaluation gives for each: one number (a mean over its rows, as losses
+ * are) or one a row. A last batch that is smaller counts for less.
+ *
+ * `evaluate(compile({ model, forward: ({ x, y }) => nn.crossEntropy(model.forward(x), y) }), loader)` is the loss on a
+ * data set; of several named outputs, each has its mean.
+ */
+export async function evaluate<R extends Traceable>(
+  evaluation: CompiledFunction<R>,
+  batches: AsyncIterable<Batch> | Iterable<Batch>,
+): Promise<Means<R>> {
+  if (!(evaluation instanceof CompiledFunction))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `evaluate: expected an evaluation, compile({ model, forward }), got ${describe(evaluation)}`,
+    )
+  const sums: Record<string, number> = {}
+  let single = false
+  let rows = 0
+  for await (const batch of batches) {
+    const result = (await evaluation.run(batch)) as HostArray | Record<string, HostArray>
+    const [name, values] =
+      Object.entries(batch)[0] ?? fail('AUX_INVALID_ARGUMENT', 'evaluate: got a batch of no fields')
+    const [count] = toHost(name, values).shape
+    single = ArrayBuffer.isView((result as HostArray).data)
+    const outputs = single ? { value: result as HostArray } : (result as Record<string, HostArray>)
+    for (const [name, output] of Object.entries(outputs)) sums[name] = (sums[name] ?? 0) + total(name, output, count)
+    rows += count
+  }
+  if (!rows) fail('AUX_INVALID_ARGUMENT', 'evaluate: expected at least one row, got none')
+  for (const name of Object.keys(sums)) sums[name] /= rows
+  return (single ? sums.value : sums) as Means<R>
+}

@@ -1,0 +1,19 @@
+import { models } from '../../src'
+
+const sizes = { layers: 1, features: 8, heads: 2 }
+
+test('what is no option of a model is named, and so is what is missing', () => {
+  const bad: [() => unknown, RegExp][] = [
+    [() => new models.MLP(undefined as never), /^MLP: expected the sizes of at least two layers.*got undefined/],
+    [() => new models.MLP([3]), /^MLP: expected/],
+    [() => new models.CNN({ widht: 3 } as never), /^CNN: there is no option widht/],
+    [() => new models.ResNet(undefined as never), /^ResNet: expected an object of options/],
+    [() => new models.ResNet({ depth: 18, classes: 2, steam: 'large' } as never), /^ResNet: there is no option steam/],
+    [() => new models.GPT(undefined as never), /^GPT: expected an object of options/],
+    [() => new models.GPT({ ...sizes, vocabulary: 3, length: 4, dropuot: 0.1 } as never), /^GPT: .*dropuot/],
+    [() => new models.Encoder({ ...sizes, vocabulary: 3, length: 4, class: 2 } as never), /^Encoder: .*class;/],
+    [() => new models.ViT({} as never), /^ViT: image: expected/],
+    [() => new models.ViT({ ...sizes, image: 8, patch: 4, classes: 2, pacth: 4 } as never), /^ViT: .*pacth/],
+  ]
+  for (const [make, message] of bad) expect(make).toThrow(message)
+})

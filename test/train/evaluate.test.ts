@@ -1,0 +1,91 @@
+import { compile, data, nn, optim, seed, train, type Tensor } from '../../src'
+
+const rows = (n: number) =>
+  data.fromArrays({
+    x: { data: Float32Array.from({ length: n * 2 }, (_, i) => Math.sin(i * i)), shape: [n, 2] },
+    y: { data: Float32Array.from({ length: n }, (_, i) => Math.cos(i)), shape: [n, 1] },
+  })
+
+class Net extends nn.Module {
+  fc = new nn.Linear(2, 1)
+  forward(x: Tensor): Tensor {
+    return this.fc.forward(x)
+  }
+}
+
+function begin(lr = 0.05) {
+  seed(0)
+  const model = new Net()
+  const step = compile({
+    model,
+    loss: ({ x, y }) => nn.mse(model.forward(x), y),
+    optimizer: new optim.SGD({ lr }),
+  })
+  const validation = compile({ model, forward: ({ x, y }) => nn.mse(model.forward(x), y) })
+  return { model, step, validation, loader: new data.DataLoader(rows(20), { batchSize: 5 }) }
+}
+
+test('evaluate gives means over rows, whatever the batches', async () => {
+  const { model, step, validation } = begin()
+  const both = compile({
+    model,
+    forward: ({ x, y }) => {
+      const z = model.forward(x)
+      return { loss: nn.mse(z, y), each: z.sub(y).square().squeeze(1), positive: z.gt(0).cast('i32') }
+    },
+  })
+  const at = (batchSize: number) => new data.DataLoader(rows(23), { batchSize })
+  const loss: number = await train.evaluate(validation, at(23))
+  const uneven = await train.evaluate(both, at(5))
+  expect(uneven.loss).toBeCloseTo(loss, 6)
+  expect(uneven.each).toBeCloseTo(loss, 6)
+  const all = await both.run(await rows(23).batch(Array.from({ length: 23 }, (_, i) => i)))
+  expect(uneven.positive).toBeCloseTo(all.positive.data.filter(Boolean).length / 23, 12)
+  const wide = compile({ model, forward: ({ x }) => ({ x: x.mul(2) }) })
+  await expect(train.evaluate(wide, at(5))).rejects.toThrow(/expected x to be one number or one a row, of 5 rows/)
+  expect(await train.evaluate(validation, [{ x: [[0, 1]], y: [[2]] }])).toBeGreaterThan(0) // plain numbers
+  await expect(train.evaluate(both, [{}])).rejects.toThrow(/no fields/)
+  await expect(train.evaluate(step as never, at(5))).rejects.toThrow(/expected an evaluation.*got TrainingStep/)
+  await expect(train.evaluate(both, [])).rejects.toThrow(/at least one row/)
+})
+
+test('fit validates after each epoch, tells of the best and stops when none comes', async () => {
+  const { step, loader, validation } = begin()
+  const given = [3, 2, 2.5, 1, 1, 1.5, 0]
+  const seen: [number | undefined, boolean | undefined][] = []
+  const validate = () => given[seen.length]
+  for await (const event of train.fit({ step, loader, epochs: 9, validate, patience: 1 }))
+    if (event.type === 'epoch') seen.push([event.validation, event.best])
+  expect(seen).toEqual([
+    [3, true],
+    [2, true],
+    [2.5, false],
+    [1, true],
+    [1, false],
+    [1.5, false],
+  ])
+  let before = Infinity
+  const others = new data.DataLoader(rows(9), { batchSize: 4 })
+  const own = () => train.evaluate(validation, others)
+  for await (const event of train.fit({ step, loader, epochs: 17, validate: own }))
+    if (event.type === 'epoch') {
+      expect(event.best).toBe(event.validation! < before)
+      before = Math.min(before, event.validation!)
+    }
+  expect(before).toBeLessThan(Infinity)
+})
+
+test('mistakes are named', async () => {
+  const { step, loader, validation } = begin()
+  const first = (options: object) => train.fit({ step, loader, epochs: 1, ...options } as never).next()
+  await expect(first({ validate: 3 })).rejects.toThrow(/validate to be a function, got 3/)
+  await expect(first({ patience: 3 })).rejects.toThrow(/validate to be a function, got undefined/)
+  await expect(first({ validate: () => 1, patience: -1 })).rejects.toThrow(/patience >= 0/)
+  const none = new data.DataLoader(data.fromArrays({ x: [], y: [] }), { batchSize: 4 })
+  await expect(first({ loader: none })).rejects.toThrow(/expected batches/)
+  const all = async (validate: () => unknown): Promise<void> => {
+    for await (const event of train.fit({ step, loader, epochs: 19, validate: validate as () => number })) void event
+  }
+  await expect(all(() => undefined)).rejects.toThrow(/validate to give a number, got undefined/)
+  await expect(all(() => train.evaluate(validation, loader))).rejects.toThrow(/a loader of its own/)
+})

@@ -273,20 +273,14 @@ export class TrainingStep<R extends Traceable = Traceable> {
   /** The plan under what was chosen so far and, if that is over the budget, more of its methods. */
   #fit(specs: ReadonlyMap<string, NormalSpec>, update: boolean): Entry {
     const modules = this.#modules
-    const make = (chosen: readonly ModulePolicy[]): Entry =>
-      this.#make(
-        specs,
-        chosen.length ? [...assigned(this.#options.memory, modules), ...chosen] : this.#options.memory,
-        update,
-      )
+    const given = assigned(this.#options.memory, modules)
+    const make = (chosen: readonly ModulePolicy[]): Entry => this.#make(specs, [...given, ...chosen], update)
     const before = this.#chosen.filter(([path]) => modules.has(path))
     const first = make(before)
     const { total } = first.plan.bytes
     if (!this.#budget || total <= this.#budget.bytes) return first
     const { bytes: budget, methods } = this.#budget
-    const given = new Policies(this.#options.memory, modules)
-    const pinned = (path: string): boolean => given.pinned(path)
-    const { entry, chosen } = fit({ entry: first, chosen: before }, { budget, methods, modules, pinned, make })
+    const { entry, chosen } = fit({ entry: first, chosen: before }, { budget, methods, modules, given, make })
     if (entry.plan.bytes.total > budget) return { ...entry, unfit: total }
     this.#chosen = chosen
     this.#session.memory = this.memory
@@ -331,7 +325,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     })
   }
 
-  #make(specs: ReadonlyMap<string, NormalSpec>, memory: MemoryAssignment | undefined, update: boolean): Entry {
+  #make(specs: ReadonlyMap<string, NormalSpec>, memory: MemoryAssignment, update: boolean): Entry {
     const policies = new Policies(memory, new Map(this.model.namedModules()))
     const traced = trace(this.#options.loss, specs, { model: this.model, policies, indicator: this.#options.indicator })
     this.#modelKey.met(traced.graph.modules)

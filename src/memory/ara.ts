@@ -2,6 +2,7 @@ import { fail } from '../errors'
 import { sameShape, showShape } from '../tensor/shape'
 import { sameValues } from '../graph/graph'
 import { Tensor } from '../tensor/tensor'
+import { holds } from './assignment'
 import type { MemoryPolicy } from './policy'
 
 /** Options of `ara`. */
@@ -47,7 +48,7 @@ export function ara(options: AraOptions = {}): MemoryPolicy {
         },
         layer({ graph, op, inputs, attrs, module }) {
           const x = inputs[0]!
-          if (!input || !sameValues(x, input) || (module !== block && !module.startsWith(`${block}.`))) return undefined
+          if (!input || !sameValues(x, input) || !holds(block, module)) return undefined
           const node = graph.add(op, inputs, attrs)
           if (auxiliary === input) return { node }
           if (!sameShape(auxiliary!.shape, input.shape))

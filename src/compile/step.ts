@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectIntegers, fail } from '../errors'
 import { derive } from '../graph/derive'
 import type { Graph } from '../graph/graph'
 import { asa } from '../memory/asa'
@@ -122,8 +122,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
   /** @internal Use `compile`. */
   constructor(options: StepOptions<R>) {
     const { accumulate = 1, clip, seed = 0 } = options
-    if (!Number.isInteger(accumulate) || accumulate < 1)
-      fail('AUX_INVALID_ARGUMENT', `accumulate: expected an integer >= 1, got ${accumulate}`)
+    expectIntegers('compile', { accumulate })
     for (const [name, limit] of Object.entries(clip ?? {}))
       if (limit !== undefined && !(limit > 0))
         fail('AUX_INVALID_ARGUMENT', `clip.${name}: expected a number > 0, got ${limit}`)
@@ -213,8 +212,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
   async save(file: string, batch: Batch, options: { steps?: number } = {}): Promise<void> {
     const values = valuesOf(batch)
     const { steps = 1000 } = options
-    if (!Number.isInteger(steps) || steps < 1 || steps > 1e7)
-      fail('AUX_INVALID_ARGUMENT', `save: expected steps to be an integer from 1 to 10000000, got ${steps}`)
+    expectIntegers('save', { steps }, 1, 1e7)
     await this.#session.enqueue(async () => {
       const program = (update: boolean): Program => {
         const { plan, names, indicators } = this.#entry(values, update)

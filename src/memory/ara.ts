@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectIntegers, fail } from '../errors'
 import { sameShape, showShape } from '../tensor/shape'
 import { sameValues } from '../graph/graph'
 import { Tensor } from '../tensor/tensor'
@@ -22,8 +22,7 @@ export interface AraOptions {
  */
 export function ara(options: AraOptions = {}): MemoryPolicy {
   const { stride = 2 } = options
-  if (!Number.isInteger(stride) || stride < 1)
-    fail('AUX_INVALID_ARGUMENT', `ara: expected a stride that is an integer >= 1, got ${stride}`)
+  expectIntegers('ara', { stride })
   return {
     name: 'ara',
     at(stage) {

@@ -41,6 +41,19 @@ export function expectOptions(what: string, options: unknown, names?: readonly s
       fail('AUX_INVALID_ARGUMENT', `${what}: there is no option ${name}; there are ${names!.join(', ')}`)
 }
 
+/** Throws unless each of the named values is a whole number from `least` to `most`. */
+export function expectIntegers(
+  what: string,
+  values: Readonly<Record<string, unknown>>,
+  least = 1,
+  most = Number.MAX_SAFE_INTEGER,
+): void {
+  const expected = most === Number.MAX_SAFE_INTEGER ? `>= ${least}` : `from ${least} to ${most}`
+  for (const [name, value] of Object.entries(values))
+    if (!Number.isSafeInteger(value) || (value as number) < least || (value as number) > most)
+      fail('AUX_INVALID_ARGUMENT', `${what}: expected ${name} to be a whole number ${expected}, got ${String(value)}`)
+}
+
 /** Codes by number, as native code reports them (native/core/kernel.h). */
 const nativeCodes: ErrorCode[] = [
   'AUX_INVALID_ARGUMENT', // 0 is success and never raised

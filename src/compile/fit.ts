@@ -14,8 +14,8 @@ export interface Fitting<Entry> {
   readonly methods: readonly MemoryAssignment[]
   /** All modules by path. */
   readonly modules: ReadonlyMap<string, object>
-  /** Modules for which nothing may be chosen. */
-  readonly pinned: (path: string) => boolean
+  /** What was asked for: where that is backpropagation, nothing is chosen. */
+  readonly given: readonly ModulePolicy[]
   /** The plan under a choice. */
   readonly make: (chosen: readonly ModulePolicy[]) => Entry
 }
@@ -51,18 +51,24 @@ export function fit<Entry extends { readonly plan: Plan }>(
 
 function search<Entry extends { readonly plan: Plan }>(
   first: Candidate<Entry>,
-  { budget, methods, modules, pinned, make }: Fitting<Entry>,
+  { budget, methods, modules, given, make }: Fitting<Entry>,
 ): Candidate<Entry> {
   const bytes = ({ entry }: Candidate<Entry>): number => entry.plan.bytes.total
+  const pinned = (path: string): boolean =>
+    given.some(([at, { name }]) => name === 'backpropagation' && holds(at, path))
   const units = unitsOf(first.entry.plan, [...modules.keys()])
   let base = first
   for (const method of methods) {
-    const offered = isPolicy(method) ? stepsOf(method, base.entry.plan, units) : [assigned(method, modules)]
-    const steps = offered.map((rows) => rows.filter(([path]) => !pinned(path))).filter((rows) => rows.length)
+    const offered = isPolicy(method)
+      ? stepsOf(method, base.entry.plan, units)
+      : [{ rows: assigned(method, modules), saved: 1 }]
+    const steps = offered
+      .map(({ rows, saved }) => ({ rows: rows.filter(([path]) => !pinned(path)), saved }))
+      .filter(({ rows }) => rows.length)
     if (!steps.length) continue
     const { chosen } = base
     const after = (count: number): Candidate<Entry> => {
-      const rows = steps.slice(0, count).reduce(joined, chosen)
+      const rows = steps.slice(0, count).reduce((all, step) => joined(all, step.rows), chosen)
       return { entry: make(rows), chosen: rows }
     }
     let best = after(steps.length)
@@ -71,15 +77,26 @@ function search<Entry extends { readonly plan: Plan }>(
       base = best
       continue
     }
-    for (let few = 0, enough = steps.length; enough - few > 1;) {
-      const count = (few + enough) >> 1
+    let [few, enough, most] = [0, steps.length, bytes(base)]
+    for (let tries = 1; enough - few > 1; tries++) {
+      // Where the bytes should be right, by what the steps between save; by halves where they are not.
+      const share = (most - budget) / (most - bytes(best))
+      const between = steps.slice(few, enough)
+      const count = few + (tries <= 3 ? partOf(between, share) : between.length >> 1)
       const tried = after(count)
       if (bytes(tried) <= budget) [best, enough] = [tried, count]
-      else few = count
+      else [few, most] = [count, bytes(tried)]
     }
     return best
   }
   return base
+}
+
+/** How many steps save this share of what all of them save: at least one, and not all. */
+function partOf(steps: readonly Step[], share: number): number {
+  let left = share * steps.reduce((n, { saved }) => n + saved, 0)
+  const count = steps.findIndex(({ saved }) => (left -= saved) <= 0) + 1
+  return Math.min(count || steps.length, steps.length - 1)
 }
 
 /** The later choice for a module takes the place of an earlier one of its kind. */
@@ -90,13 +107,18 @@ function joined(chosen: readonly ModulePolicy[], rows: readonly ModulePolicy[]):
   return [...chosen.filter((old) => !replaced(old)), ...rows]
 }
 
+/** A choice that goes together, and about how many bytes it saves. */
+interface Step {
+  readonly rows: readonly ModulePolicy[]
+  readonly saved: number
+}
+
 /** The choices that a method offers, best first. */
-function stepsOf(policy: MemoryPolicy, plan: Plan, units: readonly string[]): ModulePolicy[][] {
+function stepsOf(policy: MemoryPolicy, plan: Plan, units: readonly string[]): Step[] {
   const answers = policy.at('')
-  if (answers.recompute) return segments(answers, plan, units).map((path) => [[path, policy]])
-  if (answers.compress || answers.layer)
-    return values(answers, plan).map((readers) => readers.map((path): ModulePolicy => [path, policy]))
-  return [[['', policy]]]
+  if (answers.recompute) return segments(policy, answers.recompute, plan, units)
+  if (answers.compress || answers.layer) return values(policy, answers, plan)
+  return [{ rows: [['', policy]], saved: 1 }]
 }
 
 const isStatistics = (node: Node): boolean => node.op.statistics === true
@@ -131,25 +153,37 @@ function unitsOf(plan: Plan, paths: readonly string[]): string[] {
 }
 
 /** Modules to be run again, first those that save most bytes for the time. */
-function segments(answers: Answers, plan: Plan, units: readonly string[]): string[] {
-  const again = (node: Node): boolean => !isStatistics(node) && answers.recompute!(node)
+function segments(
+  policy: MemoryPolicy,
+  recompute: (node: Node) => boolean,
+  plan: Plan,
+  units: readonly string[],
+): Step[] {
+  const again = (node: Node): boolean => !isStatistics(node) && recompute(node)
   const saved = savedBy(plan, units, again)
   const time = new Map<string, number>()
   for (const node of plan.graph.nodes)
     if (node.phase === 'forward' && node.op.kernel && again(node))
       for (const path of saved.keys()) if (holds(path, node.scope)) time.set(path, (time.get(path) ?? 0) + work(node))
   const value = (path: string): number => saved.get(path)! / (time.get(path) ?? 1)
-  return [...saved.keys()].sort((a, b) => value(b) - value(a))
+  return [...saved.keys()]
+    .sort((a, b) => value(b) - value(a))
+    .map((path) => ({ rows: [[path, policy]], saved: saved.get(path)! }))
 }
 
 /** Modules in which a policy would pack a value that backward keeps as it is, the largest value first. */
-function values(answers: Answers, plan: Plan): string[][] {
+function values(policy: MemoryPolicy, answers: Answers, plan: Plan): Step[] {
   const weighted = new Set<string>()
   for (const node of plan.graph.nodes) if (node.op.weighted && node.phase === 'forward') weighted.add(node.scope)
   return plan.kept
-    .filter(({ policy }, i) => policy === 'backpropagation' && plan.makers[i].inputName === null)
+    .filter((value, i) => value.policy === 'backpropagation' && plan.makers[i].inputName === null)
     .sort((a, b) => b.bytes - a.bytes)
-    .map(({ readers }) => readers.filter((path) => path !== '' && (answers.compress || weighted.has(path))))
+    .map(({ readers, bytes }) => ({
+      rows: readers
+        .filter((path) => path !== '' && (answers.compress || weighted.has(path)))
+        .map((path): ModulePolicy => [path, policy]),
+      saved: bytes,
+    }))
 }
 
 /** Operations of a node, with what it takes to write its results counted as such. */

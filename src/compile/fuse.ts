@@ -3,21 +3,14 @@ import { canonical, claimedSigns, claimSigns } from '../ops/sign'
 import { statsOp } from '../ops/norm'
 import { relu } from '../ops/unary'
 import type { Tensor } from '../tensor/tensor'
-import { root } from './order'
+import { readersOf, root } from './order'
 
 /**
  * ReLU goes into the kernel that makes its input, where that kernel can apply it and nobody else reads the input; where
  * the kernel can give the mask y > 0 too, backward may read that. `outputs` are values that are read after a run.
  */
 export function fuseActivations(graph: Graph, outputs: Map<string, Tensor>): void {
-  const readers = new Map<Tensor, Node[]>()
-  for (const n of graph.nodes)
-    for (const t of n.inputs) {
-      if (!t || n.op.view) continue
-      const list = readers.get(root(t))
-      if (list) list.push(n)
-      else readers.set(root(t), [n])
-    }
+  const readers = readersOf(graph.nodes.filter((n) => !n.op.view))
   const wanted = new Set([...outputs.values()].map(root))
   const replaced = new Map<Tensor, Tensor>()
   for (const n of graph.nodes) {

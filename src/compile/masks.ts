@@ -1,26 +1,16 @@
-import type { Graph, Node } from '../graph/graph'
+import type { Graph } from '../graph/graph'
 import { contiguous } from '../graph/op'
 import { claimedSigns, maskOp, packOp } from '../ops/sign'
 import { reluGrad } from '../ops/unary'
 import type { Tensor } from '../tensor/tensor'
-import { root } from './order'
+import { readersOf } from './order'
 
 /**
  * ReLU's backward needs one bit of y. Where nothing else in backward reads y, it reads the packed signs of y instead:
  * those that a layer packs anyway (ASA), or bits of its own.
  */
 export function maskActivations(graph: Graph): void {
-  const readers = new Map<Tensor, Node[]>()
-  for (const n of graph.nodes) {
-    if (n.phase === 'forward' || n.op.view) continue
-    for (const t of n.inputs) {
-      if (!t) continue
-      const list = readers.get(root(t))
-      if (list) list.push(n)
-      else readers.set(root(t), [n])
-    }
-  }
-  for (const [y, list] of readers) {
+  for (const [y, list] of readersOf(graph.nodes.filter((n) => n.phase !== 'forward' && !n.op.view))) {
     if (y.node!.phase !== 'forward' || y.rank === 0 || !list.every((n) => n.op === reluGrad && n.inputs[1] === y))
       continue
     const mask = claimedSigns(y) ?? pack(graph, y)

@@ -13,16 +13,17 @@ export function executionOrders(graph: Graph, outputs: readonly Tensor[], bytesO
   const forward = needed.filter((n) => n.phase === 'forward').sort((a, b) => place(a) - place(b) || a.id - b.id)
   const rest = needed.filter((n) => n.phase !== 'forward')
   if (!rest.length) return [forward]
-  const edges = dependencies(needed, rest)
-
-  const remaining = new Map<Tensor, number>()
-  for (const n of needed) for (const t of distinctRoots(n)) remaining.set(t, (remaining.get(t) ?? 0) + 1)
+  const readers = readersOf(needed.filter((n) => !n.op.view))
+  const edges = dependencies(rest, readers)
+  // A view reads no memory.
+  const roots = new Map(needed.map((n) => [n, n.op.view ? [] : rootsOf(n)]))
+  const remaining = new Map([...readers].map(([t, { length }]) => [t, length]))
   for (const t of outputs) remaining.set(root(t), Infinity)
 
   const growth = (n: Node, left: ReadonlyMap<Tensor, number>): number => {
     let bytes = 0
     for (const t of n.outputs) if (!t.base) bytes += bytesOf(t)
-    for (const t of distinctRoots(n)) if (left.get(t) === 1) bytes -= bytesOf(t)
+    for (const t of roots.get(n)!) if (left.get(t) === 1) bytes -= bytesOf(t)
     return bytes
   }
   const frugal = (ready: readonly Node[], left: ReadonlyMap<Tensor, number>): number => {
@@ -46,7 +47,7 @@ export function executionOrders(graph: Graph, outputs: readonly Tensor[], bytesO
     }
     return best
   }
-  return [eager, frugal].map((pick) => [...forward, ...schedule(forward, rest, edges, remaining, pick)])
+  return [eager, frugal].map((pick) => [...forward, ...schedule(forward, rest, edges, roots, remaining, pick)])
 }
 
 /** Rest nodes that wait for a node, and how many each waits for. */
@@ -55,7 +56,7 @@ interface Edges {
   readonly waiting: ReadonlyMap<Node, number>
 }
 
-function dependencies(needed: readonly Node[], rest: readonly Node[]): Edges {
+function dependencies(rest: readonly Node[], readers: ReadonlyMap<Tensor, readonly Node[]>): Edges {
   const users = new Map<Node, Set<Node>>()
   const waiting = new Map<Node, number>()
   const inRest = new Set(rest)
@@ -66,19 +67,12 @@ function dependencies(needed: readonly Node[], rest: readonly Node[]): Edges {
     set.add(after)
     waiting.set(after, (waiting.get(after) ?? 0) + 1)
   }
-  const readers = new Map<Node, Node[]>()
-  for (const n of needed)
-    for (const t of distinctRoots(n)) {
-      const list = readers.get(t.node!)
-      if (list) list.push(n)
-      else readers.set(t.node!, [n])
-    }
   for (const n of rest) {
     for (const t of n.inputs) if (t) block(t.node!, n)
     for (const before of n.after ?? []) block(before, n)
     // State changes in place only after everyone else has read it.
     for (const i of n.op.mutates ?? [])
-      for (const reader of (n.inputs[i] && readers.get(root(n.inputs[i]!).node!)) ?? [])
+      for (const reader of (n.inputs[i] && readers.get(root(n.inputs[i]!))) ?? [])
         if (!reader.op.mutates || reader.id < n.id) block(reader, n)
   }
   return { users, waiting }
@@ -88,13 +82,14 @@ function schedule(
   forward: readonly Node[],
   rest: readonly Node[],
   { users, waiting }: Edges,
+  roots: ReadonlyMap<Node, readonly Tensor[]>,
   remaining: ReadonlyMap<Tensor, number>,
   pick: (ready: readonly Node[], left: ReadonlyMap<Tensor, number>) => number,
 ): Node[] {
   const left = new Map(remaining)
   const open = new Map(waiting)
   const consume = (n: Node): void => {
-    for (const t of distinctRoots(n)) left.set(t, left.get(t)! - 1)
+    for (const t of roots.get(n)!) left.set(t, left.get(t)! - 1)
   }
   forward.forEach(consume)
   const order: Node[] = []
@@ -118,12 +113,23 @@ function schedule(
 /** The tensor that owns the memory of a view. */
 export const root = (t: Tensor): Tensor => t.base ?? t
 
-/** The memory that a node reads, each owner once; a view reads none. */
-function distinctRoots(n: Node): Tensor[] {
+/** The tensors that own what a node is given, each once. */
+function rootsOf(n: Node): Tensor[] {
   const roots: Tensor[] = []
-  if (n.op.view) return roots
   for (const t of n.inputs) if (t && !roots.includes(root(t))) roots.push(root(t))
   return roots
+}
+
+/** Of the tensors that own memory those of these nodes that are given them, or views of them. */
+export function readersOf(nodes: readonly Node[]): Map<Tensor, Node[]> {
+  const readers = new Map<Tensor, Node[]>()
+  for (const n of nodes)
+    for (const t of rootsOf(n)) {
+      const list = readers.get(t)
+      if (list) list.push(n)
+      else readers.set(t, [n])
+    }
+  return readers
 }
 
 /** Nodes that the outputs or a change of state depend on, in the order in which they were made. */

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectIntegers, fail } from '../errors'
 import { derive } from '../graph/derive'
 import type { Graph } from '../graph/graph'
 import { asa } from '../memory/asa'
@@ -122,8 +122,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
   /** @internal Use `compile`. */
   constructor(options: StepOptions<R>) {
     const { accumulate = 1, clip, seed = 0 } = options
-    if (!Number.isInteger(accumulate) || accumulate < 1)
-      fail('AUX_INVALID_ARGUMENT', `accumulate: expected an integer >= 1, got ${accumulate}`)
+    expectIntegers('compile', { accumulate })
     for (const [name, limit] of Object.entries(clip ?? {}))
       if (limit !== undefined && !(limit > 0))
         fail('AUX_INVALID_ARGUMENT', `clip.${name}: expected a number > 0, got ${limit}`)
@@ -213,8 +212,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
   async save(file: string, batch: Batch, options: { steps?: number } = {}): Promise<void> {
     const values = valuesOf(batch)
     const { steps = 1000 } = options
-    if (!Number.isInteger(steps) || steps < 1 || steps > 1e7)
-      fail('AUX_INVALID_ARGUMENT', `save: expected steps to be an integer from 1 to 10000000, got ${steps}`)
+    expectIntegers('save', { steps }, 1, 1e7)
     await this.#session.enqueue(async () => {
       const program = (update: boolean): Program => {
         const { plan, names, indicators } = this.#entry(values, update)
@@ -273,20 +271,14 @@ export class TrainingStep<R extends Traceable = Traceable> {
   /** The plan under what was chosen so far and, if that is over the budget, more of its methods. */
   #fit(specs: ReadonlyMap<string, NormalSpec>, update: boolean): Entry {
     const modules = this.#modules
-    const make = (chosen: readonly ModulePolicy[]): Entry =>
-      this.#make(
-        specs,
-        chosen.length ? [...assigned(this.#options.memory, modules), ...chosen] : this.#options.memory,
-        update,
-      )
+    const given = assigned(this.#options.memory, modules)
+    const make = (chosen: readonly ModulePolicy[]): Entry => this.#make(specs, [...given, ...chosen], update)
     const before = this.#chosen.filter(([path]) => modules.has(path))
     const first = make(before)
     const { total } = first.plan.bytes
     if (!this.#budget || total <= this.#budget.bytes) return first
     const { bytes: budget, methods } = this.#budget
-    const given = new Policies(this.#options.memory, modules)
-    const pinned = (path: string): boolean => given.pinned(path)
-    const { entry, chosen } = fit({ entry: first, chosen: before }, { budget, methods, modules, pinned, make })
+    const { entry, chosen } = fit({ entry: first, chosen: before }, { budget, methods, modules, given, make })
     if (entry.plan.bytes.total > budget) return { ...entry, unfit: total }
     this.#chosen = chosen
     this.#session.memory = this.memory
@@ -331,7 +323,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     })
   }
 
-  #make(specs: ReadonlyMap<string, NormalSpec>, memory: MemoryAssignment | undefined, update: boolean): Entry {
+  #make(specs: ReadonlyMap<string, NormalSpec>, memory: MemoryAssignment, update: boolean): Entry {
     const policies = new Policies(memory, new Map(this.model.namedModules()))
     const traced = trace(this.#options.loss, specs, { model: this.model, policies, indicator: this.#options.indicator })
     this.#modelKey.met(traced.graph.modules)

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectIntegers, fail } from '../errors'
 import { typedArray, type TypedArray } from '../tensor/dtype'
 import type { HostArray } from '../tensor/host'
 import { Random } from '../tensor/philox'
@@ -24,8 +24,7 @@ export interface RandomOptions extends ImageOptions {
 const streams = { crop: 1 * 2 ** 16, flip: 2 * 2 ** 16 }
 
 function randomStream(what: string, base: number, stream = 0): number {
-  if (!Number.isInteger(stream) || stream < 0 || stream >= 2 ** 16)
-    fail('AUX_INVALID_ARGUMENT', `${what}: expected stream to be an integer from 0 to 65535, got ${String(stream)}`)
+  expectIntegers(what, { stream }, 0, 2 ** 16 - 1)
   return base + stream
 }
 
@@ -73,11 +72,8 @@ export function randomCrop(
 ): FieldTransform {
   const { field = 'x', padding = 0, fill = 0 } = options
   const [height, width] = typeof size === 'number' ? [size, size] : size
-  for (const n of [height, width])
-    if (!Number.isSafeInteger(n) || n < 1)
-      fail('AUX_INVALID_ARGUMENT', `randomCrop: expected a size of integers above 0, got ${String(size)}`)
-  if (!Number.isSafeInteger(padding) || padding < 0)
-    fail('AUX_INVALID_ARGUMENT', `randomCrop: expected padding to be an integer >= 0, got ${String(padding)}`)
+  expectIntegers('randomCrop', { height, width })
+  expectIntegers('randomCrop', { padding }, 0)
   const stream = randomStream('randomCrop', streams.crop, options.stream)
   return (batch, context) => {
     const { data, shape, dtype } = imagesOf('randomCrop', batch, field)

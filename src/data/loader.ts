@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { checkSeed, Random } from '../tensor/philox'
 import { checkBatch, Dataset, range, Stack, type Batch, type BatchContext, type Transform } from './dataset'
 import { SampleStream } from './stream'
@@ -91,13 +91,8 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
         'AUX_INVALID_ARGUMENT',
         `DataLoader: expected a data set, from data.fromArrays() or data.fromSamples(), got ${typeof data}`,
       )
-    if (!Number.isSafeInteger(batchSize) || batchSize < 1)
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `DataLoader: expected a batchSize that is an integer above 0, got ${String(batchSize)}`,
-      )
-    if (!Number.isSafeInteger(prefetch) || prefetch < 0)
-      fail('AUX_INVALID_ARGUMENT', `DataLoader: expected prefetch to be an integer >= 0, got ${String(prefetch)}`)
+    expectIntegers('DataLoader', { batchSize })
+    expectIntegers('DataLoader', { prefetch }, 0)
     if (transform !== undefined && typeof transform !== 'function')
       fail('AUX_INVALID_ARGUMENT', `DataLoader: expected transform to be a function, got ${typeof transform}`)
     checkSeed('DataLoader', seed)
@@ -158,16 +153,9 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
           `DataLoader.restore: expected a state with ${name} ${String(value)} as in this loader, got ${String(got)}`,
         )
     }
-    const last = Number.isNaN(this.length) ? Number.MAX_SAFE_INTEGER : this.length
-    for (const [name, value, most] of [
-      ['epoch', state.epoch, 2 ** 32 - 1],
-      ['position', state.position, last],
-    ] as const)
-      if (!Number.isSafeInteger(value) || value < 0 || value > most)
-        fail(
-          'AUX_INVALID_ARGUMENT',
-          `DataLoader.restore: expected ${name} to be an integer from 0 to ${most}, got ${String(value)}`,
-        )
+    const last = Number.isNaN(this.length) ? undefined : this.length
+    expectIntegers('DataLoader.restore', { epoch: state.epoch }, 0, 2 ** 32 - 1)
+    expectIntegers('DataLoader.restore', { position: state.position }, 0, last)
     this.#epoch = state.epoch
     this.#position = state.position
     this.#exact = true

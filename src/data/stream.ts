@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectIntegers, fail } from '../errors'
 import type { HostArray } from '../tensor/host'
 import { Random } from '../tensor/philox'
 import type { Batch, FieldOptions, Sample, Samples } from './dataset'
@@ -26,8 +26,7 @@ export class SampleStream<B extends Batch = Batch> {
   constructor(source: Samples | ((at: { seed: number; epoch: number }) => Samples), options: StreamOptions) {
     const { size, shuffleBuffer } = options
     for (const [name, n] of Object.entries({ size, shuffleBuffer }))
-      if (n !== undefined && !(Number.isSafeInteger(n) && n > 0))
-        fail('AUX_INVALID_ARGUMENT', `fromSamples: expected ${name} to be an integer above 0, got ${String(n)}`)
+      if (n !== undefined) expectIntegers('fromSamples', { [name]: n })
     this.options = options
     this.#open = typeof source === 'function' ? source : () => this.#again(source)
   }

@@ -1,5 +1,5 @@
 import { fail } from '../errors'
-import { showShape } from '../tensor/shape'
+import { sameShape, showShape } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
 import type { Node, Phase } from './graph'
 import type { Derivation } from './op'
@@ -37,7 +37,7 @@ export function derive(
   const gradients = new Map<Tensor, Tensor>()
   const gathered = new Map<Tensor, Tensor[]>()
   const accumulate = (of: Tensor, gradient: Tensor): void => {
-    if (gradient.shape.length !== of.shape.length || gradient.shape.some((d, i) => d !== of.shape[i]))
+    if (!sameShape(gradient.shape, of.shape))
       fail(
         'AUX_SHAPE_MISMATCH',
         `gradient of shape ${showShape(gradient.shape)} for a value of shape ${showShape(of.shape)}`,

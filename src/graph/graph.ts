@@ -267,3 +267,12 @@ export class Graph {
     return t
   }
 }
+
+/** What there is to know of a whole graph, found when it is first asked for. */
+export function ofGraph<T>(find: (graph: Graph) => T): (graph: Graph) => T {
+  const known = new WeakMap<Graph, T>()
+  return (graph) => {
+    if (!known.has(graph)) known.set(graph, find(graph))
+    return known.get(graph)!
+  }
+}

@@ -1,8 +1,7 @@
 import { fail } from '../errors'
 import { check, native } from '../native'
 import { describe } from '../tensor/host'
-import type { Shape } from '../tensor/shape'
-import { showShape } from '../tensor/shape'
+import { sameShape, showShape, type Shape } from '../tensor/shape'
 import { Tensor, type Layout, type Spec } from '../tensor/tensor'
 import { encodeOperands } from './encode'
 import { tracing, type Graph } from './graph'
@@ -229,6 +228,6 @@ export function expectRank(op: string, name: string, spec: Spec, rank: number): 
 
 /** Throws unless the input has the shape; for shape rules. */
 export function expectShape(op: string, name: string, spec: Spec, shape: Shape): void {
-  if (spec.shape.length !== shape.length || spec.shape.some((d, i) => d !== shape[i]))
+  if (!sameShape(spec.shape, shape))
     fail('AUX_SHAPE_MISMATCH', `${op}: expected ${name} of shape ${showShape(shape)}, got ${showShape(spec.shape)}`)
 }

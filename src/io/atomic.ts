@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { link, open, readdir, realpath, rename, stat, unlink, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
-import { AuxgradError, fail } from '../errors'
+import { AuxgradError, expectIntegers, fail } from '../errors'
 import { reasonOf } from './file'
 
 /**
@@ -144,8 +144,7 @@ export async function writeAtomic(
   const keep = options.keep ?? 1
   if (typeof file !== 'string' || file === '')
     fail('AUX_INVALID_ARGUMENT', `expected the path of a file to write, got ${JSON.stringify(file) ?? typeof file}`)
-  if (!Number.isSafeInteger(keep) || keep < 1)
-    fail('AUX_INVALID_ARGUMENT', `${file}: expected keep to be an integer above 0, got ${String(keep)}`)
+  expectIntegers(file, { keep })
   const absolute = path.resolve(file)
   await inTurn(absolute, async () => {
     const target = await realpath(absolute).catch(() => absolute)

@@ -1,7 +1,8 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { sameShape, showShape } from '../tensor/shape'
 import { sameValues } from '../graph/graph'
 import { Tensor } from '../tensor/tensor'
+import { holds } from './assignment'
 import type { MemoryPolicy } from './policy'
 
 /** Options of `ara`. */
@@ -22,8 +23,7 @@ export interface AraOptions {
 export function ara(options: AraOptions = {}): MemoryPolicy {
   expectOptions('ara', options, ['stride'])
   const { stride = 2 } = options
-  if (!Number.isInteger(stride) || stride < 1)
-    fail('AUX_INVALID_ARGUMENT', `ara: expected a stride that is an integer >= 1, got ${stride}`)
+  expectIntegers('ara', { stride })
   return {
     name: 'ara',
     at(stage) {
@@ -48,7 +48,7 @@ export function ara(options: AraOptions = {}): MemoryPolicy {
         },
         layer({ graph, op, inputs, attrs, module }) {
           const x = inputs[0]!
-          if (!input || !sameValues(x, input) || (module !== block && !module.startsWith(`${block}.`))) return undefined
+          if (!input || !sameValues(x, input) || !holds(block, module)) return undefined
           const node = graph.add(op, inputs, attrs)
           if (auxiliary === input) return { node }
           if (!sameShape(auxiliary!.shape, input.shape))

@@ -93,11 +93,6 @@ export class Policies {
     return this.#assigned.length === 0
   }
 
-  /** Whether backpropagation was asked for at or around a module. */
-  pinned(module: string): boolean {
-    return this.#assigned.some(({ path, policy }) => policy.name === 'backpropagation' && holds(path, module))
-  }
-
   enter(module: string, inputs: readonly unknown[]): void {
     for (const { path, answers } of this.#assigned)
       if (answers.enter && holds(path, module)) answers.enter(module, inputs)

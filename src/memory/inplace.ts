@@ -1,12 +1,8 @@
-import type { Graph, Node } from '../graph/graph'
+import { ofGraph, type Node } from '../graph/graph'
 import type { MemoryPolicy } from './policy'
 
-/** Batch norms whose result an activation with an inverse reads first, and those activations, by graph. */
-const pairs = new WeakMap<Graph, Set<Node>>()
-
-function pairsOf(graph: Graph): Set<Node> {
-  const known = pairs.get(graph)
-  if (known) return known
+/** Batch norms whose result an activation with an inverse reads first, and those activations. */
+const pairsOf = ofGraph((graph) => {
   const found = new Set<Node>()
   for (const activation of graph.nodes) {
     const norm = activation.inputs[0]?.node
@@ -14,9 +10,8 @@ function pairsOf(graph: Graph): Set<Node> {
     if (!((activation.attrs as { value: number }).value > 0)) continue
     found.add(activation).add(norm)
   }
-  pairs.set(graph, found)
   return found
-}
+})
 
 /**
  * In-place activated batch norm (Rota Bulò et al. 2018): of a batch norm and the leaky ReLU behind it, backward keeps the

@@ -1,20 +1,12 @@
-import type { Graph, Node } from '../graph/graph'
+import { ofGraph, type Node } from '../graph/graph'
 import { isCoupling } from '../ops/couple'
+import { holds } from './assignment'
 import type { MemoryPolicy } from './policy'
 
-/** Modules that hold couplings, by graph. */
-const blocks = new WeakMap<Graph, string[]>()
+/** Modules that hold couplings. */
+const blocksOf = ofGraph((graph) => [...new Set(graph.nodes.filter(isCoupling).map((n) => n.scope))])
 
-function blocksOf(graph: Graph): string[] {
-  const known = blocks.get(graph)
-  if (known) return known
-  const found = [...new Set(graph.nodes.filter(isCoupling).map((n) => n.scope))]
-  blocks.set(graph, found)
-  return found
-}
-
-const within = ({ graph, scope }: Node): boolean =>
-  blocksOf(graph).some((block) => block === '' || scope === block || scope.startsWith(`${block}.`))
+const within = ({ graph, scope }: Node): boolean => blocksOf(graph).some((block) => holds(block, scope))
 
 /**
  * Reversible blocks (`nn.Reversible`, `nn.Momentum`, or a module whose forward ends in `couple` or `velocity`) keep nothing:

@@ -8,6 +8,7 @@ import { Linear } from './linear'
 import { Module } from './module'
 import type { Parameter } from './parameter'
 import { modulesMeant, replaceModules } from './replace'
+import { expectSizes } from './size'
 
 /** Options of `LoRA`. */
 export interface LoRAOptions {
@@ -39,8 +40,7 @@ export class LoRA extends Module {
     const { rank = 8, alpha = 16 } = options
     if (!(layer instanceof Linear))
       fail('AUX_INVALID_ARGUMENT', `LoRA: expected a Linear layer, got ${describe(layer)}`)
-    if (!Number.isInteger(rank) || rank < 1)
-      fail('AUX_INVALID_ARGUMENT', `LoRA: expected a rank that is an integer >= 1, got ${rank}`)
+    expectSizes('LoRA', { rank })
     if (!Number.isFinite(alpha)) fail('AUX_INVALID_ARGUMENT', `LoRA: expected a finite alpha, got ${alpha}`)
     this.weight = layer.weight
     this.bias = layer.bias

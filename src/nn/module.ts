@@ -3,7 +3,7 @@ import { fail } from '../errors'
 import { tracing } from '../graph/graph'
 import { matcher } from '../memory/assignment'
 import { describe } from '../tensor/host'
-import { showShape } from '../tensor/shape'
+import { sameShape, showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
 import { Parameter } from './parameter'
@@ -110,7 +110,7 @@ export abstract class Module implements Trainable {
     // All is checked before anything changes.
     for (const [name, t] of pairs) {
       const value = values.get(name)!
-      if (value.shape.join() !== t.shape.join())
+      if (!sameShape(value.shape, t.shape))
         fail(
           'AUX_SHAPE_MISMATCH',
           `loadState: expected ${name} of shape ${showShape(t.shape)}, got ${showShape(value.shape)}`,

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectIntegers, fail } from '../errors'
 import { apply, defineOp } from '../graph/op'
 import { checkDType, encode, fromBf16, typedArray, type DType, type TypedArray } from '../tensor/dtype'
 import { describe } from '../tensor/host'
@@ -122,8 +122,7 @@ export function arange(start: number, stop?: number, step = 1, dtype: DType = 'f
 
 /** `count` values from start to stop, both included. */
 export function linspace(start: number, stop: number, count: number): Tensor {
-  if (!Number.isSafeInteger(count) || count < 0)
-    fail('AUX_INVALID_ARGUMENT', `linspace: expected a count >= 0, got ${count}`)
+  expectIntegers('linspace', { count }, 0)
   const data = Float32Array.from({ length: count }, (_, i) =>
     count === 1 ? start : start + ((stop - start) * i) / (count - 1),
   )

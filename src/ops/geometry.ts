@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 
 // Windows that slide over images: what convolution and pooling share.
 
@@ -72,8 +72,7 @@ export function convAttrs(name: string, kernel: readonly number[], o: ConvOption
   const stride = pair(`${name}: stride`, o.stride, 1)
   const dilation = pair(`${name}: dilation`, o.dilation, 1)
   const { groups = 1 } = o
-  if (!Number.isSafeInteger(groups) || groups < 1)
-    fail('AUX_INVALID_ARGUMENT', `${name}: expected groups to be a whole number >= 1, got ${String(groups)}`)
+  expectIntegers(name, { groups })
   if (o.padding !== 'same') return { stride, dilation, groups, padding: pair(`${name}: padding`, o.padding, 0, 0) }
   if (stride.some((s) => s !== 1) || kernel.some((k) => k % 2 === 0))
     fail(

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectIntegers, fail } from '../errors'
 import { apply, defineOp, expectDType, expectShape, expectTensor, type Op } from '../graph/op'
 import type { DType } from '../tensor/dtype'
 import { resolveAxis, showShape, type Shape } from '../tensor/shape'
@@ -147,8 +147,7 @@ const oneHotOp = defineOp<{ classes: number }>({
 
 /** 1 at each label, 0 elsewhere: labels i32 [...]; y f32 [..., classes]. @throws AUX_INDEX_OUT_OF_RANGE */
 export function oneHot(labels: Tensor, classes: number): Tensor {
-  if (!Number.isInteger(classes) || classes < 1)
-    fail('AUX_INVALID_ARGUMENT', `oneHot: expected a number of classes >= 1, got ${classes}`)
+  expectIntegers('oneHot', { classes })
   return tidy(() => apply(oneHotOp, [expectIndices('oneHot', 'labels', labels)], { classes })[0])
 }
 

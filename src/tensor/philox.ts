@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectIntegers } from '../errors'
 
 /** High 32 bits of the product of two 32-bit words. */
 function multiplyHigh(a: number, b: number): number {
@@ -83,7 +83,4 @@ export class Random {
 }
 
 /** Throws unless `seed` can be a key: a whole number from 0 to 2^53 - 1. */
-export function checkSeed(what: string, seed: number): void {
-  if (!Number.isSafeInteger(seed) || seed < 0)
-    fail('AUX_INVALID_ARGUMENT', `${what}: expected a seed that is an integer >= 0, got ${String(seed)}`)
-}
+export const checkSeed = (what: string, seed: number): void => expectIntegers(what, { seed }, 0)

@@ -3,7 +3,7 @@ import type { DataLoader, LoaderState } from '../data'
 import { fail } from '../errors'
 import { loadCheckpoint, saveCheckpoint, type Json } from '../io'
 import type { HostArray } from '../tensor/host'
-import { showShape } from '../tensor/shape'
+import { sameShape, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 
 /** What goes into a checkpoint, and what a checkpoint is put back into. */
@@ -81,7 +81,7 @@ export async function loadTraining(
     )
   for (const [name, t] of own) {
     const value = tensors.get(name)!
-    if (value.shape.join() !== t.shape.join() || value.dtype !== t.dtype)
+    if (!sameShape(value.shape, t.shape) || value.dtype !== t.dtype)
       fail(
         'AUX_BAD_FILE',
         `${path}: expected ${name} as ${t.dtype} ${showShape(t.shape)}, got ${value.dtype} ${showShape(value.shape)}`,

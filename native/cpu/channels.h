@@ -12,6 +12,10 @@ inline int64_t row_chunks(int64_t rows, int64_t channels) {
   return max64(1, min64(min64(64, ceil_div(rows, 2 * kFloatRows)), 16384 / max64(1, channels)));
 }
 
+__attribute__((noinline)) inline void add_floats(const float* x, int64_t n, double* sums) {
+  for (int64_t i = 0; i < n; i++) sums[i] += static_cast<double>(x[i]);
+}
+
 // Adds two sums over rows [0, rows) for each of some channels to first and second: terms(row, c, lanes, u, v) gives vectors
 // of their terms. One row after the other, the order memory likes: of several streams at once some processors fetch none
 // ahead. The sums stay in the first cache; some vectors are read before any is stored, so that more loads are under way.
@@ -45,8 +49,8 @@ inline void sum_columns(int64_t rows, int64_t channels, const Terms& terms, doub
           lanes.store(b + k, lanes.load(b + k) + v);
         });
       }
-      for (int64_t c = 0; c < count; c++) first[start + c] += static_cast<double>(a[c]);
-      for (int64_t c = 0; c < count; c++) second[start + c] += static_cast<double>(b[c]);
+      add_floats(a, count, first + start);
+      add_floats(b, count, second + start);
     }
 }
 
@@ -57,7 +61,7 @@ inline void add_rows(int64_t begin, int64_t end, int64_t channels, const F& f, f
   for (int64_t r = begin; r < end; r += kFloatRows) {
     memset(floats, 0, static_cast<size_t>(2 * channels) * sizeof(float));
     for (int64_t i = r; i < min64(end, r + kFloatRows); i++) f(i, floats, floats + channels);
-    for (int64_t c = 0; c < 2 * channels; c++) sums[c] += floats[c];
+    add_floats(floats, 2 * channels, sums);
   }
 }
 

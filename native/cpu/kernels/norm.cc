@@ -106,6 +106,7 @@ bool layer_norm(const Call& call) {
       const float mean = static_cast<float>(row_sum(in, channels) / n);
       const Vec middle = broadcast(mean);
       const double squares = sum_terms(channels, [&](int64_t c, auto lanes) {
+        fetch_next(in + c / 2, channels);
         const Vec d = lanes.load(in + c) - middle;
         return d * d;
       });
@@ -114,7 +115,7 @@ bool layer_norm(const Call& call) {
       call.out[2].f32()[r] = rstd;
       const Vec scale = broadcast(rstd);
       each_vector(0, channels, [&](int64_t c, auto lanes) {
-        fetch_next(in + c, channels);
+        fetch_next(in + (channels + c) / 2, channels);
         if (!past) fetch_next(y + c, channels);
         put(past, lanes, y + c, (lanes.load(in + c) - middle) * scale * lanes.load(gamma + c) + lanes.load(beta + c));
       });
@@ -137,14 +138,17 @@ bool layer_norm_grad(const Call& call) {
     const float *g = dy + r * channels, *row = x.f32() + r * channels;
     float* dx = call.out[0].f32() + r * channels;
     const Vec middle = broadcast(mean[r]), scale = broadcast(rstd[r]);
-    const double grads =
-        sum_terms(channels, [&](int64_t c, auto lanes) { return lanes.load(g + c) * lanes.load(gamma + c); });
-    const double products = sum_terms(channels, [&](int64_t c, auto lanes) {
-      return lanes.load(g + c) * lanes.load(gamma + c) * ((lanes.load(row + c) - middle) * scale);
-    });
+    double grads, products;
+    sum_pairs(
+        channels,
+        [&](int64_t c, auto lanes, Vec& u, Vec& v) {
+          fetch_next(g + c, channels);
+          u = lanes.load(g + c) * lanes.load(gamma + c);
+          v = u * ((lanes.load(row + c) - middle) * scale);
+        },
+        &grads, &products);
     const Vec a = broadcast(static_cast<float>(grads / n)), b = broadcast(static_cast<float>(products / n));
     each_vector(0, channels, [&](int64_t c, auto lanes) {
-      fetch_next(g + c, channels);
       fetch_next(row + c, channels);
       if (!past) fetch_next(dx + c, channels);
       // All loads before the stores: rows may be 4 KiB apart, and loads wait for stores that seem to be where they are.

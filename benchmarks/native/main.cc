@@ -262,8 +262,11 @@ void take_again(const std::vector<Job>& jobs, std::vector<Result>& results, doub
 
 double speed(const Result& r, double seconds) { return (r.flops > 0 ? r.flops : r.bytes) / seconds * 1e-9; }
 
-// The best that the machine allows this case: its arithmetic, its memory, or whichever of the two ends first.
+// The best that the machine allows this case: its arithmetic, its memory, or whichever of the two ends first. Of a case
+// without arithmetic, the stream of the same bytes that was measured in turn with it.
 double roof_of(const Result& r, const Roof& roof) {
+  for (const Speed& s : r.speeds)
+    if (s.name == "stream") return speed(r, s.seconds);
   if (r.flops == 0) return roof.gbs;
   return !r.streams ? roof.gflops : std::min(roof.gflops, r.flops / r.bytes * roof.gbs);
 }

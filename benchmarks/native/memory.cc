@@ -1,11 +1,17 @@
-// Kernels that only move memory: the bytes they must move each second, against the bandwidth of the machine. Sizes are
-// larger than the caches that one core has of its own; a shared one of hundreds of MiB holds them still, and kernels then
-// pass the bandwidth of the memory. Bytes count each operand once, twice where sums over all of it come before the first
-// result (batch norm).
+// Kernels that only move memory: the bytes they must move each second, against a stream of the same bytes that computes
+// nothing, measured in turn with them: the bandwidth of a machine with other guests may double within minutes. Sizes are
+// larger than the caches that one core has of its own. Bytes count each operand once, twice where sums over all of it come
+// before the first result (batch norm).
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
 #include "bench.h"
+#include "core/parallel.h"
 
 namespace {
 
@@ -37,10 +43,92 @@ int32_t* i32(const Array& a) { return reinterpret_cast<int32_t*>(a.f32()); }
 struct Operands {
   std::vector<Array> in, out;
   std::vector<double> numbers = {};
-  bool transposed = false;  // the first input is read across
+  enum { plain, across, in_place } how = plain;  // across: the first input is read so
 
   const float* x(int i = 0) const { return in[static_cast<size_t>(i)].f32(); }
   const float* y(int i = 0) const { return out[static_cast<size_t>(i)].f32(); }
+};
+
+// Reads the inputs and writes the outputs of a call, side by side and in order: what its kernel can hardly beat.
+class Stream {
+ public:
+  // What `bytes` counts beyond the operands are inputs that are read once more, before the rest.
+  Stream(std::shared_ptr<const Operands> operands, double bytes) : operands_(std::move(operands)), again_(bytes) {
+    for (const Array& a : operands_->in) again_ -= static_cast<double>(a.bytes());
+    for (const Array& a : operands_->out) again_ -= static_cast<double>(a.bytes()) * (in_place() ? 2 : 1);
+  }
+
+  void run() const {
+    for (double rest = again_; rest > 0.01 * kElements;)
+      for (const Array& a : operands_->in) {
+        if (rest > 0) each_piece([&](int64_t piece) { read(a, piece); });
+        rest -= static_cast<double>(a.bytes());
+      }
+    each_piece([&](int64_t piece) {
+      Part value = {};
+      for (const Array& a : operands_->in) value ^= read(a, piece);
+      for (const Array& a : operands_->out) in_place() ? change(a, piece) : write(a, piece, value);
+    });
+  }
+
+ private:
+  typedef uint32_t Part __attribute__((vector_size(16), may_alias));
+  static constexpr int64_t kTasks = 1024, kPieces = 64;  // a piece of a matrix: 16 lines
+  static constexpr int kLine = 4;
+
+  bool in_place() const { return operands_->how == Operands::in_place; }
+
+  template <class F>
+  static void each_piece(const F& f) {
+    const auto task = [](void* context, int64_t i, int) {
+      for (int64_t k = 0; k < kPieces; k++) (*static_cast<const F*>(context))(i * kPieces + k);
+#if defined(__x86_64__) || defined(_M_X64)
+      _mm_sfence();
+#endif
+    };
+    auxgrad::process_pool().run(kTasks, task, const_cast<void*>(static_cast<const void*>(&f)));
+  }
+
+  template <class F>
+  static void each_line(const Array& a, int64_t piece, const F& f) {
+    const int64_t lines = a.bytes() / 64, all = kTasks * kPieces;
+    Part* p = reinterpret_cast<Part*>(a.f32());
+    for (int64_t i = lines * piece / all, end = lines * (piece + 1) / all; i < end; i++) f(p + kLine * i);
+  }
+
+  static Part read(const Array& a, int64_t piece) {
+    Part sum[kLine] = {};
+    each_line(a, piece, [&](const Part* line) {
+      for (int k = 0; k < kLine; k++) sum[k] ^= line[k];
+    });
+    Part value = sum[0] ^ sum[1] ^ sum[2] ^ sum[3];
+    __asm__ volatile("" : "+m"(value));  // for all that the compiler knows it is looked at
+    return value;
+  }
+
+  static void change(const Array& a, int64_t piece) {
+    Part zero = {};
+    __asm__ volatile("" : "+m"(zero));
+    each_line(a, piece, [&](Part* line) {
+      for (int k = 0; k < kLine; k++) line[k] ^= zero;
+    });
+  }
+
+  // Past the caches what takes half of the last one or more, as kernels do.
+  static void write(const Array& a, int64_t piece, Part value) {
+#if defined(__x86_64__) || defined(_M_X64)
+    if (a.bytes() >= auxgrad::cache_bytes() / 2)
+      return each_line(a, piece, [&](Part* line) {
+        for (int k = 0; k < kLine; k++) _mm_stream_si128(reinterpret_cast<__m128i*>(line + k), (__m128i)value);
+      });
+#endif
+    each_line(a, piece, [&](Part* line) {
+      for (int k = 0; k < kLine; k++) line[k] = value;
+    });
+  }
+
+  std::shared_ptr<const Operands> operands_;
+  double again_;
 };
 
 bool near(double value, double expected, double tolerance) {
@@ -59,7 +147,7 @@ void add(bench::Group& group, const std::string& name, const char* kernel, doubl
     std::vector<auxgrad::View> in, out;
     for (const Array& a : o->in) in.push_back(a.count() > 0 ? a.view() : bench::absent());
     for (const Array& a : o->out) out.push_back(a.count() > 0 ? a.view() : bench::absent());
-    if (o->transposed) in[0] = o->in[0].transposed();
+    if (o->how == Operands::across) in[0] = o->in[0].transposed();
     const auto call = std::make_shared<bench::KernelCall>(kernel, in, out, o->numbers);
     bench::Prepared p;
     p.contenders.push_back({"auxgrad",
@@ -72,6 +160,7 @@ void add(bench::Group& group, const std::string& name, const char* kernel, doubl
                                 if (!right(*o, i)) return "element " + std::to_string(i) + " is wrong";
                               return std::string();
                             }});
+    p.contenders.push_back({"stream", [stream = Stream(o, bytes)] { stream.run(); }, {}});
     return p;
   };
   group.add(std::move(c));
@@ -246,7 +335,7 @@ GROUP(memory, "memory") {
   add(
       group, "transpose", "contiguous", 2 * one,
       [] {
-        return Operands{{reals({kColumns, kRows}, 1)}, {matrix(2)}, {}, true};
+        return Operands{{reals({kColumns, kRows}, 1)}, {matrix(2)}, {}, Operands::across};
       },
       [](const Operands& o, int64_t i) { return o.y()[i] == o.x()[i % kColumns * kRows + i / kColumns]; });
   add(
@@ -498,7 +587,10 @@ GROUP(memory, "memory") {
   add(
       group, "sgd", "sgd_update", 5 * one,
       [] {
-        return Operands{{constant({kRows, kColumns}, 0), constant({}, 0.1f)}, {matrix(2), matrix(3)}, {0.9, 0, 0}};
+        return Operands{{constant({kRows, kColumns}, 0), constant({}, 0.1f)},
+                        {matrix(2), matrix(3)},
+                        {0.9, 0, 0},
+                        Operands::in_place};
       },
       [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]); });
   add(
@@ -506,7 +598,8 @@ GROUP(memory, "memory") {
       [] {
         return Operands{{matrix(1), constant({}, 1e-3f), constant({}, 5), Array({0})},
                         {matrix(2), constant({kRows, kColumns}, 0.5f), constant({kRows, kColumns}, 0.5f)},
-                        {0.9, 0.999, 1e-8, 0.01, 1}};
+                        {0.9, 0.999, 1e-8, 0.01, 1},
+                        Operands::in_place};
       },
       [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]) && o.y(2)[i] >= 0; });
   add(
@@ -515,13 +608,15 @@ GROUP(memory, "memory") {
         return Operands{{matrix(1), constant({}, 1e-3f), constant({}, 5), Array({0})},
                         {matrix(2), Array({kRows, kColumns}, DType::u8), Array({kRows, kColumns}, DType::u8),
                          constant({2, kElements / 256}, 0.5f)},
-                        {0.9, 0.999, 1e-8, 0.01, 1}};
+                        {0.9, 0.999, 1e-8, 0.01, 1},
+                        Operands::in_place};
       },
       [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]); });
   add(
       group, "lion", "lion_update", 5 * one,
       [] {
-        return Operands{{matrix(1), constant({}, 1e-4f)}, {matrix(2), matrix(3)}, {0.9, 0.99, 0.01}};
+        return Operands{
+            {matrix(1), constant({}, 1e-4f)}, {matrix(2), matrix(3)}, {0.9, 0.99, 0.01}, Operands::in_place};
       },
       [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]); });
   // The gradient is read three times: the mean squares, the size of the update and the update wait for each other.
@@ -530,7 +625,8 @@ GROUP(memory, "memory") {
       [] {
         return Operands{{matrix(1), constant({}, 1e-2f), constant({}, 5)},
                         {matrix(2), constant({kRows}, 1), constant({kColumns}, 1)},
-                        {1e-30, 1e-3, 1, 0, 0.8}};
+                        {1e-30, 1e-3, 1, 0, 0.8},
+                        Operands::in_place};
       },
       [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]); });
   add(
@@ -538,7 +634,8 @@ GROUP(memory, "memory") {
       [] {
         return Operands{{matrix(1), constant({}, 1e-2f)},
                         {matrix(2), constant({kRows}, 1), constant({kColumns}, 1), Array({0})},
-                        {0, 0}};
+                        {0, 0},
+                        Operands::in_place};
       },
       [](const Operands& o, int64_t i) { return std::isfinite(o.y()[i]); });
 

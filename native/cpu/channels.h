@@ -1,6 +1,6 @@
 // Sums over the rows of channels-last tensors, for statistics and the gradients of scales and shifts.
 #pragma once
-#include "unit.h"
+#include "vector.h"
 
 namespace auxgrad {
 namespace {
@@ -12,14 +12,56 @@ inline int64_t row_chunks(int64_t rows, int64_t channels) {
   return max64(1, min64(min64(64, ceil_div(rows, 2 * kFloatRows)), 16384 / max64(1, channels)));
 }
 
-// Adds two sums over rows [begin, end) for each channel to sums[2 channels]: f(row, a, b) adds the terms of a row to
-// a[channels] and b[channels]. floats: 2 channels of scratch.
+__attribute__((noinline)) inline void add_floats(const float* x, int64_t n, double* sums) {
+  for (int64_t i = 0; i < n; i++) sums[i] += static_cast<double>(x[i]);
+}
+
+// Adds two sums over rows [0, rows) for each of some channels to first and second: terms(row, c, lanes, u, v) gives vectors
+// of their terms. One row after the other, the order memory likes: of several streams at once some processors fetch none
+// ahead. The sums stay in the first cache; some vectors are read before any is stored, so that more loads are under way.
+template <class Terms>
+inline void sum_columns(int64_t rows, int64_t channels, const Terms& terms, double* first, double* second) {
+  constexpr int64_t kRun = 1024, kRows = 4 * kFloatRows;
+  constexpr int kSide = 4;
+  float a[kRun], b[kRun];
+  for (int64_t start = 0; start < channels; start += kRun)
+    for (int64_t r = 0; r < rows; r += kRows) {
+      const int64_t count = min64(kRun, channels - start), end = min64(rows, r + kRows);
+      set_zero(a, count);
+      set_zero(b, count);
+      for (int64_t i = r; i < end; i++) {
+        int64_t c = 0;
+        for (; c + kSide * kLanes <= count; c += kSide * kLanes) {
+          Vec u[kSide], v[kSide];
+          AUXGRAD_UNROLL
+          for (int k = 0; k < kSide; k++) {
+            terms(i, start + c + k * kLanes, WholeLanes(), u[k], v[k]);
+            u[k] += load(a + c + k * kLanes);
+            v[k] += load(b + c + k * kLanes);
+          }
+          AUXGRAD_UNROLL
+          for (int k = 0; k < kSide; k++) store(a + c + k * kLanes, u[k]), store(b + c + k * kLanes, v[k]);
+        }
+        each_vector(c, count, [&](int64_t k, auto lanes) {
+          Vec u, v;
+          terms(i, start + k, lanes, u, v);
+          lanes.store(a + k, lanes.load(a + k) + u);
+          lanes.store(b + k, lanes.load(b + k) + v);
+        });
+      }
+      add_floats(a, count, first + start);
+      add_floats(b, count, second + start);
+    }
+}
+
+// Adds two sums over rows [begin, end) for each channel to sums[2 channels], of kernels that go along rows: f(row, a, b)
+// adds the terms of a row to a[channels] and b[channels]. floats: 2 channels of scratch.
 template <class F>
 inline void add_rows(int64_t begin, int64_t end, int64_t channels, const F& f, float* floats, double* sums) {
   for (int64_t r = begin; r < end; r += kFloatRows) {
     memset(floats, 0, static_cast<size_t>(2 * channels) * sizeof(float));
     for (int64_t i = r; i < min64(end, r + kFloatRows); i++) f(i, floats, floats + channels);
-    for (int64_t c = 0; c < 2 * channels; c++) sums[c] += floats[c];
+    add_floats(floats, 2 * channels, sums);
   }
 }
 
@@ -36,16 +78,16 @@ inline void sample_mean(const float* x, int64_t rows, int64_t step, int64_t chan
   for (int64_t c = 0; c < channels; c++) shift[c] = shift[c] - shift[c] == 0 ? shift[c] * share : 0.0f;
 }
 
-// Two sums over all rows for each channel, f as above.
+// Two sums over all rows for each channel: sum(begin, end, floats, sums) adds those of some rows, as add_rows() does.
 template <class F>
-void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& f, double* first, double* second) {
+void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& sum, double* first, double* second) {
   const int64_t chunks = row_chunks(rows, channels);
   double* partial = second + channels;
   float* floats = reinterpret_cast<float*>(partial + chunks * 2 * channels);
   parallel_tasks(call, chunks, [&](int64_t chunk, int) {
     double* sums = partial + chunk * 2 * channels;
     memset(sums, 0, static_cast<size_t>(2 * channels) * sizeof(double));
-    add_rows(rows * chunk / chunks, rows * (chunk + 1) / chunks, channels, f, floats + chunk * 2 * channels, sums);
+    sum(rows * chunk / chunks, rows * (chunk + 1) / chunks, floats + chunk * 2 * channels, sums);
   });
   // first and second lie side by side, as the sums of a chunk do.
   memcpy(first, partial, static_cast<size_t>(channels) * sizeof(double));

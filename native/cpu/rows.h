@@ -36,6 +36,36 @@ inline double sum_terms(int64_t n, const Term& term) {
   return total;
 }
 
+// Two sums at once, of terms(i, lanes, u, v): accumulators for half as many terms each.
+template <class Terms>
+inline void sum_pairs(int64_t n, const Terms& terms, double* first, double* second) {
+  constexpr int64_t kStep = kSide / 2, kPiece = 16 * kStep;
+  constexpr int kVecs = kSideVecs / 2;
+  *first = *second = 0;
+  for (int64_t begin = 0; begin < n; begin += kPiece) {
+    const int64_t end = min64(n, begin + kPiece);
+    Vec a[kVecs] = {}, b[kVecs] = {}, u, v;
+    int64_t i = begin;
+    for (; i + kStep <= end; i += kStep) {
+      AUXGRAD_UNROLL
+      for (int k = 0; k < kVecs; k++) {
+        terms(i + k * kLanes, WholeLanes(), u, v);
+        a[k] += u;
+        b[k] += v;
+      }
+    }
+    for (int k = 0; i < end; k++, i += kLanes) {
+      const PartLanes rest{min64(kLanes, end - i)};
+      terms(i, rest, u, v);
+      a[k] += rest.keep(u);
+      b[k] += rest.keep(v);
+    }
+    const auto add = [](Vec x, Vec y) { return x + y; };
+    *first += fold(a, add);
+    *second += fold(b, add);
+  }
+}
+
 inline double row_sum(const float* x, int64_t n) {
   return sum_terms(n, [x](int64_t i, auto lanes) { return lanes.load(x + i); });
 }

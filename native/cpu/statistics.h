@@ -30,59 +30,41 @@ inline Statistics statistics_at(void* scratch, int64_t channels, int64_t chunks)
   return s;
 }
 
-constexpr int64_t kSampleRows = 32;
+constexpr int64_t kSampleRows = 16;
 
 // The mean of some rows, at most kSampleRows, in channels [from, to); 0 where that is not finite.
 __attribute__((noinline)) inline void sample_rows(const float* const* rows, int64_t n, int64_t from, int64_t to,
                                                   float* mean) {
   const Vec share = broadcast(1.0f / static_cast<float>(n));
+  set_zero(mean + from, to - from);
+  for (int64_t i = 0; i < n; i++)
+    each_vector(from, to, [&](int64_t c, auto lanes) {
+      lanes.store(mean + c, lanes.load(mean + c) + lanes.load(rows[i] + c) * share);
+    });
   each_vector(from, to, [&](int64_t c, auto lanes) {
-    Vec sum = {};
-    for (int64_t i = 0; i < n; i++) sum += lanes.load(rows[i] + c) * share;
+    const Vec sum = lanes.load(mean + c);
     lanes.store(mean + c, sum - sum == Vec{} ? sum : Vec{});
   });
 }
 
-// Adds the sums over some rows, at most kFloatRows, of d and d^2. One row after the other, the order memory likes: of
-// several streams at once some processors fetch none ahead. The sums stay in the first cache.
-__attribute__((noinline)) inline void sum_rows(const float* const* rows, int64_t n, int64_t from, int64_t to,
-                                               const float* shift, double* sum, double* squares) {
-  constexpr int64_t kRun = 1024;
-  for (int64_t begin = from; begin < to; begin += kRun) {
-    const int64_t count = min64(kRun, to - begin);
-    float a[kRun], b[kRun];
-    set_zero(a, count);
-    set_zero(b, count);
-    for (int64_t i = 0; i < n; i++) {
-      const float *row = rows[i] + begin, *middle = shift + begin;
-      each_vector(0, count, [&](int64_t c, auto lanes) {
-        const Vec d = lanes.load(row + c) - lanes.load(middle + c);
-        lanes.store(a + c, lanes.load(a + c) + d);
-        lanes.store(b + c, lanes.load(b + c) + d * d);  // not fused: the same bits on every instruction set
-      });
-    }
-    for (int64_t c = 0; c < count; c++) sum[begin + c] += static_cast<double>(a[c]);
-    for (int64_t c = 0; c < count; c++) squares[begin + c] += static_cast<double>(b[c]);
-  }
-}
-
-// Sums channels [from, to) of a chunk of rows, row(r) the first channel of one.
-template <class Row>
-inline void sum_chunk(const Statistics& s, int64_t chunk, int64_t rows, int64_t from, int64_t to, const Row& row) {
-  double *sum = s.sums + chunk * 2 * s.channels, *squares = sum + s.channels;
-  float* shift = s.shift + chunk * s.channels;
-  if (from == 0) s.rows[chunk] = static_cast<double>(rows);
-  memset(sum + from, 0, static_cast<size_t>(to - from) * 8);
-  memset(squares + from, 0, static_cast<size_t>(to - from) * 8);
+// Sums a chunk of rows, one after the other at x.
+__attribute__((noinline)) inline void sum_chunk(const Statistics& s, int64_t chunk, const float* x, int64_t rows) {
+  const int64_t channels = s.channels;
+  double* sum = s.sums + chunk * 2 * channels;
+  float* shift = s.shift + chunk * channels;
+  s.rows[chunk] = static_cast<double>(rows);
+  memset(sum, 0, static_cast<size_t>(channels) * 16);
   const float* at[kSampleRows];
   const int64_t taken = min64(kSampleRows, rows);
-  for (int64_t i = 0; i < taken; i++) at[i] = row(rows * i / taken);
-  sample_rows(at, taken, from, to, shift);
-  for (int64_t r = 0; r < rows; r += kFloatRows) {
-    const int64_t n = min64(kFloatRows, rows - r);
-    for (int64_t i = 0; i < n; i++) at[i] = row(r + i);
-    sum_rows(at, n, from, to, shift, sum, squares);
-  }
+  for (int64_t i = 0; i < taken; i++) at[i] = x + rows * i / taken * channels;
+  sample_rows(at, taken, 0, channels, shift);
+  sum_columns(
+      rows, channels,
+      [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) {
+        u = lanes.load(x + r * channels + c) - lanes.load(shift + c);
+        v = u * u;  // not fused: the same bits on every instruction set
+      },
+      sum, sum + channels);
 }
 
 // The same of rows that are in a near cache, row[r] the first channel of one: a vector of channels at a time, whose sums

@@ -255,9 +255,7 @@ inline void run_depthwise(const Call& call, const Depthwise& d, const RowsOf& ro
     const int64_t last = end == rows ? ceil_div(tokens, 32) : end * d.out_columns / 32;
     if (d.mask) pack_positive(d.out, tokens, channels, d.mask, first, last, 0, channels);
     const float* out = d.out + begin * d.out_columns * channels;
-    if (d.statistics)
-      sum_chunk(d.statistics, begin / grain, (end - begin) * d.out_columns, 0, channels,
-                [&](int64_t t) { return out + t * channels; });
+    if (d.statistics) sum_chunk(d.statistics, begin / grain, out, (end - begin) * d.out_columns);
   });
   if (!d.mask) return;
   // Words across two ranges.

@@ -34,8 +34,10 @@ void copy_strided(const Call& call) {
   });
 }
 
-constexpr int64_t kLarge = 1 << 20;        // elements of an output that is not kept in the caches anyway
-constexpr int64_t kSquares = 64 / kLanes;  // side by side: the source is read in runs of so many vectors
+constexpr int64_t kLarge = 1 << 20;  // elements of an output that is not kept in the caches anyway
+// A block: the source is read in runs of so many elements, as far as processors fetch ahead, the output written in runs of
+// so many, more than a line to each page.
+constexpr int64_t kHeight = 1024, kRun = 4 * kLineFloats;
 
 // 4-byte elements whose dense axis is not the last one: squares of vectors are turned on the way. False if x is not so.
 bool copy_transposed(const Call& call) {
@@ -47,13 +49,13 @@ bool copy_transposed(const Call& call) {
   if (dense < 0 || x.stride[last] <= 1 || x.shape[last] < kLanes) return false;
   const int64_t rows = x.shape[dense], columns = x.shape[last], pitch = x.count(dense + 1, x.rank),
                 step = x.stride[last];
-  const int64_t row_blocks = ceil_div(rows, kSquares * kLanes), outer = y.count() / (rows * columns);
-  const int64_t run = max64(kLanes, min64(columns, 4096 / kLanes)), runs = ceil_div(columns, run);
+  const int64_t row_blocks = ceil_div(rows, kHeight), runs = ceil_div(columns, kRun),
+                outer = y.count() / (rows * columns);
   parallel_ranges(
       call, outer * row_blocks * runs,
-      max64(1, 32768 / (run * kSquares * kLanes)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
+      max64(1, 32768 / (kRun * min64(rows, kHeight))), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
         for (int64_t task = begin; task < end; task++) {
-          const int64_t i0 = task % row_blocks * kSquares * kLanes, j0 = task / row_blocks % runs * run;
+          const int64_t j0 = task % runs * kRun, i0 = task / runs % row_blocks * kHeight;
           int64_t from = i0 + j0 * step, to = i0 * pitch + j0, rest = task / row_blocks / runs, dense_step = columns;
           for (int axis = last - 1; axis >= 0; axis--) {
             if (axis != dense) {
@@ -66,9 +68,11 @@ bool copy_transposed(const Call& call) {
           const float* source = x.f32() + from;
           float* target = y.f32() + to;
           const bool past = kCanBypass && y.count() >= kLarge && lines_apart(target, pitch * 4);
-          const int64_t height = min64(kSquares * kLanes, rows - i0), stop = min64(columns, j0 + run) - j0;
+          const int64_t height = min64(kHeight, rows - i0), stop = min64(columns - j0, kRun);
+          // Lines are read, and stored past the caches, whole: those of several squares by way of a tile.
+          const bool straight = past && kLanes == kLineFloats, aside = past && !straight && stop % kLineFloats == 0;
           // A square at (i, j), to rows `apart`; edges by elements.
-          const auto turn = [&](int64_t i, int64_t j, float* out, int64_t apart, bool aside) __attribute__((noinline)) {
+          const auto turn = [&](int64_t i, int64_t j, float* out, int64_t apart) __attribute__((noinline)) {
             const int64_t m = min64(kLanes, height - i), n = min64(kLanes, stop - j);
             const float* corner = source + j * step + i;
             if (m == kLanes && n == kLanes) {
@@ -77,26 +81,21 @@ bool copy_transposed(const Call& call) {
               for (int k = 0; k < kLanes; k++) block[k] = load(corner + k * step);
               transpose(block);
               AUXGRAD_UNROLL
-              for (int k = 0; k < kLanes; k++) put(past && !aside, WholeLanes(), out + k * apart, block[k]);
+              for (int k = 0; k < kLanes; k++) put(straight, WholeLanes(), out + k * apart, block[k]);
             } else {
               for (int64_t r = 0; r < m; r++)
                 for (int64_t k = 0; k < n; k++) memcpy(out + r * apart + k, corner + k * step + r, 4);
             }
           };
-          // Lines are read, and stored past the caches, whole.
-          for (int64_t line = 0; line < stop; line += kLineFloats)
-            for (int64_t top = 0; top < height; top += kLineFloats) {
-              const int64_t right = min64(stop, line + kLineFloats), bottom = min64(height, top + kLineFloats);
-              alignas(64) float tile[kLineFloats * kLineFloats];
-              const bool aside = kLanes < kLineFloats && past && right - line == kLineFloats;
-              float* out = aside ? tile : target + top * pitch + line;
-              const int64_t apart = aside ? kLineFloats : pitch;
-              for (int64_t j = line; j < right; j += kLanes)
-                for (int64_t i = top; i < bottom; i += kLanes)
-                  turn(i, j, out + (i - top) * apart + j - line, apart, aside);
-              for (int64_t i = top; aside && i < bottom; i++)
-                bypass_copy(target + i * pitch + line, tile + (i - top) * kLineFloats, 64);
-            }
+          for (int64_t top = 0; top < height; top += kLineFloats) {
+            const int64_t bottom = min64(height, top + kLineFloats), apart = aside ? kRun : pitch;
+            alignas(64) float tile[kLineFloats * kRun];
+            float* out = aside ? tile : target + top * pitch;
+            for (int64_t j = 0; j < stop; j += kLanes)
+              for (int64_t i = top; i < bottom; i += kLanes) turn(i, j, out + (i - top) * apart + j, apart);
+            for (int64_t i = top; aside && i < bottom; i++)
+              bypass_copy(target + i * pitch, tile + (i - top) * kRun, stop * 4);
+          }
         }
         end_bypass();
       });

@@ -55,18 +55,13 @@ bool group_norm(const Call& call) {
       for (int64_t c = 0; c < g.width; c++) of[c] = sum - sum == 0 ? sum : 0.0f;
     }
     memset(sums, 0, static_cast<size_t>(2 * n) * sizeof(double));
-    add_rows(
-        0, g.rows, n,
-        [&](int64_t r, float* a, float* b) {
-          const float* row = x + r * g.channels;
-          each_vector(0, n, [&](int64_t c, auto lanes) {
-            fetch_next(row + c, 2 * g.channels);
-            const Vec d = lanes.load(row + c) - lanes.load(shift + c);
-            lanes.store(a + c, lanes.load(a + c) + d);
-            lanes.store(b + c, lanes.load(b + c) + d * d);
-          });
+    sum_columns(
+        g.rows, n,
+        [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) {
+          u = lanes.load(x + r * g.channels + c) - lanes.load(shift + c);
+          v = u * u;
         },
-        floats, sums);
+        sums, sums + n);
     float *means = call.out[1].f32() + sample * g.groups, *rstds = call.out[2].f32() + sample * g.groups;
     float *mean = floats, *scale = floats + n;
     for (int64_t group = first; group < last; group++) {
@@ -127,20 +122,13 @@ bool group_norm_grad(const Call& call) {
       each_channel(g, first, last, mean, [&](int64_t group) { return means[group]; });
       each_channel(g, first, last, rstd, [&](int64_t group) { return rstds[group]; });
       memset(sums, 0, static_cast<size_t>(2 * n) * sizeof(double));
-      add_rows(
-          0, g.rows, n,
-          [&](int64_t r, float* a, float* b) {
-            const float *given = dy + r * all, *row = x + r * all;
-            each_vector(0, n, [&](int64_t c, auto lanes) {
-              fetch_next(given + c, 2 * all);
-              fetch_next(row + c, 2 * all);
-              const Vec d = lanes.load(given + c);
-              const Vec normal = (lanes.load(row + c) - lanes.load(mean + c)) * lanes.load(rstd + c);
-              lanes.store(a + c, lanes.load(a + c) + d);
-              lanes.store(b + c, lanes.load(b + c) + d * normal);
-            });
+      sum_columns(
+          g.rows, n,
+          [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) {
+            u = lanes.load(dy + r * all + c);
+            v = u * ((lanes.load(x + r * all + c) - lanes.load(mean + c)) * lanes.load(rstd + c));
           },
-          floats, sums);
+          sums, sums + n);
       for (int64_t c = 0; c < n; c++) {
         total[c] += sums[c];
         total[all + c] += sums[n + c];
@@ -222,26 +210,27 @@ bool rms_norm_grad(const Call& call) {
   const float *dy = call.in[0].f32(), *rstd = call.in[2].f32(), *gamma = call.in[3].f32();
   double *dot = static_cast<double*>(call.scratch), *unused = dot + channels;
   const bool past = too_large(call.out[0], channels);
+  const auto one = [&](int64_t r, float* dots, float*) {
+    const float *g = dy + r * channels, *in = x.f32() + r * channels;
+    float* dx = call.out[0].f32() + r * channels;
+    const Vec scale = broadcast(rstd[r]);
+    const double products = sum_terms(channels, [&](int64_t c, auto lanes) {
+      return lanes.load(g + c) * lanes.load(gamma + c) * (lanes.load(in + c) * scale);
+    });
+    const Vec b = broadcast(static_cast<float>(products / static_cast<double>(channels)));
+    each_vector(0, channels, [&](int64_t c, auto lanes) {
+      fetch_next(g + c, channels);
+      fetch_next(in + c, channels);
+      if (!past) fetch_next(dx + c, channels);
+      const Vec given = lanes.load(g + c), normal = lanes.load(in + c) * scale;
+      put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - normal * b));
+      lanes.store(dots + c, lanes.load(dots + c) + given * normal);
+    });
+    if (past) end_bypass();
+  };
   channel_sums(
       call, rows, channels,
-      [&](int64_t r, float* dots, float*) {
-        const float *g = dy + r * channels, *in = x.f32() + r * channels;
-        float* dx = call.out[0].f32() + r * channels;
-        const Vec scale = broadcast(rstd[r]);
-        const double products = sum_terms(channels, [&](int64_t c, auto lanes) {
-          return lanes.load(g + c) * lanes.load(gamma + c) * (lanes.load(in + c) * scale);
-        });
-        const Vec b = broadcast(static_cast<float>(products / static_cast<double>(channels)));
-        each_vector(0, channels, [&](int64_t c, auto lanes) {
-          fetch_next(g + c, channels);
-          fetch_next(in + c, channels);
-          if (!past) fetch_next(dx + c, channels);
-          const Vec given = lanes.load(g + c), normal = lanes.load(in + c) * scale;
-          put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - normal * b));
-          lanes.store(dots + c, lanes.load(dots + c) + given * normal);
-        });
-        if (past) end_bypass();
-      },
+      [&](int64_t begin, int64_t end, float* floats, double* all) { add_rows(begin, end, channels, one, floats, all); },
       dot, unused);
   for (int64_t c = 0; c < channels; c++) call.out[1].f32()[c] = static_cast<float>(dot[c]);
   return true;

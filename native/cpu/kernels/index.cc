@@ -97,6 +97,10 @@ bool check_indices(const Call& call, const View& indices, int64_t size, int whic
   return true;
 }
 
+// Rows by index lie anywhere. Asked for early: the line where a row begins, so that its address is known in time, and of the
+// next row the head, from where on processors fetch ahead themselves.
+constexpr int64_t kEarly = 3, kHead = 1024;  // rows, bytes
+
 // take: x [..., n, ...], indices i32 of any shape -> y with the axis replaced by the indices' axes
 // numbers: axis, caller
 bool take(const Call& call) {
@@ -109,14 +113,15 @@ bool take(const Call& call) {
   parallel_ranges(call, outer * m, max64(1, 65536 / max64(bytes, 1)), [&](int64_t begin, int64_t end) {
     const auto source = [&](int64_t r) { return x.u8() + (r / m * n + indices.i32()[r % m]) * bytes; };
     for (int64_t r = begin; r < end; r++) {
-      const uint8_t *from = source(r), *next = r + 1 < end ? source(r + 1) : from;
+      const uint8_t *from = source(r), *next = source(min64(r + 1, end - 1));
       uint8_t* to = call.out[0].u8() + r * bytes;
-      if (past) {
-        for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(next + i);
-        bypass_copy(to, from, bytes);
-      } else {
-        memcpy(to, from, static_cast<size_t>(bytes));
+      __builtin_prefetch(source(min64(r + kEarly, end - 1)));
+      for (int64_t i = 0; i < min64(bytes, kHead); i += 64) {
+        __builtin_prefetch(next + i);
+        if (past) bypass_copy(to + i, from + i, 64);
       }
+      if (!past) memcpy(to, from, static_cast<size_t>(bytes));
+      else if (bytes > kHead) bypass_copy(to + kHead, from + kHead, bytes - kHead);
     }
     if (past) end_bypass();
   });
@@ -158,10 +163,13 @@ bool take_grad(const Call& call) {
         continue;
       }
       const float* next = first[r] < m ? given(first[r]) : nullptr;  // what the next row begins with
+      if (next) __builtin_prefetch(given(min64(first[r] + kEarly - 1, m - 1)));
+      const float* rows[kFew];
+      for (int64_t p = from; p < to; p++) rows[p - from] = given(p);
       each_vector(0, inner, [&](int64_t i, auto lanes) {
-        if (next) __builtin_prefetch(next + i);
-        Vec all = {};
-        for (int64_t p = from; p < to; p++) all += lanes.load(given(p) + i);
+        if (next && i < kHead / 4) __builtin_prefetch(next + i);
+        Vec all = to > from ? lanes.load(rows[0] + i) : Vec{};
+        for (int64_t p = 1; p < to - from; p++) all += lanes.load(rows[p] + i);
         put(past, lanes, sum + i, all);
       });
     }

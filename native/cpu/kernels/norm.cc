@@ -22,7 +22,7 @@ bool batch_norm_stats(const Call& call) {
   const Statistics s = statistics_at(call.scratch, channels, chunks);
   parallel_tasks(call, chunks, [&](int64_t chunk, int) {
     const int64_t begin = rows * chunk / chunks, end = rows * (chunk + 1) / chunks;
-    sum_chunk(s, chunk, end - begin, 0, channels, [&](int64_t r) { return x.f32() + (begin + r) * channels; });
+    sum_chunk(s, chunk, x.f32() + begin * channels, end - begin);
   });
   finish_statistics(call, s, call.number[0], call.out[0].f32(), call.out[1].f32(), call.out[2].f32());
   return true;
@@ -59,17 +59,20 @@ bool batch_norm_grad(const Call& call) {
   double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
   channel_sums(
       call, rows, channels,
-      [&](int64_t r, float* a, float* b) {
-        const float *g = dy + r * channels, *row = x.f32() + r * channels;
-        for (int64_t c = 0; c < channels; c++) {
-          a[c] += g[c];
-          b[c] += g[c] * ((row[c] - mean[c]) * rstd[c]);
-        }
+      [&](int64_t begin, int64_t end, float*, double* sums) {
+        const float *g = dy + begin * channels, *in = x.f32() + begin * channels;
+        sum_columns(
+            end - begin, channels,
+            [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) {
+              u = lanes.load(g + r * channels + c);
+              v = u * (lanes.load(in + r * channels + c) - lanes.load(mean + c));
+            },
+            sums, sums + channels);
       },
       sum, dot);
   float *dgamma = call.out[1].f32(), *dbeta = call.out[2].f32();
   for (int64_t c = 0; c < channels; c++) {
-    dgamma[c] = static_cast<float>(dot[c]);
+    dgamma[c] = static_cast<float>(dot[c] * rstd[c]);
     dbeta[c] = static_cast<float>(sum[c]);
   }
   const bool past = too_large(call.out[0], channels);
@@ -103,6 +106,7 @@ bool layer_norm(const Call& call) {
       const float mean = static_cast<float>(row_sum(in, channels) / n);
       const Vec middle = broadcast(mean);
       const double squares = sum_terms(channels, [&](int64_t c, auto lanes) {
+        fetch_next(in + c / 2, channels);
         const Vec d = lanes.load(in + c) - middle;
         return d * d;
       });
@@ -111,7 +115,7 @@ bool layer_norm(const Call& call) {
       call.out[2].f32()[r] = rstd;
       const Vec scale = broadcast(rstd);
       each_vector(0, channels, [&](int64_t c, auto lanes) {
-        fetch_next(in + c, channels);
+        fetch_next(in + (channels + c) / 2, channels);
         if (!past) fetch_next(y + c, channels);
         put(past, lanes, y + c, (lanes.load(in + c) - middle) * scale * lanes.load(gamma + c) + lanes.load(beta + c));
       });
@@ -130,31 +134,35 @@ bool layer_norm_grad(const Call& call) {
   double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
   const double n = static_cast<double>(channels);
   const bool past = too_large(call.out[0], channels);
+  const auto one = [&](int64_t r, float* sums, float* dots) {
+    const float *g = dy + r * channels, *row = x.f32() + r * channels;
+    float* dx = call.out[0].f32() + r * channels;
+    const Vec middle = broadcast(mean[r]), scale = broadcast(rstd[r]);
+    double grads, products;
+    sum_pairs(
+        channels,
+        [&](int64_t c, auto lanes, Vec& u, Vec& v) {
+          fetch_next(g + c, channels);
+          u = lanes.load(g + c) * lanes.load(gamma + c);
+          v = u * ((lanes.load(row + c) - middle) * scale);
+        },
+        &grads, &products);
+    const Vec a = broadcast(static_cast<float>(grads / n)), b = broadcast(static_cast<float>(products / n));
+    each_vector(0, channels, [&](int64_t c, auto lanes) {
+      fetch_next(row + c, channels);
+      if (!past) fetch_next(dx + c, channels);
+      // All loads before the stores: rows may be 4 KiB apart, and loads wait for stores that seem to be where they are.
+      const Vec given = lanes.load(g + c), normal = (lanes.load(row + c) - middle) * scale;
+      const Vec sum = lanes.load(sums + c) + given, dot = lanes.load(dots + c) + given * normal;
+      put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - a - normal * b));
+      lanes.store(sums + c, sum);
+      lanes.store(dots + c, dot);
+    });
+    if (past) end_bypass();
+  };
   channel_sums(
       call, rows, channels,
-      [&](int64_t r, float* sums, float* dots) {
-        const float *g = dy + r * channels, *row = x.f32() + r * channels;
-        float* dx = call.out[0].f32() + r * channels;
-        const Vec middle = broadcast(mean[r]), scale = broadcast(rstd[r]);
-        const double grads =
-            sum_terms(channels, [&](int64_t c, auto lanes) { return lanes.load(g + c) * lanes.load(gamma + c); });
-        const double products = sum_terms(channels, [&](int64_t c, auto lanes) {
-          return lanes.load(g + c) * lanes.load(gamma + c) * ((lanes.load(row + c) - middle) * scale);
-        });
-        const Vec a = broadcast(static_cast<float>(grads / n)), b = broadcast(static_cast<float>(products / n));
-        each_vector(0, channels, [&](int64_t c, auto lanes) {
-          fetch_next(g + c, channels);
-          fetch_next(row + c, channels);
-          if (!past) fetch_next(dx + c, channels);
-          // All loads before the stores: rows may be 4 KiB apart, and loads wait for stores that seem to be where they are.
-          const Vec given = lanes.load(g + c), normal = (lanes.load(row + c) - middle) * scale;
-          const Vec sum = lanes.load(sums + c) + given, dot = lanes.load(dots + c) + given * normal;
-          put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - a - normal * b));
-          lanes.store(sums + c, sum);
-          lanes.store(dots + c, dot);
-        });
-        if (past) end_bypass();
-      },
+      [&](int64_t begin, int64_t end, float* floats, double* all) { add_rows(begin, end, channels, one, floats, all); },
       sum, dot);
   for (int64_t c = 0; c < channels; c++) {
     call.out[1].f32()[c] = static_cast<float>(dot[c]);

@@ -52,12 +52,14 @@ inline Lanes odd_lanes(Lanes a, Lanes b) { return Lanes{a[1], b[1]}; }
 #endif
 
 struct Stream {
+  int rounds;
   uint64_t round_key[kPhiloxRounds][2];
   // Of the counter only the first word differs from block to block: of the first two rounds, what is the same for all.
   uint64_t same[4];
 
   // The words of elements [first, first + kGroup); first is a multiple of 4.
-  __attribute__((noinline)) void words(int64_t first, uint32_t* out) const {
+  __attribute__((noinline)) void words(int64_t first, void* to) const {
+    char* out = static_cast<char*>(to);
     Lanes lane;
     // Blocks in the order that leaves their words sorted.
     for (int k = 0; k < kWordLanes; k++) lane[k] = static_cast<uint64_t>(k / 2 + k % 2 * kWordLanes / 2);
@@ -71,7 +73,8 @@ struct Stream {
         c2[s] = p0 ^ same[2];
         c3[s] = Lanes{} + same[3];
       }
-      for (int round = 2; round < kPhiloxRounds; round++) {
+#pragma GCC unroll 1
+      for (int round = 2; round < rounds; round++) {
         const Lanes key0 = Lanes{} + round_key[round][0], key1 = Lanes{} + round_key[round][1];
         for (int s = 0; s < kSets; s++) {
           const Lanes p0 = (Lanes)word_product((WordLanes)c0[s], kPhiloxMultiplier0);
@@ -83,19 +86,25 @@ struct Stream {
         }
       }
       AUXGRAD_UNROLL
-      for (int s = 0; s < kSets; s++, out += 4 * kWordLanes) {
+      for (int s = 0; s < kSets; s++, out += 2 * sizeof(Lanes)) {
         const Lanes low = word_pairs(c0[s], c1[s]), high = word_pairs(c2[s], c3[s]);
         const Lanes sorted[2] = {even_lanes(low, high), odd_lanes(low, high)};
         memcpy(out, sorted, sizeof(sorted));
       }
     }
   }
+
+  // The halves of those words, lower ones first: of elements [first, first + 2 kGroup).
+  void halves(int64_t first, uint16_t* out) const {
+    words(first / 2, out);
+  }
 };
 
-inline Stream stream_of(const View& key, double number) {
+inline Stream stream_of(const View& key, double number, int rounds = kPhiloxRounds) {
   uint32_t word[4];
   for (int i = 0; i < 4; i++) word[i] = static_cast<uint32_t>(key.i32()[i * key.stride[0]]);
   Stream s;
+  s.rounds = rounds;
   for (uint64_t(&k)[2] : s.round_key) {
     k[0] = word[0], k[1] = word[1];
     word[0] += kPhiloxKeyStep0, word[1] += kPhiloxKeyStep1;

@@ -30,25 +30,21 @@ constexpr int kWordLanes = sizeof(Lanes) / 8;
 // Vectors of blocks side by side, as many as registers hold: a round waits for the one before.
 constexpr int kSets = kWordLanes == 8 ? 4 : 2;
 
-// Words of the lower halves of lanes side by side: those of `second` above those of `first`.
-inline Lanes word_pairs(Lanes first, Lanes second) {
+// Of each 128 bits, the even words of a and behind them those of b; and the odd ones.
 #if defined(__AVX512F__)
-  return (Lanes)_mm512_mask_shuffle_epi32((__m512i)first, 0xaaaa, (__m512i)second, _MM_PERM_CCAA);
-#else
-  return (first & 0xffffffffu) | second << 32;
-#endif
-}
-
-// Every second lane of a and b, in turn.
-#if defined(__AVX512F__)
-inline Lanes even_lanes(Lanes a, Lanes b) { return __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14); }
-inline Lanes odd_lanes(Lanes a, Lanes b) { return __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15); }
+inline Lanes even_words(Lanes a, Lanes b) { return (Lanes)_mm512_maskz_shuffle_ps(0xffff, (__m512)a, (__m512)b, 0x88); }
+inline Lanes odd_words(Lanes a, Lanes b) { return (Lanes)_mm512_maskz_shuffle_ps(0xffff, (__m512)a, (__m512)b, 0xdd); }
 #elif defined(__AVX2__)
-inline Lanes even_lanes(Lanes a, Lanes b) { return __builtin_shufflevector(a, b, 0, 4, 2, 6); }
-inline Lanes odd_lanes(Lanes a, Lanes b) { return __builtin_shufflevector(a, b, 1, 5, 3, 7); }
+inline Lanes even_words(Lanes a, Lanes b) { return (Lanes)_mm256_shuffle_ps((__m256)a, (__m256)b, 0x88); }
+inline Lanes odd_words(Lanes a, Lanes b) { return (Lanes)_mm256_shuffle_ps((__m256)a, (__m256)b, 0xdd); }
 #else
-inline Lanes even_lanes(Lanes a, Lanes b) { return Lanes{a[0], b[0]}; }
-inline Lanes odd_lanes(Lanes a, Lanes b) { return Lanes{a[1], b[1]}; }
+typedef uint32_t FourWords __attribute__((vector_size(16)));
+inline Lanes even_words(Lanes a, Lanes b) {
+  return (Lanes)__builtin_shufflevector((FourWords)a, (FourWords)b, 0, 2, 4, 6);
+}
+inline Lanes odd_words(Lanes a, Lanes b) {
+  return (Lanes)__builtin_shufflevector((FourWords)a, (FourWords)b, 1, 3, 5, 7);
+}
 #endif
 
 struct Stream {
@@ -79,17 +75,18 @@ struct Stream {
         for (int s = 0; s < kSets; s++) {
           const Lanes p0 = (Lanes)word_product((WordLanes)c0[s], kPhiloxMultiplier0);
           const Lanes p1 = (Lanes)word_product((WordLanes)c2[s], kPhiloxMultiplier1);
-          c0[s] = (p1 >> 32) ^ c1[s] ^ key0;
-          c2[s] = (p0 >> 32) ^ c3[s] ^ key1;
+          c0[s] = (c1[s] ^ key0) ^ (p1 >> 32);
+          c2[s] = (c3[s] ^ key1) ^ (p0 >> 32);
           c1[s] = p1;
           c3[s] = p0;
         }
       }
       AUXGRAD_UNROLL
       for (int s = 0; s < kSets; s++, out += 2 * sizeof(Lanes)) {
-        const Lanes low = word_pairs(c0[s], c1[s]), high = word_pairs(c2[s], c3[s]);
-        const Lanes sorted[2] = {even_lanes(low, high), odd_lanes(low, high)};
-        memcpy(out, sorted, sizeof(sorted));
+        const Lanes low = even_words(c0[s], c1[s]), high = even_words(c2[s], c3[s]);
+        const Lanes first_half = even_words(low, high), second_half = odd_words(low, high);
+        memcpy(out, &first_half, sizeof(Lanes));
+        memcpy(out + sizeof(Lanes), &second_half, sizeof(Lanes));
       }
     }
   }

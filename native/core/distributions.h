@@ -95,7 +95,15 @@ struct Kept {
     none = least >> 32 != 0;
     scale = static_cast<float>(1 / (1 - call.number[1]));
   }
+  AUXGRAD_HOST_DEVICE bool stays(uint32_t upper_draw, uint32_t lower_draw) const {
+    return !none && (upper_draw != upper ? upper_draw > upper : lower_draw >= lower);
+  }
 };
+
+// Half k of a block of words, lower halves first.
+AUXGRAD_HOST_DEVICE inline uint32_t half_of(const uint32_t (&words)[4], int k) {
+  return words[k / 2] >> (16 * (k % 2)) & 0xffffu;
+}
 
 }  // namespace
 }  // namespace auxgrad

@@ -92,9 +92,7 @@ struct Stream {
   }
 
   // The halves of those words, lower ones first: of elements [first, first + 2 kGroup).
-  void halves(int64_t first, uint16_t* out) const {
-    words(first / 2, out);
-  }
+  void halves(int64_t first, uint16_t* out) const { words(first / 2, out); }
 };
 
 inline Stream stream_of(const View& key, double number, int rounds = kPhiloxRounds) {

@@ -1,6 +1,7 @@
 // A few bits an element, in groups; core/quantize.h says which.
 #include "../../core/quantize.h"
 #include "../elementwise.h"
+#include "../extremes.h"
 #include "../stream.h"
 #include "../vector.h"
 
@@ -10,91 +11,21 @@ namespace {
 constexpr int64_t kTogether = 4;                 // groups, a page
 constexpr int64_t kDrawn = kGroup / kDrawWords;  // groups that random words are made for at a time
 
-typedef uint32_t WordVec __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t HalfVec __attribute__((vector_size(4 * kLanes)));
 
-typedef int32_t FourInts __attribute__((vector_size(16)));
-typedef uint32_t Four __attribute__((vector_size(16)));
-typedef float FourFloats __attribute__((vector_size(16)));
-
-constexpr auto larger = [](auto a, auto b) { return a > b ? a : b; };
-constexpr auto smaller = [](auto a, auto b) { return a < b ? a : b; };
-
-// Lanes merged until there are four.
-template <class V, class Merge>
-inline auto to_four(V v, [[maybe_unused]] const Merge& merge) {
-#if defined(__AVX512F__)
-  const auto eight = merge(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
-                           __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15));
-#elif defined(__AVX2__)
-  const auto eight = v;
-#endif
-#if defined(__AVX2__)
-  return merge(__builtin_shufflevector(eight, eight, 0, 1, 2, 3), __builtin_shufflevector(eight, eight, 4, 5, 6, 7));
-#else
-  return v;
-#endif
+// m and r of four groups.
+__attribute__((noinline)) Four ranges_of(const FourExtremes (&groups)[4]) {
+  const FourExtremes e = each_to_one(groups);
+  const Four odd = e.reach(0x7f800000u);
+  return (range_of<FourFloats>(e.least(), e.largest()) & ~odd) | (odd & kNoRange);
 }
-// Lane i: the lanes of v[i] merged.
-template <class V, class Merge>
-inline V each_to_one(const V (&v)[4], const Merge& merge) {
-  const V first =
-      merge(__builtin_shufflevector(v[0], v[1], 0, 4, 1, 5), __builtin_shufflevector(v[0], v[1], 2, 6, 3, 7));
-  const V second =
-      merge(__builtin_shufflevector(v[2], v[3], 0, 4, 1, 5), __builtin_shufflevector(v[2], v[3], 2, 6, 3, 7));
-  return merge(__builtin_shufflevector(first, second, 0, 1, 4, 5), __builtin_shufflevector(first, second, 2, 3, 6, 7));
-}
-
-// Of the bits of elements the largest as signed numbers, the largest and the least as unsigned ones. Floats from 0 on are
-// in the order of their bits, those below in the opposite one.
-struct Extremes {
-  FourInts most[kTogether] = {};
-  Four top[kTogether] = {}, bottom[kTogether] = {};
-
-  __attribute__((noinline)) void add(int64_t group, const float* x) {
-    constexpr int kChains = 4;  // side by side
-    IntVec largest[kChains];
-    WordVec highest[kChains], lowest[kChains];
-    for (int c = 0; c < kChains; c++) {
-      largest[c] = (IntVec)load(x + c * kLanes);
-      highest[c] = lowest[c] = (WordVec)largest[c];
-    }
-#pragma GCC unroll 1  // else each element would be loaded three times
-    for (int64_t i = kChains * kLanes; i < kElements; i += kChains * kLanes) {
-      AUXGRAD_UNROLL
-      for (int c = 0; c < kChains; c++) {
-        const IntVec v = (IntVec)load(x + i + c * kLanes);
-        largest[c] = larger(v, largest[c]);
-        highest[c] = larger((WordVec)v, highest[c]);
-        lowest[c] = smaller((WordVec)v, lowest[c]);
-      }
-    }
-    const auto four = [](const auto(&v)[kChains], const auto& merge) {
-      return to_four(merge(merge(v[0], v[1]), merge(v[2], v[3])), merge);
-    };
-    most[group] = four(largest, larger);
-    top[group] = four(highest, larger);
-    bottom[group] = four(lowest, smaller);
-  }
-
-  __attribute__((noinline)) Four ranges() const {
-    constexpr uint32_t kInfinity = 0x7f800000u, kSign = 0x80000000u;
-    const FourInts signed_top = each_to_one(most, larger);
-    const Four unsigned_top = each_to_one(top, larger), unsigned_bottom = each_to_one(bottom, smaller);
-    const Four largest = signed_top < 0 ? unsigned_bottom : (Four)signed_top;
-    const Four least = unsigned_top >= kSign ? unsigned_top : unsigned_bottom;
-    const Four odd =
-        (Four)(signed_top >= static_cast<int32_t>(kInfinity)) | (Four)(unsigned_top >= (kInfinity | kSign));
-    return (range_of<FourFloats>(least, largest) & ~odd) | (odd & kNoRange);
-  }
-};
 
 // The lower half of each word of `low`, the upper one of `high`.
-inline WordVec halves_of(WordVec low, WordVec high) {
+inline BitWords halves_of(BitWords low, BitWords high) {
 #if defined(__AVX512F__)
-  return (WordVec)_mm512_ternarylogic_epi32((__m512i)high, (__m512i)low, _mm512_set1_epi32(0xffff), 0xd8);
+  return (BitWords)_mm512_ternarylogic_epi32((__m512i)high, (__m512i)low, _mm512_set1_epi32(0xffff), 0xd8);
 #elif defined(__AVX2__)
-  return (WordVec)_mm256_blend_epi16((__m256i)low, (__m256i)high, 0xaa);
+  return (BitWords)_mm256_blend_epi16((__m256i)low, (__m256i)high, 0xaa);
 #else
   return (low & 0xffffu) | (high & 0xffff0000u);
 #endif
@@ -105,11 +36,11 @@ struct Codec : Codes<kBits> {
   using Codes<kBits>::kTop;
   static constexpr int64_t kWords = Codes<kBits>::kWords;
 
-  static WordVec place(const float* x, Vec scale, Vec origin) {
+  static BitWords place(const float* x, Vec scale, Vec origin) {
 #if defined(AUXGRAD_FMA)
-    return (WordVec)fma(load(x), scale, origin);
+    return (BitWords)fma(load(x), scale, origin);
 #else
-    WordVec places;
+    BitWords places;
     for (int i = 0; i < kLanes; i++) places[i] = place_of(x[i], scale[i], origin[i]);
     return places;
 #endif
@@ -120,18 +51,18 @@ struct Codec : Codes<kBits> {
     constexpr int kPairs = 16 / kBits, kCut = kFraction - kDrawBits;
     const Vec factor = broadcast(scale), zero = broadcast(origin);
     for (int64_t j = 0; j < kWords; j += kLanes) {
-      WordVec word = {};
-      const auto add = [&](int k, WordVec draws) {
+      BitWords word = {};
+      const auto add = [&](int k, BitWords draws) {
         const float* first = x + j + k * kWords;
-        const WordVec low = place(first, factor, zero) >> kCut;
-        const WordVec high = place(first + kElements / 2, factor, zero) << (16 - kCut);
+        const BitWords low = place(first, factor, zero) >> kCut;
+        const BitWords high = place(first + kElements / 2, factor, zero) << (16 - kCut);
         const HalfVec sum = (HalfVec)halves_of(low, high) + (HalfVec)((draws & 0xff00ffu) | 0x10001u);
         const int up = kBits * k - kDrawBits;
-        word |= (up > 0 ? (WordVec)sum << up : (WordVec)sum >> -up) & (kTop | kTop << 16) << kBits * k;
+        word |= (up > 0 ? (BitWords)sum << up : (BitWords)sum >> -up) & (kTop | kTop << 16) << kBits * k;
       };
       AUXGRAD_UNROLL
       for (int k = 0; k < kPairs / 2; k++) {
-        WordVec draws;
+        BitWords draws;
         memcpy(&draws, random + j + k * kWords, sizeof(draws));
         add(k, draws);
         add(k + kPairs / 2, draws >> kDrawBits);
@@ -170,7 +101,7 @@ bool quantize_bits(const Call& call) {
   const bool past = too_large(call.in[0]) && lines_apart(call.out[0].data, 0);
   parallel_ranges(call, ceil_div(n, kElements), 64, [&](int64_t begin, int64_t end) {
     float moved[kElements], minimum[kTogether], scale[kTogether], origin[kTogether];
-    Extremes extremes;
+    FourExtremes extremes[kTogether] = {};
     uint32_t random_words[kGroup] = {};
     const auto group = [&](int64_t g) {
       const float* x = call.in[0].f32() + g * kElements;
@@ -179,10 +110,10 @@ bool quantize_bits(const Call& call) {
     for (int64_t first = begin; first < end; first += kTogether) {
       const int64_t last = min64(first + kTogether, end);
       uint32_t* ranges = call.out[1].u32() + first;
-      for (int64_t g = first; g < last; g++) extremes.add(g - first, group(g));
+      for (int64_t g = first; g < last; g++) extremes[g - first] = extremes_of(group(g), kElements);
       // The first lines of the next page: processors read on from them while this one is encoded.
       fetch(call.in[0].f32() + last * kElements, 4 * kLineFloats * static_cast<int64_t>(sizeof(float)));
-      const Four made = extremes.ranges();
+      const Four made = ranges_of(extremes);
       if (last - first == kTogether) memcpy(ranges, &made, sizeof(made));
       else memcpy(ranges, &made, static_cast<size_t>(last - first) * sizeof(uint32_t));
       const Four least = made & 0xffff0000u;

@@ -77,21 +77,33 @@ struct TruncatedNormal {
   }
 };
 
-// Dropout: an element stays, times `scale`, where its word is at least `least`: where uniform >= p. numbers: stream, p
+// Dropout: an element stays, times `scale`, where its draw of 32 bits is at least p 2^32. numbers: stream, p
+// The upper half of the draw of element i is half i % 8 of Philox block i / 8 (lower halves of words first), and mostly
+// decides; the lower half is the same one of the block kLowerHalves further on.
+constexpr uint32_t kLowerHalves = 1u << 31;
+
 struct Kept {
-  uint32_t least;
+  uint32_t upper, lower;  // halves of p 2^32
   bool none;
   float scale;
 
   explicit Kept(const Call& call) {
-    // In words: the upper 24 bits are at least p 2^24.
-    const double level = static_cast<double>(call.real(1)) * 16777216.0;
-    const uint32_t whole = static_cast<uint32_t>(level), marks = whole + (whole < level);
-    least = marks << 8;
-    none = marks >= 1u << 24;
+    const double level = call.number[1] * 4294967296.0;
+    const uint64_t whole = static_cast<uint64_t>(level), least = whole + (static_cast<double>(whole) < level);
+    upper = static_cast<uint32_t>(least >> 16);
+    lower = static_cast<uint32_t>(least & 0xffffu);
+    none = least >> 32 != 0;
     scale = static_cast<float>(1 / (1 - call.number[1]));
   }
+  AUXGRAD_HOST_DEVICE bool stays(uint32_t upper_draw, uint32_t lower_draw) const {
+    return !none && (upper_draw != upper ? upper_draw > upper : lower_draw >= lower);
+  }
 };
+
+// Half k of a block of words, lower halves first.
+AUXGRAD_HOST_DEVICE inline uint32_t half_of(const uint32_t (&words)[4], int k) {
+  return words[k / 2] >> (16 * (k % 2)) & 0xffffu;
+}
 
 }  // namespace
 }  // namespace auxgrad

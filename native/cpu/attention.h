@@ -297,7 +297,7 @@ int64_t attention_scratch(const Call& call, int threads) {
 // attention: q, k, v, mask, key -> y, lse
 bool attention(const Call& call) {
   const Attention a(call);
-  const Stream stream = a.key ? stream_of(a.key, call.number[3]) : Stream{};
+  const Stream stream = a.key ? stream_of(a.key, call.number[3], kNoiseRounds) : Stream{};
   const int64_t D = a.depth, E = a.width, space = attention_floats(a);
   // Tasks for all threads, but no fewer than some tiles each: every task packs the keys. No row depends on the cut.
   const int64_t shared = min64(ceil_div(4 * call.pool->threads(), max64(1, a.batches())), a.rows / (4 * kTileRows));
@@ -406,7 +406,7 @@ int64_t attention_grad_scratch(const Call& call, int threads) {
 bool attention_grad(const Call& call) {
   const Attention a(call, 1);
   const View &dys = call.in[0], &ys = call.in[6], &lses = call.in[7];
-  const Stream stream = a.key ? stream_of(a.key, call.number[3]) : Stream{};
+  const Stream stream = a.key ? stream_of(a.key, call.number[3], kNoiseRounds) : Stream{};
   const int64_t space = attention_grad_floats(a), D = a.depth, E = a.width, H = a.heads;
   parallel_tasks(call, a.batches(), [&](int64_t i, int thread) {
     const Matrix q = a.of(a.q, i), k = a.of(a.k, i), v = a.of(a.v, i), dy = a.of(dys, i, 2), y = a.of(ys, i, 2);

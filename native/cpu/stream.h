@@ -30,34 +30,32 @@ constexpr int kWordLanes = sizeof(Lanes) / 8;
 // Vectors of blocks side by side, as many as registers hold: a round waits for the one before.
 constexpr int kSets = kWordLanes == 8 ? 4 : 2;
 
-// Words of the lower halves of lanes side by side: those of `second` above those of `first`.
-inline Lanes word_pairs(Lanes first, Lanes second) {
+// Of each 128 bits, the even words of a and behind them those of b; and the odd ones.
 #if defined(__AVX512F__)
-  return (Lanes)_mm512_mask_shuffle_epi32((__m512i)first, 0xaaaa, (__m512i)second, _MM_PERM_CCAA);
-#else
-  return (first & 0xffffffffu) | second << 32;
-#endif
-}
-
-// Every second lane of a and b, in turn.
-#if defined(__AVX512F__)
-inline Lanes even_lanes(Lanes a, Lanes b) { return __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14); }
-inline Lanes odd_lanes(Lanes a, Lanes b) { return __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15); }
+inline Lanes even_words(Lanes a, Lanes b) { return (Lanes)_mm512_maskz_shuffle_ps(0xffff, (__m512)a, (__m512)b, 0x88); }
+inline Lanes odd_words(Lanes a, Lanes b) { return (Lanes)_mm512_maskz_shuffle_ps(0xffff, (__m512)a, (__m512)b, 0xdd); }
 #elif defined(__AVX2__)
-inline Lanes even_lanes(Lanes a, Lanes b) { return __builtin_shufflevector(a, b, 0, 4, 2, 6); }
-inline Lanes odd_lanes(Lanes a, Lanes b) { return __builtin_shufflevector(a, b, 1, 5, 3, 7); }
+inline Lanes even_words(Lanes a, Lanes b) { return (Lanes)_mm256_shuffle_ps((__m256)a, (__m256)b, 0x88); }
+inline Lanes odd_words(Lanes a, Lanes b) { return (Lanes)_mm256_shuffle_ps((__m256)a, (__m256)b, 0xdd); }
 #else
-inline Lanes even_lanes(Lanes a, Lanes b) { return Lanes{a[0], b[0]}; }
-inline Lanes odd_lanes(Lanes a, Lanes b) { return Lanes{a[1], b[1]}; }
+typedef uint32_t FourWords __attribute__((vector_size(16)));
+inline Lanes even_words(Lanes a, Lanes b) {
+  return (Lanes)__builtin_shufflevector((FourWords)a, (FourWords)b, 0, 2, 4, 6);
+}
+inline Lanes odd_words(Lanes a, Lanes b) {
+  return (Lanes)__builtin_shufflevector((FourWords)a, (FourWords)b, 1, 3, 5, 7);
+}
 #endif
 
 struct Stream {
+  int rounds;
   uint64_t round_key[kPhiloxRounds][2];
   // Of the counter only the first word differs from block to block: of the first two rounds, what is the same for all.
   uint64_t same[4];
 
   // The words of elements [first, first + kGroup); first is a multiple of 4.
-  __attribute__((noinline)) void words(int64_t first, uint32_t* out) const {
+  __attribute__((noinline)) void words(int64_t first, void* to) const {
+    char* out = static_cast<char*>(to);
     Lanes lane;
     // Blocks in the order that leaves their words sorted.
     for (int k = 0; k < kWordLanes; k++) lane[k] = static_cast<uint64_t>(k / 2 + k % 2 * kWordLanes / 2);
@@ -71,31 +69,37 @@ struct Stream {
         c2[s] = p0 ^ same[2];
         c3[s] = Lanes{} + same[3];
       }
-      for (int round = 2; round < kPhiloxRounds; round++) {
+#pragma GCC unroll 1
+      for (int round = 2; round < rounds; round++) {
         const Lanes key0 = Lanes{} + round_key[round][0], key1 = Lanes{} + round_key[round][1];
         for (int s = 0; s < kSets; s++) {
           const Lanes p0 = (Lanes)word_product((WordLanes)c0[s], kPhiloxMultiplier0);
           const Lanes p1 = (Lanes)word_product((WordLanes)c2[s], kPhiloxMultiplier1);
-          c0[s] = (p1 >> 32) ^ c1[s] ^ key0;
-          c2[s] = (p0 >> 32) ^ c3[s] ^ key1;
+          c0[s] = (c1[s] ^ key0) ^ (p1 >> 32);
+          c2[s] = (c3[s] ^ key1) ^ (p0 >> 32);
           c1[s] = p1;
           c3[s] = p0;
         }
       }
       AUXGRAD_UNROLL
-      for (int s = 0; s < kSets; s++, out += 4 * kWordLanes) {
-        const Lanes low = word_pairs(c0[s], c1[s]), high = word_pairs(c2[s], c3[s]);
-        const Lanes sorted[2] = {even_lanes(low, high), odd_lanes(low, high)};
-        memcpy(out, sorted, sizeof(sorted));
+      for (int s = 0; s < kSets; s++, out += 2 * sizeof(Lanes)) {
+        const Lanes low = even_words(c0[s], c1[s]), high = even_words(c2[s], c3[s]);
+        const Lanes first_half = even_words(low, high), second_half = odd_words(low, high);
+        memcpy(out, &first_half, sizeof(Lanes));
+        memcpy(out + sizeof(Lanes), &second_half, sizeof(Lanes));
       }
     }
   }
+
+  // The halves of those words, lower ones first: of elements [first, first + 2 kGroup).
+  void halves(int64_t first, uint16_t* out) const { words(first / 2, out); }
 };
 
-inline Stream stream_of(const View& key, double number) {
+inline Stream stream_of(const View& key, double number, int rounds = kPhiloxRounds) {
   uint32_t word[4];
   for (int i = 0; i < 4; i++) word[i] = static_cast<uint32_t>(key.i32()[i * key.stride[0]]);
   Stream s;
+  s.rounds = rounds;
   for (uint64_t(&k)[2] : s.round_key) {
     k[0] = word[0], k[1] = word[1];
     word[0] += kPhiloxKeyStep0, word[1] += kPhiloxKeyStep1;

@@ -35,7 +35,7 @@ struct Attention {
     causal = call.integer(1) != 0;
     dropout = call.real(2);
     drops = static_cast<bool>(key);
-    if (drops) stream = Stream(key, call.number[3]);
+    if (drops) stream = Stream(key, call.number[3], kNoiseRounds);
   }
 
   static Strided matrices(const View& x, int head_axis) {

@@ -30,29 +30,25 @@ __global__ void encode(const float* x, int64_t n, Stream stream, bool random, ui
     }
     low = warp_reduce(low, [](float a, float b) { return fminf(a, b); });
     high = warp_reduce(high, [](float a, float b) { return fmaxf(a, b); });
-    const uint32_t word = __any_sync(0xffffffffu, odd) ? kNoRange : range_of(low, high);
+    const uint32_t word =
+        __any_sync(0xffffffffu, odd) ? kNoRange : range_of<float, uint32_t>(bits_of(low), bits_of(high));
     if (lane == 0) ranges[g] = word;
-    const float width = width_of(word), scale = Codes<kBits>::scale(width);
-    const bool finite = width < infinity();
-    uint32_t words[4] = {0x80008000u, 0x80008000u, 0x80008000u, 0x80008000u};
+    const float minimum = minimum_of(word), scale = Codes<kBits>::scale(width_of(word));
+    const bool far = Codes<kBits>::far(minimum, scale);
+    const float origin = Codes<kBits>::origin(far ? 0.0f : minimum, scale, random);
+    uint32_t words[4] = {};
     __syncwarp();
     if (lane < kDrawWords / 4) {
       if (random) stream.words(g * (kDrawWords / 4) + lane, words);
-      for (int k = 0; k < 4; k++) {
-        const uint32_t word = words[k], second = random ? turned(word) : word;
-        uint32_t* draw = codes_of + 4 * lane + k;
-        draw[0] = word & 0xffffu;
-        draw[kDrawWords] = second & 0xffffu;
-        draw[2 * kDrawWords] = word >> 16;
-        draw[3 * kDrawWords] = second >> 16;
-      }
+      for (int k = 0; k < 4; k++)
+        for (int quarter = 0; quarter < 4; quarter++)
+          codes_of[4 * lane + k + kDrawWords * quarter] = draw_of(words[k], quarter);
     }
     __syncwarp();
     for (int k = 0; k < kOfThread; k++) {
-      const int i = lane + 32 * k;
-      const uint32_t draw = codes_of[i] < 32 ? 32 : codes_of[i] > 65504 ? 65504 : codes_of[i];
-      const float level = (value[k] - minimum_of(word)) * scale;
-      codes_of[i] = finite ? (static_cast<uint32_t>(static_cast<int32_t>(level)) + draw) >> 16 & kTop : 0;
+      uint32_t& code = codes_of[lane + 32 * k];
+      const uint32_t place = place_of(far ? value[k] - minimum : value[k], scale, origin);
+      code = word == kNoRange ? 0 : code_at(place, code) & kTop;
     }
     __syncwarp();
     for (int j = lane; j < kWords; j += 32) {
@@ -80,7 +76,7 @@ bool quantize_bits(const Call& call) {
   const int64_t n = call.in[0].count();
   const bool random = static_cast<bool>(call.in[1]);
   return launch_items(call, ceil_div(n, kElements) * 32, encode<kBits>, call.in[0].f32(), n,
-                      random ? Stream(call.in[1], call.number[1]) : Stream(), random, call.out[0].u32(),
+                      random ? Stream(call.in[1], call.number[1], kNoiseRounds) : Stream(), random, call.out[0].u32(),
                       call.out[1].u32());
 }
 template <int kBits>

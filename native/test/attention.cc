@@ -172,7 +172,7 @@ TEST(attention_with_masks_and_dropout) {
               const auto word = [&](int n) { return static_cast<uint32_t>(key.i32()[n]); };
               const uint32_t counter[4] = {static_cast<uint32_t>(at / 4), 3, word(2), word(3)};
               uint32_t words[4];
-              auxgrad::Philox{{word(0), word(1)}}(counter, words);
+              auxgrad::Philox{{word(0), word(1)}, auxgrad::kNoiseRounds}(counter, words);
               return auxgrad::uniform_from_bits(words[at % 4]) >= dropout ? 1 / (1 - dropout) : 0;
             };
             const Reference r(s, &q[i * s.rows * s.depth], &k[i * s.keys * s.depth], &v[i * s.keys * s.width],

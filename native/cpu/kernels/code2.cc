@@ -1,10 +1,21 @@
 // Two bits an element; core/code2.h says which.
 #include "../../core/code2.h"
 #include "../bypass.h"
+#include "../extremes.h"
 #include "../sign/pack.h"
 
 namespace auxgrad {
 namespace {
+
+// Ranges of up to four groups of n elements: the least and the distance to the largest; NaN, NaN if one of them is NaN.
+__attribute__((noinline)) void measure_groups(const float* x, int64_t count, int64_t n, float* ranges) {
+  FourExtremes groups[4] = {};
+  for (int64_t i = 0; i < count; i++) groups[i] = extremes_of(x + i * n, n);
+  const FourExtremes e = each_to_one(groups);
+  const Four nan = e.reach(0x7f800001u);
+  const FourFloats low = (FourFloats)(e.least() | nan), width = (FourFloats)e.largest() - low;
+  for (int i = 0; i < count; i++) ranges[2 * i] = low[i], ranges[2 * i + 1] = width[i];
+}
 
 // code2_pack: x [..., C] -> codes [ceil(T/16), C], ranges [G, 2]. A group with a NaN has the range NaN, NaN.
 bool code2_pack(const Call& call) {
@@ -12,18 +23,19 @@ bool code2_pack(const Call& call) {
   const int64_t channels = x.shape[x.rank - 1], tokens = x.count(0, x.rank - 1), words = ceil_div(tokens, 16);
   if (!check_ranges(call, ranges, tokens)) return false;
   const int64_t span = tokens == 0 ? 1 : tokens / ranges.shape[0], grain = max64(4, 1024 / max64(channels, 1));
-  const auto range = [&](int64_t group) {
-    range_of(x.f32() + group * span * channels, span * channels, ranges.f32() + 2 * group);
+  const auto measure = [&](int64_t group, int64_t count) {
+    measure_groups(x.f32() + group * span * channels, count, span * channels, ranges.f32() + 2 * group);
   };
   if (span > 1)
     parallel_ranges(call, tokens / span, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; i++) range(i);
+      for (int64_t group = begin; group < end; group++) measure(group, 1);
     });
   parallel_ranges(call, words, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t w = begin; w < end; w++) {
-      if (span == 1)
-        for (int64_t t = w * 16; t < min64(tokens, w * 16 + 16); t++) range(t);
-      pack_codes(x.f32(), ranges.f32(), span, tokens, channels, codes.u32(), w, w + 1);
+    for (int64_t t = begin * 16; t < min64(tokens, end * 16); t += 4) {
+      // Four rows stay in the first cache; processors read on from the first lines of the next ones.
+      if (span == 1) measure(t, min64(4, tokens - t));
+      for (int line = 0; line < 4; line++) __builtin_prefetch(x.f32() + (t + 4) * channels + line * kLineFloats);
+      pack_codes(x.f32(), ranges.f32(), span, tokens, channels, codes.u32(), t);
     }
   });
   return true;

@@ -1,35 +1,34 @@
 // A few bits an element, in groups; core/quantize.h says which.
 #include "../../core/quantize.h"
 #include "../elementwise.h"
+#include "../extremes.h"
 #include "../stream.h"
 #include "../vector.h"
 
 namespace auxgrad {
 namespace {
 
-constexpr int64_t kTogether = 8;                 // groups: these and the next ones stay in the first cache
+constexpr int64_t kTogether = 4;                 // groups, a page
 constexpr int64_t kDrawn = kGroup / kDrawWords;  // groups that random words are made for at a time
 
-typedef uint32_t WordVec __attribute__((vector_size(4 * kLanes)));
-typedef uint16_t Draw __attribute__((may_alias));
+typedef uint16_t HalfVec __attribute__((vector_size(4 * kLanes)));
 
-inline uint32_t range_word(const float* x) {
-  constexpr int kChains = 4;  // side by side
-  Vec low[kChains], high[kChains], odd[kChains] = {};
-  for (int c = 0; c < kChains; c++) low[c] = high[c] = load(x + c * kLanes);
-  for (int64_t i = 0; i < kElements; i += kChains * kLanes) {
-    AUXGRAD_UNROLL
-    for (int c = 0; c < kChains; c++) {
-      const Vec v = load(x + i + c * kLanes);
-      low[c] = v < low[c] ? v : low[c];
-      high[c] = v > high[c] ? v : high[c];
-      odd[c] = fma(v, Vec{}, odd[c]);  // NaN from NaN and infinities on
-    }
-  }
-  const float least = fold(low, [](Vec a, Vec b) { return b < a ? b : a; });
-  const float most = fold(high, [](Vec a, Vec b) { return b > a ? b : a; });
-  const Vec bad = (odd[0] + odd[1]) + (odd[2] + odd[3]);
-  return any_lane(bad != bad) ? kNoRange : range_of(least, most);
+// m and r of four groups.
+__attribute__((noinline)) Four ranges_of(const FourExtremes (&groups)[4]) {
+  const FourExtremes e = each_to_one(groups);
+  const Four odd = e.reach(0x7f800000u);
+  return (range_of<FourFloats>(e.least(), e.largest()) & ~odd) | (odd & kNoRange);
+}
+
+// The lower half of each word of `low`, the upper one of `high`.
+inline BitWords halves_of(BitWords low, BitWords high) {
+#if defined(__AVX512F__)
+  return (BitWords)_mm512_ternarylogic_epi32((__m512i)high, (__m512i)low, _mm512_set1_epi32(0xffff), 0xd8);
+#elif defined(__AVX2__)
+  return (BitWords)_mm256_blend_epi16((__m256i)low, (__m256i)high, 0xaa);
+#else
+  return (low & 0xffffu) | (high & 0xffff0000u);
+#endif
 }
 
 template <int kBits>
@@ -37,28 +36,38 @@ struct Codec : Codes<kBits> {
   using Codes<kBits>::kTop;
   static constexpr int64_t kWords = Codes<kBits>::kWords;
 
-  // draws: 16 bits an element, which are added to its place between the levels before that is cut. Word j has those of
-  // elements j and j + 128.
-  static void encode(const float* x, uint32_t range, const uint32_t* draws, uint32_t* words) {
-    const float width = width_of(range);
-    if (!(width < infinity())) return set_zero(reinterpret_cast<float*>(words), kWords);
-    const Vec low = broadcast(minimum_of(range));
-    const Vec scale = broadcast(Codes<kBits>::scale(width));
-    // In [0, 2^16 kTop (1 + 2^-19)]: with any draw no more than the last level.
-    const auto level = [&](int64_t i, WordVec draw) {
-      return (WordVec) __builtin_convertvector((load(x + i) - low) * scale, IntVec) + draw;
-    };
+  static BitWords place(const float* x, Vec scale, Vec origin) {
+#if defined(AUXGRAD_FMA)
+    return (BitWords)fma(load(x), scale, origin);
+#else
+    BitWords places;
+    for (int i = 0; i < kLanes; i++) places[i] = place_of(x[i], scale[i], origin[i]);
+    return places;
+#endif
+  }
+
+  // Two elements at a time, halves of a word as their codes will be.
+  static void encode(const float* x, float scale, float origin, const uint32_t* random, bool past, uint32_t* words) {
+    constexpr int kPairs = 16 / kBits, kCut = kFraction - kDrawBits;
+    const Vec factor = broadcast(scale), zero = broadcast(origin);
     for (int64_t j = 0; j < kWords; j += kLanes) {
-      WordVec word = {};
+      BitWords word = {};
+      const auto add = [&](int k, BitWords draws) {
+        const float* first = x + j + k * kWords;
+        const BitWords low = place(first, factor, zero) >> kCut;
+        const BitWords high = place(first + kElements / 2, factor, zero) << (16 - kCut);
+        const HalfVec sum = (HalfVec)halves_of(low, high) + (HalfVec)((draws & 0xff00ffu) | 0x10001u);
+        const int up = kBits * k - kDrawBits;
+        word |= (up > 0 ? (BitWords)sum << up : (BitWords)sum >> -up) & (kTop | kTop << 16) << kBits * k;
+      };
       AUXGRAD_UNROLL
-      for (int k = 0; k < 16 / kBits; k++) {
-        const int64_t i = j + kWords * k;
-        WordVec draw;
-        memcpy(&draw, draws + i, sizeof(draw));
-        word |= level(i, draw & 0xffffu) >> (16 - kBits * k) & kTop << kBits * k;
-        word |= level(i + kElements / 2, draw >> 16) << (kBits * k) & kTop << (kBits * k + 16);
+      for (int k = 0; k < kPairs / 2; k++) {
+        BitWords draws;
+        memcpy(&draws, random + j + k * kWords, sizeof(draws));
+        add(k, draws);
+        add(k + kPairs / 2, draws >> kDrawBits);
       }
-      memcpy(words + j, &word, sizeof(word));
+      put(past, WholeLanes(), reinterpret_cast<float*>(words + j), (Vec)word);
     }
   }
 
@@ -76,50 +85,60 @@ struct Codec : Codes<kBits> {
   }
 };
 
-// The draws of a group. None is so near to the ends that values within 2^-11 of a level could miss it.
-__attribute__((noinline)) inline void draw(const uint32_t* words, uint32_t* draws) {
-  for (int i = 0; i < kDrawWords; i++) {
-    draws[i] = words[i];
-    draws[i + kDrawWords] = turned(words[i]);
-  }
-  Draw* d = reinterpret_cast<Draw*>(draws);
-  for (int64_t i = 0; i < kElements; i++) {
-    const Draw above = d[i] < 32 ? 32 : d[i];
-    d[i] = above > 65504 ? 65504 : above;
-  }
+// A last group: the rest repeats the first element.
+__attribute__((noinline)) inline const float* repeated(const float* x, int64_t count, float* to) {
+  for (int64_t i = 0; i < kElements; i++) to[i] = x[i < count ? i : 0];
+  return to;
 }
 
 template <int kBits>
 bool quantize_bits(const Call& call) {
+  typedef Codec<kBits> Coder;
   const int64_t n = call.in[0].count();
   const bool random = static_cast<bool>(call.in[1]);
-  const Stream stream = random ? stream_of(call.in[1], call.number[1]) : Stream{};
+  const Stream stream = random ? stream_of(call.in[1], call.number[1], kNoiseRounds) : Stream{};
+  // Codes are kept for backward: if x does not stay in the caches, neither need they.
+  const bool past = too_large(call.in[0]) && lines_apart(call.out[0].data, 0);
   parallel_ranges(call, ceil_div(n, kElements), 64, [&](int64_t begin, int64_t end) {
-    float padded[kElements];
-    uint32_t draws[kElements / 2], random_words[kGroup];
-    for (uint32_t& d : draws) d = 0x80008000u;
+    float moved[kElements], minimum[kTogether], scale[kTogether], origin[kTogether];
+    FourExtremes extremes[kTogether] = {};
+    uint32_t random_words[kGroup] = {};
     const auto group = [&](int64_t g) {
       const float* x = call.in[0].f32() + g * kElements;
-      const int64_t count = n - g * kElements;
-      if (count >= kElements) return x;
-      for (int64_t i = 0; i < kElements; i++) padded[i] = x[i < count ? i : 0];  // the rest repeats the first element
-      return static_cast<const float*>(padded);
+      return n - g * kElements >= kElements ? x : repeated(x, n - g * kElements, moved);
     };
-    uint32_t* const ranges = call.out[1].u32();
     for (int64_t first = begin; first < end; first += kTogether) {
       const int64_t last = min64(first + kTogether, end);
-      for (int64_t g = first; g < last; g++) ranges[g] = range_word(group(g));
+      uint32_t* ranges = call.out[1].u32() + first;
+      for (int64_t g = first; g < last; g++) extremes[g - first] = extremes_of(group(g), kElements);
+      // The first lines of the next page: processors read on from them while this one is encoded.
+      fetch(call.in[0].f32() + last * kElements, 4 * kLineFloats * static_cast<int64_t>(sizeof(float)));
+      const Four made = ranges_of(extremes);
+      if (last - first == kTogether) memcpy(ranges, &made, sizeof(made));
+      else memcpy(ranges, &made, static_cast<size_t>(last - first) * sizeof(uint32_t));
+      const Four least = made & 0xffff0000u;
+      const FourFloats scales = Coder::scale((FourFloats)(made << 16));
+      memcpy(minimum, &least, sizeof(least));
+      memcpy(scale, &scales, sizeof(scales));
+      for (int i = 0; i < kTogether; i++) origin[i] = Coder::origin(minimum[i], scale[i], random);
       for (int64_t g = first; g < last; g++) {
-        uint32_t* words = call.out[0].u32() + g * Codec<kBits>::kWords;
-        fetch(call.in[0].f32() + (g + kTogether) * kElements, kElements * static_cast<int64_t>(sizeof(float)));
-        fetch(words + kTogether * Codec<kBits>::kWords, Codec<kBits>::kWords * static_cast<int64_t>(sizeof(uint32_t)));
-        if (random) {
-          if (g % kDrawn == 0) stream.words(g * kDrawWords, random_words);
-          draw(random_words + g % kDrawn * kDrawWords, draws);
+        uint32_t* words = call.out[0].u32() + g * Coder::kWords;
+        const int64_t i = g - first;
+        if (random && g % kDrawn == 0) stream.words(g * kDrawWords, random_words);
+        if (made[i] == kNoRange) {
+          set_zero(reinterpret_cast<float*>(words), Coder::kWords);
+          continue;
         }
-        Codec<kBits>::encode(group(g), ranges[g], draws, words);
+        const float* x = group(g);
+        if (Coder::far(minimum[i], scale[i])) {
+          for (int64_t e = 0; e < kElements; e++) moved[e] = x[e] - minimum[i];
+          x = moved;
+          origin[i] = Coder::origin(0, scale[i], random);
+        }
+        Coder::encode(x, scale[i], origin[i], random_words + g % kDrawn * kDrawWords, past, words);
       }
     }
+    if (past) end_bypass();
   });
   return true;
 }

@@ -46,82 +46,33 @@ inline void pack_signs(const float* x, int64_t tokens, int64_t channels, uint32_
   }
 }
 
-// The least element and the distance to the largest; NaN, NaN if one of them is NaN.
-inline void range_of(const float* x, int64_t n, float* range) {
-  float low = infinity(), high = -infinity();
-  bool nan = false;
-  int64_t i = 0;
-  if (n >= kLanes) {
-    Vec least = load(x), most = least;
-    IntVec odd = {};
-    for (; i + kLanes <= n; i += kLanes) {
-      __builtin_prefetch(x + i + 1024);  // a processor of itself reads ahead to the end of a page only
-      const Vec v = load(x + i);
-      least = v < least ? v : least;
-      most = v > most ? v : most;
-      odd |= v != v;
-    }
-    for (int k = 0; k < kLanes; k++) {
-      low = least[k] < low ? least[k] : low;
-      high = most[k] > high ? most[k] : high;
-      nan = nan || odd[k];
-    }
-  }
-  for (; i < n; i++) {
-    low = x[i] < low ? x[i] : low;
-    high = x[i] > high ? x[i] : high;
-    nan = nan || x[i] != x[i];
-  }
-  range[0] = nan ? not_a_number() : low;
-  range[1] = nan ? not_a_number() : high - low;
-}
-
-// The whole part of q, at least 0 and at most 3; 0 of NaN.
-inline IntVec codes_of(Vec q) {
-#if defined(__AVX512F__)
-  q = (Vec)_mm512_min_ps(_mm512_max_ps((__m512)q, _mm512_setzero_ps()), _mm512_set1_ps(3.0f));
-#else
-  q = q > 0.0f ? q : Vec{};
-  q = q < 3.0f ? q : Vec{} + 3.0f;
-#endif
-  return __builtin_convertvector(q, IntVec);
-}
-
-// Words [first, last) of the codes of x [tokens, channels]; every `span` tokens share one range [2]. Codes beyond the last
-// token are 0.
+// Codes of the tokens [t0, t0 + 4) of x [tokens, channels], among them in its word; t0 is a multiple of 4. Every `span`
+// tokens share one range [2]. Codes beyond the last token are 0.
 inline void pack_codes(const float* x, const float* ranges, int64_t span, int64_t tokens, int64_t channels,
-                       uint32_t* words, int64_t first, int64_t last) {
-  for (int64_t w = first; w < last; w++) {
-    uint32_t* out = words + w * channels;
-    const int n = static_cast<int>(min64(tokens - w * 16, 16));
-    float low[16], scale[16];
-    for (int t = 0; t < n; t++) {
-      const float* range = ranges + 2 * ((w * 16 + t) / span);
-      low[t] = range[0];
-      scale[t] = code_scale(range);
-    }
-    const float* rows = x + w * 16 * channels;
-    const int64_t whole = channels / kLanes * kLanes;
-    for (int begin = 0; begin < n; begin += 8) {  // more rows at a time could share one set of the cache
-      const int end = n < begin + 8 ? n : begin + 8;
-      for (int64_t c = 0; c < whole; c += kLanes) {
-        IntVec word = {}, before = {};
-        for (int t = end - 1; t >= begin; t--) {
-          __builtin_prefetch(rows + (t + 16) * channels + c, 0, 2);  // the next word's, while memory would rest
-          word = word << 2 | codes_of((load(rows + t * channels + c) - low[t]) * scale[t] + 0.5f);
-        }
-        if (begin) memcpy(&before, out + c, sizeof(before));
-        word = before | word << (2 * begin);
-        memcpy(out + c, &word, sizeof(word));
-      }
-    }
-    int64_t c = whole;
-    for (; c < channels; c++) {
-      uint32_t word = 0;
-      for (int t = 0; t < n; t++) word |= code_of(rows[t * channels + c], low[t], scale[t]) << (2 * t);
-      out[c] = word;
-    }
+                       uint32_t* words, int64_t t0) {
+  const float* row[4];
+  Vec low[4], scale[4];
+  for (int64_t i = 0; i < 4; i++) {
+    const int64_t t = min64(t0 + i, tokens - 1);
+    const float* range = ranges + 2 * (t / span);
+    row[i] = x + t * channels;
+    low[i] = broadcast(range[0]);
+    scale[i] = t == t0 + i ? broadcast(code_scale(range)) : Vec{};
   }
+  float* out = reinterpret_cast<float*>(words + t0 / 16 * channels);
+  const int32_t shift = static_cast<int32_t>(t0 % 16 * 2);
+  each_vector(0, channels, [&](int64_t c, auto lanes) {
+    IntVec word = {};
+    AUXGRAD_UNROLL
+    for (int i = 3; i >= 0; i--) {
+      // Within its range this is code_of(); NaN becomes a number whose lower bits are 0.
+      const Vec place = (lanes.load(row[i] + c) - low[i]) * scale[i] + 0.5f;
+      word = word << 2 | (__builtin_convertvector(place, IntVec) & 3);
+    }
+    word <<= shift;
+    if (shift > 0) word |= (IntVec)lanes.load(out + c);
+    lanes.store(out + c, (Vec)word);
+  });
 }
 
 }  // namespace

@@ -186,7 +186,7 @@ inline void pack_signed_word(float* target, int64_t pitch, const float* rows, in
     for (int v = 0; v < V; v++) {
       const Vec x = load(rows + v * kLanes);
       words[v] = mark_positive(words[v], x, bit);
-      store(target + v * kLanes, x + (x > Vec{} ? positive : negative));
+      store(target + v * kLanes, add_signs(x, positive, negative));
     }
   }
   memcpy(out, words, sizeof(words));

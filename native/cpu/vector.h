@@ -83,6 +83,16 @@ inline BitWords mark_positive(BitWords words, Vec x, BitWords bit) {
 #endif
 }
 
+// v + (v > 0 ? positive : negative).
+inline Vec add_signs(Vec v, Vec positive, Vec negative) {
+#if defined(__AVX512F__)
+  const __mmask16 on = _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ);
+  return v + (Vec)_mm512_mask_blend_ps(on, (__m512)negative, (__m512)positive);
+#else
+  return v + (v > Vec{} ? positive : negative);
+#endif
+}
+
 // Whether a lane has any bit set.
 inline bool any_lane(IntVec v) {
 #if defined(__AVX512F__)

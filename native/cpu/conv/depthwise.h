@@ -57,7 +57,7 @@ inline void depthwise_tile(const Depthwise& d, const float* image, int64_t i, in
         const int64_t at = column + n * h.in_step;
         if (Checked && (at < 0 || at >= d.image.columns)) continue;
         Vec x = lanes.load(line + at * channels);
-        if (Auxiliary) x += x > Vec{} ? positive : negative;
+        if (Auxiliary) x = add_signs(x, positive, negative);
         acc[n] = fma(x, w, acc[n]);
       }
     }
@@ -101,7 +101,7 @@ __attribute__((noinline)) void depthwise_small_tile(const Depthwise& d, const De
       for (int k = 0; k < (N - 1) * Step + Taps; k++, at += channels) {
         if (Checked && (k < t.from || k >= t.to)) continue;
         Vec x = load(at);
-        if (Auxiliary) x += x > Vec{} ? positive : negative;
+        if (Auxiliary) x = add_signs(x, positive, negative);
         AUXGRAD_UNROLL
         for (int b = 0; b < Taps; b++)
           if (k >= b && (k - b) % Step == 0 && (k - b) / Step < N)

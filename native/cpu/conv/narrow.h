@@ -66,8 +66,14 @@ inline void narrow_row(const Narrow& p, const float* packed, int64_t n, int64_t 
   const float* dy = p.dy + (n * p.out_rows + i + v.tap_start + first * v.tap_step) * step;
   Tile t;
   t.ahead = dy;
+  int64_t left_row[kTileRows], out_row[kTileRows];
+  for (int64_t m = 0; m < kTileRows; m++) {
+    left_row[m] = m * p.outputs;
+    out_row[m] = m * p.width();
+  }
+  t.left_row = left_row;
+  t.out_row = out_row;
   t.runs = {last - first, v.tap_step * step, 1, 0, p.outputs};
-  t.step = 1;
   t.accumulate = t.relu = false;
   t.bias = nullptr;
   const int64_t tiles = ceil_div(p.out_columns, kTileRows);
@@ -77,10 +83,8 @@ inline void narrow_row(const Narrow& p, const float* packed, int64_t n, int64_t 
     panel += v.taps * p.outputs * t.columns;
     for (int64_t tile = 0; tile < tiles; tile++) {
       const int64_t q0 = even_start(p.out_columns, tiles, tile), q1 = even_start(p.out_columns, tiles, tile + 1);
-      for (int64_t q = q0; q < q1; q++) {
-        t.row[q - q0] = dy + q * p.outputs;
-        t.out[q - q0] = products + q * p.width() + c;
-      }
+      t.left = dy + q0 * p.outputs;
+      t.out = products + q0 * p.width() + c;
       run_tile<false>(t, static_cast<int>(q1 - q0));
     }
   }

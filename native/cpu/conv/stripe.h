@@ -62,10 +62,7 @@ inline void pack_floats(float* target, const float* source, int64_t n, const Ima
     return;
   }
   const Vec positive = broadcast(image.positive), negative = broadcast(image.negative);
-  for (; i + kLanes <= n; i += kLanes) {
-    const Vec x = load(source + i);
-    store(target + i, x + (x > Vec{} ? positive : negative));
-  }
+  for (; i + kLanes <= n; i += kLanes) store(target + i, add_signs(load(source + i), positive, negative));
   for (; i < n; i++) target[i] = source[i] + (source[i] > 0 ? image.positive : image.negative);
 }
 

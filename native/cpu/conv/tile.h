@@ -29,10 +29,14 @@ inline void add_some(Moments& s) {
 }
 
 struct Tile {
-  const float* row[kTileRows];
-  float* out[kTileRows];
+  // Row m of the left operand begins at left + left_row[m], that of the result at out + out_row[m]; of tile_of_columns,
+  // at left + m, and the results' follow one another.
+  const float* left;
+  const int64_t* left_row;
+  float* out;
+  const int64_t* out_row;
   Runs runs;
-  int64_t step;  // distance of two elements of a run
+  int64_t step;  // tile_of_columns: distance of two elements of a run
   const float* panel;
   int64_t panel_step = 0;  // tile_of_rows: floats of the panel left out after each outer run; else from step to step
   int64_t columns;         // that exist in out, 1..kPanel; more than kLanes of them take a panel of two vectors
@@ -106,7 +110,7 @@ __attribute__((noinline)) void finish_rows(const Tile& t, const Vec* sums, int r
     const bool whole = part.n >= kLanes;
     Vec y[kTileRows] = {};
     for (int m = 0; m < rows; m++) {
-      float* out = t.out[m] + column;
+      float* out = t.out + t.out_row[m] + column;
       y[m] = sums[m * vectors + v];
       if (t.accumulate) y[m] += load_first(out, part.n);
       if (t.relu) y[m] = relu(y[m]);
@@ -130,11 +134,13 @@ inline __attribute__((always_inline)) void finish_tile(const Tile& t, Vec (&acc)
     }
     return finish_rows(t, sums, M, V);
   }
+  float* const to = t.out;
+  const int64_t* const row = t.out_row;
   if (t.accumulate) {
     AUXGRAD_UNROLL
     for (int m = 0; m < M; m++) {
       AUXGRAD_UNROLL
-      for (int v = 0; v < V; v++) acc[m][v] += load(t.out[m] + v * kLanes);
+      for (int v = 0; v < V; v++) acc[m][v] += load(to + row[m] + v * kLanes);
     }
   }
   if (t.relu) {
@@ -146,7 +152,7 @@ inline __attribute__((always_inline)) void finish_tile(const Tile& t, Vec (&acc)
   }
   AUXGRAD_UNROLL
   for (int m = 0; m < M; m++) {
-    float* out = t.out[m];
+    float* out = to + row[m];
     AUXGRAD_UNROLL
     for (int v = 0; v < V; v++) store(out + v * kLanes, acc[m][v]);
   }
@@ -161,7 +167,7 @@ inline __attribute__((always_inline)) void finish_tile(const Tile& t, Vec (&acc)
   }
 }
 
-// out[m][c] (+)= sum over runs and k of row[m][run + k] * panel[k][c], then bias and activation.
+// out[m][c] (+)= sum over runs and k of left[m][run + k] * panel[k][c], then bias and activation.
 template <int M, int V>
 __attribute__((noinline)) void tile_of_rows(const Tile& t) {
   Vec start[V] = {}, acc[M][V];
@@ -177,7 +183,7 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
   // The outputs are seldom in a cache: fetch them while the sums are made, or the stores would stall. A row a step: all
   // at once would keep the operands waiting.
   const auto fetch = [&](int64_t m) __attribute__((always_inline)) {
-    const float* out = t.out[m];
+    const float* out = t.out + t.out_row[m];
     AUXGRAD_UNROLL
     for (int v = 0; v < V; v++) __builtin_prefetch(out + v * kLanes, 1);
   };
@@ -185,10 +191,15 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
   for (int64_t m = kSpread ? t.runs.length : 0; m < M; m++) fetch(m);
   for (int64_t i = 0; i < t.runs.outer; i++, b += t.panel_step)
     for (int64_t j = 0; j < t.runs.inner; j++) {
-      const int64_t start = i * t.runs.outer_step + j * t.runs.inner_step;
+      const float* start = t.left + i * t.runs.outer_step + j * t.runs.inner_step;
+      const int64_t* row = t.left_row;
+      asm("" : "+r"(row));  // addresses of an outer run would only be kept to be loaded again
       const float* a[M];
       AUXGRAD_UNROLL
-      for (int m = 0; m < M; m++) a[m] = t.row[m] + start;
+      for (int m = 0; m < M; m++) {
+        a[m] = start + row[m];
+        asm("" : "+r"(a[m]));  // one by one: what was stored a number at a time is not loaded as vectors at once
+      }
       const auto step = [&](int64_t k) __attribute__((always_inline)) {
         Vec right[V];
         AUXGRAD_UNROLL
@@ -196,6 +207,8 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
         b += V * kLanes;
         AUXGRAD_UNROLL
         for (int m = 0; m < M; m++) {
+          // Addresses that no register is left for are loaded: kept in vectors, they would take multiply-adds' turns.
+          if (kLanes == 16 && m >= 8) asm("" : "+m"(a[m]));
           const Vec left = broadcast(a[m][k]);
           AUXGRAD_UNROLL
           for (int v = 0; v < V; v++) acc[m][v] = fma(left, right[v], acc[m][v]);
@@ -218,8 +231,7 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
   finish_tile<M, V>(*again, acc);
 }
 
-// The same with neighbouring left rows, row[m] = row[0] + m, and elements `step` apart, of whole panels: the weight
-// gradient.
+// The same with neighbouring left rows and elements `step` apart, of whole panels: the weight gradient.
 template <int M, int V>
 __attribute__((noinline)) void tile_of_columns(const Tile& t) {
   Vec acc[M][V] = {};
@@ -228,7 +240,7 @@ __attribute__((noinline)) void tile_of_columns(const Tile& t) {
   const int64_t ahead_step = t.ahead_step ? t.ahead_step : t.panel_step;
   for (int64_t i = 0; i < t.runs.outer; i++)
     for (int64_t j = 0; j < t.runs.inner; j++) {
-      const float* a = t.row[0] + i * t.runs.outer_step + j * t.runs.inner_step;
+      const float* a = t.left + i * t.runs.outer_step + j * t.runs.inner_step;
       for (int64_t k = 0; k < t.runs.length; k++, a += t.step, b += t.panel_step) {
         // Of the tiles after this one, where operands are read in place.
         __builtin_prefetch(a + 2 * M, 0, 3);
@@ -245,9 +257,9 @@ __attribute__((noinline)) void tile_of_columns(const Tile& t) {
         }
       }
     }
+  float* out = t.out;
   AUXGRAD_UNROLL
   for (int m = 0; m < M; m++) {
-    float* out = t.out[m];
     AUXGRAD_UNROLL
     for (int v = 0; v < V; v++, out += kLanes) store(out, t.accumulate ? acc[m][v] + load(out) : acc[m][v]);
   }

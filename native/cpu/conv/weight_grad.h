@@ -164,8 +164,8 @@ inline void add_block(const WeightGradient& p, const WeightGradientPlan& plan, c
         const float* left = x + (i * v.tap_step * k.stripe_columns + j * h.tap_step) * plan.pitch;
         for (int64_t tile = 0; tile < tiles; tile++) {
           const int64_t m0 = even_start(length, tiles, tile), m1 = even_start(length, tiles, tile + 1);
-          t.row[0] = left + m0;
-          for (int64_t m = m0; m < m1; m++) t.out[m - m0] = sum + m * width;
+          t.left = left + m0;
+          t.out = sum + m0 * width;
           t.ahead_step = ahead.step;
           t.ahead = ahead.next(tokens);
           run_tile<true>(t, static_cast<int>(m1 - m0));

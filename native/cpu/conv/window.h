@@ -186,7 +186,7 @@ inline void pack_signed_word(float* target, int64_t pitch, const float* rows, in
     for (int v = 0; v < V; v++) {
       const Vec x = load(rows + v * kLanes);
       words[v] = mark_positive(words[v], x, bit);
-      store(target + v * kLanes, x + (x > Vec{} ? positive : negative));
+      store(target + v * kLanes, add_signs(x, positive, negative));
     }
   }
   memcpy(out, words, sizeof(words));
@@ -341,8 +341,8 @@ inline void run_product(const Call& call, const Product& p) {
                         g * p.depth + channel, g * p.depth + channel + depth);
 
         Tile t;
+        t.left = source;
         t.runs = tap_runs(p, k, depth);
-        t.step = 1;
         t.accumulate = slice > 0;
         t.relu = last && p.relu;
         const int64_t tiles = ceil_div(tokens, kTileRows), end = min64(columns, part + plan.part);
@@ -363,14 +363,13 @@ inline void run_product(const Call& call, const Product& p) {
           t.panel = packed + g * group_floats + c * reduction;
           t.columns = min64(kPanel, columns - c);
           const int64_t out_channel = own + c;
+          t.out = p.out + out_channel;
           t.bias = last && p.bias ? p.bias + out_channel : nullptr;
           memset(&moments, 0, sizeof(moments));
           for (int64_t i = 0; i < tiles; i++) {
             const int64_t t0 = even_start(tokens, tiles, i), t1 = even_start(tokens, tiles, i + 1);
-            for (int64_t m = t0; m < t1; m++) {
-              t.row[m - t0] = source + at.source[m];
-              t.out[m - t0] = p.out + at.out[m] + out_channel;
-            }
+            t.left_row = at.source + t0;
+            t.out_row = at.out + t0;
             if (last && p.mask) {
               const int64_t token = first + t0;
               const int64_t from_row = max64(0, whole.begin - token), to_row = min64(t1 - t0, whole.end - token);

@@ -369,7 +369,6 @@ inline void sum_patches(const PatchPlan& plan, const PatchLists& lists, int64_t 
                         const float* panel, int64_t depth, int64_t width, float* sums) {
   const Filter& f = plan.filter;
   Tile t;
-  t.step = 1;
   t.accumulate = t.relu = false;
   t.bias = nullptr;
   t.ahead = panel;
@@ -379,16 +378,15 @@ inline void sum_patches(const PatchPlan& plan, const PatchLists& lists, int64_t 
       const auto &v = f.sum[i], &h = f.sum[j];
       const int list = v.late * 2 + h.late;
       const int64_t count = lists.count[list], tiles = ceil_div(count, kTileRows);
-      const float* left = patches + (v.input * f.inputs + h.input) * plan.patches;
+      t.left = patches + (v.input * f.inputs + h.input) * plan.patches;
+      t.out = sums;
       t.runs = {v.count, f.inputs * plan.patches, h.count, plan.patches, depth};
       t.panel = panel + (v.tap * kFilterTaps + h.tap) * depth * width;
       t.panel_step = (kFilterTaps - h.count) * depth * width;
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t t0 = even_start(count, tiles, tile), t1 = even_start(count, tiles, tile + 1);
-        for (int64_t m = t0; m < t1; m++) {
-          t.row[m - t0] = left + lists.inputs[list][m];
-          t.out[m - t0] = sums + lists.sums[list][m];
-        }
+        t.left_row = lists.inputs[list] + t0;
+        t.out_row = lists.sums[list] + t0;
         run_tile<false>(t, static_cast<int>(t1 - t0));
       }
     }

@@ -276,8 +276,8 @@ inline void add_patches(const PatchGradientPlan& plan, const PatchOrder& order, 
       t.panel = patches + (c / kPanel * products + i) * plan.patches + range.begin * width;
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t m0 = even_start(columns, tiles, tile), m1 = even_start(columns, tiles, tile + 1);
-        t.row[0] = left + m0;
-        for (int64_t m = m0; m < m1; m++) t.out[m - m0] = to + m * width;
+        t.left = left + m0;
+        t.out = to + m0 * width;
         ahead.fetch(outputs);
         run_tile<true>(t, static_cast<int>(m1 - m0));
       }

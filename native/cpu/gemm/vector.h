@@ -15,16 +15,6 @@ constexpr int kWideRows = 0, kWideVecs = 0;
 #endif
 constexpr int kTileColumns = kTileVecs * kLanes;
 
-// v + (v > 0 ? positive : negative).
-inline Vec add_signs(Vec v, Vec positive, Vec negative) {
-#if defined(__AVX512F__)
-  const __mmask16 on = _mm512_cmp_ps_mask((__m512)v, _mm512_setzero_ps(), _CMP_GT_OQ);
-  return v + (Vec)_mm512_mask_blend_ps(on, (__m512)negative, (__m512)positive);
-#else
-  return v + (v > Vec{} ? positive : negative);
-#endif
-}
-
 // `least` where v is below it; NaN stays NaN.
 inline Vec max_of(Vec least, Vec v) {
 #if defined(__AVX512F__)

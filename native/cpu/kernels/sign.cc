@@ -50,7 +50,7 @@ bool add_sign(const Call& call) {
     float* h = call.out[0].f32();
     each_vector(begin, end, [&](int64_t i, auto lanes) {
       const Vec v = lanes.load(x + i);
-      put(past, lanes, h + i, v + (v > Vec{} ? up : down));
+      put(past, lanes, h + i, add_signs(v, up, down));
     });
     if (past) end_bypass();
   });

@@ -1,10 +1,11 @@
 #!/usr/bin/env node
-// `npm run build && node benchmarks/data.js`: how fast data comes: the loader, image transforms, weight files.
+// `npm run build:all && node benchmarks/data.js`: how fast data comes: the loader, image transforms, weight files.
 'use strict'
 const fs = require('node:fs')
 const os = require('node:os')
 const path = require('node:path')
-const { data, hostArray, readSafetensors, writeSafetensors, saveCheckpoint, loadCheckpoint } = require('../dist')
+const { data, hostArray, io } = require('../dist')
+const { readSafetensors, writeSafetensors, saveCheckpoint, loadCheckpoint } = io
 
 const report = (name, value, unit) =>
   console.log(`${name.padEnd(52)} ${Math.round(value).toLocaleString('en').padStart(12)} ${unit}`)

@@ -20,6 +20,7 @@ import {
   tensor,
   type MemoryAssignment,
   type Tensor,
+  type ConvOptions,
 } from '../../src'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { distance, host, same, values } from '../support/arrays'
@@ -120,13 +121,20 @@ const geometry = fc
     (g) => g.h + 2 * g.padding >= g.dilation * (g.kh - 1) + 1 && g.w + 2 * g.padding >= g.dilation * (g.kw - 1) + 1,
   )
 
+const optionsOf = ({ stride, padding, dilation, groups }: ConvOptions): ConvOptions => ({
+  stride,
+  padding,
+  dilation,
+  groups,
+})
+
 test('ASA, convolution: the same for strides, padding, dilation, groups and depthwise', async () => {
   await check(60, ...asaOptions, geometry, async (start, alphabet, epsilon, lambda, g) => {
     const random = generator(start)
     const C = g.groups * (g.depthwise ? 1 : g.perGroup)
     const O = g.groups * g.outPerGroup
     const depth = C / g.groups
-    const layer = new nn.Conv2d(C, O, [g.kh, g.kw], g)
+    const layer = new nn.Conv2d(C, O, [g.kh, g.kw], optionsOf(g))
     const P = Math.floor((g.h + 2 * g.padding - g.dilation * (g.kh - 1) - 1) / g.stride) + 1
     const Q = Math.floor((g.w + 2 * g.padding - g.dilation * (g.kw - 1) - 1) / g.stride) + 1
     const x = host(random, [g.n, g.h, g.w, C])
@@ -248,7 +256,7 @@ test('q2, convolution: the same for strides, padding, dilation, groups and depth
     const O = g.groups * g.outPerGroup
     const P = Math.floor((g.h + 2 * g.padding - g.dilation * (g.kh - 1) - 1) / g.stride) + 1
     const Q = Math.floor((g.w + 2 * g.padding - g.dilation * (g.kw - 1) - 1) / g.stride) + 1
-    const layer = new nn.Conv2d(C, O, [g.kh, g.kw], g)
+    const layer = new nn.Conv2d(C, O, [g.kh, g.kw], optionsOf(g))
     const r = host(random, [g.n, P, Q, O])
     const { plan } = await compareQ2(layer, host(random, [g.n, g.h, g.w, C]), r)
     const [codes, ranges] = codeBytes(g.n * g.h * g.w, C, g.n)

@@ -18,6 +18,7 @@ import { Tensor as Eager } from '../../src/tensor/tensor'
 import { check, liveBytes } from '../support/property'
 import { snapshot } from '../support/record'
 import { generator } from '../support/run'
+import { withCode } from '../support/refusals'
 
 const random = generator(1)
 const host = (shape: number[]) =>
@@ -26,9 +27,6 @@ const host = (shape: number[]) =>
     shape,
   )
 const batchOf = (n: number) => ({ x: host([n, 6]), y: Int32Array.from({ length: n }, (_, i) => i % 3) })
-const withCode = (code: string, message = /./) =>
-  expect.objectContaining({ code, message: expect.stringMatching(message) })
-
 class Net extends nn.Module {
   readonly hidden = [new nn.Linear(6, 16), new nn.Linear(16, 16)]
   readonly norm = new nn.BatchNorm1d(16)

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// `npm run build && node benchmarks/data.js`: how fast data comes: the loader, image transforms, weight files.
+// `npm run build:all && node benchmarks/data.js`: how fast data comes: the loader, image transforms, weight files.
 'use strict'
 const fs = require('node:fs')
 const os = require('node:os')

@@ -49,6 +49,20 @@ const make = (options: Partial<Parameters<typeof compile>[0]> = {}) => {
   return { model, optimizer, step }
 }
 
+test('while a step runs, another model answers at once; the same one refuses', async () => {
+  const [trained, copy] = [make(), make()]
+  copy.model.loadState(trained.model.state())
+  const predict = ({ model }: typeof copy) => compile({ model, forward: ({ x }) => model.forward(x) })
+  const [own, other] = [predict(trained), predict(copy)]
+  const { x } = batchOf(4)
+  const before = other.runSync({ x })
+  const step = trained.step.run(batchOf(64))
+  expect(() => own.runSync({ x })).toThrow(withCode('AUX_INVALID_ARGUMENT', /under way/))
+  expect(other.runSync({ x })).toEqual(before)
+  await step
+  expect(own.runSync({ x })).not.toEqual(before)
+})
+
 test('runs that are not awaited follow each other and give what awaited runs give', async () => {
   const [a, b] = [make(), make()]
   b.model.loadState(a.model.state())

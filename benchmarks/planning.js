@@ -1,54 +1,18 @@
 #!/usr/bin/env node
 // `node benchmarks/planning.js [NAME...]`: how long full-size training steps take to compile, and how tight their
-// arenas are. Needs dist/ (npm run build). Nothing is run, so no memory of that size is needed.
+// arenas are. Needs dist/ (npm run build:all). Nothing is run, so no memory of that size is needed.
 'use strict'
 const path = require('node:path')
 const Table = require('cli-table3')
 const { ara, asa, checkpoint, compile, models, nn, optim } = require(path.resolve(__dirname, '../dist'))
 
-class Layer extends nn.Module {
-  constructor(width, heads) {
-    super()
-    this.heads = heads
-    for (const name of ['q', 'k', 'v', 'out']) this[name] = new nn.Linear(width, width)
-    this.up = new nn.Linear(width, 4 * width)
-    this.down = new nn.Linear(4 * width, width)
-    this.norm1 = new nn.LayerNorm(width)
-    this.norm2 = new nn.LayerNorm(width)
-  }
-  forward(x) {
-    const [n, t, width] = x.shape
-    const split = (y) => y.reshape([n, t, this.heads, width / this.heads]).permute([0, 2, 1, 3])
-    const [q, k, v] = [this.q, this.k, this.v].map((layer) => split(layer.forward(x)))
-    const weights = q
-      .matmul(k.transpose())
-      .mul(1 / Math.sqrt(width / this.heads))
-      .softmax()
-    const mixed = weights.matmul(v).permute([0, 2, 1, 3]).reshape([n, t, width])
-    const h = this.norm1.forward(x.add(this.out.forward(mixed)))
-    return this.norm2.forward(h.add(this.down.forward(this.up.forward(h).gelu())))
-  }
-}
-
-/** A BERT-like encoder with a classifier on the first token; inputs are embeddings already. */
-class Encoder extends nn.Module {
-  constructor(depth, width, heads, classes) {
-    super()
-    this.layers = Array.from({ length: depth }, () => new Layer(width, heads))
-    this.fc = new nn.Linear(width, classes)
-  }
-  forward(x) {
-    for (const layer of this.layers) x = layer.forward(x)
-    return this.fc.forward(x.mean(1))
-  }
-}
-
 const stages = Object.fromEntries([1, 2, 3, 4].map((s) => [`stage${s}`, ara({ stride: 2 })]))
 const blocks = { 'stage*.*': checkpoint() }
 const resnet = (depth, layout) => () => new models.ResNet({ depth, layout, classes: 1000, stem: 'large' })
 const image = { x: [32, 224, 224, 3], y: [32] }
-const bert = () => new Encoder(24, 1024, 16, 2)
-const text = { x: [32, 128, 1024], y: [32] }
+const bert = () =>
+  new models.Encoder({ vocabulary: 30522, length: 512, layers: 24, features: 1024, heads: 16, classes: 2 })
+const text = { x: { shape: [32, 128], dtype: 'i32' }, y: [32] }
 const cases = [
   ['ResNet-18', resnet(18, 'standard'), image, undefined],
   ['ResNet-50', resnet(50, 'standard'), image, undefined],
@@ -59,7 +23,7 @@ const cases = [
   ['ResNet-152 ara + cheap', resnet(152, 'ara'), image, { ...stages, 'stage*.*': checkpoint({ recompute: 'cheap' }) }],
   ['BERT-Large', bert, text, undefined],
   ['BERT-Large asa', bert, text, asa()],
-  ['BERT-Large checkpoint', bert, text, { 'layers.*': checkpoint() }],
+  ['BERT-Large checkpoint', bert, text, { 'blocks.*': checkpoint() }],
 ]
 
 const mib = (n) => (n / 2 ** 20).toFixed(1)

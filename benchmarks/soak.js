@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 // `node benchmarks/soak.js [STEPS]`: many steps of a small model (memory must stay flat), the overhead of a
-// step whose kernels do almost nothing, and how late a 1 ms timer is while ResNet-18 trains. Needs dist/ (npm run
-// build). Exits with 1 if a limit is broken.
+// step whose kernels do almost nothing, and how late a 1 ms timer is while ResNet-18 trains. Needs dist/ (npm
+// run build:all). Exits with 1 if a limit is broken.
 'use strict'
 const { spawnSync } = require('node:child_process')
 const path = require('node:path')

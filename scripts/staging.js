@@ -70,4 +70,20 @@ function fetchNode(name) {
   return binary
 }
 
-module.exports = { fetchNode, install, pack, root, runNpm, sizeLimit }
+let passed = 0
+let failed = 0
+
+/** A line of a test: its name, and what came where it is not ok. */
+function check(name, ok, detail = '') {
+  console.log(`${ok ? 'ok  ' : 'FAIL'} ${name}${ok || !detail ? '' : `: ${detail}`}`)
+  if (ok) passed++
+  else failed++
+}
+
+/** The last line; the process ends. */
+function finish() {
+  console.log(`${passed} passed, ${failed} failed`)
+  process.exit(failed ? 1 : 0)
+}
+
+module.exports = { check, fetchNode, finish, install, pack, root, runNpm, sizeLimit }

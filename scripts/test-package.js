@@ -9,19 +9,10 @@ const fs = require('node:fs')
 const os = require('node:os')
 const path = require('node:path')
 const { facts } = require('./build-native.js')
-const { install, pack, root, runNpm, sizeLimit } = require('./staging.js')
+const { check, finish, install, pack, root, runNpm, sizeLimit } = require('./staging.js')
 
 const long = process.argv.includes('--long')
 const own = `${process.platform}-${process.arch}`
-let passed = 0
-let failed = 0
-
-function check(name, ok, detail = '') {
-  console.log(`${ok ? 'ok  ' : 'FAIL'} ${name}${ok || !detail ? '' : `: ${detail}`}`)
-  if (ok) passed++
-  else failed++
-  return ok
-}
 
 const base = fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-package-'))
 // A PATH with node and a shell, nothing that compiles.
@@ -473,5 +464,4 @@ if (long) {
 }
 
 fs.rmSync(base, { recursive: true, force: true })
-console.log(`${passed} passed, ${failed} failed`)
-process.exit(failed ? 1 : 0)
+finish()

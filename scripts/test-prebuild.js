@@ -9,19 +9,10 @@ const fs = require('node:fs')
 const os = require('node:os')
 const path = require('node:path')
 const { facts } = require('./build-native.js')
-const { fetchNode, install, pack, root } = require('./staging.js')
+const { check, fetchNode, finish, install, pack, root } = require('./staging.js')
 
 const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-prebuild-'))
 const newestGlibc = [2, 28] // what Node 20 itself needs
-let passed = 0
-let failed = 0
-
-function check(name, ok, detail = '') {
-  console.log(`${ok ? 'ok  ' : 'FAIL'} ${name}${ok || !detail ? '' : `: ${detail}`}`)
-  if (ok) passed++
-  else failed++
-  return ok
-}
 
 const wine = ['wine64', 'wine', '/usr/lib/wine/wine64'].find((w) => spawnSync(w, ['--version']).status === 0)
 const runners = {
@@ -154,5 +145,4 @@ for (const target of targets) {
   }
 }
 fs.rmSync(folder, { recursive: true, force: true })
-console.log(`${passed} passed, ${failed} failed`)
-process.exit(failed ? 1 : 0)
+finish()

@@ -1,6 +1,8 @@
 import { fail } from '../errors'
-import { checkpoint } from '../memory/checkpoint'
+import { asa } from '../memory/asa'
 import type { MemoryAssignment } from '../memory/assignment'
+import { checkpoint } from '../memory/checkpoint'
+import { quantized } from '../memory/quantized'
 import { parseBytes, showBytes, type Bytes } from './bytes'
 import type { Plan } from './plan'
 
@@ -26,6 +28,26 @@ export function parseBudget(budget: Bytes | Budget): { bytes: number; methods: r
       `budget: expected methods to be a list of policies or assignments, got ${String(methods)}`,
     )
   return { bytes: parseBytes(bytes), methods }
+}
+
+const everywhere = (path: string): boolean => path === ''
+const parts = (path: string): boolean => path !== '' && !path.includes('.')
+const blocks = (path: string): boolean => path.split('.').length === 2
+
+/** Methods at hand, of which a refusal names the one that takes least. */
+export const alternatives: Readonly<Record<string, MemoryAssignment>> = {
+  'asa on every layer': [[everywhere, asa()]],
+  '8 bits of everything': [[everywhere, quantized()]],
+  'checkpointing each part of the model': [[parts, checkpoint()]],
+  'asa on every layer and checkpointing each part of the model': [
+    [everywhere, asa()],
+    [parts, checkpoint()],
+  ],
+  'checkpointing each block': [[blocks, checkpoint()]],
+  'asa on every layer and checkpointing each block': [
+    [everywhere, asa()],
+    [blocks, checkpoint()],
+  ],
 }
 
 /** What a plan over the budget is refused with. */

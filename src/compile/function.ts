@@ -61,7 +61,10 @@ export class CompiledFunction<R extends Traceable> {
     return this.#entry(specsOf(specs)).plan
   }
 
-  /** Runs off the event loop; resolves to values in JavaScript memory. */
+  /**
+   * Runs off the event loop; resolves to values in JavaScript memory. Runs take turns: those of a model because they
+   * share its arena and a training step changes its weights, those of all models because one thread runs them.
+   */
   async run(batch: Batch, options: RunOptions = {}): Promise<Values<R>> {
     const values = valuesOf(batch)
     return this.#session.enqueue(async () => {
@@ -70,7 +73,11 @@ export class CompiledFunction<R extends Traceable> {
     })
   }
 
-  /** Runs on the calling thread. */
+  /**
+   * Runs on the calling thread, at once: also while another model trains. A server that answers during steps of hundreds
+   * of milliseconds does so with a copy of the model.
+   * @throws AUX_INVALID_ARGUMENT while a run of the same model is under way.
+   */
   runSync(batch: Batch): Values<R> {
     const values = valuesOf(batch)
     const entry = this.#entry(values)

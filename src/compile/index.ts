@@ -10,3 +10,4 @@ export type { KeptValue, Plan, PlanBytes, PlannedBlock, PlannedOp } from './plan
 export type { RunOptions } from './session'
 export type { Indicator, StepOptions, StepResult, TrainingStep } from './step'
 export type { ParameterLike, Trainable, TrainableModule } from './trainable'
+export type { ClipOptions } from './update'

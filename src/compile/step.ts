@@ -1,17 +1,12 @@
 import { expectIntegers, fail } from '../errors'
 import { derive } from '../graph/derive'
 import type { Graph } from '../graph/graph'
-import { asa } from '../memory/asa'
 import { assigned, Policies, type MemoryAssignment } from '../memory/assignment'
-import { checkpoint } from '../memory/checkpoint'
-import { quantized } from '../memory/quantized'
 import { fillOp } from '../ops/create'
-import { accumulateInto, clear } from '../ops/optim'
 import type { HostArray } from '../tensor/host'
 import { showShape } from '../tensor/shape'
-import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
-import { parseBudget, type Budget } from './budget'
+import { alternatives, parseBudget, type Budget } from './budget'
 import type { Bytes } from './bytes'
 import { PlanCache } from './cache'
 import type { Traceable } from './function'
@@ -27,6 +22,7 @@ import { inputLr, inputRandom, inputStep, savePlan, type Program } from './save'
 import { sessionOf, type RunOptions, type Session } from './session'
 import { soleOutput, trace, type Traced } from './trace'
 import type { ParameterLike, Trainable } from './trainable'
+import { Updates, type ClipOptions, type Gradient } from './update'
 
 /** A training step, for `compile`. */
 export interface StepOptions<R extends Traceable = Traceable> {
@@ -45,12 +41,7 @@ export interface StepOptions<R extends Traceable = Traceable> {
    */
   budget?: Bytes | Budget
   /** Gradient clipping, by the norm of all gradients together or by value. */
-  clip?: {
-    /** Gradients are scaled down where their norm together exceeds this. */
-    norm?: number
-    /** Every gradient is cut to ±this. */
-    value?: number
-  }
+  clip?: ClipOptions
   /** Runs whose mean gradient makes one update (1). */
   accumulate?: number
   /** Seed of dropout and other random ops (0). */
@@ -107,10 +98,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
   readonly #modelKey: ModelKey
   readonly #plans: PlanCache<Entry>
   readonly #session: Session
-  /** Sums of gradients since the last update, by parameter. */
-  readonly #sums = new Map<ParameterLike, Tensor>()
-  /** Parameters that a plan updates or sums gradients of. */
-  readonly #updated = new Set<ParameterLike>()
+  readonly #updates: Updates
   #lastKey = ''
   readonly #scalars: ReadonlyMap<string, HostArray> = new Map([
     [inputLr, { data: new Float32Array(1), shape: [], dtype: 'f32' }],
@@ -130,6 +118,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     this.optimizer = options.optimizer
     this.#options = options
     this.#accumulate = accumulate
+    this.#updates = new Updates(options.optimizer, accumulate, clip)
     this.#seed = [seed | 0, Math.floor(seed / 2 ** 32) | 0]
     this.#budget = options.budget === undefined ? undefined : parseBudget(options.budget)
     this.#session = sessionOf(options.model)
@@ -171,37 +160,16 @@ export class TrainingStep<R extends Traceable = Traceable> {
       const update = (this.runs + 1) % this.#accumulate === 0
       const entry = this.#entry(values, update)
       const key = this.#modelKey.last
-      const left = key === this.#lastKey ? [] : this.#left()
+      const left = key === this.#lastKey ? [] : this.#updates.left(this.model)
       for (const [name, scalar] of this.#scalars) values.set(name, scalar)
       this.#setScalars()
       const arrays = await this.#session.execute(entry.plan, values, options)
       this.runs++
       if (update) this.optimizer.steps++
       this.#lastKey = key
-      for (const p of left) this.#forget(p)
+      for (const p of left) this.#updates.forget(p)
       return this.#result(entry, arrays)
     })
-  }
-
-  /** Parameters that runs updated before and that the next one does not: frozen, or no longer in the model. */
-  #left(): { parameter: ParameterLike; gone: boolean }[] {
-    const own = new Set(Array.from(this.model.namedParameters(), ([, p]) => p))
-    return [...this.#updated]
-      .map((parameter) => ({ parameter, gone: !own.has(parameter) }))
-      .filter(({ parameter, gone }) => gone || !parameter.trainable)
-  }
-
-  /** What was summed for a layer before it was frozen must not be added once it no longer is. */
-  #forget({ parameter, gone }: { parameter: ParameterLike; gone: boolean }): void {
-    const sum = this.#sums.get(parameter)
-    if (!gone) {
-      if (sum) clear(sum)
-      return
-    }
-    sum?.dispose()
-    this.#sums.delete(parameter)
-    this.#updated.delete(parameter)
-    this.optimizer.forget?.(parameter)
   }
 
   /**
@@ -287,32 +255,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
 
   /** The bytes of the same step under the methods at hand. */
   #alternatives(specs: ReadonlyMap<string, NormalSpec>): { name: string; bytes: number }[] {
-    const everywhere = (path: string): boolean => path === ''
-    const deep =
-      (depth: number) =>
-      (path: string): boolean =>
-        path !== '' && path.split('.').length === depth
-    const methods: [string, MemoryAssignment][] = [
-      ['asa on every layer', [[everywhere, asa()]]],
-      ['8 bits of everything', [[everywhere, quantized()]]],
-      ['checkpointing each part of the model', [[deep(1), checkpoint()]]],
-      [
-        'asa on every layer and checkpointing each part of the model',
-        [
-          [everywhere, asa()],
-          [deep(1), checkpoint()],
-        ],
-      ],
-      ['checkpointing each block', [[deep(2), checkpoint()]]],
-      [
-        'asa on every layer and checkpointing each block',
-        [
-          [everywhere, asa()],
-          [deep(2), checkpoint()],
-        ],
-      ],
-    ]
-    return methods.flatMap(([name, memory]) => {
+    return Object.entries(alternatives).flatMap(([name, memory]) => {
       try {
         const { plan } = this.#make(specs, memory, true)
         plan.dispose()
@@ -350,19 +293,20 @@ export class TrainingStep<R extends Traceable = Traceable> {
     outputs.delete(soleOutput)
     outputs.delete('loss')
     const all = new Map([['loss', loss], ...outputs])
-    const state = new Set<Tensor>(this.#sums.values())
-    graph.trace(() => {
+    const state = graph.trace(() => {
       const gradients = this.#gradients(graph, loss, policies)
       fuseActivations(graph, all)
       fuseStatistics(graph)
       maskActivations(graph)
-      graph.withPhase('update', () => this.#update(graph, gradients, update, all, state))
+      const { state, norm } = graph.withPhase('update', () => this.#updates.trace(graph, gradients, update))
+      if (norm) all.set('gradNorm', norm)
+      return state
     })
     const plan = new Plan(graph, [...all.values(), ...indicators.values()], { optimizer: state })
     return { plan, names: [...all.keys()], indicators: [...indicators.keys()] }
   }
 
-  #gradients(graph: Graph, loss: Tensor, policies: Policies): [string, ParameterLike, Tensor][] {
+  #gradients(graph: Graph, loss: Tensor, policies: Policies): Gradient[] {
     const parameters: [string, ParameterLike, Tensor][] = []
     for (const [name, p] of this.model.namedParameters()) {
       const leaf = p.trainable ? graph.referenceOf(p)?.outputs[0] : undefined
@@ -386,71 +330,12 @@ export class TrainingStep<R extends Traceable = Traceable> {
         keep: policies.empty ? undefined : keeping(graph, policies),
       },
     )
-    return parameters.flatMap(([name, p], i) =>
-      gradients[i] ? [[name, p, gradients[i]] as [string, ParameterLike, Tensor]] : [],
-    )
-  }
-
-  #update(
-    graph: Graph,
-    gradients: [string, ParameterLike, Tensor][],
-    update: boolean,
-    outputs: Map<string, Tensor>,
-    state: Set<Tensor>,
-  ): void {
-    const { clip } = this.#options
-    for (const [, p] of gradients) this.#updated.add(p)
-    if (this.#accumulate > 1) {
-      for (const [name, p] of gradients) {
-        state.add(this.#sum(name, p))
-      }
-      if (!update) {
-        for (const [name, p, g] of gradients) accumulateInto(this.#sum(name, p), g)
-        return
-      }
-    }
-    const ready = gradients.map(([name, p, g]): [string, ParameterLike, Tensor] => {
-      const total = this.#accumulate > 1 ? g.add(this.#sum(name, p)) : g
-      return [name, p, clip?.value === undefined ? total : total.clamp(-clip.value, clip.value)]
-    })
-    let scale: Tensor | undefined
-    if (clip?.norm !== undefined) {
-      const squares = ready.map(([, , g]) =>
-        g
-          .reshape([1, -1])
-          .matmul(g.reshape([-1, 1]))
-          .reshape([]),
-      )
-      const norm = squares.reduce((a, b) => a.add(b)).sqrt()
-      scale = norm.add(1e-6).reciprocal().mul(clip.norm).clamp(0, 1)
-      outputs.set('gradNorm', norm)
-    }
-    const lr = graph.input(inputLr, [], 'f32')
-    const step = graph.input(inputStep, [], 'f32')
-    for (const [name, p, g] of ready) {
-      for (const t of Object.values(this.optimizer.state(name, p))) state.add(t)
-      this.optimizer.update(name, p, g, { lr, step, scale })
-    }
-    if (this.#accumulate > 1) for (const [name, p] of ready) clear(this.#sum(name, p))
-  }
-
-  /** The sum of a parameter's gradients since the last update. */
-  #sum(name: string, parameter: ParameterLike): Tensor {
-    const known = this.#sums.get(parameter)
-    if (known) return known
-    const made = keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `gradient of ${name}` }))
-    this.#sums.set(parameter, made)
-    return made
+    return parameters.flatMap(([name, p], i) => (gradients[i] ? [[name, p, gradients[i]] as Gradient] : []))
   }
 
   /** Tensors that a checkpoint holds besides the model's: optimizer state and gradient sums, by name. */
   *stateTensors(): Iterable<[string, Tensor]> {
-    for (const [name, p] of this.model.namedParameters()) {
-      for (const [key, t] of Object.entries(this.optimizer.state(name, p))) yield [`optimizer.${key}.${name}`, t]
-      if (this.#accumulate > 1) {
-        yield [`gradient.${name}`, this.#sum(name, p)]
-      }
-    }
+    yield* this.#updates.tensors(this.model)
   }
 
   /** Resolves when all runs asked for so far have ended. */
@@ -467,7 +352,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     this.#closed = true
     this.#plans.clear()
     this.#session.dispose()
-    for (const t of this.#sums.values()) t.dispose()
+    this.#updates.dispose()
   }
 
   /** `close()`, for `using`. */

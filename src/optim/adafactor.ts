@@ -60,7 +60,7 @@ export class Adafactor extends Base {
     { lr, step, scale }: UpdateInputs,
     weightDecay: number,
   ): void {
-    adafactorUpdate(w, rows ?? elements, columns, gradient, lr, step, scale, {
+    adafactorUpdate([w, rows ?? elements, columns, gradient, lr, step, scale], {
       eps: this.#eps,
       least: this.#least,
       limit: this.#limit,

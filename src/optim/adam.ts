@@ -56,8 +56,8 @@ export class Adam extends Base {
   ): void {
     const [beta1, beta2] = this.#betas
     const numbers = { beta1, beta2, eps: this.#eps, weightDecay, decoupled: this.decoupled }
-    if (largest) adam8Update(w, m, v, largest, gradient, lr, step, scale, numbers)
-    else adamUpdate(w, m, v, gradient, lr, step, scale, numbers)
+    if (largest) adam8Update([w, m, v, largest, gradient, lr, step, scale], numbers)
+    else adamUpdate([w, m, v, gradient, lr, step, scale], numbers)
   }
 }
 

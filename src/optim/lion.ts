@@ -43,6 +43,6 @@ export class Lion extends Base {
     weightDecay: number,
   ): void {
     const [beta1, beta2] = this.#betas
-    lionUpdate(w, momentum, gradient, lr, scale, { beta1, beta2, weightDecay })
+    lionUpdate([w, momentum, gradient, lr, scale], { beta1, beta2, weightDecay })
   }
 }

@@ -38,6 +38,6 @@ export class SGD extends Base {
     { lr, scale }: UpdateInputs,
     weightDecay: number,
   ): void {
-    sgdUpdate(w, momentum, gradient, lr, scale, { momentum: this.#momentum, nesterov: this.#nesterov, weightDecay })
+    sgdUpdate([w, momentum, gradient, lr, scale], { momentum: this.#momentum, nesterov: this.#nesterov, weightDecay })
   }
 }

@@ -41,6 +41,6 @@ export class SM3 extends Base {
     { lr, scale }: UpdateInputs,
     weightDecay: number,
   ): void {
-    sm3Update(w, rows ?? elements, columns, momentum, gradient, lr, scale, { momentum: this.#momentum, weightDecay })
+    sm3Update([w, rows ?? elements, columns, momentum, gradient, lr, scale], { momentum: this.#momentum, weightDecay })
   }
 }

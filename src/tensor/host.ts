@@ -35,7 +35,8 @@ export interface ShapedArray {
 /** Everything that values can be given as. */
 export type HostValues = ShapedArray | Tensor | NumberArray | NestedNumbers
 
-const natural = (values: unknown): DType | undefined =>
+/** The dtype that a typed array holds as it is. */
+export const naturalDType = (values: unknown): DType | undefined =>
   values instanceof Float32Array
     ? 'f32'
     : values instanceof Int32Array
@@ -53,7 +54,7 @@ const sameStorage = (a: DType, b: DType): boolean =>
 
 /** A host array on a typed array (not copied); one axis and the dtype of the array unless given. */
 export function hostArray(data: TypedArray, shape: Shape = [data.length], dtype?: DType): HostArray {
-  const kind = natural(data)
+  const kind = naturalDType(data)
   if (!kind)
     fail(
       'AUX_INVALID_ARGUMENT',
@@ -123,18 +124,11 @@ function asHost(what: string, values: HostValues, dtype?: DType): HostArray {
       'AUX_INVALID_ARGUMENT',
       `${what}: expected a tensor, a typed array, { data, shape } with one, or numbers in nested arrays, got ${describe(values)}`,
     )
-  const shape: number[] = []
-  let first: unknown = values
-  for (; Array.isArray(first); first = first[0]) {
-    shape.push(first.length)
-    if (first.length === 0) break
-  }
-  const kind = dtype ?? (typeof first === 'boolean' ? 'bool' : 'f32')
+  const { numbers, shape, dtype: own } = flatten(what, values)
+  const kind = dtype ?? own
   if (kind === 'bf16')
     fail('AUX_DTYPE_MISMATCH', `${what}: expected values of dtype f32, i32, u32, u8 or bool, got bf16 asked for`)
-  const data = typedArray(kind, sizeOf(shape))
-  flatten(what, values as NestedNumbers, shape, 0, kind, data, 0)
-  return { data, shape, dtype: kind }
+  return { data: storeAll(what, numbers, kind), shape, dtype: kind }
 }
 
 /** A typed array as it is, or doubles as another dtype (f32 unless said). */
@@ -145,7 +139,7 @@ function viewed(what: string, values: NumberArray, dtype: DType = 'f32'): HostAr
       fail('AUX_DTYPE_MISMATCH', `${what}: expected a Uint16Array of bf16 patterns, got Float64Array`)
     return { data: storeAll(what, values, dtype), shape, dtype }
   }
-  const kind = natural(values)
+  const kind = naturalDType(values)
   if (!kind)
     fail(
       'AUX_INVALID_ARGUMENT',
@@ -159,43 +153,45 @@ function viewed(what: string, values: NumberArray, dtype: DType = 'f32'): HostAr
   }
 }
 
-/** Numbers as an array of this dtype, each of which it can hold. */
+/** Numbers as an array of this dtype, each of which it can hold: a label of 300 must not silently become 44. */
 export function storeAll(what: string, values: ArrayLike<number>, dtype: DType): TypedArray {
   const out = typedArray(dtype, values.length)
-  for (let i = 0; i < out.length; i++) store(what, values[i], dtype, out, i)
+  for (let i = 0; i < out.length; i++) {
+    const value = values[i]
+    out[i] = value
+    if (dtype !== 'f32' && (out[i] !== value || (dtype === 'bool' && value > 1)))
+      fail('AUX_INVALID_ARGUMENT', `${what}: expected values that ${dtype} can hold, got ${value} at ${i}`)
+  }
   return out
 }
 
-function flatten(
+/**
+ * Numbers or booleans out of nested arrays, in row-major order.
+ * @throws AUX_SHAPE_MISMATCH where arrays of one depth differ in length, AUX_INVALID_ARGUMENT at what is no number.
+ */
+export function flatten(
   what: string,
-  v: NestedNumbers,
-  shape: Shape,
-  axis: number,
-  dtype: DType,
-  out: TypedArray,
-  at: number,
-): number {
-  if (axis === shape.length) {
-    if (typeof v !== 'number' && typeof v !== 'boolean')
-      fail('AUX_SHAPE_MISMATCH', `${what}: expected numbers in arrays of shape ${showShape(shape)}, got ${describe(v)}`)
-    store(what, Number(v), dtype, out, at)
-    return at + 1
+  values: NestedNumbers,
+): { numbers: Float64Array; shape: number[]; dtype: 'f32' | 'bool' } {
+  const shape: number[] = []
+  let first: NestedNumbers | undefined = values
+  for (; Array.isArray(first); first = first[0] as NestedNumbers | undefined) shape.push(first.length)
+  const numbers = new Float64Array(sizeOf(shape))
+  let at = 0
+  const visit = (v: NestedNumbers, axis: number): void => {
+    if (axis < shape.length ? !Array.isArray(v) || v.length !== shape[axis] : Array.isArray(v))
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `${what}: expected nested arrays of shape ${showShape(shape)}, got ` +
+          `${Array.isArray(v) ? `one of length ${v.length}` : describe(v)} on axis ${axis}`,
+      )
+    if (Array.isArray(v)) for (const item of v as NestedNumbers[]) visit(item, axis + 1)
+    else if (typeof v === 'number' || typeof v === 'boolean') numbers[at++] = Number(v)
+    else
+      fail('AUX_INVALID_ARGUMENT', `${what}: expected numbers in nested arrays, or a typed array, got ${describe(v)}`)
   }
-  if (!Array.isArray(v) || v.length !== shape[axis])
-    fail(
-      'AUX_SHAPE_MISMATCH',
-      `${what}: expected nested arrays of shape ${showShape(shape)}, got ` +
-        `${Array.isArray(v) ? `one of length ${v.length}` : describe(v)} on axis ${axis}`,
-    )
-  for (const item of v as NestedNumbers[]) at = flatten(what, item, shape, axis + 1, dtype, out, at)
-  return at
-}
-
-// A label of 300 in a u8 array must not silently become 44.
-function store(what: string, value: number, dtype: DType, out: TypedArray, at: number): void {
-  out[at] = value
-  if (dtype !== 'f32' && (out[at] !== value || (dtype === 'bool' && value > 1)))
-    fail('AUX_INVALID_ARGUMENT', `${what}: expected values that ${dtype} can hold, got ${value} at ${at}`)
+  visit(values, 0)
+  return { numbers, shape, dtype: typeof first === 'boolean' ? 'bool' : 'f32' }
 }
 
 /** A value in the words of an error. */

@@ -18,8 +18,8 @@ import { distance, host } from '../support/arrays'
 import { check, liveBytes } from '../support/property'
 import { gradientsOf, snapshot } from '../support/record'
 import { generator } from '../support/run'
+import { withCode } from '../support/refusals'
 
-const code = (name: string): Error => expect.objectContaining({ code: name }) as Error
 const levels = [32, 8, 4, 2] as const
 type Bits = (typeof levels)[number]
 
@@ -143,7 +143,7 @@ test('within a budget: a plan that fits, gradients nearer than with the same bit
   expect(new Set(Object.values(bitsOf(loose)))).toEqual(new Set([32]))
   expect(await error(loose)).toBe(0)
   await expect(allotBits({ model, loss, optimizer, budget: '10KiB' }, batch)).rejects.toEqual(
-    code('AUX_BUDGET_TOO_SMALL'),
+    withCode('AUX_BUDGET_TOO_SMALL'),
   )
   const open = compile({ model, loss, optimizer })
   const run = async (): Promise<number> => (await open.run(batch)).loss
@@ -154,9 +154,9 @@ test('within a budget: a plan that fits, gradients nearer than with the same bit
   open.close()
   const broken = { ...batch, x: hostArray(new Float32Array(16 * 16 * 16).fill(NaN), [16, 16, 16, 1]) }
   await expect(allotBits({ model, loss, optimizer, budget: plain }, broken)).rejects.toEqual(
-    code('AUX_INVALID_ARGUMENT'),
+    withCode('AUX_INVALID_ARGUMENT'),
   )
-  await expect(allotBits({ model, loss, optimizer, budget: plain })).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+  await expect(allotBits({ model, loss, optimizer, budget: plain })).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
 })
 
 test('measuring leaves the model as it was, the policies that its evaluation follows, and no memory held', async () => {

@@ -19,9 +19,8 @@ import { native } from '../../src/native'
 import { check } from '../support/property'
 import { snapshot } from '../support/record'
 import { generator } from '../support/run'
+import { withCode } from '../support/refusals'
 
-const withCode = (code: string, message = /./) =>
-  expect.objectContaining({ code, message: expect.stringMatching(message) })
 const shapes = { x: [16, 28, 28, 1], y: [16] }
 const open: { dispose(): void }[] = []
 afterEach(() => open.splice(0).forEach((o) => o.dispose()))

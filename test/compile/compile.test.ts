@@ -1,7 +1,6 @@
 import { compile, data, grad, models, nn, normal, optim, tensor, uniform, where, zeros, type Tensor } from '../../src'
+import { withCode } from '../support/refusals'
 
-const withCode = (code: string, message = /./) =>
-  expect.objectContaining({ code, message: expect.stringMatching(message) })
 const invalid = (message: RegExp) => withCode('AUX_INVALID_ARGUMENT', message)
 
 class Net extends nn.Module {

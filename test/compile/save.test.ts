@@ -1,7 +1,6 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import {
   ara,
@@ -21,9 +20,9 @@ import {
 import { binaryPath, native } from '../../src/native'
 import { snapshot } from '../support/record'
 import { generator } from '../support/run'
+import { scratchFolder } from '../support/folder'
 
-const folder = mkdtempSync(path.join(tmpdir(), 'auxgrad-save-'))
-afterAll(() => rmSync(folder, { recursive: true }))
+const folder = scratchFolder()
 const at = (name: string): string => path.join(folder, name)
 // Beside the add-on: npm test builds both.
 const program = path.join(path.dirname(binaryPath()), process.platform === 'win32' ? 'auxgrad_run.exe' : 'auxgrad_run')

@@ -14,6 +14,7 @@ import {
   type Tensor,
 } from '../../src'
 import { generator } from '../support/run'
+import { withCode } from '../support/refusals'
 
 // A loss that contains a gradient: a critic whose slope at its inputs is held near 1 (Gulrajani et al. 2017).
 
@@ -105,9 +106,7 @@ test('derivatives of derivatives, by tensors and by inputs nobody reads', () => 
 test('what has no second gradient says so', () => {
   const norm = new nn.LayerNorm(3)
   expect(() => grad((x) => grad((x) => norm.forward(x).square().sum())(x)[0].sum())(tensor([[1, 2, 3]]))).toThrow(
-    expect.objectContaining({ code: 'AUX_NO_GRADIENT', message: expect.stringMatching(/layer_norm_grad/) }),
+    withCode('AUX_NO_GRADIENT', /layer_norm_grad/),
   )
-  expect(() => compile(({ x }) => grad((x) => x)(x)[0]).plan({ x: [2] })).toThrow(
-    expect.objectContaining({ code: 'AUX_SHAPE_MISMATCH' }),
-  )
+  expect(() => compile(({ x }) => grad((x) => x)(x)[0]).plan({ x: [2] })).toThrow(withCode('AUX_SHAPE_MISMATCH'))
 })

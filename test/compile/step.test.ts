@@ -19,6 +19,7 @@ import { Tensor as Eager } from '../../src/tensor/tensor'
 import { check, liveBytes } from '../support/property'
 import { snapshot } from '../support/record'
 import { generator } from '../support/run'
+import { withCode } from '../support/refusals'
 
 const random = generator(1)
 const host = (shape: number[]) =>
@@ -27,9 +28,6 @@ const host = (shape: number[]) =>
     shape,
   )
 const batchOf = (n: number) => ({ x: host([n, 6]), y: Int32Array.from({ length: n }, (_, i) => i % 3) })
-const withCode = (code: string, message = /./) =>
-  expect.objectContaining({ code, message: expect.stringMatching(message) })
-
 class Net extends nn.Module {
   readonly hidden = [new nn.Linear(6, 16), new nn.Linear(16, 16)]
   readonly norm = new nn.BatchNorm1d(16)
@@ -51,6 +49,20 @@ const make = (options: Partial<Parameters<typeof compile>[0]> = {}) => {
   })
   return { model, optimizer, step }
 }
+
+test('while a step runs, another model answers at once; the same one refuses', async () => {
+  const [trained, copy] = [make(), make()]
+  copy.model.loadState(trained.model.state())
+  const predict = ({ model }: typeof copy) => compile({ model, forward: ({ x }) => model.forward(x) })
+  const [own, other] = [predict(trained), predict(copy)]
+  const { x } = batchOf(4)
+  const before = other.runSync({ x })
+  const step = trained.step.run(batchOf(64))
+  expect(() => own.runSync({ x })).toThrow(withCode('AUX_INVALID_ARGUMENT', /under way/))
+  expect(other.runSync({ x })).toEqual(before)
+  await step
+  expect(own.runSync({ x })).not.toEqual(before)
+})
 
 test('runs that are not awaited follow each other and give what awaited runs give', async () => {
   const [a, b] = [make(), make()]

@@ -1,12 +1,12 @@
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { symlinkSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import * as data from '../../src/data'
 import { compiled } from '../support/compiled'
+import { withCode } from '../support/refusals'
+import { scratchFolder } from '../support/folder'
 
-const folder = mkdtempSync(path.join(tmpdir(), 'auxgrad-idx-'))
-afterAll(() => rmSync(folder, { recursive: true }))
+const folder = scratchFolder()
 const file = (bytes: ArrayLike<number>): string => {
   const name = path.join(folder, 'file')
   writeFileSync(name, Uint8Array.from(bytes))
@@ -65,8 +65,8 @@ test('whatever is wrong with a file is said', async () => {
   await fails([0, 0, 14, 8, ...new Array<number>(32).fill(255)])
   await expect(data.idx(file(valid), { sha256: '00' })).rejects.toThrow('SHA-256')
   for (const name of [path.join(folder, 'absent'), folder])
-    await expect(data.idx(name)).rejects.toEqual(expect.objectContaining({ code: 'AUX_BAD_FILE' }))
-  await expect(data.idx(3 as never)).rejects.toEqual(expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' }))
+    await expect(data.idx(name)).rejects.toEqual(withCode('AUX_BAD_FILE'))
+  await expect(data.idx(3 as never)).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
 })
 
 test('MNIST is the real one', async () => {

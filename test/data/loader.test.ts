@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import * as data from '../../src/data'
 import { tensor } from '../../src/ops'
 import type { Batch, LoaderOptions } from '../../src/data'
+import { withCode } from '../support/refusals'
 
 const rows = (n: number): data.Dataset<{ x: Batch[string]; y: Batch[string] }> =>
   data.fromArrays({
@@ -17,7 +18,6 @@ async function all<B extends Batch>(loader: AsyncIterable<B>): Promise<B[]> {
   return result
 }
 const labels = (batches: Batch[]): number[] => batches.flatMap((b) => [...b.y.data])
-const code = (value: string): Error => expect.objectContaining({ code: value }) as Error
 
 test('rows keep their fields together, the last batch is short, lengths agree', async () => {
   const loader = new data.DataLoader(rows(10), { batchSize: 4, shuffle: true, seed: 1 })
@@ -159,10 +159,10 @@ test('one loop at a time', async () => {
   const old = loader[Symbol.asyncIterator]()
   await old.next()
   const current = loader[Symbol.asyncIterator]()
-  await expect(old.next()).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+  await expect(old.next()).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
   expect((await current.next()).done).toBe(false)
   loader.restore(loader.state())
-  await expect(current.next()).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+  await expect(current.next()).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
 })
 
 /** Rows that take time, with a count of reads that began, run and ended. */
@@ -263,7 +263,7 @@ test('a stream in memory, by epochs, and one that can be read only once', async 
   for (let i = 0; i < 2; i++) expect(labels(await all(again))).toEqual([0, 1, 2, 3])
   const once = new data.DataLoader(data.fromSamples(make()), { batchSize: 4 })
   expect(labels(await all(once))).toEqual([0, 1, 2, 3, 4, 5, 6])
-  await expect(all(once)).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+  await expect(all(once)).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
   const mixed = new data.DataLoader(data.fromSamples(make, { shuffleBuffer: 3 }), { batchSize: 4, shuffle: true })
   const [first, second] = [labels(await all(mixed)), labels(await all(mixed))]
   expect(first).not.toEqual(second)
@@ -271,18 +271,18 @@ test('a stream in memory, by epochs, and one that can be read only once', async 
 })
 
 test('samples that do not match are refused', async () => {
-  const fails = async (samples: unknown[], expected: string): Promise<void> => {
-    await expect(data.collect(samples as data.Sample[])).rejects.toEqual(code(expected))
+  const fails = async (samples: unknown[], expected: 'AUX_INVALID_ARGUMENT' | 'AUX_SHAPE_MISMATCH'): Promise<void> => {
+    await expect(data.collect(samples as data.Sample[])).rejects.toEqual(withCode(expected))
     await expect(
       all(new data.DataLoader(data.fromSamples(samples as data.Sample[]), { batchSize: 4 })),
-    ).rejects.toEqual(code(expected))
+    ).rejects.toEqual(withCode(expected))
   }
   await fails([{ x: [1, 2] }, { x: [1] }], 'AUX_SHAPE_MISMATCH')
   await fails([{ x: 1 }, { x: true }], 'AUX_SHAPE_MISMATCH')
   await fails([{ x: 1 }, { y: 1 }], 'AUX_SHAPE_MISMATCH')
   await fails([{ x: 1 }, { x: 1, y: 1 }], 'AUX_SHAPE_MISMATCH')
   await fails([3], 'AUX_INVALID_ARGUMENT')
-  await expect(data.collect([])).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+  await expect(data.collect([])).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
 })
 
 test('data sets map, slice and select', async () => {
@@ -299,10 +299,10 @@ test('data sets map, slice and select', async () => {
   const batch = await set.batch([2, 1], { into })
   expect(batch.x.data).toBe(into.x.data)
   expect([...into.x.data, ...into.y.data]).toEqual([3, 2, 2, 1])
-  await expect(set.batch([0], { into })).rejects.toEqual(code('AUX_SHAPE_MISMATCH'))
-  await expect(set.batch([4])).rejects.toEqual(code('AUX_INDEX_OUT_OF_RANGE'))
-  await expect(set.map(() => 3 as never).batch([0])).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
-  await expect(set.map(() => ({ x: 3 }) as never).batch([0])).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+  await expect(set.batch([0], { into })).rejects.toEqual(withCode('AUX_SHAPE_MISMATCH'))
+  await expect(set.batch([4])).rejects.toEqual(withCode('AUX_INDEX_OUT_OF_RANGE'))
+  await expect(set.map(() => 3 as never).batch([0])).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
+  await expect(set.map(() => ({ x: 3 }) as never).batch([0])).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
 })
 
 test('batches are kept by nobody else', async () => {
@@ -325,14 +325,14 @@ test('wrong arguments are named', () => {
     { batchSize: 5, dropLast: true },
     { transform: 3 as never },
   ])
-    expect(make(options)).toThrow(code('AUX_INVALID_ARGUMENT'))
-  expect(() => new data.DataLoader([1] as never, { batchSize: 1 })).toThrow(code('AUX_INVALID_ARGUMENT'))
+    expect(make(options)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+  expect(() => new data.DataLoader([1] as never, { batchSize: 1 })).toThrow(withCode('AUX_INVALID_ARGUMENT'))
   expect(() => new data.DataLoader(data.fromSamples([{ y: 1 }]), { batchSize: 1, shuffle: true })).toThrow(
-    code('AUX_INVALID_ARGUMENT'),
+    withCode('AUX_INVALID_ARGUMENT'),
   )
-  expect(() => data.fromArrays({})).toThrow(code('AUX_INVALID_ARGUMENT'))
-  expect(() => data.fromArrays({ x: [1, 2], y: [1] })).toThrow(code('AUX_SHAPE_MISMATCH'))
-  expect(() => data.fromArrays({ x: 1 })).toThrow(code('AUX_SHAPE_MISMATCH'))
+  expect(() => data.fromArrays({})).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+  expect(() => data.fromArrays({ x: [1, 2], y: [1] })).toThrow(withCode('AUX_SHAPE_MISMATCH'))
+  expect(() => data.fromArrays({ x: 1 })).toThrow(withCode('AUX_SHAPE_MISMATCH'))
   const loader = make({})()
   const state = loader.state()
   for (const change of [
@@ -345,6 +345,6 @@ test('wrong arguments are named', () => {
     { position: -1 },
     { epoch: 0.5 },
   ])
-    expect(() => loader.restore({ ...state, ...change } as never)).toThrow(code('AUX_INVALID_ARGUMENT'))
-  expect(() => loader.restore(null as never)).toThrow(code('AUX_INVALID_ARGUMENT'))
+    expect(() => loader.restore({ ...state, ...change } as never)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+  expect(() => loader.restore(null as never)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
 })

@@ -4,7 +4,6 @@ import {
   existsSync,
   linkSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -13,23 +12,22 @@ import {
   utimesSync,
   writeFileSync,
 } from 'node:fs'
-import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { loadCheckpoint, readSafetensors, saveCheckpoint, writeSafetensors, type Json } from '../../src/io'
 import { writeAtomic } from '../../src/io/atomic'
 import { hostArray, type HostArray } from '../../src/tensor/host'
 import { compiled } from '../support/compiled'
+import { withCode } from '../support/refusals'
+import { scratchFolder } from '../support/folder'
 
 const long = process.env.AUXGRAD_LONG === '1'
-const root = mkdtempSync(path.join(tmpdir(), 'auxgrad-checkpoint-'))
+const root = scratchFolder()
 let folder: string
 let count = 0
 beforeEach(() => mkdirSync((folder = path.join(root, String(count++)))))
 afterEach(() => delete process.env.AUXGRAD_FAULTS)
-afterAll(() => rmSync(root, { recursive: true }))
 const at = (name: string): string => path.join(folder, name)
-const code = (value: string): Error => expect.objectContaining({ code: value }) as Error
 
 const numbered = (step: number): { tensors: Map<string, HostArray>; state: Json } => ({
   tensors: new Map([
@@ -74,11 +72,11 @@ test('a state that JSON would change is refused, and says where', async () => {
   ]
   for (const [state, message] of bad) {
     const saving = saveCheckpoint(at('c'), { tensors: new Map(), state: state as Json })
-    await expect(saving).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+    await expect(saving).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
     await expect(saving).rejects.toThrow(message)
   }
   for (const keep of [0, 1.5])
-    await expect(saveCheckpoint(at('c'), { ...numbered(1), keep })).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+    await expect(saveCheckpoint(at('c'), { ...numbered(1), keep })).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
   expect(readdirSync(folder)).toEqual([])
 })
 
@@ -97,10 +95,10 @@ test('predecessors are kept, as many as asked for, and stand in when asked to', 
   expect((await loadCheckpoint(at('c'), { fallback: true })).path).toBe(at('c.1'))
   rmSync(at('c.1'))
   rmSync(at('c'))
-  await expect(loadCheckpoint(at('c'))).rejects.toEqual(code('AUX_BAD_FILE'))
+  await expect(loadCheckpoint(at('c'))).rejects.toEqual(withCode('AUX_BAD_FILE'))
   expect(await stepOf(at('c'), { fallback: true })).toBe(3)
   damage('c.2')
-  await expect(loadCheckpoint(at('c'), { fallback: true })).rejects.toEqual(code('AUX_BAD_FILE'))
+  await expect(loadCheckpoint(at('c'), { fallback: true })).rejects.toEqual(withCode('AUX_BAD_FILE'))
   // A file that both names stand for, as after a crash between the two steps.
   await saveCheckpoint(at('d'), numbered(1))
   linkSync(at('d'), at('d.1'))
@@ -119,7 +117,7 @@ test('files that are no checkpoints', async () => {
   await writeSafetensors(at('newer'), {}, { format: 'auxgrad.checkpoint', version: '2' })
   await expect(loadCheckpoint(at('newer'))).rejects.toThrow('version 1, got 2')
   await writeSafetensors(at('bare'), {}, { format: 'auxgrad.checkpoint', version: '1' })
-  await expect(loadCheckpoint(at('bare'))).rejects.toEqual(code('AUX_BAD_FILE'))
+  await expect(loadCheckpoint(at('bare'))).rejects.toEqual(withCode('AUX_BAD_FILE'))
   await expect(loadCheckpoint(at('absent'), { fallback: true })).rejects.toThrow('no such file')
 })
 
@@ -153,8 +151,8 @@ test('directories that are not there, or are in the way', async () => {
   await expect(saveCheckpoint(at('file/c'), numbered(1))).rejects.toThrow(/not a directory \(ENOTDIR\)/)
   await expect(saveCheckpoint(folder, numbered(1))).rejects.toThrow(/it is a directory/)
   for (const file of ['no/such/c', 'file/c'])
-    await expect(saveCheckpoint(at(file), numbered(1))).rejects.toEqual(code('AUX_WRITE_FAILED'))
-  await expect(writeAtomic('', [])).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+    await expect(saveCheckpoint(at(file), numbered(1))).rejects.toEqual(withCode('AUX_WRITE_FAILED'))
+  await expect(writeAtomic('', [])).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
   expect(readdirSync(folder)).toEqual(['file'])
 })
 
@@ -199,7 +197,7 @@ test('a failure that lasts, a short write, a file system without links', async (
   await saveCheckpoint(at('c'), { ...numbered(4), keep: 2 })
   expect([await stepOf(at('c')), await stepOf(at('c.1'))]).toEqual([4, 3])
   process.env.AUXGRAD_FAULTS = 'link:1+:EPERM,rename:2:EIO'
-  await expect(saveCheckpoint(at('c'), { ...numbered(5), keep: 2 })).rejects.toEqual(code('AUX_WRITE_FAILED'))
+  await expect(saveCheckpoint(at('c'), { ...numbered(5), keep: 2 })).rejects.toEqual(withCode('AUX_WRITE_FAILED'))
   expect(await stepOf(at('c'))).toBe(4)
   process.env.AUXGRAD_FAULTS = 'nonsense,alloc:1'
   await saveCheckpoint(at('c'), numbered(6))

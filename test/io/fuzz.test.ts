@@ -1,17 +1,17 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { loadCheckpoint, readSafetensors, saveCheckpoint, writeSafetensors } from '../../src/io'
 import { hostArray } from '../../src/tensor/host'
 import { Random } from '../../src/tensor/philox'
+import { scratchFolder } from '../support/folder'
 
 // AUXGRAD_LONG=1 runs 100,000 rounds instead of 5,000; AUXGRAD_SEED picks others.
 const long = process.env.AUXGRAD_LONG === '1'
 const rounds = long ? 100_000 : 5_000
 const seed = Number(process.env.AUXGRAD_SEED ?? 1)
 
-const folder = mkdtempSync(path.join(tmpdir(), 'auxgrad-fuzz-'))
-afterAll(() => rmSync(folder, { recursive: true }))
+const folder = scratchFolder()
 const at = (name: string): string => path.join(folder, name)
 
 // Counts the bytes of typed memory that is asked for while it is on.

@@ -1,6 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import fc from 'fast-check'
 import {
@@ -14,12 +13,12 @@ import {
 import { tensor } from '../../src/ops'
 import { hostArray, type HostArray } from '../../src/tensor/host'
 import { compiled } from '../support/compiled'
+import { withCode } from '../support/refusals'
+import { scratchFolder } from '../support/folder'
 
-const folder = mkdtempSync(path.join(tmpdir(), 'auxgrad-safetensors-'))
-afterAll(() => rmSync(folder, { recursive: true }))
+const folder = scratchFolder()
 const at = (name: string): string => path.join(folder, name)
 const fixture = (name: string): string => path.join(__dirname, 'fixtures', name)
-const code = (value: string): Error => expect.objectContaining({ code: value }) as Error
 
 /** A file with this header and this many bytes of tensors. */
 const raw = (header: string | Uint8Array, bytes = 0): string => {
@@ -109,8 +108,8 @@ test('conversions', async () => {
     [tensors.get('u64')!, 'i32'],
     [tensors.get('u32')!, 'i32'],
   ] as const)
-    expect(() => toHostArray(tensor, dtype)).toThrow(code('AUX_BAD_FILE'))
-  expect(() => toHostArray({ dtype: 'BOOL', shape: [1], data: Uint8Array.of(2) })).toThrow(code('AUX_BAD_FILE'))
+    expect(() => toHostArray(tensor, dtype)).toThrow(withCode('AUX_BAD_FILE'))
+  expect(() => toHostArray({ dtype: 'BOOL', shape: [1], data: Uint8Array.of(2) })).toThrow(withCode('AUX_BAD_FILE'))
   for (const [name, dtype] of [
     ['f64', undefined],
     ['f64', 'i32'],
@@ -118,7 +117,7 @@ test('conversions', async () => {
     ['layer.bias', 'u8'],
     ['i64', undefined],
   ] as const)
-    expect(() => of(name, dtype)).toThrow(code('AUX_DTYPE_MISMATCH'))
+    expect(() => of(name, dtype)).toThrow(withCode('AUX_DTYPE_MISMATCH'))
 })
 
 test('a half is what its pattern says, for all 65536', () => {
@@ -235,7 +234,7 @@ test('one tensor at a time, and views of larger arrays', async () => {
   const seen: number[] = []
   expect([...(await file.read('part', (bytes) => seen.push(bytes.length))).data]).toEqual([1, 2])
   expect(seen).toEqual([8])
-  await expect(file.read('absent')).rejects.toEqual(code('AUX_BAD_FILE'))
+  await expect(file.read('absent')).rejects.toEqual(withCode('AUX_BAD_FILE'))
   await file.close()
   expect([...(await readSafetensors(at('view'), { only: (name) => name === 'part' })).tensors.keys()]).toEqual(['part'])
 })
@@ -354,11 +353,11 @@ test('lengths that lie', async () => {
     [0, 0, 0, 0, 0, 0, 0, 128],
   ]) {
     writeFileSync(at('short'), Uint8Array.from(bytes))
-    await expect(readSafetensors(at('short'))).rejects.toEqual(code('AUX_BAD_FILE'))
+    await expect(readSafetensors(at('short'))).rejects.toEqual(withCode('AUX_BAD_FILE'))
   }
   for (const name of [at('absent'), folder, '/dev/null'])
-    await expect(readSafetensors(name)).rejects.toEqual(code('AUX_BAD_FILE'))
-  await expect(readSafetensors(3 as never)).rejects.toEqual(code('AUX_INVALID_ARGUMENT'))
+    await expect(readSafetensors(name)).rejects.toEqual(withCode('AUX_BAD_FILE'))
+  await expect(readSafetensors(3 as never)).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
 })
 
 test('tensors and metadata that cannot be written', async () => {
@@ -378,7 +377,7 @@ test('tensors and metadata that cannot be written', async () => {
   ]
   for (const [tensors, metadata] of bad)
     await expect(writeSafetensors(at('never'), tensors as never, metadata as never)).rejects.toEqual(
-      code('AUX_INVALID_ARGUMENT'),
+      withCode('AUX_INVALID_ARGUMENT'),
     )
   expect(() => readFileSync(at('never'))).toThrow('ENOENT')
 })
@@ -419,7 +418,7 @@ test('sharded models', async () => {
     'absent.safetensors',
   ]) {
     write({ a: shard })
-    await expect(readSafetensors(index)).rejects.toEqual(code('AUX_BAD_FILE'))
+    await expect(readSafetensors(index)).rejects.toEqual(withCode('AUX_BAD_FILE'))
   }
   symlinkSync(at('outside.safetensors'), path.join(home, 'link.safetensors'))
   symlinkSync('m-1.safetensors', path.join(home, 'inner.safetensors'))
@@ -441,7 +440,7 @@ test('sharded models', async () => {
     '{"weight_map":{}} x',
   ]) {
     writeFileSync(index, text, 'latin1')
-    await expect(readSafetensors(index)).rejects.toEqual(code('AUX_BAD_FILE'))
+    await expect(readSafetensors(index)).rejects.toEqual(withCode('AUX_BAD_FILE'))
   }
 })
 

@@ -1,9 +1,7 @@
 import { backprop, compile, models, nn, optim, tensor, type Tensor } from '../../src'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { liveBytes } from '../support/property'
-
-const withCode = (code: string, message = /./) =>
-  expect.objectContaining({ code, message: expect.stringMatching(message) })
+import { withCode } from '../support/refusals'
 
 class Parts extends nn.Module {
   readonly first = new nn.Linear(2, 3)

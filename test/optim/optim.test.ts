@@ -3,6 +3,7 @@ import { compile, hostArray, nn, optim, type Tensor } from '../../src'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { check } from '../support/property'
 import { generator } from '../support/run'
+import { withCode } from '../support/refusals'
 
 /** Two parameters whose gradients are the batch: loss = sum(w g) + sum(b h). */
 class Two extends nn.Module {
@@ -140,7 +141,7 @@ test('clipping by norm and by value', async () => {
   for (const clip of [{ norm: 0 }, { value: -1 }, { norm: NaN }])
     expect(() =>
       compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer: new optim.SGD({ lr: 1 }), clip }),
-    ).toThrow(expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' }))
+    ).toThrow(withCode('AUX_INVALID_ARGUMENT'))
 })
 
 test('schedules', () => {
@@ -156,11 +157,11 @@ test('schedules', () => {
   const cycle = oneCycle(1, { steps: 100 })
   expect(at(cycle, 0, 30, 100)).toEqual([0.04, 1, 0.0001])
   expect(cycle(15)).toBeCloseTo(0.52, 6)
-  expect(() => stepDecay(1, { every: 0 })).toThrow(expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' }))
+  expect(() => stepDecay(1, { every: 0 })).toThrow(withCode('AUX_INVALID_ARGUMENT'))
 })
 
 test('options that make no sense are refused', () => {
-  const refused = expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' })
+  const refused = withCode('AUX_INVALID_ARGUMENT')
   for (const bad of [-1, NaN, Infinity]) expect(() => new optim.SGD({ lr: bad })).toThrow(refused)
   expect(() => new optim.Adam({ lr: 1, weightDecay: -0.1 })).toThrow(refused)
   expect(() => new optim.SGD({ lr: 1, momentum: 1.5 })).toThrow(refused)
@@ -179,7 +180,7 @@ test('options that make no sense are refused', () => {
 })
 
 test('a schedule without its length, and one that gives no rate', async () => {
-  const refused = expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' })
+  const refused = withCode('AUX_INVALID_ARGUMENT')
   const { cosine, linear, oneCycle, constant } = optim.schedule
   for (const make of [cosine, linear, oneCycle] as ((lr: number, o?: object) => unknown)[]) {
     expect(() => make(1)).toThrow(refused)

@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { philox, Random } from '../../src/tensor/philox'
+import { withCode } from '../support/refusals'
 
 const hex = (counter: number[], key: number[]): string => {
   const out = new Uint32Array(4)
@@ -63,6 +64,5 @@ test('numbers belong to a place, streams differ, below() is even', () => {
     const u = random.uniform()
     expect(u >= 0 && u < 1 && Number.isInteger(u * 2 ** 24)).toBe(true)
   }
-  for (const seed of [-1, 0.5, NaN, 2 ** 53])
-    expect(() => new Random(seed)).toThrow(expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT' }))
+  for (const seed of [-1, 0.5, NaN, 2 ** 53]) expect(() => new Random(seed)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
 })

@@ -1,8 +1,8 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { asa, compile, data, nn, optim, seed, train, type MemoryAssignment, type Tensor } from '../../src'
 import { generator } from '../support/run'
+import { scratchFolder } from '../support/folder'
 
 class Net extends nn.Module {
   conv1 = new nn.Conv2d(1, 4, 3, { padding: 1 })
@@ -55,9 +55,7 @@ const everything = ({ model, step }: Run): string =>
     .map(([name, t]) => `${name} ${Buffer.from(t.dataSync().buffer).toString('hex')}`)
     .join('\n')
 
-let folder: string
-beforeAll(() => void (folder = mkdtempSync(path.join(tmpdir(), 'auxgrad-'))))
-afterAll(() => rmSync(folder, { recursive: true, force: true }))
+const folder = scratchFolder()
 
 test.each([
   ['backpropagation', undefined, 1],

@@ -1,0 +1,118 @@
+import type { Graph } from '../graph/graph'
+import { accumulateInto, clear } from '../ops/optim'
+import { keep } from '../tensor/tidy'
+import { Tensor } from '../tensor/tensor'
+import type { Optimizer } from './optimizer'
+import { inputLr, inputStep } from './save'
+import type { ParameterLike, Trainable } from './trainable'
+
+/** Gradient clipping, by the norm of all gradients together or by value. */
+export interface ClipOptions {
+  /** Gradients are scaled down where their norm together exceeds this. */
+  norm?: number
+  /** Every gradient is cut to ±this. */
+  value?: number
+}
+
+/** A parameter with its path and its gradient. */
+export type Gradient = readonly [name: string, parameter: ParameterLike, gradient: Tensor]
+
+/** A parameter that runs updated before and that the next one does not: frozen, or no longer in the model. */
+export interface Left {
+  readonly parameter: ParameterLike
+  readonly gone: boolean
+}
+
+/** What a training step makes of gradients: sums over `accumulate` runs, clipped, for the optimizer. */
+export class Updates {
+  /** Sums of gradients since the last update, by parameter. */
+  readonly #sums = new Map<ParameterLike, Tensor>()
+  /** Parameters that a plan updates or sums gradients of. */
+  readonly #updated = new Set<ParameterLike>()
+
+  constructor(
+    readonly optimizer: Optimizer,
+    readonly accumulate: number,
+    readonly clip: ClipOptions = {},
+  ) {}
+
+  /** Traces an update or, with more runs to come before it, sums. Gives the tensors that are state, and the norm if one is taken. */
+  trace(graph: Graph, gradients: readonly Gradient[], update: boolean): { state: Set<Tensor>; norm?: Tensor } {
+    const { clip, optimizer } = this
+    for (const [, p] of gradients) this.#updated.add(p)
+    const sums = this.accumulate > 1 ? gradients.map(([name, p]) => this.#sum(name, p)) : undefined
+    const state = new Set(this.#sums.values())
+    if (sums && !update) {
+      gradients.forEach(([, , g], i) => accumulateInto(sums[i], g))
+      return { state }
+    }
+    const ready = gradients.map(([name, p, g], i): Gradient => {
+      const total = sums ? g.add(sums[i]) : g
+      return [name, p, clip.value === undefined ? total : total.clamp(-clip.value, clip.value)]
+    })
+    const norm = clip.norm === undefined ? undefined : normOf(ready)
+    const scale = norm?.add(1e-6).reciprocal().mul(clip.norm!).clamp(0, 1)
+    const lr = graph.input(inputLr, [], 'f32')
+    const step = graph.input(inputStep, [], 'f32')
+    for (const [name, p, g] of ready) {
+      for (const t of Object.values(optimizer.state(name, p))) state.add(t)
+      optimizer.update(name, p, g, { lr, step, scale })
+    }
+    for (const sum of sums ?? []) clear(sum)
+    return { state, norm }
+  }
+
+  /** Parameters of earlier plans that the next one does not update. */
+  left(model: Trainable): Left[] {
+    const own = new Set(Array.from(model.namedParameters(), ([, p]) => p))
+    return [...this.#updated]
+      .map((parameter) => ({ parameter, gone: !own.has(parameter) }))
+      .filter(({ parameter, gone }) => gone || !parameter.trainable)
+  }
+
+  /** What was summed for a layer before it was frozen must not be added once it no longer is. */
+  forget({ parameter, gone }: Left): void {
+    const sum = this.#sums.get(parameter)
+    if (!gone) {
+      if (sum) clear(sum)
+      return
+    }
+    sum?.dispose()
+    this.#sums.delete(parameter)
+    this.#updated.delete(parameter)
+    this.optimizer.forget?.(parameter)
+  }
+
+  /** State of the optimizer and sums, by name. */
+  *tensors(model: Trainable): Iterable<[string, Tensor]> {
+    for (const [name, p] of model.namedParameters()) {
+      for (const [key, t] of Object.entries(this.optimizer.state(name, p))) yield [`optimizer.${key}.${name}`, t]
+      if (this.accumulate > 1) yield [`gradient.${name}`, this.#sum(name, p)]
+    }
+  }
+
+  /** Frees the sums; the optimizer's state stays. */
+  dispose(): void {
+    for (const t of this.#sums.values()) t.dispose()
+  }
+
+  /** The sum of a parameter's gradients since the last update. */
+  #sum(name: string, parameter: ParameterLike): Tensor {
+    const known = this.#sums.get(parameter)
+    if (known) return known
+    const made = keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `gradient of ${name}` }))
+    this.#sums.set(parameter, made)
+    return made
+  }
+}
+
+/** Euclidean norm of all gradients together. */
+function normOf(gradients: readonly Gradient[]): Tensor {
+  const squares = gradients.map(([, , g]) =>
+    g
+      .reshape([1, -1])
+      .matmul(g.reshape([-1, 1]))
+      .reshape([]),
+  )
+  return squares.reduce((a, b) => a.add(b)).sqrt()
+}

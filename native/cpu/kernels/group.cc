@@ -226,11 +226,13 @@ bool rms_norm_grad(const Call& call) {
       put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - normal * b));
       lanes.store(dots + c, lanes.load(dots + c) + given * normal);
     });
-    if (past) end_bypass();
   };
   channel_sums(
       call, rows, channels,
-      [&](int64_t begin, int64_t end, float* floats, double* all) { add_rows(begin, end, channels, one, floats, all); },
+      [&](int64_t begin, int64_t end, float* floats, double* all) {
+        add_rows(begin, end, channels, one, floats, all);
+        if (past) end_bypass();
+      },
       dot, unused);
   for (int64_t c = 0; c < channels; c++) call.out[1].f32()[c] = static_cast<float>(dot[c]);
   return true;

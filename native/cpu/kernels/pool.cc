@@ -57,24 +57,30 @@ bool max_pool2d(const Call& call) {
   each_row(call, y.shape[0], v.outputs, h.outputs * channels * v.kernel * h.kernel, [&](int64_t n, int64_t p) {
     const Range a = v.taps(p);
     const float* image = x.f32() + n * rows * columns * channels;
+    // Where the taps of a window lie from its corner; most windows of a row have all.
+    int64_t offset[256];
+    int32_t tap[256];
+    int count = 0;
+    Range known = {0, 0};
     for (int64_t q = 0; q < h.outputs; q++) {
       const Range b = h.taps(q);
+      if (b.begin != known.begin || b.end != known.end) {
+        count = 0;
+        for (int64_t i = a.begin; i < a.end; i++)
+          for (int64_t j = b.begin; j < b.end; j++) {
+            offset[count] = (i * v.dilation * columns + j * h.dilation) * channels;
+            tap[count++] = static_cast<int32_t>(i * h.kernel + j);
+          }
+        known = b;
+      }
       const int64_t out = ((n * v.outputs + p) * h.outputs + q) * channels;
-      const bool empty = a.begin >= a.end || b.begin >= b.end;
-      const float* corner = image + ((v.start(p) + a.begin * v.dilation) * columns + h.start(q)) * channels;
+      const int64_t corner = (v.start(p) * columns + h.start(q)) * channels;
       each_vector(0, channels, [&](int64_t c, auto lanes) {
         Vec best = broadcast(-__builtin_inff());
         IntVec at = {};
-        if (!empty) {
-          best = lanes.load(corner + b.begin * h.dilation * channels + c);
-          at += static_cast<int32_t>(a.begin * h.kernel + b.begin);
-        }
-        const float* line = corner + c;
-        for (int64_t i = a.begin; i < a.end; i++, line += v.dilation * columns * channels)
-          for (int64_t j = b.begin; j < b.end; j++) {
-            const Vec value = lanes.load(line + j * h.dilation * channels);
-            take_larger(value, static_cast<int32_t>(i * h.kernel + j), &best, &at);
-          }
+        const float* from = image + corner + c;
+        if (count > 0) best = lanes.load(from + offset[0]), at += tap[0];
+        for (int k = 1; k < count; k++) take_larger(lanes.load(from + offset[k]), tap[k], &best, &at);
         put(past, lanes, y.f32() + out + c, best);
         store_bytes(index.u8() + out + c, at, lanes);
       });

@@ -5,6 +5,8 @@
 // replace) in PyTorch and whole training steps beside PyTorch's (where a Python with torch is found) and TensorFlow.js's
 // (where it is installed), prints the tables, writes the JSON and a roofline. At most 10 minutes, with --quick one;
 // meanwhile each case is told on stderr.
+// Of what only moves memory `fractionOfPeak` is of the peer `stream`: the same bytes read and written in order, without
+// arithmetic, measured in turn with the kernel. Of the rest it is of the multiply-add peak, or of what memory allows.
 // AUXGRAD_ISA=avx2 holds this library and its peers to AVX2.
 // --merge adds the results of other programs (of the same JSON form: {"results":[{"group","name","threads",...}]}).
 'use strict'

@@ -118,6 +118,11 @@ TEST(results_stored_past_the_caches_are_the_same) {
              return list(Array::f32({3, 4, 6, c}), Array::f32({c}), Array::f32({c}));
            },
            3, channels, {2});
+      same("max_pool2d", {x.view()},
+           [](int64_t, int64_t c) {
+             return list(Array::f32({3, 2, 3, c}), Array(DType::u8, {3, 2, 3, c}));
+           },
+           3, channels, {2, 2, 2, 2, 0, 0, 1, 1});
       same("max_pool2d_grad", {small.view(), taken.view()}, maps, 3, channels, {2, 2, 2, 2, 0, 0, 1, 1});
     }
   });

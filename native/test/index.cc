@@ -45,6 +45,23 @@ TEST(concat_takes_every_element_size) {
   });
 }
 
+TEST(take_copies_rows_of_any_length) {
+  test::each_isa([] {
+    const int64_t before = auxgrad::cache_bytes();
+    for (const int64_t cache : {int64_t{0}, before})
+      for (const int64_t tokens : {0, 1, 2, 5, 67})
+        for (const int64_t features : {1, 15, 16, 96, 256, 300, 1040}) {
+          auxgrad::set_cache_bytes(cache);  // of no cache: results are stored past it
+          Array x = Array::normal({11, features}, 1), index = indices({tokens}, 11, 2),
+                y = Array::f32({tokens, features});
+          test::call("take", {x.view(), index.view()}, {y.view()}, {0, 1});
+          for (int64_t i = 0; i < y.count(); i++) CHECK(y[i] == x[index.i32()[i / features] * features + i % features]);
+          CHECK(y.guards_intact());
+        }
+    auxgrad::set_cache_bytes(before);
+  });
+}
+
 TEST(take_grad_adds_in_order_and_leaves_the_padding) {
   test::each_isa([] {
     const int64_t rows = 13, features = 37, tokens = 500;

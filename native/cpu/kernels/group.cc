@@ -22,13 +22,11 @@ struct Groups {
   int64_t parts(int64_t tasks) const { return max64(1, min64(groups, ceil_div(16, max64(1, tasks)))); }
 };
 
-// to[c] = value(group) for the channels of groups [first, last).
-template <class F>
-inline void each_channel(const Groups& g, int64_t first, int64_t last, float* to, const F& value) {
-  for (int64_t group = first; group < last; group++) {
-    const float v = value(group);
-    for (int64_t c = 0; c < g.width; c++) *to++ = v;
-  }
+// to[c] = value[group] for the channels of groups [first, last).
+__attribute__((noinline)) void each_channel(const Groups& g, int64_t first, int64_t last, float* to,
+                                            const float* value) {
+  for (int64_t group = first; group < last; group++)
+    for (int64_t c = 0; c < g.width; c++) *to++ = value[group];
 }
 
 // group_norm: x [N, ..., C], gamma [C], beta [C] -> y, mean [N, G], rstd [N, G]; numbers: groups, eps
@@ -75,8 +73,8 @@ bool group_norm(const Call& call) {
       means[group] = static_cast<float>(shift[from] + middle);
       rstds[group] = static_cast<float>(1 / __builtin_sqrt((var < 0 ? 0 : var) + call.number[1]));
     }
-    each_channel(g, first, last, mean, [&](int64_t group) { return means[group]; });
-    each_channel(g, first, last, scale, [&](int64_t group) { return rstds[group]; });
+    each_channel(g, first, last, mean, means);
+    each_channel(g, first, last, scale, rstds);
     for (int64_t c = 0; c < n; c++) scale[c] *= gamma[c];
     const bool aside = past && first * g.width % 16 == 0;
     for (int64_t r = 0; r < g.rows; r++) {
@@ -119,8 +117,8 @@ bool group_norm_grad(const Call& call) {
       const int64_t at = sample * g.rows * all + start;
       const float *dy = call.in[0].f32() + at, *x = call.in[1].f32() + at;
       const float *means = call.in[2].f32() + sample * g.groups, *rstds = call.in[3].f32() + sample * g.groups;
-      each_channel(g, first, last, mean, [&](int64_t group) { return means[group]; });
-      each_channel(g, first, last, rstd, [&](int64_t group) { return rstds[group]; });
+      each_channel(g, first, last, mean, means);
+      each_channel(g, first, last, rstd, rstds);
       memset(sums, 0, static_cast<size_t>(2 * n) * sizeof(double));
       sum_columns(
           g.rows, n,
@@ -226,11 +224,13 @@ bool rms_norm_grad(const Call& call) {
       put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - normal * b));
       lanes.store(dots + c, lanes.load(dots + c) + given * normal);
     });
-    if (past) end_bypass();
   };
   channel_sums(
       call, rows, channels,
-      [&](int64_t begin, int64_t end, float* floats, double* all) { add_rows(begin, end, channels, one, floats, all); },
+      [&](int64_t begin, int64_t end, float* floats, double* all) {
+        add_rows(begin, end, channels, one, floats, all);
+        if (past) end_bypass();
+      },
       dot, unused);
   for (int64_t c = 0; c < channels; c++) call.out[1].f32()[c] = static_cast<float>(dot[c]);
   return true;

@@ -158,11 +158,13 @@ bool layer_norm_grad(const Call& call) {
       lanes.store(sums + c, sum);
       lanes.store(dots + c, dot);
     });
-    if (past) end_bypass();
   };
   channel_sums(
       call, rows, channels,
-      [&](int64_t begin, int64_t end, float* floats, double* all) { add_rows(begin, end, channels, one, floats, all); },
+      [&](int64_t begin, int64_t end, float* floats, double* all) {
+        add_rows(begin, end, channels, one, floats, all);
+        if (past) end_bypass();
+      },
       sum, dot);
   for (int64_t c = 0; c < channels; c++) {
     call.out[1].f32()[c] = static_cast<float>(dot[c]);

@@ -10,9 +10,11 @@ namespace {
 // Runs f(n, row) for the rows of all images, as many at a time as make a task worth it.
 template <class F>
 inline void each_row(const Call& call, int64_t images, int64_t rows, int64_t work, const F& f) {
-  parallel_ranges(call, images * rows, max64(1, 32768 / max64(1, work)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) f(i / rows, i % rows);
-  });
+  parallel_ranges(
+      call, images * rows, max64(1, 32768 / max64(1, work)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
+        for (int64_t i = begin; i < end; i++) f(i / rows, i % rows);
+        end_bypass();
+      });
 }
 
 template <class Lanes>
@@ -30,6 +32,21 @@ inline void store_bytes(uint8_t* p, IntVec v, Lanes lanes) {
   memcpy(p, whole, static_cast<size_t>(lanes.count()));
 }
 
+// Takes the values that are larger than the best ones, or NaN where those are none, and notes where they are from.
+inline void take_larger(Vec value, int32_t tap, Vec* best, IntVec* at) {
+#if defined(__AVX512F__)
+  const __m512 old = (__m512)*best;
+  const __mmask16 better =
+      _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(old, old, _CMP_ORD_Q), (__m512)value, old, _CMP_NLE_UQ);
+  *best = (Vec)_mm512_mask_mov_ps(old, better, (__m512)value);
+  *at = (IntVec)_mm512_mask_mov_epi32((__m512i)*at, better, _mm512_set1_epi32(tap));
+#else
+  const IntVec better = ~(value <= *best) & (*best == *best);
+  *best = better ? value : *best;
+  *at = better ? IntVec{} + tap : *at;
+#endif
+}
+
 // max_pool2d: x -> y, index u8 [N, P, Q, C]: the position kh * KW + kw of the first maximum; NaN counts as larger.
 // Numbers: KH, KW, strideH, strideW, padTop, padLeft, dilationH, dilationW. A window outside the image gives -inf, 0.
 bool max_pool2d(const Call& call) {
@@ -37,30 +54,36 @@ bool max_pool2d(const Call& call) {
   if (!check_max_pool(call, x, y)) return false;
   const int64_t rows = x.shape[1], columns = x.shape[2], channels = x.shape[3];
   const Windows v = max_windows(call, 0, rows, y.shape[1]), h = max_windows(call, 1, columns, y.shape[2]);
+  const bool past = too_large(y, channels);
   each_row(call, y.shape[0], v.outputs, h.outputs * channels * v.kernel * h.kernel, [&](int64_t n, int64_t p) {
     const Range a = v.taps(p);
     const float* image = x.f32() + n * rows * columns * channels;
+    // Where the taps of a window lie from its corner; most windows of a row have all.
+    int64_t offset[256];
+    int32_t tap[256];
+    int count = 0;
+    Range known = {0, 0};
     for (int64_t q = 0; q < h.outputs; q++) {
       const Range b = h.taps(q);
+      if (b.begin != known.begin || b.end != known.end) {
+        count = 0;
+        for (int64_t i = a.begin; i < a.end; i++)
+          for (int64_t j = b.begin; j < b.end; j++) {
+            offset[count] = (i * v.dilation * columns + j * h.dilation) * channels;
+            tap[count++] = static_cast<int32_t>(i * h.kernel + j);
+            __asm__ volatile("");  // vectors of so few would be kilobytes of code
+          }
+        known = b;
+      }
       const int64_t out = ((n * v.outputs + p) * h.outputs + q) * channels;
-      const bool empty = a.begin >= a.end || b.begin >= b.end;
-      const float* corner = image + ((v.start(p) + a.begin * v.dilation) * columns + h.start(q)) * channels;
+      const int64_t corner = (v.start(p) * columns + h.start(q)) * channels;
       each_vector(0, channels, [&](int64_t c, auto lanes) {
         Vec best = broadcast(-__builtin_inff());
         IntVec at = {};
-        if (!empty) {
-          best = lanes.load(corner + b.begin * h.dilation * channels + c);
-          at += static_cast<int32_t>(a.begin * h.kernel + b.begin);
-        }
-        const float* line = corner + c;
-        for (int64_t i = a.begin; i < a.end; i++, line += v.dilation * columns * channels)
-          for (int64_t j = b.begin; j < b.end; j++) {
-            const Vec value = lanes.load(line + j * h.dilation * channels);
-            const IntVec better = ~(value <= best) & (best == best);
-            best = better ? value : best;
-            at = better ? IntVec{} + static_cast<int32_t>(i * h.kernel + j) : at;
-          }
-        lanes.store(y.f32() + out + c, best);
+        const float* from = image + corner + c;
+        if (count > 0) best = lanes.load(from + offset[0]), at += tap[0];
+        for (int k = 1; k < count; k++) take_larger(lanes.load(from + offset[k]), tap[k], &best, &at);
+        put(past, lanes, y.f32() + out + c, best);
         store_bytes(index.u8() + out + c, at, lanes);
       });
     }
@@ -95,7 +118,6 @@ inline void spread_maxima(const Call& call, const Windows& v, const Windows& h, 
     // Inputs that no window holds.
     for (int64_t i = 0; i < v.kernel; i++) set_zero(rows + i * line + covered, line - covered);
     if (p == v.outputs - 1) set_zero(rows + v.kernel * line, (v.inputs - v.outputs * v.kernel) * line);
-    if (past) end_bypass();
   });
 }
 

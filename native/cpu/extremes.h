@@ -57,23 +57,26 @@ __attribute__((noinline)) inline FourExtremes extremes_of(const float* x, int64_
   constexpr int kChains = 4;  // side by side
   constexpr int64_t kStep = kChains * kLanes;
   const auto bits = [](const float* p) { return (BitWords)load(p); };
-  VecExtremes chain[kChains];
   float few[kLanes];
-  const float* last = x + n - kLanes;
   if (n < kLanes) {
     for (int64_t i = 0; i < kLanes; i++) few[i] = x[i < n ? i : 0];
-    x = last = few;
+    x = few;
   }
-  for (VecExtremes& c : chain) c = {(IntVec)load(x), bits(x), bits(x)};
-  int64_t i = 0;
+  VecExtremes chain[kChains];
+  const bool all = n >= kStep;
+  for (int c = 0; c < kChains; c++) {
+    const BitWords first = bits(x + (all ? c * kLanes : 0));
+    chain[c] = {(IntVec)first, first, first};
+  }
+  int64_t i = all ? kStep : kLanes;
 #pragma GCC unroll 1  // else each element would be loaded three times
   for (; i + kStep <= n; i += kStep) {
     AUXGRAD_UNROLL
     for (int c = 0; c < kChains; c++) chain[c].add(bits(x + i + c * kLanes));
   }
 #pragma GCC unroll 1
-  for (; i + kLanes < n; i += kLanes) chain[0].add(bits(x + i));
-  chain[1].add(bits(last));
+  for (; i + kLanes <= n; i += kLanes) chain[0].add(bits(x + i));
+  if (i < n) chain[1].add(bits(x + n - kLanes));
   chain[2].add(chain[3]);
   chain[0].add(chain[1]);
   chain[0].add(chain[2]);

@@ -95,7 +95,7 @@ struct Stream {
   void halves(int64_t first, uint16_t* out) const { words(first / 2, out); }
 };
 
-inline Stream stream_of(const View& key, double number, int rounds = kPhiloxRounds) {
+__attribute__((noinline)) inline Stream stream_of(const View& key, double number, int rounds = kPhiloxRounds) {
   uint32_t word[4];
   for (int i = 0; i < 4; i++) word[i] = static_cast<uint32_t>(key.i32()[i * key.stride[0]]);
   Stream s;

@@ -53,8 +53,8 @@ export interface Quantized {
 /**
  * x in codes of 2, 4 or 8 bits. Of the two levels around an element one is drawn so that the mean is the element
  * (`stochastic`), or the nearer is taken (`nearest`): |x̂ - x| is at most r / (2^bits - 1), or half of that. A group of
- * 256 that holds a NaN or an infinity comes back as NaN. Draws are uniform in 16 bits; four elements of a group share a
- * random word, their draws no more than lower 8 bits (a correlation below 1/128).
+ * 256 that holds a NaN or an infinity comes back as NaN. Draws are independent bytes, so that a mean may be off by 1/256
+ * of the levels' distance.
  */
 export function quantize(x: Tensor, bits: CodeBits, rounding: 'stochastic' | 'nearest' = 'stochastic'): Quantized {
   checkCodes('quantize', bits, rounding)

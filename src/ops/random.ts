@@ -8,7 +8,8 @@ import { tidy } from '../tensor/tidy'
 import { alias } from './shape'
 
 // Random tensors. Every number is a function of (seed, step or call, stream, position) by Philox4x32-10 (Salmon et al.
-// 2011): the same seed gives the same numbers for any number of threads, on any device, and again in recomputation.
+// 2011), or with 7 rounds where it is only noise (dropout, rounding): the same seed gives the same numbers for any number
+// of threads, on any device, and again in recomputation.
 // In a compiled step the key is an input of the step; eagerly it is the global seed and a count of calls.
 
 let globalSeed: readonly [number, number] = [0, 0]

@@ -12,7 +12,7 @@ function multiplyHigh(a: number, b: number): number {
 }
 
 /**
- * Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), as native/core/rng.h: writes four
+ * Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), as native/core/philox.h: writes four
  * random words for one counter to `out`.
  */
 export function philox(counter: ArrayLike<number>, key: ArrayLike<number>, out: Uint32Array): void {

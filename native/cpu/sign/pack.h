@@ -48,8 +48,8 @@ inline void pack_signs(const float* x, int64_t tokens, int64_t channels, uint32_
 
 // Codes of the tokens [t0, t0 + 4) of x [tokens, channels], among them in its word; t0 is a multiple of 4. Every `span`
 // tokens share one range [2]. Codes beyond the last token are 0.
-inline void pack_codes(const float* x, const float* ranges, int64_t span, int64_t tokens, int64_t channels,
-                       uint32_t* words, int64_t t0) {
+__attribute__((noinline)) inline void pack_codes(const float* x, const float* ranges, int64_t span, int64_t tokens,
+                                                 int64_t channels, uint32_t* words, int64_t t0) {
   const float* row[4];
   Vec low[4], scale[4];
   for (int64_t i = 0; i < 4; i++) {

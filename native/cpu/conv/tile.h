@@ -193,12 +193,14 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const float* start = t.left + i * t.runs.outer_step + j * t.runs.inner_step;
       const int64_t* row = t.left_row;
-      asm("" : "+r"(row));  // addresses of an outer run would only be kept to be loaded again
+      // Of many rows, addresses of an outer run would only be kept to be loaded again, and vectors of what was just stored
+      // a number at a time would wait.
+      if (kLanes == 16) asm("" : "+r"(row));
       const float* a[M];
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) {
         a[m] = start + row[m];
-        asm("" : "+r"(a[m]));  // one by one: what was stored a number at a time is not loaded as vectors at once
+        if (kLanes == 16) asm("" : "+r"(a[m]));
       }
       const auto step = [&](int64_t k) __attribute__((always_inline)) {
         Vec right[V];
@@ -235,7 +237,7 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
 template <int M, int V>
 __attribute__((noinline)) void tile_of_columns(const Tile& t) {
   // Steps without a branch between them: the two units of multiply-adds are then met alike.
-  constexpr int kTogether = kLanes == 16 && 2 * M > kTileRows ? 2 : 1;
+  constexpr int kTogether = kLanes == 16 && V == 2 && 2 * M > kTileRows ? 2 : 1;
   Vec acc[M][V] = {};
   const float* b = t.panel;
   const float* ahead = t.ahead_step ? t.ahead : b + V * kLanes;

@@ -367,7 +367,8 @@ inline void run_product(const Call& call, const Product& p) {
             p.vertical.count == 1 && p.images == 1 && p.image.channels == depth && signs_by_blocks(p, b);
         const int64_t calls = tiles * ceil_div(end - part, kPanel);
         // Or what is written between the outputs.
-        const int64_t cells = p.fills ? tokens * p.vertical.out_step * p.horizontal.out_step * p.out_channels : 0;
+        const int64_t cells =
+            !kFallback && p.fills ? tokens * p.vertical.out_step * p.horizontal.out_step * p.out_channels : 0;
         const int64_t ahead_step = ceil_div(in_row ? tokens * depth : cells, calls);
         t.ahead = in_row    ? p.image.data + (k.j0 + call.pool->threads() * tokens) * depth
                   : p.fills ? p.out + at.out[0]
@@ -404,7 +405,7 @@ inline void run_product(const Call& call, const Product& p) {
           }
           if (t.moments) store_moments(p.statistics, task % count, out_channel, t.columns, moments);
         }
-        if (last && p.fills) fill_between(p, k, own + part, end - part);
+        if (!kFallback && last && p.fills) fill_between(p, k, own + part, end - part);
         if (t.moments && own + part == 0) p.statistics.rows[task % count] = static_cast<double>(tokens);
       });
     }

@@ -268,8 +268,8 @@ bool conv2d_input_grad(const Call& call) {
     if (!amx_in_force() && as_transposed(call, all)) run_patches(call, all);
     else {
       // A single tap without padding has outputs in the first phase alone.
-      const bool fills = !amx_in_force() && w.shape[1] == 1 && w.shape[2] == 1 && a.pad[0] == 0 && a.pad[1] == 0 &&
-                         a.stride[0] * a.stride[1] > 1;
+      const bool fills = !kFallback && !amx_in_force() && w.shape[1] == 1 && w.shape[2] == 1 && a.pad[0] == 0 &&
+                         a.pad[1] == 0 && a.stride[0] * a.stride[1] > 1;
       each_gradient_product(call, [&](Product p) {
         p.fills = fills && taps_of(p) > 0;
         if (p.fills || !fills) run(call, p);

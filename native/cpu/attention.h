@@ -316,10 +316,7 @@ bool attention(const Call& call) {
     float *top = s + kTileRows * kScores,
           *weight = top + kTaskRows + kTileVector;  // running maximum, times log2(e), and sum
     for (int64_t r = 0; r < nt + kTileVector; r++) top[r] = -__builtin_inff(), weight[r] = 0;
-    for (int64_t r = 0; a.keys == 0 && r < nt; r++) {
-      lse[r] = -__builtin_inff();
-      memset(y + r * y_step, 0, static_cast<size_t>(E) * sizeof(float));
-    }
+    for (int64_t r = 0; a.keys == 0 && r < nt; r++) memset(y + r * y_step, 0, static_cast<size_t>(E) * sizeof(float));
     const int64_t seen = a.seen(t0 + nt - 1, 0, a.keys), tiles = ceil_div(nt, a.tile_rows());
     const int64_t next = task + call.pool->threads();  // the task that this thread may be given next
     for (int64_t s0 = 0; s0 < seen; s0 += kKeys) {
@@ -371,17 +368,17 @@ bool attention(const Call& call) {
         }
         multiply(kLeftRows, s, kScores, v_rows, m, E, most, y + r0 * y_step, y_step, s0 > 0, ahead.rest());
         if (s0 + ns < a.seen(t + m - 1, 0, seen)) continue;
-        float factor[kTileVector], log_sum[kTileVector];
-        for (int64_t r = 0; r < kTileVector; r++) {
-          const float w = weight[r0 + r];
-          factor[r] = w == 0 ? 0.0f : 1.0f / w;  // no key: zeros
-          log_sum[r] = w == 0 ? -__builtin_inff() : mul_add(top[r0 + r], 0.69314718f, log_f32(w));
-        }
-        for (int64_t r = 0; r < m; r++) {
-          scale_row(y + (r0 + r) * y_step, E, factor[r], y + (r0 + r) * y_step);
-          lse[r0 + r] = log_sum[r];
-        }
+        for (int64_t r = r0; r < r0 + m; r++)
+          scale_row(y + r * y_step, E, weight[r] == 0 ? 0.0f : 1.0f / weight[r], y + r * y_step);  // no key: zeros
       }
+    }
+    for (int64_t r0 = 0; r0 < nt; r0 += kTileVector) {
+      float log_sum[kTileVector];
+      for (int64_t r = 0; r < kTileVector; r++) {
+        const float w = weight[r0 + r];
+        log_sum[r] = w == 0 ? -__builtin_inff() : mul_add(top[r0 + r], 0.69314718f, log_f32(w));
+      }
+      memcpy(lse + r0, log_sum, static_cast<size_t>(min64(kTileVector, nt - r0)) * sizeof(float));
     }
   });
   return true;

@@ -193,12 +193,14 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const float* start = t.left + i * t.runs.outer_step + j * t.runs.inner_step;
       const int64_t* row = t.left_row;
-      asm("" : "+r"(row));  // addresses of an outer run would only be kept to be loaded again
+      // Of many rows, addresses of an outer run would only be kept to be loaded again, and vectors of what was just stored
+      // a number at a time would wait.
+      if (kLanes == 16) asm("" : "+r"(row));
       const float* a[M];
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) {
         a[m] = start + row[m];
-        asm("" : "+r"(a[m]));  // one by one: what was stored a number at a time is not loaded as vectors at once
+        if (kLanes == 16) asm("" : "+r"(a[m]));
       }
       const auto step = [&](int64_t k) __attribute__((always_inline)) {
         Vec right[V];
@@ -234,6 +236,8 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
 // The same with neighbouring left rows and elements `step` apart, of whole panels: the weight gradient.
 template <int M, int V>
 __attribute__((noinline)) void tile_of_columns(const Tile& t) {
+  // Steps without a branch between them: the two units of multiply-adds are then met alike.
+  constexpr int kTogether = kLanes == 16 && V == 2 && 2 * M > kTileRows ? 2 : 1;
   Vec acc[M][V] = {};
   const float* b = t.panel;
   const float* ahead = t.ahead_step ? t.ahead : b + V * kLanes;
@@ -241,7 +245,7 @@ __attribute__((noinline)) void tile_of_columns(const Tile& t) {
   for (int64_t i = 0; i < t.runs.outer; i++)
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const float* a = t.left + i * t.runs.outer_step + j * t.runs.inner_step;
-      for (int64_t k = 0; k < t.runs.length; k++, a += t.step, b += t.panel_step) {
+      const auto step = [&]() __attribute__((always_inline)) {
         // Of the tiles after this one, where operands are read in place.
         __builtin_prefetch(a + 2 * M, 0, 3);
         __builtin_prefetch(ahead, 0, 3);
@@ -255,7 +259,15 @@ __attribute__((noinline)) void tile_of_columns(const Tile& t) {
           AUXGRAD_UNROLL
           for (int v = 0; v < V; v++) acc[m][v] = fma(left, right[v], acc[m][v]);
         }
+        a += t.step;
+        b += t.panel_step;
+      };
+      int64_t rest = t.runs.length;
+      for (; rest >= kTogether; rest -= kTogether) {
+        AUXGRAD_UNROLL
+        for (int s = 0; s < kTogether; s++) step();
       }
+      for (; kTogether > 1 && rest > 0; rest--) step();
     }
   float* out = t.out;
   AUXGRAD_UNROLL

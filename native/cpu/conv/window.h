@@ -33,6 +33,7 @@ struct Product {
   bool transposed;
   float* out;
   int64_t out_rows, out_columns, out_channels;
+  bool fills;  // positions between the outputs of this phase, which begin with the first, become zeros
   int64_t groups, depth, width;  // channels read and written per group
   // Weights: element (tap, k, c) of group g at data[g * group + tap * tap_step + k * k_step + c * c_step].
   const float* weight;
@@ -279,6 +280,21 @@ inline void zero_outputs(const Call& call, const Product& p) {
   });
 }
 
+// Zeros between the outputs of a block, in `n` channels.
+inline void fill_between(const Product& p, const Block& k, int64_t channel, int64_t n) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  const int64_t from = k.j0 * h.out_step, to = min64(p.out_columns, (k.j0 + k.columns) * h.out_step);
+  for (int64_t i = k.n0; i < k.n0 + k.images; i++)
+    for (int64_t r = k.i0 * v.out_step; r < min64(p.out_rows, (k.i0 + k.rows) * v.out_step); r++) {
+      float* row = p.out + (i * p.out_rows + r) * p.out_columns * p.out_channels + channel;
+      const bool outputs = r % v.out_step == 0;
+      if (!outputs && n == p.out_channels) set_zero(row + from * n, (to - from) * n);
+      else
+        for (int64_t c = from; c < to; c++)
+          if (!outputs || c % h.out_step != 0) set_zero(row + c * p.out_channels, n);
+    }
+}
+
 inline void store_moments(const Statistics& s, int64_t chunk, int64_t channel, int64_t columns, const Moments& m) {
   double *sum = s.sums + chunk * 2 * s.channels + channel, *squares = sum + s.channels;
   memcpy(sum, m.sum, static_cast<size_t>(columns) * sizeof(double));
@@ -350,8 +366,13 @@ inline void run_product(const Call& call, const Product& p) {
         const bool in_row =
             p.vertical.count == 1 && p.images == 1 && p.image.channels == depth && signs_by_blocks(p, b);
         const int64_t calls = tiles * ceil_div(end - part, kPanel);
-        const int64_t ahead_step = in_row ? ceil_div(tokens * depth, calls) : 0;
-        t.ahead = in_row ? p.image.data + (k.j0 + call.pool->threads() * tokens) * depth : packed;
+        // Or what is written between the outputs.
+        const int64_t cells =
+            !kFallback && p.fills ? tokens * p.vertical.out_step * p.horizontal.out_step * p.out_channels : 0;
+        const int64_t ahead_step = ceil_div(in_row ? tokens * depth : cells, calls);
+        t.ahead = in_row    ? p.image.data + (k.j0 + call.pool->threads() * tokens) * depth
+                  : p.fills ? p.out + at.out[0]
+                            : packed;
         Moments moments;
         if (last && p.mask) {
           t.words = p.out_channels;
@@ -384,6 +405,7 @@ inline void run_product(const Call& call, const Product& p) {
           }
           if (t.moments) store_moments(p.statistics, task % count, out_channel, t.columns, moments);
         }
+        if (!kFallback && last && p.fills) fill_between(p, k, own + part, end - part);
         if (t.moments && own + part == 0) p.statistics.rows[task % count] = static_cast<double>(tokens);
       });
     }

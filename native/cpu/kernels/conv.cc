@@ -266,7 +266,15 @@ bool conv2d_input_grad(const Call& call) {
   if (!is_depthwise(w, a)) {
     Product all;
     if (!amx_in_force() && as_transposed(call, all)) run_patches(call, all);
-    else each_gradient_product(call, [&](const Product& p) { run(call, p); });
+    else {
+      // A single tap without padding has outputs in the first phase alone.
+      const bool fills = !kFallback && !amx_in_force() && w.shape[1] == 1 && w.shape[2] == 1 && a.pad[0] == 0 &&
+                         a.pad[1] == 0 && a.stride[0] * a.stride[1] > 1;
+      each_gradient_product(call, [&](Product p) {
+        p.fills = fills && taps_of(p) > 0;
+        if (p.fills || !fills) run(call, p);
+      });
+    }
     return true;
   }
   const Depthwise d = depthwise_of(dy, w, dx);

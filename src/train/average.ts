@@ -53,7 +53,7 @@ export class WeightAverage<M extends Module = Module> {
     // A step of gradient descent on half the squared distance, at the rate 1 - decay.
     const still = { momentum: 0, nesterov: false, weightDecay: 0 }
     this.#move = compile(({ rate }) => {
-      for (const [t, target] of moved) sgdUpdate(t, undefined, t.sub(target), rate, undefined, still)
+      for (const [t, target] of moved) sgdUpdate([t, undefined, t.sub(target), rate, undefined], still)
       return ones([])
     })
   }

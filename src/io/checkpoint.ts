@@ -5,9 +5,10 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { AuxgradError, fail } from '../errors'
 import type { HostArray } from '../tensor/host'
 import { writeAtomic } from './atomic'
+import { toHostArray } from './convert'
 import { badFile } from './file'
 import { notJson, quote, type Json } from './json'
-import { encodeSafetensors, SafetensorsFile, toHostArray, type RawTensor } from './safetensors'
+import { encodeSafetensors, SafetensorsFile, type RawTensor } from './safetensors'
 
 /** Everything that training needs to go on as if it had not been interrupted. */
 export interface Checkpoint {

@@ -1,9 +1,9 @@
 export { loadCheckpoint, saveCheckpoint, type Checkpoint, type LoadedCheckpoint } from './checkpoint'
+export { toHostArray } from './convert'
 export type { Json } from './json'
 export {
   readSafetensors,
   SafetensorsFile,
-  toHostArray,
   writeSafetensors,
   type RawTensor,
   type ReadOptions,

@@ -42,20 +42,21 @@ export function typedArray(dtype: DType, length: number): TypedArray {
 /** bf16 patterns of numbers, rounded to nearest, ties to even; NaN stays NaN. */
 export function toBf16(values: ArrayLike<number>): Uint16Array {
   const bits = new Uint32Array(Float32Array.from(values).buffer)
-  return Uint16Array.from(bits, (b) =>
-    (b & 0x7fffffff) > 0x7f800000 ? (b >>> 16) | 0x40 : (b + 0x7fff + ((b >>> 16) & 1)) >>> 16,
+  // from() with a function is ten times as slow as map().
+  return new Uint16Array(
+    bits.map((b) => ((b & 0x7fffffff) > 0x7f800000 ? (b >>> 16) | 0x40 : (b + 0x7fff + ((b >>> 16) & 1)) >>> 16)),
   )
 }
 
 /** The numbers that bf16 patterns stand for. */
 export const fromBf16 = (patterns: Uint16Array): Float32Array =>
-  new Float32Array(Uint32Array.from(patterns, (p) => p << 16).buffer)
+  new Float32Array(new Uint32Array(patterns).map((p) => p << 16).buffer)
 
 /** Numbers as a typed array of the kind that holds a dtype (bf16 rounded, bool as 0 and 1). */
 export function encode(values: ArrayLike<number>, dtype: DType): TypedArray {
   if (dtype === 'bf16') return toBf16(values)
-  if (dtype === 'bool') return Uint8Array.from(values, (v) => (v ? 1 : 0))
   const out = typedArray(dtype, values.length)
-  out.set(values)
+  if (dtype === 'bool') for (let i = 0; i < out.length; i++) out[i] = values[i] ? 1 : 0
+  else out.set(values)
   return out
 }

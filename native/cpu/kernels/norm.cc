@@ -125,8 +125,8 @@ bool layer_norm(const Call& call) {
   return true;
 }
 
-// layer_norm_grad: dy, x, mean, rstd, gamma -> dx, dgamma, dbeta. Each row is read once: its dx, then its share of the
-// sums, while it is in the first cache.
+// layer_norm_grad: dy, x, mean, rstd, gamma -> dx, dgamma, dbeta. Rows are read once: dx of some, then their share of the
+// sums, while they are in the second cache.
 bool layer_norm_grad(const Call& call) {
   const View& x = call.in[1];
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
@@ -134,7 +134,7 @@ bool layer_norm_grad(const Call& call) {
   double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
   const double n = static_cast<double>(channels);
   const bool past = too_large(call.out[0], channels);
-  const auto one = [&](int64_t r, float* sums, float* dots) {
+  const auto row_gradient = [&](int64_t r) {
     const float *g = dy + r * channels, *row = x.f32() + r * channels;
     float* dx = call.out[0].f32() + r * channels;
     const Vec middle = broadcast(mean[r]), scale = broadcast(rstd[r]);
@@ -142,27 +142,32 @@ bool layer_norm_grad(const Call& call) {
     sum_pairs(
         channels,
         [&](int64_t c, auto lanes, Vec& u, Vec& v) {
-          fetch_next(g + c, channels);
           u = lanes.load(g + c) * lanes.load(gamma + c);
           v = u * ((lanes.load(row + c) - middle) * scale);
         },
         &grads, &products);
     const Vec a = broadcast(static_cast<float>(grads / n)), b = broadcast(static_cast<float>(products / n));
     each_vector(0, channels, [&](int64_t c, auto lanes) {
-      fetch_next(row + c, channels);
       if (!past) fetch_next(dx + c, channels);
-      // All loads before the stores: rows may be 4 KiB apart, and loads wait for stores that seem to be where they are.
-      const Vec given = lanes.load(g + c), normal = (lanes.load(row + c) - middle) * scale;
-      const Vec sum = lanes.load(sums + c) + given, dot = lanes.load(dots + c) + given * normal;
-      put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - a - normal * b));
-      lanes.store(sums + c, sum);
-      lanes.store(dots + c, dot);
+      const Vec normal = (lanes.load(row + c) - middle) * scale;
+      put(past, lanes, dx + c, scale * (lanes.load(g + c) * lanes.load(gamma + c) - a - normal * b));
     });
   };
   channel_sums(
       call, rows, channels,
-      [&](int64_t begin, int64_t end, float* floats, double* all) {
-        add_rows(begin, end, channels, one, floats, all);
+      [&](int64_t begin, int64_t end, float*, double* sums) {
+        for (int64_t first = begin; first < end; first += kFloatRows) {
+          const int64_t some = min64(kFloatRows, end - first);
+          for (int64_t r = first; r < first + some; r++) row_gradient(r);
+          sum_columns(
+              some, channels,
+              [&](int64_t i, int64_t c, auto lanes, Vec& u, Vec& v) {
+                const int64_t r = first + i;
+                u = lanes.load(dy + r * channels + c);
+                v = u * ((lanes.load(x.f32() + r * channels + c) - broadcast(mean[r])) * broadcast(rstd[r]));
+              },
+              sums, sums + channels);
+        }
         if (past) end_bypass();
       },
       sum, dot);

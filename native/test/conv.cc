@@ -371,28 +371,31 @@ TEST(conv2d_spreads_nan_only_where_it_is_read) {
 // Shapes large enough for the matrix unit, where there is one: around its tiles of 16 outputs, 16 channels and 32
 // positions; pictures by rows and in one run, several or half an image, phases of strides, single taps.
 const Shape kLargeShapes[] = {
-    {2, 32, 33, 32, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},  //
-    {3, 31, 31, 33, 47, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},  // one more than a tile, one less
-    {1, 40, 64, 48, 80, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},  // one image in strips
-    {32, 4, 4, 64, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   // rows of several images a step
-    {9, 7, 7, 96, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},    // an odd number of images
-    {8, 14, 14, 64, 64, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1},  // phases
-    {5, 17, 19, 31, 65, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1},  //
-    {2, 29, 34, 40, 33, 5, 4, 3, 2, 0, 3, 2, 1, 1, 1, 1},  // uneven everything
-    {2, 24, 30, 32, 48, 3, 3, 1, 1, 4, 2, 3, 5, 2, 3, 1},  // dilation, more padding than it needs
-    {1, 41, 37, 64, 32, 3, 3, 2, 3, 3, 2, 2, 3, 3, 2, 1},  // dilation and stride
-    {4, 15, 15, 64, 96, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 2},  // groups
-    {3, 18, 20, 70, 64, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},  // single taps: pointwise
-    {2, 33, 31, 64, 70, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},  // strided
-    {3, 17, 22, 38, 45, 1, 1, 3, 2, 0, 0, 0, 0, 1, 1, 1},  //
-    {5, 11, 13, 51, 66, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 3},  // in groups
-    {2, 21, 22, 64, 64, 1, 1, 1, 1, 2, 1, 0, 3, 1, 1, 1},  // padded
-    {1, 6, 5, 600, 520, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},  // several parts, few positions
-    {2, 5, 6, 260, 300, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},  //
-    {2, 32, 32, 32, 64, 4, 4, 4, 4, 0, 0, 0, 0, 1, 1, 1},  // patches: each tap a phase
-    {1, 3, 400, 32, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},  // a strip
-    {8, 32, 32, 3, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   // stems, of several blocks
-    {2, 80, 80, 3, 64, 7, 7, 2, 2, 3, 3, 3, 3, 1, 1, 1},   //
+    {2, 32, 33, 32, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   //
+    {3, 31, 31, 33, 47, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   // one more than a tile, one less
+    {1, 40, 64, 48, 80, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   // one image in strips
+    {32, 4, 4, 64, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},    // rows of several images a step
+    {9, 7, 7, 96, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},     // an odd number of images
+    {8, 14, 14, 64, 64, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1},   // phases
+    {5, 17, 19, 31, 65, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1},   //
+    {2, 29, 34, 40, 33, 5, 4, 3, 2, 0, 3, 2, 1, 1, 1, 1},   // uneven everything
+    {2, 24, 30, 32, 48, 3, 3, 1, 1, 4, 2, 3, 5, 2, 3, 1},   // dilation, more padding than it needs
+    {1, 41, 37, 64, 32, 3, 3, 2, 3, 3, 2, 2, 3, 3, 2, 1},   // dilation and stride
+    {4, 15, 15, 64, 96, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 2},   // groups
+    {3, 18, 20, 70, 64, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},   // single taps: pointwise
+    {2, 33, 31, 64, 70, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},   // strided
+    {3, 17, 22, 38, 45, 1, 1, 3, 2, 0, 0, 0, 0, 1, 1, 1},   //
+    {5, 11, 13, 51, 66, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 3},   // in groups
+    {6, 10, 11, 5, 37, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},    // fewer channels than a tile has rows, several blocks
+    {2, 23, 41, 271, 29, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},  // slices of them
+    {3, 43, 45, 20, 150, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},  // strided, several blocks
+    {2, 21, 22, 64, 64, 1, 1, 1, 1, 2, 1, 0, 3, 1, 1, 1},   // padded
+    {1, 6, 5, 600, 520, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},   // several parts, few positions
+    {2, 5, 6, 260, 300, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   //
+    {2, 32, 32, 32, 64, 4, 4, 4, 4, 0, 0, 0, 0, 1, 1, 1},   // patches: each tap a phase
+    {1, 3, 400, 32, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},   // a strip
+    {8, 32, 32, 3, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},    // stems, of several blocks
+    {2, 80, 80, 3, 64, 7, 7, 2, 2, 3, 3, 3, 3, 1, 1, 1},    //
 };
 
 // More for minimal filtering: odd edges, patches in the padding, parts, blocks and chunks.

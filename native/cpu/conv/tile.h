@@ -50,8 +50,9 @@ struct Tile {
   int first_bit;
   uint32_t marked = 0;
   Moments* moments = nullptr;
-  const float* ahead;      // brought near meanwhile, 8 floats a step; any address, as nothing is read
-  int64_t ahead_step = 0;  // tile_of_columns: floats a step, or 0 for what the tiles after this one read
+  // Brought near meanwhile, 8 floats a step, or by tile_of_columns so many bytes; any address, as nothing is read.
+  const float *ahead, *x_ahead;
+  int64_t ahead_step = 0, x_ahead_step = 0;
 };
 
 template <class Lanes>
@@ -233,6 +234,9 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
   finish_tile<M, V>(*again, acc);
 }
 
+// Whether the rows of a tile, side by side, take a line of a cache: such are read in place.
+constexpr bool kWholeLines = kTileRows * 4 > 32;
+
 // The same with neighbouring left rows and elements `step` apart, of whole panels: the weight gradient.
 template <int M, int V>
 __attribute__((noinline)) void tile_of_columns(const Tile& t) {
@@ -240,14 +244,16 @@ __attribute__((noinline)) void tile_of_columns(const Tile& t) {
   constexpr int kTogether = kLanes == 16 && V == 2 && 2 * M > kTileRows ? 2 : 1;
   Vec acc[M][V] = {};
   const float* b = t.panel;
-  const float* ahead = t.ahead_step ? t.ahead : b + V * kLanes;
-  const int64_t ahead_step = t.ahead_step ? t.ahead_step : t.panel_step;
+  // Of the tiles after this one, where operands are read in place.
+  const char* ahead = reinterpret_cast<const char*>(t.ahead_step ? t.ahead : b + V * kLanes);
+  const char* x_ahead = reinterpret_cast<const char*>(t.x_ahead_step ? t.x_ahead : b);
+  const int64_t ahead_step = t.ahead_step ? t.ahead_step : 4 * t.panel_step, x_ahead_step = t.x_ahead_step;
   for (int64_t i = 0; i < t.runs.outer; i++)
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const float* a = t.left + i * t.runs.outer_step + j * t.runs.inner_step;
       const auto step = [&]() __attribute__((always_inline)) {
-        // Of the tiles after this one, where operands are read in place.
-        __builtin_prefetch(a + 2 * M, 0, 3);
+        __builtin_prefetch(kWholeLines ? static_cast<const void*>(a + 2 * M) : x_ahead, 0, 3);
+        x_ahead += x_ahead_step;
         __builtin_prefetch(ahead, 0, 3);
         ahead += ahead_step;
         Vec right[V];

@@ -35,6 +35,7 @@ struct WeightGradientPlan {
   int64_t slices;     // of the input channels
   bool in_place;      // x is read where it lies,
   bool dy_in_place;   // and so is dy
+  bool tiled;         // x is packed for one tile after another
   int64_t pitch;      // of the columns of a stripe
   int64_t part;       // output channels of a task
   int64_t parts;      // in a group
@@ -46,14 +47,54 @@ struct WeightGradientPlan {
 };
 
 // A single tap that is never in the padding: a tile reads a line of each position, wherever they lie. Where it reads less
-// of them, they would have to stay in the first-level cache for the next tile, which distances that are powers of two
-// prevent.
-constexpr bool kWholeLines = kTileRows * 4 > 32;
-inline bool reads_in_place(const WeightGradient& p) {
+// of them, they would have to stay in the first-level cache for the next tile: there it has them side by side.
+inline bool is_inside(const WeightGradient& p) {
   const auto inside = [](const Axis& a, int64_t size) {
     return a.taps == 1 && a.tap_start >= 0 && a.tap_start + (a.count - 1) * a.in_step < size;
   };
   return inside(p.vertical, p.image.rows) && inside(p.horizontal, p.image.columns);
+}
+
+// An output of a block, and the next one.
+struct Position {
+  int64_t n, i, j;
+  explicit Position(const Block& k) : n(k.n0), i(k.i0), j(k.j0) {}
+  void step(const Block& k) {
+    if (++j < k.j0 + k.columns) return;
+    j = k.j0;
+    if (++i < k.i0 + k.rows) return;
+    i = k.i0;
+    n++;
+  }
+};
+// What lies under it of x, of a single tap, and of dy.
+inline const float* input_at(const WeightGradient& p, const Position& at) {
+  const Axis &v = p.vertical, &h = p.horizontal;
+  return p.image.data +
+         ((at.n * p.image.rows + at.i * v.in_step + v.tap_start) * p.image.columns + at.j * h.in_step + h.tap_start) *
+             p.image.channels;
+}
+inline const float* gradient_at(const WeightGradient& p, const Position& at) {
+  return p.dy + ((at.n * p.out_rows + at.i) * p.out_columns + at.j) * p.out_channels;
+}
+
+// Rows of x of a block of a single tap, a tile's channels side by side: [tile][token][kTileRows, as whole vectors].
+constexpr bool kTiles = !kWholeLines && !kFallback;
+constexpr int64_t kTileStep = (kTileRows + kLanes - 1) / kLanes * kLanes;
+inline int64_t tile_floats(int64_t tokens) { return tokens * kTileStep + 16; }  // spread over the sets of a cache
+inline void pack_tiles(float* target, const WeightGradient& p, const Block& k, int64_t channel, int64_t depth) {
+  const int64_t tokens = k.tokens(), tile = tile_floats(tokens);
+  Position at(k);
+  for (int64_t t = 0; t < tokens; t++, at.step(k), target += kTileStep) {
+    const float* row = input_at(p, at) + channel;
+    float* to = target;
+    int64_t m = 0;
+    for (; m + kTileStep <= depth; m += kTileRows, to += tile)
+      for (int64_t v = 0; v < kTileStep; v += kLanes) store(to + v, load(row + m + v));
+    for (; m < depth; m += kTileRows, to += tile)
+      for (int64_t v = 0; v < min64(kTileStep, depth - m); v += kLanes)
+        store(to + v, load_first(row + m + v, depth - m - v));
+  }
 }
 
 inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
@@ -62,7 +103,8 @@ inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
   const int64_t depth = max64(64, min64(kGradDepth, kGradReach / max64(1, taps)));
   plan.blocks = cut_blocks(p.images, p.vertical, p.horizontal, p.depth, depth, kGradTokens, kGradStripe);
   plan.slices = ceil_div(p.depth, plan.blocks.depth);
-  plan.in_place = kWholeLines && reads_in_place(p);
+  plan.in_place = kWholeLines && is_inside(p);
+  plan.tiled = kTiles && is_inside(p);
   // Positions of a block in a row, and whole vectors.
   plan.dy_in_place = plan.in_place && p.width % kLanes == 0 &&
                      (plan.blocks.columns >= p.horizontal.count || (p.images == 1 && p.vertical.count == 1));
@@ -80,8 +122,11 @@ inline WeightGradientPlan plan_weight_gradient(const WeightGradient& p) {
   const int64_t parts = max64(1, p.groups * plan.slices * plan.parts);
   plan.chunks = max64(
       1, min64(min64(ceil_div(kGradTasks, parts), kGradPartials / max64(1, parts * plan.sum)), plan.blocks.count()));
-  plan.stripe = plan.in_place ? 0 : (plan.blocks.stripe / max64(1, plan.blocks.depth) * plan.pitch + 16) / 16 * 16;
-  plan.panels = plan.dy_in_place ? 0 : plan.blocks.images * plan.blocks.rows * plan.blocks.columns * plan.part;
+  const int64_t tokens = plan.blocks.images * plan.blocks.rows * plan.blocks.columns;
+  plan.stripe = plan.in_place ? 0
+                : plan.tiled  ? ceil_div(plan.blocks.depth, kTileRows) * tile_floats(tokens)
+                              : (plan.blocks.stripe / max64(1, plan.blocks.depth) * plan.pitch + 16) / 16 * 16;
+  plan.panels = plan.dy_in_place ? 0 : tokens * plan.part;
   plan.workspace = plan.stripe + plan.panels + (plan.chunks == 1 ? plan.sum : 0);
   return plan;
 }
@@ -109,48 +154,53 @@ inline void pack_gradient(float* target, const WeightGradient& p, const Block& k
   }
 }
 
-// What a block reads of memory, where that lies in one piece, is brought near while the block before it is worked on.
+// What a block packs is brought near while the block before it is worked on, some lines with each tile.
 struct NextBlock {
-  const float* from[2] = {};
-  int64_t count[2] = {}, step = 0;  // floats; those of a step of a tile
+  const WeightGradient& p;
+  Block k;
+  int64_t channel, depth, out_channel, columns;
+  int64_t tokens;           // none: there is no such block
+  int64_t tiles, tile = 0;  // all, and those that had their share
+  Position at{k};
 
-  // Of all the steps that are left before it.
-  void set(const WeightGradient& p, const Block& k, int64_t depth, int64_t columns, int64_t steps) {
-    const Axis &v = p.vertical, &h = p.horizontal;
-    if (k.columns < h.count && (p.images > 1 || v.count > 1)) return;
-    if (depth == p.image.channels && v.taps * h.taps == 1 && v.in_step * h.in_step == 1) {
-      from[0] = p.image.data + ((k.n0 * p.image.rows + k.i0) * p.image.columns + k.j0) * depth;
-      count[0] = k.tokens() * depth;
-    }
-    if (columns == p.out_channels) {
-      from[1] = p.dy + ((k.n0 * p.out_rows + k.i0) * p.out_columns + k.j0) * columns;
-      count[1] = k.tokens() * columns;
-    }
-    step = ceil_div(count[0] + count[1], steps);
-  }
-  const float* next(int64_t steps) {
-    const int i = count[0] > 0 ? 0 : 1;
-    const float* at = from[i];
-    from[i] += step * steps;
-    count[i] -= step * steps;
-    return at;
+  void share(Tile& t, int64_t steps) {
+    t.ahead_step = t.x_ahead_step = 0;
+    if (tokens == 0) return;
+    // Rows that follow one another are taken evenly; of others, one.
+    const bool in_row = (p.images == 1 && p.vertical.count == 1) || k.columns >= p.horizontal.count;
+    const auto piece = [&](const float*& ahead, int64_t& step, const float* first, const float* row, bool whole,
+                           int64_t floats) {
+      step = ceil_div(whole ? ceil_div(4 * tokens * floats, tiles) : tile < tokens ? 4 * floats : 0, steps);
+      ahead = whole ? first + tile * step * steps / 4 : row;
+    };
+    const Position first(k);
+    if (p.vertical.taps * p.horizontal.taps == 1)
+      piece(t.x_ahead, t.x_ahead_step, input_at(p, first), input_at(p, at) + channel,
+            in_row && depth == p.image.channels && p.horizontal.in_step == 1 && p.vertical.in_step == 1, depth);
+    piece(t.ahead, t.ahead_step, gradient_at(p, first), gradient_at(p, at) + out_channel,
+          in_row && columns == p.out_channels, columns);
+    tile++;
+    at.step(k);
   }
 };
 
 // Adds the product of one block to the sums of a part, [panel][tap][channel][width]; the first block overwrites them.
 inline void add_block(const WeightGradient& p, const WeightGradientPlan& plan, const Block& k, const float* x,
                       const Pitch& pitch, const float* dy, int64_t depth, int64_t columns, float* sum, bool first,
-                      const Block* next) {
+                      NextBlock& next) {
   const Axis &v = p.vertical, &h = p.horizontal;
   // Taps side by side in the stripe make one run of rows.
   const bool merged = h.taps <= 1 || (h.tap_step == 1 && plan.pitch == depth);
   const int64_t runs = merged ? 1 : h.taps, length = (merged ? h.taps : 1) * depth;
   const int64_t tiles = ceil_div(length, kTileRows), tokens = k.tokens();
-  NextBlock ahead;
-  if (next) ahead.set(p, *next, depth, columns, tiles * runs * v.taps * ceil_div(columns, kPanel) * tokens);
+  next.tiles = tiles * runs * v.taps * ceil_div(columns, kPanel);
   Tile t;
   t.runs = {k.images, pitch.image, k.rows, pitch.row, k.columns};
   t.step = pitch.column;
+  if (kTiles && plan.tiled) {
+    t.runs = {1, 0, 1, 0, tokens};
+    t.step = kTileStep;
+  }
   t.accumulate = !first;
   t.bias = nullptr;
   t.relu = false;
@@ -163,11 +213,15 @@ inline void add_block(const WeightGradient& p, const WeightGradientPlan& plan, c
       for (int64_t j = 0; j < runs; j++) {
         const float* left = x + (i * v.tap_step * k.stripe_columns + j * h.tap_step) * plan.pitch;
         for (int64_t tile = 0; tile < tiles; tile++) {
-          const int64_t m0 = even_start(length, tiles, tile), m1 = even_start(length, tiles, tile + 1);
+          int64_t m0 = even_start(length, tiles, tile), m1 = even_start(length, tiles, tile + 1);
           t.left = left + m0;
+          if (kTiles && plan.tiled) {
+            m0 = tile * kTileRows;
+            m1 = min64(m0 + kTileRows, length);
+            t.left = x + tile * tile_floats(tokens);
+          }
           t.out = sum + m0 * width;
-          t.ahead_step = ahead.step;
-          t.ahead = ahead.next(tokens);
+          next.share(t, tokens);
           run_tile<true>(t, static_cast<int>(m1 - m0));
         }
         sum += length * width;
@@ -245,6 +299,8 @@ inline void run_weight_gradient(const Call& call, const WeightGradient& p) {
         pitch = {p.image.rows * line, p.vertical.in_step * line, p.horizontal.in_step * p.image.channels};
         left = p.image.data + k.n0 * pitch.image + k.i0 * pitch.row + k.j0 * pitch.column +
                p.vertical.tap_start * line + p.horizontal.tap_start * p.image.channels + channel;
+      } else if (kTiles && plan.tiled) {
+        pack_tiles(stripe, p, k, channel, a.depth);
       } else {
         pack_block(stripe, p.image, k, p.vertical, p.horizontal, channel, a.depth, plan.pitch);
       }
@@ -252,8 +308,9 @@ inline void run_weight_gradient(const Call& call, const WeightGradient& p) {
         right = p.dy + ((k.n0 * p.out_rows + k.i0) * p.out_columns + k.j0) * p.out_channels + out_channel;
       else pack_gradient(panels, p, k, out_channel, a.columns);
       const bool more = i + 1 < end && !plan.in_place;
-      const Block next = block_at(b, p.images, p.vertical, p.horizontal, i + more);
-      add_block(p, plan, k, left, pitch, right, a.depth, a.columns, sum, i == begin, more ? &next : nullptr);
+      const Block after = block_at(b, p.images, p.vertical, p.horizontal, i + more);
+      NextBlock next = {p, after, channel, a.depth, out_channel, a.columns, more ? after.tokens() : 0, 0};
+      add_block(p, plan, k, left, pitch, right, a.depth, a.columns, sum, i == begin, next);
     }
     if (plan.chunks == 1) write_part(p, &sum, 1, a.group * p.width + a.from, a.columns, a.channel, a.depth);
   });

@@ -140,8 +140,10 @@ function behindFirst(model) {
 /** Which modules a rule holds for: transformers keep theirs to the blocks, other networks to all but the first layer. */
 const rows = {
   bp: () => [],
-  asa: (rule, model) => [[model.blocks ? /^blocks\.\d+$/ : behindFirst(model), aux.asa(rule)]],
-  ara: (rule) => [[/^stage\d$/, aux.ara(rule)]],
+  asa: ({ alphabet, epsilon, lambda }, model) => [
+    [model.blocks ? /^blocks\.\d+$/ : behindFirst(model), aux.asa({ alphabet, epsilon, lambda })],
+  ],
+  ara: ({ stride }) => [[/^stage\d$/, aux.ara({ stride })]],
 }
 
 /** The memory assignment that a rule stands for. */

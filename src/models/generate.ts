@@ -1,5 +1,5 @@
 import { compile } from '../compile'
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import type * as nn from '../nn'
 import { categorical, type CategoricalOptions } from '../ops'
 import { describe } from '../tensor/host'
@@ -25,8 +25,7 @@ export async function* generate(
 ): AsyncGenerator<number, void> {
   expectOptions('generate', options, ['window', 'count', 'temperature', 'topK', 'topP'])
   const { window, count = Infinity, ...drawing } = options
-  if (!Number.isSafeInteger(window) || window < 1)
-    fail('AUX_INVALID_ARGUMENT', `generate: expected window to be a whole number >= 1, got ${String(window)}`)
+  expectIntegers('generate', { window })
   if (!(count >= 0)) fail('AUX_INVALID_ARGUMENT', `generate: expected count >= 0, got ${String(count)}`)
   const text = Array.from(prompt ?? []).slice(-window)
   if (!text.length) fail('AUX_INVALID_ARGUMENT', 'generate: expected a prompt of at least one token, got none')

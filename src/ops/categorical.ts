@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { expectDType, expectTensor } from '../graph/op'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
@@ -29,8 +29,7 @@ export function categorical(logits: Tensor, options: CategoricalOptions = {}): T
   const { temperature = 1, topK, topP } = options
   if (!(temperature >= 0 && Number.isFinite(temperature)))
     fail('AUX_INVALID_ARGUMENT', `${name}: expected a temperature >= 0, got ${String(temperature)}`)
-  if (topK !== undefined && (!Number.isSafeInteger(topK) || topK < 1))
-    fail('AUX_INVALID_ARGUMENT', `${name}: expected topK to be a whole number >= 1, got ${String(topK)}`)
+  if (topK !== undefined) expectIntegers(name, { topK })
   if (topP !== undefined && !(topP > 0 && topP <= 1))
     fail('AUX_INVALID_ARGUMENT', `${name}: expected topP in (0, 1], got ${String(topP)}`)
   const classes = logits.rank ? logits.shape[logits.rank - 1] : 0

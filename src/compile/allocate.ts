@@ -46,25 +46,27 @@ export function allocate(blocks: readonly Block[]): number {
   ]
   let best = Infinity
   let offsets: number[] = []
-  const sequences = orders.map((order): Block[] | undefined => [...blocks].sort(order))
-  // A few tries of each; more of them only if the arena is not within 1 % then.
+  const sequences = orders.map((order) => ({ sorted: [...blocks].sort(order), size: 0, tries: 0 }))
+  // A few tries of each, next of the one that came out smallest; more of them only if the arena is not within 1 % then.
   for (const { tries, enough } of [
     { tries: 5, enough: bound },
-    { tries: 20, enough: 1.01 * bound },
+    { tries: 25, enough: 1.01 * bound },
   ])
-    for (let k = 0; k < sequences.length && best > enough; k++)
-      for (let i = 0; i < tries && best > enough && sequences[k]; i++) {
-        const sorted = sequences[k]!
-        const size = place(sorted)
-        if (size < best) {
-          best = size
-          offsets = blocks.map((b) => b.offset)
-        }
-        const up = new Set(sorted.filter((b) => b.offset + b.bytes > bound))
-        sequences[k] = up.size ? [...up, ...sorted.filter((b) => !up.has(b))] : undefined
+    while (best > enough) {
+      const open = sequences.filter((s) => s.tries < tries)
+      if (!open.length) break
+      const next = open.reduce((a, b) => (b.size < a.size ? b : a))
+      next.size = place(next.sorted)
+      next.tries++
+      if (next.size < best) {
+        best = next.size
+        offsets = blocks.map((b) => b.offset)
       }
+      const up = new Set(next.sorted.filter((b) => b.offset + b.bytes > bound))
+      next.sorted = [...up, ...next.sorted.filter((b) => !up.has(b))]
+    }
   blocks.forEach((b, i) => (b.offset = offsets[i]))
-  return blocks.length ? best : 0
+  return best
 }
 
 /** Places blocks one after the other, each in the smallest gap that holds it; returns the bytes used. */

@@ -66,7 +66,7 @@ export interface Indicator {
 export type StepResult<R extends Traceable> = {
   /** The loss before the update. */
   loss: number
-  /** Norm of all gradients before clipping; there with `clip.norm`. */
+  /** Norm of all gradients before clipping; there with `clip.norm`, of runs that update. */
   gradNorm?: number
   /** There with `indicator`. */
   indicators?: Record<string, Indicator>
@@ -315,7 +315,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     if (!parameters.length)
       fail(
         'AUX_NO_GRADIENT',
-        'the loss reads no trainable parameter of the model (those in #private properties and in Maps are not found)',
+        'the loss reads no trainable parameter of the model (of another model, or in #private properties or Maps, they are not found)',
       )
     const seed = graph.withPhase(
       'backward',

@@ -147,6 +147,33 @@ TEST(layer_norm_and_gradient) {
   });
 }
 
+// dx may take the place of dy or of x.
+TEST(norm_gradients_in_place) {
+  test::each_isa([] {
+    for (const bool of_rows : {false, true})
+      for (const Shape s : {Shape{3, 6, 0, 1}, Shape{70, 37, 0, 1}, Shape{300, 128, 0, 1}}) {
+        const int64_t groups = of_rows ? s.rows : s.channels;
+        test::Array gamma = test::Array::normal({s.channels}, 22), mean = test::Array::normal({groups}, 23),
+                    rstd = test::Array::normal({groups}, 24);
+        std::vector<std::vector<float>> first;
+        for (int place = 0; place < 3; place++) {
+          test::Array dy = test::Array::normal({s.rows, s.channels}, 20),
+                      x = test::Array::normal({s.rows, s.channels}, 21), own = test::Array::f32({s.rows, s.channels}),
+                      dgamma = test::Array::f32({s.channels}), dbeta = test::Array::f32({s.channels});
+          test::Array* const dx[] = {&own, &dy, &x};
+          test::call(of_rows ? "layer_norm_grad" : "batch_norm_grad",
+                     {dy.view(), x.view(), mean.view(), rstd.view(), gamma.view()},
+                     {dx[place]->view(), dgamma.view(), dbeta.view()},
+                     of_rows ? std::vector<double>{} : std::vector<double>{1});
+          std::vector<std::vector<float>> now;
+          for (test::Array* a : {dx[place], &dgamma, &dbeta}) now.emplace_back(a->f32(), a->f32() + a->count());
+          if (place == 0) first = now;
+          CHECK(first == now);
+        }
+      }
+  });
+}
+
 TEST(norm_same_bits_for_any_threads) {
   test::each_isa([] {
     const Shape s = {3001, 70, 3, 1};

@@ -125,8 +125,8 @@ bool layer_norm(const Call& call) {
   return true;
 }
 
-// layer_norm_grad: dy, x, mean, rstd, gamma -> dx, dgamma, dbeta. Rows are read once: dx of some, then their share of the
-// sums, while they are in the second cache.
+// layer_norm_grad: dy, x, mean, rstd, gamma -> dx, dgamma, dbeta; dx may take the place of dy or x. Rows are read once: the
+// sums of some, then their dx, while they are in the second cache.
 bool layer_norm_grad(const Call& call) {
   const View& x = call.in[1];
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
@@ -158,7 +158,6 @@ bool layer_norm_grad(const Call& call) {
       [&](int64_t begin, int64_t end, float*, double* sums) {
         for (int64_t first = begin; first < end; first += kFloatRows) {
           const int64_t some = min64(kFloatRows, end - first);
-          for (int64_t r = first; r < first + some; r++) row_gradient(r);
           sum_columns(
               some, channels,
               [&](int64_t i, int64_t c, auto lanes, Vec& u, Vec& v) {
@@ -167,6 +166,7 @@ bool layer_norm_grad(const Call& call) {
                 v = u * ((lanes.load(x.f32() + r * channels + c) - broadcast(mean[r])) * broadcast(rstd[r]));
               },
               sums, sums + channels);
+          for (int64_t r = first; r < first + some; r++) row_gradient(r);
         }
         if (past) end_bypass();
       },

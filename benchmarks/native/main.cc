@@ -1,6 +1,7 @@
 // Runs the groups: `auxgrad_bench [--quick] [--only gemm,fused] [--match TEXT] [--threads 1,2] [--json FILE] [--list]`;
 // --match takes the cases whose name contains the text.
-// A case is measured as best of many, its contenders taking turns so that a slow moment of the machine hits them alike.
+// A case is measured as best of many, its contenders taking turns so that a slow moment of the machine hits them alike;
+// and in two passes over all cases, minutes apart, so that a slow minute does not stay.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -229,7 +230,7 @@ Result measure(const Group& group, const Case& c, int threads, double time, bool
     result.speeds.push_back({contender.name, 1e9, contender.check ? contender.check() : std::string()});
     settle(threads);
   }
-  const int rounds = quick ? 1 : 4;
+  const int rounds = quick ? 1 : 2;
   const double slice = time / (rounds * static_cast<double>(prepared.contenders.size()));
   for (int round = 0; round < rounds; round++)
     for (size_t i = 0; i < prepared.contenders.size(); i++) {
@@ -240,23 +241,12 @@ Result measure(const Group& group, const Case& c, int threads, double time, bool
   return result;
 }
 
-// Whether a contender got no more of several threads than of one, as when another guest of the machine has a core.
-bool disturbed(const Result& one, const Result& more) {
-  for (size_t i = 0; i < more.speeds.size(); i++)
-    if (more.speeds[i].seconds > one.speeds[i].seconds / 1.3) return true;
-  return false;
-}
-
-// Measures what was disturbed once more, for at most `time` seconds, and takes the better of both.
-void take_again(const std::vector<Job>& jobs, std::vector<Result>& results, double time, bool quick) {
-  const auto begin = Clock::now();
-  for (size_t i = 1; i < jobs.size(); i++) {
-    const Job &job = jobs[i], &before = jobs[i - 1];
-    if (before.c != job.c || before.threads != 1 || results[i].flops == 0 || since(begin) > time) continue;
-    if (!disturbed(results[i - 1], results[i])) continue;
-    const Result again = measure(*job.group, *job.c, job.threads, 0.3, quick);
-    for (size_t k = 0; k < again.speeds.size(); k++)
-      results[i].speeds[k].seconds = std::min(results[i].speeds[k].seconds, again.speeds[k].seconds);
+// The better of two measurements of one case.
+void take_better(Result& best, const Result& other) {
+  for (size_t i = 0; i < best.speeds.size(); i++) {
+    Speed& mine = best.speeds[i];
+    mine.seconds = std::min(mine.seconds, other.speeds[i].seconds);
+    if (mine.wrong.empty()) mine.wrong = other.speeds[i].wrong;
   }
 }
 
@@ -276,6 +266,24 @@ double ratio(const Result& r) {
   for (size_t i = 1; i < r.speeds.size(); i++)
     if (r.speeds[i].wrong.empty()) best = std::min(best, r.speeds[i].seconds);
   return best < 1e8 && r.speeds[0].wrong.empty() ? best / r.speeds[0].seconds : 0;
+}
+
+const Roof& roof_for(const Result& r, const std::vector<Roof>& roofs) {
+  return *std::find_if(roofs.begin(), roofs.end(), [&](const Roof& x) { return x.threads == r.threads; });
+}
+
+void print(const Result& r, const std::vector<Roof>& roofs) {
+  std::printf("%-34s %dt", r.name.c_str(), r.threads);
+  for (size_t k = 0; k < r.speeds.size(); k++) {
+    const Speed& s = r.speeds[k];
+    if (s.wrong.empty()) std::printf("  %s %.1f", s.name.c_str(), speed(r, s.seconds));
+    else std::printf("  %s WRONG (%s)", s.name.c_str(), s.wrong.c_str());
+    if (k == 0 && s.wrong.empty())
+      std::printf(" (%.0f %%)", 100 * speed(r, s.seconds) / roof_of(r, roof_for(r, roofs)));
+  }
+  if (ratio(r) > 0) std::printf("  ratio %.2f", ratio(r));
+  std::printf("\n");
+  std::fflush(stdout);
 }
 
 void write_json(const std::string& file, const Options& o, const std::vector<Roof>& roofs,
@@ -312,7 +320,7 @@ void write_json(const std::string& file, const Options& o, const std::vector<Roo
   std::fprintf(out, "],\n\"results\":[");
   for (size_t i = 0; i < results.size(); i++) {
     const Result& r = results[i];
-    const Roof& roof = *std::find_if(roofs.begin(), roofs.end(), [&](const Roof& x) { return x.threads == r.threads; });
+    const Roof& roof = roof_for(r, roofs);
     const bool right = r.speeds[0].wrong.empty();
     const double seconds = right ? r.speeds[0].seconds : 1e30;
     std::fprintf(out,
@@ -374,28 +382,24 @@ int run(const Options& o) {
 
   std::vector<Result> results;
   bool wrong = false;
-  std::string group;
-  for (size_t i = 0; i < jobs.size(); i++) {
-    const Job& job = jobs[i];
-    if (group != job.group->name) std::printf("\n%s\n", (group = job.group->name).c_str());
-    // What is left is shared among what is to come; a case late in a slow run still gets its one look.
-    const double share = (total - since(begin)) / static_cast<double>(jobs.size() - i);
-    const Result r = measure(*job.group, *job.c, job.threads, std::min(0.6 * share, 4.0), o.quick);
-    const Roof& roof = *std::find_if(roofs.begin(), roofs.end(), [&](const Roof& x) { return x.threads == r.threads; });
-    std::printf("%-34s %dt", r.name.c_str(), r.threads);
-    for (size_t k = 0; k < r.speeds.size(); k++) {
-      const Speed& s = r.speeds[k];
-      if (s.wrong.empty()) std::printf("  %s %.1f", s.name.c_str(), speed(r, s.seconds));
-      else std::printf("  %s WRONG (%s)", s.name.c_str(), s.wrong.c_str());
-      if (k == 0 && s.wrong.empty()) std::printf(" (%.0f %%)", 100 * speed(r, s.seconds) / roof_of(r, roof));
+  const size_t passes = o.quick ? 1 : 2;
+  for (size_t pass = 0; pass < passes; pass++) {
+    std::string group;
+    for (size_t i = 0; i < jobs.size(); i++) {
+      const Job& job = jobs[i];
+      if (group != job.group->name) {
+        group = job.group->name;
+        std::printf("\n%s%s\n", group.c_str(), pass ? ", the better of two passes" : "");
+      }
+      // What is left is shared among what is to come; a case late in a slow run still gets its one look.
+      const double share = (total - since(begin)) / static_cast<double>((passes - pass) * jobs.size() - i);
+      const Result r = measure(*job.group, *job.c, job.threads, std::min(0.6 * share, 2.0), o.quick);
+      if (pass == 0) results.push_back(r);
+      else take_better(results[i], r);
+      print(results[i], roofs);
+      wrong |= !results[i].speeds[0].wrong.empty();
     }
-    if (ratio(r) > 0) std::printf("  ratio %.2f", ratio(r));
-    std::printf("\n");
-    std::fflush(stdout);
-    wrong |= !r.speeds[0].wrong.empty();
-    results.push_back(r);
   }
-  take_again(jobs, results, 0.04 * total, o.quick);
   if (!o.json.empty()) write_json(o.json, o, roofs, results);
   return wrong ? 1 : 0;
 }

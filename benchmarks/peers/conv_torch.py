@@ -92,26 +92,28 @@ def main():
     os.environ['OPENBLAS_NUM_THREADS'] = os.environ['OMP_NUM_THREADS'] = str(o.threads)
     import torch
     torch.set_num_threads(o.threads)
-    results = []
-    for group, (layer, shape, quick) in ((g, l) for g in o.only.split(',') for l in layers(g)):
-        wanted = {d: [n for n in names if o.match in n] for d, names in cases(group, layer).items()}
-        if not any(wanted.values()) or (o.quick and not quick):
-            continue
-        ours, theirs = {}, {}
-        for _ in range(o.rounds):
+    ours, theirs = {}, {}
+    # Passes over all cases, so that a slow minute of the machine does not stay.
+    for _ in range(o.rounds):
+        for group, (layer, shape, quick) in ((g, l) for g in o.only.split(',') for l in layers(g)):
+            wanted = {d: [n for n in names if o.match in n] for d, names in cases(group, layer).items()}
+            if not any(wanted.values()) or (o.quick and not quick):
+                continue
             if o.native:
                 for name, gflops in time_native(o.native, group, layer, o.threads).items():
-                    ours[name] = max(ours.get(name, 0), gflops)
+                    ours[group, name] = max(ours.get((group, name), 0), gflops)
             for direction in (d for d in wanted if wanted[d]):
-                theirs[direction] = max(theirs.get(direction, 0), time_layer(torch, shape, direction, o.seconds))
-        for direction, gflops in theirs.items():
-            for name in wanted[direction]:
-                row = {'group': group, 'name': name, 'threads': o.threads, 'peers': {'pytorch': gflops}}
-                if name in ours:
-                    row.update(gflops=ours[name], ratioToBestPeer=ours[name] / gflops)
-                results.append(row)
-                beside = f'  auxgrad {ours[name]:.1f}' if name in ours else ''
-                print(f'{name:<34} {o.threads}t  pytorch {gflops:.1f}{beside}', file=sys.stderr, flush=True)
+                gflops = time_layer(torch, shape, direction, o.seconds)
+                for name in wanted[direction]:
+                    best = theirs[group, name] = max(theirs.get((group, name), 0), gflops)
+                    beside = f'  auxgrad {ours[group, name]:.1f}' if (group, name) in ours else ''
+                    print(f'{name:<34} {o.threads}t  pytorch {best:.1f}{beside}', file=sys.stderr, flush=True)
+    results = []
+    for (group, name), gflops in theirs.items():
+        row = {'group': group, 'name': name, 'threads': o.threads, 'peers': {'pytorch': gflops}}
+        if (group, name) in ours:
+            row.update(gflops=ours[group, name], ratioToBestPeer=ours[group, name] / gflops)
+        results.append(row)
     json.dump({'results': results, 'peers': {'pytorch': f'PyTorch {torch.__version__}'}}, sys.stdout, indent=1)
     print()
 

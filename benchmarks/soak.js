@@ -84,6 +84,14 @@ async function flat() {
   step.close()
 }
 
+/** Microseconds of a call, once it is warm. */
+function mean(call, calls = 20000) {
+  for (let i = 0; i < calls; i++) call()
+  const start = performance.now()
+  for (let i = 0; i < calls; i++) call()
+  return (1e3 * (performance.now() - start)) / calls
+}
+
 async function overhead() {
   const model = new nn.Linear(1, 1, { bias: false })
   const step = compile({ model, loss: ({ x }) => model.forward(x).sum(), optimizer: new optim.SGD({ lr: 1e-6 }) })
@@ -97,11 +105,19 @@ async function overhead() {
   }
   report('a step of five empty kernels, median', quantile(times, 0.5), 'us', 50)
   report('a step of five empty kernels, 99th percentile', quantile(times, 0.99), 'us', 500)
+  report(
+    'the same on the calling thread, mean',
+    mean(() => step.runSync({ x })),
+    'us',
+    30,
+  )
   const f = compile(({ x: v }) => v.mul(2))
-  for (let i = 0; i < 20000; i++) f.runSync({ x })
-  const start = performance.now()
-  for (let i = 0; i < 20000; i++) f.runSync({ x })
-  report('one kernel on the calling thread, mean', (1e3 * (performance.now() - start)) / 20000, 'us', 20)
+  report(
+    'one kernel on the calling thread, mean',
+    mean(() => f.runSync({ x })),
+    'us',
+    20,
+  )
   step.close()
 }
 

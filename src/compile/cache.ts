@@ -15,7 +15,7 @@ export interface Making<Entry> {
   refusal?(entry: Entry): Refusal
 }
 
-/** Plans by model and inputs, the least recently used dropped beyond `maxPlans`. */
+/** Plans by model and inputs, the least recently used dropped beyond `maxPlans`; one may stand under two keys. */
 export class PlanCache<Entry extends { readonly plan: Plan }> {
   readonly #entries = new Map<string, Entry>()
   readonly #model: ModelKey
@@ -61,7 +61,7 @@ export class PlanCache<Entry extends { readonly plan: Plan }> {
   #set(key: string, entry: Entry): void {
     this.#entries.set(key, entry)
     for (const [oldest, dropped] of this.#entries) {
-      if (this.#entries.size <= maxPlans) break
+      if (new Set(this.#entries.values()).size <= maxPlans) break
       this.#entries.delete(oldest)
       this.#release(dropped)
     }

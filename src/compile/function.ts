@@ -79,6 +79,7 @@ export class CompiledFunction<R extends Traceable> {
    * @throws AUX_INVALID_ARGUMENT while a run of the same model is under way.
    */
   runSync(batch: Batch): Values<R> {
+    this.#session.expectIdle()
     const values = valuesOf(batch)
     const entry = this.#entry(values)
     return this.#named(entry, this.#session.executeSync(entry.plan, values))

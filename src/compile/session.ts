@@ -48,8 +48,14 @@ export class Session {
     return result
   }
 
-  get busy(): boolean {
+  get #busy(): boolean {
     return this.#pending > 0
+  }
+
+  /** @throws AUX_INVALID_ARGUMENT while a run is under way: what asks now would be out of turn. */
+  expectIdle(): void {
+    if (this.#busy)
+      fail('AUX_INVALID_ARGUMENT', 'a synchronous run was asked for while another is under way; await it first')
   }
 
   /** Values in, one run on the executor's thread, values out. */
@@ -75,10 +81,8 @@ export class Session {
     return this.#read(plan, arena)
   }
 
-  /** The same on the calling thread. */
+  /** The same on the calling thread, of an idle session. */
   executeSync(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>): HostArray[] {
-    if (this.busy)
-      fail('AUX_INVALID_ARGUMENT', 'a synchronous run was asked for while another is under way; await it first')
     const arena = this.#write(plan, values)
     const { status, stats } = native().runSync(plan.handle(), arena.handle)
     this.measuredArena = Math.max(this.measuredArena, stats.arenaPeak, plan.inputEnd)
@@ -109,7 +113,7 @@ export class Session {
 
   /** Lets the arena go when the runs asked for so far have ended. */
   dispose(): void {
-    if (this.busy) void this.enqueue(async () => this.#release())
+    if (this.#busy) void this.enqueue(async () => this.#release())
     else this.#release()
   }
 

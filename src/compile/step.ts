@@ -155,21 +155,41 @@ export class TrainingStep<R extends Traceable = Traceable> {
    * If it rejects, nothing has changed: parameters are always those of a whole step.
    */
   async run(batch: Batch, options: RunOptions = {}): Promise<StepResult<R>> {
-    const values: Map<string, HostArray | Tensor> = valuesOf(batch)
+    const values = valuesOf(batch)
     return this.#session.enqueue(async () => {
-      const update = (this.runs + 1) % this.#accumulate === 0
-      const entry = this.#entry(values, update)
-      const key = this.#modelKey.last
-      const left = key === this.#lastKey ? [] : this.#updates.left(this.model)
-      for (const [name, scalar] of this.#scalars) values.set(name, scalar)
-      this.#setScalars()
-      const arrays = await this.#session.execute(entry.plan, values, options)
+      const { plan, done } = this.#turn(values)
+      return done(await this.#session.execute(plan, values, options))
+    })
+  }
+
+  /**
+   * One step on the calling thread, for models so small that the way to another thread and back (tens of microseconds)
+   * is most of it: control, bandits, small tables. The same numbers as those of `run`, bit for bit.
+   * @throws AUX_INVALID_ARGUMENT while a run of the same model is under way.
+   */
+  runSync(batch: Batch): StepResult<R> {
+    this.#session.expectIdle()
+    const values = valuesOf(batch)
+    const { plan, done } = this.#turn(values)
+    return done(this.#session.executeSync(plan, values))
+  }
+
+  /** What the next run executes, its scalars among the values; and what it leaves, called with its outputs. */
+  #turn(values: Map<string, HostArray | Tensor>): { plan: Plan; done: (arrays: HostArray[]) => StepResult<R> } {
+    const update = (this.runs + 1) % this.#accumulate === 0
+    const entry = this.#entry(values, update)
+    const key = this.#modelKey.last
+    const left = key === this.#lastKey ? [] : this.#updates.left(this.model)
+    for (const [name, scalar] of this.#scalars) values.set(name, scalar)
+    this.#setScalars()
+    const done = (arrays: HostArray[]): StepResult<R> => {
       this.runs++
       if (update) this.optimizer.steps++
       this.#lastKey = key
       for (const p of left) this.#updates.forget(p)
       return this.#result(entry, arrays)
-    })
+    }
+    return { plan: entry.plan, done }
   }
 
   /**

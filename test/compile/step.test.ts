@@ -64,6 +64,36 @@ test('while a step runs, another model answers at once; the same one refuses', a
   expect(own.runSync({ x })).not.toEqual(before)
 })
 
+test('synchronous steps are those of run, bit for bit, and refused while one is under way', async () => {
+  const options = { accumulate: 2, clip: { norm: 0.5 } }
+  const [a, b] = [make(options), make(options)]
+  b.model.loadState(a.model.state())
+  for (let i = 0; i < 6; i++) {
+    const batch = batchOf(3 + (i % 3))
+    expect(a.step.runSync(batch)).toEqual(await b.step.run(batch))
+  }
+  expect([a.step.runs, a.optimizer.steps]).toEqual([6, 3])
+  expect(snapshot(a.model)).toEqual(snapshot(b.model))
+  const running = a.step.run(batchOf(64))
+  expect(() => a.step.runSync(batchOf(4))).toThrow(withCode('AUX_INVALID_ARGUMENT', /under way/))
+  await running
+  expect(a.step.runs).toBe(7)
+  expect(() => a.step.runSync({ x: new Float32Array(3) })).toThrow()
+  expect([a.step.runs, a.optimizer.steps]).toEqual([7, 3])
+  a.step.close()
+  expect(() => a.step.runSync(batchOf(4))).toThrow(withCode('AUX_DISPOSED'))
+})
+
+test('sixteen shapes keep their plans, of values whose dtype is open too', () => {
+  let traced = 0
+  const f = compile(({ x }) => {
+    traced++
+    return x.mul(2)
+  })
+  for (let round = 0; round < 2; round++) for (let n = 1; n <= 16; n++) f.runSync({ x: new Float32Array(n) })
+  expect(traced).toBe(16)
+})
+
 test('runs that are not awaited follow each other and give what awaited runs give', async () => {
   const [a, b] = [make(), make()]
   b.model.loadState(a.model.state())

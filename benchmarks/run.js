@@ -7,6 +7,7 @@
 // meanwhile each case is told on stderr.
 // Of what only moves memory `fractionOfPeak` is of the peer `stream`: the same bytes read and written in order, without
 // arithmetic, measured in turn with the kernel. Of the rest it is of the multiply-add peak, or of what memory allows.
+// The last table sums up the families (summary.js): geometric means, the lowest, and what misses the project's goals.
 // AUXGRAD_ISA=avx2 holds this library and its peers to AVX2.
 // --merge adds the results of other programs (of the same JSON form: {"results":[{"group","name","threads",...}]}).
 'use strict'
@@ -17,6 +18,7 @@ const path = require('node:path')
 const Table = require('cli-table3')
 const { findPython, Peer } = require('./compare/peer')
 const { roofline } = require('./roofline')
+const { summary } = require('./summary')
 
 const root = path.resolve(__dirname, '..')
 
@@ -177,6 +179,7 @@ function print(report) {
   if (kernels.length) console.log(table.toString())
   if (steps.length) printSteps(steps, missing('pytorch'))
   if (report.tfjs?.length) printTfjs(report.tfjs, steps)
+  printSummary(summary(report))
   console.log(`kernels ${machine.isa}`)
   for (const m of machine.byThreads)
     console.log(`threads ${m.threads}: peak ${number(m.fmaPeakGflops)} GF/s, memory ${number(m.bandwidthGBs)} GB/s`)
@@ -217,6 +220,25 @@ function printSteps(steps, alone) {
       alone ? '' : number(r.keptBytes / r.peerSavedBytes, 2),
     ])
   console.log(table.toString())
+}
+
+/** One row a family of cases: what the README's table is made of. */
+function printSummary(rows) {
+  const table = new Table({
+    head: ['of the best peer', 'threads', 'cases', 'mean', 'goal', 'lowest', 'goal', 'under it', 'the lowest'],
+    colAligns: ['left', ...Array(7).fill('right'), 'left'],
+    style: { head: [], border: [], compact: true },
+  })
+  for (const { name, threads, cases, mean, meanGoal, lowest, goal, under } of rows)
+    table.push([
+      name,
+      threads,
+      cases,
+      ...[mean, meanGoal, lowest.value, goal].map((v) => number(v, 2)),
+      under ?? '',
+      lowest.name,
+    ])
+  if (rows.length) console.log(table.toString())
 }
 
 /** Steps of TensorFlow.js by backpropagation, and those of ours in its time. */

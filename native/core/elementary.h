@@ -1,5 +1,5 @@
 // Elementary functions of float32, in a form that compilers make vectors of. Without a fused a b + c they round more
-// often; where there is one, all give the same bits (but tanh and gelu with AVX-512: cpu/piecewise.h).
+// often; where there is one, all give the same bits, but for what AVX-512 has in another form (cpu/piecewise.h).
 #pragma once
 #include "arithmetic.h"
 

@@ -24,9 +24,11 @@ inline void fetch(const void* from, int64_t bytes) {
 // are a hundred, and of a long polynomial every further copy of the loop costs kilobytes.
 template <int N>
 struct Loop {
-  // out[i] = f(in[0][i], .., in[N - 1][i]) for i in [0, n), n a multiple of block.
-  void (*run)(const void* f, const void* const (&in)[N], void* out, int64_t n);
+  // out[i] = f(in[0][i], .., in[N - 1][i]) for i in [0, n), n a multiple of block; if `past`, which only a loop of `past`
+  // is asked for, the stores go past the caches, and what the next calls read is asked for.
+  void (*run)(const void* f, const void* const (&in)[N], void* out, int64_t n, bool past);
   const void* f;
+  bool past;
   int64_t block, out_size, in_size[N];  // sizes: bytes of an element, 1, 2 or 4
 };
 
@@ -94,7 +96,7 @@ class Rows {
       if (padded > filled_) gather(buffer(o) + filled_ * size, buffer(o), size, 0, padded - filled_);
     }
     void* to = padded == filled_ ? out_ : static_cast<void*>(buffer(N));
-    loop_.run(loop_.f, from, to, padded);
+    loop_.run(loop_.f, from, to, padded, false);
     if (to != out_) memcpy(out_, to, static_cast<size_t>(filled_ * loop_.out_size));
     filled_ = 0;
   }
@@ -106,7 +108,7 @@ class Rows {
   // to the end of a page, and of a long function the loads behind it start too late.
   __attribute__((noinline)) int64_t add_long(const char* const (&in)[N], const int64_t (&step)[N], char* out,
                                              int64_t n) {
-    const bool past = past_ && lines_apart(out, 0);
+    const bool past = past_ && lines_apart(out, 0), direct = past && loop_.past;
     for (int64_t i = 0; i < n; i += kStretch) {
       const int64_t m = min64(kStretch, n - i);
       const void* from[N];
@@ -114,14 +116,14 @@ class Rows {
         const int64_t size = loop_.in_size[o];
         const char* x = in[o] + i * step[o] * size;
         from[o] = step[o] == 1 ? x : buffer(o);
-        if (step[o] == 1) fetch(x + kAhead * size, kStretch * size);
         // A repeated value fills its buffer only once.
-        else if (i == 0 || step[o] != 0) gather(buffer(o), x, size, step[o], m);
+        if (step[o] != 1 && (i == 0 || step[o] != 0)) gather(buffer(o), x, size, step[o], m);
+        if (step[o] == 1 && !direct) fetch(x + kAhead * size, kStretch * size);
       }
       char* to = out + i * loop_.out_size;
       if (!past) fetch(to + kAhead * loop_.out_size, kStretch * loop_.out_size);
-      loop_.run(loop_.f, from, past ? buffer(N) : to, m);
-      if (past) bypass_copy(to, buffer(N), m * loop_.out_size);
+      loop_.run(loop_.f, from, past && !direct ? buffer(N) : to, m, direct);
+      if (past && !direct) bypass_copy(to, buffer(N), m * loop_.out_size);
     }
     return n;
   }
@@ -214,41 +216,53 @@ constexpr Vec (*kOnVector)(Vec) = nullptr;
 template <class F>
 constexpr Vec (*kOnVectors)(Vec, Vec) = nullptr;
 
+// w[i..] = f(i) for the vectors of a loop. Lines are asked for one by one, and stored as they come: in bursts, arithmetic
+// and memory would wait for each other.
+template <int N, class F>
+inline void run_vectors(const float* const (&in)[N], float* w, int64_t n, bool past, const F& f) {
+  if (!past) {
+    for (int64_t i = 0; i < n; i += kLanes) store(w + i, f(i));
+    return;
+  }
+  for (int64_t i = 0; i < n; i += kLanes) {
+    for (int o = 0; o < N; o++) __builtin_prefetch(in[o] + i + kAhead);
+    bypass(w + i, f(i));
+  }
+}
+
 template <class T, class R, class F>
 inline bool map1(const Call& call, const View& x, const View& y, const F& f) {
-  const auto run = [](const void* function, const void* const(&in)[1], void* out, int64_t n) {
+  const auto run = [](const void* function, const void* const(&in)[1], void* out, int64_t n, bool past) {
     const F g = *static_cast<const F*>(function);
     const T* u = static_cast<const T*>(in[0]);
     R* w = static_cast<R*>(out);
     n &= -kLoopBlock<T, R>;  // as it is: so the compiler leaves out the loops over what would be left
-    if constexpr (kOnVector<F> != nullptr) {
-      for (int64_t i = 0; i < n; i += kLanes) store(w + i, kOnVector<F>(load(u + i)));
-      return;
-    }
+    if constexpr (kOnVector<F> != nullptr)
+      return run_vectors<1>({u}, w, n, past, [&](int64_t i) { return kOnVector<F>(load(u + i)); });
     AUXGRAD_INDEPENDENT
     for (int64_t i = 0; i < n; i++) w[i] = g(u[i]);
   };
   const View* const operands[1] = {&x};
-  loop_rows<1>(call, operands, y, {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T)}});
+  constexpr bool kPast = kCanBypass && kOnVector<F> != nullptr;
+  loop_rows<1>(call, operands, y, {run, &f, kPast, kLoopBlock<T, R>, sizeof(R), {sizeof(T)}});
   return true;
 }
 
 template <class T, class R, class F>
 inline bool map2(const Call& call, const View& a, const View& b, const View& y, const F& f) {
-  const auto run = [](const void* function, const void* const(&in)[2], void* out, int64_t n) {
+  const auto run = [](const void* function, const void* const(&in)[2], void* out, int64_t n, bool past) {
     const F g = *static_cast<const F*>(function);
     const T *u = static_cast<const T*>(in[0]), *v = static_cast<const T*>(in[1]);
     R* w = static_cast<R*>(out);
     n &= -kLoopBlock<T, R>;
-    if constexpr (kOnVectors<F> != nullptr) {
-      for (int64_t i = 0; i < n; i += kLanes) store(w + i, kOnVectors<F>(load(u + i), load(v + i)));
-      return;
-    }
+    if constexpr (kOnVectors<F> != nullptr)
+      return run_vectors<2>({u, v}, w, n, past, [&](int64_t i) { return kOnVectors<F>(load(u + i), load(v + i)); });
     AUXGRAD_INDEPENDENT
     for (int64_t i = 0; i < n; i++) w[i] = g(u[i], v[i]);
   };
   const View* const operands[2] = {&a, &b};
-  const Loop<2> loop = {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T), sizeof(T)}};
+  constexpr bool kPast = kCanBypass && kOnVectors<F> != nullptr;
+  const Loop<2> loop = {run, &f, kPast, kLoopBlock<T, R>, sizeof(R), {sizeof(T), sizeof(T)}};
   if (!loop_repeated(call, operands, y, loop)) loop_rows<2>(call, operands, y, loop);
   return true;
 }
@@ -256,7 +270,7 @@ inline bool map2(const Call& call, const View& a, const View& b, const View& y, 
 template <class S, class T, class R, class F>
 inline bool map3(const Call& call, const View& a, const View& b, const View& c, const View& y, const F& f) {
   constexpr int64_t kBlock = sizeof(S) == 4 ? kLoopBlock<T, R> : 64;
-  const auto run = [](const void* function, const void* const(&in)[3], void* out, int64_t n) {
+  const auto run = [](const void* function, const void* const(&in)[3], void* out, int64_t n, bool) {
     const F g = *static_cast<const F*>(function);
     const S* s = static_cast<const S*>(in[0]);
     const T *u = static_cast<const T*>(in[1]), *v = static_cast<const T*>(in[2]);
@@ -266,7 +280,7 @@ inline bool map3(const Call& call, const View& a, const View& b, const View& c, 
     for (int64_t i = 0; i < n; i++) w[i] = g(s[i], u[i], v[i]);
   };
   const View* const operands[3] = {&a, &b, &c};
-  loop_rows<3>(call, operands, y, {run, &f, kBlock, sizeof(R), {sizeof(S), sizeof(T), sizeof(T)}});
+  loop_rows<3>(call, operands, y, {run, &f, false, kBlock, sizeof(R), {sizeof(S), sizeof(T), sizeof(T)}});
   return true;
 }
 

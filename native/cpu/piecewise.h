@@ -2,6 +2,7 @@
 // a permutation looks up. That takes fewer operations than one polynomial for all numbers, and no division. Coefficients
 // are those of the least maximal error, fitted in double; middles of segments lie where the function is a float.
 #pragma once
+#include "../core/elementary.h"
 #include "vector.h"
 
 #if defined(__AVX512F__)
@@ -14,8 +15,9 @@ inline Vec look_up(const T (&table)[16], IntVec i) {
   return (Vec)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)i, _mm512_load_ps(table));
 }
 
-// The lesser number; y where one is NaN.
+// The lesser and the greater number; y where one is NaN.
 inline Vec lesser(Vec x, Vec y) { return (Vec)_mm512_min_ps((__m512)x, (__m512)y); }
+inline Vec greater(Vec x, Vec y) { return (Vec)_mm512_max_ps((__m512)x, (__m512)y); }
 
 inline Vec magnitude_of(Vec x) { return (Vec)((IntVec)x & INT32_MAX); }
 
@@ -61,39 +63,57 @@ inline Vec tanh_lanes(Vec x) {
   return (Vec)((IntVec)y | ((IntVec)x & INT32_MIN));
 }
 
-// Adding it rounds to a whole number and leaves that in the low bits.
-constexpr float kWhole = 12582912.0f;
+// Adding it rounds to sixteenths and leaves their number in the low bits.
+constexpr float kSixteenths = 786432.0f;
 
-// The bits of 2^(k / 16), less what k / 16 adds to an exponent.
-alignas(64) constexpr int32_t kPower[16] = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532,
-                                            0x3f75fed7, 0x3f75583f, 0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
-                                            0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
+// 2^(k / 16)
+alignas(64) constexpr float kPower[16] = {1.0f,       1.0442737f, 1.0905077f, 1.1387886f, 1.1892071f, 1.2418578f,
+                                          1.2968396f, 1.3542556f, 1.4142135f, 1.4768262f, 1.5422108f, 1.6104903f,
+                                          1.6817929f, 1.7562522f, 1.8340081f, 1.9152066f};
 
-// 2^(n / 16) exp(step r) for t = n + kWhole, n >= -127 * 16, and |step r| <= log(2) / 32; 0 where n is that least number.
-inline Vec power_lanes(Vec t, Vec r, float step) {
-  const Vec power = (Vec)((IntVec)look_up(kPower, (IntVec)t) + ((IntVec)t << 19));
+// 2^n exp(step r) for n in sixteenths, t = n + kSixteenths, and |step r| <= log(2) / 32.
+inline Vec power_lanes(Vec t, Vec n, Vec r, float step) {
+  const Vec power = look_up(kPower, (IntVec)t);
   Vec p = fma(r, broadcast(0.16666667f * step * step * step), broadcast(0.50001466f * step * step));
   p = fma(p, r, broadcast(step));
-  return fma(power * r, p, power);
+  return (Vec)_mm512_maskz_scalef_ps(0xffff, (__m512)fma(power * r, p, power), (__m512)n);
 }
 
-// Of the standard normal distribution at a: 2^(g / 16) lies above it, and (1 - slope) times that is a times its density.
+// exp(x) within 2 ULP, where it is no normal number within half of the least one that is not 0.
+inline Vec exp_lanes(Vec x) {
+  x = lesser(broadcast(89.0f), greater(broadcast(-104.0f), x));
+  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kSixteenths)), n = t - broadcast(kSixteenths);
+  return power_lanes(t, n, fma(n, broadcast(kLn2Low), fma(n, broadcast(-kLn2High), x)), 1.0f);
+}
+
+inline Vec sigmoid_lanes(Vec x) { return 1.0f / (1.0f + exp_lanes(-x)); }
+
+inline Vec silu_lanes(Vec x) { return x / (1.0f + exp_lanes(-x)); }
+
+inline Vec silu_grad_lanes(Vec dy, Vec x) {
+  const Vec s = sigmoid_lanes(x);
+  return dy * s * (1.0f + x * (1.0f - s));
+}
+
+// Of the standard normal distribution at a: 2^g lies above it, and (1 - slope) times that is a times its density.
 // g (kTail) and slope (kSlope) are polynomials of what a is above the middle of its segment of 1 + a. From 13 on, where no
 // normal number lies above, it is 0.
 alignas(64) constexpr float kNormalMiddle[16] = {
     1.250022f, 1.7500331f, 2.250073f,  2.7500622f, 3.5000312f,  4.50001f,    5.500005f,   6.50019f,
     8.000331f, 10.00005f,  12.000286f, 0,          0.12500542f, 0.37500957f, 0.62501544f, 0.87501794f};
 alignas(64) constexpr float kTail[5][16] = {
-    {-51.883095f, -74.26923f, -101.669716f, -134.25377f, -193.1176f, -290.67343f, -410.4041f, -552.5963f, -808.28143f,
-     -1228.7557f, -1740.7935f, -2032.0f, -18.418736f, -23.982164f, -30.569725f, -38.24004f},
-    {-39.906895f, -49.715878f, -59.93458f, -70.44578f, -86.59446f, -108.59059f, -130.91394f, -153.44475f, -187.47401f,
-     -233.09663f, -278.90176f, 0, -20.293098f, -24.25918f, -28.479181f, -32.915985f},
-    {-9.55397f, -10.036233f, -10.380528f, -10.629163f, -10.884485f, -11.093592f, -11.219995f, -11.301008f, -11.376248f,
-     -11.432549f, -11.464574f, 0, -7.6517763f, -8.198867f, -8.668367f, -9.06767f},
-    {-0.38012788f, -0.2704911f, -0.19409066f, -0.14126872f, -0.09096444f, -0.05333342f, -0.033287834f, -0.021912131f,
-     -0.012779911f, -0.0069164825f, -0.0041299555f, 0, -0.78363824f, -0.6764457f, -0.5775175f, -0.48958516f},
-    {0.0648603f, 0.045629576f, 0.03157765f, 0.021860043f, 0.012906403f, 0.0066791484f, 0.0036865943f, 0.0021603513f,
-     0.0010775757f, 0.00048344012f, 0.00024555152f, 0, 0.10974841f, 0.103726536f, 0.09369265f, 0.08206005f}};
+    {-3.2426934f, -4.641827f, -6.3543572f, -8.390861f, -12.06985f, -18.16709f, -25.650257f, -34.53727f, -50.51759f,
+     -76.79723f, -108.79959f, -160.0f, -1.151171f, -1.4988853f, -1.9106078f, -2.3900025f},
+    {-2.494181f, -3.1072423f, -3.7459114f, -4.402861f, -5.4121537f, -6.786912f, -8.182121f, -9.590297f, -11.717126f,
+     -14.56854f, -17.43136f, 0, -1.2683187f, -1.5161988f, -1.7799488f, -2.057249f},
+    {-0.59712315f, -0.62726456f, -0.648783f, -0.6643227f, -0.6802803f, -0.6933495f, -0.70124966f, -0.706313f,
+     -0.7110155f, -0.71453434f, -0.71653587f, 0, -0.47823602f, -0.5124292f, -0.54177296f, -0.56672937f},
+    {-0.023757992f, -0.016905693f, -0.0121306665f, -0.008829295f, -0.0056852773f, -0.0033333388f, -0.0020804896f,
+     -0.0013695082f, -0.00079874444f, -0.00043228015f, -0.00025812222f, 0, -0.04897739f, -0.042277858f, -0.036094844f,
+     -0.030599073f},
+    {0.0040537687f, 0.0028518485f, 0.0019736032f, 0.0013662527f, 0.0008066502f, 0.00041744678f, 0.00023041214f,
+     0.00013502195f, 6.734848e-5f, 3.0215007e-5f, 1.534697e-5f, 0, 0.0068592755f, 0.0064829085f, 0.005855791f,
+     0.005128753f}};
 alignas(64) constexpr float kSlope[5][16] = {
     {-1.1610817f, -2.7691803f, -4.8422427f, -7.3927245f, -12.13009f, -20.169529f, -30.19281f, -42.209927f, -63.976242f,
      -99.981926f, -143.99344f, 0, 0.8901038f, 0.6058841f, 0.22887684f, -0.24775492f},
@@ -116,8 +136,8 @@ struct NormalTail {
     const Vec magnitude = lesser(broadcast(13.2f), magnitude_of(x));
     segment = segment_of(magnitude + broadcast(1.0f));
     a = magnitude - look_up(kNormalMiddle, segment);
-    const Vec g = polynomial(kTail, segment, a), t = g + broadcast(kWhole);
-    above = power_lanes(t, g - (t - broadcast(kWhole)), 0.0433216988f);  // log(2) / 16
+    const Vec g = polynomial(kTail, segment, a), t = g + broadcast(kSixteenths), n = t - broadcast(kSixteenths);
+    above = power_lanes(t, n, g - n, 0.69314718f);  // log(2)
   }
 };
 

@@ -13,16 +13,16 @@ inline int64_t rows_together(int64_t n) { return max64(1, kPiece / max64(1, n));
 
 constexpr float kLn2 = 0.69314718f;
 
-// exp(x) of lanes that are not positive, or NaN; 0 below -88. The relative error is below 2e-7 to -20 and grows to 4e-7:
+// exp(x) of lanes that are not positive, or NaN; 0 below -104. The relative error is below 2e-7 to -20 and grows to 4e-7:
 // where products are not rounded, log(2) is taken as a float, which is 3e-9 of it away. Coefficients: least maximal
 // relative error (9e-8), fitted in double.
-inline Vec exp_lanes(Vec x) {
-  const Vec least = broadcast(-88.02969f);  // -127 log(2)
+inline Vec exp_below(Vec x) {
 #if defined(__AVX512F__)
-  x = (Vec)_mm512_max_ps((__m512)least, (__m512)x);
-  const Vec t = fma(x, broadcast(16 * kInverseLn2), broadcast(kWhole)), n = t - broadcast(kWhole);
-  return power_lanes(t, fma(n, broadcast(-kLn2 / 16), x), 1.0f);
+  x = greater(broadcast(-104.0f), x);
+  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kSixteenths)), n = t - broadcast(kSixteenths);
+  return power_lanes(t, n, fma(n, broadcast(-kLn2), x), 1.0f);
 #else
+  const Vec least = broadcast(-88.02969f);  // -127 log(2)
   typedef uint32_t Bits __attribute__((vector_size(sizeof(Vec))));
   // Adding it rounds to a whole number n and leaves n + 127, the exponent of 2^n, in the low bits.
   const Vec round = broadcast(kRound + 127.0f);
@@ -79,7 +79,7 @@ inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
       const Vec top = broadcast(lse[r]);
       sums[r] = static_cast<float>(sum_terms(n, [&](int64_t i, auto lanes) {
         fetch_next(row + i, rows * n);
-        return exp_lanes(lanes.load(row + i) - top);
+        return exp_below(lanes.load(row + i) - top);
       }));
     }
   else {
@@ -104,7 +104,7 @@ inline void softmax_rows(const float* x, float* y, bool past, int64_t rows, int6
     const Vec top = broadcast(row_max(x, n));
     const double sum = sum_terms(n, [&](int64_t i, auto lanes) {
       fetch_next(x + i, n);
-      const Vec v = exp_lanes(lanes.load(x + i) - top);
+      const Vec v = exp_below(lanes.load(x + i) - top);
       lanes.store(e + i, v);
       if (before) scaled(i, lanes, y - n);
       return v;
@@ -186,7 +186,7 @@ bool log_softmax_grad(const Call& call) {
     const Vec sum = broadcast(static_cast<float>(row_sum(g, n)));
     each_vector(0, n, [&](int64_t i, auto lanes) {
       fetch_next(y + i, n);
-      put(past, lanes, dx + i, lanes.load(g + i) - exp_lanes(lanes.load(y + i)) * sum);
+      put(past, lanes, dx + i, lanes.load(g + i) - exp_below(lanes.load(y + i)) * sum);
     });
   });
 }
@@ -243,7 +243,7 @@ bool cross_entropy_grad(const Call& call) {
         Vec v = lanes.load(from + i);
         if (n >= kSide) {
           fetch_next(from + i, n);
-          v = exp_lanes(v - shift);
+          v = exp_below(v - shift);
         }
         v = scale * (v - less);
         if (i == at) {

@@ -4,19 +4,29 @@
 #include "../elementwise.h"
 #include "../piecewise.h"
 
-#if defined(__AVX512F__)
 namespace auxgrad {
 namespace {
 
+template <>
+constexpr Vec (*kOnVector<Relu>)(Vec) = relu;
+#if defined(__AVX512F__)
+template <>
+constexpr Vec (*kOnVector<Exp>)(Vec) = exp_lanes;
+template <>
+constexpr Vec (*kOnVector<Sigmoid>)(Vec) = sigmoid_lanes;
+template <>
+constexpr Vec (*kOnVector<Silu>)(Vec) = silu_lanes;
+template <>
+constexpr Vec (*kOnVectors<SiluGrad>)(Vec, Vec) = silu_grad_lanes;
 template <>
 constexpr Vec (*kOnVector<Tanh>)(Vec) = tanh_lanes;
 template <>
 constexpr Vec (*kOnVector<Gelu>)(Vec) = gelu_lanes;
 template <>
 constexpr Vec (*kOnVectors<GeluGrad>)(Vec, Vec) = gelu_grad_lanes;
+#endif
 
 }  // namespace
 }  // namespace auxgrad
-#endif
 
 AUXGRAD_UNARY_KERNELS

@@ -64,8 +64,8 @@ export abstract class TransformerBranches extends nn.Module {
     this.dropout = new nn.Dropout(dropout)
   }
 
-  protected attend(x: Tensor, mask?: Tensor): Tensor {
-    return this.dropout.forward(this.attention.forward(x, { mask }))
+  protected attend(x: Tensor, mask?: Tensor, past?: nn.Past): Tensor {
+    return this.dropout.forward(this.attention.forward(x, { mask, past }))
   }
 
   protected feed(x: Tensor): Tensor {
@@ -82,13 +82,13 @@ export class TransformerBlock extends TransformerBranches {
     this.#before = (options.norm ?? 'before') === 'before'
   }
 
-  /** [N, T, features] to the same; `mask` as in `scaledDotProductAttention`. */
-  forward(x: Tensor, mask?: Tensor): Tensor {
+  /** [N, T, features] to the same; `mask` as in `scaledDotProductAttention`, `past` as in `MultiHeadAttention`. */
+  forward(x: Tensor, mask?: Tensor, past?: nn.Past): Tensor {
     if (this.#before) {
-      x = x.add(this.attend(this.norm1.forward(x), mask))
+      x = x.add(this.attend(this.norm1.forward(x), mask, past))
       return x.add(this.feed(this.norm2.forward(x)))
     }
-    x = this.norm1.forward(x.add(this.attend(x, mask)))
+    x = this.norm1.forward(x.add(this.attend(x, mask, past)))
     return this.norm2.forward(x.add(this.feed(x)))
   }
 }
@@ -98,9 +98,9 @@ export class TransformerBlock extends TransformerBranches {
  * backward computes what the block was given from what it returned.
  */
 export class ReversibleTransformerBlock extends TransformerBranches {
-  /** Two streams [N, T, features] to the next two; `mask` as in `scaledDotProductAttention`. */
-  forward(a: Tensor, b: Tensor, mask?: Tensor): [Tensor, Tensor] {
-    a = couple(a, this.attend(this.norm1.forward(b), mask))
+  /** Two streams [N, T, features] to the next two; `mask` and `past` as in `TransformerBlock`. */
+  forward(a: Tensor, b: Tensor, mask?: Tensor, past?: nn.Past): [Tensor, Tensor] {
+    a = couple(a, this.attend(this.norm1.forward(b), mask, past))
     return [a, couple(b, this.feed(this.norm2.forward(a)))]
   }
 }
@@ -119,13 +119,13 @@ export function makeBlocks(options: TransformerOptions): Blocks {
 const reversed = (blocks: Blocks): blocks is ReversibleTransformerBlock[] =>
   blocks[0] instanceof ReversibleTransformerBlock
 
-/** Through all blocks; of two streams, both begin as x, and their mean is the result. */
-export function throughBlocks(blocks: Blocks, x: Tensor): Tensor {
+/** Through all blocks, each with its past; of two streams, both begin as x, and their mean is the result. */
+export function throughBlocks(blocks: Blocks, x: Tensor, past: readonly nn.Past[] = []): Tensor {
   if (!reversed(blocks)) {
-    for (const block of blocks) x = block.forward(x)
+    blocks.forEach((block, i) => (x = block.forward(x, undefined, past[i])))
     return x
   }
   let [a, b] = [x, x]
-  for (const block of blocks) [a, b] = block.forward(a, b)
+  blocks.forEach((block, i) => ([a, b] = block.forward(a, b, undefined, past[i])))
   return a.add(b).mul(0.5)
 }

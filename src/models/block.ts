@@ -64,6 +64,12 @@ export abstract class TransformerBranches extends nn.Module {
     this.dropout = new nn.Dropout(dropout)
   }
 
+  /** @internal For `asaPlacement`. */
+  get placement(): readonly nn.Module[][] {
+    const { q, k, v, out } = this.attention
+    return [[this.fc2], [this.fc1], [out], [q, k, v]]
+  }
+
   protected attend(x: Tensor, mask?: Tensor, past?: nn.Past): Tensor {
     return this.dropout.forward(this.attention.forward(x, { mask, past }))
   }

@@ -21,6 +21,8 @@ export interface TransformerOptions {
   norm?: 'before' | 'after'
   /** 1e-5; BERT has 1e-12. */
   eps?: number
+  /** Between the linear layers of the feed-forward part (`gelu`). */
+  activation?: 'gelu' | 'relu'
   /** Branches between two streams, for the policy `invert`; norms stand before the branches. */
   reversible?: boolean
 }
@@ -35,6 +37,7 @@ export const transformerOptions = [
   'causal',
   'norm',
   'eps',
+  'activation',
   'reversible',
 ] as const
 
@@ -52,10 +55,15 @@ export abstract class TransformerBranches extends nn.Module {
   readonly norm2: nn.LayerNorm
   /** Behind each branch. */
   readonly dropout: nn.Dropout
+  readonly #relu: boolean
 
   constructor(options: Omit<TransformerOptions, 'layers'>) {
     super()
     const { features, heads, hidden = 4 * features, dropout = 0, causal = false, eps = 1e-5 } = options
+    const { activation = 'gelu' } = options
+    if (activation !== 'gelu' && activation !== 'relu')
+      fail('AUX_INVALID_ARGUMENT', `expected activation to be 'gelu' or 'relu', got ${String(activation)}`)
+    this.#relu = activation === 'relu'
     this.attention = new nn.MultiHeadAttention(features, heads, { causal, dropout })
     this.norm1 = new nn.LayerNorm(features, { eps })
     this.fc1 = new nn.Linear(features, hidden)
@@ -75,7 +83,8 @@ export abstract class TransformerBranches extends nn.Module {
   }
 
   protected feed(x: Tensor): Tensor {
-    return this.dropout.forward(this.fc2.forward(this.fc1.forward(x).gelu()))
+    const wide = this.fc1.forward(x)
+    return this.dropout.forward(this.fc2.forward(this.#relu ? wide.relu() : wide.gelu()))
   }
 }
 

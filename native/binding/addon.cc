@@ -150,7 +150,8 @@ Napi::Value create(const Napi::CallbackInfo& call) {
 
 void release(const Napi::CallbackInfo& call) { drop_storage(call.Env(), unbox<StorageBox>(call[0], "storage")); }
 
-// The bytes of the typed array in `call[2]` and the storage bytes at offset `call[1]` that they go to or come from.
+// The bytes of the typed array in `call[2]` (of shared memory too, which Napi::ArrayBuffer refuses) and the storage bytes
+// at offset `call[1]` that they go to or come from.
 struct Transfer {
   uint8_t* native;
   uint8_t* script;
@@ -160,14 +161,13 @@ struct Transfer {
 Transfer transfer(const Napi::CallbackInfo& call) {
   Storage& storage = live_storage(call[0]);
   const int64_t offset = call[1].As<Napi::Number>().Int64Value();
-  const auto array = call[2].As<Napi::TypedArray>();
+  auto array = call[2].As<Napi::Uint8Array>();  // or of another type: it knows its own
   const int64_t bytes = static_cast<int64_t>(array.ByteLength());
-  if (offset < 0 || offset + bytes > storage.bytes())
+  if (offset < 0 || offset > storage.bytes() - bytes)
     throw Napi::RangeError::New(call.Env(), "transfer of " + std::to_string(bytes) + " bytes at " +
                                                 std::to_string(offset) + " outside a storage of " +
                                                 std::to_string(storage.bytes()));
-  return {storage.data() + offset, static_cast<uint8_t*>(array.ArrayBuffer().Data()) + array.ByteOffset(),
-          static_cast<size_t>(bytes)};
+  return {storage.data() + offset, array.Data(), static_cast<size_t>(bytes)};
 }
 
 void write(const Napi::CallbackInfo& call) {

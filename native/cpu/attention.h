@@ -87,7 +87,7 @@ inline void multiply(Left order, const float* left, int64_t left_step, const Rig
     t.next_out = t.out = c + j;
     t.columns = min64(kTileColumns, n - j);
     if (ahead) ahead->share(t);
-    tile_kernels(order, t.columns, kNothing)[m](t);
+    tile_kernels(order, t.columns)[m](t);
   }
 }
 

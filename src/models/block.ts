@@ -21,6 +21,8 @@ export interface TransformerOptions {
   norm?: 'before' | 'after'
   /** 1e-5; BERT has 1e-12. */
   eps?: number
+  /** Between the linear layers of the feed-forward part (`gelu`). */
+  activation?: 'gelu' | 'relu'
   /** Branches between two streams, for the policy `invert`; norms stand before the branches. */
   reversible?: boolean
 }
@@ -35,6 +37,7 @@ export const transformerOptions = [
   'causal',
   'norm',
   'eps',
+  'activation',
   'reversible',
 ] as const
 
@@ -52,10 +55,15 @@ export abstract class TransformerBranches extends nn.Module {
   readonly norm2: nn.LayerNorm
   /** Behind each branch. */
   readonly dropout: nn.Dropout
+  readonly #relu: boolean
 
   constructor(options: Omit<TransformerOptions, 'layers'>) {
     super()
     const { features, heads, hidden = 4 * features, dropout = 0, causal = false, eps = 1e-5 } = options
+    const { activation = 'gelu' } = options
+    if (activation !== 'gelu' && activation !== 'relu')
+      fail('AUX_INVALID_ARGUMENT', `expected activation to be 'gelu' or 'relu', got ${String(activation)}`)
+    this.#relu = activation === 'relu'
     this.attention = new nn.MultiHeadAttention(features, heads, { causal, dropout })
     this.norm1 = new nn.LayerNorm(features, { eps })
     this.fc1 = new nn.Linear(features, hidden)
@@ -64,12 +72,19 @@ export abstract class TransformerBranches extends nn.Module {
     this.dropout = new nn.Dropout(dropout)
   }
 
-  protected attend(x: Tensor, mask?: Tensor): Tensor {
-    return this.dropout.forward(this.attention.forward(x, { mask }))
+  /** @internal For `asaPlacement`. */
+  get placement(): readonly nn.Module[][] {
+    const { q, k, v, out } = this.attention
+    return [[this.fc2], [this.fc1], [out], [q, k, v]]
+  }
+
+  protected attend(x: Tensor, mask?: Tensor, past?: nn.Past): Tensor {
+    return this.dropout.forward(this.attention.forward(x, { mask, past }))
   }
 
   protected feed(x: Tensor): Tensor {
-    return this.dropout.forward(this.fc2.forward(this.fc1.forward(x).gelu()))
+    const wide = this.fc1.forward(x)
+    return this.dropout.forward(this.fc2.forward(this.#relu ? wide.relu() : wide.gelu()))
   }
 }
 
@@ -82,13 +97,13 @@ export class TransformerBlock extends TransformerBranches {
     this.#before = (options.norm ?? 'before') === 'before'
   }
 
-  /** [N, T, features] to the same; `mask` as in `scaledDotProductAttention`. */
-  forward(x: Tensor, mask?: Tensor): Tensor {
+  /** [N, T, features] to the same; `mask` as in `scaledDotProductAttention`, `past` as in `MultiHeadAttention`. */
+  forward(x: Tensor, mask?: Tensor, past?: nn.Past): Tensor {
     if (this.#before) {
-      x = x.add(this.attend(this.norm1.forward(x), mask))
+      x = x.add(this.attend(this.norm1.forward(x), mask, past))
       return x.add(this.feed(this.norm2.forward(x)))
     }
-    x = this.norm1.forward(x.add(this.attend(x, mask)))
+    x = this.norm1.forward(x.add(this.attend(x, mask, past)))
     return this.norm2.forward(x.add(this.feed(x)))
   }
 }
@@ -98,9 +113,9 @@ export class TransformerBlock extends TransformerBranches {
  * backward computes what the block was given from what it returned.
  */
 export class ReversibleTransformerBlock extends TransformerBranches {
-  /** Two streams [N, T, features] to the next two; `mask` as in `scaledDotProductAttention`. */
-  forward(a: Tensor, b: Tensor, mask?: Tensor): [Tensor, Tensor] {
-    a = couple(a, this.attend(this.norm1.forward(b), mask))
+  /** Two streams [N, T, features] to the next two; `mask` and `past` as in `TransformerBlock`. */
+  forward(a: Tensor, b: Tensor, mask?: Tensor, past?: nn.Past): [Tensor, Tensor] {
+    a = couple(a, this.attend(this.norm1.forward(b), mask, past))
     return [a, couple(b, this.feed(this.norm2.forward(a)))]
   }
 }
@@ -119,13 +134,13 @@ export function makeBlocks(options: TransformerOptions): Blocks {
 const reversed = (blocks: Blocks): blocks is ReversibleTransformerBlock[] =>
   blocks[0] instanceof ReversibleTransformerBlock
 
-/** Through all blocks; of two streams, both begin as x, and their mean is the result. */
-export function throughBlocks(blocks: Blocks, x: Tensor): Tensor {
+/** Through all blocks, each with its past; of two streams, both begin as x, and their mean is the result. */
+export function throughBlocks(blocks: Blocks, x: Tensor, past: readonly nn.Past[] = []): Tensor {
   if (!reversed(blocks)) {
-    for (const block of blocks) x = block.forward(x)
+    blocks.forEach((block, i) => (x = block.forward(x, undefined, past[i])))
     return x
   }
   let [a, b] = [x, x]
-  for (const block of blocks) [a, b] = block.forward(a, b)
+  blocks.forEach((block, i) => ([a, b] = block.forward(a, b, undefined, past[i])))
   return a.add(b).mul(0.5)
 }

@@ -1,9 +1,12 @@
-import { compile } from '../compile'
+import { compile, type Batch, type CompiledFunction, type Inputs } from '../compile'
 import { expectIntegers, expectOptions, fail } from '../errors'
-import type * as nn from '../nn'
+import * as nn from '../nn'
 import { categorical, type CategoricalOptions } from '../ops'
 import { describe } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
+import { TransformerBranches } from './block'
+import type { Transformer } from './seq2seq'
+import { GPT } from './transformer'
 
 /** Options of `generate`. */
 export interface GenerateOptions extends CategoricalOptions {
@@ -17,6 +20,10 @@ export interface GenerateOptions extends CategoricalOptions {
  * Continues a text, token by token: `for await (const token of generate(model, prompt, { window: 256, topK: 40 })) ...`.
  * The model, in evaluation mode, takes tokens i32 [1, T] to logits [1, T, vocabulary], causally: what stands behind a
  * token does not matter. Few lengths of T are planned, each twice the one before, and the rest is padding.
+ *
+ * A `GPT` keeps keys and values of what it has seen (8 bytes · layers · features · window), so that a token costs one
+ * position, until the text is longer than the window: from then on positions shift with every token, and the whole
+ * window is computed again, as it is for other models.
  */
 export async function* generate(
   model: nn.Module & { forward(tokens: Tensor): Tensor },
@@ -32,24 +39,153 @@ export async function* generate(
   for (const token of text)
     if (!Number.isSafeInteger(token))
       fail('AUX_INVALID_ARGUMENT', `generate: expected a prompt of whole numbers, got ${describe(token)}`)
-  const next = compile({
-    model,
-    forward: ({ tokens, last }) =>
-      categorical(model.forward(tokens).select(0, 0).indexSelect(0, last).select(0, 0), drawing),
-  })
+  const whole = compile({ model, forward: ({ tokens, last }) => drawn(model.forward(tokens), last, drawing) })
+  let memory = remembers(model, window)
+    ? new Memory(model, model.blocks.length, model.norm.weight.size, window, drawing, ({ tokens }, past) =>
+        model.forward(tokens, past),
+      )
+    : undefined
   try {
     for (let made = 0; made < count; made++) {
-      const length = Math.min(window, Math.max(16, 2 ** Math.ceil(Math.log2(text.length))))
-      const tokens = Int32Array.from({ length }, (_, i) => text[i] ?? 0)
-      const { data } = await next.run({
-        tokens: { data: tokens, shape: [1, length] },
-        last: Int32Array.of(text.length - 1),
-      })
-      text.push(data[0])
-      if (text.length > window) text.shift()
-      yield data[0]
+      let token: number
+      if (memory) token = await memory.next(text)
+      else {
+        const tokens = padded(text, planned(text.length, window))
+        const { data } = await whole.run({
+          tokens: { data: tokens, shape: [1, tokens.length] },
+          last: Int32Array.of(text.length - 1),
+        })
+        token = data[0]
+      }
+      text.push(token)
+      if (text.length > window) {
+        text.shift()
+        memory?.close()
+        memory = undefined
+      }
+      yield token
     }
   } finally {
-    next.close()
+    memory?.close()
+    whole.close()
+  }
+}
+
+/** Options of `translate`. */
+export interface TranslateOptions extends CategoricalOptions {
+  /** The token that begins a target. */
+  begin: number
+  /** The token at which a target ends; it is not yielded. */
+  end?: number
+  /** Most tokens to make. */
+  length: number
+}
+
+/**
+ * Decodes, token by token, what an encoder-decoder makes of a source: the likeliest token each time (greedily), or drawn
+ * with a `temperature` above 0. The source is encoded once, and a token costs one position of the decoder.
+ */
+export async function* translate(
+  model: Transformer,
+  source: ArrayLike<number>,
+  options: TranslateOptions,
+): AsyncGenerator<number, void> {
+  expectOptions('translate', options, ['begin', 'end', 'length', 'temperature', 'topK', 'topP'])
+  const { begin, end, length, temperature = 0, ...drawing } = options
+  expectIntegers('translate', { length })
+  expectIntegers('translate', { begin }, 0)
+  const given = Array.from(source ?? [])
+  if (!given.length) fail('AUX_INVALID_ARGUMENT', 'translate: expected a source of at least one token, got none')
+  const tokens = padded(given, planned(given.length, Infinity), model.padding)
+  const shaped = { data: tokens, shape: [1, tokens.length] }
+  const encoder = compile({ model, forward: (inputs: Inputs) => model.encode(inputs.source) })
+  const [blocks, features] = [model.decoder.length, model.tokens.weight.shape[1]]
+  const memory = new Memory(model, blocks, features, length, { temperature, ...drawing }, (inputs, past) =>
+    model.decode(inputs.tokens, inputs.context, inputs.source, past),
+  )
+  try {
+    const context = await encoder.run({ source: shaped })
+    for (const text = [begin]; text.length <= length;) {
+      const token = await memory.next(text, { context, source: shaped })
+      if (token === end) return
+      text.push(token)
+      yield token
+    }
+  } finally {
+    memory.close()
+    encoder.close()
+  }
+}
+
+/** Entries that a plan for n of them has. */
+const planned = (n: number, window: number): number => Math.min(window, Math.max(16, 2 ** Math.ceil(Math.log2(n))))
+
+const padded = (text: readonly number[], length: number, padding = 0): Int32Array =>
+  Int32Array.from({ length }, (_, i) => text[i] ?? padding)
+
+/** Whether a model can go on from keys and values: a GPT as it is here, perhaps with other linear layers. */
+const remembers = (model: nn.Module, window: number): model is GPT =>
+  model instanceof GPT &&
+  model.forward === GPT.prototype.forward &&
+  window <= model.positions.weight.shape[0] &&
+  [...model.blocks].every((b) => b instanceof TransformerBranches && b.attention instanceof nn.MultiHeadAttention)
+
+/** The next token, by the logits [1, T, vocabulary] behind the last one. */
+const drawn = (logits: Tensor, last: Tensor, options: CategoricalOptions): Tensor =>
+  categorical(logits.select(0, 0).indexSelect(0, last).select(0, 0), options)
+
+/** A text that grows, and what attention remembers of it. */
+class Memory {
+  readonly #past: nn.Past[]
+  readonly #step: CompiledFunction<Record<string, Tensor>>
+  readonly #window: number
+  #seen = 0
+
+  constructor(
+    model: nn.Module,
+    blocks: number,
+    features: number,
+    window: number,
+    drawing: CategoricalOptions,
+    logits: (inputs: Inputs, past: { positions: Tensor; blocks: nn.Past[] }) => Tensor,
+  ) {
+    this.#window = window
+    const past = Array.from({ length: blocks }, () => new nn.Past(window, features))
+    this.#past = past
+    this.#step = compile({
+      model,
+      forward: (inputs: Inputs) => {
+        for (const p of past) p.seen = 'seen' in inputs ? inputs.seen : undefined
+        const token = drawn(logits(inputs, { positions: inputs.positions, blocks: past }), inputs.last, drawing)
+        const made = past.flatMap((p, i) => p.made!.map((t, k) => [`${i} ${k}`, t] as const))
+        return { token, ...Object.fromEntries(made) }
+      },
+    })
+  }
+
+  /** The token behind a text that goes on from the one of the call before; `given` are other inputs. */
+  async next(text: readonly number[], given: Batch = {}): Promise<number> {
+    const start = this.#seen
+    const fresh = text.slice(start)
+    const tokens = padded(fresh, start ? fresh.length : planned(fresh.length, this.#window))
+    const seen = Float32Array.from({ length: planned(start, this.#window) }, (_, i) => (i < start ? 0 : -Infinity))
+    const made = await this.#step.run({
+      tokens: { data: tokens, shape: [1, tokens.length] },
+      positions: tokens.map((_, i) => start + i),
+      last: Int32Array.of(fresh.length - 1),
+      ...(start && { seen }),
+      ...given,
+    })
+    this.#past.forEach((p, i) => {
+      const [keys, values] = [0, 1].map((k) => made[`${i} ${k}`].data as Float32Array)
+      p.add(start, fresh.length, keys, values)
+    })
+    this.#seen = text.length
+    return made.token.data[0]
+  }
+
+  close(): void {
+    this.#step.close()
+    for (const p of this.#past) p.dispose()
   }
 }

@@ -14,14 +14,19 @@ import {
   type TransformerOptions,
 } from './block'
 
-/** Embeddings of tokens [N, T] and of their positions 0 to T - 1, of which there must be enough. */
-function embedded(model: string, tokens: Tensor, tables: { tokens: nn.Embedding; positions: nn.Embedding }): Tensor {
+/** Embeddings of tokens [N, T] and of their positions (0 to T - 1 unless given), of which there must be enough. */
+function embedded(
+  model: string,
+  tokens: Tensor,
+  tables: { tokens: nn.Embedding; positions: nn.Embedding },
+  positions?: Tensor,
+): Tensor {
   expectTensor(model, tokens)
   const [length] = tables.positions.weight.shape
   if (tokens.rank !== 2 || tokens.shape[1] > length)
     fail('AUX_SHAPE_MISMATCH', `${model}: expected tokens [N, T], T at most ${length}, got ${showShape(tokens.shape)}`)
   return tidy(() => {
-    const places = arange(0, tokens.shape[1], 1, 'i32')
+    const places = positions ?? arange(0, tokens.shape[1], 1, 'i32')
     return tables.tokens.forward(tokens).add(tables.positions.forward(places))
   })
 }
@@ -50,10 +55,13 @@ export class GPT extends nn.Module {
     this.head = new nn.Linear(features, vocabulary, { bias: false })
   }
 
-  /** Tokens i32 [N, T], T at most `length`, to logits [N, T, vocabulary]. */
-  forward(tokens: Tensor): Tensor {
-    const x = embedded('GPT', tokens, this)
-    return this.head.forward(this.norm.forward(throughBlocks(this.blocks, x)))
+  /**
+   * Tokens i32 [N, T], T at most `length`, to logits [N, T, vocabulary]. Where they go on from others, `past` has their
+   * positions, i32 [T], and for each block the keys and values of those before (N = 1).
+   */
+  forward(tokens: Tensor, past?: { positions: Tensor; blocks: readonly nn.Past[] }): Tensor {
+    const x = embedded('GPT', tokens, this, past?.positions)
+    return this.head.forward(this.norm.forward(throughBlocks(this.blocks, x, past?.blocks)))
   }
 }
 

@@ -1,10 +1,9 @@
-import { expectOptions, fail } from '../errors'
+import { expectOptions } from '../errors'
 import * as nn from '../nn'
 import { concat, normal, zeros } from '../ops'
-import { pair } from '../ops/geometry'
-import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { makeBlocks, throughBlocks, transformerOptions, type Blocks, type TransformerOptions } from './block'
+import { Patches } from './patches'
 
 /** Options of `ViT`. */
 export interface ViTOptions extends Omit<TransformerOptions, 'causal' | 'norm'> {
@@ -27,8 +26,8 @@ export interface ViTOptions extends Omit<TransformerOptions, 'causal' | 'norm'> 
  * `new ViT({ image: 224, patch: 16, layers: 12, features: 192, heads: 3, classes: 1000 })`, 5.7 million weights.
  */
 export class ViT extends nn.Module {
-  /** Patches to tokens: a convolution whose kernel and stride are the patch. */
-  readonly patches: nn.Conv2d
+  /** Patches to tokens. */
+  readonly patches: Patches
   /** Class token, [features]. */
   readonly token: nn.Parameter
   /** Positions of the class token and the patches, row by row, [1 + patches, features]. */
@@ -41,20 +40,14 @@ export class ViT extends nn.Module {
   readonly norm: nn.LayerNorm
   /** Classifier. */
   readonly head: nn.Linear
-  readonly #image: readonly [number, number]
 
   constructor(options: ViTOptions) {
     super()
     expectOptions('ViT', options, ['image', 'patch', 'classes', 'channels', ...transformerOptions])
-    const { image, patch, classes, channels = 3, features, dropout = 0, eps = 1e-6 } = options
-    const [height, width] = pair('ViT: image', image, undefined)
-    const [rows, columns] = [height / patch, width / patch]
-    if (!(Number.isInteger(rows) && Number.isInteger(columns) && rows > 0 && columns > 0))
-      fail('AUX_INVALID_ARGUMENT', `ViT: expected a patch that divides an image of ${height} x ${width}, got ${patch}`)
-    this.#image = [height, width]
-    this.patches = new nn.Conv2d(channels, features, patch, { stride: patch })
+    const { classes, features, dropout = 0, eps = 1e-6 } = options
+    this.patches = new Patches('ViT', options)
     this.token = new nn.Parameter(zeros([features]))
-    this.positions = new nn.Parameter(normal([1 + rows * columns, features], { std: 0.02 }))
+    this.positions = new nn.Parameter(normal([1 + this.patches.count, features], { std: 0.02 }))
     this.dropout = new nn.Dropout(dropout)
     this.blocks = makeBlocks({ ...options, eps, norm: 'before' })
     this.norm = new nn.LayerNorm(features, { eps })
@@ -66,12 +59,8 @@ export class ViT extends nn.Module {
    * @throws AUX_SHAPE_MISMATCH for images of another size.
    */
   forward(x: Tensor): Tensor {
-    const [height, width] = this.#image
-    if (x.rank !== 4 || x.shape[1] !== height || x.shape[2] !== width)
-      fail('AUX_SHAPE_MISMATCH', `ViT: expected images [N, ${height}, ${width}, channels], got ${showShape(x.shape)}`)
-    const [n] = x.shape
-    const [length, features] = this.positions.shape
-    const patches = this.patches.forward(x).reshape([n, length - 1, features])
+    const patches = this.patches.forward(x)
+    const [n, , features] = patches.shape
     const token = this.token.reshape([1, 1, features]).expand([n, 1, features])
     const tokens = concat([token, patches], 1)
     const y = throughBlocks(this.blocks, this.dropout.forward(tokens.add(this.positions)))

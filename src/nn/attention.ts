@@ -1,8 +1,10 @@
 import { expectOptions, fail } from '../errors'
 import { expectTensor } from '../graph/op'
-import { scaledDotProductAttention } from '../ops'
+import { scaledDotProductAttention, zeros } from '../ops'
+import { attend } from '../ops/attention'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
+import { keep, tidy } from '../tensor/tidy'
 import { Linear } from './linear'
 import { Module } from './module'
 import { expectSizes } from './size'
@@ -15,6 +17,42 @@ export interface MultiHeadAttentionOptions {
   dropout?: number
   /** Position t sees positions 0 to t only. */
   causal?: boolean
+}
+
+/**
+ * Keys and values of positions before x, that attention computed when it saw them (for one sequence, N = 1): what makes
+ * the next token of a text cheap. They are state of their owner; no gradient reaches them.
+ */
+export class Past {
+  /** [positions, features]. */
+  readonly keys: Tensor
+  /** [positions, features]. */
+  readonly values: Tensor
+  /** For a forward: 0 for each position that x attends to, -Infinity for one that is not there; as many as are looked at. */
+  seen: Tensor | undefined
+  /** From a forward: keys and values of x, [1, T, features], for `add` where it is traced. */
+  made: readonly [keys: Tensor, values: Tensor] | undefined
+
+  constructor(positions: number, features: number) {
+    expectSizes('Past', { positions, features })
+    this.keys = keep(zeros([positions, features]))
+    this.values = keep(zeros([positions, features]))
+  }
+
+  /** Keys and values of `count` positions from `start`, row by row (what follows them is left out). */
+  add(start: number, count: number, keys: Float32Array, values: Float32Array): void {
+    const size = count * this.keys.shape[1]
+    tidy(() => {
+      this.keys.narrow(0, start, count).assign(keys.subarray(0, size))
+      this.values.narrow(0, start, count).assign(values.subarray(0, size))
+    })
+  }
+
+  /** Frees both. */
+  dispose(): void {
+    this.keys.dispose()
+    this.values.dispose()
+  }
 }
 
 /**
@@ -50,26 +88,30 @@ export class MultiHeadAttention extends Module {
     this.#causal = causal
   }
 
-  /** `context` is what is attended to (x itself unless given); `mask` as in `scaledDotProductAttention`. */
-  forward(x: Tensor, options: { context?: Tensor; mask?: Tensor } = {}): Tensor {
-    expectOptions('MultiHeadAttention.forward', options, ['context', 'mask'])
-    const { context = x, mask } = options
+  /**
+   * `context` is what is attended to (x itself unless given); `mask` as in `scaledDotProductAttention`. With
+   * `past` x attends to what was there before it, too.
+   */
+  forward(x: Tensor, options: { context?: Tensor; mask?: Tensor; past?: Past } = {}): Tensor {
+    expectOptions('MultiHeadAttention.forward', options, ['context', 'mask', 'past'])
+    const { context = x, mask, past } = options
     for (const t of [x, context]) {
       expectTensor('MultiHeadAttention', t)
       if (t.rank !== 3)
         fail('AUX_SHAPE_MISMATCH', `MultiHeadAttention: expected input [N, T, features], got ${showShape(t.shape)}`)
     }
     const heads = (t: Tensor): Tensor => t.reshape([t.shape[0], t.shape[1], this.#heads, -1]).permute([0, 2, 1, 3])
-    const y = scaledDotProductAttention(
-      heads(this.q.forward(x)),
-      heads(this.k.forward(context)),
-      heads(this.v.forward(context)),
-      {
-        mask,
-        causal: this.#causal,
-        dropoutP: this.training ? this.#dropout : 0,
-      },
-    )
+    const [q, k, v] = [this.q.forward(x), this.k.forward(context), this.v.forward(context)]
+    const attention = { mask, causal: this.#causal, dropoutP: this.training ? this.#dropout : 0 }
+    let y: Tensor
+    if (past?.seen) {
+      const { seen } = past
+      const before = (t: Tensor): Tensor => heads(t.narrow(0, 0, seen.size).unsqueeze(0))
+      const [own, ownSum] = attend(heads(q), heads(k), heads(v), attention)
+      const [other, otherSum] = attend(heads(q), before(past.keys), before(past.values), { mask: seen })
+      y = own.add(other.sub(own).mul(otherSum.sub(ownSum).sigmoid().unsqueeze(-1)))
+    } else y = scaledDotProductAttention(heads(q), heads(k), heads(v), attention)
+    if (past) past.made = [k, v]
     return this.out.forward(y.permute([0, 2, 1, 3]).reshape(x.shape))
   }
 }

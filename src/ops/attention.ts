@@ -84,6 +84,18 @@ const attentionOp: Op<Attrs> = defineOp({
  * strides; y [batch, heads, queries, values], whose `permute([0, 2, 1, 3])` is contiguous.
  */
 export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  const [y, logSumExp] = attend(q, k, v, options)
+  logSumExp.dispose()
+  return y
+}
+
+/** @internal The same, with the logarithm of what the weights were divided by, [batch, heads, queries], without a gradient. */
+export function attend(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: AttentionOptions = {},
+): [y: Tensor, logSumExp: Tensor] {
   expectOptions('scaledDotProductAttention', options, ['causal', 'mask', 'scale', 'dropoutP'])
   const { causal = false, mask, scale = 1 / Math.sqrt(q.shape[q.rank - 1]), dropoutP: p = 0 } = options
   checkDropout('scaledDotProductAttention dropoutP', p)
@@ -100,6 +112,7 @@ export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, optio
       )
     const random = p > 0 ? randomFor([q, k, v]) : { key: undefined, id: 0 }
     const inputs = [q, k, v, mask && expand(mask, whole), random.key]
-    return apply(attentionOp, inputs, { scale, causal, p, id: random.id })[0].permute([0, 2, 1, 3])
+    const [y, logSumExp] = apply(attentionOp, inputs, { scale, causal, p, id: random.id })
+    return [y.permute([0, 2, 1, 3]), logSumExp]
   })
 }

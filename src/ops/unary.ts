@@ -64,10 +64,12 @@ const siluGrad = gradient('silu_grad', undefined, (g, dy, x) => {
     .mul(slope)
     .mul(x.mul(s.mul(-2).add(1)).add(2))
 })
-type Range = { low: number; high: number }
+/** @internal Bounds. */
+export type Range = { low: number; high: number }
 const range = (a: Range): number[] => [a.low, a.high]
 const clampGrad = gradient<Range>('clamp_grad', range)
-const hardtanhGrad = gradient<Range>('hardtanh_grad', range)
+/** @internal The same of x and of y: what lies strictly between the bounds passes. */
+export const hardtanhGrad = gradient<Range>('hardtanh_grad', range)
 type Parameter = { value: number }
 const value = (a: Parameter): number[] => [a.value]
 const leakyReluGrad = gradient<Parameter>('leaky_relu_grad', value)
@@ -128,8 +130,9 @@ const elu = unary<Parameter>('elu', (d) => one(eluGrad, [d.grad()!, d.input(0)],
 const softplus = unary<Parameter>('softplus', (d) => one(softplusGrad, [d.grad()!, d.input(0)], d.attrs), value)
 const huber = unary<Parameter>('huber', (d) => d.grad()!.mul(d.input(0).clamp(-d.attrs.value, d.attrs.value)), value)
 const hardtanhOp: Op<Range> = {
-  ...unary<Range>('clamp', (d) => one(hardtanhGrad, [d.grad()!, d.input(0)], d.attrs), range),
+  ...unary<Range>('clamp', (d) => one(hardtanhGrad, [d.grad()!, d.output()], d.attrs), range),
   name: 'hardtanh',
+  exact: true, // one bit of y
 }
 const clamp = unary<Range>('clamp', (d) => one(clampGrad, [d.grad()!, d.input(0)], d.attrs), range)
 const addScalar = unary<{ value: number }>(

@@ -60,6 +60,17 @@ export function cosine(lr: number, options: Span & WarmUp) {
   }
 }
 
+/**
+ * Up to lr over `warmUp` updates, then down with the inverse square root of their number (Vaswani et al. 2017, where lr is
+ * (features · warmUp) ** -0.5).
+ */
+export function inverseSquareRoot(lr: number, options: { warmUp: number }) {
+  const { warmUp } = options ?? {}
+  checkRate('inverseSquareRoot', lr, { warmUp })
+  if (!(warmUp >= 1)) fail('AUX_INVALID_ARGUMENT', `inverseSquareRoot: expected warmUp >= 1, got ${warmUp}`)
+  return (step: number): number => lr * Math.min(rise(step, warmUp), Math.sqrt(warmUp / (step + 1)))
+}
+
 /** Up from lr/divide to lr over the first `rise` of the steps, then down to lr/finalDivide, by cosines (Smith & Topin 2018). */
 export function oneCycle(lr: number, options: { steps: number; rise?: number; divide?: number; finalDivide?: number }) {
   const { steps, rise: share = 0.3, divide = 25, finalDivide = 1e4 } = options ?? {}

@@ -18,6 +18,7 @@ import {
   signPack,
   signUnpack,
   tensor,
+  zeros,
   type MemoryAssignment,
   type Tensor,
   type ConvOptions,
@@ -683,6 +684,35 @@ test('ReLU before a layer under ASA adds no bits of its own, also where the laye
     const { plan } = await gradientsOf(model, (b) => model.forward(b.x).mul(b.r).sum(), batch, asa())
     expect(plan.kept.filter((k) => k.dtype === 'u32').map((k) => k.bytes)).toEqual([4 * 48 * 3, 4 * 48 * 3])
   }
+})
+
+test('ReLU6 keeps a bit of what lies between its bounds, and passes what does', async () => {
+  await check(15, fc.nat(), fc.integer({ min: 1, max: 90 }), fc.integer({ min: 1, max: 40 }), async (start, T, C) => {
+    const random = generator(start)
+    class Net extends nn.Module {
+      readonly shift = new nn.Parameter(zeros([C]))
+      forward(x: Tensor): Tensor {
+        return x.add(this.shift).relu6()
+      }
+    }
+    const model = new Net()
+    const special = [0, -0, 6, 7, -1, 5.9999995, 1e-30]
+    const values = Float32Array.from({ length: T * C }, (_, i) => special[(i + start) % 11] ?? 8 * random() - 1)
+    const batch = { x: hostArray(values, [T, C]), r: host(random, [T, C]) }
+    const { plan, gradients } = await gradientsOf(model, (b) => model.forward(b.x).mul(b.r).sum(), batch)
+    expect(plan.kept.filter((k) => k.op !== 'leaf').map((k) => [k.dtype, k.shape])).toEqual([
+      ['u32', [Math.ceil(T / 32), C]],
+    ])
+    gradients.shift.forEach((g, c) => {
+      let sum = 0
+      for (let t = 0; t < T; t++) {
+        const v = values[t * C + c]
+        if (v > 0 && v < 6) sum += batch.r.data[t * C + c]
+      }
+      expect(Math.abs(g - sum)).toBeLessThan(1e-5 * T)
+    })
+    model.dispose()
+  })
 })
 
 test('frozen weights: nothing kept for them, never changed, biases still train', async () => {

@@ -1,4 +1,6 @@
-import { compile, memory, models, nn, optim, seed } from '../../src'
+import fc from 'fast-check'
+import { compile, memory, models, nn, optim, seed, tensor, tidy, type Tensor } from '../../src'
+import { check } from '../support/property'
 
 /** A model that has learnt to count modulo 7. */
 async function counter() {
@@ -49,6 +51,70 @@ test('a loop that is left frees its plans', async () => {
     if (++made === 70) break
   }
   expect(memory().tensors).toBe(before)
+})
+
+/** A model of which nothing is known but that it takes tokens. */
+class Plain extends nn.Module {
+  constructor(readonly inner: models.GPT) {
+    super()
+  }
+  forward(tokens: Tensor): Tensor {
+    return this.inner.forward(tokens)
+  }
+}
+
+test('a text is the same with and without what attention remembers, within the window and beyond', async () => {
+  await check(
+    8,
+    fc.record({ layers: fc.integer({ min: 1, max: 3 }), heads: fc.constantFrom(1, 2, 3), reversible: fc.boolean() }),
+    fc.integer({ min: 1, max: 45 }),
+    fc.integer({ min: 1, max: 60 }),
+    fc.constantFrom(0, 1),
+    fc.nat(),
+    async (sizes, window, length, temperature, start) => {
+      seed(start)
+      const model = new models.GPT({ vocabulary: 11, length: 45, features: 12, ...sizes })
+      if (start % 2) nn.adapt(model, 'blocks.*.attention.*', { rank: 2 })
+      for (const p of model.parameters()) p.assign(p.dataSync().map((v) => 2 * v))
+      const prompt = Array.from({ length }, (_, i) => (i * i + start) % 11)
+      const write = (m: models.GPT | Plain): Promise<number[]> => {
+        seed(start)
+        return all(models.generate(m, prompt, { window, count: 50, temperature }))
+      }
+      expect(await write(model)).toEqual(await write(new Plain(model)))
+      model.dispose()
+    },
+  )
+})
+
+test('logits that go on from a past are those of the whole text', () => {
+  seed(2)
+  const model = new models.GPT({ vocabulary: 11, length: 20, features: 24, heads: 3, layers: 2 }).eval()
+  for (const p of model.parameters()) p.assign(p.dataSync().map((v) => 3 * v))
+  const tokens = Int32Array.from({ length: 20 }, (_, i) => (7 * i * i + 3) % 11)
+  const whole = tidy(() => model.forward(tensor(tokens).reshape([1, 20])).dataSync())
+  const blocks = [0, 1].map(() => new nn.Past(20, 24))
+  let worst = 0
+  let start = 0
+  for (const count of [5, 1, 9, 2, 3]) {
+    tidy(() => {
+      const entries = Math.min(20, start + 3) // more than there are
+      const seen = tensor(Float32Array.from({ length: entries }, (_, i) => (i < start ? 0 : -Infinity)))
+      for (const p of blocks) p.seen = start ? seen : undefined
+      const positions = tensor(Int32Array.from({ length: count }, (_, i) => start + i))
+      const some = tensor(tokens.slice(start, start + count)).reshape([1, count])
+      const logits = model.forward(some, { positions, blocks }).dataSync()
+      logits.forEach((v, i) => (worst = Math.max(worst, Math.abs(v - whole[start * 11 + i]))))
+      for (const p of blocks) {
+        const [keys, values] = p.made!.map((t) => t.dataSync() as Float32Array)
+        p.add(start, count, keys, values)
+      }
+    })
+    start += count
+  }
+  expect(worst / Math.max(...whole.map(Math.abs))).toBeLessThan(2e-6)
+  for (const p of blocks) p.dispose()
+  model.dispose()
 })
 
 test('mistakes are named', async () => {

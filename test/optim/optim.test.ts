@@ -145,7 +145,7 @@ test('clipping by norm and by value', async () => {
 })
 
 test('schedules', () => {
-  const { constant, stepDecay, linear, cosine, oneCycle } = optim.schedule
+  const { constant, stepDecay, linear, cosine, oneCycle, inverseSquareRoot } = optim.schedule
   const at = (f: (step: number) => number, ...steps: number[]): number[] => steps.map((s) => Number(f(s).toFixed(9)))
   expect(at(constant(2), 0, 7)).toEqual([2, 2])
   expect(at(constant(2, { warmUp: 4 }), 0, 1, 3, 4, 9)).toEqual([0.5, 1, 2, 2, 2])
@@ -154,6 +154,12 @@ test('schedules', () => {
   expect(at(linear(1, { steps: 12, warmUp: 2, end: 0.5 }), 0, 1, 2, 7, 12)).toEqual([0.5, 1, 1, 0.75, 0.5])
   expect(at(cosine(1, { steps: 10 }), 0, 5, 10, 11)).toEqual([1, 0.5, 0, 0])
   expect(at(cosine(2, { steps: 12, warmUp: 2, end: 1 }), 0, 2, 7, 12)).toEqual([1, 2, 1.5, 1])
+  expect(at(inverseSquareRoot(2, { warmUp: 4 }), 0, 1, 3, 15, 63)).toEqual([0.5, 1, 2, 1, 0.5])
+  for (const t of [1, 17, 4000, 9000])
+    expect(inverseSquareRoot((512 * 4000) ** -0.5, { warmUp: 4000 })(t - 1)).toBeCloseTo(
+      512 ** -0.5 * Math.min(t ** -0.5, t * 4000 ** -1.5),
+      12,
+    )
   const cycle = oneCycle(1, { steps: 100 })
   expect(at(cycle, 0, 30, 100)).toEqual([0.04, 1, 0.0001])
   expect(cycle(15)).toBeCloseTo(0.52, 6)
@@ -181,8 +187,8 @@ test('options that make no sense are refused', () => {
 
 test('a schedule without its length, and one that gives no rate', async () => {
   const refused = withCode('AUX_INVALID_ARGUMENT')
-  const { cosine, linear, oneCycle, constant } = optim.schedule
-  for (const make of [cosine, linear, oneCycle] as ((lr: number, o?: object) => unknown)[]) {
+  const { cosine, linear, oneCycle, constant, inverseSquareRoot } = optim.schedule
+  for (const make of [cosine, linear, oneCycle, inverseSquareRoot] as ((lr: number, o?: object) => unknown)[]) {
     expect(() => make(1)).toThrow(refused)
     expect(() => make(1, {})).toThrow(refused)
     expect(() => make(NaN, { steps: 3 })).toThrow(refused)

@@ -116,7 +116,7 @@ export function erfc(x: number): number {
   if (x < 2) {
     let term = x
     let total = x
-    for (let n = 1; n < 200; n++) {
+    for (let n = 1; n < 200 && Math.abs(term) > 1e-18; n++) {
       term *= -(x * x) / n
       total += term / (2 * n + 1)
     }

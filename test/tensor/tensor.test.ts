@@ -43,6 +43,16 @@ describe('values in and out', () => {
     expect(codeOf(() => tensor([1, 2, 3], [2]))).toBe('AUX_SHAPE_MISMATCH')
   })
 
+  test('typed arrays may lie in memory that threads share', () => {
+    const shared = new Float32Array(new SharedArrayBuffer(16), 4, 2)
+    shared.set([1, 2])
+    const x = tensor(shared)
+    expect(x.toArray()).toEqual([1, 2])
+    x.mul(3).copyTo(shared)
+    expect([...shared]).toEqual([3, 6])
+    expect(x.assign(shared).toArray()).toEqual([3, 6])
+  })
+
   test('bf16 is rounded to nearest even on the way in and reads as floats', () => {
     const x = tensor([1.0000001, 3.14159, -1e-40, 1.00390625, 1.01171875, Infinity, NaN], undefined, 'bf16')
     expect(x.dtype).toBe('bf16')

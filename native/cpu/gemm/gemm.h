@@ -237,7 +237,7 @@ inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r
         t.left = copied + r * t.left_step;
         t.out = out + (r0 + r) * out_step + c;
         t.next_out = t.out + kStreamAhead;
-        tile_kernels(kLeftRows, t.columns, kNothing)[m](t);
+        tile_kernels(kLeftRows, t.columns)[m](t);
         t.ahead_lines = 0;
         r += m;
       }
@@ -268,7 +268,7 @@ struct Ahead {
       t.ahead_lines = t.ahead_line = t.ahead_chunk = 0;
       return;
     }
-    const int64_t count = wide ? t.depth : kLines * (t.depth / kChunk);
+    const int64_t count = wide ? max64(1, t.depth - kTail) : kLines * (t.depth / kChunk);
     t.ahead = at[now];
     t.ahead_lines = kLines;
     t.ahead_line = kLine;
@@ -298,7 +298,7 @@ inline void tiny_product(const Product& p, const Cut& cut, const Product* next, 
     const bool wide = kWideVecs > 0 && panel.columns > kTileColumns;
     const int64_t tiles = wide ? ceil_div(rows, kWideVecs > 0 ? kWideRows : 1) : ceil_div(rows, kTileRows);
     const int64_t low = rows / tiles, high = rows - low * tiles;
-    const TileKernel* const kernels = tile_kernels(cut.left, panel.columns, next ? kFetch : kNothing);
+    const TileKernel* const kernels = tile_kernels(cut.left, panel.columns);
     t.left = p.a;
     t.out = p.c + c;
     t.next_out = t.out;
@@ -376,7 +376,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
           t.right_step = panel.step;
           t.columns = panel.columns;
           t.ahead_lines = turn < others ? 0 : share;
-          t.ahead_line = line;
+          t.ahead_line = wide ? 0 : line;
           t.ahead_chunk = lines_are_rows ? kChunk : kChunk * line;
           const int64_t next_c = c + panel.columns;
           // The first tiles have the panel packed, and fetch the next one: kLines parts of each row, or columns.
@@ -411,7 +411,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
                          : next_c < g1 ? out + first * out_step + next_c
                          : end < r1    ? out + end * out_step + g0
                                        : t.out;
-            tile_kernels(cut.left, panel.columns, kNothing)[m](t);
+            tile_kernels(cut.left, panel.columns)[m](t);
             for (int v = 0; finishes && p.finish.mask && v < kTileVecs; v++)
               place_bits(words[v], p.finish.mask + r / 32 * p.n + c + v * kLanes, p.n, r % 32, m);
           }

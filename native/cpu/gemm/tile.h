@@ -22,7 +22,7 @@ struct Tile {
   BitWords* words;
   // Fetched into the second cache meanwhile, what the tiles to come will read or write: for every kChunk steps
   // `ahead_lines` cache lines, `ahead_line` apart, the next ones `ahead_chunk` on; and rows of a tile at `next_out`.
-  // Of a wide tile that fetches: one line for every step, `ahead_line` apart; of others nothing.
+  // Of a wide tile one line for every step, `ahead_line` apart, and nothing else.
   const float* ahead;
   int64_t ahead_lines, ahead_line, ahead_chunk;
   const float* next_out;
@@ -38,26 +38,40 @@ struct Count {
   static constexpr int value = N;
 };
 
-// What a kernel does besides: of a wide tile, fetches; of one of two vectors, finishes sums.
-enum Also { kNothing, kFetch, kFinish };
 enum Left { kLeftRows, kLeftColumns };  // which of the two orders of the left operand lies contiguously
 
-template <int M, int V>
-inline __attribute__((always_inline)) void tile_step(Vec (&sum)[M][V], const float*& right, int64_t right_step,
-                                                     const float* const (&left)[M]) {
+// Rows [first, first + N) of step `u`, where the left operand's rows are at p, three to a pointer.
+template <int N, Left L, int M, int V, int P>
+inline __attribute__((always_inline)) void tile_step(Vec (&sum)[M][V], int first, const float* right,
+                                                     const float* const (&p)[P], int64_t step, int u) {
   Vec x[V];
   AUXGRAD_UNROLL
   for (int v = 0; v < V; v++) x[v] = load(right + v * kLanes);
-  right += right_step;
   AUXGRAD_UNROLL
-  for (int r = 0; r < M; r++) {
-    const Vec y = broadcast(*left[r]);
+  for (int i = 0; i < N; i++) {
+    const int r = first + i;
+    if (r >= M) break;
+    const Vec y = broadcast(L == kLeftRows ? p[r / 3 % P][r % 3 * step + u] : p[0][u * step + r]);
     AUXGRAD_UNROLL
     for (int v = 0; v < V; v++) sum[r][v] = fma(y, x[v], sum[r][v]);
   }
 }
 
-template <int M, int V, Left L, Also A>
+// The sums of a tile whose last vector has columns that do not exist.
+__attribute__((noinline)) void store_ragged(const Tile& t, const Vec* sum, int rows, int vectors) {
+  for (int r = 0; r < rows; r++)
+    for (int v = 0; v < vectors; v++, sum++) {
+      float* to = t.out + r * t.out_step + v * kLanes;
+      const int64_t n = min64(kLanes, t.columns - v * kLanes);
+      store_part(to, t.add ? *sum + load_part(to, n) : *sum, n);
+    }
+}
+
+// Stores of more vectors than this in a row hold up the multiply-adds of the next tile. A tile of more makes the last
+// kTail steps of a few rows at a time, and stores these while it makes those of the next ones.
+constexpr int kFreeStores = kLanes == 16 ? 16 : 32, kTail = 3;
+
+template <int M, int V, Left L>
 __attribute__((noinline)) void tile_kernel(const Tile& t) {
   Vec sum[M][V];
   AUXGRAD_UNROLL
@@ -74,30 +88,29 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   const float* p[kPointers];
   AUXGRAD_UNROLL
   for (int i = 0; i < kPointers; i++) p[i] = t.left + 3 * i * step;
-  constexpr bool kWide = V > kTileVecs, kFinishes = A == kFinish;
+  constexpr bool kWide = V > kTileVecs, kFinishes = V == kTileVecs, kSpread = M * V > kFreeStores;
+  constexpr int kGroup = kSpread ? 4 / V : M;  // rows at a time
   const int64_t ahead_line = t.ahead_line;
   const auto steps = [&](auto count) __attribute__((always_inline)) {
     AUXGRAD_UNROLL
     for (int i = 0; i < kPointers; i++) asm("" : "+r"(p[i]));
     AUXGRAD_UNROLL
-    for (int u = 0; u < count.value; u++) {
-      const float* left[M];
-      AUXGRAD_UNROLL
-      for (int r = 0; r < M; r++) left[r] = L == kLeftRows ? p[r / 3 % kPointers] + r % 3 * step + u : p[0] + r;
-      tile_step<M, V>(sum, right, right_step, left);
-      if (A == kFetch) {
+    for (int u = 0; u < count.value; u++, right += right_step) {
+      tile_step<M, L>(sum, 0, right, p, step, L == kLeftRows ? u : 0);
+      if (L == kLeftColumns) p[0] += step;
+      if (kWide) {
         __builtin_prefetch(ahead, 0, 3);
         ahead += ahead_line;
       }
-      if (L == kLeftColumns) p[0] += step;
     }
     AUXGRAD_UNROLL
     for (int i = 0; i < kPointers; i++)
       if (L == kLeftRows) p[i] += count.value;
   };
-  const int64_t chunk = kWide ? t.depth : kChunk;
+  const bool ragged = t.columns < V * kLanes, tail = kSpread && !ragged && t.depth >= kTail;
+  const int64_t depth = t.depth - (tail ? kTail : 0), chunk = kWide ? depth : kChunk;
   int64_t next_rows = M;
-  for (int64_t k = 0; k < t.depth; k += chunk) {
+  for (int64_t k = 0; k < depth; k += chunk) {
     if (!kWide) {
       for (int64_t i = 0; i < t.ahead_lines; i++) __builtin_prefetch(ahead + i * t.ahead_line, 0, 3);
       ahead += t.ahead_chunk;
@@ -109,90 +122,98 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
       asm("" : "+r"(next_rows));  // or there would be a loop for those and another for the rest
       next_out += t.out_step;
     }
-    constexpr int kTogether = kWide ? 1 : kUnroll;
-    int64_t rest = min64(chunk, t.depth - k);
+    constexpr int kTogether = kWide || kSpread ? 1 : kUnroll;
+    int64_t rest = min64(chunk, depth - k);
     for (; rest >= kTogether; rest -= kTogether) steps(Count<kTogether>{});
     for (; kTogether > 1 && rest > 0; rest--) steps(Count<1>{});
+  }
+  if (ragged) {
+    Vec sums[M * V];  // a copy, or the sums would live in memory
+    AUXGRAD_UNROLL
+    for (int r = 0; r < M; r++) {
+      AUXGRAD_UNROLL
+      for (int v = 0; v < V; v++) sums[r * V + v] = sum[r][v];
+    }
+    return store_ragged(t, sums, M, V);
   }
   float* out = t.out;
   int64_t out_step = t.out_step;
   asm("" : "+r"(out), "+r"(out_step));  // or the address of every row would be kept through the loop
-  const int64_t last = t.columns - (V - 1) * kLanes;
-  if (last < kLanes) {
-    AUXGRAD_UNROLL
-    for (int r = 0; r < M; r++, out += out_step) {
+  BitWords word[V] = {}, bit = BitWords{} + 1;
+  AUXGRAD_UNROLL
+  for (int first = 0; first < M; first += kGroup) {
+    asm volatile("" : : : "memory");
+    if (tail) {
       AUXGRAD_UNROLL
-      for (int v = 0; v + 1 < V; v++) store(out + v * kLanes, t.add ? sum[r][v] + load(out + v * kLanes) : sum[r][v]);
-      float* end = out + (V - 1) * kLanes;
-      store_part(end, t.add ? sum[r][V - 1] + load_part(end, last) : sum[r][V - 1], last);
+      for (int u = 0; u < kTail; u++) tile_step<kGroup, L>(sum, first, right + u * right_step, p, step, u);
     }
-    return;
-  }
-  if (t.add) {
-    const float* from = out;
-    AUXGRAD_UNROLL
-    for (int r = 0; r < M; r++, from += out_step) {
+    if (t.add) {
+      const float* from = out;
       AUXGRAD_UNROLL
-      for (int v = 0; v < V; v++) sum[r][v] = sum[r][v] + load(from + v * kLanes);
+      for (int i = 0; i < kGroup; i++, from += out_step) {
+        if (first + i >= M) break;
+        AUXGRAD_UNROLL
+        for (int v = 0; v < V; v++) sum[first + i][v] = sum[first + i][v] + load(from + v * kLanes);
+      }
+    }
+    if (kFinishes && t.bias) {
+      const Vec least = broadcast(t.least);
+      const float* bias = t.bias;
+      AUXGRAD_UNROLL
+      for (int i = 0; i < kGroup; i++, out += out_step, bit += bit) {
+        if (first + i >= M) break;
+        in_order(bit);  // all registers are taken
+        AUXGRAD_UNROLL
+        for (int v = 0; v < V; v++) {
+          const Vec x = max_of(least, sum[first + i][v] + load(bias + v * kLanes));
+          word[v] = mark_positive(word[v], x, bit);
+          store(out + v * kLanes, x);
+        }
+      }
+      continue;
+    }
+    AUXGRAD_UNROLL
+    for (int i = 0; i < kGroup; i++, out += out_step) {
+      if (first + i >= M) break;
+      AUXGRAD_UNROLL
+      for (int v = 0; v < V; v++) store(out + v * kLanes, sum[first + i][v]);
     }
   }
   if (kFinishes && t.bias) {
-    const Vec least = broadcast(t.least);
-    const float* bias = t.bias;
-    BitWords word[V] = {}, bit = BitWords{} + 1;
-    AUXGRAD_UNROLL
-    for (int r = 0; r < M; r++, out += out_step, bit += bit) {
-      in_order(bit);  // all registers are taken
-      AUXGRAD_UNROLL
-      for (int v = 0; v < V; v++) {
-        const Vec x = max_of(least, sum[r][v] + load(bias + v * kLanes));
-        word[v] = mark_positive(word[v], x, bit);
-        store(out + v * kLanes, x);
-      }
-    }
     AUXGRAD_UNROLL
     for (int v = 0; v < V; v++) t.words[v] = word[v];
-    return;
-  }
-  AUXGRAD_UNROLL
-  for (int r = 0; r < M; r++, out += out_step) {
-    AUXGRAD_UNROLL
-    for (int v = 0; v < V; v++) store(out + v * kLanes, sum[r][v]);
   }
 }
 
 using TileKernel = void (*)(const Tile&);
 
 // The kernels of 1..Rows rows.
-template <int Rows, int V, Left L, Also A>
+template <int Rows, int V, Left L>
 struct TileKernels {
   TileKernel of_rows[Rows + 1] = {};
   template <int M = Rows>
   constexpr void fill() {
     if constexpr (M > 0) {
-      of_rows[M] = tile_kernel<M, V, L, A>;
+      of_rows[M] = tile_kernel<M, V, L>;
       fill<M - 1>();
     }
   }
   constexpr TileKernels() { fill(); }
 };
-template <int Rows, int V, Left L, Also A>
-constexpr TileKernels<Rows, V, L, A> kTileKernels;
+template <int Rows, int V, Left L>
+constexpr TileKernels<Rows, V, L> kTileKernels;
 
 template <Left L>
-inline const TileKernel* tile_kernels_of(int64_t columns, Also also) {
+inline const TileKernel* tile_kernels_of(int64_t columns) {
   if constexpr (kWideVecs > 0) {
-    if (columns > kTileColumns)
-      return also == kFetch ? kTileKernels<kWideRows, kWideVecs, L, kFetch>.of_rows
-                            : kTileKernels<kWideRows, kWideVecs, L, kNothing>.of_rows;
+    if (columns > kTileColumns) return kTileKernels<kWideRows, kWideVecs, L>.of_rows;
   }
-  if (columns > kLanes) return kTileKernels<kTileRows, 2, L, kFinish>.of_rows;
-  return kTileKernels<kTileRows, 1, L, kNothing>.of_rows;
+  return columns > kLanes ? kTileKernels<kTileRows, kTileVecs, L>.of_rows : kTileKernels<kTileRows, 1, L>.of_rows;
 }
 
 // Kernels for a panel of so many columns, by the rows of the tile.
-inline const TileKernel* tile_kernels(Left left, int64_t columns, Also also) {
-  return left == kLeftRows ? tile_kernels_of<kLeftRows>(columns, also) : tile_kernels_of<kLeftColumns>(columns, also);
+inline const TileKernel* tile_kernels(Left left, int64_t columns) {
+  return left == kLeftRows ? tile_kernels_of<kLeftRows>(columns) : tile_kernels_of<kLeftColumns>(columns);
 }
 
 }  // namespace

@@ -32,6 +32,13 @@ export function fail(code: ErrorCode, message: string): never {
   throw new AuxgradError(code, message)
 }
 
+/** Names in the words of an error: all, or the first of many and how many more. */
+export function listed(names: Iterable<string>, most = 6): string {
+  const all = [...names]
+  const rest = all.length - most
+  return rest > 1 ? `${all.slice(0, most).join(', ')} and ${rest} more` : all.join(', ') || 'none'
+}
+
 /** Throws unless it is an object of options, with no other names than these if some are given: what JavaScript lets through. */
 export function expectOptions(what: string, options: unknown, names?: readonly string[]): void {
   if (typeof options !== 'object' || options === null)

@@ -3,7 +3,6 @@ import { Command } from 'commander'
 import os from 'node:os'
 import { compile } from '../compile'
 import { showBytes } from '../compile/bytes'
-import { fail } from '../errors'
 import { native } from '../native'
 import { conv2d, conv2dSignWeightGrad, crossEntropy, linearSignWeightGrad, matmul, signPack, uniform } from '../ops'
 import { convWeightGradient } from '../ops/conv'
@@ -13,7 +12,7 @@ import { sizeOf, type Shape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { interruptible } from './interrupt'
 import { number, ruleList } from './options'
-import { action, exitCode, type Output } from './output'
+import { action, exitCode, usage, type Output } from './output'
 import { progress } from './progress'
 import { memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
 
@@ -241,10 +240,7 @@ const stepsOf =
     const recipe = recipeOf(name)
     const given = rules.filter((r) => recipe.memory[r] && (!rule || rule.includes(r)))
     if (!given.length)
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `--rule: expected one of ${Object.keys(recipe.memory).join(', ')} for ${name}, got ${rule?.join(', ')}`,
-      )
+      usage(`--rule: expected one of ${Object.keys(recipe.memory).join(', ')} for ${name}, got ${rule?.join(', ')}`)
     const x = hostArray(
       Float32Array.from({ length: batch * 28 * 28 }, (_, i) => ((i * 2654435761) >>> 8) / 2 ** 24),
       [batch, 28, 28, 1],

@@ -3,7 +3,7 @@ import { Command, CommanderError } from 'commander'
 import { bench } from './bench'
 import { build } from './build'
 import { info } from './info'
-import { exitCode } from './output'
+import { exitCode, leaveOnBrokenOutput } from './output'
 import { plan } from './plan'
 import { train } from './train'
 import { version } from './version'
@@ -31,4 +31,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   }
 }
 
-if (require.main === module) void main(process.argv.slice(2))
+if (require.main === module) {
+  leaveOnBrokenOutput()
+  void main(process.argv.slice(2))
+}

@@ -1,5 +1,9 @@
 import { InvalidArgumentError } from 'commander'
+import { accessSync, constants, statSync } from 'node:fs'
+import path from 'node:path'
 import { parseBytes } from '../compile/bytes'
+import { fail } from '../errors'
+import { reasonOf } from '../io/file'
 import { rules, type Rule } from './recipes'
 
 // Parsers of option values; what they refuse is wrong usage (exit code 2).
@@ -29,5 +33,15 @@ export function bytes(text: string): string {
     return text
   } catch (error) {
     throw new InvalidArgumentError((error as Error).message)
+  }
+}
+
+/** Throws where a file could not be written: to be found out before the work whose result it is for. */
+export function expectWritable(option: string, file: string): void {
+  try {
+    if (statSync(file, { throwIfNoEntry: false })?.isDirectory()) throw Object.assign(new Error(), { code: 'EISDIR' })
+    accessSync(path.dirname(path.resolve(file)), constants.W_OK)
+  } catch (error) {
+    fail('AUX_WRITE_FAILED', `${option}: ${file} cannot be written: ${reasonOf(error)}`)
   }
 }

@@ -1,7 +1,31 @@
 import { AuxgradError } from '../errors'
+import { reasonOf } from '../io/file'
 
 /** Exit codes of the command line: a promise to scripts. */
 export const exitCode = { ok: 0, failed: 1, usage: 2, budget: 3, interrupted: 130 } as const
+
+/** A command that cannot be what was meant: exit code 2. */
+export class UsageError extends AuxgradError {
+  constructor(message: string) {
+    super('AUX_INVALID_ARGUMENT', message)
+  }
+}
+
+export function usage(message: string): never {
+  throw new UsageError(message)
+}
+
+/**
+ * Ends the process where nothing can be written to standard output any more: silently if its reader has gone, as `head`
+ * does, else with the reason.
+ */
+export function leaveOnBrokenOutput(): void {
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') process.stderr.write(`auxgrad: standard output: ${reasonOf(error)}\n`)
+    process.exit(exitCode.failed)
+  })
+  process.stderr.on('error', () => {}) // progress that nobody reads is no reason to end
+}
 
 /**
  * Where a command's words go. With `--json`, stdout carries one JSON object a line and nothing else, and text for
@@ -27,6 +51,7 @@ export class Output {
     if (this.json) process.stdout.write(`${JSON.stringify({ error: { code: code ?? 'AUX_FAILED', message } })}\n`)
     process.stderr.write(`auxgrad: ${message}\n`)
     if (!code && error instanceof Error && process.env.AUXGRAD_LOG) process.stderr.write(`${error.stack}\n`)
+    if (error instanceof UsageError) return exitCode.usage
     return code === 'AUX_BUDGET_TOO_SMALL' ? exitCode.budget : exitCode.failed
   }
 }

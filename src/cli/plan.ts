@@ -1,12 +1,11 @@
-import { writeFileSync } from 'node:fs'
 import Table from 'cli-table3'
 import { Command } from 'commander'
 import { compile } from '../compile'
 import { showBytes } from '../compile/bytes'
-import { fail } from '../errors'
+import { writeAtomic } from '../io/atomic'
 import { crossEntropy } from '../ops'
-import { bytes, number } from './options'
-import { action, exitCode, type Output } from './output'
+import { bytes, expectWritable, number } from './options'
+import { action, exitCode, usage, type Output } from './output'
 import { memoryOf, optimizerOf, optimizers, recipeOf, recipes, rules, type Rule } from './recipes'
 import { memoryInWords } from './report'
 
@@ -40,10 +39,13 @@ export function plan(): Command {
     .action(action<Options>(run))
 }
 
-function run(options: Options, output: Output): number {
+async function run(options: Options, output: Output): Promise<number> {
   const recipe = recipeOf(options.model)
   const make = optimizerOf(options.optimizer)
-  if (options.svg && !options.rule) fail('AUX_INVALID_ARGUMENT', '--svg: expected --rule with the one to draw')
+  if (options.svg) {
+    if (!options.rule) usage('--svg: expected --rule with the one to draw')
+    expectWritable('--svg', options.svg)
+  }
   const given = options.rule ? [options.rule] : rules.filter((rule) => recipe.memory[rule])
   const plans = given.map((rule) => {
     const memory = memoryOf(options.model, rule)
@@ -64,8 +66,8 @@ function run(options: Options, output: Output): number {
     style: { head: [], border: [] },
   })
   for (const kind of kinds) table.push([kind, ...plans.map(({ plan }) => showBytes(plan.bytes[kind]))])
-  const text = [`${options.model}, batches of ${options.batch}`, table.toString()]
-  if (options.rule) text.push(String(plans[0].plan))
+  // The plan of one rule says the bytes itself.
+  const text = [`${options.model}, batches of ${options.batch}`, String(options.rule ? plans[0].plan : table)]
   if (options.budget) for (const { rule, step } of plans) text.push(`${rule}: ${memoryInWords(step.memory)}`)
   if (options.ops)
     for (const { rule, plan } of plans) {
@@ -78,7 +80,7 @@ function run(options: Options, output: Output): number {
       text.push(rule, ops.toString())
     }
   if (options.svg) {
-    writeFileSync(options.svg, plans[0].plan.toSVG())
+    await writeAtomic(options.svg, [Buffer.from(plans[0].plan.toSVG())])
     output.note(`drawn in ${options.svg}`)
   }
   output.result(

@@ -32,3 +32,11 @@ const line = (facts: Record<string, string>): string =>
   Object.entries(facts)
     .map(([name, value]) => `${name} ${value}`)
     .join('  ')
+
+/** A time that is left, in its two largest units. */
+export function duration(seconds: number): string {
+  const s = Math.ceil(seconds)
+  if (s < 60) return `${s} s`
+  const [m, h] = [Math.floor(s / 60), Math.floor(s / 3600)]
+  return h ? `${h} h ${m % 60} min` : `${m} min ${s % 60} s`
+}

@@ -1,9 +1,9 @@
-import { fail } from '../errors'
 import { ara, asa, q2, quantized, type MemoryAssignment } from '../memory'
 import { CNN, MLP, ResNet } from '../models'
 import type { Module } from '../nn'
 import * as optim from '../optim'
 import type { Tensor } from '../tensor/tensor'
+import { usage } from './output'
 
 export type Rule = 'bp' | 'asa' | 'ara' | 'q2' | 'q8'
 export const rules: readonly Rule[] = ['bp', 'asa', 'ara', 'q2', 'q8']
@@ -49,16 +49,13 @@ export const recipes: Record<string, Recipe> = {
   },
 }
 
-/** @throws AUX_INVALID_ARGUMENT naming the models there are. */
-export const recipeOf = (model: string): Recipe =>
-  recipes[model] ??
-  fail('AUX_INVALID_ARGUMENT', `--model: expected one of ${Object.keys(recipes).join(', ')}, got ${model}`)
+/** @throws UsageError naming the models there are. */
+export const recipeOf = (model: string): Recipe => chosen('--model', recipes, model)
 
-/** @throws AUX_INVALID_ARGUMENT naming the rules the model has. */
+/** @throws UsageError naming the rules the model has. */
 export const memoryOf = (model: string, rule: Rule): MemoryAssignment =>
   recipeOf(model).memory[rule] ??
-  fail(
-    'AUX_INVALID_ARGUMENT',
+  usage(
     `--rule: expected one of ${Object.keys(recipeOf(model).memory).join(', ')} for ${model}, got ${rule} (ara needs residual blocks)`,
   )
 
@@ -71,7 +68,10 @@ export const optimizers: Record<string, (lr: (step: number) => number) => optim.
   sm3: (lr) => new optim.SM3({ lr: (step) => 20 * lr(step), momentum: 0.9 }),
 }
 
-/** @throws AUX_INVALID_ARGUMENT naming the optimizers there are. */
-export const optimizerOf = (name: string): (typeof optimizers)[string] =>
-  optimizers[name] ??
-  fail('AUX_INVALID_ARGUMENT', `--optimizer: expected one of ${Object.keys(optimizers).join(', ')}, got ${name}`)
+/** @throws UsageError naming the optimizers there are. */
+export const optimizerOf = (name: string): (typeof optimizers)[string] => chosen('--optimizer', optimizers, name)
+
+function chosen<T>(option: string, from: Readonly<Record<string, T>>, name: string): T {
+  if (!Object.hasOwn(from, name)) usage(`${option}: expected one of ${Object.keys(from).join(', ')}, got ${name}`)
+  return from[name]
+}

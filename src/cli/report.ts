@@ -11,27 +11,31 @@ export interface RunResult {
   testAccuracy: number
   keptBytes: number
   plannedPeakBytes: number
-  measuredPeakBytes: number
-  secondsPerEpoch: number
-  imagesPerSecond: number
+  /** Not there where no step was left to run. */
+  measuredPeakBytes?: number
+  secondsPerEpoch?: number
+  imagesPerSecond?: number
 }
 
+/** What the table says of a run, by column. */
+export const factsOf = (r: RunResult): Record<string, string> => ({
+  'test accuracy': `${(100 * r.testAccuracy).toFixed(2)} %`,
+  'kept for backward': showBytes(r.keptBytes),
+  'planned peak': showBytes(r.plannedPeakBytes),
+  'measured peak': r.measuredPeakBytes === undefined ? '' : showBytes(r.measuredPeakBytes),
+  's / epoch': r.secondsPerEpoch?.toFixed(1) ?? '',
+  'images / s': r.imagesPerSecond?.toFixed(0) ?? '',
+})
+
 export function resultTable(runs: readonly RunResult[]): string {
+  if (!runs.length) return ''
+  const columns = Object.keys(factsOf(runs[0]))
   const table = new Table({
-    head: ['rule', 'test accuracy', 'kept for backward', 'planned peak', 'measured peak', 's / epoch', 'images / s'],
-    colAligns: ['left', 'right', 'right', 'right', 'right', 'right', 'right'],
+    head: ['rule', ...columns],
+    colAligns: ['left', ...columns.map(() => 'right' as const)],
     style: { head: [], border: [] },
   })
-  for (const r of runs)
-    table.push([
-      r.rule,
-      `${(100 * r.testAccuracy).toFixed(2)} %`,
-      showBytes(r.keptBytes),
-      showBytes(r.plannedPeakBytes),
-      showBytes(r.measuredPeakBytes),
-      r.secondsPerEpoch.toFixed(1),
-      r.imagesPerSecond.toFixed(0),
-    ])
+  for (const r of runs) table.push([r.rule, ...Object.values(factsOf(r))])
   return table.toString()
 }
 

@@ -1,19 +1,22 @@
 import { Command } from 'commander'
 import { existsSync } from 'node:fs'
+import path from 'node:path'
 import { compile } from '../compile'
 import { DataLoader, mnist, type MnistBatch } from '../data'
 import type { Dataset } from '../data'
 import { fail } from '../errors'
+import { loadCheckpoint, type Json } from '../io'
+import { writeAtomic } from '../io/atomic'
 import { native } from '../native'
 import { crossEntropy, seed as seedRandom } from '../ops'
 import * as optim from '../optim'
-import { accuracy, fit, loadTraining, saveTraining } from '../train'
+import * as training from '../train'
 import { interruptible } from './interrupt'
-import { bytes, number, ruleList } from './options'
-import { action, exitCode, type Output } from './output'
-import { progress } from './progress'
+import { bytes, expectWritable, number, ruleList } from './options'
+import { action, exitCode, usage, type Output } from './output'
+import { duration, progress } from './progress'
 import { compared, memoryOf, optimizerOf, optimizers, recipeOf, recipes, rules, type Rule } from './recipes'
-import { memoryInWords, resultTable, type RunResult } from './report'
+import { factsOf, memoryInWords, resultTable, type RunResult } from './report'
 
 interface Options {
   model: string
@@ -28,6 +31,8 @@ interface Options {
   save?: string
   resume?: boolean
   threads?: number
+  report?: string
+  events?: string
   json?: boolean
 }
 
@@ -61,6 +66,8 @@ export function train(): Command {
       'checkpoint after every epoch and when interrupted; with several rules one file each, file.<rule>',
     )
     .option('--resume', 'go on from the checkpoint of --save, if it is there')
+    .option('--report <file>', 'a page in HTML: curves, what is kept by layer, the arena')
+    .option('--events <folder>', 'events for TensorBoard, in a folder for each rule')
     .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true))
     .option('--json', 'one JSON object as the last line of stdout, nothing else there')
     .action(action<Options>(run))
@@ -72,8 +79,9 @@ async function run(options: Options, output: Output): Promise<number> {
   // What is not there fails before any work.
   for (const rule of given) memoryOf(options.model, rule)
   optimizerOf(options.optimizer)
-  if (options.resume && !options.save)
-    fail('AUX_INVALID_ARGUMENT', '--resume: expected --save with the file to go on from')
+  if (options.resume && !options.save) usage('--resume: expected --save with the file to go on from')
+  if (options.save) expectWritable('--save', options.save)
+  if (options.report) expectWritable('--report', options.report)
   if (options.threads) native().setThreads(options.threads)
   return interruptible(output, 'step', async (signal) => {
     const { train: all, test } = await mnist()
@@ -84,10 +92,15 @@ async function run(options: Options, output: Output): Promise<number> {
         `batch ${options.batch}, seed ${options.seed}; ${isa}, ${threads} thread(s)`,
     )
     const runs: RunResult[] = []
+    const drawn: training.Run[] = []
     for (const rule of given) {
       const file = options.save && (given.length > 1 ? `${options.save}.${rule}` : options.save)
-      const result = signal.aborted ? undefined : await trainOnce(options, rule, data, file, output, signal)
+      const result = signal.aborted ? undefined : await trainOnce(options, rule, data, file, drawn, output, signal)
       if (result) runs.push(result)
+    }
+    if (options.report) {
+      await writeAtomic(options.report, [Buffer.from(training.report(drawn, { title: `${options.model} on MNIST` }))])
+      output.note(`curves in ${options.report}`)
     }
     if (runs.length || options.json) output.result({ runs }, resultTable(runs))
     return signal.aborted ? exitCode.interrupted : exitCode.ok
@@ -100,6 +113,7 @@ async function trainOnce(
   rule: Rule,
   data: { train: Dataset<MnistBatch>; test: Dataset<MnistBatch> },
   file: string | undefined,
+  drawn: training.Run[],
   output: Output,
   signal: AbortSignal,
 ): Promise<RunResult | undefined> {
@@ -124,41 +138,57 @@ async function trainOnce(
     budget: options.budget,
   })
   const predict = compile({ model, forward: ({ x }) => model.forward(x).argmax() })
+  const history = new training.History()
+  const events = options.events === undefined ? undefined : new training.EventWriter(path.join(options.events, rule))
   try {
     const plan = step.plan({
       x: [Math.min(batchSize, data.train.size), 28, 28, 1],
       y: [Math.min(batchSize, data.train.size)],
     })
     if (options.budget) output.note(`${rule}: ${memoryInWords(step.memory)}`)
-    const training = { step, loader }
+    const run = { step, loader }
+    const made = { model: name, rule, optimizer: options.optimizer, batch: batchSize, seed }
+    const save = (to: string): Promise<void> => training.saveTraining(to, run, { extra: made })
     if (file && options.resume && existsSync(file)) {
-      await loadTraining(file, training)
-      output.note(`${rule}: going on from ${file}, epoch ${loader.epoch + 1}, after ${step.runs} steps`)
+      await expectMade(file, made)
+      await training.loadTraining(file, run)
+      output.note(
+        loader.epoch < epochs
+          ? `${rule}: going on from ${file}, epoch ${loader.epoch + 1}, after ${step.runs} steps`
+          : `${rule}: ${file} has been trained for ${loader.epoch} epoch(s), nothing is left to do`,
+      )
     }
+    await events?.flush() // a folder that cannot be written is found out here
     const bar = progress(`${name} ${rule.padEnd(3)}`, updates)
     let seconds = 0
     let rows = 0
-    for await (const event of fit({ step, loader, epochs, signal })) {
+    for await (const event of training.fit({ step, loader, epochs, signal })) {
+      const scalars = { ...training.scalarsOf(event), ...(event.type === 'step' ? { lr: lr(step.runs - 1) } : {}) }
+      history.scalars(scalars, step.runs)
+      events?.scalars(scalars, step.runs)
       if (event.type === 'step')
         bar.update(event.epoch * event.steps + event.step, {
           loss: event.result.loss.toFixed(4),
           'images/s': event.rate.toFixed(0),
-          left: `${Math.ceil(event.secondsLeft)} s`,
+          left: duration(event.secondsLeft),
         })
       else {
         seconds += event.seconds
         rows += event.rows
-        if (file) await saveTraining(file, training)
+        if (file) await save(file)
       }
     }
     bar.end()
     if (signal.aborted && file) {
-      await saveTraining(file, training)
+      await save(file)
       output.note(`${rule}: saved to ${file} after ${step.runs} steps`)
     }
+    await events?.close()
+    const shown = { name: rule, history, plan, facts: {} }
+    drawn.push(shown)
     if (signal.aborted) return undefined
-    const testAccuracy = await accuracy(predict, new DataLoader(data.test, { batchSize }))
-    return {
+    const testAccuracy = await training.accuracy(predict, new DataLoader(data.test, { batchSize }))
+    const result: RunResult = {
       rule,
       model: name,
       seed,
@@ -166,14 +196,30 @@ async function trainOnce(
       testAccuracy,
       keptBytes: plan.bytes.kept,
       plannedPeakBytes: plan.bytes.total,
-      measuredPeakBytes: native().memory().peak - held,
-      secondsPerEpoch: (seconds / Math.max(1, rows)) * data.train.size,
-      imagesPerSecond: rows / Math.max(seconds, 1e-9),
+      ...(rows > 0 && {
+        measuredPeakBytes: native().memory().peak - held,
+        secondsPerEpoch: (seconds / rows) * data.train.size,
+        imagesPerSecond: rows / seconds,
+      }),
     }
+    // What is planned the report has from the plan.
+    const { 'kept for backward': _, 'planned peak': __, ...facts } = factsOf(result)
+    shown.facts = facts
+    return result
   } finally {
+    await events?.close().catch(() => {}) // what it has to say was said above
     predict.close()
     step.close()
     optimizer.dispose()
     model.dispose()
   }
+}
+
+/** Throws where a run was made by other options than these. */
+async function expectMade(file: string, made: Record<string, string | number>): Promise<void> {
+  const { state } = await loadCheckpoint(file)
+  const extra = ((state as Record<string, Json> | null)?.extra ?? {}) as Record<string, Json>
+  for (const [option, value] of Object.entries(made))
+    if (extra[option] !== undefined && extra[option] !== value)
+      fail('AUX_INVALID_ARGUMENT', `--resume: ${file} is a run with --${option} ${String(extra[option])}, got ${value}`)
 }

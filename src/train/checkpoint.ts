@@ -1,6 +1,6 @@
 import type { TrainingStep } from '../compile'
 import type { DataLoader, LoaderState } from '../data'
-import { fail } from '../errors'
+import { fail, listed } from '../errors'
 import { loadCheckpoint, saveCheckpoint, type Json } from '../io'
 import type { HostArray } from '../tensor/host'
 import { sameShape, showShape } from '../tensor/shape'
@@ -77,7 +77,7 @@ export async function loadTraining(
   if (missing.length || extra.length)
     fail(
       'AUX_BAD_FILE',
-      `${path}: expected the state of this model and optimizer; missing ${missing.join(', ') || 'none'}, unexpected ${extra.join(', ') || 'none'}`,
+      `${path}: expected the state of this model and optimizer; missing ${listed(missing)}, unexpected ${listed(extra)}`,
     )
   for (const [name, t] of own) {
     const value = tensors.get(name)!

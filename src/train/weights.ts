@@ -1,5 +1,5 @@
 import { sessionOf } from '../compile/session'
-import { fail } from '../errors'
+import { fail, listed } from '../errors'
 import { readSafetensors, toHostArray, writeSafetensors, type ReadOptions } from '../io'
 import { Conv1d, type Module } from '../nn'
 import type { HostArray } from '../tensor/host'
@@ -84,7 +84,7 @@ export async function loadWeights(
     if ((strict ?? true) && (missing.length || unclaimed.size))
       fail(
         'AUX_BAD_FILE',
-        `${file}: expected the tensors of the model; missing ${missing.map(name).join(', ') || 'none'}, not the model's ${[...unclaimed].join(', ') || 'none'}`,
+        `${file}: expected the tensors of the model; missing ${listed(missing.map(name))}, not the model's ${listed(unclaimed)}`,
       )
     await sessionOf(model).enqueue(async () => model.loadState(values, { strict: false }))
   } finally {

@@ -1,4 +1,5 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { cli } from '../support/cli'
@@ -43,7 +44,7 @@ test('plan draws the arena', async () => {
   expect((await cli('plan', '--rule', 'bp', '--svg', file)).out).toMatch(`drawn in ${file}`)
   expect(readFileSync(file, 'utf8')).toMatch(/^<svg [^]*stage1\.0\.conv1 conv2d[^]*<\/svg>\n$/)
   expect(await cli('plan', '--svg', file)).toMatchObject({
-    code: 1,
+    code: 2,
     err: expect.stringMatching(/--svg: expected --rule/),
   })
   const nowhere = path.join(folder, 'none', 'arena.svg')
@@ -54,13 +55,14 @@ test('plan draws the arena', async () => {
   rmSync(folder, { recursive: true })
 })
 
-test('wrong use exits with 2, a rule without a place with 1', async () => {
+test('wrong use exits with 2', async () => {
   expect((await cli('train', '--rule', 'nothing')).code).toBe(2)
   expect((await cli('train', '--epochs', '0')).code).toBe(2)
   expect((await cli('train', '--budget', 'much')).code).toBe(2)
-  expect((await cli('train', '--resume')).code).toBe(1)
+  expect((await cli('train', '--resume')).code).toBe(2)
+  expect((await cli('train', '--model', 'constructor')).code).toBe(2)
   const { err, code } = await cli('train', '--model', 'mlp', '--rule', 'ara')
-  expect(code).toBe(1)
+  expect(code).toBe(2)
   expect(err).toMatch(/expected one of bp, asa, q2, q8 for mlp, got ara/)
 })
 
@@ -88,7 +90,7 @@ test('other optimizers train, remember less, and measure what was planned', asyn
   expect(peaks.lion).toBeLessThan(peaks.adam)
   expect(peaks.adafactor).toBeLessThan(peaks.lion)
   const { err, code } = await cli('plan', '--optimizer', 'adamm')
-  expect(code).toBe(1)
+  expect(code).toBe(2)
   expect(err).toMatch(/--optimizer: expected one of adam, adam8, lion, adafactor, sm3, got adamm/)
 })
 
@@ -99,4 +101,47 @@ test('plan shows the bytes of each rule', async () => {
   const kept = Object.fromEntries(plans.map((p: { rule: string; bytes: { kept: number } }) => [p.rule, p.bytes.kept]))
   expect(kept.asa).toBeLessThan(0.9 * kept.bp)
   expect(kept.ara).toBeLessThan(kept.bp)
+})
+
+test('what cannot be written is found out before any step', async () => {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'auxgrad-train-'))
+  const nowhere = path.join(folder, 'none', 'file')
+  for (const [option, file] of [
+    ['--save', nowhere],
+    ['--report', nowhere],
+    ['--save', folder],
+  ]) {
+    const { out, err, code } = await cli('train', '--model', 'mlp', '--limit', '128', '--rule', 'bp', option, file)
+    expect(code).toBe(1)
+    expect(err).toMatch(`${option}: ${file} cannot be written`)
+    expect(out).toBe('')
+  }
+  rmSync(folder, { recursive: true })
+})
+
+test('a finished run has nothing left to do, and another model does not go on from it', async () => {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'auxgrad-train-'))
+  const file = path.join(folder, 'run')
+  const flags = ['train', '--limit', '256', '--rule', 'bp', '--save', file, '--resume']
+  expect((await cli(...flags, '--model', 'mlp')).code).toBe(0)
+  const again = await cli(...flags, '--model', 'mlp', '--json')
+  expect(again.err).toMatch(/has been trained for 1 epoch\(s\), nothing is left to do/)
+  const [run] = JSON.parse(again.out).runs
+  expect(run.testAccuracy).toBeGreaterThan(0.1)
+  expect(run).not.toHaveProperty('imagesPerSecond')
+  expect(run).not.toHaveProperty('measuredPeakBytes')
+  const other = await cli(...flags, '--model', 'cnn')
+  expect(other).toMatchObject({ code: 1, err: expect.stringContaining('is a run with --model mlp, got cnn') })
+  rmSync(folder, { recursive: true })
+})
+
+test('a reader that leaves ends it without a word, a full disk with one', () => {
+  const main = path.resolve(__dirname, '../../dist/cli/main.js')
+  const shell = (line: string) => spawnSync('bash', ['-c', line], { encoding: 'utf8' })
+  const head = shell(`"${process.execPath}" "${main}" plan --rule bp --ops | head -1; exit \${PIPESTATUS[0]}`)
+  expect(head).toMatchObject({ stdout: 'cnn, batches of 128\n', stderr: '', status: 1 })
+  if (!existsSync('/dev/full')) return
+  const full = shell(`"${process.execPath}" "${main}" info > /dev/full`)
+  expect(full.stderr).toBe('auxgrad: standard output: no space left on the device (ENOSPC)\n')
+  expect(full.status).toBe(1)
 })

@@ -24,10 +24,12 @@ inline void fetch(const void* from, int64_t bytes) {
 // are a hundred, and of a long polynomial every further copy of the loop costs kilobytes.
 template <int N>
 struct Loop {
-  // out[i] = f(in[0][i], .., in[N - 1][i]) for i in [0, n), n a multiple of block.
-  void (*run)(const void* f, const void* const (&in)[N], void* out, int64_t n);
+  // out[i] = f(in[0][i], .., in[N - 1][i]) for i in [0, n), n a multiple of block; stored past the caches if `past`, of
+  // loops that can.
+  void (*run)(const void* f, const void* const (&in)[N], void* out, int64_t n, bool past);
   const void* f;
   int64_t block, out_size, in_size[N];  // sizes: bytes of an element, 1, 2 or 4
+  bool can_bypass = false;
 };
 
 constexpr int64_t kGather = 1024;  // elements of a buffer, a multiple of every block
@@ -94,7 +96,7 @@ class Rows {
       if (padded > filled_) gather(buffer(o) + filled_ * size, buffer(o), size, 0, padded - filled_);
     }
     void* to = padded == filled_ ? out_ : static_cast<void*>(buffer(N));
-    loop_.run(loop_.f, from, to, padded);
+    loop_.run(loop_.f, from, to, padded, false);
     if (to != out_) memcpy(out_, to, static_cast<size_t>(filled_ * loop_.out_size));
     filled_ = 0;
   }
@@ -120,8 +122,9 @@ class Rows {
       }
       char* to = out + i * loop_.out_size;
       if (!past) fetch(to + kAhead * loop_.out_size, kStretch * loop_.out_size);
-      loop_.run(loop_.f, from, past ? buffer(N) : to, m);
-      if (past) bypass_copy(to, buffer(N), m * loop_.out_size);
+      const bool aside = past && !loop_.can_bypass;
+      loop_.run(loop_.f, from, aside ? buffer(N) : to, m, past);
+      if (aside) bypass_copy(to, buffer(N), m * loop_.out_size);
     }
     return n;
   }
@@ -216,39 +219,39 @@ constexpr Vec (*kOnVectors)(Vec, Vec) = nullptr;
 
 template <class T, class R, class F>
 inline bool map1(const Call& call, const View& x, const View& y, const F& f) {
-  const auto run = [](const void* function, const void* const(&in)[1], void* out, int64_t n) {
+  const auto run = [](const void* function, const void* const(&in)[1], void* out, int64_t n, bool past) {
     const F g = *static_cast<const F*>(function);
     const T* u = static_cast<const T*>(in[0]);
     R* w = static_cast<R*>(out);
     n &= -kLoopBlock<T, R>;  // as it is: so the compiler leaves out the loops over what would be left
     if constexpr (kOnVector<F> != nullptr) {
-      for (int64_t i = 0; i < n; i += kLanes) store(w + i, kOnVector<F>(load(u + i)));
+      for (int64_t i = 0; i < n; i += kLanes) put(past, WholeLanes(), w + i, kOnVector<F>(load(u + i)));
       return;
     }
     AUXGRAD_INDEPENDENT
     for (int64_t i = 0; i < n; i++) w[i] = g(u[i]);
   };
   const View* const operands[1] = {&x};
-  loop_rows<1>(call, operands, y, {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T)}});
+  loop_rows<1>(call, operands, y, {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T)}, kOnVector<F> != nullptr});
   return true;
 }
 
 template <class T, class R, class F>
 inline bool map2(const Call& call, const View& a, const View& b, const View& y, const F& f) {
-  const auto run = [](const void* function, const void* const(&in)[2], void* out, int64_t n) {
+  const auto run = [](const void* function, const void* const(&in)[2], void* out, int64_t n, bool past) {
     const F g = *static_cast<const F*>(function);
     const T *u = static_cast<const T*>(in[0]), *v = static_cast<const T*>(in[1]);
     R* w = static_cast<R*>(out);
     n &= -kLoopBlock<T, R>;
     if constexpr (kOnVectors<F> != nullptr) {
-      for (int64_t i = 0; i < n; i += kLanes) store(w + i, kOnVectors<F>(load(u + i), load(v + i)));
+      for (int64_t i = 0; i < n; i += kLanes) put(past, WholeLanes(), w + i, kOnVectors<F>(load(u + i), load(v + i)));
       return;
     }
     AUXGRAD_INDEPENDENT
     for (int64_t i = 0; i < n; i++) w[i] = g(u[i], v[i]);
   };
   const View* const operands[2] = {&a, &b};
-  const Loop<2> loop = {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T), sizeof(T)}};
+  const Loop<2> loop = {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T), sizeof(T)}, kOnVectors<F> != nullptr};
   if (!loop_repeated(call, operands, y, loop)) loop_rows<2>(call, operands, y, loop);
   return true;
 }
@@ -256,7 +259,7 @@ inline bool map2(const Call& call, const View& a, const View& b, const View& y, 
 template <class S, class T, class R, class F>
 inline bool map3(const Call& call, const View& a, const View& b, const View& c, const View& y, const F& f) {
   constexpr int64_t kBlock = sizeof(S) == 4 ? kLoopBlock<T, R> : 64;
-  const auto run = [](const void* function, const void* const(&in)[3], void* out, int64_t n) {
+  const auto run = [](const void* function, const void* const(&in)[3], void* out, int64_t n, bool) {
     const F g = *static_cast<const F*>(function);
     const S* s = static_cast<const S*>(in[0]);
     const T *u = static_cast<const T*>(in[1]), *v = static_cast<const T*>(in[2]);

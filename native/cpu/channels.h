@@ -17,8 +17,9 @@ __attribute__((noinline)) inline void add_floats(const float* x, int64_t n, doub
 }
 
 // Adds two sums over rows [0, rows) for each of some channels to first and second: terms(row, c, lanes, u, v) gives vectors
-// of their terms. One row after the other, the order memory likes: of several streams at once some processors fetch none
-// ahead. The sums stay in the first cache; some vectors are read before any is stored, so that more loads are under way.
+// of their terms; where second is null, only the sum of u is taken. One row after the other, the order memory likes: of
+// several streams at once some processors fetch none ahead. The sums stay in the first cache; some vectors are read before
+// any is stored, so that more loads are under way.
 template <class Terms>
 inline void sum_columns(int64_t rows, int64_t channels, const Terms& terms, double* first, double* second) {
   constexpr int64_t kRun = 1024, kRows = 4 * kFloatRows;
@@ -28,7 +29,7 @@ inline void sum_columns(int64_t rows, int64_t channels, const Terms& terms, doub
     for (int64_t r = 0; r < rows; r += kRows) {
       const int64_t count = min64(kRun, channels - start), end = min64(rows, r + kRows);
       set_zero(a, count);
-      set_zero(b, count);
+      if (second) set_zero(b, count);
       for (int64_t i = r; i < end; i++) {
         int64_t c = 0;
         for (; c + kSide * kLanes <= count; c += kSide * kLanes) {
@@ -37,34 +38,37 @@ inline void sum_columns(int64_t rows, int64_t channels, const Terms& terms, doub
           for (int k = 0; k < kSide; k++) {
             terms(i, start + c + k * kLanes, WholeLanes(), u[k], v[k]);
             u[k] += load(a + c + k * kLanes);
-            v[k] += load(b + c + k * kLanes);
+            if (second) v[k] += load(b + c + k * kLanes);
           }
           AUXGRAD_UNROLL
-          for (int k = 0; k < kSide; k++) store(a + c + k * kLanes, u[k]), store(b + c + k * kLanes, v[k]);
+          for (int k = 0; k < kSide; k++) {
+            store(a + c + k * kLanes, u[k]);
+            if (second) store(b + c + k * kLanes, v[k]);
+          }
         }
         each_vector(c, count, [&](int64_t k, auto lanes) {
           Vec u, v;
           terms(i, start + k, lanes, u, v);
           lanes.store(a + k, lanes.load(a + k) + u);
-          lanes.store(b + k, lanes.load(b + k) + v);
+          if (second) lanes.store(b + k, lanes.load(b + k) + v);
         });
       }
       add_floats(a, count, first + start);
-      add_floats(b, count, second + start);
+      if (second) add_floats(b, count, second + start);
     }
 }
 
-// Adds the sums over rows [begin, end) to sums[2 channels], and does each(row) while the row is in the second cache: rows
-// are read once. It may write over what the terms read.
+// The same over rows [begin, end), and each(row) while the row is in the second cache: rows are read once. It may write
+// over what the terms read.
 template <class Terms, class Each>
-inline void sum_columns_and(int64_t begin, int64_t end, int64_t channels, const Terms& terms, double* sums,
-                            const Each& each) {
-  for (int64_t first = begin; first < end; first += kFloatRows) {
-    const int64_t some = min64(kFloatRows, end - first);
+inline void sum_columns_and(int64_t begin, int64_t end, int64_t channels, const Terms& terms, double* first,
+                            double* second, const Each& each) {
+  for (int64_t row = begin; row < end; row += kFloatRows) {
+    const int64_t some = min64(kFloatRows, end - row);
     sum_columns(
-        some, channels, [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) { terms(first + r, c, lanes, u, v); },
-        sums, sums + channels);
-    for (int64_t r = first; r < first + some; r++) each(r);
+        some, channels, [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) { terms(row + r, c, lanes, u, v); },
+        first, second);
+    for (int64_t r = row; r < row + some; r++) each(r);
   }
 }
 

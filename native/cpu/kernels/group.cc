@@ -226,11 +226,10 @@ bool rms_norm_grad(const Call& call) {
       [&](int64_t begin, int64_t end, double* sums) {
         sum_columns_and(
             begin, end, channels,
-            [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) {
+            [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec&) {
               u = lanes.load(dy + r * channels + c) * (lanes.load(x.f32() + r * channels + c) * broadcast(rstd[r]));
-              v = Vec{};
             },
-            sums, row_gradient);
+            sums, nullptr, row_gradient);
         if (past) end_bypass();
       },
       dot, unused);

@@ -161,7 +161,7 @@ bool layer_norm_grad(const Call& call) {
               u = lanes.load(dy + r * channels + c);
               v = u * ((lanes.load(x.f32() + r * channels + c) - broadcast(mean[r])) * broadcast(rstd[r]));
             },
-            sums, row_gradient);
+            sums, sums + channels, row_gradient);
         if (past) end_bypass();
       },
       sum, dot);

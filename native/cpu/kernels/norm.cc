@@ -59,7 +59,7 @@ bool batch_norm_grad(const Call& call) {
   double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
   channel_sums(
       call, rows, channels,
-      [&](int64_t begin, int64_t end, double* sums) {
+      [&](int64_t begin, int64_t end, float*, double* sums) {
         const float *g = dy + begin * channels, *in = x.f32() + begin * channels;
         sum_columns(
             end - begin, channels,
@@ -155,7 +155,7 @@ bool layer_norm_grad(const Call& call) {
   };
   channel_sums(
       call, rows, channels,
-      [&](int64_t begin, int64_t end, double* sums) {
+      [&](int64_t begin, int64_t end, float*, double* sums) {
         for (int64_t first = begin; first < end; first += kFloatRows) {
           const int64_t some = min64(kFloatRows, end - first);
           sum_columns(

@@ -17,9 +17,8 @@ __attribute__((noinline)) inline void add_floats(const float* x, int64_t n, doub
 }
 
 // Adds two sums over rows [0, rows) for each of some channels to first and second: terms(row, c, lanes, u, v) gives vectors
-// of their terms; where second is null, only the sum of u is taken. One row after the other, the order memory likes: of
-// several streams at once some processors fetch none ahead. The sums stay in the first cache; some vectors are read before
-// any is stored, so that more loads are under way.
+// of their terms. One row after the other, the order memory likes: of several streams at once some processors fetch none
+// ahead. The sums stay in the first cache; some vectors are read before any is stored, so that more loads are under way.
 template <class Terms>
 inline void sum_columns(int64_t rows, int64_t channels, const Terms& terms, double* first, double* second) {
   constexpr int64_t kRun = 1024, kRows = 4 * kFloatRows;
@@ -29,7 +28,7 @@ inline void sum_columns(int64_t rows, int64_t channels, const Terms& terms, doub
     for (int64_t r = 0; r < rows; r += kRows) {
       const int64_t count = min64(kRun, channels - start), end = min64(rows, r + kRows);
       set_zero(a, count);
-      if (second) set_zero(b, count);
+      set_zero(b, count);
       for (int64_t i = r; i < end; i++) {
         int64_t c = 0;
         for (; c + kSide * kLanes <= count; c += kSide * kLanes) {
@@ -38,37 +37,31 @@ inline void sum_columns(int64_t rows, int64_t channels, const Terms& terms, doub
           for (int k = 0; k < kSide; k++) {
             terms(i, start + c + k * kLanes, WholeLanes(), u[k], v[k]);
             u[k] += load(a + c + k * kLanes);
-            if (second) v[k] += load(b + c + k * kLanes);
+            v[k] += load(b + c + k * kLanes);
           }
           AUXGRAD_UNROLL
-          for (int k = 0; k < kSide; k++) {
-            store(a + c + k * kLanes, u[k]);
-            if (second) store(b + c + k * kLanes, v[k]);
-          }
+          for (int k = 0; k < kSide; k++) store(a + c + k * kLanes, u[k]), store(b + c + k * kLanes, v[k]);
         }
         each_vector(c, count, [&](int64_t k, auto lanes) {
           Vec u, v;
           terms(i, start + k, lanes, u, v);
           lanes.store(a + k, lanes.load(a + k) + u);
-          if (second) lanes.store(b + k, lanes.load(b + k) + v);
+          lanes.store(b + k, lanes.load(b + k) + v);
         });
       }
       add_floats(a, count, first + start);
-      if (second) add_floats(b, count, second + start);
+      add_floats(b, count, second + start);
     }
 }
 
-// The same over rows [begin, end), and each(row) while the row is in the second cache: rows are read once. It may write
-// over what the terms read.
-template <class Terms, class Each>
-inline void sum_columns_and(int64_t begin, int64_t end, int64_t channels, const Terms& terms, double* first,
-                            double* second, const Each& each) {
-  for (int64_t row = begin; row < end; row += kFloatRows) {
-    const int64_t some = min64(kFloatRows, end - row);
-    sum_columns(
-        some, channels, [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) { terms(row + r, c, lanes, u, v); },
-        first, second);
-    for (int64_t r = row; r < row + some; r++) each(r);
+// Adds two sums over rows [begin, end) for each channel to sums[2 channels], of kernels that go along rows: f(row, a, b)
+// adds the terms of a row to a[channels] and b[channels]. floats: 2 channels of scratch.
+template <class F>
+inline void add_rows(int64_t begin, int64_t end, int64_t channels, const F& f, float* floats, double* sums) {
+  for (int64_t r = begin; r < end; r += kFloatRows) {
+    memset(floats, 0, static_cast<size_t>(2 * channels) * sizeof(float));
+    for (int64_t i = r; i < min64(end, r + kFloatRows); i++) f(i, floats, floats + channels);
+    add_floats(floats, 2 * channels, sums);
   }
 }
 
@@ -85,15 +78,16 @@ inline void sample_mean(const float* x, int64_t rows, int64_t step, int64_t chan
   for (int64_t c = 0; c < channels; c++) shift[c] = shift[c] - shift[c] == 0 ? shift[c] * share : 0.0f;
 }
 
-// Two sums over all rows for each channel: sum(begin, end, sums) adds those of some rows to sums[2 channels].
+// Two sums over all rows for each channel: sum(begin, end, floats, sums) adds those of some rows, as add_rows() does.
 template <class F>
 void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& sum, double* first, double* second) {
   const int64_t chunks = row_chunks(rows, channels);
   double* partial = second + channels;
+  float* floats = reinterpret_cast<float*>(partial + chunks * 2 * channels);
   parallel_tasks(call, chunks, [&](int64_t chunk, int) {
     double* sums = partial + chunk * 2 * channels;
     memset(sums, 0, static_cast<size_t>(2 * channels) * sizeof(double));
-    sum(rows * chunk / chunks, rows * (chunk + 1) / chunks, sums);
+    sum(rows * chunk / chunks, rows * (chunk + 1) / chunks, floats + chunk * 2 * channels, sums);
   });
   // first and second lie side by side, as the sums of a chunk do.
   memcpy(first, partial, static_cast<size_t>(channels) * sizeof(double));
@@ -108,7 +102,8 @@ void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& sum
 // Bytes for the two results, and behind them the sums of the chunks.
 inline int64_t channel_scratch(const View& x) {
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
-  return channels * static_cast<int64_t>(2 * sizeof(double)) * (1 + row_chunks(rows, channels));
+  return channels *
+         static_cast<int64_t>(2 * sizeof(double) + 2 * (sizeof(double) + sizeof(float)) * row_chunks(rows, channels));
 }
 
 }  // namespace

@@ -29,6 +29,8 @@ __attribute__((noinline)) void each_channel(const Groups& g, int64_t first, int6
     for (int64_t c = 0; c < g.width; c++) *to++ = value[group];
 }
 
+constexpr int64_t kAhead = 512;  // elements
+
 // group_norm: x [N, ..., C], gamma [C], beta [C] -> y, mean [N, G], rstd [N, G]; numbers: groups, eps
 int64_t group_scratch(const Call& call, int threads) {
   return threads * call.in[0].shape[call.in[0].rank - 1] * static_cast<int64_t>(2 * sizeof(double) + 4 * sizeof(float));
@@ -56,6 +58,7 @@ bool group_norm(const Call& call) {
     sum_columns(
         g.rows, n,
         [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) {
+          fetch_next(x + r * g.channels + c, kAhead);
           u = lanes.load(x + r * g.channels + c) - lanes.load(shift + c);
           v = u * u;
         },
@@ -201,14 +204,14 @@ bool rms_norm(const Call& call) {
   return true;
 }
 
-// rms_norm_grad: dy, x, rstd, gamma -> dx, dgamma; dx may take the place of dy or x.
+// rms_norm_grad: dy, x, rstd, gamma -> dx, dgamma. Each row is read once, as in layer_norm_grad.
 bool rms_norm_grad(const Call& call) {
   const View& x = call.in[1];
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   const float *dy = call.in[0].f32(), *rstd = call.in[2].f32(), *gamma = call.in[3].f32();
   double *dot = static_cast<double*>(call.scratch), *unused = dot + channels;
   const bool past = too_large(call.out[0], channels);
-  const auto row_gradient = [&](int64_t r) {
+  const auto one = [&](int64_t r, float* dots, float*) {
     const float *g = dy + r * channels, *in = x.f32() + r * channels;
     float* dx = call.out[0].f32() + r * channels;
     const Vec scale = broadcast(rstd[r]);
@@ -217,19 +220,18 @@ bool rms_norm_grad(const Call& call) {
     });
     const Vec b = broadcast(static_cast<float>(products / static_cast<double>(channels)));
     each_vector(0, channels, [&](int64_t c, auto lanes) {
+      fetch_next(g + c, channels);
+      fetch_next(in + c, channels);
       if (!past) fetch_next(dx + c, channels);
-      put(past, lanes, dx + c, scale * (lanes.load(g + c) * lanes.load(gamma + c) - lanes.load(in + c) * scale * b));
+      const Vec given = lanes.load(g + c), normal = lanes.load(in + c) * scale;
+      put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - normal * b));
+      lanes.store(dots + c, lanes.load(dots + c) + given * normal);
     });
   };
   channel_sums(
       call, rows, channels,
-      [&](int64_t begin, int64_t end, double* sums) {
-        sum_columns_and(
-            begin, end, channels,
-            [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec&) {
-              u = lanes.load(dy + r * channels + c) * (lanes.load(x.f32() + r * channels + c) * broadcast(rstd[r]));
-            },
-            sums, nullptr, row_gradient);
+      [&](int64_t begin, int64_t end, float* floats, double* all) {
+        add_rows(begin, end, channels, one, floats, all);
         if (past) end_bypass();
       },
       dot, unused);

@@ -59,7 +59,7 @@ bool batch_norm_grad(const Call& call) {
   double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
   channel_sums(
       call, rows, channels,
-      [&](int64_t begin, int64_t end, double* sums) {
+      [&](int64_t begin, int64_t end, float*, double* sums) {
         const float *g = dy + begin * channels, *in = x.f32() + begin * channels;
         sum_columns(
             end - begin, channels,
@@ -125,7 +125,8 @@ bool layer_norm(const Call& call) {
   return true;
 }
 
-// layer_norm_grad: dy, x, mean, rstd, gamma -> dx, dgamma, dbeta; dx may take the place of dy or x.
+// layer_norm_grad: dy, x, mean, rstd, gamma -> dx, dgamma, dbeta; dx may take the place of dy or x. Rows are read once: the
+// sums of some, then their dx, while they are in the second cache.
 bool layer_norm_grad(const Call& call) {
   const View& x = call.in[1];
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
@@ -154,14 +155,19 @@ bool layer_norm_grad(const Call& call) {
   };
   channel_sums(
       call, rows, channels,
-      [&](int64_t begin, int64_t end, double* sums) {
-        sum_columns_and(
-            begin, end, channels,
-            [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) {
-              u = lanes.load(dy + r * channels + c);
-              v = u * ((lanes.load(x.f32() + r * channels + c) - broadcast(mean[r])) * broadcast(rstd[r]));
-            },
-            sums, sums + channels, row_gradient);
+      [&](int64_t begin, int64_t end, float*, double* sums) {
+        for (int64_t first = begin; first < end; first += kFloatRows) {
+          const int64_t some = min64(kFloatRows, end - first);
+          sum_columns(
+              some, channels,
+              [&](int64_t i, int64_t c, auto lanes, Vec& u, Vec& v) {
+                const int64_t r = first + i;
+                u = lanes.load(dy + r * channels + c);
+                v = u * ((lanes.load(x.f32() + r * channels + c) - broadcast(mean[r])) * broadcast(rstd[r]));
+              },
+              sums, sums + channels);
+          for (int64_t r = first; r < first + some; r++) row_gradient(r);
+        }
         if (past) end_bypass();
       },
       sum, dot);

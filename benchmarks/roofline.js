@@ -10,7 +10,8 @@ const left = 70,
   top = 40,
   bottom = 55,
   names = 180 // pixels for those of the lower panel
-const palette = ['#1b6ca8', '#c8553d', '#2f7d4f', '#8a5a9e', '#b0852a', '#3d8f8f', '#8c8c8c']
+// Of Okabe & Ito, which the colour-blind can tell apart.
+const palette = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f7f7f']
 const halo = 'stroke="white" stroke-width="4" paint-order="stroke"'
 
 const escape = (s) =>
@@ -111,15 +112,15 @@ function roofline(report) {
       text(bx(v), end + 18, String(v), 'text-anchor="middle"')
     }
     text((bx(0) + width - right) / 2, end + 36, 'GB/s of the bytes they must move', 'text-anchor="middle"')
-    for (const r of roofs) {
+    roofs.forEach((r, i) => {
       line(bx(r.bandwidthGBs), start - 4, bx(r.bandwidthGBs), end, '#333')
       text(
-        bx(r.bandwidthGBs),
+        bx(r.bandwidthGBs) + (i ? 4 : -4), // away from each other, however close the lines are
         start - 8,
         `${threadsOf(r.threads)}: ${r.bandwidthGBs.toFixed(1)}`,
-        'text-anchor="middle"',
+        `text-anchor="${i ? 'start' : 'end'}"`,
       )
-    }
+    })
     rows.forEach((name, i) => text(left + names - 8, start + rowHeight * (i + 0.5) + 4, name, 'text-anchor="end"'))
     for (const r of moves)
       dot(

@@ -16,18 +16,19 @@ class Reader {
   int64_t integer(int64_t low, int64_t high) {
     const double w = number();
     if (!(w >= static_cast<double>(low) && w <= static_cast<double>(high)) || w != std::floor(w)) {
-      ok_ = false;
+      refuse();
       return low;
     }
     return static_cast<int64_t>(w);
   }
   double number() {
     if (at_ >= count_) {
-      ok_ = false;
+      refuse();
       return 0;
     }
     return words_[at_++];
   }
+  void refuse() { ok_ = false; }
   bool ok() const { return ok_; }
   int64_t at() const { return at_; }
   int64_t left() const { return count_ - at_; }
@@ -47,7 +48,12 @@ Operand read_operand(Reader& r) {
   const int64_t element = r.integer(0, limit);
   o.view.dtype = static_cast<DType>(r.integer(0, kDTypeCount - 1));
   o.view.rank = static_cast<int32_t>(r.integer(0, kMaxRank));
-  for (int i = 0; i < o.view.rank; i++) o.view.shape[i] = r.integer(0, limit);
+  double elements = 1;  // of axes that are not empty: kernels multiply some of them
+  for (int i = 0; i < o.view.rank; i++) {
+    o.view.shape[i] = r.integer(0, limit);
+    elements *= static_cast<double>(std::max<int64_t>(o.view.shape[i], 1));
+  }
+  if (elements > kLimit) r.refuse();
   for (int i = 0; i < o.view.rank; i++) o.view.stride[i] = r.integer(0, limit);
   o.byte_offset += element * dtype_size(o.view.dtype);
   return o;
@@ -67,13 +73,13 @@ int64_t Operand::end_byte() const {
 
 namespace {
 
-// Bytes of scratch that a call needs on this many threads.
-int64_t scratch_for(const PlannedCall& planned, int threads) {
-  if (!planned.kernel->scratch) return 0;
-  View views[2 * kMaxOperands];
+// The views of a call, whose data are left to `address(operand)`, and its numbers.
+template <class Address>
+Call call_of(const PlannedCall& planned, View (&views)[2 * kMaxOperands], const Address& address) {
   for (size_t k = 0; k < planned.operands.size(); k++) {
-    views[k] = planned.operands[k].view;
-    if (planned.operands[k].buffer >= 0) views[k].data = reinterpret_cast<void*>(kAlignment);  // present; never read
+    const Operand& o = planned.operands[k];
+    views[k] = o.view;
+    if (o.buffer >= 0) views[k].data = address(o);
   }
   Call call;
   call.in = views;
@@ -82,7 +88,15 @@ int64_t scratch_for(const PlannedCall& planned, int threads) {
   call.n_out = static_cast<int>(planned.operands.size()) - planned.n_in;
   call.number = planned.numbers.data();
   call.n_number = static_cast<int>(planned.numbers.size());
-  return planned.kernel->scratch(call, threads);
+  return call;
+}
+
+// Bytes of scratch that a call needs on this many threads.
+int64_t scratch_for(const PlannedCall& planned, int threads) {
+  if (!planned.kernel->scratch) return 0;
+  View views[2 * kMaxOperands];
+  const auto present = [](const Operand&) { return reinterpret_cast<void*>(kAlignment); };  // never read
+  return planned.kernel->scratch(call_of(planned, views, present), threads);
 }
 
 // Most threads that the scratch booked for a call is enough for; 0 if it is not even enough for one.
@@ -139,6 +153,7 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
     if (!r.ok() || numbers > r.left()) return bad("malformed call", i);
     if (kernel >= static_cast<int64_t>(found.size())) return bad("unknown kernel", i);
     if (call.scratch_offset + call.scratch_bytes > plan->arena_bytes_) return bad("scratch outside the arena", i);
+    if (call.scratch_bytes && call.scratch_offset % kAlignment != 0) return bad("misaligned scratch", i);
     call.kernel = found[static_cast<size_t>(kernel)];
     call.n_in = static_cast<int>(n_in);
     for (int64_t k = 0; k < numbers; k++) call.numbers.push_back(r.number());
@@ -243,18 +258,7 @@ bool Plan::record(Storage& arena, Failure* failure) const {
 
 bool Plan::run_call(const PlannedCall& planned, Storage& arena, Parallel* pool, Failure* failure) const {
   View views[2 * kMaxOperands];
-  for (size_t k = 0; k < planned.operands.size(); k++) {
-    const Operand& o = planned.operands[k];
-    views[k] = o.view;
-    if (o.buffer >= 0) views[k].data = base(o, arena) + o.byte_offset;
-  }
-  Call call;
-  call.in = views;
-  call.n_in = planned.n_in;
-  call.out = views + planned.n_in;
-  call.n_out = static_cast<int>(planned.operands.size()) - planned.n_in;
-  call.number = planned.numbers.data();
-  call.n_number = static_cast<int>(planned.numbers.size());
+  Call call = call_of(planned, views, [&](const Operand& o) { return base(o, arena) + o.byte_offset; });
   call.scratch = arena.data() + planned.scratch_offset;
   call.failure = failure;
   if (device_) {

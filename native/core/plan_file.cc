@@ -125,10 +125,11 @@ SavedValue read_value(Description& d) {
   v.name = d.text();
   v.view.dtype = static_cast<DType>(d.integer(kDTypeCount - 1));
   v.view.rank = static_cast<int32_t>(d.integer(kMaxRank));
-  double bytes = static_cast<double>(dtype_size(v.view.dtype));
+  double bytes =
+      static_cast<double>(dtype_size(v.view.dtype));  // of axes that are not empty: strides are products of some
   for (int i = 0; i < v.view.rank; i++) {
     v.view.shape[i] = static_cast<int64_t>(d.integer(kLimit));
-    bytes *= static_cast<double>(v.view.shape[i]);
+    bytes *= static_cast<double>(std::max<int64_t>(v.view.shape[i], 1));
   }
   v.offset = static_cast<int64_t>(d.integer(kLimit));
   if (bytes > static_cast<double>(kLimit)) d.fail();
@@ -138,7 +139,7 @@ SavedValue read_value(Description& d) {
     v.view.stride[i] = stride;
     stride *= v.view.shape[i];
   }
-  v.bytes = static_cast<int64_t>(bytes);
+  v.bytes = v.view.count() * dtype_size(v.view.dtype);
   return v;
 }
 

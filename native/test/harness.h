@@ -44,10 +44,16 @@ void failed(const char* file, int line, const std::string& text);
                        std::to_string(static_cast<double>(tolerance)));                              \
   } while (0)
 
-// A tensor in memory of its own, with guard bytes on both sides and every element poisoned (NaN) until written.
+struct Free {
+  void operator()(uint8_t* p) const;
+  size_t mapped = 0;  // bytes of whole pages, if it is such
+};
+
+// A tensor in memory of its own, every element poisoned (NaN) until written, with guard bytes on both sides. Half of them
+// begin at a multiple of 64 bytes, half end where the memory ends that can be read at all.
 class Array {
  public:
-  Array(auxgrad::DType dtype, std::vector<int64_t> shape);
+  Array(auxgrad::DType dtype, std::vector<int64_t> shape, int64_t alignment = 1);
   static Array f32(std::vector<int64_t> shape) { return Array(auxgrad::DType::f32, std::move(shape)); }
   static Array normal(std::vector<int64_t> shape, uint32_t seed, float scale = 1.0f);
   // Small integers in [-4, 4]: float sums of products stay exact up to 2^24.
@@ -58,19 +64,17 @@ class Array {
   uint32_t* u32() { return reinterpret_cast<uint32_t*>(data()); }
   int32_t* i32() { return reinterpret_cast<int32_t*>(data()); }
   uint8_t* u8() { return data(); }
-  uint8_t* data() { return block_.get() + kGuard; }
+  uint8_t* data() { return data_; }
   float& operator[](int64_t i) { return f32()[i]; }
   auxgrad::View view();
   bool guards_intact() const;
 
  private:
   static constexpr int64_t kGuard = 64;
-  struct Free {
-    void operator()(uint8_t* p) const;
-  };
   std::unique_ptr<uint8_t, Free> block_;
+  uint8_t* data_ = nullptr;
   std::vector<int64_t> shape_;
-  int64_t count_ = 0, bytes_ = 0;
+  int64_t count_ = 0, bytes_ = 0, behind_ = 0;  // bytes of guard behind it
   auxgrad::DType dtype_;
 };
 

@@ -63,8 +63,9 @@ Bytes sealed(Bytes file) {
   return file;
 }
 
-// w (2 x 2, a storage) += a b, where a is given and b filled with threes; lr, step and random key are read besides.
-Bytes handmade() {
+// w (2 x 2, a storage) += a b, where a is given and b filled with threes; lr, step and random key are read besides. a b is
+// said to be of that shape.
+Bytes handmade(std::initializer_list<uint64_t> shape = {2, 2}) {
   Fields d;
   d.text("step").n(0x0000000500000003).n(7).n(2).n(1);
   d.n(0).n(2).real(0.5).real(0.25);   // two rates, no more
@@ -87,7 +88,9 @@ Bytes handmade() {
   d.text("$step").n(f32_code).n(0).n(320).n(2).n(0);
   d.text("$random").n(i32_code).n(1).n(4).n(384).n(3).n(0);
   d.n(5).text("loss").n(f32_code).n(0).n(128);
-  d.text("product").n(f32_code).n(2).n(2).n(2).n(128);
+  d.text("product").n(f32_code).n(shape.size());
+  for (uint64_t n : shape) d.n(n);
+  d.n(128);
   d.text("lr").n(f32_code).n(0).n(256);
   d.text("step").n(f32_code).n(0).n(320);
   d.text("key").n(i32_code).n(1).n(4).n(384);
@@ -229,6 +232,12 @@ TEST(plan_file_of_another_machine_books_the_scratch_it_needs) {
   CHECK(std::memcmp(loaded->data(loaded->programs()[0].outputs[1]), product, sizeof product) == 0);
   CHECK(loaded->programs()[0].planned_arena == 1 << 16);
   CHECK(stats.arena_peak <= loaded->arena_bytes());
+}
+
+TEST(plan_file_of_shapes_that_cannot_be_counted_is_refused) {
+  const uint64_t much = 1ull << 52;
+  Failure failure;
+  CHECK(Written(handmade({0, much, much})).load(&failure) == nullptr && failure.code == ErrorCode::bad_file);
 }
 
 TEST(plan_file_damaged_is_refused) {

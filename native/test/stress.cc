@@ -176,7 +176,7 @@ TEST(plan_never_uses_more_threads_than_its_scratch_was_booked_for) {
   auxgrad::set_threads(auxgrad::default_threads());
 }
 
-TEST(plan_refuses_scratch_that_is_too_small_and_misaligned_operands) {
+TEST(plan_refuses_scratch_that_is_too_small_and_what_is_misaligned) {
   auxgrad::Failure failure;
   Words small(1 << 20, 1, 1);
   small.call(0, 2, 1, 0, 64, 1.0).matrix(0, 0, 64, 64).matrix(0, 16384, 64, 64).matrix(0, 32768, 64, 64);
@@ -184,7 +184,44 @@ TEST(plan_refuses_scratch_that_is_too_small_and_misaligned_operands) {
   CHECK(matmul_scratch(64, 1) <= 64 || std::strstr(failure.message, "less scratch") != nullptr);
   auxgrad::Failure second;
   CHECK(Words(4096, 1, 1).call(0, 0, 1, 0, 0, 1.0).matrix(0, 2, 4, 4).decode({"fill"}, &second) == nullptr);
-  CHECK(std::strstr(second.message, "misaligned") != nullptr);
+  CHECK(std::strstr(second.message, "misaligned operand") != nullptr);
+  auxgrad::Failure third;
+  Words shifted(1 << 20, 1, 1);
+  shifted.call(0, 2, 1, 49152 + 8, 900000, 1.0).matrix(0, 0, 64, 64).matrix(0, 16384, 64, 64).matrix(0, 32768, 64, 64);
+  CHECK(shifted.decode({"matmul"}, &third) == nullptr);
+  CHECK(std::strstr(third.message, "misaligned scratch") != nullptr);
+}
+
+TEST(plan_refuses_shapes_of_more_elements_than_can_be_counted) {
+  const double much = 1ll << 40;
+  for (double first : {0.0, 1.0}) {  // repeated, so that they lie inside the arena; and of none in all
+    const double words[] = {auxgrad::kPlanMagic,
+                            auxgrad::kPlanVersion,
+                            4096,
+                            1,
+                            1,
+                            0,
+                            0,
+                            1,
+                            0,
+                            0,
+                            1,
+                            1,
+                            0,
+                            0,
+                            0,
+                            kF32,
+                            3,
+                            first,
+                            much,
+                            much,
+                            0,
+                            0,
+                            0};
+    auxgrad::Failure failure;
+    CHECK(Plan::decode(words, std::size(words), {"fill"}, {nullptr}, &failure) == nullptr);
+    CHECK(failure.code == auxgrad::ErrorCode::bad_plan);
+  }
 }
 
 TEST(plan_names_all_kernels_that_are_missing) {

@@ -27,15 +27,25 @@ export const factsOf = (r: RunResult): Record<string, string> => ({
   'images / s': r.imagesPerSecond?.toFixed(0) ?? '',
 })
 
-export function resultTable(runs: readonly RunResult[]): string {
+/** A line for each run; where the terminal is too narrow for that, a column. */
+export function resultTable(runs: readonly RunResult[], columns = process.stdout.columns ?? Infinity): string {
   if (!runs.length) return ''
-  const columns = Object.keys(factsOf(runs[0]))
+  const cells = runs.map((r) => Object.entries({ rule: r.rule, ...factsOf(r) }))
+  const names = cells[0].map(([name]) => name)
+  const values = cells.map((run) => run.map(([, value]) => value))
+  const wide = tableOf(names, values)
+  if (wide.indexOf('\n') <= columns) return wide
+  const [head, ...rows] = names.map((name, i) => [name, ...values.map((run) => run[i])])
+  return tableOf(head, rows)
+}
+
+function tableOf(head: string[], rows: string[][]): string {
   const table = new Table({
-    head: ['rule', ...columns],
-    colAligns: ['left', ...columns.map(() => 'right' as const)],
+    head,
+    colAligns: head.map((_, i) => (i ? 'right' : 'left')),
     style: { head: [], border: [] },
   })
-  for (const r of runs) table.push([r.rule, ...Object.values(factsOf(r))])
+  table.push(...rows)
   return table.toString()
 }
 

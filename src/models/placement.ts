@@ -3,10 +3,15 @@ import { asa, type MemoryPolicy } from '../memory'
 import * as nn from '../nn'
 import { TransformerBranches } from './block'
 import { MixerBlock } from './mixer'
+import { ReformerBlock } from './reformer'
 import { BasicBlock, Bottleneck } from './resnet'
 
 // Where Woo & Jeon (2023) put auxiliary sign activation, as `memory` takes it. What is not named stays as it is, so that
 // a placement can be spread into an assignment that says more.
+
+type Placed = TransformerBranches | MixerBlock | ReformerBlock
+const isPlaced = (m: nn.Module): m is Placed =>
+  m instanceof TransformerBranches || m instanceof MixerBlock || m instanceof ReformerBlock
 
 const under = (modules: Iterable<[string, nn.Module]>, chosen: ReadonlySet<nn.Module>, policy: MemoryPolicy) =>
   Object.fromEntries([...modules].filter(([, m]) => chosen.has(m)).map(([path]) => [path, policy]))
@@ -25,9 +30,7 @@ export function asaPlacement(
 ): Record<string, MemoryPolicy> {
   expectIntegers('asaPlacement', { level }, 1, 4)
   const modules = [...model.namedModules()]
-  const blocks = modules
-    .map(([, m]) => m)
-    .filter((m): m is TransformerBranches | MixerBlock => m instanceof TransformerBranches || m instanceof MixerBlock)
+  const blocks = modules.map(([, m]) => m).filter(isPlaced)
   if (!blocks.length)
     fail('AUX_INVALID_ARGUMENT', 'asaPlacement: expected a model with blocks of a transformer or a Mixer, found none')
   return under(modules, new Set(blocks.flatMap((b) => b.placement.slice(0, level).flat())), policy)

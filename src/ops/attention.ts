@@ -3,6 +3,7 @@ import { apply, defineOp, expectDType, expectRank, expectShape, type Op } from '
 import { broadcastShapes, showShape } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
+import { concat } from './join'
 import { checkDropout, randomFor } from './random'
 import { expand } from './shape'
 
@@ -68,12 +69,28 @@ const attentionOp: Op<Attrs> = defineOp({
         'scaledDotProductAttention: the mask gets no gradient; wrap it in detach() if none is meant',
       )
     const optional = [3, 4].map((i) => (d.has(i) ? d.input(i) : undefined))
-    const grads = apply(
-      gradOp,
-      [d.grad()!, d.input(0), d.input(1), d.input(2), ...optional, d.output(0), d.output(1)],
-      d.attrs,
+    const sums = d.grad(1)
+    let [v, y] = [d.input(2), d.output(0)]
+    let dy = d.grad() ?? y.mul(0)
+    if (sums) {
+      // Scores get p (dp - dy·y + gradient of the sum): with one value more, which is 0, dy·y says that too.
+      const more = (t: Tensor, last: Tensor): Tensor => concat([t, last], -1)
+      const turned = sums.permute([0, 2, 1]).unsqueeze(-1)
+      ;[v, y, dy] = [
+        v.pad([
+          [0, 0],
+          [0, 0],
+          [0, 0],
+          [0, 1],
+        ]),
+        more(y, turned.neg()),
+        more(dy, turned.mul(0).add(1)),
+      ]
+    }
+    const [dq, dk, dv] = apply(gradOp, [dy, d.input(0), d.input(1), v, ...optional, y, d.output(1)], d.attrs)
+    return [dq, dk, sums ? dv.narrow(3, 0, v.shape[3] - 1) : dv].map((g, i) =>
+      d.needs(i) ? g.permute([0, 2, 1, 3]) : undefined,
     )
-    return grads.map((g, i) => (d.needs(i) ? g.permute([0, 2, 1, 3]) : undefined))
   },
   strided: 'all',
 })
@@ -89,7 +106,7 @@ export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, optio
   return y
 }
 
-/** @internal The same, with the logarithm of what the weights were divided by, [batch, heads, queries], without a gradient. */
+/** @internal The same, with the logarithm of what the weights were divided by, [batch, heads, queries]. */
 export function attend(
   q: Tensor,
   k: Tensor,

@@ -1,18 +1,30 @@
 import { expectIntegers, fail } from '../errors'
 import { apply, defineOp } from '../graph/op'
 import { checkDType, encode, fromBf16, type DType, type TypedArray } from '../tensor/dtype'
-import { describe, flatten, naturalDType, type NestedNumbers, type NumberArray } from '../tensor/host'
+import {
+  describe,
+  flatten,
+  isShaped,
+  naturalDType,
+  toHost,
+  type HostArray,
+  type NestedNumbers,
+  type NumberArray,
+  type ShapedArray,
+} from '../tensor/host'
 import { checkShape, showShape, sizeOf, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
 /**
- * A tensor from nested arrays or a typed array (then with its shape; one axis by default). The dtype is f32 for plain
- * numbers, bool for booleans, and the array's own for typed arrays (a Uint16Array holds bf16 patterns), unless given.
+ * A tensor from nested arrays, a typed array (then with its shape; one axis by default), or what runs and files give,
+ * `{ data, shape, dtype }`. The dtype is f32 for plain numbers, bool for booleans, and the array's own for typed arrays (a Uint16Array holds bf16 patterns), unless given.
  */
-export function tensor(values: NestedNumbers | NumberArray, shape?: Shape, dtype?: DType): Tensor {
+export function tensor(values: NestedNumbers | NumberArray | ShapedArray, shape?: Shape, dtype?: DType): Tensor {
   const given = ArrayBuffer.isView(values)
     ? { numbers: values as NumberArray, shape: [(values as NumberArray).length], dtype: dtypeOf(values as NumberArray) }
-    : flatten('tensor', values)
+    : isShaped(values as ShapedArray)
+      ? numbersOf(toHost('tensor', values as ShapedArray))
+      : flatten('tensor', values as NestedNumbers)
   const { numbers } = given
   const target = shape ?? given.shape
   checkShape('tensor', target)
@@ -26,6 +38,8 @@ export function tensor(values: NestedNumbers | NumberArray, shape?: Shape, dtype
     return Tensor.from(numbers as TypedArray, target, kind)
   return Tensor.from(encode(given.dtype === 'bf16' ? fromBf16(numbers as Uint16Array) : numbers, kind), target, kind)
 }
+
+const numbersOf = ({ data, shape, dtype }: HostArray) => ({ numbers: data as NumberArray, shape, dtype })
 
 const dtypeOf = (values: NumberArray): DType =>
   values instanceof Float64Array

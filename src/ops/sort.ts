@@ -18,6 +18,12 @@ const sortOp = defineOp<{ descending: boolean; count: number }>({
   derive: (d) => [scatterZeros(d.spec(0).shape, d.spec(0).shape.length - 1, d.output(1), d.grad()!, 'sort')],
 })
 
+const keptSortOp: typeof sortOp = { ...sortOp, statistics: true }
+
+/** @internal The positions that sort the last axis, i32: kept where the module around them is computed again. */
+export const keptOrder = (x: Tensor): Tensor =>
+  apply(keptSortOp, [x], { descending: false, count: x.shape[x.rank - 1] })[1]
+
 const cumsumOp: Op<{ axis: number; reverse: boolean }> = defineOp({
   name: 'cumsum',
   infer: ([x]) => {

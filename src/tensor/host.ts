@@ -79,7 +79,7 @@ export function isHostArray(value: unknown): value is HostArray {
   return ArrayBuffer.isView(data) && Array.isArray(shape) && typeof dtype === 'string'
 }
 
-const isShaped = (value: unknown): value is ShapedArray =>
+export const isShaped = (value: unknown): value is ShapedArray =>
   typeof value === 'object' &&
   value !== null &&
   !(value instanceof Tensor) &&

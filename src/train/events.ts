@@ -145,6 +145,11 @@ export class EventWriter {
     }
   }
 
+  /** `close`, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close()
+  }
+
   #event(step: number, what: Buffer): void {
     if (this.#closed) fail('AUX_DISPOSED', `${this.file}: expected an open writer of events, got one that was closed`)
     if (this.#failed) throw this.#failed

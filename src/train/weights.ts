@@ -9,11 +9,18 @@ import { Tensor } from '../tensor/tensor'
 export interface WeightsOptions {
   /**
    * `torch`: convolution weights lie as [out, in, kh, kw] ([out, in, k] of `Conv1d`), the order of PyTorch and Hugging
-   * Face; they are turned to and from ours, [out, kh, kw, in]. Linear weights lie alike in both.
+   * Face; they are turned to and from ours, [out, kh, kw, in]. Linear weights lie alike in both. Running statistics are
+   * named as there, `running_mean`, and `num_batches_tracked` is passed over.
    */
   layout?: 'auxgrad' | 'torch'
   /** Name in the file of each tensor of the model; the same name unless given. */
   name?: (path: string) => string
+}
+
+/** Name in the file of each tensor of the model. */
+function naming({ layout, name = (path) => path }: WeightsOptions): (path: string) => string {
+  if (layout !== 'torch') return name
+  return (path) => name(path).replace(/\brunning(Mean|Var)$/, (_, what: string) => `running_${what.toLowerCase()}`)
 }
 
 // Where the channels of the input, our last axis and PyTorch's second, go.
@@ -43,7 +50,8 @@ function convolutions(model: Module): (t: Tensor) => boolean {
  * for so far, whole.
  */
 export async function saveWeights(file: string, model: Module, options: WeightsOptions = {}): Promise<void> {
-  const { layout = 'auxgrad', name = (path) => path } = options
+  const { layout = 'auxgrad' } = options
+  const name = naming(options)
   const tensors = new Map<string, HostArray>()
   await sessionOf(model).enqueue(async () => {
     const isConvolution = convolutions(model)
@@ -65,10 +73,12 @@ export async function loadWeights(
   model: Module,
   options: WeightsOptions & { strict?: boolean } & ReadOptions = {},
 ): Promise<void> {
-  const { layout = 'auxgrad', name = (path) => path, strict, ...reading } = options
+  const { layout = 'auxgrad', name: _, strict, ...reading } = options
+  const name = naming(options)
   const { tensors } = await readSafetensors(file, reading)
   const values = new Map<string, Tensor>()
-  const unclaimed = new Set(tensors.keys())
+  const counts = layout === 'torch' ? /\bnum_batches_tracked$/ : /^$/
+  const unclaimed = new Set([...tensors.keys()].filter((key) => !counts.test(key)))
   const isConvolution = convolutions(model)
   try {
     for (const [path, own] of model.state()) {

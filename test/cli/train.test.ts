@@ -1,7 +1,8 @@
-import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { leaveOnBrokenOutput } from '../../src/cli/output'
+import { resultTable } from '../../src/cli/report'
 import { cli } from '../support/cli'
 
 test('train reports every rule, and measures the peak that was planned', async () => {
@@ -136,12 +137,36 @@ test('a finished run has nothing left to do, and another model does not go on fr
 })
 
 test('a reader that leaves ends it without a word, a full disk with one', () => {
-  const main = path.resolve(__dirname, '../../dist/cli/main.js')
-  const shell = (line: string) => spawnSync('bash', ['-c', line], { encoding: 'utf8' })
-  const head = shell(`"${process.execPath}" "${main}" plan --rule bp --ops | head -1; exit \${PIPESTATUS[0]}`)
-  expect(head).toMatchObject({ stdout: 'cnn, batches of 128\n', stderr: '', status: 1 })
-  if (!existsSync('/dev/full')) return
-  const full = shell(`"${process.execPath}" "${main}" info > /dev/full`)
-  expect(full.stderr).toBe('auxgrad: standard output: no space left on the device (ENOSPC)\n')
-  expect(full.status).toBe(1)
+  const before = [process.stdout, process.stderr].map((stream) => stream.listeners('error'))
+  const exit = jest.spyOn(process, 'exit').mockImplementation((() => undefined) as never)
+  let said = ''
+  const err = jest.spyOn(process.stderr, 'write').mockImplementation((s) => ((said += String(s)), true))
+  leaveOnBrokenOutput()
+  process.stdout.emit('error', Object.assign(new Error('write EPIPE'), { code: 'EPIPE' }))
+  expect(said).toBe('')
+  process.stdout.emit('error', Object.assign(new Error('ENOSPC: no space left'), { code: 'ENOSPC' }))
+  expect(said).toBe('auxgrad: standard output: no space left on the device (ENOSPC)\n')
+  process.stderr.emit('error', new Error('write EPIPE'))
+  expect(exit.mock.calls).toEqual([[1], [1]])
+  exit.mockRestore()
+  err.mockRestore()
+  for (const [i, stream] of [process.stdout, process.stderr].entries())
+    for (const listener of stream.listeners('error'))
+      if (!before[i].includes(listener)) stream.off('error', listener as () => void)
+})
+
+test('the table of results turns where the terminal is narrow', () => {
+  const run = { model: 'cnn', seed: 1, epochs: 1, testAccuracy: 0.99, keptBytes: 2 ** 20, plannedPeakBytes: 2 ** 21 }
+  const runs = ['bp', 'asa', 'ara'].map((rule) => ({ rule, ...run, secondsPerEpoch: 12, imagesPerSecond: 3456 }))
+  const width = (table: string) => Math.max(...table.split('\n').map((line) => line.length))
+  const [wide, narrow] = [resultTable(runs, 120), resultTable(runs, 80)]
+  expect(wide).toMatch(/│ rule │ test accuracy │/)
+  expect(narrow).toMatch(/│ rule +│ +bp │ +asa │ +ara │/)
+  expect(width(wide)).toBeGreaterThan(80)
+  expect(width(narrow)).toBeLessThanOrEqual(80)
+  for (const fact of ['99.00 %', '1.00 MiB', '2.00 MiB', '12.0', '3456']) {
+    expect(wide.split(fact)).toHaveLength(4)
+    expect(narrow.split(fact)).toHaveLength(4)
+  }
+  expect(resultTable([])).toBe('')
 })

@@ -221,7 +221,7 @@ test('what is no plan file is one clear error; so is wrong usage', async () => {
       encoding: 'utf8',
     },
   )
-  expect(mutated.stdout).toMatch(/^4 passed, 0 failed/m)
+  expect(mutated.stdout).toMatch(/^[1-9]\d* passed, 0 failed/m)
   // A kernel of another version, in a file that is whole.
   const other = edited((b) => {
     b.write('conv2e', b.indexOf('conv2d'))

@@ -118,6 +118,7 @@ describe('events', () => {
     expect(() => other.scalars({ loss: 1 }, 1.5)).toThrow(/expected the number of the step, got 1.5/)
     expect(() => other.histogram('w', [1], 1, { buckets: 0 })).toThrow(/whole number of buckets, got 0/)
     await other.close()
+    await other[Symbol.asyncDispose]() // closed already
     expect(() => new train.EventWriter('')).toThrow(/path of a folder/)
   })
 })

@@ -64,6 +64,9 @@ inline void depthwise_tile(const Depthwise& d, const float* image, int64_t i, in
   }
 }
 
+// Whether a line of a cache begins, about, at channel c: of vectors that share one, the first fetches it.
+inline bool begins_line(int64_t c) { return kLanes >= 16 || c % 16 == 0; }
+
 // Some neighbouring outputs of a row and what they read, at the first channel.
 struct DepthwiseTile {
   const float* line;  // under the first tap of the first output
@@ -108,14 +111,16 @@ __attribute__((noinline)) void depthwise_small_tile(const Depthwise& d, const De
             acc[(k - b) / Step] = fma(x, w[b], acc[(k - b) / Step]);
       }
     }
-    const float* next = t.next_out + c;
-    AUXGRAD_UNROLL
-    for (int n = 0; n < N; n++, next += t.out_step) __builtin_prefetch(next, 1, 2);
-    next = t.next_line + c;
-    for (int64_t r = 0; r < t.next_rows; r++, next += t.next_step) {
-      const float* at = next;
+    if (begins_line(from)) {
+      const float* next = t.next_out + c;
       AUXGRAD_UNROLL
-      for (int k = 0; k < N * Step; k++, at += channels) __builtin_prefetch(at, 0, 2);
+      for (int n = 0; n < N; n++, next += t.out_step) __builtin_prefetch(next, 1, 2);
+      next = t.next_line + c;
+      for (int64_t r = 0; r < t.next_rows; r++, next += t.next_step) {
+        const float* at = next;
+        AUXGRAD_UNROLL
+        for (int k = 0; k < N * Step; k++, at += channels) __builtin_prefetch(at, 0, 2);
+      }
     }
     if (d.relu) {
       AUXGRAD_UNROLL
@@ -348,6 +353,7 @@ inline __attribute__((always_inline)) void add_vector(int64_t channels, const Gr
     AUXGRAD_UNROLL
     for (int b = 0; b < Taps; b++) lanes.store(sum + b * channels, acc[b]);
   }
+  if (!begins_line(c)) return;
   at = t.next_dy + c;
   AUXGRAD_UNROLL
   for (int n = 0; n < N; n++, at += channels) __builtin_prefetch(at, 0, 2);

@@ -73,7 +73,7 @@ inline void narrow_row(const Narrow& p, const float* packed, int64_t n, int64_t 
   }
   t.left_row = left_row;
   t.out_row = out_row;
-  t.runs = {last - first, v.tap_step * step, 1, 0, p.outputs};
+  t.runs = {1, 0, last - first, v.tap_step * step, p.outputs};
   t.accumulate = t.relu = false;
   t.bias = nullptr;
   const int64_t tiles = ceil_div(p.out_columns, kTileRows);

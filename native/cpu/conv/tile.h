@@ -186,7 +186,7 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
   const auto fetch = [&](int64_t m) __attribute__((always_inline)) {
     const float* out = t.out + t.out_row[m];
     AUXGRAD_UNROLL
-    for (int v = 0; v < V; v++) __builtin_prefetch(out + v * kLanes, 1);
+    for (int v = 0; v < V; v += kLanes < 16 ? 2 : 1) __builtin_prefetch(out + v * kLanes, 1);
   };
   constexpr bool kSpread = 2 * M > kTileRows && !kFallback;
   for (int64_t m = kSpread ? t.runs.length : 0; m < M; m++) fetch(m);
@@ -220,6 +220,7 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
       int64_t k = 0;
       if (kSpread && i + j == 0)
         for (; k < min64(M, t.runs.length); k++) {
+          asm("" : "+r"(k));  // or there would be code for each step
           fetch(k);
           step(k);
         }

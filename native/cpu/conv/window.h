@@ -257,11 +257,12 @@ inline bool reads_in_place(const Product& p) {
          inside(p.horizontal, p.image.columns);
 }
 
-// Taps side by side in the stripe make one run.
+// Taps side by side in the stripe make one run. Of inner runs tiles step from one to the next, of outer ones they find
+// the start of each row anew.
 inline Runs tap_runs(const Product& p, const Block& k, int64_t depth) {
   const Axis &v = p.vertical, &h = p.horizontal;
   const int64_t line = k.stripe_columns * depth;
-  if (h.taps <= 1 || h.tap_step == 1) return {v.taps, v.tap_step * line, 1, 0, h.taps * depth};
+  if (h.taps <= 1 || h.tap_step == 1) return {1, 0, v.taps, v.tap_step * line, h.taps * depth};
   return {v.taps, v.tap_step * line, h.taps, h.tap_step * depth, depth};
 }
 
@@ -387,8 +388,8 @@ inline void run_product(const Call& call, const Product& p) {
           t.out = p.out + out_channel;
           t.bias = last && p.bias ? p.bias + out_channel : nullptr;
           memset(&moments, 0, sizeof(moments));
-          for (int64_t i = 0; i < tiles; i++) {
-            const int64_t t0 = even_start(tokens, tiles, i), t1 = even_start(tokens, tiles, i + 1);
+          for (int64_t i = 0, t0 = 0, t1; i < tiles; i++, t0 = t1) {
+            t1 = even_start(tokens, tiles, i + 1);
             t.left_row = at.source + t0;
             t.out_row = at.out + t0;
             if (last && p.mask) {

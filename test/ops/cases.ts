@@ -1744,6 +1744,7 @@ add({
   f: (x, t) => aux.klDivergence(x, t, { logTarget: true, reduction: 'sum' }),
   reference: (x, t) => scalar(sum([...zip(x, t, (a, b) => Math.exp(b) * (b - a)).data])),
   samples: [[within(-4, 0, 3, 4), within(-4, 0, 3, 4)]],
+  ...fused, // exp
 })
 
 // --- gradients as functions: traced inside of a function, they are part of it and have gradients of their own ---

@@ -3,6 +3,7 @@
 // The left operand is read in place (a stripe of the image, see stripe.h): the reduction walks runs of it whose
 // addresses form a two-level grid. The right operand is a packed panel, [reduction][columns of the panel].
 #pragma once
+#include "../stores.h"
 #include "bits.h"
 
 namespace auxgrad {
@@ -124,8 +125,10 @@ __attribute__((noinline)) void finish_rows(const Tile& t, const Vec* sums, int r
   }
 }
 
+// With the last kLastSteps steps, of rows at `left` and columns at `panel`, unless `left` is null.
 template <int M, int V>
-inline __attribute__((always_inline)) void finish_tile(const Tile& t, Vec (&acc)[M][V]) {
+inline __attribute__((always_inline)) void finish_tile(const Tile& t, Vec (&acc)[M][V], const float* left,
+                                                       const float* panel) {
   if (t.columns < V * kLanes) {
     Vec sums[M * V];
     AUXGRAD_UNROLL
@@ -135,27 +138,40 @@ inline __attribute__((always_inline)) void finish_tile(const Tile& t, Vec (&acc)
     }
     return finish_rows(t, sums, M, V);
   }
+  constexpr int kGroup = M * V > kFreeStores ? 4 / V : M;  // rows at a time
   float* const to = t.out;
-  const int64_t* const row = t.out_row;
-  if (t.accumulate) {
-    AUXGRAD_UNROLL
-    for (int m = 0; m < M; m++) {
-      AUXGRAD_UNROLL
-      for (int v = 0; v < V; v++) acc[m][v] += load(to + row[m] + v * kLanes);
-    }
-  }
-  if (t.relu) {
-    AUXGRAD_UNROLL
-    for (int m = 0; m < M; m++) {
-      AUXGRAD_UNROLL
-      for (int v = 0; v < V; v++) acc[m][v] = relu(acc[m][v]);
-    }
-  }
+  const int64_t *const row = t.out_row, *const left_row = t.left_row;
   AUXGRAD_UNROLL
-  for (int m = 0; m < M; m++) {
-    float* out = to + row[m];
-    AUXGRAD_UNROLL
-    for (int v = 0; v < V; v++) store(out + v * kLanes, acc[m][v]);
+  for (int first = 0; first < M; first += kGroup) {
+    if (kGroup < M) asm volatile("" : : : "memory");
+    if (kGroup < M && left) {
+      AUXGRAD_UNROLL
+      for (int u = 0; u < kLastSteps; u++) {
+        Vec right[V];
+        AUXGRAD_UNROLL
+        for (int v = 0; v < V; v++) right[v] = load(panel + (u * V + v) * kLanes);
+        AUXGRAD_UNROLL
+        for (int i = 0; i < kGroup; i++) {
+          const int m = first + i;
+          if (m >= M) break;
+          const Vec x = broadcast(left[left_row[m] + u]);
+          AUXGRAD_UNROLL
+          for (int v = 0; v < V; v++) acc[m][v] = fma(x, right[v], acc[m][v]);
+        }
+      }
+    }
+    const auto each = [&](const auto& f) __attribute__((always_inline)) {
+      AUXGRAD_UNROLL
+      for (int i = 0; i < kGroup; i++) {
+        if (first + i >= M) break;
+        float* out = to + row[first + i];
+        AUXGRAD_UNROLL
+        for (int v = 0; v < V; v++) f(acc[first + i][v], out + v * kLanes);
+      }
+    };
+    if (t.accumulate) each([](Vec& y, const float* out) { y += load(out); });
+    if (t.relu) each([](Vec& y, const float*) { y = relu(y); });
+    each([](Vec& y, float* out) { store(out, y); });
   }
   if (!t.marked && !t.moments) return;
   AUXGRAD_UNROLL
@@ -190,10 +206,17 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
   };
   constexpr bool kSpread = 2 * M > kTileRows && !kFallback;
   for (int64_t m = kSpread ? t.runs.length : 0; m < M; m++) fetch(m);
+  const bool tail = M * V > kFreeStores && t.runs.length >= kLastSteps && t.columns >= V * kLanes;
+  const float* end = nullptr;  // of the run before its last steps
   for (int64_t i = 0; i < t.runs.outer; i++, b += t.panel_step)
     for (int64_t j = 0; j < t.runs.inner; j++) {
       const float* start = t.left + i * t.runs.outer_step + j * t.runs.inner_step;
       const int64_t* row = t.left_row;
+      int64_t length = t.runs.length;
+      if (tail && i == t.runs.outer - 1 && j == t.runs.inner - 1) {
+        length -= kLastSteps;
+        end = start + length;
+      }
       // Of many rows, addresses of an outer run would only be kept to be loaded again, and vectors of what was just stored
       // a number at a time would wait.
       if (kLanes == 16) asm("" : "+r"(row));
@@ -219,12 +242,12 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
       };
       int64_t k = 0;
       if (kSpread && i + j == 0)
-        for (; k < min64(M, t.runs.length); k++) {
+        for (; k < min64(M, length); k++) {
           asm("" : "+r"(k));  // or there would be code for each step
           fetch(k);
           step(k);
         }
-      for (; k < t.runs.length; k++) {
+      for (; k < length; k++) {
         __builtin_prefetch(ahead, 0, 2);
         ahead += 8;
         step(k);
@@ -232,7 +255,7 @@ __attribute__((noinline)) void tile_of_rows(const Tile& t) {
     }
   const Tile* again = &t;  // read anew: registers kept for it would be missing above
   asm("" : "+r"(again));
-  finish_tile<M, V>(*again, acc);
+  finish_tile<M, V>(*again, acc, end, b - t.panel_step);
 }
 
 // Whether the rows of a tile, side by side, take a line of a cache: such are read in place.

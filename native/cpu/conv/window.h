@@ -106,18 +106,21 @@ inline void pack_panel(float* target, const float* source, int64_t depth, int64_
     for (int64_t c = 0; c < width; c += kLanes) {
       const int64_t n = max64(0, min64(kLanes, columns - c));
       const float* from = source + k + c * c_step;
-      Vec block[kLanes];
-      if (n == kLanes && rows == kLanes) {
-        AUXGRAD_UNROLL
-        for (int i = 0; i < kLanes; i++) block[i] = load(from + i * c_step);
-        transpose(block);
-        AUXGRAD_UNROLL
-        for (int r = 0; r < kLanes; r++) store(target + (k + r) * width + c, block[r]);
-        continue;
+      int64_t step = c_step;
+      float part[kLanes * kLanes];
+      if (n < kLanes || rows < kLanes) {
+        set_zero(part, kLanes * kLanes);
+        for (int64_t i = 0; i < n; i++) memcpy(part + i * kLanes, from + i * c_step, static_cast<size_t>(rows) * 4);
+        from = part;
+        step = kLanes;
       }
-      for (int i = 0; i < kLanes; i++) block[i] = i < n ? load_first(from + i * c_step, rows) : Vec{};
+      Vec block[kLanes];
+      AUXGRAD_UNROLL
+      for (int i = 0; i < kLanes; i++) block[i] = load(from + i * step);
       transpose(block);
-      for (int64_t r = 0; r < rows; r++) store(target + (k + r) * width + c, block[r]);
+      AUXGRAD_UNROLL
+      for (int r = 0; r < kLanes; r++)
+        if (r < rows) store(target + (k + r) * width + c, block[r]);
     }
   }
 }

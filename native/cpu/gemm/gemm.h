@@ -268,7 +268,7 @@ struct Ahead {
       t.ahead_lines = t.ahead_line = t.ahead_chunk = 0;
       return;
     }
-    const int64_t count = wide ? max64(1, t.depth - kTail) : kLines * (t.depth / kChunk);
+    const int64_t count = wide ? max64(1, t.depth - kLastSteps) : kLines * (t.depth / kChunk);
     t.ahead = at[now];
     t.ahead_lines = kLines;
     t.ahead_line = kLine;

@@ -1,5 +1,6 @@
 // The micro-kernel: one tile of C from a strip of the left operand and a panel of the right one.
 #pragma once
+#include "../stores.h"
 #include "vector.h"
 
 namespace auxgrad {
@@ -67,10 +68,6 @@ __attribute__((noinline)) void store_ragged(const Tile& t, const Vec* sum, int r
     }
 }
 
-// Stores of more vectors than this in a row hold up the multiply-adds of the next tile. A tile of more makes the last
-// kTail steps of a few rows at a time, and stores these while it makes those of the next ones.
-constexpr int kFreeStores = kLanes == 16 ? 16 : 32, kTail = 3;
-
 template <int M, int V, Left L>
 __attribute__((noinline)) void tile_kernel(const Tile& t) {
   Vec sum[M][V];
@@ -107,8 +104,8 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
     for (int i = 0; i < kPointers; i++)
       if (L == kLeftRows) p[i] += count.value;
   };
-  const bool ragged = t.columns < V * kLanes, tail = kSpread && !ragged && t.depth >= kTail;
-  const int64_t depth = t.depth - (tail ? kTail : 0), chunk = kWide ? depth : kChunk;
+  const bool ragged = t.columns < V * kLanes, tail = kSpread && !ragged && t.depth >= kLastSteps;
+  const int64_t depth = t.depth - (tail ? kLastSteps : 0), chunk = kWide ? depth : kChunk;
   int64_t next_rows = M;
   for (int64_t k = 0; k < depth; k += chunk) {
     if (!kWide) {
@@ -145,7 +142,7 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
     asm volatile("" : : : "memory");
     if (tail) {
       AUXGRAD_UNROLL
-      for (int u = 0; u < kTail; u++) tile_step<kGroup, L>(sum, first, right + u * right_step, p, step, u);
+      for (int u = 0; u < kLastSteps; u++) tile_step<kGroup, L>(sum, first, right + u * right_step, p, step, u);
     }
     if (t.add) {
       const float* from = out;

@@ -19,6 +19,8 @@ inline void fetch(const void* from, int64_t bytes) {
 #define AUXGRAD_INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
+constexpr int64_t kVectorBlock = 32;  // of loops that store past the caches themselves, and of no others
+
 // What is done around an elementwise function is compiled once for each instruction set, for operands of bytes: rows,
 // buffers and ends. Only the loop itself, over neighbours and whole blocks, is compiled for each function, of which there
 // are a hundred, and of a long polynomial every further copy of the loop costs kilobytes.
@@ -29,7 +31,8 @@ struct Loop {
   void (*run)(const void* f, const void* const (&in)[N], void* out, int64_t n, bool past);
   const void* f;
   int64_t block, out_size, in_size[N];  // sizes: bytes of an element, 1, 2 or 4
-  bool can_bypass = false;
+
+  bool can_bypass() const { return block == kVectorBlock; }
 };
 
 constexpr int64_t kGather = 1024;  // elements of a buffer, a multiple of every block
@@ -122,7 +125,7 @@ class Rows {
       }
       char* to = out + i * loop_.out_size;
       if (!past) fetch(to + kAhead * loop_.out_size, kStretch * loop_.out_size);
-      const bool aside = past && !loop_.can_bypass;
+      const bool aside = past && !loop_.can_bypass();
       loop_.run(loop_.f, from, aside ? buffer(N) : to, m, past);
       if (aside) bypass_copy(to, buffer(N), m * loop_.out_size);
     }
@@ -217,41 +220,50 @@ constexpr Vec (*kOnVector)(Vec) = nullptr;
 template <class F>
 constexpr Vec (*kOnVectors)(Vec, Vec) = nullptr;
 
+// The same, unknown to the compiler, which would make two loops of one for its sake.
+inline bool kept(bool value) {
+  __asm__("" : "+r"(value));
+  return value;
+}
+
 template <class T, class R, class F>
 inline bool map1(const Call& call, const View& x, const View& y, const F& f) {
+  constexpr int64_t kBlock = kOnVector<F> != nullptr ? kVectorBlock : kLoopBlock<T, R>;
   const auto run = [](const void* function, const void* const(&in)[1], void* out, int64_t n, bool past) {
     const F g = *static_cast<const F*>(function);
     const T* u = static_cast<const T*>(in[0]);
     R* w = static_cast<R*>(out);
-    n &= -kLoopBlock<T, R>;  // as it is: so the compiler leaves out the loops over what would be left
+    n &= -kBlock;  // as it is: so the compiler leaves out the loops over what would be left
     if constexpr (kOnVector<F> != nullptr) {
-      for (int64_t i = 0; i < n; i += kLanes) put(past, WholeLanes(), w + i, kOnVector<F>(load(u + i)));
+      for (int64_t i = 0; i < n; i += kLanes) put(kept(past), WholeLanes(), w + i, kOnVector<F>(load(u + i)));
       return;
     }
     AUXGRAD_INDEPENDENT
     for (int64_t i = 0; i < n; i++) w[i] = g(u[i]);
   };
   const View* const operands[1] = {&x};
-  loop_rows<1>(call, operands, y, {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T)}, kOnVector<F> != nullptr});
+  loop_rows<1>(call, operands, y, {run, &f, kBlock, sizeof(R), {sizeof(T)}});
   return true;
 }
 
 template <class T, class R, class F>
 inline bool map2(const Call& call, const View& a, const View& b, const View& y, const F& f) {
+  constexpr int64_t kBlock = kOnVectors<F> != nullptr ? kVectorBlock : kLoopBlock<T, R>;
   const auto run = [](const void* function, const void* const(&in)[2], void* out, int64_t n, bool past) {
     const F g = *static_cast<const F*>(function);
     const T *u = static_cast<const T*>(in[0]), *v = static_cast<const T*>(in[1]);
     R* w = static_cast<R*>(out);
-    n &= -kLoopBlock<T, R>;
+    n &= -kBlock;
     if constexpr (kOnVectors<F> != nullptr) {
-      for (int64_t i = 0; i < n; i += kLanes) put(past, WholeLanes(), w + i, kOnVectors<F>(load(u + i), load(v + i)));
+      for (int64_t i = 0; i < n; i += kLanes)
+        put(kept(past), WholeLanes(), w + i, kOnVectors<F>(load(u + i), load(v + i)));
       return;
     }
     AUXGRAD_INDEPENDENT
     for (int64_t i = 0; i < n; i++) w[i] = g(u[i], v[i]);
   };
   const View* const operands[2] = {&a, &b};
-  const Loop<2> loop = {run, &f, kLoopBlock<T, R>, sizeof(R), {sizeof(T), sizeof(T)}, kOnVectors<F> != nullptr};
+  const Loop<2> loop = {run, &f, kBlock, sizeof(R), {sizeof(T), sizeof(T)}};
   if (!loop_repeated(call, operands, y, loop)) loop_rows<2>(call, operands, y, loop);
   return true;
 }

@@ -54,6 +54,9 @@ struct Free {
 class Array {
  public:
   Array(auxgrad::DType dtype, std::vector<int64_t> shape, int64_t alignment = 1);
+  Array(Array&&) = default;
+  // A failed check, if something was written around it.
+  ~Array();
   static Array f32(std::vector<int64_t> shape) { return Array(auxgrad::DType::f32, std::move(shape)); }
   static Array normal(std::vector<int64_t> shape, uint32_t seed, float scale = 1.0f);
   // Small integers in [-4, 4]: float sums of products stay exact up to 2^24.

@@ -87,6 +87,10 @@ Array::Array(auxgrad::DType dtype, std::vector<int64_t> shape, int64_t alignment
   poison(data_, bytes_);
 }
 
+Array::~Array() {
+  if (block_ && !guards_intact()) failed(__FILE__, __LINE__, "something was written outside of its array");
+}
+
 Array Array::normal(std::vector<int64_t> shape, uint32_t seed, float scale) {
   Array a = f32(std::move(shape));
   std::mt19937 random(seed);

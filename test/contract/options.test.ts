@@ -29,6 +29,7 @@ const wrong: Record<string, (bad: never) => unknown> = {
   LSTM: (bad) => new nn.LSTM(2, 2, bad),
   GRU: (bad) => new nn.GRU(2, 2, bad),
   MultiHeadAttention: (bad) => new nn.MultiHeadAttention(4, 2, bad),
+  LSHAttention: (bad) => new nn.LSHAttention(4, 2, bad),
   LoRA: (bad) => new nn.LoRA(new nn.Linear(2, 2), bad),
   conv2d: (bad) => conv2d(x, zeros([2, 3, 3, 2]), undefined, bad),
   interpolate: (bad) => interpolate(x, bad),

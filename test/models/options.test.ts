@@ -11,6 +11,7 @@ test('what is no option of a model is named, and so is what is missing', () => {
     [() => new models.ResNet({ depth: 18, classes: 2, steam: 'large' } as never), /^ResNet: there is no option steam/],
     [() => new models.MobileNetV2(undefined as never), /^MobileNetV2: expected an object of options/],
     [() => new models.Mixer(undefined as never), /^Mixer: expected an object of options/],
+    [() => new models.Reformer(undefined as never), /^Reformer: expected an object of options/],
     [() => new models.Transformer(undefined as never), /^Transformer: expected an object of options/],
     [() => new models.GPT(undefined as never), /^GPT: expected an object of options/],
     [() => new models.GPT({ ...sizes, vocabulary: 3, length: 4, dropuot: 0.1 } as never), /^GPT: .*dropuot/],

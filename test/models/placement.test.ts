@@ -123,6 +123,15 @@ test('what has no such layers is refused', () => {
   const mlp = new models.MLP([2, 2])
   expect(() => models.asaPlacement(mlp, 1)).toThrow(/^asaPlacement: expected a model with blocks/)
   expect(() => models.residualAsaPlacement(mlp)).toThrow(/^residualAsaPlacement: expected a stride for each stage/)
+  const reformer = new models.Reformer({ ...sizes, vocabulary: 9, length: 16 })
+  expect(
+    Object.keys(models.asaPlacement(reformer, 4))
+      .map((k) => k.replace('blocks.', ''))
+      .sort(),
+  ).toEqual(
+    ['0', '1'].flatMap((b) => ['attention.out', 'attention.q', 'attention.v', 'fc1', 'fc2'].map((k) => `${b}.${k}`)),
+  )
+  reformer.dispose()
   const gpt = new models.GPT({ ...sizes, vocabulary: 9, length: 17 })
   expect(() => models.asaPlacement(gpt, 5 as never)).toThrow(/level to be a whole number from 1 to 4, got 5/)
   expect(new Set(Object.values(models.asaPlacement(gpt, 2, backprop())).map((p) => p.name))).toEqual(

@@ -34,10 +34,10 @@ test('it holds nothing afterwards, refuses wrong use, and names the suite of the
   expect(native().memory().live).toBe(held)
   expect((await cli('bench', '--batch', '0')).code).toBe(2)
   const unknown = await cli('bench', '--model', 'vgg')
-  expect(unknown).toMatchObject({ code: 1, err: expect.stringMatching(/expected one of mlp, cnn, resnet18, got vgg/) })
+  expect(unknown).toMatchObject({ code: 2, err: expect.stringMatching(/expected one of mlp, cnn, resnet18, got vgg/) })
   const without = await cli('bench', '--quick', '--no-kernels', '--model', 'mlp', '--rule', 'ara')
   expect(without).toMatchObject({
-    code: 1,
+    code: 2,
     err: expect.stringMatching(/--rule: expected one of bp, asa, q2, q8 for mlp/),
   })
   expect((await cli('bench', '--help')).out).toMatch(/npm run bench/)

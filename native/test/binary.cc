@@ -52,7 +52,6 @@ void check_pair(const auxgrad::View& a, const auxgrad::View& b) {
     test::Array y = test::Array::f32(shape);
     test::call(f.kernel, {a, b}, {y.view()});
     for (int64_t i = 0; i < y.count(); i++) CHECK(same(y[i], f.exact(element(a, i), element(b, i))));
-    CHECK(y.guards_intact());
   }
   test::Array less(auxgrad::DType::boolean, shape);
   test::call("lt", {a, b}, {less.view()});
@@ -95,7 +94,6 @@ TEST(bias_over_many_rows_and_long_rows) {
       for (int64_t i = 0; i < y.count(); i++) CHECK(y[i] == a[i] + b[i % n]);
       test::call("sub", {strided(b, {rows, n}, {0, 1}), a.view()}, {a.view()});  // in place of an operand
       for (int64_t i = 0; i < y.count(); i++) CHECK(a[i] == b[i % n] - (y[i] - b[i % n]));
-      CHECK(y.guards_intact() && a.guards_intact());
     }
   });
 }
@@ -153,7 +151,6 @@ TEST(unary_of_special_values_and_ragged_sizes) {
         }
         test::call(r.kernel, {x.view()}, {x.view()});  // in place
         for (int64_t i = 0; i < n; i++) CHECK(same(x[i], z[i]));
-        CHECK(y.guards_intact() && x.guards_intact());
       }
   });
 }
@@ -182,7 +179,6 @@ TEST(activation_gradients_are_derivatives) {
         const double h = 1e-6, slope = (r.f(x[i] + h) - r.f(x[i] - h)) / (2 * h);
         if (std::fabs(x[i]) > h) CHECK_NEAR(dx[i], dy[i] * slope, 2e-6 * std::fabs(dy[i]));
       }
-      CHECK(dx.guards_intact());
     }
   });
 }

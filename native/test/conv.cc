@@ -45,7 +45,6 @@ void check_bits(test::Array& bits, int64_t tokens, int64_t channels, const F& va
       const bool bit = bits.u32()[t / 32 * channels + c] >> (t % 32) & 1;
       CHECK(bit == (t < tokens && value(t * channels + c) > 0));
     }
-  CHECK(bits.guards_intact());
 }
 
 // All three kernels on small integers: sums are exact, so every summation order gives the same bits.
@@ -67,7 +66,6 @@ void check_exact(const Shape& s, uint32_t seed) {
   for (int64_t i = 0; i < dx.count(); i++) CHECK(dx[i] == dx_[size_t(i)]);
   test::call("conv2d_weight_grad", {dy.view(), x.view()}, {dw.view()}, numbers);
   for (int64_t i = 0; i < dw.count(); i++) CHECK(dw[i] == dw_[size_t(i)]);
-  CHECK(y.guards_intact() && dx.guards_intact() && dw.guards_intact());
 }
 
 // The auxiliary, signs, relu and mask; epsilon a power of two keeps sums exact.
@@ -87,7 +85,6 @@ void check_auxiliary(const Shape& s, bool pm1, uint32_t seed) {
   for (int64_t i = 0; i < y.count(); i++) CHECK(y[i] == (y_[size_t(i)] > 0 ? y_[size_t(i)] : 0));
   check_bits(signs, s.n * s.h * s.w, s.c, [&](int64_t i) { return x[i]; });
   check_bits(mask, s.n * s.p() * s.q(), s.o, [&](int64_t i) { return y[i]; });
-  CHECK(y.guards_intact());
 }
 
 const Shape kShapes[] = {
@@ -247,7 +244,6 @@ TEST(conv2d_input_grad_of_random_patches) {
       if (exact)
         for (int64_t k = 0; k < dx.count(); k++) CHECK(dx[k] == dx_[size_t(k)]);
       else CHECK(test::relative_error(dx.f32(), dx_.data(), dx.count()) < 1e-6);
-      CHECK(dx.guards_intact());
     }
   });
 }
@@ -439,7 +435,6 @@ TEST(conv2d_weight_grad_of_large_shapes) {
           for (int64_t i = 0; i < dw.count(); i++) CHECK(dw[i] == expected[size_t(i)]);
         else CHECK(test::relative_error(dw.f32(), expected.data(), dw.count()) < 1e-6);
         CHECK(bytes_of(dw) == bytes_of(again));
-        CHECK(dw.guards_intact());
       }
     }
   });
@@ -542,7 +537,6 @@ void check_statistics(const Shape& s, float mean_of_x, bool relu, uint32_t seed)
     CHECK_NEAR(var[c], v, (relu ? 4e-6 : 3e-6) * v);
     CHECK_NEAR(rstd[c], 1 / std::sqrt(v + 1e-5), 3e-6 / std::sqrt(v + 1e-5));
   }
-  CHECK(mean.guards_intact() && var.guards_intact() && rstd.guards_intact());
 }
 
 TEST(conv2d_statistics_of_any_mean) {

@@ -24,7 +24,6 @@ TEST(place_writes_the_window_and_the_rest) {
           const bool inside = i % 2 == 1 && j % 3 == 0 && k >= 2 && (k - 2) % 3 == 0 && (k - 2) / 3 < 5;
           CHECK(y[(i * 7 + j) * 16 + k] == (inside ? x[(j / 3 * 2 + i / 2) * 5 + (k - 2) / 3] : -1.0f));
         }
-    CHECK(y.guards_intact());
   });
 }
 
@@ -40,7 +39,6 @@ TEST(concat_takes_every_element_size) {
         CHECK(std::memcmp(y.data() + r * 9 * size, a.data() + r * 4 * size, static_cast<size_t>(4 * size)) == 0);
         CHECK(std::memcmp(y.data() + (r * 9 + 4) * size, b.data() + r * 5 * size, static_cast<size_t>(5 * size)) == 0);
       }
-      CHECK(y.guards_intact());
     }
   });
 }
@@ -56,7 +54,6 @@ TEST(take_copies_rows_of_any_length) {
                 y = Array::f32({tokens, features});
           test::call("take", {x.view(), index.view()}, {y.view()}, {0, 1});
           for (int64_t i = 0; i < y.count(); i++) CHECK(y[i] == x[index.i32()[i / features] * features + i % features]);
-          CHECK(y.guards_intact());
         }
     auxgrad::set_cache_bytes(before);
   });
@@ -74,7 +71,6 @@ TEST(take_grad_adds_in_order_and_leaves_the_padding) {
         for (int64_t t = 0; t < tokens; t++) sum += index.i32()[t] == r ? dy[t * features + f] : 0.0f;
         CHECK(dx[r * features + f] == (r == 4 ? 0.0f : sum));
       }
-    CHECK(dx.guards_intact());
   });
 }
 
@@ -89,7 +85,6 @@ TEST(scatter_add_is_the_transpose_of_gather) {
     for (int64_t i = 0; i < v.count(); i++) left += gathered[i] * v[i];
     for (int64_t i = 0; i < x.count(); i++) right += x[i] * scattered[i];
     CHECK(left == right);
-    CHECK(gathered.guards_intact() && scattered.guards_intact());
   });
 }
 
@@ -128,7 +123,6 @@ TEST(sort_is_stable_and_puts_nan_last) {
             if (!less(a, b) && !less(b, a)) CHECK(at.i32()[k - 1] < at.i32()[k]);
           }
       }
-      CHECK(y.guards_intact() && at.guards_intact());
     }
   });
 }

@@ -36,7 +36,6 @@ TEST(sgd_update_steps) {
             }
           }
           for (int64_t i = 0; i < n; i++) CHECK_NEAR(w[i], w_[size_t(i)], 6e-7 * (1 + std::fabs(w_[size_t(i)])));
-          CHECK(w.guards_intact() && buffer.guards_intact());
         }
   });
 }
@@ -64,7 +63,6 @@ TEST(adam_update_steps) {
         }
         // 1 - 0.999 in float is off by 5e-8 of 1e-3: 5e-5 of v, half of that in a step of at most 1e-2.
         for (int64_t i = 0; i < n; i++) CHECK_NEAR(w[i], w_[size_t(i)], 2e-6 + 3e-7 * std::fabs(w_[size_t(i)]));
-        CHECK(w.guards_intact() && m.guards_intact() && v.guards_intact());
       }
   });
 }
@@ -138,7 +136,6 @@ TEST(adam8_update_steps) {
               CHECK(is_nearest(squares, v.u8()[i], v_[size_t(i)] / largest[blocks + i / 256], v_[size_t(i)] > 0));
           }
         }
-        CHECK(w.guards_intact() && m.guards_intact() && v.guards_intact() && largest.guards_intact());
       }
   });
 }
@@ -190,7 +187,6 @@ TEST(lion_update_steps) {
             CHECK_NEAR(momentum(i), m_[size_t(i)], (whole ? 3e-7 : 1.0 / 256) * std::fabs(m_[size_t(i)]) + 1e-8);
           }
         }
-        CHECK(w.guards_intact() && m.guards_intact());
       }
   });
 }
@@ -258,7 +254,6 @@ TEST(adafactor_update_steps) {
           for (int64_t i = 0; i < first.count(); i++) CHECK_NEAR(first[i], a[size_t(i)], 1e-6 * a[size_t(i)]);
           for (int64_t j = 0; matrix && j < columns; j++) CHECK_NEAR(second[j], b[size_t(j)], 1e-6 * b[size_t(j)]);
         }
-        CHECK(w.guards_intact() && first.guards_intact() && second.guards_intact());
       }
   });
 }
@@ -300,7 +295,6 @@ TEST(sm3_update_steps) {
           for (int64_t j = 0; matrix && j < columns; j++)
             CHECK_NEAR(second[j], highest[size_t(j)], 1e-6 * highest[size_t(j)]);
         }
-        CHECK(w.guards_intact() && m.guards_intact() && first.guards_intact() && second.guards_intact());
       }
   });
 }
@@ -318,7 +312,6 @@ TEST(running_update_and_accumulate) {
         CHECK_NEAR(r[i], 0.9 * before[size_t(i)] + 0.125 * x[i], 3e-7 * (1 + std::fabs(x[i])));
         CHECK(total[i] == sums[size_t(i)] + add[i]);
       }
-      CHECK(r.guards_intact() && total.guards_intact());
     }
   });
 }

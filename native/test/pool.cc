@@ -56,7 +56,6 @@ TEST(max_pool2d_and_gradient) {
         expected[size_t(from)] += dy[o];
       }
       for (int64_t i = 0; i < dx.count(); i++) CHECK(dx[i] == expected[size_t(i)]);
-      CHECK(y.guards_intact() && index.guards_intact() && dx.guards_intact());
     }
   });
 }
@@ -89,7 +88,6 @@ TEST(avg_pool2d_and_gradient) {
         }
         CHECK(y.count() == 0 || test::relative_error(y.f32(), y_.data(), y.count()) < 3e-7);
         CHECK(dx.count() == 0 || test::relative_error(dx.f32(), dx_.data(), dx.count()) < 3e-7);
-        CHECK(y.guards_intact() && dx.guards_intact());
       }
   });
 }
@@ -117,7 +115,6 @@ TEST(adaptive_avg_pool2d_and_gradient) {
       }
       CHECK(y.count() == 0 || test::relative_error(y.f32(), y_.data(), y.count()) < 1e-6);
       CHECK(dx.count() == 0 || test::relative_error(dx.f32(), dx_.data(), dx.count()) < 1e-6);
-      CHECK(y.guards_intact() && dx.guards_intact());
     }
   });
 }

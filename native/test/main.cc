@@ -60,7 +60,7 @@ void Free::operator()(uint8_t* p) const {
 #endif
 }
 
-Array::Array(auxgrad::DType dtype, std::vector<int64_t> shape, int64_t alignment)
+Array::Array(auxgrad::DType dtype, std::vector<int64_t> shape, [[maybe_unused]] int64_t alignment)
     : shape_(std::move(shape)), dtype_(dtype) {
   count_ = 1;
   for (int64_t n : shape_) count_ *= n;

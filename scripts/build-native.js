@@ -249,32 +249,31 @@ async function buildDirectly(o) {
         ]),
       )
   const binaries = []
+  const loadable = process.platform === 'darwin' ? ['-bundle'] : ['-shared']
   if (o.addon) {
     const defines = facts.addonDefines.map((d) => `-D${d}`)
     const include = includeDirs().flatMap((d) => ['-isystem', d])
     const objects = sources(path.join(native, 'binding')).map((s) =>
       object(`binding-${stem(s)}`, s, [...defines, ...include]),
     )
-    const shared = process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared']
+    const shared = [...loadable, ...(process.platform === 'darwin' ? ['-undefined', 'dynamic_lookup'] : [])]
+    if (!windows) shared.push('-ldl')
     if (windows) shared.push(importLibrary(o, compiler))
     if (target.exports) shared.push(`-Wl,--version-script=${path.join(native, target.exports)}`)
     binaries.push({ file: path.join(output, 'auxgrad.node'), objects, args: shared })
   }
   if (o.programs) {
     const include = [`-I${native}`, `-I${path.join(work, 'generated')}`]
-    const opens = sources(path.join(native, 'cuda')) // the loader of auxgrad_cuda.so
-    const program = (name, folder, more) => {
-      const objects = [...sources(folder), ...more].map((s) => object(`${name}-${stem(s)}`, s, include))
-      if (objects.length)
-        binaries.push({
-          file: path.join(output, windows ? `${name}.exe` : name),
-          objects,
-          args: windows ? [] : ['-ldl'],
-        })
+    const program = (name, folder, args = windows ? [] : ['-ldl']) => {
+      const objects = sources(folder).map((s) => object(`${name}-${stem(s)}`, s, include))
+      if (objects.length) binaries.push({ file: path.join(output, windows ? `${name}.exe` : name), objects, args })
     }
-    program('auxgrad_test', path.join(native, 'test'), opens)
-    program('auxgrad_run', path.join(native, 'run'), opens)
-    if (!windows) program('auxgrad_bench', path.join(root, 'benchmarks/native'), [])
+    program('auxgrad_test', path.join(native, 'test'))
+    program('auxgrad_run', path.join(native, 'run'))
+    if (!windows) {
+      program('auxgrad_bench', path.join(root, 'benchmarks/native'))
+      program('auxgrad_host_device.so', path.join(native, 'test/library'), loadable)
+    }
   }
 
   const queue = jobs.filter((job) => stale(job.file, job.args.join('\n')))

@@ -33,12 +33,17 @@ for (const [name, args] of [
   } else failed++
 }
 
-const native = step('native tests', path.join(root, 'build/Release/auxgrad_test'), [])
-const counts = /(\d+) passed, (\d+) failed\s*$/.exec(native.stdout ?? '')
-if (counts) {
-  passed += Number(counts[1])
-  failed += Number(counts[2])
-} else failed++
+// Those of plans on a device run on one that is made of the processor.
+const library = path.join(root, 'build/Release/auxgrad_host_device.so')
+if (fs.existsSync(library)) process.env.AUXGRAD_CUDA_LIBRARY = library
+for (const args of [[], ...(fs.existsSync(library) ? [['--device', 'cuda', 'device_', 'plan_file']] : [])]) {
+  const native = step('native tests', path.join(root, 'build/Release/auxgrad_test'), args)
+  const counts = /(\d+) passed, (\d+) failed\s*$/.exec(native.stdout ?? '')
+  if (counts) {
+    passed += Number(counts[1])
+    failed += Number(counts[2])
+  } else failed++
+}
 
 const report = path.join(fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-')), 'jest.json')
 step('jest', process.execPath, [

@@ -15,6 +15,7 @@ export type ErrorCode =
   | 'AUX_BAD_FILE'
   | 'AUX_WRITE_FAILED'
   | 'AUX_NO_NATIVE'
+  | 'AUX_NO_DEVICE'
 
 /** Every error that auxgrad raises on purpose. `code` is for programs, `message` for people. */
 export class AuxgradError extends Error {

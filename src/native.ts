@@ -1,4 +1,4 @@
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { AuxgradError, nativeError } from './errors'
 
@@ -9,6 +9,9 @@ export type PlanHandle = { readonly __plan: unique symbol }
 
 /** A submitted run (an opaque handle). */
 export type JobHandle = { readonly __job: unique symbol }
+
+/** An opened device (an opaque handle). */
+export type DeviceHandle = { readonly __device: unique symbol }
 
 /** What native code returns where it can fail: the error's code (0 is success) and text. */
 export type Status = { code: number; message: string }
@@ -33,18 +36,23 @@ export interface NativeInfo {
   compiler: string
 }
 
-/** The functions of the add-on (native/binding). Operands are encoded by `graph/encode.ts`. */
+/** The functions of the add-on (native/binding). Operands are encoded by `graph/encode.ts`. No device is the processor. */
 export interface Native {
   info(): NativeInfo
   setIsa(name: string): boolean
   setThreads(threads: number): void
   kernels(): string[]
-  memory(): MemoryCounters
-  resetPeak(): void
+  memory(device?: DeviceHandle): MemoryCounters
+  resetPeak(device?: DeviceHandle): void
   setFault(k: number, persistent: boolean): void
 
-  create(bytes: number, zero: boolean): Handle | null
+  openDevice(name: string, library: string): DeviceHandle | Status
+  deviceName(device: DeviceHandle): string
+
+  create(bytes: number, zero: boolean, device?: DeviceHandle): Handle | null
   release(handle: Handle): void
+  /** To the memory of a device; a status other than undefined leaves it where it is. */
+  move(handle: Handle, device?: DeviceHandle): Status | undefined
   write(handle: Handle, byteOffset: number, source: NodeJS.ArrayBufferView): void
   read(handle: Handle, byteOffset: number, target: NodeJS.ArrayBufferView): void
 
@@ -55,9 +63,15 @@ export interface Native {
     inputs: number,
     numbers: Float64Array,
   ): Status | undefined
-  scratch(kernel: string, operands: Float64Array, inputs: number, numbers: Float64Array): number
+  scratch(
+    kernel: string,
+    operands: Float64Array,
+    inputs: number,
+    numbers: Float64Array,
+    device?: DeviceHandle,
+  ): number | Status
 
-  plan(words: Float64Array, kernels: string[], handles: Handle[]): PlanHandle | Status
+  plan(words: Float64Array, kernels: string[], handles: Handle[], device?: DeviceHandle): PlanHandle | Status
   planRelease(plan: PlanHandle): void
   /** Runs on the executor thread; `done` is called on the JavaScript thread when it has ended. */
   run(plan: PlanHandle, arena: Handle, done: (status: Status, stats: RunStats) => void): JobHandle | Status
@@ -73,7 +87,13 @@ export interface RunStats {
   seconds: number
 }
 
-const packageRoot = path.resolve(__dirname, '..')
+/** Folder of the package. */
+export const packageRoot = path.resolve(__dirname, '..')
+
+/** Version of the package in a folder, by default of this one. */
+export function version(folder = packageRoot): string {
+  return (JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8')) as { version: string }).version
+}
 
 /** The C library of this process: binaries for one do not load with another. */
 function libc(): string {

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
 #include "core/kernel.h"
-#include "cuda/open.h"
 
 using auxgrad::DType;
 using auxgrad::View;

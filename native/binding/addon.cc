@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "../core/device.h"
 #include "../core/executor.h"
 #include "../core/memory.h"
 #include "../core/plan.h"
@@ -19,6 +20,12 @@ namespace {
 
 using StorageBox = std::shared_ptr<Storage>;
 using PlanBox = std::shared_ptr<const Plan>;
+
+// A device, and the counters of what lies there.
+struct DeviceBox {
+  std::shared_ptr<Device> device;
+  std::shared_ptr<Ledger> ledger = std::make_shared<Ledger>();
+};
 
 struct Environment;
 
@@ -71,6 +78,11 @@ Storage& live_storage(const Napi::Value& value) {
   return *box;
 }
 
+// Null for undefined or null: the processor.
+DeviceBox* device_of(const Napi::Value& value) {
+  return value.IsUndefined() || value.IsNull() ? nullptr : &unbox<DeviceBox>(value, "device");
+}
+
 std::vector<double> numbers_of(const Napi::Value& value) {
   const auto array = value.As<Napi::Float64Array>();
   return std::vector<double>(array.Data(), array.Data() + array.ElementLength());
@@ -101,6 +113,22 @@ Napi::Value set_isa_js(const Napi::CallbackInfo& call) {
 
 void set_threads_js(const Napi::CallbackInfo& call) { set_threads(call[0].As<Napi::Number>().Int32Value()); }
 
+// (name, library) -> device handle, or a status object
+Napi::Value open_device_js(const Napi::CallbackInfo& call) {
+  Napi::Env env = call.Env();
+  Failure failure;
+  auto device = open_device(call[0].As<Napi::String>().Utf8Value().c_str(), &failure,
+                            call[1].As<Napi::String>().Utf8Value().c_str());
+  if (!device) return status_object(env, failure);
+  auto* box = new DeviceBox();
+  box->device = std::move(device);
+  return Napi::External<DeviceBox>::New(env, box, [](Napi::Env, DeviceBox* gone) { delete gone; });
+}
+
+Napi::Value device_name(const Napi::CallbackInfo& call) {
+  return Napi::String::New(call.Env(), unbox<DeviceBox>(call[0], "device").device->name());
+}
+
 Napi::Value kernels(const Napi::CallbackInfo& call) {
   Napi::Array names = Napi::Array::New(call.Env());
   for (int f = 0; f < family_count(); f++) {
@@ -110,8 +138,13 @@ Napi::Value kernels(const Napi::CallbackInfo& call) {
   return names;
 }
 
+// The counters of the processor, or of a device.
+const std::shared_ptr<Ledger>& ledger_of(Napi::Env env, const DeviceBox* device) {
+  return device ? device->ledger : environment(env).ledger;
+}
+
 Napi::Value memory(const Napi::CallbackInfo& call) {
-  const Ledger& ledger = *environment(call.Env()).ledger;
+  const Ledger& ledger = *ledger_of(call.Env(), device_of(call[0]));
   Napi::Object object = Napi::Object::New(call.Env());
   object.Set("live", static_cast<double>(ledger.live()));
   object.Set("peak", static_cast<double>(ledger.peak()));
@@ -120,7 +153,7 @@ Napi::Value memory(const Napi::CallbackInfo& call) {
   return object;
 }
 
-void reset_peak(const Napi::CallbackInfo& call) { environment(call.Env()).ledger->reset_peak(); }
+void reset_peak(const Napi::CallbackInfo& call) { ledger_of(call.Env(), device_of(call[0]))->reset_peak(); }
 
 void set_fault(const Napi::CallbackInfo& call) {
   set_allocation_fault(call[0].As<Napi::Number>().Int64Value(), call[1].As<Napi::Boolean>().Value());
@@ -128,20 +161,25 @@ void set_fault(const Napi::CallbackInfo& call) {
 
 // --- storage ---
 
-// Bytes are reported to V8 so that its garbage collector knows what a wrapper really holds.
-void drop_storage(Napi::Env env, StorageBox& box) {
-  if (!box) return;
-  const int64_t bytes = box->bytes();
-  box.reset();
-  Napi::MemoryManagement::AdjustExternalMemory(env, -bytes);
+// V8 is told of the bytes that a wrapper really holds, so that its garbage collector knows; of a device it need not.
+void report(Napi::Env env, const Storage& storage, int sign) {
+  if (!storage.device()) Napi::MemoryManagement::AdjustExternalMemory(env, sign * storage.bytes());
 }
 
+void drop_storage(Napi::Env env, StorageBox& box) {
+  if (!box) return;
+  report(env, *box, -1);
+  box.reset();
+}
+
+// (bytes, zero, device) -> storage handle, or null if there is no memory
 Napi::Value create(const Napi::CallbackInfo& call) {
   Napi::Env env = call.Env();
-  auto storage = Storage::create(environment(env).ledger, call[0].As<Napi::Number>().Int64Value(),
-                                 call[1].As<Napi::Boolean>().Value());
+  const DeviceBox* device = device_of(call[2]);
+  auto storage = Storage::create(ledger_of(env, device), call[0].As<Napi::Number>().Int64Value(),
+                                 call[1].As<Napi::Boolean>().Value(), device ? device->device : nullptr);
   if (!storage) return env.Null();
-  Napi::MemoryManagement::AdjustExternalMemory(env, storage->bytes());
+  report(env, *storage, 1);
   return Napi::External<StorageBox>::New(env, new StorageBox(std::move(storage)), [](Napi::Env e, StorageBox* box) {
     drop_storage(e, *box);
     delete box;
@@ -150,12 +188,24 @@ Napi::Value create(const Napi::CallbackInfo& call) {
 
 void release(const Napi::CallbackInfo& call) { drop_storage(call.Env(), unbox<StorageBox>(call[0], "storage")); }
 
+// (storage, device) -> status object, or undefined when all is well
+Napi::Value move(const Napi::CallbackInfo& call) {
+  Napi::Env env = call.Env();
+  Storage& storage = live_storage(call[0]);
+  const DeviceBox* device = device_of(call[1]);
+  Failure failure;
+  report(env, storage, -1);
+  storage.move(ledger_of(env, device), device ? device->device : nullptr, &failure);
+  report(env, storage, 1);
+  return failure.failed() ? status_object(env, failure) : env.Undefined();
+}
+
 // The bytes of the typed array in `call[2]` (of shared memory too, which Napi::ArrayBuffer refuses) and the storage bytes
 // at offset `call[1]` that they go to or come from.
 struct Transfer {
-  uint8_t* native;
+  Storage& storage;
+  int64_t offset, bytes;
   uint8_t* script;
-  size_t bytes;
 };
 
 Transfer transfer(const Napi::CallbackInfo& call) {
@@ -167,17 +217,19 @@ Transfer transfer(const Napi::CallbackInfo& call) {
     throw Napi::RangeError::New(call.Env(), "transfer of " + std::to_string(bytes) + " bytes at " +
                                                 std::to_string(offset) + " outside a storage of " +
                                                 std::to_string(storage.bytes()));
-  return {storage.data() + offset, array.Data(), static_cast<size_t>(bytes)};
+  return {storage, offset, bytes, array.Data()};
 }
 
 void write(const Napi::CallbackInfo& call) {
   const Transfer t = transfer(call);
-  if (t.bytes) std::memcpy(t.native, t.script, t.bytes);
+  Failure failure;
+  if (!t.storage.write(t.script, t.offset, t.bytes, &failure)) throw Napi::Error::New(call.Env(), failure.message);
 }
 
 void read(const Napi::CallbackInfo& call) {
   const Transfer t = transfer(call);
-  if (t.bytes) std::memcpy(t.script, t.native, t.bytes);
+  Failure failure;
+  if (!t.storage.read(t.script, t.offset, t.bytes, &failure)) throw Napi::Error::New(call.Env(), failure.message);
 }
 
 // --- eager calls ---
@@ -195,11 +247,13 @@ struct EagerCall {
 
 // Decodes (name, operand words, inputs, numbers); `data(buffer)` gives a buffer's address and size.
 template <class Data>
-bool decode_call(EagerCall& eager, const Napi::Value& name, const Napi::Value& words, const Napi::Value& inputs,
-                 const Napi::Value& numbers, const Data& data) {
+bool decode_call(EagerCall& eager, const Device* device, const Napi::Value& name, const Napi::Value& words,
+                 const Napi::Value& inputs, const Napi::Value& numbers, const Data& data) {
   eager.name = name.As<Napi::String>().Utf8Value();
-  eager.kernel = find_kernel(eager.name.c_str());
-  if (!eager.kernel) return eager.failure.set(ErrorCode::no_kernel, "no CPU kernel named \"%s\"", eager.name.c_str());
+  eager.kernel = device ? device->find_kernel(eager.name.c_str()) : find_kernel(eager.name.c_str());
+  if (!eager.kernel)
+    return eager.failure.set(ErrorCode::no_kernel, "no %s kernel named \"%s\"", device ? "CUDA" : "CPU",
+                             eager.name.c_str());
   const auto array = words.As<Napi::Float64Array>();
   const int64_t count = static_cast<int64_t>(array.ElementLength());
   int64_t at = 0;
@@ -231,11 +285,11 @@ Napi::Value call_kernel(const Napi::CallbackInfo& call) {
   Napi::Env env = call.Env();
   const auto handles = call[2].As<Napi::Array>();
   EagerCall eager;
-  const bool decoded = decode_call(eager, call[0], call[1], call[3], call[4], [&](Operand& o) {
+  const bool decoded = decode_call(eager, nullptr, call[0], call[1], call[3], call[4], [&](Operand& o) {
     if (o.buffer >= static_cast<int32_t>(handles.Length())) return false;
     Storage& storage = live_storage(handles.Get(static_cast<uint32_t>(o.buffer)));
     o.view.data = storage.data() + o.byte_offset;
-    return o.end_byte() <= storage.bytes();
+    return !storage.device() && o.end_byte() <= storage.bytes();
   });
   if (!decoded) return status_object(env, eager.failure);
   std::shared_ptr<Storage> scratch;
@@ -254,21 +308,24 @@ Napi::Value call_kernel(const Napi::CallbackInfo& call) {
   return status_object(env, eager.failure);
 }
 
-// (kernel, operand words, inputs, numbers) -> bytes of scratch that the call would need
+// (kernel, operand words, inputs, numbers, device) -> bytes of scratch that the call would need, or a status object
 Napi::Value scratch_bytes(const Napi::CallbackInfo& call) {
   EagerCall eager;
-  const bool decoded = decode_call(eager, call[0], call[1], call[2], call[3], [](Operand& o) {
-    o.view.data = reinterpret_cast<void*>(kAlignment);  // present; never read
-    return true;
-  });
-  if (!decoded) throw Napi::Error::New(call.Env(), eager.failure.message);
-  const int64_t bytes = eager.kernel->scratch ? eager.kernel->scratch(eager.call, eager.call.pool->threads()) : 0;
+  const DeviceBox* device = device_of(call[4]);
+  const bool decoded =
+      decode_call(eager, device ? device->device.get() : nullptr, call[0], call[1], call[2], call[3], [](Operand& o) {
+        o.view.data = reinterpret_cast<void*>(kAlignment);  // present; never read
+        return true;
+      });
+  if (!decoded) return status_object(call.Env(), eager.failure);
+  const int threads = device ? 1 : eager.call.pool->threads();
+  const int64_t bytes = eager.kernel->scratch ? eager.kernel->scratch(eager.call, threads) : 0;
   return Napi::Number::New(call.Env(), static_cast<double>(bytes));
 }
 
 // --- plans ---
 
-// (words, kernel names, handles of buffers 1...) -> plan handle, or a status object
+// (words, kernel names, handles of buffers 1..., device) -> plan handle, or a status object
 Napi::Value make_plan(const Napi::CallbackInfo& call) {
   Napi::Env env = call.Env();
   const auto words = call[0].As<Napi::Float64Array>();
@@ -282,8 +339,9 @@ Napi::Value make_plan(const Napi::CallbackInfo& call) {
     buffers.push_back(unbox<StorageBox>(handles.Get(i), "storage"));
   }
   Failure failure;
-  auto plan =
-      Plan::decode(words.Data(), static_cast<int64_t>(words.ElementLength()), kernels, std::move(buffers), &failure);
+  const DeviceBox* device = device_of(call[3]);
+  auto plan = Plan::decode(words.Data(), static_cast<int64_t>(words.ElementLength()), kernels, std::move(buffers),
+                           &failure, Scratch::as_planned, device ? device->device : nullptr);
   if (!plan) return status_object(env, failure);
   return Napi::External<PlanBox>::New(env, new PlanBox(std::move(plan)), [](Napi::Env, PlanBox* box) { delete box; });
 }
@@ -393,8 +451,11 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   add("memory", memory);
   add("resetPeak", reset_peak);
   add("setFault", set_fault);
+  add("openDevice", open_device_js);
+  add("deviceName", device_name);
   add("create", create);
   add("release", release);
+  add("move", move);
   add("write", write);
   add("read", read);
   add("call", call_kernel);

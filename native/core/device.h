@@ -1,5 +1,5 @@
-// A device with memory and kernels of its own, beside the processor. The library that drives it is opened at run time
-// (native/cuda/open.h); nothing here needs it.
+// A device with memory and kernels of its own, beside the processor. The library that drives it is opened at run time;
+// nothing here needs it.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -9,7 +9,7 @@
 
 namespace auxgrad {
 
-constexpr int32_t kDeviceVersion = 3;  // of this interface and of Call
+constexpr int32_t kDeviceVersion = 4;  // of this interface and of Call
 
 // Calls that were recorded, to be launched together.
 class Recording {
@@ -18,10 +18,13 @@ class Recording {
   virtual bool launch(Failure* failure) = 0;
 };
 
-// One thread at a time. All work is in the order of one stream.
+// All work is in the order of one stream. Whoever uses a device holds it meanwhile (Holding): one thread at a time, as often
+// as it likes. Its name and its kernels can be asked for without.
 class Device {
  public:
   virtual ~Device() = default;
+  virtual void lock() = 0;
+  virtual void unlock() = 0;
   virtual const char* name() const = 0;
   virtual const Kernel* find_kernel(const char* name) const = 0;
 
@@ -60,11 +63,31 @@ class Device {
   virtual double seconds(int64_t from, int64_t to) = 0;
 };
 
+// Holds a device, if there is one.
+class Holding {
+ public:
+  explicit Holding(Device* device) : device_(device) {
+    if (device_) device_->lock();
+  }
+  ~Holding() {
+    if (device_) device_->unlock();
+  }
+  Holding(const Holding&) = delete;
+  Holding& operator=(const Holding&) = delete;
+
+ private:
+  Device* device_;
+};
+
 // False, with failure set, if a value was found wrong.
 inline bool check_fault(const Fault& fault, Failure* failure) { return !fault.raised || failure->set(fault); }
 
 // The one function that the library of a device exports, under the name "auxgrad_open_device". Null, with failure set,
 // if there is no such device or the library is of another version.
 using OpenDevice = Device* (*)(int32_t version, int32_t index, Failure* failure);
+
+// `name`: "cuda", or "cuda:1" for the second one. `library`: the file of its kernels; AUXGRAD_CUDA_LIBRARY or
+// auxgrad_cuda.so beside the program if it is null. Null, with failure set, where library, driver or device is missing.
+std::shared_ptr<Device> open_device(const char* name, Failure* failure, const char* library = nullptr);
 
 }  // namespace auxgrad

@@ -91,6 +91,16 @@ int64_t last_cache() {
 
 std::atomic<int64_t> last_cache_bytes{-1};
 
+uint8_t* allocate(Device* device, int64_t bytes) {
+  return device ? static_cast<uint8_t*>(device->allocate(bytes)) : system_allocate(bytes);
+}
+
+void release(Device* device, uint8_t* data, int64_t bytes) {
+  const Holding holding(device);
+  if (device) device->release(data);
+  else system_free(data, bytes);
+}
+
 int64_t rounded(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 }  // namespace
@@ -126,7 +136,8 @@ std::shared_ptr<Storage> Storage::create(std::shared_ptr<Ledger> ledger, int64_t
   // At least one line, so that an empty tensor still has an address of its own.
   const int64_t held = bytes == 0 ? kAlignment : rounded(bytes);
   auto storage = std::shared_ptr<Storage>(new Storage(std::move(ledger)));
-  storage->data_ = device ? static_cast<uint8_t*>(device->allocate(held)) : system_allocate(held);
+  const Holding holding(device.get());
+  storage->data_ = allocate(device.get(), held);
   if (!storage->data_) return nullptr;
   storage->device_ = std::move(device);
   storage->bytes_ = held;
@@ -147,9 +158,50 @@ std::shared_ptr<Storage> Storage::create(std::shared_ptr<Ledger> ledger, int64_t
 
 Storage::~Storage() {
   if (!data_) return;
-  if (device_) device_->release(data_);
-  else system_free(data_, bytes_);
+  release(device_.get(), data_, bytes_);
   ledger_->remove(bytes_);
+}
+
+bool Storage::read(void* to, int64_t offset, int64_t bytes, Failure* failure) const {
+  if (device_) {
+    const Holding holding(device_.get());
+    return device_->copy(to, data_ + offset, bytes, failure) && device_->wait(failure);
+  }
+  if (bytes) std::memcpy(to, data_ + offset, static_cast<size_t>(bytes));
+  return true;
+}
+
+bool Storage::write(const void* from, int64_t offset, int64_t bytes, Failure* failure) {
+  if (device_) {
+    const Holding holding(device_.get());
+    return device_->copy(data_ + offset, from, bytes, failure) && device_->wait(failure);
+  }
+  if (bytes) std::memcpy(data_ + offset, from, static_cast<size_t>(bytes));
+  return true;
+}
+
+bool Storage::move(std::shared_ptr<Ledger> ledger, std::shared_ptr<Device> device, Failure* failure) {
+  if (device == device_) return true;
+  if (device && device_ && !move(ledger, nullptr, failure))
+    return false;  // from one to another by way of the processor
+  const Holding holding(device ? device.get() : device_.get());
+  uint8_t* data = fault_now() ? nullptr : allocate(device.get(), bytes_);
+  if (!data)
+    return failure->set(ErrorCode::out_of_memory, "the %s has no %lld bytes to give", device ? "device" : "system",
+                        static_cast<long long>(bytes_));
+  Device& mover = device ? *device : *device_;
+  if (!mover.copy(data, data_, bytes_, failure) || !mover.wait(failure)) {
+    release(device.get(), data, bytes_);
+    return false;
+  }
+  release(device_.get(), data_, bytes_);
+  ledger_->remove(bytes_);
+  ledger->add(bytes_);
+  data_ = data;
+  device_ = std::move(device);
+  ledger_ = std::move(ledger);
+  moves_++;
+  return true;
 }
 
 }  // namespace auxgrad

@@ -185,6 +185,11 @@ std::unique_ptr<Plan> Plan::decode(const double* words, int64_t count, const std
   return plan;
 }
 
+Plan::~Plan() {
+  const Holding holding(device_.get());
+  for (auto& recording : recordings_) recording.reset();
+}
+
 // Waits for the device; true, with failure set, if it failed or a kernel found a value wrong.
 bool Plan::fault(Failure* failure) const {
   Fault found = {};
@@ -212,6 +217,7 @@ bool Plan::record(Storage& arena, Failure* failure) const {
     const uint8_t *begin, *end;
     bool writes;
   };
+  const Holding holding(device_.get());
   recorded_ = nullptr;
   const size_t all = calls_.size(), ends[] = {std::min(static_cast<size_t>(first_update_), all), all};
   for (int part = 0; part < 2; part++) {
@@ -253,7 +259,15 @@ bool Plan::record(Storage& arena, Failure* failure) const {
     if (!ok || !recordings_[part]) return false;
   }
   recorded_ = arena.data();
+  recorded_moves_ = moves();
   return true;
+}
+
+int64_t Plan::moves() const {
+  int64_t sum = 0;
+  for (const auto& buffer : buffers_)
+    if (buffer) sum += buffer->moves();
+  return sum;
 }
 
 bool Plan::run_call(const PlannedCall& planned, Storage& arena, Parallel* pool, Failure* failure) const {
@@ -276,7 +290,9 @@ bool Plan::run_call(const PlannedCall& planned, Storage& arena, Parallel* pool, 
 // as it was recorded, unless its calls are timed.
 bool Plan::run_device(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure,
                       double* call_seconds) const {
-  if (!call_seconds && recorded_ != arena.data() && !record(arena, failure)) return false;
+  const Holding holding(device_.get());
+  const bool recorded = recorded_ == arena.data() && recorded_moves_ == moves();
+  if (!call_seconds && !recorded && !record(arena, failure)) return false;
   const size_t all = calls_.size(), ends[] = {std::min(static_cast<size_t>(first_update_), all), all};
   if (!device_->fill(device_->fault(), 0, sizeof(Fault), failure)) return false;
   if (call_seconds && !device_->mark(0, failure)) return false;
@@ -303,6 +319,9 @@ bool Plan::run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort
   if (arena.bytes() < arena_bytes_)
     return failure->set(ErrorCode::bad_plan, "plan: expected an arena of %lld bytes, got %lld",
                         static_cast<long long>(arena_bytes_), static_cast<long long>(arena.bytes()));
+  for (const auto& buffer : buffers_)
+    if (buffer && buffer->device() != device_.get())
+      return failure->set(ErrorCode::bad_plan, "plan: a tensor of it lies in the memory of another device");
   FixedThreads threads(pool, std::min(threads_, pool.threads()));
   const bool ok = device_ ? run_device(arena, threads, abort, failure, call_seconds)
                           : run_calls(0, calls_.size(), arena, threads, abort, failure, call_seconds);

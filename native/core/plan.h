@@ -63,6 +63,10 @@ enum class Scratch {
 
 class Plan {
  public:
+  Plan() = default;
+  ~Plan();
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
   // Null, with failure set, unless every operand lies inside its buffer and every kernel exists. With a device, its
   // kernels run, and arena and buffers lie in its memory.
   static std::unique_ptr<Plan> decode(const double* words, int64_t count, const std::vector<std::string>& kernels,
@@ -74,8 +78,9 @@ class Plan {
   const std::vector<PlannedCall>& calls() const { return calls_; }
 
   // Runs every call in order. `abort`, if given, holds a Stop and is looked at between kernels; the seconds of each
-  // call are added to `call_seconds`, if given. On a device (which has no use for the pool) calls follow each other in its
-  // stream; it is waited for at the end, and once more before the first change if a value could have been found wrong.
+  // call are added to `call_seconds`, if given. On a device (which has no use for the pool, and is held meanwhile) calls
+  // follow each other in its stream; it is waited for at the end, and once more before the first change if a value could
+  // have been found wrong. An error (bad_plan), before anything runs, if a buffer lies elsewhere.
   bool run(Storage& arena, Parallel& pool, const std::atomic<int32_t>* abort, Failure* failure, RunStats* stats,
            double* call_seconds = nullptr) const;
 
@@ -93,6 +98,7 @@ class Plan {
     return o.buffer == 0 ? arena.data() : buffers_[static_cast<size_t>(o.buffer)]->data();
   }
   bool fault(Failure* failure) const;
+  int64_t moves() const;
 
   int64_t arena_bytes_ = 0;
   int64_t arena_peak_ = 0;  // one past the highest byte of it that a call is given
@@ -102,6 +108,7 @@ class Plan {
   std::shared_ptr<Device> device_;
   mutable std::unique_ptr<Recording> recordings_[2];  // of a device: calls before the first change, and the rest
   mutable const uint8_t* recorded_ = nullptr;         // the arena they are for
+  mutable int64_t recorded_moves_ = 0;                // of all buffers, by then
   std::vector<std::shared_ptr<Storage>> buffers_;     // [0] is empty: the arena comes with each run
 };
 

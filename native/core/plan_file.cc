@@ -247,12 +247,12 @@ std::unique_ptr<PlanFile> PlanFile::load(const char* path, std::shared_ptr<Ledge
     held.push_back(Storage::create(ledger, static_cast<int64_t>(size), false, device));
     if (!held.back()) return no_memory(name.c_str(), static_cast<int64_t>(size));
     std::vector<uint8_t> read(device ? static_cast<size_t>(size) : 0);
-    uint8_t* target = device ? read.data() : held.back()->data();
-    if (!in.read(target, size)) return nullptr;
-    if (device && !device->copy(held.back()->data(), target, static_cast<int64_t>(size), failure)) return nullptr;
+    if (!in.read(device ? read.data() : held.back()->data(), size)) return nullptr;
+    if (device && !held.back()->write(read.data(), 0, static_cast<int64_t>(size), failure)) return nullptr;
   }
   for (uint64_t size : batch) {
     file->batch_.emplace_back(static_cast<size_t>(size));
+    const Holding holding(device.get());
     if (device && size) device->pin(file->batch_.back().data(), static_cast<int64_t>(size));
     if (!in.read(file->batch_.back().data(), size)) return nullptr;
   }
@@ -299,6 +299,7 @@ std::unique_ptr<PlanFile> PlanFile::load(const char* path, std::shared_ptr<Ledge
 }
 
 PlanFile::~PlanFile() {
+  const Holding holding(device_.get());
   for (std::vector<uint8_t>& value : batch_)
     if (device_ && !value.empty()) device_->unpin(value.data());
 }
@@ -307,16 +308,16 @@ PlanFile::~PlanFile() {
 size_t PlanFile::next() const { return (runs_ + 1) % accumulate_ == 0 ? programs_.size() - 1 : 0; }
 
 const uint8_t* PlanFile::data(const SavedValue& output) const {
-  const uint8_t* at = arena_->data() + output.offset;
-  if (!device_) return at;
+  if (!device_) return arena_->data() + output.offset;
   copied_.resize(static_cast<size_t>(output.bytes) + 1);  // never null
   Failure failure;
-  return device_->copy(copied_.data(), at, output.bytes, &failure) ? copied_.data() : nullptr;
+  return arena_->read(copied_.data(), output.offset, output.bytes, &failure) ? copied_.data() : nullptr;
 }
 
 bool PlanFile::run(Failure* failure, RunStats* stats, double* call_seconds) {
   const bool update = (runs_ + 1) % accumulate_ == 0;
   const SavedProgram& program = programs_[next()];
+  const Holding holding(device_.get());
   const auto set = [&](const SavedValue& v, const void* value, size_t bytes) {
     uint8_t* target = arena_->data() + v.offset;
     if (device_) return device_->copy(target, value, static_cast<int64_t>(bytes), failure);

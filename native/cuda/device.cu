@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <mutex>
 #include <unordered_map>
 #include <vector>
 
@@ -41,7 +42,14 @@ class Graph : public Recording {
 
 class CudaDevice : public Device {
  public:
+  void lock() override {
+    mutex_.lock();
+    cudaSetDevice(index_);  // of each thread its own
+  }
+  void unlock() override { mutex_.unlock(); }
+
   bool open(int32_t index, Failure* failure) {
+    index_ = index;
     cudaDeviceProp facts;
     if (!good(cudaSetDevice(index), failure) || !good(cudaGetDeviceProperties(&facts, index), failure) ||
         !good(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), failure) ||
@@ -164,6 +172,8 @@ class CudaDevice : public Device {
     return true;
   }
 
+  std::recursive_mutex mutex_;
+  int index_ = 0;
   char name_[320] = {};
   cudaStream_t stream_ = nullptr;
   Fault* fault_ = nullptr;

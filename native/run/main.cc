@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "core/device.h"
 #include "core/plan_file.h"
 #include "cpu/isa.h"
-#include "cuda/open.h"
 
 namespace {
 

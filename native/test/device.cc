@@ -62,7 +62,7 @@ bool run(const Plan& plan, Storage& arena, Failure* failure, double* seconds = n
 std::vector<float> floats(const Storage& from, int64_t byte, int64_t count) {
   std::vector<float> values(static_cast<size_t>(count));
   Failure failure;
-  CHECK(test::device()->copy(values.data(), from.data() + byte, count * 4, &failure));
+  CHECK(from.read(values.data(), byte, count * 4, &failure));
   return values;
 }
 
@@ -158,7 +158,7 @@ TEST(device_step_with_an_index_out_of_range_changes_nothing) {
   CHECK(plan != nullptr);
   if (!plan) return;
   const int32_t wrong[] = {0, 299, 300}, right[] = {0, 299, 1};
-  CHECK(device->copy(index->data(), wrong, sizeof wrong, &failure));
+  CHECK(index->write(wrong, 0, sizeof wrong, &failure));
   for (int i = 0; i < 2; i++) {
     Failure found;
     CHECK(!run(*plan, *arena, &found));
@@ -166,7 +166,7 @@ TEST(device_step_with_an_index_out_of_range_changes_nothing) {
     CHECK(std::string(found.message) == "embedding: index 300 at position 2 is not in [0, 300)");
     CHECK(floats(*total, 0, 1)[0] == 0);
   }
-  CHECK(device->copy(index->data(), right, sizeof right, &failure));
+  CHECK(index->write(right, 0, sizeof right, &failure));
   CHECK(run(*plan, *arena, &failure));
   CHECK(floats(*total, 0, 1)[0] == 1);
 }

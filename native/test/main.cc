@@ -9,8 +9,8 @@
 #include <unistd.h>
 #endif
 
+#include "core/device.h"
 #include "core/plan.h"
-#include "cuda/open.h"
 
 namespace test {
 namespace {
@@ -211,6 +211,7 @@ bool call_device(const char* name, std::vector<auxgrad::View> in, std::vector<au
     failed(__FILE__, __LINE__, std::string("no kernel ") + name);
     return false;
   }
+  const auxgrad::Holding holding(the_device.get());
   Copies copies;
   for (const auto& v : in) copies.add(v);
   for (const auto& v : out) copies.add(v);
@@ -228,7 +229,7 @@ bool call_device(const char* name, std::vector<auxgrad::View> in, std::vector<au
   c.failure = &own;
   c.stream = the_device->stream();
   c.fault = the_device->fault();
-  Array scratch(auxgrad::DType::u8, {kernel->scratch ? kernel->scratch(c, 1) : 0});
+  Array scratch(auxgrad::DType::u8, {kernel->scratch ? kernel->scratch(c, 1) : 0}, auxgrad::kAlignment);
   Copies behind;
   behind.add(scratch.view());
   behind.send(&own);

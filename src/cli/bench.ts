@@ -8,10 +8,11 @@ import { conv2d, conv2dSignWeightGrad, crossEntropy, linearSignWeightGrad, matmu
 import { convWeightGradient } from '../ops/conv'
 import * as optim from '../optim'
 import { hostArray } from '../tensor/host'
+import { memory, resetPeakMemory } from '../tensor/memory'
 import { sizeOf, type Shape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { interruptible } from './interrupt'
-import { number, ruleList } from './options'
+import { device, number, ruleList } from './options'
 import { action, exitCode, usage, type Output } from './output'
 import { progress } from './progress'
 import { memoryOf, recipeOf, recipes, rules, type Rule } from './recipes'
@@ -20,6 +21,7 @@ interface Options {
   model: string[]
   rule?: Rule[]
   batch: number
+  device: string
   threads?: number
   steps: boolean
   kernels: boolean
@@ -72,6 +74,7 @@ export function bench(): Command {
     ])
     .option('--rule <list>', `${rules.join(', ')}, or several with commas (default: all that a model has)`, ruleList)
     .option('--batch <n>', 'images of a step', number(1, true), 128)
+    .option('--device <name>', 'where training steps run: cpu, cuda or cuda:1', device, 'cpu')
     .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true))
     .option('--no-kernels', 'training steps only')
     .option('--no-steps', 'kernels only')
@@ -235,7 +238,7 @@ function signsOf(x: Tensor): Tensor {
 
 /** Training steps of a model on a batch of noise, one contender for each rule. */
 const stepsOf =
-  (name: string, { rule, batch }: Options): Group =>
+  (name: string, { rule, batch, device }: Options): Group =>
   async () => {
     const recipe = recipeOf(name)
     const given = rules.filter((r) => recipe.memory[r] && (!rule || rule.includes(r)))
@@ -248,9 +251,9 @@ const stepsOf =
     const y = hostArray(Int32Array.from({ length: batch }, (_, i) => i % 10))
     const contenders: Contender[] = []
     for (const r of given) {
-      const held = native().memory().live
-      native().resetPeak()
-      const model = recipe.make()
+      const held = memory(device).live
+      resetPeakMemory(device)
+      const model = recipe.make().to(device)
       const optimizer = new optim.Adam({ lr: 1e-4 })
       const step = compile({
         model,
@@ -273,7 +276,7 @@ const stepsOf =
           model.dispose()
         },
         plannedPeakBytes,
-        measuredPeakBytes: native().memory().peak - held,
+        measuredPeakBytes: memory(device).peak - held,
       })
     }
     return contenders

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import path from 'node:path'
 import { AuxgradError } from '../errors'
 import { action, exitCode } from './output'
-import { packageRoot } from './version'
+import { packageRoot } from '../native'
 
 /**
  * `auxgrad build`: compiles the C++ sources of this package for this machine, for platforms without a prebuilt binary.

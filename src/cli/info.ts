@@ -1,9 +1,8 @@
 import { Command } from 'commander'
 import os from 'node:os'
 import { AuxgradError } from '../errors'
-import { binaryPath, native, platformText } from '../native'
+import { binaryPath, native, platformText, version } from '../native'
 import { action, exitCode } from './output'
-import { version } from './version'
 
 /** `auxgrad info`: what a bug report needs. Fails, with all it knows, where no binary loads. */
 export function info(): Command {

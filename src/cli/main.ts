@@ -6,7 +6,7 @@ import { info } from './info'
 import { exitCode, leaveOnBrokenOutput } from './output'
 import { plan } from './plan'
 import { train } from './train'
-import { version } from './version'
+import { version } from '../native'
 
 /** The command line, one file a command. */
 export function program(): Command {

@@ -4,6 +4,7 @@ import path from 'node:path'
 import { parseBytes } from '../compile/bytes'
 import { fail } from '../errors'
 import { reasonOf } from '../io/file'
+import { isDeviceName } from '../tensor/device'
 import { rules, type Rule } from './recipes'
 
 // Parsers of option values; what they refuse is wrong usage (exit code 2).
@@ -24,6 +25,12 @@ export function ruleList(text: string): Rule[] {
   for (const rule of list)
     if (!rules.includes(rule)) throw new InvalidArgumentError(`expected ${rules.join(', ')} or several with commas`)
   return list
+}
+
+/** The name of a device; whether it is there is found out when a model moves to it. */
+export function device(text: string): string {
+  if (!isDeviceName(text)) throw new InvalidArgumentError('expected cpu, cuda or cuda:1')
+  return text
 }
 
 /** A number of bytes such as 64MiB, as it was written. */

@@ -4,7 +4,7 @@ import { compile } from '../compile'
 import { showBytes } from '../compile/bytes'
 import { writeAtomic } from '../io/atomic'
 import { crossEntropy } from '../ops'
-import { bytes, expectWritable, number } from './options'
+import { bytes, device, expectWritable, number } from './options'
 import { action, exitCode, usage, type Output } from './output'
 import { memoryOf, optimizerOf, optimizers, recipeOf, recipes, rules, type Rule } from './recipes'
 import { memoryInWords } from './report'
@@ -15,6 +15,7 @@ interface Options {
   optimizer: string
   batch: number
   budget?: string
+  device: string
   ops?: boolean
   svg?: string
   json?: boolean
@@ -33,6 +34,7 @@ export function plan(): Command {
       'what to keep within, such as 64MiB: parts of the model are run again where it takes that',
       bytes,
     )
+    .option('--device <name>', 'where it would run: cpu, cuda or cuda:1', device, 'cpu')
     .option('--ops', 'list every kernel call with its lifetime and place in the arena')
     .option('--svg <file>', 'draw the arena: what lies where, from which kernel call to which (with --rule)')
     .option('--json', 'one JSON object on stdout')
@@ -49,7 +51,7 @@ async function run(options: Options, output: Output): Promise<number> {
   const given = options.rule ? [options.rule] : rules.filter((rule) => recipe.memory[rule])
   const plans = given.map((rule) => {
     const memory = memoryOf(options.model, rule)
-    const model = recipe.make()
+    const model = recipe.make().to(options.device)
     const step = compile({
       model,
       loss: ({ x, y }) => crossEntropy(model.forward(x), y),

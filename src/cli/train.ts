@@ -10,9 +10,10 @@ import { writeAtomic } from '../io/atomic'
 import { native } from '../native'
 import { crossEntropy, seed as seedRandom } from '../ops'
 import * as optim from '../optim'
+import { memory, resetPeakMemory } from '../tensor/memory'
 import * as training from '../train'
 import { interruptible } from './interrupt'
-import { bytes, expectWritable, number, ruleList } from './options'
+import { bytes, device, expectWritable, number, ruleList } from './options'
 import { action, exitCode, usage, type Output } from './output'
 import { duration, progress } from './progress'
 import { compared, memoryOf, optimizerOf, optimizers, recipeOf, recipes, rules, type Rule } from './recipes'
@@ -30,6 +31,7 @@ interface Options {
   limit?: number
   save?: string
   resume?: boolean
+  device: string
   threads?: number
   report?: string
   events?: string
@@ -68,6 +70,7 @@ export function train(): Command {
     .option('--resume', 'go on from the checkpoint of --save, if it is there')
     .option('--report <file>', 'a page in HTML: curves, what is kept by layer, the arena')
     .option('--events <folder>', 'events for TensorBoard, in a folder for each rule')
+    .option('--device <name>', 'where it runs: cpu, cuda or cuda:1', device, 'cpu')
     .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true))
     .option('--json', 'one JSON object as the last line of stdout, nothing else there')
     .action(action<Options>(run))
@@ -89,7 +92,8 @@ async function run(options: Options, output: Output): Promise<number> {
     const { isa, threads } = native().info()
     output.note(
       `${options.model} on MNIST: ${data.train.size} images to train, ${test.size} to test, epochs ${options.epochs}, ` +
-        `batch ${options.batch}, seed ${options.seed}; ${isa}, ${threads} thread(s)`,
+        `batch ${options.batch}, seed ${options.seed}; ` +
+        (options.device === 'cpu' ? `${isa}, ${threads} thread(s)` : options.device),
     )
     const runs: RunResult[] = []
     const drawn: training.Run[] = []
@@ -119,10 +123,10 @@ async function trainOnce(
 ): Promise<RunResult | undefined> {
   const { model: name, epochs, batch: batchSize, seed } = options
   const recipe = recipeOf(name)
-  const held = native().memory().live
-  native().resetPeak()
+  const held = memory(options.device).live
+  resetPeakMemory(options.device)
   seedRandom(seed)
-  const model = recipe.make()
+  const model = recipe.make().to(options.device)
   const loader = new DataLoader(data.train, { batchSize, shuffle: true, seed })
   const updates = epochs * loader.length
   const lr = optim.schedule.cosine(options.lr ?? recipe.lr, {
@@ -197,7 +201,7 @@ async function trainOnce(
       keptBytes: plan.bytes.kept,
       plannedPeakBytes: plan.bytes.total,
       ...(rows > 0 && {
-        measuredPeakBytes: native().memory().peak - held,
+        measuredPeakBytes: memory(options.device).peak - held,
         secondsPerEpoch: (seconds / rows) * data.train.size,
         imagesPerSecond: rows / seconds,
       }),

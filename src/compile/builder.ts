@@ -1,7 +1,9 @@
 import { encodeOperands, operandWords, type Operand } from '../graph/encode'
 import type { Node } from '../graph/graph'
 import { kernelCall, kernelOperands } from '../graph/op'
+import { nativeError } from '../errors'
 import { native } from '../native'
+import type { Device } from '../tensor/device'
 import { bytesPerElement } from '../tensor/dtype'
 import { sizeOf } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
@@ -41,7 +43,12 @@ export class Builder {
   #scratch = new Map<Node, Draft>()
 
   /** Lifetimes. `scratchBytes` remembers what kernels asked for, over the orders that are compared. */
-  constructor(order: readonly Node[], outputs: readonly Tensor[], scratchBytes: Map<Node, number>) {
+  constructor(
+    order: readonly Node[],
+    outputs: readonly Tensor[],
+    scratchBytes: Map<Node, number>,
+    readonly device: Device | null,
+  ) {
     const steps = order.filter((n) => n.op.kernel)
     this.#order = order
     this.#steps = steps
@@ -135,7 +142,10 @@ export class Builder {
       const { name, numbers } = kernelCall(n.op, n.inputs, n.outputs, n.attrs)
       const { ins, outs } = this.#operands(n)
       const operands = [...ins, ...outs].map((t) => t && { layout: t, dtype: t.dtype, buffer: 0, byteOffset: 0 })
-      bytes = aligned(native().scratch(name, encodeOperands(operands), ins.length, Float64Array.from(numbers ?? [])))
+      const call = [name, encodeOperands(operands), ins.length, Float64Array.from(numbers ?? [])] as const
+      const scratch = native().scratch(...call, this.device?.handle)
+      if (typeof scratch !== 'number') throw nativeError(scratch.code, scratch.message)
+      bytes = aligned(scratch)
       known.set(n, bytes)
     }
     if (bytes === 0) return

@@ -2,6 +2,7 @@ import { fail } from '../errors'
 import type { Graph } from '../graph/graph'
 import { Policies } from '../memory/assignment'
 import { randomState } from '../ops/random'
+import type { Device } from '../tensor/device'
 import type { HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import { PlanCache } from './cache'
@@ -25,9 +26,9 @@ interface Entry {
 }
 
 /** A plan of the graph, which is let go of if there can be none. */
-function planOf(graph: Graph, outputs: readonly Tensor[]): Plan {
+function planOf(graph: Graph, outputs: readonly Tensor[], device: Device | null): Plan {
   try {
-    return new Plan(graph, outputs)
+    return new Plan(graph, outputs, { device })
   } catch (error) {
     graph.dispose()
     throw error
@@ -110,7 +111,7 @@ export class CompiledFunction<R extends Traceable> {
     if (this.#closed) fail('AUX_DISPOSED', 'this compiled function was closed')
     const session = this.#session
     return this.#plans.entry(inputs, {
-      variant: () => `${session.revision}|`,
+      variant: () => session.variant,
       make: () => this.#make(inputs),
       budget: session.budget,
     })
@@ -123,7 +124,7 @@ export class CompiledFunction<R extends Traceable> {
     fuseActivations(graph, outputs)
     fuseStatistics(graph)
     this.#modelKey.met(graph.modules)
-    return { plan: planOf(graph, [...outputs.values()]), names: [...outputs.keys()] }
+    return { plan: planOf(graph, [...outputs.values()], this.#session.device), names: [...outputs.keys()] }
   }
 
   #named(entry: Entry, arrays: HostArray[]): Values<R> {

@@ -1,5 +1,6 @@
 import { check, native, type PlanHandle, type Status } from '../native'
 import type { Graph, Node } from '../graph/graph'
+import type { Device } from '../tensor/device'
 import { bytesPerElement, type DType } from '../tensor/dtype'
 import { sizeOf, type Shape } from '../tensor/shape'
 import type { Storage } from '../tensor/storage'
@@ -87,6 +88,8 @@ export interface Slot {
 export interface PlanOptions {
   /** Tensors that are optimizer state. */
   optimizer?: ReadonlySet<Tensor>
+  /** Where it runs; the processor unless given. */
+  device?: Device | null
 }
 
 /** The program of one step: kernel calls with fixed addresses, and the bytes it takes. Plain data; prints as a table. */
@@ -105,23 +108,27 @@ export class Plan {
   readonly liveBytes: number
   /** @internal */ readonly inputs: ReadonlyMap<string, Slot>
   /** @internal */ readonly outputs: readonly Slot[]
+  /** @internal Where it runs. */ readonly device: Device | null
   /** @internal What makes the values in `kept`. */ readonly makers: readonly Node[]
   /** @internal */ readonly graph: Graph
   readonly #words: Float64Array
   readonly #kernels: string[]
-  readonly #references: Tensor[]
+  readonly #storages: readonly Storage[]
   #handle: PlanHandle | null = null
 
   /** Plans the part of the graph that `outputs` and the changes of state need. */
   constructor(graph: Graph, outputs: readonly Tensor[], options: PlanOptions = {}) {
     this.graph = graph
+    this.device = options.device ?? null
     const scratch = new Map<Node, number>()
-    const candidates = executionOrders(graph, outputs, bytesOf).map((order) => new Builder(order, outputs, scratch))
+    const candidates = executionOrders(graph, outputs, bytesOf).map(
+      (order) => new Builder(order, outputs, scratch, this.device),
+    )
     const builder = candidates.reduce((best, b) => (b.liveBytes < best.liveBytes ? b : best))
     builder.place()
     this.#words = builder.words
     this.#kernels = builder.kernels
-    this.#references = builder.references
+    this.#storages = builder.references.map((t) => t.storage!)
     this.arenaBytes = builder.arenaBytes
     this.liveBytes = builder.liveBytes
     this.kept = builder.kept
@@ -135,7 +142,7 @@ export class Plan {
 
   #account(builder: Builder, optimizer: ReadonlySet<Tensor>): PlanBytes {
     const storages = new Map<object, { bytes: number; state: boolean }>()
-    for (const t of this.#references) storages.set(t.storage!, { bytes: t.storage!.bytes, state: optimizer.has(t) })
+    for (const t of builder.references) storages.set(t.storage!, { bytes: t.storage!.bytes, state: optimizer.has(t) })
     const held = [...storages.values()].map((s) => ({ ...s, bytes: Math.max(64, aligned(s.bytes)) }))
     const sum = (list: { bytes: number }[]): number => list.reduce((n, s) => n + s.bytes, 0)
     const optimizerBytes = sum(held.filter((s) => s.state))
@@ -166,14 +173,15 @@ export class Plan {
 
   /** @internal What native code is given: words, names of kernels, and the memory of buffers 1, 2, ... */
   get program(): { words: Float64Array; kernels: readonly string[]; storages: readonly Storage[] } {
-    return { words: this.#words, kernels: this.#kernels, storages: this.#references.map((t) => t.storage!) }
+    return { words: this.#words, kernels: this.#kernels, storages: this.#storages }
   }
 
-  /** @internal The decoded plan, made at first use. */
+  /** @internal The decoded plan, made at first use; all that it reads lies on its device. */
   handle(): PlanHandle {
+    for (const s of this.#storages) s.place(this.device)
     if (this.#handle) return this.#handle
-    const handles = this.program.storages.map((s) => s.handle)
-    const result = native().plan(this.#words, this.#kernels, handles)
+    const handles = this.#storages.map((s) => s.handle)
+    const result = native().plan(this.#words, this.#kernels, handles, this.device?.handle)
     if ('code' in result) check(result as Status)
     return (this.#handle = result as PlanHandle)
   }

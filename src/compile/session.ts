@@ -1,6 +1,7 @@
 import { AuxgradError, fail, nativeError } from '../errors'
 import { check, native } from '../native'
 import { nextWords } from '../ops/random'
+import type { Device } from '../tensor/device'
 import type { HostArray } from '../tensor/host'
 import { Storage } from '../tensor/storage'
 import type { Tensor } from '../tensor/tensor'
@@ -26,6 +27,7 @@ export class Session {
   /** Highest arena byte that a kernel was given so far. */
   measuredArena = 0
   #memory: MemoryAssignment | undefined
+  #device: Device | null = null
   #arena: Storage | null = null
   #tail: Promise<unknown> = Promise.resolve()
   #pending = 0
@@ -38,6 +40,24 @@ export class Session {
   set memory(memory: MemoryAssignment | undefined) {
     this.#memory = memory
     this.revision++
+  }
+
+  /** Where its plans run; null is the processor. */
+  get device(): Device | null {
+    return this.#device
+  }
+
+  /** @throws AUX_INVALID_ARGUMENT while a run is under way. */
+  set device(device: Device | null) {
+    if (device === this.#device) return
+    this.expectIdle('a model was moved to another device while a run of it')
+    this.#release()
+    this.#device = device
+  }
+
+  /** What tells plans of the same inputs apart. */
+  get variant(): string {
+    return `${this.revision}|${this.#device?.name ?? ''}|`
   }
 
   /** Runs `body` when all runs asked for before have ended. */
@@ -53,9 +73,8 @@ export class Session {
   }
 
   /** @throws AUX_INVALID_ARGUMENT while a run is under way: what asks now would be out of turn. */
-  expectIdle(): void {
-    if (this.#busy)
-      fail('AUX_INVALID_ARGUMENT', 'a synchronous run was asked for while another is under way; await it first')
+  expectIdle(asked = 'a synchronous run was asked for while another'): void {
+    if (this.#busy) fail('AUX_INVALID_ARGUMENT', `${asked} is under way; await it first`)
   }
 
   /** Values in, one run on the executor's thread, values out. */
@@ -66,10 +85,13 @@ export class Session {
   ): Promise<HostArray[]> {
     const { signal } = options
     if (signal?.aborted) throw aborted(signal)
+    const handle = plan.handle()
     const arena = this.#write(plan, values)
+    const { storages } = plan.program
+    for (const s of storages) s.pin()
     await new Promise<void>((resolve, reject) => {
       const stop = (): void => native().abort(job as Exclude<typeof job, { code: number }>)
-      const job = native().run(plan.handle(), arena.handle, (status, stats) => {
+      const job = native().run(handle, arena.handle, (status, stats) => {
         signal?.removeEventListener('abort', stop)
         this.measuredArena = Math.max(this.measuredArena, stats.arenaPeak, plan.inputEnd)
         if (status.code === 0) resolve()
@@ -77,14 +99,17 @@ export class Session {
       })
       if ('code' in job) reject(nativeError(job.code, job.message))
       else signal?.addEventListener('abort', stop, { once: true })
+    }).finally(() => {
+      for (const s of storages) s.unpin()
     })
     return this.#read(plan, arena)
   }
 
   /** The same on the calling thread, of an idle session. */
   executeSync(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>): HostArray[] {
+    const handle = plan.handle()
     const arena = this.#write(plan, values)
-    const { status, stats } = native().runSync(plan.handle(), arena.handle)
+    const { status, stats } = native().runSync(handle, arena.handle)
     this.measuredArena = Math.max(this.measuredArena, stats.arenaPeak, plan.inputEnd)
     check(status)
     return this.#read(plan, arena)
@@ -93,7 +118,7 @@ export class Session {
   #write(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>): Storage {
     if (!this.#arena || this.#arena.bytes < plan.arenaBytes) {
       this.#release() // the old one goes first: the two never exist together
-      this.#arena = new Storage(plan.arenaBytes, { what: 'the arena of a step' })
+      this.#arena = new Storage(plan.arenaBytes, { what: 'the arena of a step', device: plan.device })
     }
     for (const [name, slot] of plan.inputs) {
       const value = values.get(name)

@@ -249,7 +249,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
   #entry(specs: ReadonlyMap<string, NormalSpec>, update: boolean): Entry {
     if (this.#closed) fail('AUX_DISPOSED', 'this training step was closed')
     return this.#plans.entry(specs, {
-      variant: () => `${this.#session.revision}|${update}|`,
+      variant: () => `${this.#session.variant}${update}|`,
       make: () => this.#fit(specs, update),
       budget: this.#budget?.bytes,
       refusal: ({ unfit }) => ({ before: unfit, alternatives: () => this.#alternatives(specs) }),
@@ -322,7 +322,10 @@ export class TrainingStep<R extends Traceable = Traceable> {
       if (norm) all.set('gradNorm', norm)
       return state
     })
-    const plan = new Plan(graph, [...all.values(), ...indicators.values()], { optimizer: state })
+    const plan = new Plan(graph, [...all.values(), ...indicators.values()], {
+      optimizer: state,
+      device: this.#session.device,
+    })
     return { plan, names: [...all.keys()], indicators: [...indicators.keys()] }
   }
 

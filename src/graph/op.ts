@@ -176,7 +176,7 @@ function eagerCall<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], attrs:
     const call = kernelCall(op, inputs, outputs, attrs)
     const { ins, outs } = kernelOperands(op, inputs, outputs)
     const operands = [...ins, ...outs]
-    const handles = operands.map((t) => t?.liveStorage().handle).filter((h) => h !== undefined)
+    const handles = operands.map((t) => t?.liveStorage().place(null).handle).filter((h) => h !== undefined)
     let next = 0
     const words = encodeOperands(operands.map((t) => t && { layout: t, dtype: t.dtype, buffer: next++, byteOffset: 0 }))
     check(native().call(call.name, words, handles, ins.length, Float64Array.from(call.numbers ?? [])))

@@ -1,7 +1,9 @@
+import { sessionOf } from '../compile/session'
 import { isContainer, revision, type Trainable } from '../compile/trainable'
 import { fail } from '../errors'
 import { tracing } from '../graph/graph'
 import { matcher } from '../memory/assignment'
+import { deviceNamed } from '../tensor/device'
 import { describe } from '../tensor/host'
 import { sameShape, showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
@@ -149,6 +151,20 @@ export abstract class Module implements Trainable {
       for (const [, p] of below) meant.add(p)
     }
     for (const p of meant) p.trainable = trainable
+    return this
+  }
+
+  /**
+   * Moves parameters and buffers to a device, `cuda` (`cuda:1` for the second one) or `cpu`, where all plans of this
+   * module run from then on: training steps, evaluation, `generate`. Values are read and assigned as before; the other
+   * tensors that a plan reads follow it. Plans state their bytes on the device, `memory('cuda')` counts them.
+   * @throws AUX_NO_DEVICE where the CUDA kernels, a driver or the device is missing; AUX_OUT_OF_MEMORY; AUX_INVALID_ARGUMENT
+   * while a run of the module is under way.
+   */
+  to(device: string): this {
+    const place = deviceNamed('to', device)
+    sessionOf(this).device = place
+    for (const [, t] of this.#namedTensors()) t.liveStorage().place(place)
     return this
   }
 

@@ -1,4 +1,5 @@
-import { native } from '../native'
+import { native, type DeviceHandle } from '../native'
+import { deviceNamed } from './device'
 
 /** What auxgrad holds now, in bytes and blocks. */
 export interface Memory {
@@ -12,11 +13,13 @@ export interface Memory {
   allocations: number
 }
 
-/** The counters of this process (or worker). */
-export function memory(): Memory {
-  const { live, peak, blocks, allocations } = native().memory()
+const handleOf = (what: string, device: string): DeviceHandle | undefined => deviceNamed(what, device)?.handle
+
+/** The counters of this process (or worker), in the memory of the processor or of a device (`cuda`). */
+export function memory(device = 'cpu'): Memory {
+  const { live, peak, blocks, allocations } = native().memory(handleOf('memory', device))
   return { live, peak, tensors: blocks, allocations }
 }
 
 /** Lets `memory().peak` start again from what is held now. */
-export const resetPeakMemory = (): void => native().resetPeak()
+export const resetPeakMemory = (device = 'cpu'): void => native().resetPeak(handleOf('resetPeakMemory', device))

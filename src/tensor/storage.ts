@@ -1,21 +1,30 @@
-import { AuxgradError } from '../errors'
-import { native, type Handle } from '../native'
+import { AuxgradError, fail } from '../errors'
+import { check, native, type Handle } from '../native'
+import type { Device } from './device'
 
-/** A counted block of native memory that tensors share; freed with its last owner. */
+/**
+ * A counted block of memory that tensors share; freed with its last owner. It lies where it was last used: plans take what
+ * they read to the device they run on, eager ops to the processor.
+ */
 export class Storage {
   readonly bytes: number
   #handle: Handle | null
+  #device: Device | null
   #owners = 1
+  #users = 0
 
   /** @throws AUX_OUT_OF_MEMORY naming the bytes asked for. */
-  constructor(bytes: number, options: { zero?: boolean; what?: string } = {}) {
-    const handle = native().create(bytes, options.zero ?? false)
+  constructor(bytes: number, options: { zero?: boolean; what?: string; device?: Device | null } = {}) {
+    const { zero = false, what = 'tensor', device = null } = options
+    const handle = native().create(bytes, zero, device?.handle)
     if (!handle)
       throw new AuxgradError(
         'AUX_OUT_OF_MEMORY',
-        `${options.what ?? 'tensor'}: the system has no ${bytes} bytes to give (auxgrad holds ${native().memory().live})`,
+        `${what}: ${device?.name ?? 'the system'} has no ${bytes} bytes to give (auxgrad holds ` +
+          `${native().memory(device?.handle).live})`,
       )
     this.#handle = handle
+    this.#device = device
     this.bytes = bytes
   }
 
@@ -26,6 +35,37 @@ export class Storage {
 
   get disposed(): boolean {
     return this.#handle === null
+  }
+
+  /** Where it lies; null is the processor. */
+  get device(): Device | null {
+    return this.#device
+  }
+
+  /**
+   * Brings it to the memory of a device (null: the processor) if it lies elsewhere.
+   * @throws AUX_OUT_OF_MEMORY, and then it stays where it is; AUX_INVALID_ARGUMENT while a run elsewhere reads it.
+   */
+  place(device: Device | null): this {
+    if (device === this.#device) return this
+    if (this.#users > 0)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `a run on ${this.#device?.name ?? 'the processor'} reads this tensor; await it before the tensor is used on ` +
+          `${device?.name ?? 'the processor'}`,
+      )
+    check(native().move(this.handle, device?.handle))
+    this.#device = device
+    return this
+  }
+
+  /** Keeps it where it is until `unpin`. */
+  pin(): void {
+    this.#users++
+  }
+
+  unpin(): void {
+    this.#users--
   }
 
   retain(): this {

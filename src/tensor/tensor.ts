@@ -97,6 +97,11 @@ export class Tensor {
     return this.node !== null
   }
 
+  /** Where it lies, `cpu` or `cuda`: where it was used last. A traced tensor is of no device yet. */
+  get device(): string | undefined {
+    return this.storage ? (this.storage.device?.name ?? 'cpu') : undefined
+  }
+
   /** True after `dispose()`. */
   get disposed(): boolean {
     return this.#disposed

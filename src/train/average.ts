@@ -63,6 +63,7 @@ export class WeightAverage<M extends Module = Module> {
     return sessionOf(this.model).enqueue(() =>
       sessionOf(this.average).enqueue(async () => {
         const decay = checkDecay(this.#decay(this.updates))
+        sessionOf(this.#move).device = sessionOf(this.model).device
         if (decay) await this.#move.run({ rate: { data: Float32Array.of(1 - decay), shape: [] } })
         for (const [t, target] of decay ? this.#copied : this.#pairs) t.assign(target)
         this.updates++

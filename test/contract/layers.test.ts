@@ -28,8 +28,8 @@ const native: Record<string, string[]> = {
   'native/cpu': ['native/core', 'native/cpu'],
   'native/cuda': ['native/core', 'native/cuda'],
   'native/binding': ['native/core', 'native/cpu', 'native/binding'],
-  'native/run': ['native/core', 'native/cpu', 'native/cuda/open.h', 'native/run'],
-  'native/test': ['native/core', 'native/cpu', 'native/cuda/open.h', 'native/test'],
+  'native/run': ['native/core', 'native/cpu', 'native/run'],
+  'native/test': ['native/core', 'native/cpu', 'native/test'],
   'benchmarks/native': ['native/core', 'native/cpu', 'benchmarks/native'],
 }
 

@@ -1,6 +1,7 @@
 // Lets a release built on a new glibc load on an old one (2.28, what Node 20 itself needs). Linked into releases only,
 // with -Wl,--wrap of each function here: the static libstdc++ asks for versions that came with the move of libpthread
-// into libc (2.34) or later; the functions themselves are old. test/package checks the result symbol by symbol.
+// and libdl into libc (2.34) or later; the functions themselves are old. test/package checks the result symbol by symbol.
+#include <dlfcn.h>
 #include <pthread.h>
 #include <sys/random.h>
 #include <cerrno>
@@ -29,6 +30,9 @@ AUXGRAD_OLD(int, pthread_key_delete, pthread_key_t);
 AUXGRAD_OLD(void*, pthread_getspecific, pthread_key_t);
 AUXGRAD_OLD(int, pthread_setspecific, pthread_key_t, const void*);
 AUXGRAD_OLD(int, pthread_mutex_trylock, pthread_mutex_t*);
+AUXGRAD_OLD(void*, dlopen, const char*, int);
+AUXGRAD_OLD(void*, dlsym, void*, const char*);
+AUXGRAD_OLD(char*, dlerror, void);
 
 extern "C" {
 
@@ -51,6 +55,9 @@ int __wrap_pthread_key_delete(pthread_key_t key) { return old_pthread_key_delete
 void* __wrap_pthread_getspecific(pthread_key_t key) { return old_pthread_getspecific(key); }
 int __wrap_pthread_setspecific(pthread_key_t key, const void* value) { return old_pthread_setspecific(key, value); }
 int __wrap_pthread_mutex_trylock(pthread_mutex_t* mutex) { return old_pthread_mutex_trylock(mutex); }
+void* __wrap_dlopen(const char* file, int mode) { return old_dlopen(file, mode); }
+void* __wrap_dlsym(void* library, const char* name) { return old_dlsym(library, name); }
+char* __wrap_dlerror() { return old_dlerror(); }
 
 // 2.36; getrandom is of 2.25.
 uint32_t __wrap_arc4random() {

@@ -1,4 +1,4 @@
-#include "open.h"
+#include "device.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -11,7 +11,7 @@
 
 namespace auxgrad {
 
-std::shared_ptr<Device> open_device(const char* name, Failure* failure) {
+std::shared_ptr<Device> open_device(const char* name, Failure* failure, const char* library) {
   const auto fail = [&](const char* what, const char* why) {
     failure->set(ErrorCode::invalid_argument, "device \"%s\": %s%s", name, what, why);
     return nullptr;
@@ -22,20 +22,21 @@ std::shared_ptr<Device> open_device(const char* name, Failure* failure) {
   if (numbered ? end == name + 5 || *end || index < 0 || index > 1000 : std::strcmp(name, "cuda") != 0)
     return fail("expected \"cuda\" or \"cuda:1\"", "");
 #ifdef _WIN32
-  return fail("this build has no CUDA kernels", "");
+  (void)library;
+  return fail("there are no CUDA kernels for Windows", "");
 #else
   std::string path;
-  if (const char* given = std::getenv("AUXGRAD_CUDA_LIBRARY")) {
-    path = given;
+  if (library || (library = std::getenv("AUXGRAD_CUDA_LIBRARY"))) {
+    path = library;
   } else {
     char self[4096];
     const ssize_t length = readlink("/proc/self/exe", self, sizeof self);
     path.assign(self, length > 0 ? static_cast<size_t>(length) : 0);
     path = path.substr(0, path.rfind('/') + 1) + "auxgrad_cuda.so";
   }
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!library) return fail("the library of its kernels does not open: ", dlerror());
-  void* symbol = dlsym(library, "auxgrad_open_device");
+  void* opened = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!opened) return fail("the library of its kernels does not open: ", dlerror());
+  void* symbol = dlsym(opened, "auxgrad_open_device");
   if (!symbol) return fail("not a library of auxgrad: ", path.c_str());
   OpenDevice open = nullptr;
   std::memcpy(&open, &symbol, sizeof open);

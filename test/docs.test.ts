@@ -4,6 +4,7 @@ import os from 'node:os'
 import path from 'node:path'
 import * as auxgrad from '../src'
 import { native } from '../src/native'
+import { useHostDevice } from './support/device'
 import { blocksOf, isCode, pages, programOf, run, textOf } from './support/pages'
 
 const root = path.resolve(__dirname, '..')
@@ -12,6 +13,7 @@ const before = process.cwd()
 
 beforeAll(() => {
   native().setThreads(2) // each has scratch of its own: the totals of the pages are those of two
+  useHostDevice()
   folder = mkdtempSync(path.join(os.tmpdir(), 'auxgrad-docs-'))
   process.chdir(folder) // examples write files
 })

@@ -2,15 +2,18 @@ import { Command } from 'commander'
 import os from 'node:os'
 import { AuxgradError } from '../errors'
 import { binaryPath, native, platformText, version } from '../native'
+import { deviceNamed } from '../tensor/device'
+import { device } from './options'
 import { action, exitCode } from './output'
 
 /** `auxgrad info`: what a bug report needs. Fails, with all it knows, where no binary loads. */
 export function info(): Command {
   return new Command('info')
     .description('Show version, platform, the binary in use and what it can do here.')
+    .option('--device <name>', 'a device to look for: cuda or cuda:1', device, 'cpu')
     .option('--json', 'one JSON object on stdout')
     .action(
-      action<{ json?: boolean }>((_, output) => {
+      action<{ device: string; json?: boolean }>((options, output) => {
         const about = {
           auxgrad: version(),
           node: process.versions.node,
@@ -18,10 +21,11 @@ export function info(): Command {
           cpu: os.cpus()[0]?.model.trim() ?? 'unknown',
           memory: os.totalmem(),
         }
+        const found = deviceNamed('info', options.device)?.description // or an error that says why there is none
         try {
           const binary = binaryPath()
           const { isa, isaAvailable, threads, compiler } = native().info()
-          const all = { ...about, binary, isa, isaAvailable, threads, compiler }
+          const all = { ...about, binary, isa, isaAvailable, threads, compiler, ...(found && { device: found }) }
           output.result(
             all,
             [
@@ -31,6 +35,7 @@ export function info(): Command {
               `binary    ${binary} (${compiler})`,
               `isa       ${isa} (available: ${isaAvailable.join(', ')})`,
               `threads   ${threads}`,
+              ...(found ? [`device    ${found}`] : []),
             ].join('\n'),
           )
           return exitCode.ok

@@ -19,12 +19,11 @@ import {
   type MemoryAssignment,
   type Tensor,
 } from '../../src'
-import { binaryPath, native } from '../../src/native'
+import { native } from '../../src/native'
+import { library, useHostDevice } from '../support/device'
 import { withCode } from '../support/refusals'
 import { generator } from '../support/run'
 
-// The device is the processor with its own memory (native/test/library): to touch that from outside ends the process.
-const library = path.join(path.dirname(binaryPath()), 'auxgrad_host_device.so')
 const on = process.platform === 'win32' ? describe.skip : describe
 
 class Net extends nn.Module {
@@ -91,7 +90,7 @@ async function trained(devices: readonly string[], assignment: MemoryAssignment,
 on('a model on a device', () => {
   beforeAll(() => {
     expect(existsSync(library)).toBe(true)
-    process.env.AUXGRAD_CUDA_LIBRARY = library
+    useHostDevice()
   })
 
   test.each<[string, MemoryAssignment, number]>([
@@ -199,7 +198,7 @@ on('a model on a device', () => {
     expect(() => model.to('cuda:2')).toThrow(
       withCode('AUX_NO_DEVICE', /there are no CUDA kernels here: expected .* or .*nothing\.so/),
     )
-    process.env.AUXGRAD_CUDA_LIBRARY = library
+    useHostDevice()
 
     const step = compile({ model, loss: loss(model), optimizer: new optim.Lion({ lr: 0.01 }) })
     model.to('cuda')

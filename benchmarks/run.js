@@ -103,7 +103,7 @@ async function trainingSteps(report, python) {
     const rows = await measure(peers, folder, {
       width: 64,
       chosen: (c) => name(c).includes(o.match) && (!o.quick || ['mlp', 'cnn'].includes(c.model)),
-      rounds: o.quick ? 2 : 3,
+      rounds: 2,
       seconds: o.quick ? 0.2 : 2,
     })
     for (const { case: c, seconds, theirs, bytes, theirBytes } of rows)

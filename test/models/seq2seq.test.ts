@@ -225,7 +225,9 @@ test('decoding is what the whole model says is likeliest, token by token, whatev
 test('mistakes are named', async () => {
   expect(() => new models.Transformer({ ...sizes, causal: true } as never)).toThrow(/^Transformer: .*no option causal/)
   expect(() => new models.Transformer({ ...sizes, padding: 11 })).toThrow(/padding to be a whole number from 0 to 10/)
-  expect(() => new models.Transformer({ ...sizes, activation: 'tanh' as never })).toThrow(/'gelu' or 'relu', got tanh/)
+  expect(() => new models.Transformer({ ...sizes, activation: 'tanh' as never })).toThrow(
+    /'gelu', 'geluTanh' or 'relu', got tanh/,
+  )
   const model = new models.Transformer({ ...sizes, layers: 1 })
   const made = (source: number[], options: object): Promise<unknown> =>
     models.translate(model, source, options as never).next()

@@ -1,6 +1,8 @@
 // The roofline of a benchmark report as an SVG: GF/s over floating-point operations per byte, both logarithmic, under
-// the roofs of memory bandwidth and multiply-adds for every thread count; below it, what only moves memory, in GB/s.
+// the roofs of memory bandwidth and multiply-adds for every thread count; below it, what only moves memory, in GB/s. Needs
+// dist/ (npm run build:all), for the pieces that all pictures are made of.
 'use strict'
+const svg = require('../dist/compile/svg')
 
 const width = 900,
   height = 560,
@@ -10,12 +12,8 @@ const left = 70,
   top = 40,
   bottom = 55,
   names = 180 // pixels for those of the lower panel
-// Of Okabe & Ito, which the colour-blind can tell apart.
-const palette = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f7f7f']
+const { escape, palette } = svg
 const halo = 'stroke="white" stroke-width="4" paint-order="stroke"'
-
-const escape = (s) =>
-  String(s).replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c])
 
 /** 1, 2, 5, 10, 20, .. from the last one at or below `low` to the first at or above `high`. */
 function ticks(low, high) {
@@ -39,12 +37,8 @@ function roofline(report) {
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${total}" viewBox="0 0 ${width} ${total}" font-family="sans-serif" font-size="12">`,
     `<rect width="${width}" height="${total}" fill="white"/>`,
   ]
-  const line = (x1, y1, x2, y2, stroke) =>
-    out.push(
-      `<line x1="${x1.toFixed(1)}" y1="${y1.toFixed(1)}" x2="${x2.toFixed(1)}" y2="${y2.toFixed(1)}" stroke="${stroke}"/>`,
-    )
-  const text = (x, y, s, style = '') =>
-    out.push(`<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" ${style}>${escape(s)}</text>`)
+  const line = (x1, y1, x2, y2, stroke) => out.push(svg.line(x1, y1, x2, y2, `stroke="${stroke}"`))
+  const text = (...words) => out.push(svg.text(...words))
   const dot = (x, y, colour, filled, title) =>
     out.push(
       `<circle cx="${x.toFixed(1)}" cy="${y.toFixed(1)}" r="4" fill="${filled ? colour : 'white'}" stroke="${colour}">` +

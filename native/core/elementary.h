@@ -137,6 +137,22 @@ AUXGRAD_HOST_DEVICE inline float gelu_slope_f32(float x) {
   return x < 0 ? lower : 1.0f - lower;
 }
 
+// The distribution function of the normal distribution as gelu's approximation has it: a sigmoid of
+// 2 sqrt(2 / pi) (x + 0.044715 x^3).
+constexpr float kGeluLinear = 1.59576912f, kGeluCubic = 0.0713548163f;
+
+AUXGRAD_HOST_DEVICE inline float gelu_tanh_f32(float x) {
+  return x * sigmoid_f32(x * mul_add(kGeluCubic, x * x, kGeluLinear));
+}
+
+// Its derivative, from that at -|x|. From 13 on nothing is left there.
+AUXGRAD_HOST_DEVICE inline float gelu_tanh_slope_f32(float x) {
+  const float magnitude = __builtin_fabsf(x), a = magnitude > 13.0f ? 13.0f : magnitude, square = a * a;
+  const float below = sigmoid_f32(-a * mul_add(kGeluCubic, square, kGeluLinear));
+  const float lower = below * (1.0f - a * (1.0f - below) * mul_add(3.0f * kGeluCubic, square, kGeluLinear));
+  return x < 0 ? lower : 1.0f - lower;
+}
+
 // exp(x) - 1 within 4 ULP: a series near zero.
 AUXGRAD_HOST_DEVICE inline float expm1_f32(float x) {
   const float near =

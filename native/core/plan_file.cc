@@ -125,8 +125,8 @@ SavedValue read_value(Description& d) {
   v.name = d.text();
   v.view.dtype = static_cast<DType>(d.integer(kDTypeCount - 1));
   v.view.rank = static_cast<int32_t>(d.integer(kMaxRank));
-  double bytes =
-      static_cast<double>(dtype_size(v.view.dtype));  // of axes that are not empty: strides are products of some
+  // Of axes that are not empty: strides are products of some.
+  double bytes = static_cast<double>(dtype_size(v.view.dtype));
   for (int i = 0; i < v.view.rank; i++) {
     v.view.shape[i] = static_cast<int64_t>(d.integer(kLimit));
     bytes *= static_cast<double>(std::max<int64_t>(v.view.shape[i], 1));

@@ -24,6 +24,7 @@ AUXGRAD_UNARY(Tanh, tanh_f32(x))
 AUXGRAD_UNARY(Sigmoid, sigmoid_f32(x))
 AUXGRAD_UNARY(Erf, erf_f32(x))
 AUXGRAD_UNARY(Gelu, gelu_f32(x))
+AUXGRAD_UNARY(GeluTanh, gelu_tanh_f32(x))
 AUXGRAD_UNARY(Silu, x* sigmoid_f32(x))
 AUXGRAD_UNARY(Relu, x < 0 ? 0.0f : x)
 AUXGRAD_UNARY(Floor, __builtin_floorf(x))
@@ -60,6 +61,7 @@ AUXGRAD_GRADIENT(ReluGrad, y, y > 0 ? dy : 0.0f)
 AUXGRAD_GRADIENT(SigmoidGrad, y, dy* y*(1.0f - y))
 AUXGRAD_GRADIENT(TanhGrad, y, dy*(1.0f - y * y))
 AUXGRAD_GRADIENT(GeluGrad, x, dy* gelu_slope_f32(x))
+AUXGRAD_GRADIENT(GeluTanhGrad, x, dy* gelu_tanh_slope_f32(x))
 AUXGRAD_GRADIENT(SiluGrad, x, dy* sigmoid_f32(x) * (1.0f + x * (1.0f - sigmoid_f32(x))))
 AUXGRAD_GRADIENT(ClampGrad, x, x >= call.real(0) && x <= call.real(1) ? dy : 0.0f)
 // Zero at the borders too, unlike clamp's.
@@ -177,7 +179,8 @@ bool cast(const Call& call) {
       {"log1p", unary<Log1p>}, {"leaky_relu", unary<LeakyRelu>}, {"elu", unary<Elu>}, {"softplus", unary<Softplus>}, \
       {"huber", unary<Huber>}, {"logical_not", logical_not}, {"hardtanh_grad", gradient<HardtanhGrad>},              \
       {"leaky_relu_grad", gradient<LeakyReluGrad>}, {"elu_grad", gradient<EluGrad>},                                 \
-      {"softplus_grad", gradient<SoftplusGrad>})
+      {"softplus_grad", gradient<SoftplusGrad>}, {"gelu_tanh", unary<GeluTanh>},                                     \
+      {"gelu_tanh_grad", gradient<GeluTanhGrad>})
 
 }  // namespace
 }  // namespace auxgrad

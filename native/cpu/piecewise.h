@@ -95,6 +95,18 @@ inline Vec silu_grad_lanes(Vec dy, Vec x) {
   return dy * s * (1.0f + x * (1.0f - s));
 }
 
+inline Vec gelu_tanh_lanes(Vec x) {
+  return x / (1.0f + exp_lanes(x * fma(broadcast(-kGeluCubic), x * x, broadcast(-kGeluLinear))));
+}
+
+inline Vec gelu_tanh_grad_lanes(Vec dy, Vec x) {
+  const Vec a = lesser(broadcast(13.0f), magnitude_of(x)), square = a * a;
+  const Vec below = 1.0f / (1.0f + exp_lanes(a * fma(broadcast(kGeluCubic), square, broadcast(kGeluLinear))));
+  const Vec slope = a * fma(broadcast(3.0f * kGeluCubic), square, broadcast(kGeluLinear));
+  const Vec lower = below * (1.0f - slope * (1.0f - below));
+  return dy * (x < Vec{} ? lower : 1.0f - lower);
+}
+
 // Of the standard normal distribution at a: 2^g lies above it, and (1 - slope) times that is a times its density.
 // g (kTail) and slope (kSlope) are polynomials of what a is above the middle of its segment of 1 + a. From 13 on, where no
 // normal number lies above, it is 0.

@@ -73,9 +73,10 @@ TEST(results_stored_past_the_caches_are_the_same) {
         auxgrad::View bias = G;  // repeated over the rows
         bias.rank = 2, bias.shape[0] = rows, bias.shape[1] = c, bias.stride[0] = 0, bias.stride[1] = 1;
         same("exp", {X}, matrix, rows, c, {});
-        for (const char* function : {"gelu", "sigmoid", "silu", "relu", "tanh"})
+        for (const char* function : {"gelu", "gelu_tanh", "sigmoid", "silu", "relu", "tanh"})
           same(function, {X}, matrix, rows, c, {});
-        for (const char* function : {"gelu_grad", "silu_grad"}) same(function, {D, X}, matrix, rows, c, {});
+        for (const char* function : {"gelu_grad", "gelu_tanh_grad", "silu_grad"})
+          same(function, {D, X}, matrix, rows, c, {});
         same("add", {X, D}, matrix, rows, c, {});
         same("add", {X, bias}, matrix, rows, c, {});
         same("cast", {X}, halves, rows, c, {});

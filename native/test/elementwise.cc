@@ -53,6 +53,53 @@ TEST(gelu_keeps_its_precision_in_the_lower_tail) {
   });
 }
 
+double gelu_tanh(double x) {
+  return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
+}
+
+double gelu_tanh_slope(double x) {
+  const double c = std::sqrt(2 / std::acos(-1.0)), t = std::tanh(c * (x + 0.044715 * x * x * x));
+  return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x);
+}
+
+TEST(gelu_by_tanh_within_a_unit_of_1) {
+  test::each_isa([] {
+    CHECK(worst_ulp("gelu_tanh", gelu_tanh, 0, 20) <= 4);
+    test::Array x = test::Array::f32({100001}), y = test::Array::f32({100001}), dy = test::Array::f32({100001}),
+                dx = test::Array::f32({100001});
+    for (int64_t i = 0; i < x.count(); i++) {
+      x[i] = static_cast<float>(static_cast<double>(i) / 100000 * 30 - 15);
+      dy[i] = i % 2 ? 1.0f : -1.0f;
+    }
+    test::call("gelu_tanh", {x.view()}, {y.view()});
+    test::call("gelu_tanh_grad", {dy.view(), x.view()}, {dx.view()});
+    for (int64_t i = 0; i < x.count(); i++) {
+      const double expected = gelu_tanh(x[i]);
+      CHECK_NEAR(y[i], expected, 1e-7 + 3e-7 * std::fabs(expected));
+      CHECK_NEAR(dx[i], dy[i] * gelu_tanh_slope(x[i]), 2e-7);
+    }
+  });
+}
+
+// Where its cube would overflow, where nothing is left, and where there is no number.
+TEST(gelu_by_tanh_at_the_ends) {
+  test::each_isa([] {
+    const float inf = INFINITY, given[] = {0.0f, 1e-45f, 13.0f, 100.0f, 3e38f, inf, -13.0f, -100.0f, -3e38f, -inf, NAN};
+    for (float v : given) {
+      test::Array x = test::Array::f32({1}), y = test::Array::f32({1}), dy = test::Array::f32({1}),
+                  dx = test::Array::f32({1});
+      x[0] = v;
+      dy[0] = 1;
+      test::call("gelu_tanh", {x.view()}, {y.view()});
+      test::call("gelu_tanh_grad", {dy.view(), x.view()}, {dx.view()});
+      if (std::isnan(v)) CHECK(std::isnan(y[0]) && std::isnan(dx[0]));
+      else if (v > 1) CHECK(y[0] == v && dx[0] == 1);
+      else if (v >= 0) CHECK(y[0] <= v && dx[0] == 0.5f);
+      else CHECK(!(std::fabs(y[0]) > 0) && dx[0] == 0);  // -inf times 0
+    }
+  });
+}
+
 TEST(gelu_grad_within_a_unit_of_1) {
   test::each_isa([] {
     constexpr int64_t kCount = 100001;

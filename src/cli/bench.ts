@@ -79,7 +79,7 @@ export function bench(): Command {
     .option('--no-kernels', 'training steps only')
     .option('--no-steps', 'kernels only')
     .option('--quick', 'less exact: some seconds instead of half a minute')
-    .option('--json', 'one JSON object as the last line of stdout, nothing else there')
+    .option('--json', 'one JSON object as the last line of stdout, nothing else there; progress goes to stderr')
     .addHelpText(
       'after',
       '\nIn a clone of the repository, `npm run bench` measures every kernel in C++, beside OpenBLAS, BLIS and PyTorch.',

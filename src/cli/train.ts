@@ -72,7 +72,7 @@ export function train(): Command {
     .option('--events <folder>', 'events for TensorBoard, in a folder for each rule')
     .option('--device <name>', 'where it runs: cpu, cuda or cuda:1', device, 'cpu')
     .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true))
-    .option('--json', 'one JSON object as the last line of stdout, nothing else there')
+    .option('--json', 'one JSON object as the last line of stdout, nothing else there; progress goes to stderr')
     .action(action<Options>(run))
 }
 
@@ -166,23 +166,26 @@ async function trainOnce(
     const bar = progress(`${name} ${rule.padEnd(3)}`, updates)
     let seconds = 0
     let rows = 0
-    for await (const event of training.fit({ step, loader, epochs, signal })) {
-      const scalars = { ...training.scalarsOf(event), ...(event.type === 'step' ? { lr: lr(step.runs - 1) } : {}) }
-      history.scalars(scalars, step.runs)
-      events?.scalars(scalars, step.runs)
-      if (event.type === 'step')
-        bar.update(event.epoch * event.steps + event.step, {
-          loss: event.result.loss.toFixed(4),
-          'images/s': event.rate.toFixed(0),
-          left: duration(event.secondsLeft),
-        })
-      else {
-        seconds += event.seconds
-        rows += event.rows
-        if (file) await save(file)
+    try {
+      for await (const event of training.fit({ step, loader, epochs, signal })) {
+        const scalars = { ...training.scalarsOf(event), ...(event.type === 'step' ? { lr: lr(step.runs - 1) } : {}) }
+        history.scalars(scalars, step.runs)
+        events?.scalars(scalars, step.runs)
+        if (event.type === 'step')
+          bar.update(event.epoch * event.steps + event.step, {
+            loss: event.result.loss.toFixed(4),
+            'images/s': event.rate.toFixed(0),
+            left: duration(event.secondsLeft),
+          })
+        else {
+          seconds += event.seconds
+          rows += event.rows
+          if (file) await save(file)
+        }
       }
+    } finally {
+      bar.end() // also of a run that fails: it shows the cursor again
     }
-    bar.end()
     if (signal.aborted && file) {
       await save(file)
       output.note(`${rule}: saved to ${file} after ${step.runs} steps`)

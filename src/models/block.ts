@@ -3,6 +3,12 @@ import * as nn from '../nn'
 import { couple } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 
+const activations = {
+  gelu: (x: Tensor) => x.gelu(),
+  geluTanh: (x: Tensor) => x.gelu({ approximate: 'tanh' }),
+  relu: (x: Tensor) => x.relu(),
+}
+
 /** Sizes of a transformer. */
 export interface TransformerOptions {
   /** Number of blocks. */
@@ -21,8 +27,8 @@ export interface TransformerOptions {
   norm?: 'before' | 'after'
   /** 1e-5; BERT has 1e-12. */
   eps?: number
-  /** Between the linear layers of the feed-forward part (`gelu`). */
-  activation?: 'gelu' | 'relu'
+  /** Between the linear layers of the feed-forward part (`gelu`); `geluTanh` is its approximation, which GPT-2 has. */
+  activation?: 'gelu' | 'geluTanh' | 'relu'
   /** Branches between two streams, for the policy `invert`; norms stand before the branches. */
   reversible?: boolean
 }
@@ -55,15 +61,15 @@ export abstract class TransformerBranches extends nn.Module {
   readonly norm2: nn.LayerNorm
   /** Behind each branch. */
   readonly dropout: nn.Dropout
-  readonly #relu: boolean
+  readonly #activation: (x: Tensor) => Tensor
 
   constructor(options: Omit<TransformerOptions, 'layers'>) {
     super()
     const { features, heads, hidden = 4 * features, dropout = 0, causal = false, eps = 1e-5 } = options
     const { activation = 'gelu' } = options
-    if (activation !== 'gelu' && activation !== 'relu')
-      fail('AUX_INVALID_ARGUMENT', `expected activation to be 'gelu' or 'relu', got ${String(activation)}`)
-    this.#relu = activation === 'relu'
+    if (!Object.hasOwn(activations, activation))
+      fail('AUX_INVALID_ARGUMENT', `expected activation to be 'gelu', 'geluTanh' or 'relu', got ${String(activation)}`)
+    this.#activation = activations[activation]
     this.attention = new nn.MultiHeadAttention(features, heads, { causal, dropout })
     this.norm1 = new nn.LayerNorm(features, { eps })
     this.fc1 = new nn.Linear(features, hidden)
@@ -84,7 +90,7 @@ export abstract class TransformerBranches extends nn.Module {
 
   protected feed(x: Tensor): Tensor {
     const wide = this.fc1.forward(x)
-    return this.dropout.forward(this.fc2.forward(this.#relu ? wide.relu() : wide.gelu()))
+    return this.dropout.forward(this.fc2.forward(this.#activation(wide)))
   }
 }
 

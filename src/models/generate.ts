@@ -1,8 +1,8 @@
-import { compile, type Batch, type CompiledFunction, type Inputs } from '../compile'
+import { compile, type CompiledFunction, type Inputs } from '../compile'
 import { expectIntegers, expectOptions, fail } from '../errors'
 import * as nn from '../nn'
-import { categorical, type CategoricalOptions } from '../ops'
-import { describe } from '../tensor/host'
+import { categorical, tensor, type CategoricalOptions } from '../ops'
+import { describe, type ShapedArray } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 import { TransformerBranches } from './block'
 import type { Transformer } from './seq2seq'
@@ -83,7 +83,8 @@ export interface TranslateOptions extends CategoricalOptions {
 
 /**
  * Decodes, token by token, what an encoder-decoder makes of a source: the likeliest token each time (greedily), or drawn
- * with a `temperature` above 0. The source is encoded once, and a token costs one position of the decoder.
+ * with a `temperature` above 0. The source is encoded once, and a token costs one position of the decoder, which keeps keys
+ * and values of source and target (8 bytes · layers · features, for each position).
  */
 export async function* translate(
   model: Transformer,
@@ -98,24 +99,40 @@ export async function* translate(
   if (!given.length) fail('AUX_INVALID_ARGUMENT', 'translate: expected a source of at least one token, got none')
   const tokens = padded(given, planned(given.length, Infinity), model.padding)
   const shaped = { data: tokens, shape: [1, tokens.length] }
-  const encoder = compile({ model, forward: (inputs: Inputs) => model.encode(inputs.source) })
+  const encoder = compile({
+    model,
+    forward: (inputs: Inputs) => {
+      const context = model.encode(inputs.source)
+      return named(model.decoder.map((block) => block.cross.project(context)))
+    },
+  })
   const [blocks, features] = [model.decoder.length, model.tokens.weight.shape[1]]
-  const memory = new Memory(model, blocks, features, length, { temperature, ...drawing }, (inputs, past) =>
-    model.decode(inputs.tokens, inputs.context, inputs.source, past),
-  )
+  let memory: Memory | undefined
+  const held: Tensor[] = []
+  const hold = (values: ShapedArray): Tensor => held[held.push(tensor(values)) - 1]
   try {
-    const context = await encoder.run({ source: shaped })
+    const made = await encoder.run({ source: shaped })
+    const context = model.decoder.map((_, i) => [hold(made[`${i} 0`]), hold(made[`${i} 1`])] as const)
+    const seen = hold(shaped)
+    memory = new Memory(model, blocks, features, length, { temperature, ...drawing }, (inputs, past) =>
+      model.decode(inputs.tokens, context, seen, past),
+    )
     for (const text = [begin]; text.length <= length;) {
-      const token = await memory.next(text, { context, source: shaped })
+      const token = await memory.next(text)
       if (token === end) return
       text.push(token)
       yield token
     }
   } finally {
-    memory.close()
+    memory?.close()
     encoder.close()
+    for (const t of held) t.dispose()
   }
 }
+
+/** Keys and values of each block, by name. */
+const named = (blocks: readonly nn.KeysAndValues[]): Record<string, Tensor> =>
+  Object.fromEntries(blocks.flatMap((pair, i) => pair.map((t, k) => [`${i} ${k}`, t] as const)))
 
 /** Entries that a plan for n of them has. */
 const planned = (n: number, window: number): number => Math.min(window, Math.max(16, 2 ** Math.ceil(Math.log2(n))))
@@ -157,14 +174,13 @@ class Memory {
       forward: (inputs: Inputs) => {
         for (const p of past) p.seen = 'seen' in inputs ? inputs.seen : undefined
         const token = drawn(logits(inputs, { positions: inputs.positions, blocks: past }), inputs.last, drawing)
-        const made = past.flatMap((p, i) => p.made!.map((t, k) => [`${i} ${k}`, t] as const))
-        return { token, ...Object.fromEntries(made) }
+        return { token, ...named(past.map((p) => p.made!)) }
       },
     })
   }
 
-  /** The token behind a text that goes on from the one of the call before; `given` are other inputs. */
-  async next(text: readonly number[], given: Batch = {}): Promise<number> {
+  /** The token behind a text that goes on from the one of the call before. */
+  async next(text: readonly number[]): Promise<number> {
     const start = this.#seen
     const fresh = text.slice(start)
     const tokens = padded(fresh, start ? fresh.length : planned(fresh.length, this.#window))
@@ -174,7 +190,6 @@ class Memory {
       positions: tokens.map((_, i) => start + i),
       last: Int32Array.of(fresh.length - 1),
       ...(start && { seen }),
-      ...given,
     })
     this.#past.forEach((p, i) => {
       const [keys, values] = [0, 1].map((k) => made[`${i} ${k}`].data as Float32Array)

@@ -3,7 +3,7 @@ import { expectTensor } from '../graph/op'
 import * as nn from '../nn'
 import { linear, tensor } from '../ops'
 import { showShape } from '../tensor/shape'
-import type { Tensor } from '../tensor/tensor'
+import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { TransformerBlock, TransformerBranches, transformerOptions, type TransformerOptions } from './block'
 
@@ -40,8 +40,11 @@ export class DecoderBlock extends TransformerBranches {
     return [own[0], own[1], [...own[2], out], [...own[3], q, k, v]]
   }
 
-  /** [N, T, features] to the same; `context` [N, S, features], and a mask of it as in `scaledDotProductAttention`. */
-  forward(x: Tensor, context: Tensor, mask?: Tensor, past?: nn.Past): Tensor {
+  /**
+   * [N, T, features] to the same; `context` [N, S, features], or what `cross.project` made of it, and a mask of it as in
+   * `scaledDotProductAttention`.
+   */
+  forward(x: Tensor, context: Tensor | nn.KeysAndValues, mask?: Tensor, past?: nn.Past): Tensor {
     const look = (t: Tensor): Tensor => this.dropout.forward(this.cross.forward(t, { context, mask }))
     if (this.#before) {
       x = x.add(this.attend(this.norm1.forward(x), undefined, past))
@@ -132,17 +135,19 @@ export class Transformer extends nn.Module {
 
   /**
    * Logits [N, T, vocabulary] of the tokens behind those of `target`, i32 [N, T]; `context` is what `encode` made of the
-   * source. `past` as in `GPT`.
+   * source, or of each block what `cross.project` makes of that. `past` as in `GPT`.
    */
   decode(
     target: Tensor,
-    context: Tensor,
+    context: Tensor | readonly nn.KeysAndValues[],
     source: Tensor,
     past?: { positions: Tensor; blocks: readonly nn.Past[] },
   ): Tensor {
     let x = this.#embedded(target, past?.positions, past?.blocks[0].keys.shape[0])
     const mask = this.#mask(source)
-    this.decoder.forEach((block, i) => (x = block.forward(x, context, mask, past?.blocks[i])))
+    this.decoder.forEach((block, i) => {
+      x = block.forward(x, Array.isArray(context) ? context[i] : context, mask, past?.blocks[i])
+    })
     return linear(this.decoderNorm ? this.decoderNorm.forward(x) : x, this.tokens.weight)
   }
 

@@ -1,3 +1,5 @@
+import { expectOptions } from '../errors'
+import type { GeluOptions } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
 
@@ -8,11 +10,18 @@ export class ReLU extends Module {
     return x.relu()
   }
 }
-/** x Φ(x) (Hendrycks & Gimpel 2016), with the error function. */
+/** x Φ(x) (Hendrycks & Gimpel 2016): with the error function, or the approximation by tanh. */
 export class GELU extends Module {
+  readonly #options: GeluOptions
+
+  constructor(options: GeluOptions = {}) {
+    super()
+    expectOptions('GELU', options, ['approximate'])
+    this.#options = options
+  }
   /** Elementwise, any shape. */
   forward(x: Tensor): Tensor {
-    return x.gelu()
+    return x.gelu(this.#options)
   }
 }
 /** x · sigmoid(x) (Elfwing et al. 2017). */

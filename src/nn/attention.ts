@@ -19,6 +19,9 @@ export interface MultiHeadAttentionOptions {
   causal?: boolean
 }
 
+/** Keys and values of what is attended to, both [N, S, features]. */
+export type KeysAndValues = readonly [keys: Tensor, values: Tensor]
+
 /**
  * Keys and values of positions before x, that attention computed when it saw them (for one sequence, N = 1): what makes
  * the next token of a text cheap. They are state of their owner; no gradient reaches them.
@@ -31,7 +34,7 @@ export class Past {
   /** For a forward: 0 for each position that x attends to, -Infinity for one that is not there; as many as are looked at. */
   seen: Tensor | undefined
   /** From a forward: keys and values of x, [1, T, features], for `add` where it is traced. */
-  made: readonly [keys: Tensor, values: Tensor] | undefined
+  made: KeysAndValues | undefined
 
   constructor(positions: number, features: number) {
     expectSizes('Past', { positions, features })
@@ -53,6 +56,12 @@ export class Past {
     this.keys.dispose()
     this.values.dispose()
   }
+}
+
+function expectTokens(t: Tensor): void {
+  expectTensor('MultiHeadAttention', t)
+  if (t.rank !== 3)
+    fail('AUX_SHAPE_MISMATCH', `MultiHeadAttention: expected input [N, T, features], got ${showShape(t.shape)}`)
 }
 
 /**
@@ -88,20 +97,24 @@ export class MultiHeadAttention extends Module {
     this.#causal = causal
   }
 
+  /** Keys and values of a context [N, S, features]: computed once where it is attended to many times. */
+  project(context: Tensor): KeysAndValues {
+    expectTokens(context)
+    return [this.k.forward(context), this.v.forward(context)]
+  }
+
   /**
-   * `context` is what is attended to (x itself unless given); `mask` as in `scaledDotProductAttention`. With
+   * `context` is what is attended to (x itself unless given), or what `project` made of it; `mask` as in `scaledDotProductAttention`. With
    * `past` x attends to what was there before it, too.
    */
-  forward(x: Tensor, options: { context?: Tensor; mask?: Tensor; past?: Past } = {}): Tensor {
+  forward(x: Tensor, options: { context?: Tensor | KeysAndValues; mask?: Tensor; past?: Past } = {}): Tensor {
     expectOptions('MultiHeadAttention.forward', options, ['context', 'mask', 'past'])
     const { context = x, mask, past } = options
-    for (const t of [x, context]) {
-      expectTensor('MultiHeadAttention', t)
-      if (t.rank !== 3)
-        fail('AUX_SHAPE_MISMATCH', `MultiHeadAttention: expected input [N, T, features], got ${showShape(t.shape)}`)
-    }
+    expectTokens(x)
     const heads = (t: Tensor): Tensor => t.reshape([t.shape[0], t.shape[1], this.#heads, -1]).permute([0, 2, 1, 3])
-    const [q, k, v] = [this.q.forward(x), this.k.forward(context), this.v.forward(context)]
+    const q = this.q.forward(x)
+    const [k, v] = Array.isArray(context) ? (context as KeysAndValues) : this.project(context as Tensor)
+    for (const t of [k, v]) expectTokens(t)
     const attention = { mask, causal: this.#causal, dropoutP: this.training ? this.#dropout : 0 }
     let y: Tensor
     if (past?.seen) {

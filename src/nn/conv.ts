@@ -8,7 +8,7 @@ import {
   type ConvTransposeOptions,
 } from '../ops'
 import { rowOptions } from '../ops/conv1d'
-import { convAttrs, convOptions, pair, whole, type Pair } from '../ops/geometry'
+import { convAttrs, convOptions, pair, type Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
 import { Module } from './module'
@@ -75,16 +75,15 @@ export class Conv1d extends Module {
     expectOptions('Conv1d', options, [...convOptions, 'bias'])
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
-    const taps = whole('Conv1d: kernel', kernel, undefined)
-    expectSizes('Conv1d', { inputs, outputs, groups })
-    convAttrs('Conv1d', [1, taps], rowOptions('Conv1d', geometry))
+    expectSizes('Conv1d', { inputs, outputs, kernel, groups })
+    convAttrs('Conv1d', [1, kernel], rowOptions('Conv1d', geometry))
     if (inputs % groups || outputs % groups)
       fail(
         'AUX_INVALID_ARGUMENT',
         `Conv1d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
       )
-    const fanIn = taps * (inputs / groups)
-    this.weight = new Parameter(fanInUniform([outputs, taps, inputs / groups], fanIn))
+    const fanIn = kernel * (inputs / groups)
+    this.weight = new Parameter(fanInUniform([outputs, kernel, inputs / groups], fanIn))
     this.bias = bias ? new Parameter(fanInUniform([outputs], fanIn)) : undefined
     this.#options = geometry
   }

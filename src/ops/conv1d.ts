@@ -1,19 +1,21 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { expectTensor } from '../graph/op'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { conv2d } from './conv'
-import { convAttrs, convOptions, whole, windows, type Conv1dOptions, type ConvOptions } from './geometry'
+import { convAttrs, convOptions, windows, type Conv1dOptions, type ConvOptions } from './geometry'
 
 /** @internal The same geometry of images that are one row high. */
 export function rowOptions(name: string, o: Conv1dOptions): ConvOptions {
   expectOptions(name, o, convOptions)
-  const { stride, padding, dilation, groups } = o
+  const { stride = 1, padding = 0, dilation = 1, groups } = o
+  expectIntegers(name, { stride, dilation })
+  if (padding !== 'same') expectIntegers(name, { padding }, 0)
   return {
-    stride: [1, whole(`${name}: stride`, stride, 1)],
-    padding: padding === 'same' ? padding : [0, whole(`${name}: padding`, padding, 0, 0)],
-    dilation: [1, whole(`${name}: dilation`, dilation, 1)],
+    stride: [1, stride],
+    padding: padding === 'same' ? padding : [0, padding],
+    dilation: [1, dilation],
     groups,
   }
 }

@@ -58,14 +58,6 @@ export function pair(
   return two as unknown as readonly [number, number]
 }
 
-/** @internal A whole number after defaults; `what` names it in the error. */
-export function whole(what: string, v: number | undefined, fallback: number | undefined, least = 1): number {
-  const n = v ?? fallback
-  if (!Number.isSafeInteger(n) || n! < least)
-    fail('AUX_INVALID_ARGUMENT', `${what}: expected a whole number >= ${least}, got ${String(v)}`)
-  return n!
-}
-
 /** @internal Attributes of a convolution with a kernel of this size. */
 export function convAttrs(name: string, kernel: readonly number[], o: ConvOptions): ConvAttrs {
   expectOptions(name, o, convOptions)

@@ -1,8 +1,7 @@
-import { expectOptions } from '../errors'
+import { expectIntegers, expectOptions } from '../errors'
 import { expectRank } from '../graph/op'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
-import { whole } from './geometry'
 import './pool'
 
 /** Window of a pooling along a sequence; the stride is the window's length unless given. */
@@ -30,15 +29,15 @@ for (const kind of ['max', 'avg'] as const) {
   Tensor.prototype[name] = function (kernel, options = {}) {
     expectRank(name, 'input', this, 3)
     expectOptions(name, options, ['stride', 'padding'])
-    const window = whole(`${name}: window`, kernel, undefined)
-    const stride = whole(`${name}: stride`, options.stride, window)
-    const padding = whole(`${name}: padding`, options.padding, 0, 0)
+    const { stride = kernel, padding = 0 } = options
+    expectIntegers(name, { kernel, stride })
+    expectIntegers(name, { padding }, 0)
     const row = { stride: [1, stride], padding: [0, padding] } as const
-    return tidy(() => this.unsqueeze(1)[`${kind}Pool2d`]([1, window], row).squeeze(1))
+    return tidy(() => this.unsqueeze(1)[`${kind}Pool2d`]([1, kernel], row).squeeze(1))
   }
 }
 Tensor.prototype.adaptiveAvgPool1d = function (size) {
   expectRank('adaptiveAvgPool1d', 'input', this, 3)
-  const bins = whole('adaptiveAvgPool1d: size', size, undefined)
-  return tidy(() => this.unsqueeze(1).adaptiveAvgPool2d([1, bins]).squeeze(1))
+  expectIntegers('adaptiveAvgPool1d', { size })
+  return tidy(() => this.unsqueeze(1).adaptiveAvgPool2d([1, size]).squeeze(1))
 }

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
 import { checkDType, type DType } from '../tensor/dtype'
 import { describe } from '../tensor/host'
@@ -56,6 +56,23 @@ const geluGrad = gradient('gelu_grad', undefined, (g, dy, x) => {
     .mul(1 / Math.sqrt(2 * Math.PI))
   return g.mul(dy).mul(density).mul(square.neg().add(2))
 })
+/** Of the approximation x s(u): u = x (linear + cubic x²), s the sigmoid. */
+const [linear, cubic] = [1, 0.044715].map((c) => 2 * Math.sqrt(2 / Math.PI) * c)
+const geluTanhGrad = gradient('gelu_tanh_grad', undefined, (g, dy, x) => {
+  const square = x.square()
+  const s = x.mul(square.mul(cubic).add(linear)).sigmoid()
+  const slope = square.mul(3 * cubic).add(linear) // of u
+  const bend = slope.square().mul(s.mul(-2).add(1))
+  return g
+    .mul(dy)
+    .mul(s.mul(s.neg().add(1)))
+    .mul(
+      bend
+        .add(x.mul(6 * cubic))
+        .mul(x)
+        .add(slope.mul(2)),
+    )
+})
 const siluGrad = gradient('silu_grad', undefined, (g, dy, x) => {
   const s = x.sigmoid()
   const slope = s.mul(s.neg().add(1))
@@ -64,6 +81,12 @@ const siluGrad = gradient('silu_grad', undefined, (g, dy, x) => {
     .mul(slope)
     .mul(x.mul(s.mul(-2).add(1)).add(2))
 })
+/** Options of `gelu`. */
+export interface GeluOptions {
+  /** 'tanh' for the approximation 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))), with which GPT-2 was trained ('none'). */
+  approximate?: 'none' | 'tanh'
+}
+
 /** @internal Bounds. */
 export type Range = { low: number; high: number }
 const range = (a: Range): number[] => [a.low, a.high]
@@ -107,6 +130,7 @@ const erf = unary('erf', (d) =>
     .mul(2 / Math.sqrt(Math.PI)),
 )
 const gelu = unary('gelu', (d) => one(geluGrad, [d.grad()!, d.input(0)], undefined))
+const geluTanh = unary('gelu_tanh', (d) => one(geluTanhGrad, [d.grad()!, d.input(0)], undefined))
 const silu = unary('silu', (d) => one(siluGrad, [d.grad()!, d.input(0)], undefined))
 /** @internal */
 export const relu: Op<undefined> = {
@@ -150,6 +174,15 @@ export const mulScalar = unary<{ value: number }>(
 /** @internal x²/2 within delta of 0, delta (|x| − delta/2) beyond. */
 export const huberOf = (x: Tensor, delta: number): Tensor => one(huber, [x], { value: delta })
 
+/** The op that these options ask for. */
+function geluOf(options: GeluOptions): Op<undefined> {
+  expectOptions('gelu', options, ['approximate'])
+  const { approximate = 'none' } = options
+  if (approximate !== 'none' && approximate !== 'tanh')
+    fail('AUX_INVALID_ARGUMENT', `gelu: expected approximate to be 'none' or 'tanh', got ${String(approximate)}`)
+  return approximate === 'tanh' ? geluTanh : gelu
+}
+
 /** @internal Elementwise with a JavaScript number. */
 export const scalarAdd = (x: Tensor, value: number): Tensor => one(addScalar, [x], { value })
 /** @internal */
@@ -189,8 +222,8 @@ declare module '../tensor/tensor' {
     sigmoid(): Tensor
     /** Error function. */
     erf(): Tensor
-    /** x Φ(x), with the error function (Hendrycks & Gimpel 2016). */
-    gelu(): Tensor
+    /** x Φ(x) (Hendrycks & Gimpel 2016): with the error function, or the approximation by tanh. */
+    gelu(options?: GeluOptions): Tensor
     /** x sigmoid(x). */
     silu(): Tensor
     /** max(x, 0), elementwise; NaN stays NaN. */
@@ -240,7 +273,6 @@ const methods = {
   tanh,
   sigmoid,
   erf,
-  gelu,
   silu,
   relu,
   sign,
@@ -267,6 +299,9 @@ Tensor.prototype.clamp = function (low = -Infinity, high = Infinity) {
 Tensor.prototype.cast = function (dtype) {
   checkDType('cast', dtype)
   return dtype === this.dtype ? this : one(castOp, [this], { dtype })
+}
+Tensor.prototype.gelu = function (options = {}) {
+  return one(geluOf(options), [this], undefined)
 }
 Tensor.prototype.leakyRelu = function (slope = 0.01) {
   return one(leakyRelu, [this], { value: slope })

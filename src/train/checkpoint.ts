@@ -5,6 +5,7 @@ import { loadCheckpoint, saveCheckpoint, type Json } from '../io'
 import type { HostArray } from '../tensor/host'
 import { sameShape, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
+import type { EarlyStopping, StoppingState } from './stopping'
 
 /** What goes into a checkpoint, and what a checkpoint is put back into. */
 export interface Training {
@@ -12,6 +13,8 @@ export interface Training {
   step: Pick<TrainingStep, 'model' | 'optimizer' | 'runs' | 'idle' | 'stateTensors'>
   /** Its place in the epoch is saved: a resumed run sees the same batches. */
   loader?: Pick<DataLoader, 'state' | 'restore'>
+  /** The lowest value of `validate` and the epochs since are saved: a resumed run ends at the same epoch. */
+  stopping?: Pick<EarlyStopping, 'state' | 'restore'>
 }
 
 interface State {
@@ -19,6 +22,8 @@ interface State {
   updates: number
   runs: number
   loader: LoaderState | null
+  /** Not there in files of before. */
+  stopping?: StoppingState | null
   extra: Json
 }
 
@@ -29,7 +34,7 @@ function* tensorsOf({ step }: Training): Iterable<[string, Tensor]> {
 
 /**
  * Saves a training run as one file, atomically and with a checksum: parameters, buffers, optimizer state, gradient
- * sums, the counts that schedule and random numbers depend on, and the loader's place. Waits for the steps asked for so
+ * sums, the counts that schedule and random numbers depend on, the loader's place, and what early stopping knows. Waits for the steps asked for so
  * far. A run resumed from it is bit-identical to one that never stopped.
  * @param options.keep files to keep in all; predecessors become `file.1`, `file.2`, ...
  */
@@ -38,7 +43,7 @@ export async function saveTraining(
   training: Training,
   options: { keep?: number; extra?: Json } = {},
 ): Promise<void> {
-  const { step, loader } = training
+  const { step, loader, stopping } = training
   await step.idle()
   const tensors = new Map<string, HostArray>()
   for (const [name, t] of tensorsOf(training)) tensors.set(name, { data: t.rawSync(), shape: t.shape, dtype: t.dtype })
@@ -47,6 +52,7 @@ export async function saveTraining(
     updates: step.optimizer.steps,
     runs: step.runs,
     loader: loader?.state() ?? null,
+    stopping: stopping?.state() ?? null,
     extra: options.extra ?? null,
   }
   await saveCheckpoint(file, { tensors, state: state as unknown as Json, keep: options.keep })
@@ -62,7 +68,7 @@ export async function loadTraining(
   training: Training,
   options: { fallback?: boolean } = {},
 ): Promise<Json> {
-  const { step, loader } = training
+  const { step, loader, stopping } = training
   const { tensors, state: raw, path } = await loadCheckpoint(file, options)
   const state = raw as unknown as State
   await step.idle()
@@ -91,6 +97,7 @@ export async function loadTraining(
     if (!Number.isSafeInteger(count) || count < 0)
       fail('AUX_BAD_FILE', `${path}: expected whole numbers of updates and runs, got ${String(count)}`)
   if (loader && state.loader) loader.restore(state.loader)
+  stopping?.restore(state.stopping ?? { best: null, waited: 0 })
   for (const [name, t] of own) t.assign(tensors.get(name)!.data)
   step.optimizer.steps = state.updates
   step.runs = state.runs

@@ -1,7 +1,8 @@
 import type { Batch, Traceable } from '../compile'
 import { CompiledFunction } from '../compile/function'
+import { valuesOf } from '../compile/inputs'
 import { fail } from '../errors'
-import { describe, toHost, type HostArray } from '../tensor/host'
+import { describe, type HostArray } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
@@ -41,10 +42,11 @@ export async function evaluate<R extends Traceable>(
   let single = false
   let rows = 0
   for await (const batch of batches) {
-    const result = (await evaluation.run(batch)) as HostArray | Record<string, HostArray>
-    const [name, values] =
-      Object.entries(batch)[0] ?? fail('AUX_INVALID_ARGUMENT', 'evaluate: got a batch of no fields')
-    const [count] = toHost(name, values).shape
+    const fields = valuesOf(batch)
+    const [first] = fields.values()
+    if (!first) fail('AUX_INVALID_ARGUMENT', 'evaluate: got a batch of no fields')
+    const result = (await evaluation.run(Object.fromEntries(fields))) as HostArray | Record<string, HostArray>
+    const [count] = first.shape
     single = ArrayBuffer.isView((result as HostArray).data)
     const outputs = single ? { value: result as HostArray } : (result as Record<string, HostArray>)
     for (const [name, output] of Object.entries(outputs)) sums[name] = (sums[name] ?? 0) + total(name, output, count)

@@ -2,6 +2,7 @@ import type { StepResult, Traceable, TrainingStep } from '../compile'
 import { DataLoader, type Batch } from '../data'
 import { expectOptions, fail } from '../errors'
 import { describe } from '../tensor/host'
+import { EarlyStopping } from './stopping'
 
 /** Options of `fit`. */
 export interface FitOptions<A extends Batch, B extends Batch, R extends Traceable> {
@@ -20,6 +21,8 @@ export interface FitOptions<A extends Batch, B extends Batch, R extends Traceabl
   validate?: () => number | Promise<number>
   /** Epochs without a new lowest `validate` that are borne; then the run ends (Infinity). */
   patience?: number
+  /** What is known of `validate` from before, for a run that is resumed: `loadTraining` puts it back. */
+  stopping?: EarlyStopping
 }
 
 /** After each step. Times are in seconds. */
@@ -54,7 +57,7 @@ export interface EpochEvent {
   rows: number
   /** What `validate` gave; there with it. */
   validation?: number
-  /** Whether that is the lowest of this run: the moment to save the weights. */
+  /** Whether that is the lowest so far: the moment to save the weights. */
   best?: boolean
 }
 
@@ -68,19 +71,19 @@ export type FitEvent<R extends Traceable = Traceable> = StepEvent<R> | EpochEven
 export async function* fit<A extends Batch, B extends Batch, R extends Traceable>(
   options: FitOptions<A, B, R>,
 ): AsyncGenerator<FitEvent<R>, void> {
-  expectOptions('fit', options, ['step', 'loader', 'epochs', 'signal', 'validate', 'patience'])
-  const { step, loader, epochs, signal, validate, patience = Infinity } = options
+  expectOptions('fit', options, ['step', 'loader', 'epochs', 'signal', 'validate', 'patience', 'stopping'])
+  const { step, loader, epochs, signal, validate, patience = Infinity, stopping = new EarlyStopping() } = options
   if (!(loader instanceof DataLoader))
     fail('AUX_INVALID_ARGUMENT', `fit: expected loader to be a data.DataLoader, got ${describe(loader)}`)
   if (!(epochs >= 0)) fail('AUX_INVALID_ARGUMENT', `fit: expected a number of epochs, got ${String(epochs)}`)
   if (!(patience >= 0)) fail('AUX_INVALID_ARGUMENT', `fit: expected patience >= 0, got ${String(patience)}`)
-  if (validate === undefined ? options.patience !== undefined : typeof validate !== 'function')
+  if (validate === undefined ? (options.patience ?? options.stopping) !== undefined : typeof validate !== 'function')
     fail('AUX_INVALID_ARGUMENT', `fit: expected validate to be a function, got ${describe(validate)}`)
+  if (!(stopping instanceof EarlyStopping))
+    fail('AUX_INVALID_ARGUMENT', `fit: expected stopping to be a train.EarlyStopping, got ${describe(stopping)}`)
   let rowsDone = 0
   let secondsDone = 0
-  let lowest = Infinity
-  let waited = 0
-  while (loader.epoch < epochs && !signal?.aborted) {
+  while (loader.epoch < epochs && stopping.state().waited <= patience && !signal?.aborted) {
     const epoch = loader.epoch
     const steps = loader.length
     const resumed = loader.state().position > 0
@@ -120,10 +123,6 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
       fail('AUX_INVALID_ARGUMENT', 'fit: validate has read the loader that is trained on; expected a loader of its own')
     if (typeof validation !== 'number')
       fail('AUX_INVALID_ARGUMENT', `fit: expected validate to give a number, got ${describe(validation)}`)
-    const best = validation < lowest
-    waited = best ? 0 : waited + 1
-    if (best) lowest = validation
-    yield { ...event, validation, best }
-    if (waited > patience) return
+    yield { ...event, validation, best: stopping.observe(validation) }
   }
 }

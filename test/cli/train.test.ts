@@ -19,6 +19,12 @@ test('train reports every rule, and measures the peak that was planned', async (
   expect(runs[1].keptBytes).toBeLessThan(runs[0].keptBytes)
 })
 
+test('with --json the object is all that stdout gets, and progress goes to stderr', async () => {
+  const { out, err } = await cli('train', '--model', 'mlp', '--rule', 'bp', '--limit', '256', '--json')
+  expect(out).toMatch(/^\{"runs":\[\{"rule":"bp",.*\}\]\}\n$/)
+  expect(err).toMatch(/^mlp on MNIST: 256 images .*\nmlp bp  2\/2 loss \d\.\d{4}  images\/s \d+  left 0 s\n$/)
+})
+
 test('a plan that does not fit is refused before the first step', async () => {
   const { err, code } = await cli('train', '--rule', 'bp', '--limit', '256', '--budget', '1MiB')
   expect(code).toBe(3)

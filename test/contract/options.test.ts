@@ -24,6 +24,8 @@ const wrong: Record<string, (bad: never) => unknown> = {
   ConvTranspose2d: (bad) => new nn.ConvTranspose2d(2, 2, 3, bad),
   maxPool2d: (bad) => new nn.MaxPool2d(2, bad).forward(x),
   avgPool1d: (bad) => zeros([1, 4, 2]).avgPool1d(2, bad),
+  gelu: (bad) => x.gelu(bad),
+  GELU: (bad) => new nn.GELU(bad),
   BatchNorm: (bad) => new nn.BatchNorm2d(2, bad),
   LayerNorm: (bad) => new nn.LayerNorm(2, bad),
   LSTM: (bad) => new nn.LSTM(2, 2, bad),

@@ -222,10 +222,28 @@ test('decoding is what the whole model says is likeliest, token by token, whatev
   )
 })
 
+test('keys and values of a source stand for it', () => {
+  seed(2)
+  const model = new models.Transformer(sizes).eval()
+  const row = (...tokens: number[]): Tensor => tensor(Int32Array.from(tokens)).reshape([1, tokens.length])
+  const [source, target] = [row(3, 9, 4, 0), row(1, 5, 6)]
+  const context = model.encode(source)
+  const projected = model.decoder.map((block) => block.cross.project(context))
+  const expected = model.decode(target, context, source).dataSync()
+  expect(model.decode(target, projected, source).dataSync()).toEqual(expected)
+  const { cross } = model.decoder[0]
+  expect(() => cross.forward(context, { context: [context] as never })).toThrow(/MultiHeadAttention: .*tensor/)
+  expect(() => cross.forward(context, { context: 3 as never })).toThrow(/MultiHeadAttention: .*tensor/)
+  expect(() => cross.project(target)).toThrow(/expected input \[N, T, features\], got \[1, 3\]/)
+  model.dispose()
+})
+
 test('mistakes are named', async () => {
   expect(() => new models.Transformer({ ...sizes, causal: true } as never)).toThrow(/^Transformer: .*no option causal/)
   expect(() => new models.Transformer({ ...sizes, padding: 11 })).toThrow(/padding to be a whole number from 0 to 10/)
-  expect(() => new models.Transformer({ ...sizes, activation: 'tanh' as never })).toThrow(/'gelu' or 'relu', got tanh/)
+  expect(() => new models.Transformer({ ...sizes, activation: 'tanh' as never })).toThrow(
+    /'gelu', 'geluTanh' or 'relu', got tanh/,
+  )
   const model = new models.Transformer({ ...sizes, layers: 1 })
   const made = (source: number[], options: object): Promise<unknown> =>
     models.translate(model, source, options as never).next()

@@ -83,7 +83,7 @@ test('weights of PyTorch, [out, in, k], are turned', async () => {
 
 test('mistakes name the layer', () => {
   expect(() => new nn.Conv1d(3, 4, 3, { groups: 2 })).toThrow(/^Conv1d: expected channels that 2 groups divide/)
-  expect(() => new nn.Conv1d(3, 4, [3] as never)).toThrow(/^Conv1d: kernel: expected a whole number >= 1/)
+  expect(() => new nn.Conv1d(3, 4, [3] as never)).toThrow(/^Conv1d: expected kernel to be a whole number >= 1/)
   expect(() => new nn.Conv1d(3, 4, 2, { padding: 'same' })).toThrow(/^Conv1d: expected an odd kernel/)
   expect(() => new nn.Conv1d(1, 1, 3).forward(tensor([[[1], [2]]]))).toThrow(/^conv1d: kernel of 3 does not fit/)
 })

@@ -74,6 +74,8 @@ function unary(
 }
 const sigmoid = (v: number): number => 1 / (1 + Math.exp(-v))
 const cdf = (v: number): number => ref.erfc(-v / Math.SQRT2) / 2
+/** As a sigmoid, which keeps its precision below 0. */
+const geluTanh = (v: number): number => v * sigmoid(2 * Math.sqrt(2 / Math.PI) * (v + 0.044715 * v ** 3))
 const signOf = (v: number): number => (v > 0 ? 1 : v < 0 ? -1 : v)
 /** exp and what is made of it: its polynomial is rounded where and how the machine can. */
 const fused = { fused: true } as const
@@ -123,6 +125,13 @@ unary(
   (v) => v * cdf(v),
   { low: -6, high: 6, rtol: 3e-6, atol: 1e-9, ...fused },
 )
+unary('gelu by tanh', (x) => x.gelu({ approximate: 'tanh' }), geluTanh, {
+  low: -6,
+  high: 6,
+  rtol: 3e-6,
+  atol: 1e-9,
+  ...fused,
+})
 unary(
   'silu',
   (x) => x.silu(),
@@ -1759,6 +1768,7 @@ const slopes: [string, (x: Tensor) => Tensor, (v: number) => number][] = [
   ['softplus', (x) => x.softplus(2), (v) => sigmoid(2 * v)],
   ['silu', (x) => x.silu(), (v) => sigmoid(v) * (1 + v * (1 - sigmoid(v)))],
   ['gelu', (x) => x.gelu(), (v) => cdf(v) + v * erfSlope(v)],
+  ['gelu by tanh', (x) => x.gelu({ approximate: 'tanh' }), (v) => (geluTanh(v + 1e-6) - geluTanh(v - 1e-6)) / 2e-6],
   ['clamp', (x) => x.clamp(-1, 1), (v) => Number(v >= -1 && v <= 1)],
   ['exp', (x) => x.exp(), Math.exp],
   ['square', (x) => x.square(), (v) => 2 * v],

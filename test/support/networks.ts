@@ -56,6 +56,8 @@ export function batchNorm(x: ref.Arr, p: Weights, name: string, eps = 1e-5): ref
 }
 
 export const gelu = (x: ref.Arr): ref.Arr => ref.map(x, (v) => 0.5 * v * (1 + ref.erf(v / Math.SQRT2)))
+export const geluTanh = (x: ref.Arr): ref.Arr =>
+  ref.map(x, (v) => 0.5 * v * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (v + 0.044715 * v ** 3))))
 export const relu = (x: ref.Arr): ref.Arr => ref.map(x, (v) => Math.max(0, v))
 
 /** x [N, T, features] attends to context [N, S, features]; `mask` is added to the scores. */

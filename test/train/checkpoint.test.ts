@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
-import { asa, compile, data, nn, optim, seed, train, type MemoryAssignment, type Tensor } from '../../src'
+import { asa, compile, data, io, nn, optim, seed, train, type MemoryAssignment, type Tensor } from '../../src'
 import { generator } from '../support/run'
 import { scratchFolder } from '../support/folder'
 
@@ -78,6 +78,45 @@ test.each([
 
   expect([...before, ...after]).toEqual(losses)
   expect(everything(second)).toBe(everything(whole))
+})
+
+test('early stopping goes on where it stood, also when it has ended', async () => {
+  const file = path.join(folder, 'stopping')
+  const given = [3, 1, 2, 2, 2, 0.5, 2, 2, 2]
+  /** Epochs until it ends, or `most` of them have been; what was best at each. */
+  const epochs = async (run: Run & { stopping?: train.EarlyStopping }, most = 9): Promise<boolean[]> => {
+    const { step, loader, stopping } = run
+    const best: boolean[] = []
+    const validate = (): number => given[loader.epoch - 1]
+    for await (const event of train.fit({ step, loader, stopping, epochs: 9, validate, patience: 2 }))
+      if (event.type === 'epoch' && best.push(event.best!) === most) break
+    return best
+  }
+  const started = () => ({ ...begin(), stopping: new train.EarlyStopping() })
+  const whole = await epochs(started())
+  expect(whole).toEqual([true, true, false, false, false])
+  for (const done of [1, 2, 3, 5]) {
+    const first = started()
+    await epochs(first, done)
+    await train.saveTraining(file, first)
+    const second = started()
+    second.stopping.observe(-1) // what is not put back shows
+    await train.loadTraining(file, second)
+    expect([done, await epochs(second)]).toEqual([done, whole.slice(done)])
+  }
+  // A file of before knows nothing of it.
+  const first = begin()
+  await epochs(first, 3)
+  await train.saveTraining(file, first)
+  const { tensors, state } = await io.loadCheckpoint(file)
+  const { stopping: _, ...before } = state as Record<string, io.Json>
+  await io.saveCheckpoint(file, { tensors, state: before })
+  const second = started()
+  await train.loadTraining(file, second)
+  expect(second.stopping.state()).toEqual({ best: null, waited: 0 })
+  expect(await epochs(second)).toEqual([true, false, true, false, false, false])
+  for (const state of [undefined, { best: '1', waited: 0 }, { best: 1, waited: -1 }])
+    expect(() => second.stopping.restore(state as never)).toThrow(/expected a state that state\(\) gave/)
 })
 
 test('a file that does not fit changes nothing', async () => {

@@ -80,6 +80,10 @@ test('mistakes are named', async () => {
   const first = (options: object) => train.fit({ step, loader, epochs: 1, ...options } as never).next()
   await expect(first({ validate: 3 })).rejects.toThrow(/validate to be a function, got 3/)
   await expect(first({ patience: 3 })).rejects.toThrow(/validate to be a function, got undefined/)
+  await expect(first({ stopping: new train.EarlyStopping() })).rejects.toThrow(/validate to be a function/)
+  await expect(first({ validate: () => 1, stopping: 3 })).rejects.toThrow(
+    /stopping to be a train\.EarlyStopping, got 3/,
+  )
   await expect(first({ validate: () => 1, patience: -1 })).rejects.toThrow(/patience >= 0/)
   const none = new data.DataLoader(data.fromArrays({ x: [], y: [] }), { batchSize: 4 })
   await expect(first({ loader: none })).rejects.toThrow(/expected batches/)

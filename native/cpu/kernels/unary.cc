@@ -24,6 +24,10 @@ template <>
 constexpr Vec (*kOnVector<Gelu>)(Vec) = gelu_lanes;
 template <>
 constexpr Vec (*kOnVectors<GeluGrad>)(Vec, Vec) = gelu_grad_lanes;
+template <>
+constexpr Vec (*kOnVector<GeluTanh>)(Vec) = gelu_tanh_lanes;
+template <>
+constexpr Vec (*kOnVectors<GeluTanhGrad>)(Vec, Vec) = gelu_tanh_grad_lanes;
 #endif
 
 }  // namespace

@@ -10,7 +10,7 @@ import { specsOf, valuesOf, type Batch, type NormalSpec, type Specs } from './in
 import { ModelKey } from './key'
 import { Plan } from './plan'
 import { savePlan } from './save'
-import { sessionOf, type RunOptions, type Session } from './session'
+import { sessionOf, signalOf, type RunOptions, type Session } from './session'
 import { soleOutput, trace } from './trace'
 import type { Trainable } from './trainable'
 
@@ -67,9 +67,10 @@ export class CompiledFunction<R extends Traceable> {
    */
   async run(batch: Batch, options: RunOptions = {}): Promise<Values<R>> {
     const values = valuesOf(batch)
+    const signal = signalOf(options)
     return this.#session.enqueue(async () => {
       const entry = this.#entry(values)
-      return this.#named(entry, await this.#session.execute(entry.plan, values, options))
+      return this.#named(entry, await this.#session.execute(entry.plan, values, signal))
     })
   }
 

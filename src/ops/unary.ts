@@ -259,9 +259,12 @@ for (const [name, op] of Object.entries(methods))
     },
     writable: true,
   })
+function expectNumbers(op: string, ...values: unknown[]): void {
+  for (const value of values)
+    if (typeof value !== 'number') fail('AUX_INVALID_ARGUMENT', `${op}: expected a number, got ${describe(value)}`)
+}
 Tensor.prototype.clamp = function (low = -Infinity, high = Infinity) {
-  if (typeof low !== 'number' || typeof high !== 'number')
-    fail('AUX_INVALID_ARGUMENT', `clamp: expected two numbers, got ${describe(low)} and ${describe(high)}`)
+  expectNumbers('clamp', low, high)
   return one(clamp, [this], { low, high })
 }
 Tensor.prototype.cast = function (dtype) {
@@ -269,9 +272,11 @@ Tensor.prototype.cast = function (dtype) {
   return dtype === this.dtype ? this : one(castOp, [this], { dtype })
 }
 Tensor.prototype.leakyRelu = function (slope = 0.01) {
+  expectNumbers('leakyRelu', slope)
   return one(leakyRelu, [this], { value: slope })
 }
 Tensor.prototype.elu = function (alpha = 1) {
+  expectNumbers('elu', alpha)
   return one(elu, [this], { value: alpha })
 }
 Tensor.prototype.softplus = function (beta = 1) {
@@ -279,6 +284,7 @@ Tensor.prototype.softplus = function (beta = 1) {
   return one(softplus, [this], { value: beta })
 }
 Tensor.prototype.hardtanh = function (low = -1, high = 1) {
+  expectNumbers('hardtanh', low, high)
   return one(hardtanhOp, [this], { low, high })
 }
 Tensor.prototype.relu6 = function () {

@@ -331,6 +331,8 @@ export class TrainingStep<R extends Traceable = Traceable> {
   #gradients(graph: Graph, loss: Tensor, policies: Policies): Gradient[] {
     const parameters: [string, ParameterLike, Tensor][] = []
     for (const [name, p] of this.model.namedParameters()) {
+      if (p.trainable && graph.assigns(p))
+        fail('AUX_INVALID_ARGUMENT', `assign: ${name} is changed by the optimizer; freeze it to change it in the loss`)
       const leaf = p.trainable ? graph.referenceOf(p)?.outputs[0] : undefined
       if (leaf) parameters.push([name, p, leaf])
     }

@@ -112,6 +112,7 @@ export abstract class Base implements Optimizer {
     )
   }
 
+  /** Traces the update of a parameter: `w.assign(w.sub(gradient.mul(lr)))`, and its state likewise. */
   protected abstract apply(
     w: Tensor,
     state: Record<string, Tensor>,

@@ -1,6 +1,6 @@
 import { fail } from '../errors'
 import type { Graph } from '../graph/graph'
-import { Policies } from '../memory/assignment'
+import { Policies, type MemoryAssignment } from '../memory/assignment'
 import { randomState } from '../ops/random'
 import type { HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
@@ -36,8 +36,8 @@ function planOf(graph: Graph, outputs: readonly Tensor[]): Plan {
 
 /**
  * A function of tensors with a plan for each set of input shapes: no backward part, no eager temporaries, one arena.
- * With a model, its modules are traced in evaluation mode and follow the policies of its training step (what ASA adds
- * in forward belongs to the network).
+ * With a model, its modules are traced in evaluation mode and follow the policies of its training step, or those given
+ * (what ASA adds in forward belongs to the network).
  */
 export class CompiledFunction<R extends Traceable> {
   readonly #f: (inputs: Record<string, Tensor>) => R
@@ -48,12 +48,13 @@ export class CompiledFunction<R extends Traceable> {
   #closed = false
 
   /** @internal Use `compile`. */
-  constructor(f: (inputs: Record<string, Tensor>) => R, model?: Trainable) {
+  constructor(f: (inputs: Record<string, Tensor>) => R, model?: Trainable, memory?: MemoryAssignment) {
     this.#f = f
     this.#model = model
     this.#modelKey = new ModelKey(model)
     this.#plans = new PlanCache(this.#modelKey)
     this.#session = sessionOf(model ?? this)
+    if (memory) this.#session.memory = memory
   }
 
   /** The plan for inputs of these shapes. */

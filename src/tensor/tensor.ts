@@ -156,6 +156,11 @@ export class Tensor {
     return nest(this.dataSync(), this.shape, this.dtype)
   }
 
+  /** What `JSON.stringify` writes: `toArray()`. */
+  toJSON(): NestedArray {
+    return this.toArray()
+  }
+
   /** A readable table of the values, cut where it is long. */
   toString(): string {
     if (this.node) return `Tensor ${this.dtype} ${showShape(this.shape)} (traced by ${this.node.op.name})`

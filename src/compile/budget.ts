@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { asa } from '../memory/asa'
 import type { MemoryAssignment } from '../memory/assignment'
 import { checkpoint } from '../memory/checkpoint'
@@ -20,6 +20,7 @@ export interface Budget {
 
 /** @internal @throws AUX_INVALID_ARGUMENT for what is no budget. */
 export function parseBudget(budget: Bytes | Budget): { bytes: number; methods: readonly MemoryAssignment[] } {
+  if (typeof budget === 'object' && budget !== null) expectOptions('budget', budget, ['bytes', 'methods'])
   const { bytes, methods = [checkpoint({ recompute: 'cheap' }), checkpoint()] } =
     typeof budget === 'object' && budget !== null ? budget : { bytes: budget }
   if (!Array.isArray(methods) || methods.some((m) => typeof m !== 'object' || m === null))

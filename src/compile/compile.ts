@@ -1,4 +1,5 @@
 import { expectOptions, fail } from '../errors'
+import type { MemoryAssignment } from '../memory/assignment'
 import { describe } from '../tensor/host'
 import { checkSeed } from '../tensor/philox'
 import type { Tensor } from '../tensor/tensor'
@@ -16,6 +17,11 @@ export interface ForwardOptions<R extends Traceable = Traceable, B extends Input
   model: Trainable
   /** Traced with the model in evaluation mode. */
   forward: (batch: B) => R
+  /**
+   * The `memory` that the model was trained with, where no training step of this process says it: what ASA adds in forward
+   * belongs to the network. It holds for all evaluations of the model.
+   */
+  memory?: MemoryAssignment
 }
 
 /**
@@ -44,10 +50,11 @@ export function compile<R extends Traceable>(
     checkStep(options)
     return new TrainingStep(options)
   }
-  expectOptions('compile', options, ['model', 'forward'])
+  expectOptions('compile', options, ['model', 'forward', 'memory'])
   checkModel(options.model)
   checkFunction('forward', options.forward)
-  return new CompiledFunction(options.forward, options.model)
+  checkMemory(options.memory)
+  return new CompiledFunction(options.forward, options.model, options.memory)
 }
 
 function checkModel(model: unknown): void {
@@ -58,6 +65,11 @@ function checkModel(model: unknown): void {
 function checkFunction(name: string, f: unknown): void {
   if (typeof f !== 'function')
     fail('AUX_INVALID_ARGUMENT', `compile: expected ${name} to be a function, got ${describe(f)}`)
+}
+
+function checkMemory(memory: unknown): void {
+  if (memory !== undefined && (typeof memory !== 'object' || memory === null))
+    fail('AUX_INVALID_ARGUMENT', `compile: expected memory to be a policy or { name: policy }, got ${describe(memory)}`)
 }
 
 /** What types refuse and JavaScript does not. */
@@ -71,8 +83,7 @@ function checkStep(options: StepOptions): void {
       'AUX_INVALID_ARGUMENT',
       `compile: expected an optimizer such as new optim.Adam({ lr }), got ${describe(optimizer)}`,
     )
-  if (memory !== undefined && (typeof memory !== 'object' || memory === null))
-    fail('AUX_INVALID_ARGUMENT', `compile: expected memory to be a policy or { name: policy }, got ${describe(memory)}`)
+  checkMemory(memory)
   if (clip !== undefined) expectOptions('compile: clip', clip, ['norm', 'value'])
   if (seed !== undefined) checkSeed('compile', seed)
 }

@@ -1,6 +1,6 @@
 import { fail } from '../errors'
 import type { Graph } from '../graph/graph'
-import { Policies } from '../memory/assignment'
+import { Policies, type MemoryAssignment } from '../memory/assignment'
 import { randomState } from '../ops/random'
 import type { Device } from '../tensor/device'
 import type { HostArray } from '../tensor/host'
@@ -11,7 +11,7 @@ import { specsOf, valuesOf, type Batch, type NormalSpec, type Specs } from './in
 import { ModelKey } from './key'
 import { Plan } from './plan'
 import { savePlan } from './save'
-import { sessionOf, type RunOptions, type Session } from './session'
+import { sessionOf, signalOf, type RunOptions, type Session } from './session'
 import { soleOutput, trace } from './trace'
 import type { Trainable } from './trainable'
 
@@ -37,8 +37,8 @@ function planOf(graph: Graph, outputs: readonly Tensor[], device: Device | null)
 
 /**
  * A function of tensors with a plan for each set of input shapes: no backward part, no eager temporaries, one arena.
- * With a model, its modules are traced in evaluation mode and follow the policies of its training step (what ASA adds
- * in forward belongs to the network).
+ * With a model, its modules are traced in evaluation mode and follow the policies of its training step, or those given
+ * (what ASA adds in forward belongs to the network).
  */
 export class CompiledFunction<R extends Traceable> {
   readonly #f: (inputs: Record<string, Tensor>) => R
@@ -49,12 +49,13 @@ export class CompiledFunction<R extends Traceable> {
   #closed = false
 
   /** @internal Use `compile`. */
-  constructor(f: (inputs: Record<string, Tensor>) => R, model?: Trainable) {
+  constructor(f: (inputs: Record<string, Tensor>) => R, model?: Trainable, memory?: MemoryAssignment) {
     this.#f = f
     this.#model = model
     this.#modelKey = new ModelKey(model)
     this.#plans = new PlanCache(this.#modelKey)
     this.#session = sessionOf(model ?? this)
+    if (memory) this.#session.memory = memory
   }
 
   /** The plan for inputs of these shapes. */
@@ -68,9 +69,10 @@ export class CompiledFunction<R extends Traceable> {
    */
   async run(batch: Batch, options: RunOptions = {}): Promise<Values<R>> {
     const values = valuesOf(batch)
+    const signal = signalOf(options)
     return this.#session.enqueue(async () => {
       const entry = this.#entry(values)
-      return this.#named(entry, await this.#session.execute(entry.plan, values, options))
+      return this.#named(entry, await this.#session.execute(entry.plan, values, signal))
     })
   }
 

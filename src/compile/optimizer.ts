@@ -14,7 +14,7 @@ export interface UpdateInputs {
   scale?: Tensor
 }
 
-/** How parameters change: the contract of `optim`. */
+/** How parameters change: the contract of `optim`. `optim.Base` is the easier start for one of your own. */
 export interface Optimizer {
   /** For checkpoints: a run is resumed by the same method. */
   readonly name: string
@@ -26,7 +26,7 @@ export interface Optimizer {
   state(name: string, parameter: Tensor): Readonly<Record<string, Tensor>>
   /** Frees the state of a parameter that is no longer in the model. */
   forget?(parameter: Tensor): void
-  /** Traces the in-place update of a parameter and its state. */
+  /** Traces the in-place update of a parameter and its state, by `assign`. */
   update(name: string, parameter: Tensor, gradient: Tensor, inputs: UpdateInputs): void
 }
 

@@ -1,8 +1,8 @@
-import { AuxgradError, fail, nativeError } from '../errors'
+import { AuxgradError, expectOptions, fail, nativeError } from '../errors'
 import { check, native } from '../native'
 import { nextWords } from '../ops/random'
 import type { Device } from '../tensor/device'
-import type { HostArray } from '../tensor/host'
+import { describe, type HostArray } from '../tensor/host'
 import { Storage } from '../tensor/storage'
 import type { Tensor } from '../tensor/tensor'
 import type { MemoryAssignment } from '../memory/assignment'
@@ -13,6 +13,21 @@ import type { Plan } from './plan'
 export interface RunOptions {
   /** Stops the run between two kernels as long as nothing has changed; after that the step is finished. */
   signal?: AbortSignal
+}
+
+/** Throws unless it is a signal or none: a run that is under way can no longer refuse what it cannot listen to. */
+export function expectSignal(what: string, signal: unknown): void {
+  if (signal && !(typeof (signal as AbortSignal).addEventListener === 'function' && 'aborted' in (signal as object)))
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected signal to be an AbortSignal, got ${describe(signal)}`)
+}
+
+/** The signal that a run is given. */
+export function signalOf(options: RunOptions): AbortSignal | undefined {
+  expectOptions('run', options, ['signal'])
+  if (options instanceof AbortSignal)
+    fail('AUX_INVALID_ARGUMENT', 'run: expected an object of options, { signal }, got the signal alone')
+  expectSignal('run', options.signal)
+  return options.signal
 }
 
 /**
@@ -81,9 +96,8 @@ export class Session {
   async execute(
     plan: Plan,
     values: ReadonlyMap<string, HostArray | Tensor>,
-    options: RunOptions = {},
+    signal?: AbortSignal,
   ): Promise<HostArray[]> {
-    const { signal } = options
     if (signal?.aborted) throw aborted(signal)
     const handle = plan.handle()
     const arena = this.#write(plan, values)

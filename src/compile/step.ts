@@ -1,4 +1,4 @@
-import { expectIntegers, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { derive } from '../graph/derive'
 import type { Graph } from '../graph/graph'
 import { assigned, Policies, type MemoryAssignment } from '../memory/assignment'
@@ -19,7 +19,7 @@ import { rateAt, type Optimizer } from './optimizer'
 import { Plan } from './plan'
 import { keeping } from './keeping'
 import { inputLr, inputRandom, inputStep, savePlan, type Program } from './save'
-import { sessionOf, type RunOptions, type Session } from './session'
+import { sessionOf, signalOf, type RunOptions, type Session } from './session'
 import { soleOutput, trace, type Traced } from './trace'
 import type { ParameterLike, Trainable } from './trainable'
 import { Updates, type ClipOptions, type Gradient } from './update'
@@ -156,9 +156,10 @@ export class TrainingStep<R extends Traceable = Traceable> {
    */
   async run(batch: Batch, options: RunOptions = {}): Promise<StepResult<R>> {
     const values = valuesOf(batch)
+    const signal = signalOf(options)
     return this.#session.enqueue(async () => {
       const { plan, done } = this.#turn(values)
-      return done(await this.#session.execute(plan, values, options))
+      return done(await this.#session.execute(plan, values, signal))
     })
   }
 
@@ -199,6 +200,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
    */
   async save(file: string, batch: Batch, options: { steps?: number } = {}): Promise<void> {
     const values = valuesOf(batch)
+    expectOptions('save', options, ['steps'])
     const { steps = 1000 } = options
     expectIntegers('save', { steps }, 1, 1e7)
     await this.#session.enqueue(async () => {
@@ -332,6 +334,8 @@ export class TrainingStep<R extends Traceable = Traceable> {
   #gradients(graph: Graph, loss: Tensor, policies: Policies): Gradient[] {
     const parameters: [string, ParameterLike, Tensor][] = []
     for (const [name, p] of this.model.namedParameters()) {
+      if (p.trainable && graph.assigns(p))
+        fail('AUX_INVALID_ARGUMENT', `assign: ${name} is changed by the optimizer; freeze it to change it in the loss`)
       const leaf = p.trainable ? graph.referenceOf(p)?.outputs[0] : undefined
       if (leaf) parameters.push([name, p, leaf])
     }

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { typedArray, type DType, type TypedArray } from '../tensor/dtype'
 import { describe, isHostArray, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkSeed } from '../tensor/philox'
@@ -46,10 +46,11 @@ export abstract class Dataset<B extends Batch = Batch> {
    * @throws AUX_INDEX_OUT_OF_RANGE
    */
   async batch(indices: ArrayLike<number>, options: { seed?: number; epoch?: number; into?: B } = {}): Promise<B> {
+    expectOptions('Dataset.batch', options, ['seed', 'epoch', 'into'])
     const seed = options.seed ?? 0
     checkSeed('Dataset.batch', seed)
     const rows = checkedIndices('Dataset.batch', indices, this.size)
-    return this.read({ indices: rows, seed, epoch: options.epoch ?? 0 }, options.into)
+    return checkBatch('Dataset.read', await this.read({ indices: rows, seed, epoch: options.epoch ?? 0 }, options.into))
   }
 
   /** This data set with every batch passed through a function. */
@@ -183,6 +184,7 @@ export function fromArrays<F extends Record<string, HostValues>>(
 ): Dataset<{ [K in keyof F]: HostArray }> {
   if (typeof fields !== 'object' || fields === null || Array.isArray(fields))
     fail('AUX_INVALID_ARGUMENT', `fromArrays: expected fields { x, y, ... }, got ${describe(fields)}`)
+  expectOptions('fromArrays', options, ['dtypes'])
   for (const name of Object.keys(options.dtypes ?? {}))
     if (!(name in fields))
       fail(
@@ -296,6 +298,7 @@ export async function collect<S extends Sample>(
   samples: Iterable<S> | AsyncIterable<S>,
   options: FieldOptions & { limit?: number } = {},
 ): Promise<Dataset<{ [K in keyof S]: HostArray }>> {
+  expectOptions('collect', options, ['dtypes', 'limit'])
   const stack = new Stack('collect', options)
   const limit = options.limit ?? Infinity
   if (!(limit > 0)) fail('AUX_INVALID_ARGUMENT', `collect: expected a limit above 0, got ${limit}`)

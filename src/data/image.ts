@@ -1,4 +1,4 @@
-import { expectIntegers, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { typedArray, type TypedArray } from '../tensor/dtype'
 import type { HostArray } from '../tensor/host'
 import { Random } from '../tensor/philox'
@@ -70,6 +70,7 @@ export function randomCrop(
   size: number | readonly [number, number],
   options: RandomOptions & { padding?: number; fill?: number } = {},
 ): FieldTransform {
+  expectOptions('randomCrop', options, ['field', 'stream', 'padding', 'fill'])
   const { field = 'x', padding = 0, fill = 0 } = options
   const [height, width] = typeof size === 'number' ? [size, size] : size
   expectIntegers('randomCrop', { height, width })
@@ -105,6 +106,7 @@ export function randomCrop(
 export function randomFlip(
   options: RandomOptions & { probability?: number; axis?: 'horizontal' | 'vertical' } = {},
 ): FieldTransform {
+  expectOptions('randomFlip', options, ['field', 'stream', 'probability', 'axis'])
   const { field = 'x', probability = 0.5, axis = 'horizontal' } = options
   if (!(probability >= 0 && probability <= 1))
     fail('AUX_INVALID_ARGUMENT', `randomFlip: expected a probability from 0 to 1, got ${String(probability)}`)
@@ -133,6 +135,7 @@ export function randomFlip(
 
 /** Bytes 0 to 255 as f32 values 0 to 1, in a field of any shape. */
 export function toFloat(options: ImageOptions = {}): FieldTransform {
+  expectOptions('toFloat', options, ['field'])
   const { field = 'x' } = options
   const table = Float32Array.from({ length: 256 }, (_, v) => v / 255)
   return (batch) => {
@@ -161,6 +164,7 @@ export function normalize(
   std: number | readonly number[],
   options: ImageOptions = {},
 ): FieldTransform {
+  expectOptions('normalize', options, ['field'])
   const { field = 'x' } = options
   const [means, stds] = [[mean].flat(), [std].flat()]
   if (means.length === 0 || ![...means, ...stds].every(Number.isFinite) || !stds.every((s) => s > 0))

@@ -91,6 +91,7 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
         'AUX_INVALID_ARGUMENT',
         `DataLoader: expected a data set, from data.fromArrays() or data.fromSamples(), got ${typeof data}`,
       )
+    if (data instanceof Dataset) expectIntegers('DataLoader', { 'size of the data set': data.size }, 0)
     expectIntegers('DataLoader', { batchSize })
     expectIntegers('DataLoader', { prefetch }, 0)
     if (transform !== undefined && typeof transform !== 'function')
@@ -233,7 +234,7 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
         const indices = order.slice(next * batchSize, (next + 1) * batchSize)
         next++
         const context = { indices, seed, epoch }
-        return this.#finish(await data.read(context), context)
+        return this.#finish(checkBatch('Dataset.read', await data.read(context)), context)
       },
       close: async () => {},
     }

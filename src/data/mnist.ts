@@ -1,5 +1,5 @@
 import path from 'node:path'
-import { AuxgradError } from '../errors'
+import { AuxgradError, expectOptions } from '../errors'
 import { badFile } from '../io/file'
 import type { HostArray } from '../tensor/host'
 import { fromArrays, type Dataset } from './dataset'
@@ -62,6 +62,7 @@ export async function mnist(options: { pixels?: 'f32' | 'u8'; directory?: string
   /** 10,000 rows. */
   test: Dataset<MnistBatch>
 }> {
+  expectOptions('mnist', options, ['pixels', 'directory'])
   const directory = options.directory ?? packageDirectory()
   const part = async ({ images, labels }: (typeof files)['train' | 'test']): Promise<Dataset<MnistBatch>> => {
     const x = await load(directory, images, [28, 28])

@@ -1,4 +1,4 @@
-import { expectIntegers, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import type { HostArray } from '../tensor/host'
 import { Random } from '../tensor/philox'
 import type { Batch, FieldOptions, Sample, Samples } from './dataset'
@@ -24,6 +24,7 @@ export class SampleStream<B extends Batch = Batch> {
   #used = false
 
   constructor(source: Samples | ((at: { seed: number; epoch: number }) => Samples), options: StreamOptions) {
+    expectOptions('fromSamples', options, ['dtypes', 'size', 'shuffleBuffer'])
     const { size, shuffleBuffer } = options
     for (const [name, n] of Object.entries({ size, shuffleBuffer }))
       if (n !== undefined) expectIntegers('fromSamples', { [name]: n })

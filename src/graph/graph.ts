@@ -78,6 +78,7 @@ export class Graph {
   #scopes: string[] = []
   #references = new Map<object, Node>()
   #inputs = new Map<string, Node>()
+  #assigned = new Map<Tensor, Tensor>()
   #known = new Map<Op, Map<string, Node>>()
   #randomIds = 0
   #apart = false
@@ -169,6 +170,16 @@ export class Graph {
     return this.#references.get(tensor)
   }
 
+  /** What reads a captured tensor from now on reads this value, which it will have after the run. */
+  assign(tensor: Tensor, value: Tensor): void {
+    this.#assigned.set(tensor, value)
+  }
+
+  /** Whether a captured tensor was assigned to. */
+  assigns(tensor: Tensor): boolean {
+    return this.#assigned.has(tensor)
+  }
+
   /**
    * Key and stream number for one random op: the key i32[4] (seed low, seed high, step low, step high) is an input of
    * the step, the stream number a constant of the op, so recomputation repeats the same numbers.
@@ -189,7 +200,10 @@ export class Graph {
 
   /** Adds a node (or finds its twin); outputs are contiguous unless the op is a view. */
   add(op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown): Node {
-    const traced = inputs.map((t) => (t && !t.node ? this.reference(t) : t))
+    const traced = inputs.map((t, i) => {
+      if (!t || t.node) return t
+      return (op.mutates?.includes(i) ? undefined : this.#assigned.get(t)) ?? this.reference(t)
+    })
     for (const t of traced)
       if (t && t.node!.graph !== this)
         fail('AUX_TRACED_VALUE', `${op.name}: got a traced tensor of another compilation; it cannot outlive its own`)

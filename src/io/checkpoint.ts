@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { readdir } from 'node:fs/promises'
 import path from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
-import { AuxgradError, fail } from '../errors'
+import { AuxgradError, expectOptions, fail } from '../errors'
 import type { HostArray } from '../tensor/host'
 import { writeAtomic } from './atomic'
 import { toHostArray } from './convert'
@@ -77,6 +77,7 @@ export interface LoadedCheckpoint extends Checkpoint {
  * @throws AUX_BAD_FILE
  */
 export async function loadCheckpoint(file: string, options: { fallback?: boolean } = {}): Promise<LoadedCheckpoint> {
+  expectOptions('loadCheckpoint', options, ['fallback'])
   if (!options.fallback) return load(file)
   const problems: AuxgradError[] = []
   for (const candidate of [file, ...(await predecessors(file))]) {

@@ -1,6 +1,6 @@
 import { lstat, realpath } from 'node:fs/promises'
 import path from 'node:path'
-import { AuxgradError, fail } from '../errors'
+import { AuxgradError, expectOptions, fail } from '../errors'
 import type { DType } from '../tensor/dtype'
 import type { HostArray } from '../tensor/host'
 import { showShape, type Shape } from '../tensor/shape'
@@ -235,6 +235,7 @@ export interface ReadOptions {
  * @throws AUX_BAD_FILE naming the file, what was expected and what came.
  */
 export async function readSafetensors(file: string, options: ReadOptions = {}): Promise<Safetensors> {
+  expectOptions('readSafetensors', options, ['only', 'allowLinks'])
   if (typeof file === 'string' && file.endsWith('.json')) return readSharded(file, options)
   const open = await SafetensorsFile.open(file)
   try {

@@ -15,10 +15,10 @@ export type MemoryAssignment =
   | Readonly<Record<string, MemoryPolicy>>
   | readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[]
 
-// Arrays have an `at` too.
+// Arrays and strings have an `at` too.
 /** @internal */
 export const isPolicy = (value: unknown): value is MemoryPolicy =>
-  !Array.isArray(value) && typeof (value as MemoryPolicy)?.at === 'function'
+  typeof value === 'object' && !Array.isArray(value) && typeof (value as MemoryPolicy | null)?.at === 'function'
 
 /** @internal `*` stands for one part of a path, `**` for any number of parts. */
 export function matcher(pattern: string): RegExp {

@@ -1,4 +1,5 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
+import { describe } from '../tensor/host'
 import { sameShape, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import type { MemoryPolicy } from './policy'
@@ -21,7 +22,12 @@ export interface AuxiliaryOptions {
  * the learning indicator. Gradients flow through x alone; input and bias gradients are exact.
  */
 export function auxiliary(options: AuxiliaryOptions): MemoryPolicy {
+  expectOptions('auxiliary', options, ['name', 'keep', 'read', 'add'])
   const { name, keep, add, read = ([only]) => only } = options
+  for (const [what, f] of Object.entries({ keep, read, add }))
+    if (f !== undefined && typeof f !== 'function')
+      fail('AUX_INVALID_ARGUMENT', `auxiliary: expected ${what} to be a function, got ${describe(f)}`)
+  if (!keep) fail('AUX_INVALID_ARGUMENT', 'auxiliary: expected a function keep, got undefined')
   return {
     name,
     at: () => ({

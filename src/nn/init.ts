@@ -1,3 +1,4 @@
+import { expectOptions } from '../errors'
 import type { Shape } from '../tensor/shape'
 import { sizeOf } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
@@ -31,13 +32,17 @@ export interface KaimingOptions {
 }
 
 /** He et al. 2015. */
-export function kaimingNormal(shape: Shape, { mode = 'in', gain = Math.SQRT2 }: KaimingOptions = {}): Tensor {
+export function kaimingNormal(shape: Shape, options: KaimingOptions = {}): Tensor {
+  expectOptions('kaimingNormal', options, ['mode', 'gain'])
+  const { mode = 'in', gain = Math.SQRT2 } = options
   const { fanIn, fanOut } = fans(shape)
   return normal(shape, { std: gain / Math.sqrt(mode === 'in' ? fanIn : fanOut) })
 }
 
 /** He et al. 2015. */
-export function kaimingUniform(shape: Shape, { mode = 'in', gain = Math.SQRT2 }: KaimingOptions = {}): Tensor {
+export function kaimingUniform(shape: Shape, options: KaimingOptions = {}): Tensor {
+  expectOptions('kaimingUniform', options, ['mode', 'gain'])
+  const { mode = 'in', gain = Math.SQRT2 } = options
   const { fanIn, fanOut } = fans(shape)
   const bound = gain * Math.sqrt(3 / (mode === 'in' ? fanIn : fanOut))
   return uniform(shape, { low: -bound, high: bound })

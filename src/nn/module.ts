@@ -1,6 +1,6 @@
 import { sessionOf } from '../compile/session'
 import { isContainer, revision, type Trainable } from '../compile/trainable'
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { tracing } from '../graph/graph'
 import { matcher } from '../memory/assignment'
 import { deviceNamed } from '../tensor/device'
@@ -100,6 +100,7 @@ export abstract class Module implements Trainable {
         'AUX_INVALID_ARGUMENT',
         `loadState: expected a Map of tensors by path, as state() gives, got ${describe(values)}`,
       )
+    expectOptions('loadState', options, ['strict'])
     const own = this.state()
     const missing = [...own.keys()].filter((name) => !values.has(name))
     const extra = [...values.keys()].filter((name) => !own.has(name))
@@ -112,6 +113,11 @@ export abstract class Module implements Trainable {
     // All is checked before anything changes.
     for (const [name, t] of pairs) {
       const value = values.get(name)!
+      if (!(value instanceof Tensor))
+        fail(
+          'AUX_INVALID_ARGUMENT',
+          `loadState: expected ${name} to be a tensor, got ${describe(value)}; tensor() makes one`,
+        )
       if (!sameShape(value.shape, t.shape))
         fail(
           'AUX_SHAPE_MISMATCH',

@@ -140,6 +140,12 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
   expectTensor('crossEntropy', logits)
   expectTensor('crossEntropy', labels)
   expectOptions('crossEntropy', options, ['labelSmoothing', 'weight', 'ignoreIndex', 'reduction'])
+  const { labelSmoothing = 0 } = options
+  if (!(labelSmoothing >= 0 && labelSmoothing <= 1))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `crossEntropy: expected labelSmoothing to be a number from 0 to 1, got ${describe(labelSmoothing)}`,
+    )
   if (logits.rank < 1) fail('AUX_SHAPE_MISMATCH', 'crossEntropy: expected logits [..., classes], got shape []')
   return tidy(() => {
     if (labels.dtype === 'f32' && sameShape(labels.shape, logits.shape)) return softEntropy(logits, labels, options)
@@ -149,7 +155,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
       logits.rank === 2
         ? [logits, classes]
         : [logits.reshape([-1, logits.shape[logits.rank - 1]]), classes.reshape([classes.size])]
-    const attrs = { smoothing: options.labelSmoothing ?? 0, ignore: options.ignoreIndex ?? nothing }
+    const attrs = { smoothing: labelSmoothing, ignore: options.ignoreIndex ?? nothing }
     const losses = apply(entropyOp, [x, y], attrs)[0]
     if (options.weight) return weighted(losses, y, logits.shape, options)
     if (options.reduction === 'none') return losses.reshape(labels.shape)

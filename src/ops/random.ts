@@ -99,13 +99,10 @@ function erf(x: number): number {
 /** Normal, restricted to [a, b] (absolute bounds, within about 5 standard deviations of the mean), by inversion. */
 export function truncatedNormal(
   shape: Shape,
-  {
-    mean = 0,
-    std = 1,
-    a = mean - 2 * std,
-    b = mean + 2 * std,
-  }: { mean?: number; std?: number; a?: number; b?: number } = {},
+  options: { mean?: number; std?: number; a?: number; b?: number } = {},
 ): Tensor {
+  expectOptions('truncatedNormal', options, ['mean', 'std', 'a', 'b'])
+  const { mean = 0, std = 1, a = mean - 2 * std, b = mean + 2 * std } = options
   if (!(std > 0) || !(a < b))
     fail('AUX_INVALID_ARGUMENT', `truncatedNormal: expected std > 0 and a < b, got ${std}, ${a}, ${b}`)
   const of = (bound: number): number => erf((bound - mean) / (std * Math.SQRT2))

@@ -1,6 +1,6 @@
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
 import { resolveAxis, showShape, type Shape } from '../tensor/shape'
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { ratio } from './binary'
@@ -203,7 +203,9 @@ Tensor.prototype.any = function (axes, keep) {
 Tensor.prototype.all = function (axes, keep) {
   return tidy(() => reduce(all, truth(this), axes, keep))
 }
-Tensor.prototype.var = function (axes, { correction = 1, keep = false } = {}) {
+Tensor.prototype.var = function (axes, options = {}) {
+  expectOptions('var', options, ['correction', 'keep'])
+  const { correction = 1, keep = false } = options
   return apply(variance, [this], { axes: resolve('var', this, axes), keep, correction })[0]
 }
 Tensor.prototype.std = function (axes, options) {
@@ -212,7 +214,9 @@ Tensor.prototype.std = function (axes, options) {
 Tensor.prototype.logSumExp = function (axes, keep) {
   return reduce(logSumExp, this, axes, keep)
 }
-Tensor.prototype.norm = function (axes, { p = 2, keep = false } = {}) {
+Tensor.prototype.norm = function (axes, options = {}) {
+  expectOptions('norm', options, ['p', 'keep'])
+  const { p = 2, keep = false } = options
   if (p === 2) return reduce(norm2, this, axes, keep)
   if (p !== 1 && p !== Infinity) fail('AUX_INVALID_ARGUMENT', `norm: expected p to be 1, 2 or Infinity, got ${p}`)
   return tidy(() => (p === 1 ? this.abs().sum(axes, keep) : this.abs().max(axes, keep)))

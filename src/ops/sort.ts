@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { apply, defineOp, expectDType, type Op } from '../graph/op'
 import { resolveAxis, showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
@@ -64,16 +64,22 @@ declare module '../tensor/tensor' {
   }
 }
 
-Tensor.prototype.sort = function ({ descending = false } = {}) {
+Tensor.prototype.sort = function (options = {}) {
+  expectOptions('sort', options, ['descending'])
+  const { descending = false } = options
   const [values, indices] = sorted('sort', this, descending)
   return { values, indices }
 }
-Tensor.prototype.argsort = function ({ descending = false } = {}) {
+Tensor.prototype.argsort = function (options = {}) {
+  expectOptions('argsort', options, ['descending'])
+  const { descending = false } = options
   const [values, indices] = sorted('argsort', this, descending)
   values.dispose()
   return indices
 }
-Tensor.prototype.topk = function (k, { largest = true } = {}) {
+Tensor.prototype.topk = function (k, options = {}) {
+  expectOptions('topk', options, ['largest'])
+  const { largest = true } = options
   const [values, indices] = sorted('topk', this, largest, k)
   return { values, indices }
 }

@@ -291,9 +291,12 @@ for (const [name, op] of Object.entries(methods))
     },
     writable: true,
   })
+function expectNumbers(op: string, ...values: unknown[]): void {
+  for (const value of values)
+    if (typeof value !== 'number') fail('AUX_INVALID_ARGUMENT', `${op}: expected a number, got ${describe(value)}`)
+}
 Tensor.prototype.clamp = function (low = -Infinity, high = Infinity) {
-  if (typeof low !== 'number' || typeof high !== 'number')
-    fail('AUX_INVALID_ARGUMENT', `clamp: expected two numbers, got ${describe(low)} and ${describe(high)}`)
+  expectNumbers('clamp', low, high)
   return one(clamp, [this], { low, high })
 }
 Tensor.prototype.cast = function (dtype) {
@@ -304,9 +307,11 @@ Tensor.prototype.gelu = function (options = {}) {
   return one(geluOf(options), [this], undefined)
 }
 Tensor.prototype.leakyRelu = function (slope = 0.01) {
+  expectNumbers('leakyRelu', slope)
   return one(leakyRelu, [this], { value: slope })
 }
 Tensor.prototype.elu = function (alpha = 1) {
+  expectNumbers('elu', alpha)
   return one(elu, [this], { value: alpha })
 }
 Tensor.prototype.softplus = function (beta = 1) {
@@ -314,6 +319,7 @@ Tensor.prototype.softplus = function (beta = 1) {
   return one(softplus, [this], { value: beta })
 }
 Tensor.prototype.hardtanh = function (low = -1, high = 1) {
+  expectNumbers('hardtanh', low, high)
   return one(hardtanhOp, [this], { low, high })
 }
 Tensor.prototype.relu6 = function () {

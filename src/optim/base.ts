@@ -1,6 +1,7 @@
 import type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
 import { expectOptions, fail } from '../errors'
 import { testOf } from '../memory/assignment'
+import { describe } from '../tensor/host'
 import { keep } from '../tensor/tidy'
 import { Tensor, type Spec } from '../tensor/tensor'
 
@@ -48,7 +49,14 @@ export abstract class Base implements Optimizer {
     const given = own ? ['lr', 'weightDecay', 'groups', ...own] : undefined
     expectOptions(new.target.name, options, given)
     const { lr, weightDecay = 0, groups = [] } = options
-    for (const group of groups) expectOptions(`${new.target.name}: group`, group, ['match', 'lrScale', 'weightDecay'])
+    for (const group of groups) {
+      expectOptions(`${new.target.name}: group`, group, ['match', 'lrScale', 'weightDecay'])
+      if (typeof group.match !== 'string' && typeof group.match !== 'function' && !(group.match instanceof RegExp))
+        fail('AUX_INVALID_ARGUMENT', `group: expected match to be a pattern or a test, got ${describe(group.match)}`)
+      for (const name of ['lrScale', 'weightDecay'] as const)
+        if (group[name] !== undefined && !(group[name] >= 0))
+          fail('AUX_INVALID_ARGUMENT', `group: expected ${name} to be a number >= 0, got ${describe(group[name])}`)
+    }
     if (typeof lr !== 'function' && !(lr >= 0 && Number.isFinite(lr)))
       fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0 or a schedule, got ${String(lr)}`)
     if (!(weightDecay >= 0)) fail('AUX_INVALID_ARGUMENT', `weightDecay: expected a number >= 0, got ${weightDecay}`)
@@ -104,6 +112,7 @@ export abstract class Base implements Optimizer {
     )
   }
 
+  /** Traces the update of a parameter: `w.assign(w.sub(gradient.mul(lr)))`, and its state likewise. */
   protected abstract apply(
     w: Tensor,
     state: Record<string, Tensor>,

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 
 // Learning rates as pure functions of the number of updates done, so that a resumed run continues them.
 
@@ -18,14 +18,17 @@ function checkRate(name: string, lr: number, spans: Record<string, number | unde
 const rise = (step: number, warmUp: number): number => (step < warmUp ? (step + 1) / warmUp : 1)
 
 /** The same rate, after a warm-up. */
-export function constant(lr: number, { warmUp = 0 }: WarmUp = {}) {
+export function constant(lr: number, options: WarmUp = {}) {
+  expectOptions('constant', options, ['warmUp'])
+  const { warmUp = 0 } = options
   checkRate('constant', lr, { warmUp })
   return (step: number): number => lr * rise(step, warmUp)
 }
 
 /** Times `gamma` after every `every` updates. */
 export function stepDecay(lr: number, options: { every: number; gamma?: number } & WarmUp) {
-  const { every, gamma = 0.1, warmUp = 0 } = options ?? {}
+  expectOptions('stepDecay', options, ['every', 'gamma', 'warmUp'])
+  const { every, gamma = 0.1, warmUp = 0 } = options
   checkRate('stepDecay', lr, { gamma, warmUp })
   if (!(every >= 1)) fail('AUX_INVALID_ARGUMENT', `stepDecay: expected every >= 1, got ${every}`)
   return (step: number): number => lr * gamma ** Math.floor(step / every) * rise(step, warmUp)
@@ -40,7 +43,8 @@ interface Span {
 
 /** Straight down from lr to `end`. */
 export function linear(lr: number, options: Span & WarmUp) {
-  const { steps, end = 0, warmUp = 0 } = options ?? {}
+  expectOptions('linear', options, ['steps', 'end', 'warmUp'])
+  const { steps, end = 0, warmUp = 0 } = options
   checkRate('linear', lr, { steps, end, warmUp })
   return (step: number): number => {
     if (step < warmUp) return lr * rise(step, warmUp)
@@ -51,7 +55,8 @@ export function linear(lr: number, options: Span & WarmUp) {
 
 /** Half a cosine from lr to `end` (Loshchilov & Hutter 2017). */
 export function cosine(lr: number, options: Span & WarmUp) {
-  const { steps, end = 0, warmUp = 0 } = options ?? {}
+  expectOptions('cosine', options, ['steps', 'end', 'warmUp'])
+  const { steps, end = 0, warmUp = 0 } = options
   checkRate('cosine', lr, { steps, end, warmUp })
   return (step: number): number => {
     if (step < warmUp) return lr * rise(step, warmUp)
@@ -65,7 +70,8 @@ export function cosine(lr: number, options: Span & WarmUp) {
  * (features · warmUp) ** -0.5).
  */
 export function inverseSquareRoot(lr: number, options: { warmUp: number }) {
-  const { warmUp } = options ?? {}
+  expectOptions('inverseSquareRoot', options, ['warmUp'])
+  const { warmUp } = options
   checkRate('inverseSquareRoot', lr, { warmUp })
   if (!(warmUp >= 1)) fail('AUX_INVALID_ARGUMENT', `inverseSquareRoot: expected warmUp >= 1, got ${warmUp}`)
   return (step: number): number => lr * Math.min(rise(step, warmUp), Math.sqrt(warmUp / (step + 1)))
@@ -73,7 +79,8 @@ export function inverseSquareRoot(lr: number, options: { warmUp: number }) {
 
 /** Up from lr/divide to lr over the first `rise` of the steps, then down to lr/finalDivide, by cosines (Smith & Topin 2018). */
 export function oneCycle(lr: number, options: { steps: number; rise?: number; divide?: number; finalDivide?: number }) {
-  const { steps, rise: share = 0.3, divide = 25, finalDivide = 1e4 } = options ?? {}
+  expectOptions('oneCycle', options, ['steps', 'rise', 'divide', 'finalDivide'])
+  const { steps, rise: share = 0.3, divide = 25, finalDivide = 1e4 } = options
   checkRate('oneCycle', lr, { steps, rise: share, divide, finalDivide })
   const top = Math.max(1, share * steps)
   const between = (a: number, b: number, t: number): number =>

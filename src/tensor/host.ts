@@ -198,5 +198,6 @@ export function flatten(
 export function describe(value: unknown): string {
   if (value === null || value === undefined) return String(value)
   if (typeof value === 'object') return value.constructor?.name ?? 'an object'
+  if (typeof value === 'bigint') return `${value}n`
   return typeof value === 'function' ? 'a function' : (JSON.stringify(value) ?? String(value))
 }

@@ -1,7 +1,7 @@
 import type { Node } from '../graph/graph'
 import { AuxgradError, fail } from '../errors'
 import { native } from '../native'
-import { bytesPerElement, encode, typedArray, type DType, type TypedArray } from './dtype'
+import { bytesPerElement, typedArray, type DType, type TypedArray } from './dtype'
 import { format, nest, readable, type NestedArray } from './format'
 import { contiguousStrides, isContiguous, showShape, sizeOf, type Shape } from './shape'
 import { Storage } from './storage'
@@ -161,6 +161,11 @@ export class Tensor {
     return nest(this.dataSync(), this.shape, this.dtype)
   }
 
+  /** What `JSON.stringify` writes: `toArray()`. */
+  toJSON(): NestedArray {
+    return this.toArray()
+  }
+
   /** A readable table of the values, cut where it is long. */
   toString(): string {
     if (this.node) return `Tensor ${this.dtype} ${showShape(this.shape)} (traced by ${this.node.op.name})`
@@ -188,27 +193,6 @@ export class Tensor {
   item(): number {
     if (this.size !== 1) fail('AUX_SHAPE_MISMATCH', `item: expected one element, got shape ${showShape(this.shape)}`)
     return this.dataSync()[0]
-  }
-
-  /**
-   * Overwrites the values of an eager tensor in place (parameters, buffers). Numbers are rounded to its dtype.
-   * @throws AUX_SHAPE_MISMATCH if the number of values differs.
-   */
-  assign(values: Tensor | TypedArray | readonly number[]): this {
-    const storage = this.liveStorage()
-    if (!this.contiguous) fail('AUX_INVALID_ARGUMENT', 'assign: expected a contiguous tensor, got a strided view')
-    if (values instanceof Tensor && values.dtype !== this.dtype)
-      fail('AUX_DTYPE_MISMATCH', `assign: expected ${this.dtype}, got ${values.dtype}`)
-    const source = values instanceof Tensor ? values.rawSync() : values
-    if (source.length !== this.size)
-      fail(
-        'AUX_SHAPE_MISMATCH',
-        `assign: expected ${this.size} values for shape ${showShape(this.shape)}, got ${source.length}`,
-      )
-    const stored = values instanceof Tensor || (this.dtype === 'bf16' && source instanceof Uint16Array)
-    const data = stored ? (source as TypedArray) : encode(source, this.dtype)
-    native().write(storage.handle, this.offset * bytesPerElement(this.dtype), data)
-    return this
   }
 
   /** @internal The storage, or a clear error. */

@@ -1,24 +1,34 @@
-import type { CompiledFunction } from '../compile'
-import type { Batch } from '../data'
+import { CompiledFunction } from '../compile/function'
+import type { Batch } from '../compile'
 import { fail } from '../errors'
+import { describe, toHost } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 
 /**
  * Share of rows whose predicted class is their label. `predict` gives classes, i32 [N], for the field x of a batch;
- * labels are the field y.
+ * labels are the field y. (With other fields, or more of them, `evaluate` of what is right.)
  */
-export async function accuracy(predict: CompiledFunction<Tensor>, batches: AsyncIterable<Batch>): Promise<number> {
+export async function accuracy(
+  predict: CompiledFunction<Tensor>,
+  batches: AsyncIterable<Batch> | Iterable<Batch>,
+): Promise<number> {
+  if (!(predict instanceof CompiledFunction))
+    fail('AUX_INVALID_ARGUMENT', `accuracy: expected compile({ model, forward }), got ${describe(predict)}`)
   let right = 0
   let rows = 0
   for await (const { x, y } of batches) {
+    if (x === undefined || y === undefined)
+      fail('AUX_INVALID_ARGUMENT', 'accuracy: expected batches with the fields x and y; evaluate() takes others')
+    const labels = toHost('accuracy: y', y).data
     const { data, dtype } = await predict.run({ x })
-    if (dtype !== 'i32' || data.length !== y.data.length)
+    if (dtype !== 'i32' || data.length !== labels.length)
       fail(
         'AUX_SHAPE_MISMATCH',
-        `accuracy: expected ${y.data.length} predicted classes of dtype i32, which argmax() of logits gives, got ${data.length} of ${dtype}`,
+        `accuracy: expected ${labels.length} predicted classes of dtype i32, which argmax() of logits gives, got ${data.length} of ${dtype}`,
       )
-    for (let i = 0; i < data.length; i++) right += Number(data[i] === y.data[i])
+    for (let i = 0; i < data.length; i++) right += Number(data[i] === labels[i])
     rows += data.length
   }
+  if (!rows) fail('AUX_INVALID_ARGUMENT', 'accuracy: expected at least one row, got none')
   return right / rows
 }

@@ -1,8 +1,9 @@
 import type { TrainingStep } from '../compile'
+import { sessionOf } from '../compile/session'
 import type { DataLoader, LoaderState } from '../data'
-import { fail, listed } from '../errors'
-import { loadCheckpoint, saveCheckpoint, type Json } from '../io'
-import type { HostArray } from '../tensor/host'
+import { expectOptions, fail, listed } from '../errors'
+import { loadCheckpoint, saveCheckpoint, type Json, type LoadedCheckpoint } from '../io'
+import { describe, type HostArray } from '../tensor/host'
 import { sameShape, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import type { EarlyStopping, StoppingState } from './stopping'
@@ -10,7 +11,7 @@ import type { EarlyStopping, StoppingState } from './stopping'
 /** What goes into a checkpoint, and what a checkpoint is put back into. */
 export interface Training {
   /** The training step: its model, optimizer and counts are saved. */
-  step: Pick<TrainingStep, 'model' | 'optimizer' | 'runs' | 'idle' | 'stateTensors'>
+  step: Pick<TrainingStep, 'model' | 'optimizer' | 'runs' | 'stateTensors'>
   /** Its place in the epoch is saved: a resumed run sees the same batches. */
   loader?: Pick<DataLoader, 'state' | 'restore'>
   /** The lowest value of `validate` and the epochs since are saved: a resumed run ends at the same epoch. */
@@ -27,6 +28,13 @@ interface State {
   extra: Json
 }
 
+/** Runs `body` between two runs of the model, so that it meets a whole step. */
+function betweenRuns<T>(what: string, { step }: Training, body: () => T): Promise<T> {
+  if (typeof step?.stateTensors !== 'function')
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected { step } with a training step, got ${describe(step)}`)
+  return sessionOf(step.model).enqueue(async () => body())
+}
+
 function* tensorsOf({ step }: Training): Iterable<[string, Tensor]> {
   for (const [name, t] of step.model.state()) yield [`model.${name}`, t]
   yield* step.stateTensors()
@@ -34,8 +42,9 @@ function* tensorsOf({ step }: Training): Iterable<[string, Tensor]> {
 
 /**
  * Saves a training run as one file, atomically and with a checksum: parameters, buffers, optimizer state, gradient
- * sums, the counts that schedule and random numbers depend on, the loader's place, and what early stopping knows. Waits for the steps asked for so
- * far. A run resumed from it is bit-identical to one that never stopped.
+ * sums, the counts that schedule and random numbers depend on, the loader's place, and what early stopping knows: those
+ * after the steps asked for so far, whole, also where others are asked for meanwhile. A run resumed from it is bit-identical
+ * to one that never stopped.
  * @param options.keep files to keep in all; predecessors become `file.1`, `file.2`, ...
  */
 export async function saveTraining(
@@ -43,18 +52,22 @@ export async function saveTraining(
   training: Training,
   options: { keep?: number; extra?: Json } = {},
 ): Promise<void> {
+  expectOptions('saveTraining', options, ['keep', 'extra'])
   const { step, loader, stopping } = training
-  await step.idle()
-  const tensors = new Map<string, HostArray>()
-  for (const [name, t] of tensorsOf(training)) tensors.set(name, { data: t.rawSync(), shape: t.shape, dtype: t.dtype })
-  const state: State = {
-    optimizer: step.optimizer.name,
-    updates: step.optimizer.steps,
-    runs: step.runs,
-    loader: loader?.state() ?? null,
-    stopping: stopping?.state() ?? null,
-    extra: options.extra ?? null,
-  }
+  const { tensors, state } = await betweenRuns('saveTraining', training, () => {
+    const tensors = new Map<string, HostArray>()
+    for (const [name, t] of tensorsOf(training))
+      tensors.set(name, { data: t.rawSync(), shape: t.shape, dtype: t.dtype })
+    const state: State = {
+      optimizer: step.optimizer.name,
+      updates: step.optimizer.steps,
+      runs: step.runs,
+      loader: loader?.state() ?? null,
+      stopping: stopping?.state() ?? null,
+      extra: options.extra ?? null,
+    }
+    return { tensors, state }
+  })
   await saveCheckpoint(file, { tensors, state: state as unknown as Json, keep: options.keep })
 }
 
@@ -68,10 +81,14 @@ export async function loadTraining(
   training: Training,
   options: { fallback?: boolean } = {},
 ): Promise<Json> {
+  expectOptions('loadTraining', options, ['fallback'])
+  const loaded = await loadCheckpoint(file, options)
+  return betweenRuns('loadTraining', training, () => restore(loaded, training))
+}
+
+function restore({ tensors, state: raw, path }: LoadedCheckpoint, training: Training): Json {
   const { step, loader, stopping } = training
-  const { tensors, state: raw, path } = await loadCheckpoint(file, options)
   const state = raw as unknown as State
-  await step.idle()
   if (state?.optimizer !== step.optimizer.name)
     fail(
       'AUX_BAD_FILE',

@@ -1,4 +1,5 @@
 import type { StepResult, Traceable, TrainingStep } from '../compile'
+import { expectSignal } from '../compile/session'
 import { DataLoader, type Batch } from '../data'
 import { expectOptions, fail } from '../errors'
 import { describe } from '../tensor/host'
@@ -73,6 +74,9 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
 ): AsyncGenerator<FitEvent<R>, void> {
   expectOptions('fit', options, ['step', 'loader', 'epochs', 'signal', 'validate', 'patience', 'stopping'])
   const { step, loader, epochs, signal, validate, patience = Infinity, stopping = new EarlyStopping() } = options
+  if (typeof step?.run !== 'function')
+    fail('AUX_INVALID_ARGUMENT', `fit: expected step to be a training step, got ${describe(step)}`)
+  expectSignal('fit', signal)
   if (!(loader instanceof DataLoader))
     fail('AUX_INVALID_ARGUMENT', `fit: expected loader to be a data.DataLoader, got ${describe(loader)}`)
   if (!(epochs >= 0)) fail('AUX_INVALID_ARGUMENT', `fit: expected a number of epochs, got ${String(epochs)}`)

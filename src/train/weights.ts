@@ -1,8 +1,8 @@
 import { sessionOf } from '../compile/session'
-import { fail, listed } from '../errors'
+import { expectOptions, fail, listed } from '../errors'
 import { readSafetensors, toHostArray, writeSafetensors, type ReadOptions } from '../io'
-import { Conv1d, type Module } from '../nn'
-import type { HostArray } from '../tensor/host'
+import { Conv1d, Module } from '../nn'
+import { describe, type HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 
 /** How a model lies in a safetensors file. */
@@ -15,6 +15,15 @@ export interface WeightsOptions {
   layout?: 'auxgrad' | 'torch'
   /** Name in the file of each tensor of the model; the same name unless given. */
   name?: (path: string) => string
+}
+
+/** What types refuse and JavaScript does not. */
+function check(what: string, model: unknown, options: WeightsOptions, names: readonly string[]): void {
+  if (!(model instanceof Module)) fail('AUX_INVALID_ARGUMENT', `${what}: expected a module, got ${describe(model)}`)
+  expectOptions(what, options, ['layout', 'name', ...names])
+  const { layout } = options
+  if (layout !== undefined && layout !== 'auxgrad' && layout !== 'torch')
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected layout 'auxgrad' or 'torch', got ${describe(layout)}`)
 }
 
 /** Name in the file of each tensor of the model. */
@@ -50,6 +59,7 @@ function convolutions(model: Module): (t: Tensor) => boolean {
  * for so far, whole.
  */
 export async function saveWeights(file: string, model: Module, options: WeightsOptions = {}): Promise<void> {
+  check('saveWeights', model, options, [])
   const { layout = 'auxgrad' } = options
   const name = naming(options)
   const tensors = new Map<string, HostArray>()
@@ -73,6 +83,7 @@ export async function loadWeights(
   model: Module,
   options: WeightsOptions & { strict?: boolean } & ReadOptions = {},
 ): Promise<void> {
+  check('loadWeights', model, options, ['strict', 'only', 'allowLinks'])
   const { layout = 'auxgrad', name: _, strict, ...reading } = options
   const name = naming(options)
   const { tensors } = await readSafetensors(file, reading)

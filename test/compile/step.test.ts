@@ -195,6 +195,22 @@ test('dropping plans, closing steps and disposing models give every byte back', 
   expect(await liveBytes()).toBe(start)
 })
 
+test('a model evaluated where it is not trained follows the memory it is said to have been trained with', async () => {
+  const { step, model } = make({ memory: asa({ epsilon: 0.5 }) } as never)
+  const { x } = batchOf(4)
+  await step.run(batchOf(64))
+  const logits = async (m: typeof model, memory?: MemoryAssignment) =>
+    Array.from((await compile({ model: m, forward: ({ x }) => m.forward(x), memory }).run({ x })).data)
+  const served = make().model.loadState(model.state())
+  const trained = await logits(model)
+  expect(await logits(served)).not.toEqual(trained)
+  expect(await logits(served, asa({ epsilon: 0.5 }))).toEqual(trained)
+  expect(await logits(served)).toEqual(trained) // what holds for one evaluation of a model holds for all
+  expect(() => compile({ model, forward: ({ x }) => model.forward(x), memory: 'asa' as never })).toThrow(
+    withCode('AUX_INVALID_ARGUMENT', /expected memory to be a policy/),
+  )
+})
+
 test('evaluation between steps: other shapes, many of them, not awaited; no leak', async () => {
   const { step, model } = make({ memory: asa() } as never)
   const evaluate = compile({

@@ -1,21 +1,33 @@
 import {
   ara,
   asa,
+  auxiliary,
   checkpoint,
+  compile,
   conv2d,
   data,
   interpolate,
+  io,
   nn,
+  optim,
   quantized,
   scaledDotProductAttention,
+  tensor,
   train,
+  truncatedNormal,
   zeros,
+  type Tensor,
 } from '../../src'
+import { withCode } from '../support/refusals'
 
 // What TypeScript refuses and JavaScript does not: options that are misspelled, or given by position as in PyTorch.
 const x = zeros([1, 4, 4, 2])
 const q = zeros([1, 1, 2, 4])
 const rows = data.fromArrays({ x: [1, 2] })
+const model = new nn.Linear(2, 2)
+const optimizer = new optim.SGD({ lr: 0.1 })
+const loss = ({ x }: { x: Tensor }) => model.forward(x).mean()
+const step = compile({ model, loss, optimizer })
 const wrong: Record<string, (bad: never) => unknown> = {
   Linear: (bad) => new nn.Linear(2, 2, bad),
   Embedding: (bad) => new nn.Embedding(2, 2, bad),
@@ -48,10 +60,115 @@ const wrong: Record<string, (bad: never) => unknown> = {
   checkpoint: (bad) => checkpoint(bad),
   quantized: (bad) => quantized(bad),
   DataLoader: (bad) => new data.DataLoader(rows, bad),
+  auxiliary: (bad) => auxiliary(bad),
+  fromArrays: (bad) => data.fromArrays({ x: [1] }, bad),
+  fromSamples: (bad) => data.fromSamples([{ x: 1 }], bad),
+  randomCrop: (bad) => data.randomCrop(2, bad),
+  randomFlip: (bad) => data.randomFlip(bad),
+  normalize: (bad) => data.normalize(0, 1, bad),
+  toFloat: (bad) => data.toFloat(bad),
+  constant: (bad) => optim.schedule.constant(1, bad),
+  stepDecay: (bad) => optim.schedule.stepDecay(1, bad),
+  linear: (bad) => optim.schedule.linear(1, bad),
+  cosine: (bad) => optim.schedule.cosine(1, bad),
+  inverseSquareRoot: (bad) => optim.schedule.inverseSquareRoot(1, bad),
+  oneCycle: (bad) => optim.schedule.oneCycle(1, bad),
+  kaimingNormal: (bad) => nn.init.kaimingNormal([2, 2], bad),
+  kaimingUniform: (bad) => nn.init.kaimingUniform([2, 2], bad),
+  truncatedNormal: (bad) => truncatedNormal([2], bad),
+  norm: (bad) => x.norm(-1, bad),
+  var: (bad) => x.var(-1, bad),
+  sort: (bad) => x.sort(bad),
+  argsort: (bad) => x.argsort(bad),
+  topk: (bad) => x.topk(1, bad),
+  loadState: (bad) => model.loadState(model.state(), bad),
   WeightAverage: (bad) => new train.WeightAverage(new nn.Linear(2, 2), new nn.Linear(2, 2), bad),
 }
 
 test.each(Object.entries(wrong))('%s names an option that it has not, and wants options by name', (name, make) => {
   expect(() => make({ shuffel: 1 } as never)).toThrow(new RegExp(`^${name}: there is no option shuffel; there are `))
   expect(() => make(1 as never)).toThrow(new RegExp(`^${name}: expected an object of options, got 1`))
+})
+
+const late: Record<string, (bad: never) => Promise<unknown>> = {
+  run: (bad) => step.run({ x: [[1, 2]] }, bad),
+  save: (bad) => step.save('none', { x: [[1, 2]] }, bad),
+  'Dataset.batch': (bad) => rows.batch([0], bad),
+  collect: (bad) => data.collect([{ x: 1 }], bad),
+  mnist: (bad) => data.mnist(bad),
+  saveTraining: (bad) => train.saveTraining('none', { step }, bad),
+  loadTraining: (bad) => train.loadTraining('none', { step }, bad),
+  saveWeights: (bad) => train.saveWeights('none', model, bad),
+  loadWeights: (bad) => train.loadWeights('none', model, bad),
+  readSafetensors: (bad) => io.readSafetensors('none', bad),
+  loadCheckpoint: (bad) => io.loadCheckpoint('none', bad),
+}
+
+test.each(Object.entries(late))(
+  '%s rejects an option that it has not, and wants options by name',
+  async (name, make) => {
+    await expect(make({ shuffel: 1 } as never)).rejects.toThrow(
+      new RegExp(`^${name}: there is no option shuffel; there`),
+    )
+    await expect(make(1 as never)).rejects.toThrow(new RegExp(`^${name}: expected an object of options, got 1`))
+  },
+)
+
+test('what stands for something of another kind is an error that says so, not one of JavaScript or of later', async () => {
+  class Sizeless extends data.Dataset {
+    declare size: number
+    read = () => ({})
+  }
+  const wrong: [() => unknown, RegExp][] = [
+    [() => compile({ model, loss, optimizer, budget: { bytes: 1, method: [] } as never }), /no option method/],
+    [
+      () => compile({ model, loss, optimizer, memory: { '': 'asa' as never } }).plan({ x: [1, 2] }),
+      /policy such as asa/,
+    ],
+    [() => auxiliary({ name: 'a' } as never), /expected a function keep/],
+    [() => new optim.SGD({ lr: 1, groups: [{ lrScale: 1 } as never] }), /expected match to be a pattern/],
+    [() => new optim.SGD({ lr: 1, groups: [{ match: '**', lrScale: NaN }] }), /expected lrScale to be a number >= 0/],
+    [
+      () => model.loadState(new Map([...model.state()].map(([n, t]) => [n, t.toArray() as never]))),
+      /weight to be a tensor/,
+    ],
+    [() => new nn.LeakyReLU({ slope: 0.1 } as never).forward(x), /leakyRelu: expected a number, got Object/],
+    [() => nn.crossEntropy(zeros([1, 2]), tensor(Int32Array.of(1)), { labelSmoothing: 2 }), /from 0 to 1, got 2/],
+    [() => new data.DataLoader(new Sizeless(), { batchSize: 1 }), /size of the data set/],
+    [() => tensor([1n] as never), /got 1n/],
+  ]
+  for (const [make, message] of wrong) expect(make).toThrow(withCode('AUX_INVALID_ARGUMENT', message))
+  class Wrong extends data.Dataset {
+    size = 1
+    read = () => ({ x: [[1, 2]] }) as never
+  }
+  const loader = new data.DataLoader(rows, { batchSize: 2 })
+  const fit = (options: object) => train.fit({ step, loader, epochs: 1, ...options } as never).next()
+  const predict = compile({ model, forward: ({ x }) => model.forward(x).argmax() })
+  const late: [Promise<unknown>, RegExp][] = [
+    [step.run({ x: [[1, 2]] }, new AbortController().signal as never), /got the signal alone/],
+    [step.run({ x: [[1, 2]] }, { signal: 'x' as never }), /run: expected signal to be an AbortSignal, got "x"/],
+    [fit({ signal: 'x' }), /fit: expected signal to be an AbortSignal/],
+    [fit({ step: {} }), /fit: expected step to be a training step/],
+    [new Wrong().batch([0]), /Dataset.read: expected field x to be/],
+    [
+      new data.DataLoader(new Wrong(), { batchSize: 1 })[Symbol.asyncIterator]().next(),
+      /Dataset.read: expected field x/,
+    ],
+    [train.saveTraining('none', step as never), /saveTraining: expected { step }/],
+    [train.saveWeights('none', step as never), /saveWeights: expected a module/],
+    [train.saveWeights('none', model, { layout: 'pytorch' as never }), /expected layout 'auxgrad' or 'torch'/],
+    [train.accuracy(predict, loader), /expected batches with the fields x and y/],
+    [train.accuracy(predict, []), /accuracy: expected at least one row/],
+  ]
+  for (const [promise, message] of late)
+    await expect(promise).rejects.toThrow(withCode('AUX_INVALID_ARGUMENT', message))
+})
+
+test('a run that refuses its signal has not begun', async () => {
+  const before = model.weight.toArray()
+  const refused = step.run({ x: [[1, 2]] }, { signal: {} as never })
+  await expect(refused).rejects.toThrow(/AbortSignal/)
+  await step.idle()
+  expect([model.weight.toArray(), step.runs]).toEqual([before, 0])
 })

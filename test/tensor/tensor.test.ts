@@ -32,6 +32,7 @@ describe('values in and out', () => {
     expect(tensor(7).toArray()).toBe(7)
     expect(tensor([[true], [false]]).toArray()).toEqual([[true], [false]])
     expect(tensor([[], []]).toArray()).toEqual([[], []])
+    expect(JSON.stringify({ w: tensor([[1, 2.5]]), flag: tensor(true) })).toBe('{"w":[[1,2.5]],"flag":true}')
   })
 
   test('typed arrays of other kinds are converted, unknown ones refused', () => {

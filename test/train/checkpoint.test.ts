@@ -119,6 +119,29 @@ test('early stopping goes on where it stood, also when it has ended', async () =
     expect(() => second.stopping.restore(state as never)).toThrow(/expected a state that state\(\) gave/)
 })
 
+test('a run is saved between two steps, whichever are under way or asked for', async () => {
+  const batch = { x: { data: new Float32Array(7 * 64).fill(0.5), shape: [7, 8, 8, 1] }, y: new Int32Array(7) }
+  const file = path.join(folder, 'autosave')
+  const whole = begin()
+  for (let i = 0; i < 3; i++) await whole.step.run(batch)
+  const run = begin()
+  const { model } = run
+  const state = model.state.bind(model)
+  model.state = () => {
+    const end = performance.now() + 50 // in which a step under way would change what is read next
+    while (performance.now() < end);
+    return state()
+  }
+  const asked = [0, 1, 2].map(() => run.step.run(batch))
+  const saved = train.saveTraining(file, run)
+  await Promise.all([...asked, saved, run.step.run(batch)])
+  const other = begin()
+  await train.loadTraining(file, other)
+  expect(other.step.runs).toBe(3)
+  expect(everything(other) === everything(whole)).toBe(true)
+  expect(everything(other) === everything(run)).toBe(false)
+})
+
 test('a file that does not fit changes nothing', async () => {
   const file = path.join(folder, 'misfit')
   const saved = begin()

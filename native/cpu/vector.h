@@ -73,6 +73,18 @@ inline Vec relu(Vec y) {
 #endif
 }
 
+inline Vec root(Vec x) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_sqrt_ps(0xffff, (__m512)x);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_sqrt_ps((__m256)x);
+#else
+  AUXGRAD_UNROLL
+  for (int k = 0; k < kLanes; k++) x[k] = __builtin_sqrtf(x[k]);
+  return x;
+#endif
+}
+
 // Sets `bit` in the words of lanes above zero.
 inline BitWords mark_positive(BitWords words, Vec x, BitWords bit) {
 #if defined(__AVX512F__)

@@ -14,12 +14,147 @@ namespace {
 constexpr int64_t kBlock = 256;
 constexpr int64_t kTogether = 64;  // blocks of a task
 
+// Vectors at a time, in steps of all of them: a processor looks only so far ahead for what it can do.
+constexpr int kVecs = kLanes == 16 ? 4 : 1;
+constexpr int64_t kStep = kVecs * kLanes;
+constexpr int64_t kGroup = 64;  // elements, of which one pass is made after the other
+
+template <class F>
+inline __attribute__((always_inline)) void each(const F& f) {
+  AUXGRAD_UNROLL
+  for (int k = 0; k < kVecs; k++) f(k);
+}
+
+#if defined(__AVX512F__)
+// Codes by the octave that a number lies in, all that is looked up in one register or two.
+// Where each byte of four lanes goes: to byte kPlace of 32 bits, zeros beside it.
+template <int kPlace>
+struct Spread {
+  uint8_t from[kVecs][64];
+
+  constexpr Spread() : from() {
+    for (int k = 0; k < kVecs; k++)
+      for (int i = 0; i < 64; i++) from[k][i] = i % 4 == kPlace ? static_cast<uint8_t>(4 * k + i / 4 % 4) : 0x80;
+  }
+};
+
+// From groups of four lanes to vectors, and back.
+inline __m512i reorder(__m512i bytes) {
+  const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+  return _mm512_maskz_permutexvar_epi32(0xffff, order, bytes);
+}
+
+template <bool kSigned>
+struct Dynamic {
+  static constexpr int32_t kFirst = kSigned ? 1 : 2;  // parts of the first decade, and its first code
+  // Nearest to 1: the last middle is 0.45 / (64 kFirst) below.
+  static constexpr double kTop = 1.0 - 0.225 / (64 * kFirst);
+  // Nearest to the first code, or what has no other code but 0.
+  static constexpr double kLeast = kSigned ? 0.5e-6 * (0.1 + 0.45) : 1e-7;
+  // Numbers are encoded as y = x / kUnit + kShift, so that kTop comes to 1 and kLeast to a power of two as well.
+  static constexpr double kStart = kSigned ? 0x1p-21 : 0x1p-22;
+  static constexpr double kShift = (kStart - kLeast / kTop) / (1 - kLeast / kTop);
+  static constexpr double kUnit = kTop / (1 - kShift);
+
+  // Where a code has its lowest bit when it is converted, so that the exponent of code kFirst is 8 modulo 16.
+  static constexpr double kCodeUnit = kSigned ? 0x1p25 : 0x1p8;
+
+  static constexpr int32_t kBelowOne = 0x3f7fffff;  // the bits of the float before 1
+
+  struct Tables {
+    // Of y in an octave, by the lower bits of its exponent: the code is `base` plus `steps y + first` rounded down, which
+    // is negative in the decade of the least number; from 1 on a number is nearer to a code of the next decade, whose
+    // steps are five times as long.
+    alignas(64) float steps[32], first[32];
+    alignas(64) int32_t base[32];
+    // Of the numbers that codes are when converted, by the lower bits of their exponents: x = step number + middle.
+    alignas(64) float step[16], middle[16];
+
+    constexpr Tables() : steps(), first(), base(), step(), middle() {
+      double y = 0x1p-31;
+      for (int i = 0; i < 32; i++, y *= 2) {
+        first[i] = -0.5f;
+        base[i] = i == 31 ? (kSigned ? 129 : 2) : kSigned ? -1000 : 3;
+        if (y < kStart || i == 31) continue;
+        int32_t parts = kFirst;
+        double power = 1e-7, x = (y - kShift) * kUnit;
+        while (parts < 64 * kFirst && x * (1 + 1e-6) >= 10 * power * (1 + 0.9 / parts)) power *= 10, parts *= 2;
+        steps[i] = static_cast<float>(parts / (9 * power) * kUnit);
+        first[i] = static_cast<float>(-parts / (9 * power) * kUnit * kShift - parts * 10 / 9.0);
+        base[i] = 2 * parts;
+      }
+      double power = 1e-7;
+      for (int d = 0; d < 7; d++, power *= 10) {
+        const double parts = kFirst << d;
+        step[8 + d] = static_cast<float>(9 * power / parts / kCodeUnit);
+        middle[8 + d] = static_cast<float>(4.5 * power / parts - 8 * power);
+      }
+      if (kSigned) middle[15] = -1.0f;
+      else middle[7] = 1.0f;
+    }
+  };
+  static constexpr Tables kTables = {};
+
+  static Vec look_up(const float (&table)[16], __m512i i) {
+    return (Vec)_mm512_maskz_permutexvar_ps(0xffff, i, _mm512_load_ps(table));
+  }
+  template <class T>
+  static Vec look_up(const T (&table)[32], __m512i i) {
+    return (Vec)_mm512_maskz_permutex2var_ps(0xffff, _mm512_load_ps(table), i, _mm512_load_ps(table + 16));
+  }
+
+  static void decode(const uint8_t* codes, Vec (&x)[kVecs]) {
+    alignas(64) static constexpr Spread<kSigned ? 3 : 1> kSpread = {};
+    const __m512i all = reorder(_mm512_loadu_si512(codes));
+    __m512i spread[kVecs], number[kVecs], decade[kVecs];
+    each([&](int k) { spread[k] = _mm512_shuffle_epi8(all, _mm512_load_si512(kSpread.from[k])); });
+    // The sign goes to the lowest bit, where it is rounded off unless there is no other.
+    each([&](int k) { number[k] = kSigned ? _mm512_maskz_rol_epi32(0xffff, spread[k], 1) : spread[k]; });
+    each([&](int k) { number[k] = (__m512i)_mm512_maskz_cvtepu32_ps(0xffff, number[k]); });
+    each([&](int k) { decade[k] = _mm512_maskz_srli_epi32(0xffff, number[k], 23); });
+    each([&](int k) { x[k] = look_up(kTables.step, decade[k]); });
+    each([&](int k) { x[k] = fma(x[k], (Vec)number[k], look_up(kTables.middle, decade[k])); });
+    if (kSigned) each([&](int k) { x[k] = (Vec)((IntVec)x[k] ^ ((IntVec)spread[k] & INT32_MIN)); });
+  }
+
+  static void encode(const float* x, float scale, uint8_t* codes) {
+    const Vec unit = broadcast(scale * static_cast<float>(1 / kUnit));
+    Vec y[kVecs], steps[kVecs], first[kVecs];
+    __m512i octave[kVecs], code[kVecs];
+    __mmask16 mask[kVecs];
+    each([&](int k) { y[k] = load(x + k * kLanes); });
+    if (kSigned) each([&](int k) { y[k] = (Vec)((IntVec)y[k] & INT32_MAX); });
+    each([&](int k) { y[k] = fma(y[k], unit, broadcast(static_cast<float>(kShift))); });
+    each([&](int k) { octave[k] = _mm512_maskz_srli_epi32(0xffff, (__m512i)y[k], 23); });
+    each([&](int k) { steps[k] = look_up(kTables.steps, octave[k]); });
+    each([&](int k) { first[k] = look_up(kTables.first, octave[k]); });
+    each([&](int k) { code[k] = (__m512i)look_up(kTables.base, octave[k]); });
+    each([&](int k) { y[k] = fma(y[k], steps[k], first[k]); });
+    each([&](int k) { mask[k] = _mm512_cmpgt_epi32_mask((__m512i)y[k], _mm512_set1_epi32(kBelowOne)); });
+    each([&](int k) { first[k] = (Vec)_mm512_maskz_min_ps(0xffff, (__m512)y[k], _mm512_set1_ps(-0.5f)); });
+    each([&](int k) { y[k] = (Vec)_mm512_mask_mul_ps((__m512)first[k], mask[k], (__m512)y[k], _mm512_set1_ps(0.2f)); });
+    constexpr int kDown = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+    each([&](int k) { octave[k] = _mm512_maskz_cvt_roundps_epi32(0xffff, (__m512)y[k], kDown); });
+    each([&](int k) {
+      const __m512i bits = _mm512_loadu_si512(x + k * kLanes);
+      mask[k] = kSigned ? _mm512_movepi32_mask(bits) : _mm512_test_epi32_mask(bits, bits);
+    });
+    each([&](int k) { code[k] = _mm512_maskz_add_epi32(kSigned ? 0xffff : mask[k], code[k], octave[k]); });
+    // What is less than 0 stays so.
+    if (kSigned)
+      each([&](int k) { code[k] = _mm512_mask_add_epi32(code[k], mask[k], code[k], _mm512_set1_epi32(128)); });
+    // To bytes, what is no byte to the nearest one; of each 128 bits, those of code[0] come first.
+    const __m512i low = _mm512_maskz_packus_epi32(-1, code[0], code[1]);
+    const __m512i high = _mm512_maskz_packus_epi32(-1, code[2], code[3]);
+    _mm512_storeu_si512(codes, reorder(_mm512_maskz_packus_epi16(-1, low, high)));
+  }
+};
+
+#else
+
 // table[i & 7].
 inline Vec look_up(const float (&table)[8], IntVec i) {
-#if defined(__AVX512F__)
-  const __m512 all = (__m512)_mm512_broadcast_f64x4((__m256d)_mm256_loadu_ps(table));
-  return (Vec)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)i, all);
-#elif defined(__AVX2__)
+#if defined(__AVX2__)
   return (Vec)_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), (__m256i)i);
 #else
   return Vec{table[i[0] & 7], table[i[1] & 7], table[i[2] & 7], table[i[3] & 7]};
@@ -56,43 +191,15 @@ struct Dynamic {
   };
   static constexpr Decades kDecades = {};
 
-#if defined(__AVX512F__)
-  // The decade of the least number of an octave, and where in it (or behind it) the next one begins; 32 octaves to 2, by
-  // the lower bits of exponents.
-  struct Octaves {
-    alignas(64) int32_t decade[32];
-    alignas(64) float next[32];
-
-    constexpr Octaves() : decade(), next() {
-      double power = 1.0 / (1u << 31);
-      for (int i = 0; i < 32; i++, power *= 2) {
-        while (decade[i] < 6 && kDecades.least[decade[i] + 1] <= power) decade[i]++;
-        next[i] = decade[i] < 6 ? kDecades.least[decade[i] + 1] : 4.0f;
-      }
-    }
-  };
-  static constexpr Octaves kOctaves = {};
-
-  template <class T>
-  static __m512 look_up_octave(const T (&table)[32], IntVec i) {
-    return _mm512_maskz_permutex2var_ps(0xffff, _mm512_load_ps(table), (__m512i)i, _mm512_load_ps(table + 16));
-  }
-#endif
-
   static IntVec decade_of(Vec magnitude) {
-#if defined(__AVX512F__)
-    const IntVec exponent = (IntVec)magnitude >> 23;
-    const Vec next = (Vec)look_up_octave(kOctaves.next, exponent);
-    return (IntVec)look_up_octave(kOctaves.decade, exponent) - (magnitude >= next);
-#else
     IntVec decade = {};
     AUXGRAD_UNROLL
     for (int d = 1; d < 7; d++) decade -= magnitude >= kDecades.least[d];
     return decade;
-#endif
   }
 
-  static Vec decode(IntVec code) {
+  static void decode(const uint8_t* codes, Vec (&numbers)[1]) {
+    const IntVec code = load_bytes(codes);
     const IntVec k = kSigned ? code & 127 : code;
     const Vec number = __builtin_convertvector(k, Vec);
     // The number of parts is a power of two, and k what it is times less than two.
@@ -100,12 +207,12 @@ struct Dynamic {
     const Vec x = fma(look_up(kDecades.step, decade), number, look_up(kDecades.middle, decade));
     const Vec magnitude = code == kOne ? broadcast(1.0f) : k < kFirst ? Vec{} : x;
     const IntVec sign = code > 0x80 ? IntVec{} + INT32_MIN : IntVec{};
-    return kSigned ? (Vec)((IntVec)magnitude | sign) : magnitude;
+    numbers[0] = kSigned ? (Vec)((IntVec)magnitude | sign) : magnitude;
   }
 
-  // |x| <= 1 to within rounding; of any other x some code.
-  static IntVec encode(Vec x) {
-    const Vec magnitude = (Vec)((IntVec)x & INT32_MAX);
+  // |x scale| <= 1 to within rounding; of any other x some code.
+  static void encode(const float* from, float scale, uint8_t* codes) {
+    const Vec x = load(from) * scale, magnitude = (Vec)((IntVec)x & INT32_MAX);
     Vec within = magnitude;
     if (!kSigned) within = magnitude > kWithin ? magnitude : broadcast(kWithin);
     const IntVec decade = decade_of(within);
@@ -114,46 +221,107 @@ struct Dynamic {
     IntVec code = __builtin_convertvector(place < last ? place : last, IntVec);
     if (kSigned) code |= ((IntVec)x >> 24) & 0x80;
     code = (kSigned ? x : magnitude) >= kTop ? IntVec{} + kOne : code;
-    return magnitude < kLeast ? IntVec{} : code;
+    store_bytes(codes, magnitude < kLeast ? IntVec{} : code);
   }
 };
+#endif
 using Mean = Dynamic<true>;
 using Square = Dynamic<false>;
 
-template <class Code>
-void decode_block(const uint8_t* codes, float largest, float* x) {
-  for (int64_t i = 0; i < kBlock; i += kLanes) store(x + i, Code::decode(load_bytes(codes + i)) * largest);
-}
+// A block of the operands.
+struct Block {
+  const float* grad;
+  float* w;
+  uint8_t *means, *squares;
+  float *largest_mean, *largest_square;
+};
 
-// The largest magnitude, NaN if a number is not finite.
-float largest_of(const float* x) {
-  constexpr int kChains = 4;  // side by side
-  Vec top[kChains] = {}, odd[kChains] = {};
-  for (int64_t i = 0; i < kBlock; i += kChains * kLanes) {
-    AUXGRAD_UNROLL
-    for (int c = 0; c < kChains; c++) {
-      const Vec v = load(x + i + c * kLanes), magnitude = (Vec)((IntVec)v & INT32_MAX);
-      top[c] = magnitude > top[c] ? magnitude : top[c];
-      odd[c] = fma(v, Vec{}, odd[c]);  // NaN from NaN and infinities on
-    }
-  }
-  const Vec bad = (odd[0] + odd[1]) + (odd[2] + odd[3]);
-  if (any_lane(bad != bad)) return __builtin_nanf("");
-  return fold(top, [](Vec a, Vec b) { return b > a ? b : a; });
-}
+// In place of a block that is not whole: behind its elements are zeros.
+struct Padded {
+  float grad[kBlock] = {}, w[kBlock] = {};
+  uint8_t means[kBlock] = {}, squares[kBlock] = {};
+  Block of = {};
+  size_t count = 0;
 
-// Returns the largest magnitude, by which the codes are scaled.
-template <class Code>
-float encode_block(const float* x, uint8_t* codes) {
-  const float largest = largest_of(x);
-  // What is less than the smallest normal number is nothing.
-  if (!(largest >= 1.17549435e-38f)) {
-    memset(codes, 0, kBlock);
-    return largest != largest ? largest : 0.0f;
+  Block take(const Block& block, size_t n) {
+    of = block;
+    count = n;
+    memcpy(grad, of.grad, 4 * n);
+    memcpy(w, of.w, 4 * n);
+    memcpy(means, of.means, n);
+    memcpy(squares, of.squares, n);
+    return {grad, w, means, squares, of.largest_mean, of.largest_square};
   }
-  const Vec scale = broadcast(1.0f / largest);
-  for (int64_t i = 0; i < kBlock; i += kLanes) store_bytes(codes + i, Code::encode(load(x + i) * scale));
-  return largest;
+  void give() const {
+    if (count == 0) return;
+    memcpy(of.w, w, 4 * count);
+    memcpy(of.means, means, count);
+    memcpy(of.squares, squares, count);
+  }
+};
+
+// The new moments of a block.
+struct Moments {
+  alignas(64) float mean[kBlock], square[kBlock];
+};
+
+// The largest of all lanes in bits, by which codes are scaled: NaN if a number is not finite, and what is less than the
+// smallest normal number is nothing.
+inline float largest_of(BitWords top) {
+  uint32_t bits = 0;
+  for (int k = 0; k < kLanes; k++) bits = top[k] > bits ? top[k] : bits;
+  return bits < 0x00800000 ? 0.0f : bits >= 0x7f800000 ? not_a_number() : float_of(bits);
+}
+inline BitWords larger(BitWords a, BitWords b) { return a > b ? a : b; }
+
+// Steps a block, and encodes the moments of the one before it, if they are there: what a code waits for, the largest of
+// its block, is there then.
+__attribute__((noinline)) void step(const AdamStep& a, const Block* block, Moments& moments, const Block* before,
+                                    const Moments& old) {
+  const Block now = block ? *block : *before, last = before ? *before : now;
+  // g is fresh1 times the gradient; what the root is multiplied by goes to the number above it.
+  const Vec scale = broadcast(a.fresh1 * a.scale), l2 = broadcast(a.fresh1 * a.l2);
+  const Vec beta1 = broadcast(a.beta1 * *now.largest_mean), beta2 = broadcast(a.beta2 * *now.largest_square);
+  const Vec fresh2 = broadcast(a.fresh2 / (a.fresh1 * a.fresh1)), shrink = broadcast(a.shrink);
+  const float unit = __builtin_sqrtf(a.correction);
+  const Vec rate = broadcast(-a.rate / unit), eps = broadcast(a.eps / unit);
+  const float mean_scale = 1.0f / *last.largest_mean, square_scale = 1.0f / *last.largest_square;
+  BitWords top_mean = {}, top_square = {};
+  for (int64_t group = 0; group < kBlock; group += kGroup) {
+    const auto each_step = [group](const auto& f) {
+      for (int64_t i = group; i < group + kGroup; i += kStep) f(i);
+    };
+    if (block)
+      each_step([&](int64_t i) {
+        Vec m[kVecs], v[kVecs], g[kVecs];
+        Mean::decode(now.means + i, m);
+        Square::decode(now.squares + i, v);
+        each([&](int k) { g[k] = load(now.grad + i + k * kLanes) * scale; });
+        each([&](int k) { g[k] = fma(l2, load(now.w + i + k * kLanes), g[k]); });
+        each([&](int k) { m[k] = fma(beta1, m[k], g[k]); });
+        each([&](int k) { g[k] = fresh2 * g[k] * g[k]; });
+        each([&](int k) { v[k] = fma(beta2, v[k], g[k]); });
+        each([&](int k) { store(moments.mean + i + k * kLanes, m[k]); });
+        each([&](int k) { store(moments.square + i + k * kLanes, v[k]); });
+        each([&](int k) { top_mean = larger(top_mean, (BitWords)m[k] & 0x7fffffffu); });
+        each([&](int k) { top_square = larger(top_square, (BitWords)v[k]); });
+      });
+    if (before) each_step([&](int64_t i) { Mean::encode(old.mean + i, mean_scale, last.means + i); });
+    if (block)
+      each_step([&](int64_t i) {
+        each([&](int k) {
+          const int64_t j = i + k * kLanes;
+          const Vec step = rate * load(moments.mean + j) / (root(load(moments.square + j)) + eps);
+          store(now.w + j, fma(load(now.w + j), shrink, step));
+        });
+      });
+    if (before) each_step([&](int64_t i) { Square::encode(old.square + i, square_scale, last.squares + i); });
+  }
+  if (before && !(*last.largest_mean > 0)) memset(last.means, 0, kBlock);
+  if (before && !(*last.largest_square > 0)) memset(last.squares, 0, kBlock);
+  if (!block) return;
+  *now.largest_mean = largest_of(top_mean);
+  *now.largest_square = largest_of(top_square);
 }
 
 // adam8_update: grad, lr [], step [] (f32, counts from 1), grad scale [] or absent -> param, codes of m and of v (u8, of
@@ -162,32 +330,23 @@ float encode_block(const float* x, uint8_t* codes) {
 bool adam8_update(const Call& call) {
   const AdamRun a(call);
   const float* grad = call.in[0].f32();
-  float *w = call.out[0].f32(), *largest = call.out[3].f32();
+  float *param = call.out[0].f32(), *largest = call.out[3].f32();
   uint8_t *means = static_cast<uint8_t*>(call.out[1].data), *squares = static_cast<uint8_t*>(call.out[2].data);
   const int64_t n = call.out[0].count(), blocks = ceil_div(n, kBlock);
-  const auto block = [&](int64_t b, uint8_t* mean, uint8_t* square, int64_t count) {
-    float m[kBlock], v[kBlock];
-    decode_block<Mean>(mean, largest[b], m);
-    decode_block<Square>(square, largest[blocks + b], v);
-    a.update(grad + b * kBlock, w + b * kBlock, m, v, count);
-    largest[b] = encode_block<Mean>(m, mean);
-    largest[blocks + b] = encode_block<Square>(v, square);
-  };
   parallel_ranges(call, blocks, kTogether, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; b++) {
-      uint8_t *mean = means + b * kBlock, *square = squares + b * kBlock;
-      const int64_t count = n - b * kBlock;
-      if (count >= kBlock) {
-        block(b, mean, square, kBlock);
-        continue;
-      }
-      uint8_t whole[2][kBlock] = {};
-      memcpy(whole[0], mean, static_cast<size_t>(count));
-      memcpy(whole[1], square, static_cast<size_t>(count));
-      block(b, whole[0], whole[1], count);
-      memcpy(mean, whole[0], static_cast<size_t>(count));
-      memcpy(square, whole[1], static_cast<size_t>(count));
+    Block block[2] = {};
+    Moments moments[2];
+    Padded padded;
+    const int64_t rest = n - (end - 1) * kBlock;  // elements of the last block
+    for (int64_t b = begin; b <= end; b++) {
+      const int64_t at = b * kBlock;
+      Block& now = block[b % 2];
+      now = {grad + at, param + at, means + at, squares + at, largest + b, largest + blocks + b};
+      if (b == end - 1 && rest < kBlock) now = padded.take(now, static_cast<size_t>(rest));
+      step(a, b < end ? &now : nullptr, moments[b % 2], b > begin ? &block[(b + 1) % 2] : nullptr,
+           moments[(b + 1) % 2]);
     }
+    padded.give();
   });
   return true;
 }

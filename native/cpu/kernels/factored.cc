@@ -24,18 +24,6 @@ struct Matrix {
 
 constexpr int64_t kPiece = 16384;  // elements of a task
 
-inline Vec root(Vec x) {
-#if defined(__AVX512F__)
-  return (Vec)_mm512_sqrt_ps((__m512)x);
-#elif defined(__AVX2__)
-  return (Vec)_mm256_sqrt_ps((__m256)x);
-#else
-  AUXGRAD_UNROLL
-  for (int k = 0; k < kLanes; k++) x[k] = __builtin_sqrtf(x[k]);
-  return x;
-#endif
-}
-
 __attribute__((noinline)) double squares(const float* x, int64_t n) {
   return sum_terms(n, [x](int64_t i, auto lanes) { return lanes.load(x + i) * lanes.load(x + i); });
 }

@@ -20,9 +20,9 @@ struct Runs {
 // keep more digits than the variance: its sums of kFloatTiles tiles are added in float, the rest is added in double.
 constexpr int64_t kFloatTiles = 4;
 struct Moments {
+  alignas(64) float shift[kPanel], squares[kPanel], some[kPanel];
+  alignas(64) double sum[kPanel];
   bool settled;  // shift is set, by the first tile
-  float shift[kPanel], squares[kPanel], some[kPanel];
-  double sum[kPanel];
 };
 inline void add_some(Moments& s) {
   for (int i = 0; i < kPanel; i++) s.sum[i] += s.some[i];

@@ -299,6 +299,19 @@ inline void fill_between(const Product& p, const Block& k, int64_t channel, int6
     }
 }
 
+// Before the first sums. What store_moments() will write is brought near: cold lines would hold up the outputs' stores.
+inline void clear_moments(const Statistics& s, int64_t chunk, int64_t channel, Moments& m) {
+  m.settled = false;
+  memset(m.squares, 0, sizeof(m.squares));
+  memset(m.some, 0, sizeof(m.some));
+  memset(m.sum, 0, sizeof(m.sum));
+  double *sum = s.sums + chunk * 2 * s.channels + channel, *squares = sum + s.channels;
+  for (int64_t i = 0; i < kPanel; i += 8) {
+    __builtin_prefetch(sum + i, 1);
+    __builtin_prefetch(squares + i, 1);
+    __builtin_prefetch(s.shift + chunk * s.channels + channel + i, 1);
+  }
+}
 inline void store_moments(const Statistics& s, int64_t chunk, int64_t channel, int64_t columns, const Moments& m) {
   double *sum = s.sums + chunk * 2 * s.channels + channel, *squares = sum + s.channels;
   memcpy(sum, m.sum, static_cast<size_t>(columns) * sizeof(double));
@@ -378,11 +391,7 @@ inline void run_product(const Call& call, const Product& p) {
                   : p.fills ? p.out + at.out[0]
                             : packed;
         Moments moments;
-        if (last && p.mask) {
-          t.words = p.out_channels;
-          for (int64_t w = whole.begin / 32; w < ceil_div(whole.end, 32); w++)
-            memset(p.mask + w * p.out_channels + own + part, 0, static_cast<size_t>(end - part) * 4);
-        }
+        t.words = p.out_channels;
         if (last && p.statistics) t.moments = &moments;
         for (int64_t c = part; c < end; c += kPanel) {
           t.panel = packed + g * group_floats + c * reduction;
@@ -390,7 +399,13 @@ inline void run_product(const Call& call, const Product& p) {
           const int64_t out_channel = own + c;
           t.out = p.out + out_channel;
           t.bias = last && p.bias ? p.bias + out_channel : nullptr;
-          memset(&moments, 0, sizeof(moments));
+          if (t.moments) clear_moments(p.statistics, task % count, out_channel, moments);
+          // Words of the mask are added to: from zero, and before that near.
+          for (int64_t w = whole.begin / 32; last && p.mask && w < ceil_div(whole.end, 32); w++) {
+            uint32_t* words = p.mask + w * p.out_channels + out_channel;
+            set_zero(reinterpret_cast<float*>(words), t.columns);
+            for (int64_t i = kPanel; i < 2 * kPanel; i += 16) __builtin_prefetch(words + i, 1);
+          }
           for (int64_t i = 0, t0 = 0, t1; i < tiles; i++, t0 = t1) {
             t1 = even_start(tokens, tiles, i + 1);
             t.left_row = at.source + t0;
@@ -404,7 +419,7 @@ inline void run_product(const Call& call, const Product& p) {
             }
             run_tile<false>(t, static_cast<int>(t1 - t0));
             t.ahead += ahead_step;
-            moments.settled = true;
+            if (t.moments) moments.settled = true;
             if (t.moments && (i % kFloatTiles == kFloatTiles - 1 || i + 1 == tiles)) add_some(moments);
           }
           if (t.moments) store_moments(p.statistics, task % count, out_channel, t.columns, moments);

@@ -43,7 +43,12 @@ int32_t* i32(const Array& a) { return reinterpret_cast<int32_t*>(a.f32()); }
 struct Operands {
   std::vector<Array> in, out;
   std::vector<double> numbers = {};
-  enum { plain, across, in_place } how = plain;  // across: the first input is read so
+  enum {
+    plain,
+    across,
+    in_place,
+    heads
+  } how = plain;  // across: the first input is read so; heads: keys and values are
 
   const float* x(int i = 0) const { return in[static_cast<size_t>(i)].f32(); }
   const float* y(int i = 0) const { return out[static_cast<size_t>(i)].f32(); }
@@ -148,6 +153,11 @@ void add(bench::Group& group, const std::string& name, const char* kernel, doubl
     for (const Array& a : o->in) in.push_back(a.count() > 0 ? a.view() : bench::absent());
     for (const Array& a : o->out) out.push_back(a.count() > 0 ? a.view() : bench::absent());
     if (o->how == Operands::across) in[0] = o->in[0].transposed();
+    if (o->how == Operands::heads)
+      for (auxgrad::View* v : {&in[1], &in[2]}) {
+        std::swap(v->shape[1], v->shape[2]);
+        std::swap(v->stride[1], v->stride[2]);
+      }
     const auto call = std::make_shared<bench::KernelCall>(kernel, in, out, o->numbers);
     bench::Prepared p;
     p.contenders.push_back({"auxgrad",
@@ -206,6 +216,23 @@ double row_sum(int64_t i, const F& term) {
 }
 double softmax_of(const Operands& o, int input, int64_t i) {
   return std::exp(o.x(input)[i]) / row_sum(i, [&](int64_t j) { return std::exp(o.x(input)[j]); });
+}
+
+// Some rows by the weights of a layer, as where text is generated.
+template <int rows>
+void add_product(bench::Group& group, const char* name) {
+  add(
+      group, name, "linear", 4.0 * kElements,
+      [] {
+        return Operands{{reals({rows, kColumns}, 1), matrix(2), Array({0})}, {Array({rows, kRows})}};
+      },
+      [](const Operands& o, int64_t i) {
+        double sum = 0;
+        for (int64_t k = 0; k < kColumns; k++)
+          sum += double{o.x()[i / kRows * kColumns + k]} * o.x(1)[i % kRows * kColumns + k];
+        return std::abs(o.y()[i] - sum) < 1e-3;
+      },
+      101, rows * kRows);
 }
 
 bool bit(const Array& words, int64_t i) {
@@ -552,6 +579,33 @@ GROUP(memory, "memory") {
         return Operands{{matrix(1), key()}, {matrix(2)}, {3, 0.5}};
       },
       [](const Operands& o, int64_t i) { return o.y()[i] == 0 || o.y()[i] == 2 * o.x()[i]; });
+
+  add_product<1>(group, "product of 1 row");
+  add_product<4>(group, "product of 4 rows");
+  add_product<8>(group, "product of 8 rows");
+  // One query of 8 heads over keys and values kept as [positions, features].
+  constexpr int64_t positions = kRows, heads = 8, depth = kColumns / heads / 2;
+  add(
+      group, "attention of 1 query", "attention", one,
+      [] {
+        return Operands{{reals({1, heads, 1, depth}, 1), reals({1, positions, heads, depth}, 2),
+                         reals({1, positions, heads, depth}, 3), Array({0}), Array({0})},
+                        {Array({1, 1, heads, depth}), Array({1, heads, 1})},
+                        {0.125, 0, 0, 0},
+                        Operands::heads};
+      },
+      [](const Operands& o, int64_t i) {
+        const int64_t step = heads * depth, head = i / depth * depth;
+        double weights = 0, sum = 0;
+        for (int64_t t = 0; t < positions; t++) {
+          double score = 0;
+          for (int64_t d = 0; d < depth; d++) score += double{o.x()[head + d]} * o.x(1)[t * step + head + d];
+          weights += std::exp(score * 0.125);
+          sum += std::exp(score * 0.125) * o.x(2)[t * step + i];
+        }
+        return std::abs(o.y()[i] - sum / weights) < 1e-5;
+      },
+      101, heads * depth);
 
   constexpr int64_t side = 64, images = kElements / (side * side * 64);
   add(

@@ -290,14 +290,83 @@ int64_t attention_floats(const Attention& a) {
                       2 * (kTaskRows + kTileVector),
                   16);
 }
+
+// Few queries, as where text is generated: keys and values are read once, where they are, some of all heads a task, for
+// rows of heads often lie side by side. What a task sums up, as far as its greatest score, is put together at the end.
+constexpr int64_t kFewKeys = 64;
+inline bool few_queries(const Attention& a) {
+  return !kFallback && a.rows > 0 && a.rows <= kDotRows && a.keys >= kFewKeys && !a.causal && a.k.stride[3] == 1 &&
+         a.depth >= kDotDepth;
+}
+inline int64_t few_floats(const Attention& a) {
+  return round_up(copied(kDotRows, a.depth) + kDotRows * kScores + copied(kFewKeys, a.width), 16);
+}
+inline int64_t part_floats_of(const Attention& a) { return a.rows * round_up(a.width + 2, 16); }
+
 int64_t attention_scratch(const Call& call, int threads) {
-  return threads * attention_floats(Attention(call)) * static_cast<int64_t>(sizeof(float));
+  const Attention a(call);
+  const int64_t floats = !few_queries(a)
+                             ? threads * attention_floats(a)
+                             : threads * few_floats(a) + a.batches() * ceil_div(a.keys, kFewKeys) * part_floats_of(a);
+  return floats * static_cast<int64_t>(sizeof(float));
+}
+
+void attention_of_few(const Call& call, const Attention& a, const Stream& stream) {
+  const int64_t D = a.depth, E = a.width, T = a.rows, parts = ceil_div(a.keys, kFewKeys);
+  const int64_t space = few_floats(a), part_floats = part_floats_of(a), step = part_floats / max64(1, T);
+  float *scratch = static_cast<float*>(call.scratch), *partial = scratch + call.pool->threads() * space;
+  parallel_tasks(call, a.q.shape[0] * parts, [&](int64_t task, int thread) {
+    const int64_t s0 = task % parts * kFewKeys, ns = min64(kFewKeys, a.keys - s0), first = task / parts * a.heads;
+    float *queries = scratch + thread * space, *s = queries + copied(kDotRows, D), *values = s + kDotRows * kScores;
+    for (int64_t i = first; i < first + a.heads; i++) {
+      const Matrix k = a.of(a.k, i), v = a.of(a.v, i);
+      const Right q_rows = a.of(a.q, i).copy(0, T, D, a.scale * kLog2E, queries);
+      kDotKernels[T]({queries, q_rows.step, k.data + s0 * k.row, k.row, ns, D, s, kScores, false});
+      float* sums = partial + (i * parts + task % parts) * part_floats;
+      for (int64_t r = 0; r < T; r++) {
+        float *row = s + r * kScores, *top = sums + r * step + E;
+        const int64_t count = a.finish_scores(row, i, r, s0, ns, kLog2E);
+        top[0] = row_top(row, count, -__builtin_inff());
+        top[1] = row_weights(row, count, top[0] == -__builtin_inff() ? 0.0f : top[0]);
+        if (a.key) a.each_kept(stream, i, r, s0, ns, [&](int64_t j, float factor) { row[j] *= factor; });
+      }
+      const bool in_place = v.column == 1 && E % kLanes == 0;
+      const Right v_rows = in_place ? Right{v.data + s0 * v.row, v.row, kTileColumns} : v.copy(s0, ns, E, 1, values);
+      for (int64_t r = 0; r < T; r += kTileRows)
+        multiply(kLeftRows, s + r * kScores, kScores, v_rows, min64(kTileRows, T - r), E, ns, sums + r * step, step,
+                 false);
+    }
+  });
+  parallel_ranges(call, a.batches() * T, max64(1, 16384 / (parts * step)), [&](int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end; at++) {
+      const int64_t i = at / T, r = at % T;
+      const float* sums = partial + i * parts * part_floats + r * step;
+      float top = -__builtin_inff(), weight = 0;
+      for (int64_t part = 0; part < parts; part++)
+        top = sums[part * part_floats + E] > top ? sums[part * part_floats + E] : top;
+      float* y = call.out[0].f32() + ((i / a.heads * T + r) * a.heads + i % a.heads) * E;
+      memset(y, 0, static_cast<size_t>(E) * sizeof(float));
+      for (int64_t part = 0; part < parts && top != -__builtin_inff(); part++, sums += part_floats) {
+        const Vec factor = exp2_lanes(broadcast(sums[E] - top));
+        weight += sums[E + 1] * factor[0];
+        each_vector(0, E, [&](int64_t e, auto lanes) {
+          lanes.store(y + e, fma(lanes.load(sums + e), factor, lanes.load(y + e)));
+        });
+      }
+      scale_row(y, E, weight == 0 ? 0.0f : 1.0f / weight, y);
+      call.out[1].f32()[at] = weight == 0 ? -__builtin_inff() : mul_add(top, 0.69314718f, log_f32(weight));
+    }
+  });
 }
 
 // attention: q, k, v, mask, key -> y, lse
 bool attention(const Call& call) {
   const Attention a(call);
   const Stream stream = a.key ? stream_of(a.key, call.number[3], kNoiseRounds) : Stream{};
+  if (few_queries(a)) {
+    attention_of_few(call, a, stream);
+    return true;
+  }
   const int64_t D = a.depth, E = a.width, space = attention_floats(a);
   // Tasks for all threads, but no fewer than some tiles each: every task packs the keys. No row depends on the cut.
   const int64_t shared = min64(ceil_div(4 * call.pool->threads(), max64(1, a.batches())), a.rows / (4 * kTileRows));

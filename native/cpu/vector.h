@@ -228,22 +228,23 @@ inline __attribute__((always_inline)) float fold(const Vec (&vecs)[kVecs], const
   return x[0];
 }
 
-// Interleaves the first half of the vectors with the second.
+// The lanes of a and b in turn.
+inline __attribute__((always_inline)) void interleave(Vec a, Vec b, Vec& low, Vec& high) {
+#if defined(__AVX512F__)
+  low = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  high = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX2__)
+  low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+  high = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+  low = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+}
+// The first half of the vectors with the second.
 inline __attribute__((always_inline)) void interleave(const Vec (&in)[kLanes], Vec (&out)[kLanes]) {
   AUXGRAD_UNROLL
-  for (int i = 0; i < kLanes / 2; i++) {
-    const Vec a = in[i], b = in[i + kLanes / 2];
-#if defined(__AVX512F__)
-    out[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    out[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#elif defined(__AVX2__)
-    out[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-    out[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-#else
-    out[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-    out[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-#endif
-  }
+  for (int i = 0; i < kLanes / 2; i++) interleave(in[i], in[i + kLanes / 2], out[2 * i], out[2 * i + 1]);
 }
 
 // Turns kLanes vectors: lane j of vector i becomes lane i of vector j. Each interleaving turns the bits of the index

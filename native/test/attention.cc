@@ -91,7 +91,12 @@ TEST(attention_and_its_gradients_match_the_definition) {
                            {1, 2, 241, 523, 12, 7, false},
                            {2, 1, 523, 523, 16, 33, true},
                            {1, 1, 541, 290, 5, 16, true},
-                           {1, 1, 290, 601, 8, 8, true}}) {
+                           {1, 1, 290, 601, 8, 8, true},
+                           // Few queries: of one block of keys, of several.
+                           {1, 2, 1, 64, 32, 16, false},
+                           {2, 3, 1, 333, 64, 64, false},
+                           {1, 1, 5, 130, 45, 33, false},
+                           {1, 2, 8, 257, 33, 48, false}}) {
       Array q = Array::normal({s.batch, s.heads, s.rows, s.depth}, 1),
             k = Array::normal({s.batch, s.heads, s.keys, s.depth}, 2);
       Array v = Array::normal({s.batch, s.heads, s.keys, s.width}, 3),
@@ -125,8 +130,10 @@ TEST(attention_and_its_gradients_match_the_definition) {
 // Masks of both kinds, one row of which leaves no key; dropout; heads wider than a tile of any kernel.
 TEST(attention_with_masks_and_dropout) {
   test::each_isa([] {
-    for (const Shape& s :
-         {Shape{2, 2, 37, 70, 20, 12, false}, {1, 3, 70, 70, 80, 150, true}, {1, 1, 130, 301, 16, 11, true}})
+    for (const Shape& s : {Shape{2, 2, 37, 70, 20, 12, false},
+                           {1, 3, 70, 70, 80, 150, true},
+                           {1, 1, 130, 301, 16, 11, true},
+                           {2, 2, 7, 201, 36, 64, false}})
       for (const int kind : {0, 1, 2}) {  // of the mask: none, bool, f32
         Array q = Array::normal({s.batch, s.heads, s.rows, s.depth}, 1),
               k = Array::normal({s.batch, s.heads, s.keys, s.depth}, 2);
@@ -217,14 +224,16 @@ TEST(attention_without_rows_or_keys) {
 TEST(attention_gives_the_same_bits_for_any_number_of_threads) {
   if (test::device()) return;
   test::each_isa([] {
-    for (const bool causal : {false, true}) {
-      Array q = Array::normal({1, 1, 300, 20}, 1), k = Array::normal({1, 1, 400, 20}, 2);
-      Array v = Array::normal({1, 1, 400, 24}, 3), dy = Array::normal({1, 300, 1, 24}, 4);
+    for (int part = 0; part < 4; part++) {
+      const bool causal = part & 1;
+      const int64_t rows = part & 2 ? 300 : 4;
+      Array q = Array::normal({1, 1, rows, 40}, 1), k = Array::normal({1, 1, 400, 40}, 2);
+      Array v = Array::normal({1, 1, 400, 24}, 3), dy = Array::normal({1, rows, 1, 24}, 4);
       std::vector<float> first;
       for (const int threads : {1, 2, 7}) {
         auxgrad::set_threads(threads);
-        Array y = Array::f32({1, 300, 1, 24}), lse = Array::f32({1, 1, 300});
-        Array dq = Array::f32({1, 300, 1, 20}), dk = Array::f32({1, 400, 1, 20}), dv = Array::f32({1, 400, 1, 24});
+        Array y = Array::f32({1, rows, 1, 24}), lse = Array::f32({1, 1, rows});
+        Array dq = Array::f32({1, rows, 1, 40}), dk = Array::f32({1, 400, 1, 40}), dv = Array::f32({1, 400, 1, 24});
         const std::vector<double> numbers = {0.5, causal ? 1.0 : 0.0, 0, 0};
         test::call("attention", {q.view(), k.view(), v.view(), test::absent(), test::absent()}, {y.view(), lse.view()},
                    numbers);
@@ -238,6 +247,38 @@ TEST(attention_gives_the_same_bits_for_any_number_of_threads) {
       }
     }
     auxgrad::set_threads(auxgrad::default_threads());
+  });
+}
+
+// Keys and values of heads side by side, as they are kept while a text is generated; most of them not there yet.
+TEST(attention_of_a_query_to_positions_seen) {
+  test::each_isa([] {
+    const int64_t heads = 3, keys = 200, depth = 48, seen = 70;
+    const Shape s = {1, heads, 1, keys, depth, depth, false};
+    Array q = Array::normal({1, heads, 1, depth}, 1), k = Array::normal({1, keys, heads, depth}, 2);
+    Array v = Array::normal({1, keys, heads, depth}, 3), dy = Array::normal({1, 1, heads, depth}, 4);
+    Array mask = Array::f32({keys}), y = Array::f32({1, 1, heads, depth}), lse = Array::f32({1, heads, 1});
+    for (int64_t j = 0; j < keys; j++) mask[j] = j < seen ? 0 : -INFINITY;
+    auxgrad::View there = mask.view();
+    there.rank = 4;
+    for (int axis = 0; axis < 4; axis++) there.shape[axis] = 1, there.stride[axis] = 0;
+    there.shape[1] = heads, there.shape[3] = keys, there.stride[3] = 1;
+    test::call("attention",
+               {q.view(), test::permuted(k.view(), {0, 2, 1, 3}), test::permuted(v.view(), {0, 2, 1, 3}), there,
+                test::absent()},
+               {y.view(), lse.view()}, {0.3, 0, 0, 0});
+    for (int64_t h = 0; h < heads; h++) {
+      std::vector<float> own_k, own_v;
+      for (int64_t j = 0; j < keys; j++)
+        for (int64_t d = 0; d < depth; d++) {
+          own_k.push_back(k[(j * heads + h) * depth + d]);
+          own_v.push_back(v[(j * heads + h) * depth + d]);
+        }
+      const Reference r(s, &q[h * depth], own_k.data(), own_v.data(), &dy[h * depth], 0.3,
+                        [&](int64_t, int64_t j) { return j < seen ? 0 : -INFINITY; });
+      CHECK(head_error(y, r.y, 0, h, heads, 1, depth) < 2e-6);
+      CHECK_NEAR(lse[h], r.lse[0], 1e-6 * std::fabs(r.lse[0]) + 1e-6);
+    }
   });
 }
 

@@ -192,7 +192,8 @@ TEST(matmul_takes_any_strides) {
 
 TEST(matmul_does_not_depend_on_the_threads) {
   test::each_isa([] {
-    const int64_t shapes[][3] = {{300, 500, 700}, {70, 1000, 200}, {1000, 40, 600}, {9, 2000, 300}, {64, 80, 9000}};
+    const int64_t shapes[][3] = {{300, 500, 700}, {70, 1000, 200}, {1000, 40, 600}, {9, 2000, 300},
+                                 {64, 80, 9000},  {1, 700, 300},   {7, 300, 5000}};
     for (const auto& s : shapes)
       for (int t = 0; t < 4; t++) {
         const int64_t m = s[0], n = s[1], k = s[2];
@@ -210,6 +211,39 @@ TEST(matmul_does_not_depend_on_the_threads) {
         }
       }
     auxgrad::set_threads(auxgrad::default_threads());
+  });
+}
+
+// Few rows: along rows and along columns of a large B, around the numbers of rows and of columns that go together, vectors
+// and blocks of K; operands of any strides.
+TEST(matmul_of_few_rows) {
+  test::each_isa([] {
+    for (int t = 0; t < 4; t++) {
+      for (int64_t m = 0; m < 16; m++)
+        for (int64_t n : {1, 2, 7, 9, 24, 61})
+          for (int64_t k : {31, 32, 33, 63, 100, 1025}) check_matmul(1, m, n, k, t & 1, t & 2, true);
+      for (int64_t m : {0, 1, 3, 8, 14}) {
+        check_matmul(1, m, 331, 1001, t & 1, t & 2, true);
+        check_matmul(1, m, 331, 1001, t & 1, t & 2, false);
+        check_matmul(1, m, 37, 4200, t & 1, t & 2, true);
+        check_matmul(1, m, 8197, 19, t & 1, t & 2, true);
+        check_matmul(3, m, 70, 130, t & 1, t & 2, true);
+      }
+    }
+    const int64_t n = 19, k = 70;
+    test::Array a = test::Array::integers({5, k, 2}, 1), b = test::Array::integers({n, 3, k}, 2);
+    test::Array c = test::Array::f32({5, n});
+    auxgrad::View va = a.view(), vb = b.view();
+    va.rank = vb.rank = 2;
+    va.shape[0] = 5, va.stride[0] = 2 * k, va.shape[1] = k, va.stride[1] = 2;
+    vb.shape[0] = k, vb.stride[0] = 1, vb.shape[1] = n, vb.stride[1] = 3 * k;
+    test::call("matmul", {va, vb}, {c.view()}, {-1});
+    for (int64_t i = 0; i < 5; i++)
+      for (int64_t j = 0; j < n; j++) {
+        float sum = 0;
+        for (int64_t q = 0; q < k; q++) sum += a[(i * k + q) * 2] * b[j * 3 * k + q];
+        CHECK(c[i * n + j] == -sum);
+      }
   });
 }
 
@@ -236,6 +270,7 @@ TEST(linear_fuses_signs_bias_activation_and_mask) {
           check_linear({33, 600, 17, bool(t & 1), bool(t & 2), false, t == 0, t == 1, alphabet, activation});
           check_linear({9, 9001, 17, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // K in parts
           check_linear({3, 700, 129, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // few rows
+          check_linear({8, 4200, 33, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});
           check_linear({11, 700, 129, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});
         }
     for (int t = 0; t < 4; t++) {  // large enough for the matrix unit

@@ -9,6 +9,7 @@
 // may follow the threads without changing a bit.
 #pragma once
 #include "amx.h"
+#include "dots.h"
 #include "pack.h"
 #include "tile.h"
 
@@ -30,9 +31,13 @@ constexpr int64_t kBlockRows = 84;
 // in the order of the tile is one stream of few pages.
 constexpr bool kTurns = kLanes == 8;
 constexpr int64_t kTurnColumns = 128;
-// Where A has so few rows that a product is as fast as B is read, blocks of K are kStreamK: so many rows of B are
-// followed in parallel, and fetched kStreamAhead floats ahead.
-constexpr int64_t kStreamRows = kTileRows > 12 ? kTileRows : 12, kStreamK = 32, kStreamAhead = 128;
+// Where A has so few rows that a product is as fast as B is read, B is read in order, kStreamK steps of kStreamColumns,
+// which the second cache has room for twice, with their sums.
+constexpr int64_t kStreamRows = kTileRows > 12 ? kTileRows : 12, kStreamK = 8, kStreamColumns = 4096;
+constexpr int64_t kStreamPad = 80;  // floats between rows of the sums, so that they do not meet in a set of the cache
+// Few rows along columns of B at least so long, in blocks of K that leave the rows in the second cache.
+constexpr int64_t kDotDepth = 32, kDotsK = 4096;
+constexpr int64_t kTurnStride = 1024;
 constexpr int64_t kPad = 16;  // floats between copied rows, so that they do not meet in a set of the cache
 
 // ceil(n / size), at least 1; what fits is not divided, which would cost a small product too much.
@@ -48,6 +53,7 @@ struct Cut {
   int64_t together;                   // tiles whose rows are
   bool right_in_place;                // panels of B are read where they are
   bool stream;                        // in one pass along the rows of B
+  bool dots;                          // along its columns
   bool tiny;                          // operands and results lie in the first cache
   int64_t panel;                      // columns of a panel
   int64_t group;                      // columns of B in the second cache
@@ -73,32 +79,38 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
 
   // Many rows a multiple of 4 KiB apart share few sets of the first cache; of columns a narrow tile uses but a part of
   // each of many lines. To one panel a copy is no use.
-  const bool kind =
-      min64(p.m, p.k) <= 8 || p.n <= kTileColumns ||
-      (cut.left == kLeftRows ? p.a_row % 1024 != 0 || kTileRows <= 8 : kTileRows > 12 || p.m * p.k <= 8192);
+  const bool kind = min64(p.m, p.k) <= 8 || p.n <= kTileColumns ||
+                    (cut.left == kLeftRows ? p.a_row % 1024 != 0 || kTileRows <= 8
+                     : kTileRows > 12      ? p.a_k % kTurnStride != 0
+                                           : p.m * p.k <= 8192);
   cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
   const bool small = p.k <= 128 && p.k * (right_rows ? p.b_k : p.n) <= 8192;
   const bool few_rows = p.m <= kStreamRows, large = p.k * p.n > 65536;
   cut.stream = right_rows && few_rows && large;
+  cut.dots = !right_rows && p.b_k == 1 && p.m <= kDotRows && p.k >= kDotDepth;
+  if (cut.dots) cut.copy_left = signs || !left_rows, cut.left = kLeftRows;
   cut.right_in_place = right_rows && (small || p.m <= kTileRows);
   cut.panel = small && kWideVecs > 0 && p.n > kTileColumns && p.m > kWideRows ? kWideVecs * kLanes : kTileColumns;
-  cut.tiny = small && p.m * p.k <= 8192 && p.m * p.k > 0 && !cut.copy_left && !p.signs;
-  const bool blocks = !cut.tiny && !cut.stream && !cut.right_in_place;
+  cut.tiny = small && p.m * p.k <= 8192 && p.m * p.k > 0 && !cut.copy_left && !p.signs && !cut.dots;
+  const bool blocks = !cut.tiny && !cut.stream && !cut.dots && !cut.right_in_place;
   cut.turn_left = kTurns && blocks && !few_rows && left_rows && p.n > kTurnColumns;
   if (cut.turn_left) cut.copy_left = true, cut.left = kLeftColumns;
   cut.together = blocks ? kBlockRows / kTileRows : 1;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
-  const int64_t depth = cut.stream ? kStreamK : kBlockK;
+  const int64_t depth = cut.dots ? kDotsK : kBlockK;
   cut.depth = max64(1, min64(p.k, round_up(piece(p.k, pieces(p.k, depth)), kChunk)));
   cut.group = cut.right_in_place ? round_up(max64(p.n, 1), kTileColumns)
+              : cut.stream       ? kStreamColumns
               : few_rows         ? kTileColumns
                                  : kBlockFloats / cut.depth;
 
   // A long sum into a small C is cut along K.
   cut.parts = batches == 1 && p.m * p.n <= 16384 && p.k >= 4096 ? min64(8, p.k / 2048) : 1;
 
-  const double work = 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) * static_cast<double>(p.k);
+  // Of few rows, a product takes as long as B is read.
+  const double work = 2.0 * static_cast<double>(cut.stream || cut.dots ? max64(p.m, 4) : p.m) *
+                      static_cast<double>(p.n) * static_cast<double>(p.k);
   // A few microseconds: worth a hand-over to a thread that is awake.
   cut.slice = cut.tiny && batches == 1 && work >= 3e5 ? round_up(ceil_div(p.m, threads), 32) : max64(p.m, 1);
   int64_t wanted = 1;  // tasks: as few as the threads need, some more where there is much to do
@@ -137,10 +149,12 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   if (cut.copy_left)
     cut.left_floats =
         cut.together * round_up(cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kLeftStep, 16);
+  if (cut.stream || (cut.dots && cut.copy_left)) cut.left_floats = round_up(p.m * (cut.depth + kPad), 16);
   if (cut.stream) {
-    cut.left_floats = round_up(kStreamRows * (cut.depth + kPad), 16);
-    cut.right_floats = cut.depth * kTileColumns;
-  } else if (!cut.right_in_place || p.n % kLanes != 0) cut.right_floats = cut.depth * cut.group;
+    cut.right_floats = p.m * (cut.group + kStreamPad) + kStreamK * kTileColumns;
+  } else if (!cut.dots && (!cut.right_in_place || p.n % kLanes != 0)) {
+    cut.right_floats = cut.depth * cut.group;
+  }
   return cut;
 }
 
@@ -205,45 +219,71 @@ inline Panel panel_at(const Product& p, const Cut& cut, int64_t c, int64_t c1, i
 // One block of C of few rows, from all of K in [k0, k1): B is read once, along its rows. As product_block().
 inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0, int64_t c1, int64_t k0,
                          int64_t k1, float* out, int64_t out_step, bool finish, float* scratch) {
-  float *copied = scratch, *packed = scratch + cut.left_floats;
-  const int64_t rows = r1 - r0, tiles = max64(1, ceil_div(rows, kTileRows)), low = rows / tiles, high = rows % tiles;
-  for (int64_t k = k0; k < k1; k += cut.depth) {
-    const int64_t depth = min64(cut.depth, k1 - k);
-    const float* a = p.a + r0 * p.a_row + k * p.a_k;
-    if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, r0, r1, k, k + depth, p.signs, p.k);
-    copy_rows(a, p.a_row, p.a_k, rows, depth, copied, depth + kPad, p.positive, p.negative);
-    for (int64_t c = c0; c < c1; c += kTileColumns) {
-      Tile t = {};
-      t.depth = depth;
-      t.left_step = depth + kPad;
-      t.out_step = out_step;
-      t.add = k > k0;
-      t.columns = min64(kTileColumns, c1 - c);
-      t.right = p.b + k * p.b_k + c;
-      t.right_step = p.b_k;
-      if (t.columns % kLanes != 0) {
-        t.right_step = packed_step(t.columns);
-        pack_right(t.right, p.b_k, 1, depth, t.columns, static_cast<int>(t.right_step), packed);
-        t.right = packed;
-      }
-      // With the first tile, further along the same rows, or at the start of the next ones.
-      const int64_t further = c + kStreamAhead;
-      t.ahead = p.b + (further < c1 ? k * p.b_k + further : (k + depth) * p.b_k + further - (c1 - c0));
-      t.ahead_lines = further < c1 || k + depth < k1 ? kChunk : 0;
-      t.ahead_line = p.b_k;
-      t.ahead_chunk = kChunk * p.b_k;
-      for (int64_t i = 0, r = 0; i < tiles; i++) {
-        const int64_t m = low + (i < high);
-        t.left = copied + r * t.left_step;
-        t.out = out + (r0 + r) * out_step + c;
-        t.next_out = t.out + kStreamAhead;
-        tile_kernels(kLeftRows, t.columns)[m](t);
-        t.ahead_lines = 0;
-        r += m;
+  float *copied = scratch, *sums = scratch + cut.left_floats, *packed = sums + p.m * (cut.group + kStreamPad);
+  const int64_t sum_step = cut.group + kStreamPad, left_step = cut.depth + kPad, rows = r1 - r0,
+                tiles = ceil_div(rows, kTileRows), low = rows / max64(1, tiles), high = rows - tiles * low;
+  for (int64_t g0 = c0; g0 < c1; g0 += cut.group) {
+    const int64_t columns = min64(cut.group, c1 - g0);
+    for (int64_t block = k0; block < k1; block += cut.depth) {
+      const int64_t end = min64(block + cut.depth, k1);
+      if (p.signs && g0 == 0) pack_signs(p.a, p.a_row, p.a_k, r0, r1, block, end, p.signs, p.k);
+      copy_rows(p.a + r0 * p.a_row + block * p.a_k, p.a_row, p.a_k, rows, end - block, copied, left_step, p.positive,
+                p.negative);
+      for (int64_t k = block; k < end; k += kStreamK) {
+        const int64_t depth = min64(kStreamK, end - k);
+        // The steps after these are fetched in the order of memory.
+        const float *right = p.b + k * p.b_k + g0, *next = right + depth * p.b_k;
+        int64_t next_rows = min64(kStreamK, k1 - k - depth), line = 0;
+        for (int64_t c = 0; c < columns; c += kTileColumns) {
+          for (int64_t i = 0; i < depth * kTileColumns && next_rows > 0; i += 16) {
+            __builtin_prefetch(next + line, 0, 2);
+            line += 16;
+            if (line >= columns) line = 0, next_rows--, next += p.b_k;
+          }
+          Tile t = {};
+          t.depth = depth;
+          t.left_step = left_step;
+          t.out_step = sum_step;
+          t.add = k > k0;
+          t.columns = min64(kTileColumns, columns - c);
+          t.right = right + c;
+          t.right_step = p.b_k;
+          if (t.columns % kLanes != 0) {
+            t.right_step = packed_step(t.columns);
+            pack_right(t.right, p.b_k, 1, depth, t.columns, static_cast<int>(t.right_step), packed);
+            t.right = packed;
+          }
+          for (int64_t i = 0, r = 0; i < tiles; i++) {
+            const int64_t m = low + (i < high);
+            t.left = copied + r * left_step + k - block;
+            t.next_out = t.out = sums + r * sum_step + c;
+            tile_kernels(kLeftRows, t.columns)[m](t);
+            r += m;
+          }
+        }
       }
     }
+    copy_rows(sums, sum_step, 1, rows, columns, out + r0 * out_step + g0, out_step, 0, 0);
   }
   if (finish) finish_block(p, r0, r1, c0, c1);
+}
+
+// The same along the columns of B, all rows.
+inline void dots_block(const Product& p, const Cut& cut, int64_t c0, int64_t c1, int64_t k0, int64_t k1, float* out,
+                       int64_t out_step, bool finish, float* copied) {
+  if (p.m == 0) return;
+  for (int64_t k = k0; k < k1; k += cut.depth) {
+    const int64_t depth = min64(cut.depth, k1 - k);
+    if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, 0, p.m, k, k + depth, p.signs, p.k);
+    Dots d = {p.a + k, p.a_row, p.b + k + c0 * p.b_column, p.b_column, c1 - c0, depth, out + c0, out_step, k > k0};
+    if (cut.copy_left) {
+      copy_rows(p.a + k * p.a_k, p.a_row, p.a_k, p.m, depth, copied, depth + kPad, p.positive, p.negative);
+      d.left = copied;
+      d.left_step = depth + kPad;
+    }
+    kDotKernels[p.m](d);
+  }
+  if (finish) finish_block(p, 0, p.m, c0, c1);
 }
 
 // The memory of a product to come, fetched into the second cache piece by piece.
@@ -322,6 +362,7 @@ inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t 
     return;
   }
   if (cut.stream) return stream_block(p, cut, r0, r1, c0, c1, k0, k1, out, out_step, finish, scratch);
+  if (cut.dots) return dots_block(p, cut, c0, c1, k0, k1, out, out_step, finish, scratch);
   float *copied = scratch, *packed = scratch + cut.left_floats;
   const bool by_rows = cut.left == kLeftRows, right_rows = p.b_column == 1 || p.n <= 1;
   const int64_t rows = r1 - r0;

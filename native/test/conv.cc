@@ -107,6 +107,7 @@ const Shape kShapes[] = {
     {2, 6, 7, 5, 10, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 5},      // depth multiplier 2
     {2, 9, 13, 37, 37, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 37},   // depthwise
     {1, 15, 15, 16, 16, 5, 5, 2, 2, 2, 2, 2, 2, 1, 1, 16},  //
+    {3, 8, 9, 19, 19, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 19},    // pointwise
     {2, 11, 12, 21, 21, 3, 4, 2, 1, 2, 3, 1, 0, 2, 2, 21},  //
     {1, 2, 2, 3, 4, 3, 3, 1, 1, 2, 2, 2, 2, 1, 1, 1},       // more padding than image
     {1, 1, 1, 33, 65, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},     //
@@ -259,6 +260,7 @@ TEST(conv2d_exact_on_random_depthwise_shapes) {
       s.kh = in(1, 5), s.kw = in(1, 5), s.sh = in(1, 3), s.sw = in(1, 3), s.dh = in(1, 2), s.dw = in(1, 2);
       s.top = in(0, 3), s.left = in(0, 3), s.bottom = in(0, 3), s.right = in(0, 3);
       if (i % 2 == 0) s.kh = s.kw = i % 4 == 0 ? 3 : 5, s.dw = 1, s.sw = in(1, 2);  // those of networks
+      if (i % 8 == 7) s.kh = s.kw = s.sh = s.sw = 1, s.top = s.left = s.bottom = s.right = 0;
       if (!has_outputs(s)) continue;
       check_exact(s, uint32_t(5000 + i));
       check_auxiliary(s, i % 3 == 0, uint32_t(6000 + i));

@@ -11,10 +11,10 @@ namespace {
 
 inline Image image_of(const View& v) { return {v.f32(), v.shape[1], v.shape[2], v.shape[3]}; }
 
-// A 1x1 kernel at stride 1 without padding sees no neighbours: all positions make one row.
+// A 1x1 kernel at stride 1 without padding sees no neighbours: all positions make one row. (Depthwise kernels go by rows.)
 inline bool is_pointwise(const View& w, const Attributes& a, const View& x, const View& y) {
-  return w.shape[1] == 1 && w.shape[2] == 1 && a.stride[0] == 1 && a.stride[1] == 1 && a.pad[0] == 0 && a.pad[1] == 0 &&
-         x.shape[1] == y.shape[1] && x.shape[2] == y.shape[2];
+  return !is_depthwise(w, a) && w.shape[1] == 1 && w.shape[2] == 1 && a.stride[0] == 1 && a.stride[1] == 1 &&
+         a.pad[0] == 0 && a.pad[1] == 0 && x.shape[1] == y.shape[1] && x.shape[2] == y.shape[2];
 }
 
 // What a product and a depthwise one have in common.

@@ -306,7 +306,7 @@ inline void clear_moments(const Statistics& s, int64_t chunk, int64_t channel, M
   memset(m.some, 0, sizeof(m.some));
   memset(m.sum, 0, sizeof(m.sum));
   double *sum = s.sums + chunk * 2 * s.channels + channel, *squares = sum + s.channels;
-  for (int64_t i = 0; i < kPanel; i += 8) {
+  for (int64_t i = 0; !kFallback && i < kPanel; i += 8) {
     __builtin_prefetch(sum + i, 1);
     __builtin_prefetch(squares + i, 1);
     __builtin_prefetch(s.shift + chunk * s.channels + channel + i, 1);
@@ -404,7 +404,7 @@ inline void run_product(const Call& call, const Product& p) {
           for (int64_t w = whole.begin / 32; last && p.mask && w < ceil_div(whole.end, 32); w++) {
             uint32_t* words = p.mask + w * p.out_channels + out_channel;
             set_zero(reinterpret_cast<float*>(words), t.columns);
-            for (int64_t i = kPanel; i < 2 * kPanel; i += 16) __builtin_prefetch(words + i, 1);
+            for (int64_t i = kPanel; !kFallback && i < 2 * kPanel; i += 16) __builtin_prefetch(words + i, 1);
           }
           for (int64_t i = 0, t0 = 0, t1; i < tiles; i++, t0 = t1) {
             t1 = even_start(tokens, tiles, i + 1);

@@ -214,20 +214,28 @@ export function expectTensor(op: string, value: unknown): asserts value is Tenso
     fail('AUX_INVALID_ARGUMENT', `${op}: expected a tensor, got ${describe(value)}; tensor() makes one of numbers`)
 }
 
+/** Throws unless the input is there. */
+function expectInput(op: string, name: string, spec: Spec | undefined): asserts spec is Spec {
+  if (!spec) fail('AUX_INVALID_ARGUMENT', `${op}: expected ${name} to be a tensor, got undefined`)
+}
+
 /** Throws unless the input has the dtype; for shape rules. */
-export function expectDType(op: string, name: string, spec: Spec, ...expected: Spec['dtype'][]): void {
+export function expectDType(op: string, name: string, spec: Spec | undefined, ...expected: Spec['dtype'][]): void {
+  expectInput(op, name, spec)
   if (!expected.includes(spec.dtype))
     fail('AUX_DTYPE_MISMATCH', `${op}: expected ${name} of dtype ${expected.join(' or ')}, got ${spec.dtype}`)
 }
 
 /** Throws unless the input has the rank; for shape rules. */
-export function expectRank(op: string, name: string, spec: Spec, rank: number): void {
+export function expectRank(op: string, name: string, spec: Spec | undefined, rank: number): void {
+  expectInput(op, name, spec)
   if (spec.shape.length !== rank)
     fail('AUX_SHAPE_MISMATCH', `${op}: expected ${name} with ${rank} axes, got shape ${showShape(spec.shape)}`)
 }
 
 /** Throws unless the input has the shape; for shape rules. */
-export function expectShape(op: string, name: string, spec: Spec, shape: Shape): void {
+export function expectShape(op: string, name: string, spec: Spec | undefined, shape: Shape): void {
+  expectInput(op, name, spec)
   if (!sameShape(spec.shape, shape))
     fail('AUX_SHAPE_MISMATCH', `${op}: expected ${name} of shape ${showShape(shape)}, got ${showShape(spec.shape)}`)
 }

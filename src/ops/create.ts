@@ -87,6 +87,8 @@ export function arange(start: number, stop?: number, step = 1, dtype: DType = 'f
 /** `count` values from start to stop, both included. */
 export function linspace(start: number, stop: number, count: number): Tensor {
   expectIntegers('linspace', { count }, 0)
+  if (![start, stop].every(Number.isFinite))
+    fail('AUX_INVALID_ARGUMENT', `linspace: expected finite bounds, got ${start} and ${stop}`)
   const data = Float32Array.from({ length: count }, (_, i) =>
     count === 1 ? start : start + ((stop - start) * i) / (count - 1),
   )

@@ -1,4 +1,7 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
+import { expectDType, expectShape } from '../graph/op'
+import { checkShape, showShape, type Shape } from '../tensor/shape'
+import type { Spec } from '../tensor/tensor'
 
 // Windows that slide over images: what convolution and pooling share.
 
@@ -85,3 +88,22 @@ export const convNumbers = (a: ConvAttrs): number[] => [...a.stride, ...a.paddin
 /** @internal Positions of a window along an axis. */
 export const windows = (size: number, kernel: number, stride: number, padding: number, dilation: number): number =>
   Math.floor((size + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1
+
+/** @internal Throws unless delta is the gradient of what a weight of this shape makes of such an image. */
+export function expectConvGradient(
+  op: string,
+  delta: Spec | undefined,
+  { shape, image, ...a }: ConvAttrs & { shape: Shape; image: Shape },
+): void {
+  for (const s of [shape, image]) checkShape(op, s)
+  if (shape.length !== 4 || image.length !== 4 || shape[3] * a.groups !== image[3])
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `${op}: expected a weight [O, KH, KW, C/groups] and an image [N, H, W, C], got ${showShape(shape)} and ${showShape(image)}`,
+    )
+  const [rows, columns] = [0, 1].map((i) =>
+    windows(image[1 + i], shape[1 + i], a.stride[i], a.padding[i], a.dilation[i]),
+  )
+  expectDType(op, 'delta', delta, 'f32')
+  expectShape(op, 'delta', delta, [image[0], rows, columns, shape[0]])
+}

@@ -2,6 +2,7 @@ import { fail } from '../errors'
 import { apply, defineOp, expectDType, type Op } from '../graph/op'
 import { tidy } from '../tensor/tidy'
 import { checkShape, resolveAxis, showShape, type Shape } from '../tensor/shape'
+import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import { alias } from './shape'
 
@@ -190,6 +191,12 @@ Tensor.prototype.slice = function (...ranges) {
       'AUX_INVALID_ARGUMENT',
       `slice: expected at most ${this.rank} ranges for shape ${showShape(this.shape)}, got ${ranges.length}`,
     )
+  for (const range of ranges)
+    if (range !== null && !Array.isArray(range))
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `slice: expected [start, end] or null for each axis, got ${describe(range)}; select() takes one entry`,
+      )
   const steps: number[] = []
   const starts: number[] = []
   const sizes = this.shape.map((n, axis) => {

@@ -1,6 +1,6 @@
 import { fail } from '../errors'
-import { apply, defineOp, expectDType } from '../graph/op'
-import { sizeOf, type Shape } from '../tensor/shape'
+import { apply, defineOp, expectDType, expectShape } from '../graph/op'
+import { checkShape, sizeOf, type Shape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { randomFor } from './random'
@@ -13,15 +13,16 @@ export type CodeBits = 2 | 4 | 8
 
 const group = 256
 
+const packed = (shape: Shape, bits: CodeBits): [codes: number[], ranges: number[]] => {
+  const groups = Math.ceil(sizeOf(shape) / group)
+  return [[groups, 8 * bits], [groups]]
+}
+
 const quantizeOp = defineOp<{ bits: CodeBits; id: number }>({
   name: 'quantize',
   infer: ([x], { bits }) => {
-    expectDType('quantize', 'input', x!, 'f32')
-    const groups = Math.ceil(sizeOf(x!.shape) / group)
-    return [
-      { shape: [groups, 8 * bits], dtype: 'u32' },
-      { shape: [groups], dtype: 'u32' },
-    ]
+    expectDType('quantize', 'input', x, 'f32')
+    return packed(x!.shape, bits).map((shape) => ({ shape, dtype: 'u32' }))
   },
   kernel: (_, __, { bits, id }) => ({ name: 'quantize', numbers: [bits, id] }),
   constant: true,
@@ -29,7 +30,15 @@ const quantizeOp = defineOp<{ bits: CodeBits; id: number }>({
 
 const dequantizeOp = defineOp<{ bits: CodeBits; shape: Shape }>({
   name: 'dequantize',
-  infer: (_, { shape }) => [{ shape, dtype: 'f32' }],
+  infer: (inputs, { shape, bits }) => {
+    checkShape('dequantize', shape)
+    packed(shape, bits).forEach((size, i) => {
+      const name = ['codes', 'ranges'][i]
+      expectDType('dequantize', name, inputs[i], 'u32')
+      expectShape('dequantize', name, inputs[i], size)
+    })
+    return [{ shape, dtype: 'f32' }]
+  },
   kernel: (_, __, { bits }) => ({ name: 'dequantize', numbers: [bits] }),
   constant: true,
 })
@@ -66,5 +75,7 @@ export function quantize(x: Tensor, bits: CodeBits, rounding: 'stochastic' | 'ne
 }
 
 /** The values that codes stand for, f32 in the shape they were made from. */
-export const dequantize = ({ codes, ranges }: Quantized, bits: CodeBits, shape: Shape): Tensor =>
-  apply(dequantizeOp, [codes, ranges], { bits, shape })[0]
+export function dequantize({ codes, ranges }: Quantized, bits: CodeBits, shape: Shape): Tensor {
+  checkCodes('dequantize', bits, 'nearest')
+  return apply(dequantizeOp, [codes, ranges], { bits, shape })[0]
+}

@@ -1,6 +1,7 @@
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
 import { resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { expectOptions, fail } from '../errors'
+import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { ratio } from './binary'
@@ -107,6 +108,8 @@ const argmax: Op<Axes> = {
 
 function resolve(name: string, x: Tensor, axes: number | readonly number[] | undefined): number[] {
   const list = axes === undefined ? x.shape.map((_, i) => i) : typeof axes === 'number' ? [axes] : axes
+  if (!Array.isArray(list))
+    fail('AUX_INVALID_ARGUMENT', `${name}: expected an axis or an array of axes, got ${describe(list)}`)
   return [...new Set(list.map((a) => resolveAxis(name, a, x.rank)))].sort((a, b) => a - b)
 }
 

@@ -1,8 +1,9 @@
+import { fail } from '../errors'
 import { sameValues } from '../graph/graph'
-import { apply, defineOp, type Alphabet } from '../graph/op'
-import { sizeOf, type Shape } from '../tensor/shape'
+import { apply, defineOp, expectDType, expectRank, expectShape, type Alphabet } from '../graph/op'
+import { checkShape, sizeOf, type Shape } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
-import { convNumbers, type ConvAttrs } from './geometry'
+import { convNumbers, expectConvGradient, type ConvAttrs } from './geometry'
 
 // One bit an element (spec section 4): words of 32 tokens, [ceil(T/32), C], T the product of the leading axes.
 
@@ -16,10 +17,20 @@ export const packedShape = (shape: Shape): number[] => [
   shape[shape.length - 1],
 ]
 
+function expectPacked(op: string, name: string, bits: Spec | undefined, shape: Shape): void {
+  checkShape(op, shape)
+  expectDType(op, name, bits, 'u32')
+  expectShape(op, name, bits, packedShape(shape))
+}
+
 /** @internal */
 export const packOp = defineOp<undefined>({
   name: 'sign_pack',
-  infer: ([x]) => [{ shape: packedShape(x!.shape), dtype: 'u32' }],
+  infer: ([x]) => {
+    expectDType('signPack', 'input', x, 'f32')
+    if (!x!.shape.length) fail('AUX_SHAPE_MISMATCH', 'signPack: expected an input [..., C], got shape []')
+    return [{ shape: packedShape(x!.shape), dtype: 'u32' }]
+  },
   kernel: () => ({ name: 'sign_pack' }),
   constant: true,
 })
@@ -47,7 +58,10 @@ export const claimedSigns = (x: Tensor): Tensor | undefined => packedAlready.get
 
 const addOp = defineOp<{ epsilon: number; alphabet: Alphabet }>({
   name: 'add_sign',
-  infer: ([x]) => [{ shape: x!.shape, dtype: 'f32' }],
+  infer: ([x]) => {
+    expectDType('addSign', 'input', x, 'f32')
+    return [{ shape: x!.shape, dtype: 'f32' }]
+  },
   kernel: (_, __, a) => ({ name: 'add_sign', numbers: [a.epsilon, code(a.alphabet)] }),
   derive: (d) => [d.grad()], // the signs are constants to differentiation
 })
@@ -58,7 +72,10 @@ export const addSign = (x: Tensor, epsilon: number, alphabet: Alphabet): Tensor 
 
 const unpackOp = defineOp<{ shape: Shape; alphabet: Alphabet; scale: number }>({
   name: 'sign_unpack',
-  infer: (_, { shape }) => [{ shape, dtype: 'f32' }],
+  infer: ([signs], { shape }) => {
+    expectPacked('signUnpack', 'signs', signs, shape)
+    return [{ shape, dtype: 'f32' }]
+  },
   kernel: (_, __, a) => ({ name: 'sign_unpack', numbers: [code(a.alphabet), a.scale] }),
   constant: true,
 })
@@ -70,7 +87,11 @@ export const signUnpack = (signs: Tensor, shape: Shape, alphabet: Alphabet, scal
 /** @internal */
 export const maskOp = defineOp<undefined>({
   name: 'mask_apply',
-  infer: ([dy]) => [{ shape: dy!.shape, dtype: 'f32' }],
+  infer: ([dy, mask]) => {
+    expectDType('maskApply', 'input', dy, 'f32')
+    expectPacked('maskApply', 'mask', mask, dy!.shape)
+    return [{ shape: dy!.shape, dtype: 'f32' }]
+  },
   kernel: () => ({ name: 'mask_apply' }),
   inplace: [0],
 })
@@ -80,7 +101,13 @@ export const maskApply = (dy: Tensor, mask: Tensor): Tensor => apply(maskOp, [dy
 
 const linearOp = defineOp<{ scale: number; alphabet: Alphabet }>({
   name: 'linear_sign_weight_grad',
-  infer: ([delta, signs]) => [{ shape: [delta!.shape[1], signs!.shape[1]], dtype: 'f32' }],
+  infer: ([delta, signs]) => {
+    expectDType('linearSignWeightGrad', 'delta', delta, 'f32')
+    expectRank('linearSignWeightGrad', 'delta', delta, 2)
+    expectRank('linearSignWeightGrad', 'signs', signs, 2)
+    expectPacked('linearSignWeightGrad', 'signs', signs, [delta!.shape[0], signs!.shape[1]])
+    return [{ shape: [delta!.shape[1], signs!.shape[1]], dtype: 'f32' }]
+  },
   kernel: (_, __, a) => ({ name: 'linear_sign_weight_grad', numbers: [a.scale, code(a.alphabet)] }),
 })
 
@@ -90,7 +117,11 @@ export const linearSignWeightGrad = (delta: Tensor, signs: Tensor, scale: number
 
 const convOp = defineOp<ConvAttrs & { shape: Shape; image: Shape; scale: number; alphabet: Alphabet }>({
   name: 'conv2d_sign_weight_grad',
-  infer: (_, { shape }) => [{ shape, dtype: 'f32' }],
+  infer: ([delta, signs], a) => {
+    expectConvGradient('conv2dSignWeightGrad', delta, a)
+    expectPacked('conv2dSignWeightGrad', 'signs', signs, a.image)
+    return [{ shape: a.shape, dtype: 'f32' }]
+  },
   kernel: (_, __, a) => ({
     name: 'conv2d_sign_weight_grad',
     numbers: [...convNumbers(a), a.image[1], a.image[2], a.scale, code(a.alphabet)],

@@ -49,8 +49,8 @@ test('neither a function, a training step nor an evaluation', () => {
   for (const nothing of [undefined, null, {}, { model: new Net() }, 3])
     expect(() => compile(nothing as never)).toThrow(invalid(/\{ model, loss, optimizer \}/))
   const model = new Net()
-  expect(() => compile({ model, forward: ({ x }: Record<string, Tensor>) => x, memory: {} } as never)).toThrow(
-    invalid(/no option memory/),
+  expect(() => compile({ model, forward: ({ x }: Record<string, Tensor>) => x, budget: 1 } as never)).toThrow(
+    invalid(/no option budget/),
   )
 })
 

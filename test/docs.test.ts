@@ -86,7 +86,7 @@ test('the code of every page has the types of the library', () => {
         noUnusedLocals: false,
         types: ['node'],
         typeRoots: [path.join(root, 'node_modules/@types')],
-        paths: { auxgrad: [path.join(root, 'src/index.ts')] },
+        paths: { auxgrad: [path.join(root, 'src/index.ts')], '*': [path.join(root, 'node_modules/*')] },
       },
       include: [],
       files,

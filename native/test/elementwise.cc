@@ -50,6 +50,11 @@ TEST(gelu_keeps_its_precision_in_the_lower_tail) {
     CHECK(worst_ulp("gelu", gelu, 0, 10) <= 4);
     CHECK(worst_ulp("gelu", gelu, -3, 0) <= 24);
     CHECK(worst_ulp("gelu", gelu, -10, -3) <= 160);  // relative 1e-5 where the value is 1e-22
+    // Near numbers beside far ones.
+    test::Array x = test::Array::f32({4096}), y = test::Array::f32({4096});
+    for (int64_t i = 0; i < x.count(); i++) x[i] = static_cast<float>(i * 1031 % 4096) * 0x1p-8f - 10;
+    test::call("gelu", {x.view()}, {y.view()});
+    for (int64_t i = 0; i < x.count(); i++) CHECK_NEAR(y[i], gelu(x[i]), 1e-5 * std::fabs(gelu(x[i])));
   });
 }
 

@@ -1,4 +1,6 @@
 // Parameter updates against the published formulas in float64, several steps in a row.
+#include <algorithm>
+
 #include "harness.h"
 
 namespace {
@@ -137,6 +139,65 @@ TEST(adam8_update_steps) {
           }
         }
       }
+  });
+}
+
+// Gradients of 0 scale all moments of a block alike.
+TEST(adam8_update_keeps_every_code) {
+  if (test::device()) return;
+  test::each_isa([] {
+    const std::vector<double> means = dynamic_code(true), squares = dynamic_code(false);
+    test::Array w = test::Array::f32({512}), g = test::Array::f32({512}), largest = test::Array::f32({2, 2});
+    test::Array m = test::Array(auxgrad::DType::u8, {512}), v = test::Array(auxgrad::DType::u8, {512});
+    test::Array lr = scalar(1), count = scalar(5);
+    const auto square_code = [](int64_t i) { return uint8_t(i * 37 + 5); };
+    for (int64_t i = 0; i < 512; i++) w[i] = g[i] = 0, m.u8()[i] = uint8_t(i), v.u8()[i] = square_code(i);
+    for (int64_t i = 0; i < 4; i++) largest[i] = i % 2 ? 3.0f : 0.7f;
+    test::call("adam8_update", {g.view(), lr.view(), count.view()}, {w.view(), m.view(), v.view(), largest.view()},
+               {0.9, 0.999, 1e-8, 0, 1});
+    for (int64_t i = 0; i < 512; i++) {
+      const double top = i < 256 ? 0.7f : 3.0f, mean = 0.9 * means[size_t(i % 256)] * top / (1 - std::pow(0.9, 5));
+      const double square = 0.999 * squares[square_code(i)] * top / (1 - std::pow(0.999, 5));
+      const double step = mean / (std::sqrt(square) + 1e-8);
+      CHECK_NEAR(w[i], -step, 1e-6 * std::fabs(step));
+      CHECK(m.u8()[i] == uint8_t(i) && v.u8()[i] == square_code(i));
+    }
+    for (int64_t i = 0; i < 2; i++) {
+      CHECK_NEAR(largest[i], 0.9 * (i ? 3.0f : 0.7f), 1e-6);
+      CHECK_NEAR(largest[2 + i], 0.999 * (i ? 3.0f : 0.7f), 1e-6);
+    }
+  });
+}
+
+// On both sides of where one code ends and the next begins.
+TEST(adam8_update_takes_the_nearest_code) {
+  if (test::device()) return;
+  test::each_isa([] {
+    for (const bool with_sign : {true, false}) {
+      const std::vector<double> table = dynamic_code(with_sign);
+      std::vector<double> sorted = table, x;
+      std::sort(sorted.begin(), sorted.end());
+      for (size_t k = 0; k + 1 < sorted.size(); k++)
+        for (const double side : {1 - 4e-6, 1 + 4e-6}) {
+          if (x.size() % 256 == 0) x.push_back(1);  // the largest of each block
+          x.push_back((sorted[k] + sorted[k + 1]) / 2 * side);
+        }
+      const int64_t n = int64_t(x.size()), blocks = (n + 255) / 256;
+      test::Array w = test::Array::normal({n}, 1), g = test::Array::f32({n}), largest = test::Array::f32({2, blocks});
+      test::Array m = test::Array(auxgrad::DType::u8, {n}), v = test::Array(auxgrad::DType::u8, {n});
+      test::Array lr = scalar(1e-2f), count = scalar(1);
+      for (int64_t i = 0; i < 2 * blocks; i++) largest[i] = 0;
+      for (int64_t i = 0; i < n; i++) {
+        g[i] = float(with_sign ? x[size_t(i)] : std::sqrt(x[size_t(i)]));
+        m.u8()[i] = v.u8()[i] = 0;
+      }
+      test::call("adam8_update", {g.view(), lr.view(), count.view()}, {w.view(), m.view(), v.view(), largest.view()},
+                 {0.9, 0.999, 1e-8, 0, 1});
+      for (int64_t i = 0; i < n; i++) {
+        const double given = g[i], exact = with_sign ? given : given * given;
+        CHECK(is_nearest(table, with_sign ? m.u8()[i] : v.u8()[i], exact, !with_sign && given != 0));
+      }
+    }
   });
 }
 

@@ -26,7 +26,6 @@ inline __attribute__((always_inline)) void each(const F& f) {
 }
 
 #if defined(__AVX512F__)
-// Codes by the octave that a number lies in, all that is looked up in one register or two.
 // Where each byte of four lanes goes: to byte kPlace of 32 bits, zeros beside it.
 template <int kPlace>
 struct Spread {
@@ -44,6 +43,7 @@ inline __m512i reorder(__m512i bytes) {
   return _mm512_maskz_permutexvar_epi32(0xffff, order, bytes);
 }
 
+// By the octave that a number lies in: what is looked up fits into one register or two.
 template <bool kSigned>
 struct Dynamic {
   static constexpr int32_t kFirst = kSigned ? 1 : 2;  // parts of the first decade, and its first code

@@ -99,8 +99,21 @@ bool check_indices(const Call& call, const View& indices, int64_t size, int whic
 }
 
 // Rows by index lie anywhere. Asked for early: the line where a row begins, so that its address is known in time, and of the
-// next row the head, from where on processors fetch ahead themselves.
-constexpr int64_t kEarly = 3, kHead = 1024;  // rows, bytes
+// next row the head, from where on processors fetch ahead themselves: of a long row a line with every two of this one, as
+// in bursts they would hold up what is under way.
+constexpr int64_t kEarly = 3, kHead = 2048;  // rows, bytes
+
+void copy_row(void* row, const void* source, const void* next, int64_t bytes, bool past) {
+  char* to = static_cast<char*>(row);
+  const char *from = static_cast<const char*>(source), *head = static_cast<const char*>(next);
+  const int64_t pace = bytes > kHead ? 128 : 64, together = min64(bytes, pace / 64 * kHead);
+  for (int64_t i = 0; i < together; i += pace) {
+    __builtin_prefetch(head + i / pace * 64);
+    if (past) bypass_copy(to + i, from + i, min64(pace, bytes - i));
+  }
+  if (!past) memcpy(to, from, static_cast<size_t>(bytes));
+  else bypass_copy(to + together, from + together, bytes - together);
+}
 
 // take: x [..., n, ...], indices i32 of any shape -> y with the axis replaced by the indices' axes
 // numbers: axis, caller
@@ -112,18 +125,11 @@ bool take(const Call& call) {
   if (!check_indices(call, indices, n, 1)) return false;
   const bool past = too_large(call.out[0]) && lines_apart(call.out[0].data, bytes);
   parallel_ranges(
-      call, outer * m, max64(1, 65536 / max64(bytes, 1)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
+      call, outer * m, max64(1, 131072 / max64(bytes, 1)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
         const auto source = [&](int64_t r) { return x.u8() + (r / m * n + indices.i32()[r % m]) * bytes; };
         for (int64_t r = begin; r < end; r++) {
-          const uint8_t *from = source(r), *next = source(min64(r + 1, end - 1));
-          uint8_t* to = call.out[0].u8() + r * bytes;
-          __builtin_prefetch(source(min64(r + kEarly, end - 1)));
-          for (int64_t i = 0; i < min64(bytes, kHead); i += 64) {
-            __builtin_prefetch(next + i);
-            if (past) bypass_copy(to + i, from + i, 64);
-          }
-          if (!past) memcpy(to, from, static_cast<size_t>(bytes));
-          else if (bytes > kHead) bypass_copy(to + kHead, from + kHead, bytes - kHead);
+          __builtin_prefetch(source(min64(r + kEarly, outer * m - 1)));
+          copy_row(call.out[0].u8() + r * bytes, source(r), source(min64(r + 1, outer * m - 1)), bytes, past);
         }
         if (past) end_bypass();
       });
@@ -153,7 +159,7 @@ bool take_grad(const Call& call) {
   constexpr int64_t kFew = 4;
   const bool past = too_large(dx, inner);
   parallel_ranges(
-      call, outer * n, max64(1, 8192 / max64(inner, 1)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
+      call, outer * n, max64(1, 32768 / max64(inner, 1)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
         for (int64_t row = begin; row < end; row++) {
           const int64_t o = row / n, r = row % n;
           const int64_t from = r ? first[r - 1] : 0, to = r == padding ? from : first[r];
@@ -167,10 +173,14 @@ bool take_grad(const Call& call) {
           }
           const float* next = first[r] < m ? given(first[r]) : nullptr;  // what the next row begins with
           if (next) __builtin_prefetch(given(min64(first[r] + kEarly - 1, m - 1)));
+          if (to - from == 1) {
+            copy_row(sum, given(from), next ? next : sum, inner * 4, past);
+            continue;
+          }
           const float* rows[kFew];
           for (int64_t p = from; p < to; p++) rows[p - from] = given(p);
           each_vector(0, inner, [&](int64_t i, auto lanes) {
-            if (next && i < kHead / 4) __builtin_prefetch(next + i);
+            if (next && i < kHead / 8) __builtin_prefetch(next + i);
             Vec all = to > from ? lanes.load(rows[0] + i) : Vec{};
             for (int64_t p = 1; p < to - from; p++) all += lanes.load(rows[p] + i);
             put(past, lanes, sum + i, all);

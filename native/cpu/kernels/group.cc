@@ -60,11 +60,15 @@ bool group_norm(const Call& call) {
       const int64_t at = sample * g.rows * all + start;
       const float *x = call.in[0].f32() + at, *before = x - g.rows * all;
       float* y = call.out[0].f32() + at - g.rows * all;
-      const auto normalise = [=](int64_t r, int64_t c0, int64_t c1) __attribute__((noinline)) {
+      // Two rows at once, after the second.
+      const auto normalise = [ =, rows = g.rows ](int64_t r, int64_t c0, int64_t c1) __attribute__((noinline)) {
+        if (r % 2 == 0 && r + 1 < rows) return;
         each_vector(c0, c1, [=](int64_t c, auto lanes) {
-          if (!aside) fetch_next(y + r * all + c, 2 * all);
-          put(aside, lanes, y + r * all + c,
-              (lanes.load(before + r * all + c) - lanes.load(mean + c)) * lanes.load(scale + c) + lanes.load(beta + c));
+          const Vec middle = lanes.load(mean + c), by = lanes.load(scale + c), more = lanes.load(beta + c);
+          for (int64_t at = (r - r % 2) * all + c; at <= r * all + c; at += all) {
+            if (!aside) fetch_next(y + at, 2 * all);
+            put(aside, lanes, y + at, (lanes.load(before + at) - middle) * by + more);
+          }
         });
       };
       if (sample == end) {

@@ -19,16 +19,21 @@ __attribute__((noinline)) inline void add_floats(const float* x, int64_t n, doub
 // Adds two sums over rows [0, rows) for each of some channels to first and second: terms(row, c, lanes, u, v) gives vectors
 // of their terms. One row after the other, the order memory likes: of several streams at once some processors fetch none
 // ahead. The sums stay in the first cache; some vectors are read before any is stored, so that more loads are under way.
-template <class Terms>
-inline void sum_columns(int64_t rows, int64_t channels, const Terms& terms, double* first, double* second) {
-  constexpr int64_t kRun = 1024, kRows = 4 * kFloatRows;
+// After each row, then(row, channel, end of channels) may do something else in that place.
+template <class Terms, class Then>
+inline void sum_columns(int64_t rows, int64_t channels, const Terms terms, double* first, double* second,
+                        const Then then) {
+  constexpr int64_t kRun = 1024, kRows = 256;
   constexpr int kSide = 4;
-  float a[kRun], b[kRun];
+  // Not a page apart: a load waits for stores before it to the same place in another one.
+  float sums[2 * kRun + 144], *const a = sums, *const b = sums + kRun + 144;
   for (int64_t start = 0; start < channels; start += kRun)
     for (int64_t r = 0; r < rows; r += kRows) {
       const int64_t count = min64(kRun, channels - start), end = min64(rows, r + kRows);
-      set_zero(a, count);
-      set_zero(b, count);
+      each_vector(0, count, [=](int64_t c, auto lanes) {
+        lanes.store(a + c, Vec{});
+        lanes.store(b + c, Vec{});
+      });
       for (int64_t i = r; i < end; i++) {
         int64_t c = 0;
         for (; c + kSide * kLanes <= count; c += kSide * kLanes) {
@@ -48,10 +53,15 @@ inline void sum_columns(int64_t rows, int64_t channels, const Terms& terms, doub
           lanes.store(a + k, lanes.load(a + k) + u);
           lanes.store(b + k, lanes.load(b + k) + v);
         });
+        then(i, start, start + count);
       }
       add_floats(a, count, first + start);
       add_floats(b, count, second + start);
     }
+}
+template <class Terms>
+inline void sum_columns(int64_t rows, int64_t channels, const Terms terms, double* first, double* second) {
+  sum_columns(rows, channels, terms, first, second, [](int64_t, int64_t, int64_t) {});
 }
 
 // Adds two sums over rows [begin, end) for each channel to sums[2 channels], of kernels that go along rows: f(row, a, b)
@@ -63,19 +73,6 @@ inline void add_rows(int64_t begin, int64_t end, int64_t channels, const F& f, f
     for (int64_t i = r; i < min64(end, r + kFloatRows); i++) f(i, floats, floats + channels);
     add_floats(floats, 2 * channels, sums);
   }
-}
-
-// Mean of up to 32 rows, evenly spread, of rows that are `step` apart; 0 where that is not finite. Sums of what is left
-// after it is taken away lose no digits to a mean far from zero.
-inline void sample_mean(const float* x, int64_t rows, int64_t step, int64_t channels, float* shift) {
-  const int64_t taken = min64(32, rows);
-  for (int64_t c = 0; c < channels; c++) shift[c] = 0;
-  for (int64_t i = 0; i < taken; i++) {
-    const float* row = x + rows * i / taken * step;
-    for (int64_t c = 0; c < channels; c++) shift[c] += row[c];
-  }
-  const float share = 1.0f / static_cast<float>(max64(1, taken));
-  for (int64_t c = 0; c < channels; c++) shift[c] = shift[c] - shift[c] == 0 ? shift[c] * share : 0.0f;
 }
 
 // Two sums over all rows for each channel: sum(begin, end, floats, sums) adds those of some rows, as add_rows() does.

@@ -204,3 +204,76 @@ TEST(batch_norm_keeps_nan_in_its_channel) {
     for (int64_t c = 0; c < 19; c++) CHECK(std::isnan(mean[c]) == (c == 3) && std::isnan(var[c]) == (c == 3));
   });
 }
+
+// Samples more and fewer than threads share, in groups that these share too; the bits are those of one thread.
+TEST(group_norm_and_gradient) {
+  struct Images {
+    int64_t samples, rows, channels, groups;
+  };
+  test::each_isa([] {
+    for (const Images& s : {Images{0, 5, 6, 2}, Images{1, 1, 1, 1}, Images{1, 300, 32, 4}, Images{5, 7, 33, 3},
+                            Images{17, 65, 6, 6}, Images{41, 19, 96, 2}, Images{70, 3, 1040, 5}}) {
+      const int64_t width = s.channels / s.groups;
+      std::vector<std::vector<float>> first;
+      for (int threads : {1, 2, 5}) {
+        auxgrad::set_threads(threads);
+        test::Array x = test::Array::normal({s.samples, s.rows, s.channels}, 1),
+                    dy = test::Array::normal({s.samples, s.rows, s.channels}, 2),
+                    gamma = test::Array::normal({s.channels}, 3), beta = test::Array::normal({s.channels}, 4),
+                    mean = test::Array::f32({s.samples, s.groups}), rstd = test::Array::f32({s.samples, s.groups}),
+                    y = test::Array::f32({s.samples, s.rows, s.channels}),
+                    dx = test::Array::f32({s.samples, s.rows, s.channels}), dgamma = test::Array::f32({s.channels}),
+                    dbeta = test::Array::f32({s.channels});
+        for (int64_t i = 0; i < x.count(); i++) x[i] += static_cast<float>(10 * (i % s.channels / width));
+        const double groups = static_cast<double>(s.groups);
+        test::call("group_norm", {x.view(), gamma.view(), beta.view()}, {y.view(), mean.view(), rstd.view()},
+                   {groups, 1e-5});
+        test::call("group_norm_grad", {dy.view(), x.view(), mean.view(), rstd.view(), gamma.view()},
+                   {dx.view(), dgamma.view(), dbeta.view()}, {groups});
+        std::vector<std::vector<float>> now;
+        for (test::Array* a : {&y, &mean, &rstd, &dx, &dgamma, &dbeta})
+          now.emplace_back(a->f32(), a->f32() + a->count());
+        if (threads > 1) {
+          CHECK(first == now);
+          continue;
+        }
+        first = now;
+        std::vector<double> dg(size_t(s.channels)), db(size_t(s.channels)), size(size_t(s.channels), 1e-30);
+        for (int64_t k = 0; k < s.samples * s.groups; k++) {
+          const int64_t start = k / s.groups * s.rows * s.channels + k % s.groups * width;
+          const auto at = [&](int64_t i) { return start + i / width * s.channels + i % width; };
+          const int64_t n = s.rows * width;
+          double m = 0, v = 0, a = 0, b = 0;
+          for (int64_t i = 0; i < n; i++) m += x[at(i)] / double(n);
+          for (int64_t i = 0; i < n; i++) v += (x[at(i)] - m) * (x[at(i)] - m) / double(n);
+          const double q = 1 / std::sqrt(v + 1e-5);
+          CHECK_NEAR(mean[k], m, 2e-7 * std::fabs(m) + 2e-7 * std::sqrt(v));
+          CHECK_NEAR(rstd[k], q, 3e-6 * q);
+          // Gradients are those of the statistics that were kept.
+          const auto normal = [&](int64_t i) { return (double(x[at(i)]) - mean[k]) * rstd[k]; };
+          for (int64_t i = 0; i < n; i++) {
+            const int64_t c = at(i) % s.channels;
+            const double g = double(dy[at(i)]) * gamma[c];
+            a += g / double(n);
+            b += g * normal(i) / double(n);
+            dg[size_t(c)] += dy[at(i)] * normal(i);
+            db[size_t(c)] += dy[at(i)];
+            size[size_t(c)] += std::fabs(dy[at(i)] * normal(i)) + std::fabs(dy[at(i)]);
+          }
+          for (int64_t i = 0; i < n; i++) {
+            const int64_t c = at(i) % s.channels;
+            const double g = double(dy[at(i)]) * gamma[c], expected = normal(i) * gamma[c] + beta[c];
+            CHECK_NEAR(y[at(i)], expected, 4e-7 * (std::fabs(normal(i) * gamma[c]) + std::fabs(beta[c])));
+            CHECK_NEAR(dx[at(i)], rstd[k] * (g - a - normal(i) * b),
+                       2e-6 * rstd[k] * (1 + std::fabs(g) + std::fabs(normal(i) * b)));
+          }
+        }
+        for (int64_t c = 0; c < s.channels; c++) {
+          CHECK_NEAR(dgamma[c], dg[size_t(c)], 1e-6 * size[size_t(c)]);
+          CHECK_NEAR(dbeta[c], db[size_t(c)], 1e-6 * size[size_t(c)]);
+        }
+      }
+    }
+    auxgrad::set_threads(auxgrad::default_threads());
+  });
+}

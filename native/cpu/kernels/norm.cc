@@ -63,7 +63,7 @@ bool batch_norm_grad(const Call& call) {
         const float *g = dy + begin * channels, *in = x.f32() + begin * channels;
         sum_columns(
             end - begin, channels,
-            [&](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) {
+            [=](int64_t r, int64_t c, auto lanes, Vec& u, Vec& v) {
               u = lanes.load(g + r * channels + c);
               v = u * (lanes.load(in + r * channels + c) - lanes.load(mean + c));
             },

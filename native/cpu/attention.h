@@ -293,13 +293,13 @@ int64_t attention_floats(const Attention& a) {
 
 // Few queries, as where text is generated: keys and values are read once, where they are, some of all heads a task, for
 // rows of heads often lie side by side. What a task sums up, as far as its greatest score, is put together at the end.
-constexpr int64_t kFewKeys = 64;
+constexpr int64_t kFewKeys = 64, kFewScores = kFewKeys + kPad;
 inline bool few_queries(const Attention& a) {
   return !kFallback && a.rows > 0 && a.rows <= kDotRows && a.keys >= kFewKeys && !a.causal && a.k.stride[3] == 1 &&
          a.depth >= kDotDepth;
 }
 inline int64_t few_floats(const Attention& a) {
-  return round_up(copied(kDotRows, a.depth) + kDotRows * kScores + copied(kFewKeys, a.width), 16);
+  return round_up(copied(kDotRows, a.depth) + a.heads * a.rows * kFewScores + copied(kFewKeys, a.width), 16);
 }
 inline int64_t part_floats_of(const Attention& a) { return a.rows * round_up(a.width + 2, 16); }
 
@@ -315,26 +315,47 @@ void attention_of_few(const Call& call, const Attention& a, const Stream& stream
   const int64_t D = a.depth, E = a.width, T = a.rows, parts = ceil_div(a.keys, kFewKeys);
   const int64_t space = few_floats(a), part_floats = part_floats_of(a), step = part_floats / max64(1, T);
   float *scratch = static_cast<float*>(call.scratch), *partial = scratch + call.pool->threads() * space;
-  parallel_tasks(call, a.q.shape[0] * parts, [&](int64_t task, int thread) {
-    const int64_t s0 = task % parts * kFewKeys, ns = min64(kFewKeys, a.keys - s0), first = task / parts * a.heads;
-    float *queries = scratch + thread * space, *s = queries + copied(kDotRows, D), *values = s + kDotRows * kScores;
-    for (int64_t i = first; i < first + a.heads; i++) {
-      const Matrix k = a.of(a.k, i), v = a.of(a.v, i);
-      const Right q_rows = a.of(a.q, i).copy(0, T, D, a.scale * kLog2E, queries);
-      kDotKernels[T]({queries, q_rows.step, k.data + s0 * k.row, k.row, ns, D, s, kScores, false});
-      float* sums = partial + (i * parts + task % parts) * part_floats;
+  // Where heads lie side by side, a key or value of all of them is one row.
+  const int64_t tasks = a.q.shape[0] * parts, H = a.heads;
+  const bool rows_of_all = a.k.stride[1] == D && a.v.stride[1] == E && E == D;
+  parallel_tasks(call, tasks, [&](int64_t task, int thread) {
+    const int64_t s0 = task % parts * kFewKeys, ns = min64(kFewKeys, a.keys - s0), first = task / parts * H;
+    float *queries = scratch + thread * space, *values = queries + copied(kDotRows, D),
+          *scores = values + copied(kFewKeys, E);
+    for (int64_t h = 0; h < H; h++) {
+      const Matrix k = a.of(a.k, first + h), v = a.of(a.v, first + (rows_of_all ? 0 : h));
+      const Right q_rows = a.of(a.q, first + h).copy(0, T, D, a.scale * kLog2E, queries);
+      multiply_dots({static_cast<int>(T), queries, q_rows.step, k.data + s0 * k.row, k.row, ns, D,
+                     scores + h * T * kFewScores, kFewScores, false,
+                     v.data + s0 * v.row + (rows_of_all ? h * ns * D : 0), rows_of_all ? D : v.row});
+    }
+    // Of the task that this thread may be given next.
+    const int64_t next = task + call.pool->threads(), next_s0 = next % parts * kFewKeys;
+    LinesAhead ahead = {};
+    for (int64_t h = 0; h < H; h++) {
+      const int64_t i = first + h;
+      if (next < tasks && (h == 0 || !rows_of_all)) {
+        const Matrix k = a.of(a.k, next / parts * H + h);
+        ahead = {k.data + next_s0 * k.row, k.row, min64(kFewKeys, a.keys - next_s0), rows_of_all ? H * D : D};
+      }
+      float *s = scores + h * T * kFewScores, *sums = partial + (i * parts + task % parts) * part_floats;
       for (int64_t r = 0; r < T; r++) {
-        float *row = s + r * kScores, *top = sums + r * step + E;
+        float *row = s + r * kFewScores, *top = sums + r * step + E;
         const int64_t count = a.finish_scores(row, i, r, s0, ns, kLog2E);
         top[0] = row_top(row, count, -__builtin_inff());
         top[1] = row_weights(row, count, top[0] == -__builtin_inff() ? 0.0f : top[0]);
         if (a.key) a.each_kept(stream, i, r, s0, ns, [&](int64_t j, float factor) { row[j] *= factor; });
       }
+      const Matrix v = a.of(a.v, i);
       const bool in_place = v.column == 1 && E % kLanes == 0;
       const Right v_rows = in_place ? Right{v.data + s0 * v.row, v.row, kTileColumns} : v.copy(s0, ns, E, 1, values);
-      for (int64_t r = 0; r < T; r += kTileRows)
-        multiply(kLeftRows, s + r * kScores, kScores, v_rows, min64(kTileRows, T - r), E, ns, sums + r * step, step,
-                 false);
+      for (int64_t j = 0; j < ns; j += kChunk) {
+        ahead.fetch(kChunk * D);
+        for (int64_t r = 0; r < T; r += kTileRows)
+          multiply(kLeftRows, s + r * kFewScores + j, kFewScores,
+                   {v_rows.data + j * v_rows.step, v_rows.step, kTileColumns}, min64(kTileRows, T - r), E,
+                   min64(kChunk, ns - j), sums + r * step, step, j > 0);
+      }
     }
   });
   parallel_ranges(call, a.batches() * T, max64(1, 16384 / (parts * step)), [&](int64_t begin, int64_t end) {

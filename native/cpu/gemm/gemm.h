@@ -216,6 +216,20 @@ inline Panel panel_at(const Product& p, const Cut& cut, int64_t c, int64_t c1, i
   return panel;
 }
 
+// Rows to come, fetched into the second cache in order.
+struct LinesAhead {
+  const float* row;
+  int64_t step, rows, columns, column = 0;
+
+  void fetch(int64_t floats) {
+    for (; floats > 0 && rows > 0; floats -= 16) {
+      __builtin_prefetch(row + column, 0, 2);
+      column += 16;
+      if (column >= columns) column = 0, rows--, row += step;
+    }
+  }
+};
+
 // One block of C of few rows, from all of K in [k0, k1): B is read once, along its rows. As product_block().
 inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0, int64_t c1, int64_t k0,
                          int64_t k1, float* out, int64_t out_step, bool finish, float* scratch) {
@@ -232,14 +246,10 @@ inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r
       for (int64_t k = block; k < end; k += kStreamK) {
         const int64_t depth = min64(kStreamK, end - k);
         // The steps after these are fetched in the order of memory.
-        const float *right = p.b + k * p.b_k + g0, *next = right + depth * p.b_k;
-        int64_t next_rows = min64(kStreamK, k1 - k - depth), line = 0;
+        const float* right = p.b + k * p.b_k + g0;
+        LinesAhead ahead = {right + depth * p.b_k, p.b_k, min64(kStreamK, k1 - k - depth), columns};
         for (int64_t c = 0; c < columns; c += kTileColumns) {
-          for (int64_t i = 0; i < depth * kTileColumns && next_rows > 0; i += 16) {
-            __builtin_prefetch(next + line, 0, 2);
-            line += 16;
-            if (line >= columns) line = 0, next_rows--, next += p.b_k;
-          }
+          ahead.fetch(depth * kTileColumns);
           Tile t = {};
           t.depth = depth;
           t.left_step = left_step;
@@ -275,13 +285,26 @@ inline void dots_block(const Product& p, const Cut& cut, int64_t c0, int64_t c1,
   for (int64_t k = k0; k < k1; k += cut.depth) {
     const int64_t depth = min64(cut.depth, k1 - k);
     if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, 0, p.m, k, k + depth, p.signs, p.k);
-    Dots d = {p.a + k, p.a_row, p.b + k + c0 * p.b_column, p.b_column, c1 - c0, depth, out + c0, out_step, k > k0};
+    const float* right = p.b + k + c0 * p.b_column;
+    const int rows = static_cast<int>(p.m);
+    Dots d = {rows,
+              p.a + k,
+              p.a_row,
+              right,
+              p.b_column,
+              c1 - c0,
+              depth,
+              out + c0,
+              out_step,
+              k > k0,
+              right + dot_columns(rows) * p.b_column,
+              p.b_column};
     if (cut.copy_left) {
       copy_rows(p.a + k * p.a_k, p.a_row, p.a_k, p.m, depth, copied, depth + kPad, p.positive, p.negative);
       d.left = copied;
       d.left_step = depth + kPad;
     }
-    kDotKernels[p.m](d);
+    multiply_dots(d);
   }
   if (finish) finish_block(p, 0, p.m, c0, c1);
 }
@@ -354,8 +377,9 @@ inline void tiny_product(const Product& p, const Cut& cut, const Product* next, 
 }
 
 // One block of C: rows [r0, r1), columns [c0, c1), over K in [k0, k1), written to `out` with rows `out_step` apart.
-inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0, int64_t c1, int64_t k0,
-                          int64_t k1, float* out, int64_t out_step, bool finish, float* scratch) {
+__attribute__((noinline)) void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0,
+                                             int64_t c1, int64_t k0, int64_t k1, float* out, int64_t out_step,
+                                             bool finish, float* scratch) {
   if (k0 >= k1) {
     for (int64_t r = r0; r < r1; r++) memset(out + r * out_step + c0, 0, static_cast<size_t>(c1 - c0) * sizeof(float));
     if (finish) finish_block(p, r0, r1, c0, c1);

@@ -73,8 +73,9 @@ struct Right {
 };
 
 // c[m, n] (+)= left right over k terms, m <= kTileRows. `ahead`: rows that are fetched meanwhile, or null.
-inline void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m, int64_t n,
-                     int64_t k, float* c, int64_t ldc, bool add, RowsAhead* ahead = nullptr) {
+__attribute__((noinline)) void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m,
+                                        int64_t n, int64_t k, float* c, int64_t ldc, bool add,
+                                        RowsAhead* ahead = nullptr) {
   Tile t = {};
   t.depth = k;
   t.left = left;
@@ -94,7 +95,7 @@ inline void multiply(Left order, const float* left, int64_t left_step, const Rig
 // Where piece i of `count` even ones of n begins.
 inline int64_t cut_at(int64_t n, int64_t count, int64_t i) { return n * i / count; }
 
-inline void scale_row(const float* from, int64_t n, float scale, float* to) {
+__attribute__((noinline)) void scale_row(const float* from, int64_t n, float scale, float* to) {
   const Vec factor = broadcast(scale);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(to + i, load(from + i) * factor);
@@ -119,7 +120,7 @@ struct Matrix {
     return {data + first * row, row, count, columns};
   }
   // Rows next to each other, times `scale`: a left operand, and a right one whose depth the rows are.
-  Right copy(int64_t first, int64_t count, int64_t columns, float scale, float* out) const {
+  __attribute__((noinline)) Right copy(int64_t first, int64_t count, int64_t columns, float scale, float* out) const {
     const int64_t step = columns + kPad;
     const float* from = data + first * row;
     for (int64_t r = 0; r < count; r++, from += row) {
@@ -131,7 +132,7 @@ struct Matrix {
     return {out, step, kTileColumns};
   }
   // A right operand whose columns the rows are.
-  Right pack(int64_t first, int64_t count, int64_t columns, float* out) const {
+  __attribute__((noinline)) Right pack(int64_t first, int64_t count, int64_t columns, float* out) const {
     for (int64_t j = 0; j < count; j += kTileColumns)
       pack_right(data + (first + j) * row, column, row, columns, min64(kTileColumns, count - j), kTileColumns,
                  out + j * columns);
@@ -172,7 +173,8 @@ struct Attention {
   int64_t seen(int64_t t, int64_t s0, int64_t n) const { return causal ? max64(0, min64(n, t + 1 - s0)) : n; }
 
   // Scores of row t, times `unit`: masked, with -inf in the lanes behind the last; returns their number with those.
-  int64_t finish_scores(float* row, int64_t i, int64_t t, int64_t s0, int64_t n, float unit) const {
+  __attribute__((noinline)) int64_t finish_scores(float* row, int64_t i, int64_t t, int64_t s0, int64_t n,
+                                                  float unit) const {
     if (mask) {
       const int64_t at =
           i / heads * mask.stride[0] + i % heads * mask.stride[1] + t * mask.stride[2] + s0 * mask.stride[3];
@@ -197,6 +199,11 @@ struct Attention {
       for (int64_t w = max64(0, first - at); w < min64(kGroup, first + ns - at); w++)
         f(at + w - first, uniform_from_bits(words[w]) >= dropout ? factor : 0.0f);
     }
+  }
+  // What dropout makes of the weights.
+  __attribute__((noinline)) void drop(const Stream& stream, int64_t i, int64_t t, int64_t s0, int64_t ns,
+                                      float* row) const {
+    each_kept(stream, i, t, s0, ns, [&](int64_t j, float factor) { row[j] *= factor; });
   }
 };
 
@@ -244,7 +251,7 @@ inline float sum_across(const Vec (&lanes)[kWidthVecs]) {
 }
 
 // Of rows of whole kWidth.
-inline float row_top(const float* row, int64_t n, float least) {
+__attribute__((noinline)) float row_top(const float* row, int64_t n, float least) {
   Vec top[kWidthVecs];
   for (Vec& v : top) v = broadcast(least);
   for (int64_t j = 0; j < n; j += kWidth)
@@ -255,7 +262,7 @@ inline float row_top(const float* row, int64_t n, float least) {
   return across(top, [](auto x, auto y) { return y > x ? y : x; });
 }
 // row = 2^(row - base); returns the sum.
-inline float row_weights(float* row, int64_t n, float base) {
+__attribute__((noinline)) float row_weights(float* row, int64_t n, float base) {
   const Vec low = broadcast(base);
   Vec sum[kWidthVecs] = {};
   for (int64_t j = 0; j < n; j += kWidth)
@@ -344,7 +351,7 @@ void attention_of_few(const Call& call, const Attention& a, const Stream& stream
         const int64_t count = a.finish_scores(row, i, r, s0, ns, kLog2E);
         top[0] = row_top(row, count, -__builtin_inff());
         top[1] = row_weights(row, count, top[0] == -__builtin_inff() ? 0.0f : top[0]);
-        if (a.key) a.each_kept(stream, i, r, s0, ns, [&](int64_t j, float factor) { row[j] *= factor; });
+        if (a.key) a.drop(stream, i, r, s0, ns, row);
       }
       const Matrix v = a.of(a.v, i);
       const bool in_place = v.column == 1 && E % kLanes == 0;
@@ -452,9 +459,7 @@ bool attention(const Call& call) {
           fill_tail(row, count[r], most, 0);
           float* y_row = y + (r0 + r) * y_step;
           if (s0 > 0 && shrink[r] != 1.0f) scale_row(y_row, E, shrink[r], y_row);
-          if (a.key)
-            a.each_kept(stream, i, t + r, s0, a.seen(t + r, s0, ns),
-                        [&](int64_t j, float factor) { row[j] *= factor; });
+          if (a.key) a.drop(stream, i, t + r, s0, a.seen(t + r, s0, ns), row);
         }
         multiply(kLeftRows, s, kScores, v_rows, m, E, most, y + r0 * y_step, y_step, s0 > 0, ahead.rest());
         if (s0 + ns < a.seen(t + m - 1, 0, seen)) continue;

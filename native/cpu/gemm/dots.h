@@ -22,7 +22,9 @@ struct Dots {
   int64_t ahead_step;
 };
 
-constexpr int64_t kDotRows = 8;
+constexpr int kDotRows = 8;
+// Rows of the kernel for so many.
+constexpr int dot_rows(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : kDotRows; }
 // Columns side by side: their vectors, one of the left operand and the sums have registers.
 constexpr int kRegisters = kTileRows * kTileVecs > 16 ? 32 : 16;
 constexpr int dot_columns(int rows) { return rows == 1 && kRegisters == 32 ? 8 : (kRegisters - 1) / (rows + 1); }
@@ -44,7 +46,7 @@ inline __attribute__((always_inline)) Vec sums_of_lanes(Vec (&v)[kLanes]) {
 // Puts the sums of columns from c on, whose lanes are still apart, where they belong.
 __attribute__((noinline)) void place_sums(const Dots& d, const Vec* sum, int64_t c) {
   alignas(64) float total[kRegisters + kLanes];
-  const int step = dot_columns(d.rows);
+  const int step = dot_columns(dot_rows(d.rows));
   for (int i = 0; i < d.rows * step; i += kLanes) {
     Vec v[kLanes];
     AUXGRAD_UNROLL
@@ -59,6 +61,7 @@ __attribute__((noinline)) void place_sums(const Dots& d, const Vec* sum, int64_t
     }
 }
 
+// Of M rows; those beyond the last one are it once more, and their sums are left.
 template <int M>
 __attribute__((noinline)) void dot_kernel(const Dots& d) {
   constexpr int N = dot_columns(M);
@@ -67,9 +70,11 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
   const int64_t line = together ? 16 : d.ahead_step, chunk = together ? N : 1;
   for (int64_t c = 0; c < d.columns; c += N) {
     const int64_t columns = min64(N, d.columns - c);
-    const float *p[N], *left = d.left, *next = d.ahead + c * d.ahead_step;
+    const float *p[N], *left[M], *next = d.ahead + c * d.ahead_step;
     AUXGRAD_UNROLL
     for (int n = 0; n < N; n++) p[n] = d.right + (c + min64(n, columns - 1)) * d.right_step;
+    AUXGRAD_UNROLL
+    for (int m = 0; m < M; m++) left[m] = d.left + min64(m, d.rows - 1) * d.left_step;
     Vec sum[M * N] = {};
     const auto step = [&](const auto& lanes, int64_t k) __attribute__((always_inline)) {
       Vec x[N];
@@ -81,7 +86,7 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
       }
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) {
-        const Vec y = lanes.load(left + m * d.left_step + k);
+        const Vec y = lanes.load(left[m] + k);
         AUXGRAD_UNROLL
         for (int n = 0; n < N; n++) sum[m * N + n] = fma(y, x[n], sum[m * N + n]);
       }
@@ -96,11 +101,10 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
   }
 }
 
-using DotKernel = void (*)(const Dots&);
-constexpr DotKernel kDotKernels[kDotRows + 1] = {nullptr,       dot_kernel<1>, dot_kernel<2>,
-                                                 dot_kernel<3>, dot_kernel<4>, dot_kernel<5>,
-                                                 dot_kernel<6>, dot_kernel<7>, dot_kernel<8>};
-inline void multiply_dots(const Dots& d) { kDotKernels[d.rows](d); }
+inline void multiply_dots(const Dots& d) {
+  const int rows = dot_rows(d.rows);
+  (rows == 1 ? dot_kernel<1> : rows == 2 ? dot_kernel<2> : rows == 4 ? dot_kernel<4> : dot_kernel<kDotRows>)(d);
+}
 
 }  // namespace
 }  // namespace auxgrad

@@ -88,7 +88,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   const bool small = p.k <= 128 && p.k * (right_rows ? p.b_k : p.n) <= 8192;
   const bool few_rows = p.m <= kStreamRows, large = p.k * p.n > 65536;
   cut.stream = right_rows && few_rows && large;
-  cut.dots = !right_rows && p.b_k == 1 && p.m <= kDotRows && p.k >= kDotDepth;
+  cut.dots = !kFallback && !right_rows && p.b_k == 1 && p.m <= kDotRows && p.k >= kDotDepth;
   if (cut.dots) cut.copy_left = signs || !left_rows, cut.left = kLeftRows;
   cut.right_in_place = right_rows && (small || p.m <= kTileRows);
   cut.panel = small && kWideVecs > 0 && p.n > kTileColumns && p.m > kWideRows ? kWideVecs * kLanes : kTileColumns;
@@ -297,7 +297,7 @@ inline void dots_block(const Product& p, const Cut& cut, int64_t c0, int64_t c1,
               out + c0,
               out_step,
               k > k0,
-              right + dot_columns(rows) * p.b_column,
+              right + dot_columns(dot_rows(rows)) * p.b_column,
               p.b_column};
     if (cut.copy_left) {
       copy_rows(p.a + k * p.a_k, p.a_row, p.a_k, p.m, depth, copied, depth + kPad, p.positive, p.negative);

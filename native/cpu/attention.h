@@ -251,7 +251,7 @@ inline float sum_across(const Vec (&lanes)[kWidthVecs]) {
 }
 
 // Of rows of whole kWidth.
-__attribute__((noinline)) float row_top(const float* row, int64_t n, float least) {
+inline float row_top(const float* row, int64_t n, float least) {
   Vec top[kWidthVecs];
   for (Vec& v : top) v = broadcast(least);
   for (int64_t j = 0; j < n; j += kWidth)
@@ -262,7 +262,7 @@ __attribute__((noinline)) float row_top(const float* row, int64_t n, float least
   return across(top, [](auto x, auto y) { return y > x ? y : x; });
 }
 // row = 2^(row - base); returns the sum.
-__attribute__((noinline)) float row_weights(float* row, int64_t n, float base) {
+inline float row_weights(float* row, int64_t n, float base) {
   const Vec low = broadcast(base);
   Vec sum[kWidthVecs] = {};
   for (int64_t j = 0; j < n; j += kWidth)

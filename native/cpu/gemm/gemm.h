@@ -342,7 +342,7 @@ struct Ahead {
 };
 
 // A product so small that what is done around the tiles counts. `next`: the one that this thread may be given next.
-inline void tiny_product(const Product& p, const Cut& cut, const Product* next, float* packed) {
+__attribute__((noinline)) void tiny_product(const Product& p, const Cut& cut, const Product* next, float* packed) {
   const bool by_rows = cut.left == kLeftRows;
   const int64_t rows = p.m;
   Tile t = {};

@@ -178,10 +178,20 @@ struct Attention {
     if (mask) {
       const int64_t at =
           i / heads * mask.stride[0] + i % heads * mask.stride[1] + t * mask.stride[2] + s0 * mask.stride[3];
-      if (mask.dtype == DType::boolean)
-        for (int64_t j = 0; j < n; j++) row[j] = mask.u8()[at + j * mask.stride[3]] ? row[j] : -__builtin_inff();
-      else
-        for (int64_t j = 0; j < n; j++) row[j] += mask.f32()[at + j * mask.stride[3]] * unit;
+      const int64_t step = mask.stride[3];
+      const bool truth = mask.dtype == DType::boolean;
+      const Vec none = broadcast(-__builtin_inff()), factor = broadcast(unit);
+      int64_t j = 0;
+      for (; step == 1 && j + kLanes <= n; j += kLanes) {
+        const Vec x = load(row + j);
+        if (truth) store(row + j, load_bytes(mask.u8() + at + j) != 0 ? x : none);
+        else store(row + j, fma(load(mask.f32() + at + j), factor, x));
+      }
+      for (; j < n; j++) {
+        asm volatile("");  // a loop that is not worth the code of its vectors
+        if (!truth) row[j] += mask.f32()[at + j * step] * unit;
+        else if (!mask.u8()[at + j * step]) row[j] = -__builtin_inff();
+      }
     }
     const int64_t padded = round_up(n, kWidth);
     fill_tail(row, n, padded, -__builtin_inff());
@@ -365,24 +375,24 @@ void attention_of_few(const Call& call, const Attention& a, const Stream& stream
       }
     }
   });
-  parallel_ranges(call, a.batches() * T, max64(1, 16384 / (parts * step)), [&](int64_t begin, int64_t end) {
-    for (int64_t at = begin; at < end; at++) {
-      const int64_t i = at / T, r = at % T;
+  parallel_short_tasks(call, a.batches(), [&](int64_t i, int) {
+    for (int64_t r = 0; r < T; r++) {
       const float* sums = partial + i * parts * part_floats + r * step;
       float top = -__builtin_inff(), weight = 0;
       for (int64_t part = 0; part < parts; part++)
         top = sums[part * part_floats + E] > top ? sums[part * part_floats + E] : top;
       float* y = call.out[0].f32() + ((i / a.heads * T + r) * a.heads + i % a.heads) * E;
       memset(y, 0, static_cast<size_t>(E) * sizeof(float));
-      for (int64_t part = 0; part < parts && top != -__builtin_inff(); part++, sums += part_floats) {
-        const Vec factor = exp2_lanes(broadcast(sums[E] - top));
+      const float base = top == -__builtin_inff() ? 0.0f : top;  // no key, or all scores are NaN
+      for (int64_t part = 0; part < parts; part++, sums += part_floats) {
+        const Vec factor = exp2_lanes(broadcast(sums[E] - base));
         weight += sums[E + 1] * factor[0];
         each_vector(0, E, [&](int64_t e, auto lanes) {
           lanes.store(y + e, fma(lanes.load(sums + e), factor, lanes.load(y + e)));
         });
       }
       scale_row(y, E, weight == 0 ? 0.0f : 1.0f / weight, y);
-      call.out[1].f32()[at] = weight == 0 ? -__builtin_inff() : mul_add(top, 0.69314718f, log_f32(weight));
+      call.out[1].f32()[i * T + r] = weight == 0 ? -__builtin_inff() : mul_add(top, 0.69314718f, log_f32(weight));
     }
   });
 }

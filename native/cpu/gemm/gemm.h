@@ -37,7 +37,6 @@ constexpr int64_t kStreamRows = kTileRows > 12 ? kTileRows : 12, kStreamK = 8, k
 constexpr int64_t kStreamPad = 80;  // floats between rows of the sums, so that they do not meet in a set of the cache
 // Few rows along columns of B at least so long, in blocks of K that leave the rows in the second cache.
 constexpr int64_t kDotDepth = 32, kDotsK = 4096;
-constexpr int64_t kTurnStride = 1024;
 constexpr int64_t kPad = 16;  // floats between copied rows, so that they do not meet in a set of the cache
 
 // ceil(n / size), at least 1; what fits is not divided, which would cost a small product too much.
@@ -77,11 +76,11 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   const bool signs = p.positive != 0 || p.negative != 0 || p.signs;
   cut.left = left_rows || !left_columns ? kLeftRows : kLeftColumns;
 
-  // Many rows a multiple of 4 KiB apart share few sets of the first cache; of columns a narrow tile uses but a part of
-  // each of many lines. To one panel a copy is no use.
+  // Many rows, or steps, a multiple of 4 KiB apart share few sets of the caches; of columns a narrow tile uses but a part
+  // of each of many lines. To one panel a copy is no use.
   const bool kind = min64(p.m, p.k) <= 8 || p.n <= kTileColumns ||
                     (cut.left == kLeftRows ? p.a_row % 1024 != 0 || kTileRows <= 8
-                     : kTileRows > 12      ? p.a_k % kTurnStride != 0
+                     : kTileRows > 12      ? p.a_k % 1024 != 0
                                            : p.m * p.k <= 8192);
   cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
@@ -342,7 +341,7 @@ struct Ahead {
 };
 
 // A product so small that what is done around the tiles counts. `next`: the one that this thread may be given next.
-__attribute__((noinline)) void tiny_product(const Product& p, const Cut& cut, const Product* next, float* packed) {
+inline void tiny_product(const Product& p, const Cut& cut, const Product* next, float* packed) {
   const bool by_rows = cut.left == kLeftRows;
   const int64_t rows = p.m;
   Tile t = {};
@@ -386,7 +385,7 @@ __attribute__((noinline)) void product_block(const Product& p, const Cut& cut, i
     return;
   }
   if (cut.stream) return stream_block(p, cut, r0, r1, c0, c1, k0, k1, out, out_step, finish, scratch);
-  if (cut.dots) return dots_block(p, cut, c0, c1, k0, k1, out, out_step, finish, scratch);
+  if (!kFallback && cut.dots) return dots_block(p, cut, c0, c1, k0, k1, out, out_step, finish, scratch);
   float *copied = scratch, *packed = scratch + cut.left_floats;
   const bool by_rows = cut.left == kLeftRows, right_rows = p.b_column == 1 || p.n <= 1;
   const int64_t rows = r1 - r0;

@@ -73,8 +73,9 @@ struct Right {
 };
 
 // c[m, n] (+)= left right over k terms, m <= kTileRows. `ahead`: rows that are fetched meanwhile, or null.
-inline void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m, int64_t n,
-                     int64_t k, float* c, int64_t ldc, bool add, RowsAhead* ahead = nullptr) {
+__attribute__((noinline)) void multiply(Left order, const float* left, int64_t left_step, const Right& right, int64_t m,
+                                        int64_t n, int64_t k, float* c, int64_t ldc, bool add,
+                                        RowsAhead* ahead = nullptr) {
   Tile t = {};
   t.depth = k;
   t.left = left;
@@ -94,7 +95,7 @@ inline void multiply(Left order, const float* left, int64_t left_step, const Rig
 // Where piece i of `count` even ones of n begins.
 inline int64_t cut_at(int64_t n, int64_t count, int64_t i) { return n * i / count; }
 
-inline void scale_row(const float* from, int64_t n, float scale, float* to) {
+__attribute__((noinline)) void scale_row(const float* from, int64_t n, float scale, float* to) {
   const Vec factor = broadcast(scale);
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(to + i, load(from + i) * factor);
@@ -119,7 +120,7 @@ struct Matrix {
     return {data + first * row, row, count, columns};
   }
   // Rows next to each other, times `scale`: a left operand, and a right one whose depth the rows are.
-  Right copy(int64_t first, int64_t count, int64_t columns, float scale, float* out) const {
+  __attribute__((noinline)) Right copy(int64_t first, int64_t count, int64_t columns, float scale, float* out) const {
     const int64_t step = columns + kPad;
     const float* from = data + first * row;
     for (int64_t r = 0; r < count; r++, from += row) {
@@ -131,7 +132,7 @@ struct Matrix {
     return {out, step, kTileColumns};
   }
   // A right operand whose columns the rows are.
-  Right pack(int64_t first, int64_t count, int64_t columns, float* out) const {
+  __attribute__((noinline)) Right pack(int64_t first, int64_t count, int64_t columns, float* out) const {
     for (int64_t j = 0; j < count; j += kTileColumns)
       pack_right(data + (first + j) * row, column, row, columns, min64(kTileColumns, count - j), kTileColumns,
                  out + j * columns);
@@ -172,14 +173,25 @@ struct Attention {
   int64_t seen(int64_t t, int64_t s0, int64_t n) const { return causal ? max64(0, min64(n, t + 1 - s0)) : n; }
 
   // Scores of row t, times `unit`: masked, with -inf in the lanes behind the last; returns their number with those.
-  int64_t finish_scores(float* row, int64_t i, int64_t t, int64_t s0, int64_t n, float unit) const {
+  __attribute__((noinline)) int64_t finish_scores(float* row, int64_t i, int64_t t, int64_t s0, int64_t n,
+                                                  float unit) const {
     if (mask) {
       const int64_t at =
           i / heads * mask.stride[0] + i % heads * mask.stride[1] + t * mask.stride[2] + s0 * mask.stride[3];
-      if (mask.dtype == DType::boolean)
-        for (int64_t j = 0; j < n; j++) row[j] = mask.u8()[at + j * mask.stride[3]] ? row[j] : -__builtin_inff();
-      else
-        for (int64_t j = 0; j < n; j++) row[j] += mask.f32()[at + j * mask.stride[3]] * unit;
+      const int64_t step = mask.stride[3];
+      const bool truth = mask.dtype == DType::boolean;
+      const Vec none = broadcast(-__builtin_inff()), factor = broadcast(unit);
+      int64_t j = 0;
+      for (; step == 1 && j + kLanes <= n; j += kLanes) {
+        const Vec x = load(row + j);
+        if (truth) store(row + j, load_bytes(mask.u8() + at + j) != 0 ? x : none);
+        else store(row + j, fma(load(mask.f32() + at + j), factor, x));
+      }
+      for (; j < n; j++) {
+        asm volatile("");  // a loop that is not worth the code of its vectors
+        if (!truth) row[j] += mask.f32()[at + j * step] * unit;
+        else if (!mask.u8()[at + j * step]) row[j] = -__builtin_inff();
+      }
     }
     const int64_t padded = round_up(n, kWidth);
     fill_tail(row, n, padded, -__builtin_inff());
@@ -197,6 +209,11 @@ struct Attention {
       for (int64_t w = max64(0, first - at); w < min64(kGroup, first + ns - at); w++)
         f(at + w - first, uniform_from_bits(words[w]) >= dropout ? factor : 0.0f);
     }
+  }
+  // What dropout makes of the weights.
+  __attribute__((noinline)) void drop(const Stream& stream, int64_t i, int64_t t, int64_t s0, int64_t ns,
+                                      float* row) const {
+    each_kept(stream, i, t, s0, ns, [&](int64_t j, float factor) { row[j] *= factor; });
   }
 };
 
@@ -293,13 +310,13 @@ int64_t attention_floats(const Attention& a) {
 
 // Few queries, as where text is generated: keys and values are read once, where they are, some of all heads a task, for
 // rows of heads often lie side by side. What a task sums up, as far as its greatest score, is put together at the end.
-constexpr int64_t kFewKeys = 64;
+constexpr int64_t kFewKeys = 64, kFewScores = kFewKeys + kPad;
 inline bool few_queries(const Attention& a) {
   return !kFallback && a.rows > 0 && a.rows <= kDotRows && a.keys >= kFewKeys && !a.causal && a.k.stride[3] == 1 &&
          a.depth >= kDotDepth;
 }
 inline int64_t few_floats(const Attention& a) {
-  return round_up(copied(kDotRows, a.depth) + kDotRows * kScores + copied(kFewKeys, a.width), 16);
+  return round_up(copied(kDotRows, a.depth) + a.heads * a.rows * kFewScores + copied(kFewKeys, a.width), 16);
 }
 inline int64_t part_floats_of(const Attention& a) { return a.rows * round_up(a.width + 2, 16); }
 
@@ -315,46 +332,67 @@ void attention_of_few(const Call& call, const Attention& a, const Stream& stream
   const int64_t D = a.depth, E = a.width, T = a.rows, parts = ceil_div(a.keys, kFewKeys);
   const int64_t space = few_floats(a), part_floats = part_floats_of(a), step = part_floats / max64(1, T);
   float *scratch = static_cast<float*>(call.scratch), *partial = scratch + call.pool->threads() * space;
-  parallel_tasks(call, a.q.shape[0] * parts, [&](int64_t task, int thread) {
-    const int64_t s0 = task % parts * kFewKeys, ns = min64(kFewKeys, a.keys - s0), first = task / parts * a.heads;
-    float *queries = scratch + thread * space, *s = queries + copied(kDotRows, D), *values = s + kDotRows * kScores;
-    for (int64_t i = first; i < first + a.heads; i++) {
-      const Matrix k = a.of(a.k, i), v = a.of(a.v, i);
-      const Right q_rows = a.of(a.q, i).copy(0, T, D, a.scale * kLog2E, queries);
-      kDotKernels[T]({queries, q_rows.step, k.data + s0 * k.row, k.row, ns, D, s, kScores, false});
-      float* sums = partial + (i * parts + task % parts) * part_floats;
+  // Where heads lie side by side, a key or value of all of them is one row.
+  const int64_t tasks = a.q.shape[0] * parts, H = a.heads;
+  const bool rows_of_all = a.k.stride[1] == D && a.v.stride[1] == E && E == D;
+  parallel_tasks(call, tasks, [&](int64_t task, int thread) {
+    const int64_t s0 = task % parts * kFewKeys, ns = min64(kFewKeys, a.keys - s0), first = task / parts * H;
+    float *queries = scratch + thread * space, *values = queries + copied(kDotRows, D),
+          *scores = values + copied(kFewKeys, E);
+    for (int64_t h = 0; h < H; h++) {
+      const Matrix k = a.of(a.k, first + h), v = a.of(a.v, first + (rows_of_all ? 0 : h));
+      const Right q_rows = a.of(a.q, first + h).copy(0, T, D, a.scale * kLog2E, queries);
+      multiply_dots({static_cast<int>(T), queries, q_rows.step, k.data + s0 * k.row, k.row, ns, D,
+                     scores + h * T * kFewScores, kFewScores, false,
+                     v.data + s0 * v.row + (rows_of_all ? h * ns * D : 0), rows_of_all ? D : v.row});
+    }
+    // Of the task that this thread may be given next.
+    const int64_t next = task + call.pool->threads(), next_s0 = next % parts * kFewKeys;
+    LinesAhead ahead = {};
+    for (int64_t h = 0; h < H; h++) {
+      const int64_t i = first + h;
+      if (next < tasks && (h == 0 || !rows_of_all)) {
+        const Matrix k = a.of(a.k, next / parts * H + h);
+        ahead = {k.data + next_s0 * k.row, k.row, min64(kFewKeys, a.keys - next_s0), rows_of_all ? H * D : D};
+      }
+      float *s = scores + h * T * kFewScores, *sums = partial + (i * parts + task % parts) * part_floats;
       for (int64_t r = 0; r < T; r++) {
-        float *row = s + r * kScores, *top = sums + r * step + E;
+        float *row = s + r * kFewScores, *top = sums + r * step + E;
         const int64_t count = a.finish_scores(row, i, r, s0, ns, kLog2E);
         top[0] = row_top(row, count, -__builtin_inff());
         top[1] = row_weights(row, count, top[0] == -__builtin_inff() ? 0.0f : top[0]);
-        if (a.key) a.each_kept(stream, i, r, s0, ns, [&](int64_t j, float factor) { row[j] *= factor; });
+        if (a.key) a.drop(stream, i, r, s0, ns, row);
       }
+      const Matrix v = a.of(a.v, i);
       const bool in_place = v.column == 1 && E % kLanes == 0;
       const Right v_rows = in_place ? Right{v.data + s0 * v.row, v.row, kTileColumns} : v.copy(s0, ns, E, 1, values);
-      for (int64_t r = 0; r < T; r += kTileRows)
-        multiply(kLeftRows, s + r * kScores, kScores, v_rows, min64(kTileRows, T - r), E, ns, sums + r * step, step,
-                 false);
+      for (int64_t j = 0; j < ns; j += kChunk) {
+        ahead.fetch(kChunk * D);
+        for (int64_t r = 0; r < T; r += kTileRows)
+          multiply(kLeftRows, s + r * kFewScores + j, kFewScores,
+                   {v_rows.data + j * v_rows.step, v_rows.step, kTileColumns}, min64(kTileRows, T - r), E,
+                   min64(kChunk, ns - j), sums + r * step, step, j > 0);
+      }
     }
   });
-  parallel_ranges(call, a.batches() * T, max64(1, 16384 / (parts * step)), [&](int64_t begin, int64_t end) {
-    for (int64_t at = begin; at < end; at++) {
-      const int64_t i = at / T, r = at % T;
+  parallel_short_tasks(call, a.batches(), [&](int64_t i, int) {
+    for (int64_t r = 0; r < T; r++) {
       const float* sums = partial + i * parts * part_floats + r * step;
       float top = -__builtin_inff(), weight = 0;
       for (int64_t part = 0; part < parts; part++)
         top = sums[part * part_floats + E] > top ? sums[part * part_floats + E] : top;
       float* y = call.out[0].f32() + ((i / a.heads * T + r) * a.heads + i % a.heads) * E;
       memset(y, 0, static_cast<size_t>(E) * sizeof(float));
-      for (int64_t part = 0; part < parts && top != -__builtin_inff(); part++, sums += part_floats) {
-        const Vec factor = exp2_lanes(broadcast(sums[E] - top));
+      const float base = top == -__builtin_inff() ? 0.0f : top;  // no key, or all scores are NaN
+      for (int64_t part = 0; part < parts; part++, sums += part_floats) {
+        const Vec factor = exp2_lanes(broadcast(sums[E] - base));
         weight += sums[E + 1] * factor[0];
         each_vector(0, E, [&](int64_t e, auto lanes) {
           lanes.store(y + e, fma(lanes.load(sums + e), factor, lanes.load(y + e)));
         });
       }
       scale_row(y, E, weight == 0 ? 0.0f : 1.0f / weight, y);
-      call.out[1].f32()[at] = weight == 0 ? -__builtin_inff() : mul_add(top, 0.69314718f, log_f32(weight));
+      call.out[1].f32()[i * T + r] = weight == 0 ? -__builtin_inff() : mul_add(top, 0.69314718f, log_f32(weight));
     }
   });
 }
@@ -431,9 +469,7 @@ bool attention(const Call& call) {
           fill_tail(row, count[r], most, 0);
           float* y_row = y + (r0 + r) * y_step;
           if (s0 > 0 && shrink[r] != 1.0f) scale_row(y_row, E, shrink[r], y_row);
-          if (a.key)
-            a.each_kept(stream, i, t + r, s0, a.seen(t + r, s0, ns),
-                        [&](int64_t j, float factor) { row[j] *= factor; });
+          if (a.key) a.drop(stream, i, t + r, s0, a.seen(t + r, s0, ns), row);
         }
         multiply(kLeftRows, s, kScores, v_rows, m, E, most, y + r0 * y_step, y_step, s0 > 0, ahead.rest());
         if (s0 + ns < a.seen(t + m - 1, 0, seen)) continue;

@@ -279,6 +279,13 @@ TEST(attention_of_a_query_to_positions_seen) {
       CHECK(head_error(y, r.y, 0, h, heads, 1, depth) < 2e-6);
       CHECK_NEAR(lse[h], r.lse[0], 1e-6 * std::fabs(r.lse[0]) + 1e-6);
     }
+    q[depth] = NAN;
+    test::call("attention",
+               {q.view(), test::permuted(k.view(), {0, 2, 1, 3}), test::permuted(v.view(), {0, 2, 1, 3}), there,
+                test::absent()},
+               {y.view(), lse.view()}, {0.3, 0, 0, 0});
+    for (int64_t i = 0; i < heads * depth; i++) CHECK(std::isnan(y[i]) == (i / depth == 1));
+    CHECK(std::isnan(lse[1]) && !std::isnan(lse[0]));
   });
 }
 

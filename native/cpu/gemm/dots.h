@@ -6,8 +6,9 @@
 namespace auxgrad {
 namespace {
 
-// c[m][n] (+)= the product of row m of `left` and column n of `right` over `depth` terms.
+// out[m][n] (+)= the product of row m of `left` and column n of `right` over `depth` terms.
 struct Dots {
+  int rows;
   const float* left;
   int64_t left_step;
   const float* right;
@@ -16,9 +17,14 @@ struct Dots {
   float* out;
   int64_t out_step;
   bool add;
+  // Fetched into the second cache meanwhile, as much as is read: `depth` floats at each step.
+  const float* ahead;
+  int64_t ahead_step;
 };
 
-constexpr int64_t kDotRows = 8;
+constexpr int kDotRows = 8;
+// Rows of the kernel for so many.
+constexpr int dot_rows(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : kDotRows; }
 // Columns side by side: their vectors, one of the left operand and the sums have registers.
 constexpr int kRegisters = kTileRows * kTileVecs > 16 ? 32 : 16;
 constexpr int dot_columns(int rows) { return rows == 1 && kRegisters == 32 ? 8 : (kRegisters - 1) / (rows + 1); }
@@ -37,35 +43,38 @@ inline __attribute__((always_inline)) Vec sums_of_lanes(Vec (&v)[kLanes]) {
   return v[0];
 }
 
-// Puts `rows` x `columns` sums, whose lanes are still apart, where they belong.
-__attribute__((noinline)) void place_sums(const Vec* sum, int rows, int step, int64_t columns, float* out,
-                                          int64_t out_step, bool add) {
+// Puts the sums of columns from c on, whose lanes are still apart, where they belong.
+__attribute__((noinline)) void place_sums(const Dots& d, const Vec* sum, int64_t c) {
   alignas(64) float total[kRegisters + kLanes];
-  for (int i = 0; i < rows * step; i += kLanes) {
+  const int step = dot_columns(dot_rows(d.rows));
+  for (int i = 0; i < d.rows * step; i += kLanes) {
     Vec v[kLanes];
     AUXGRAD_UNROLL
     for (int l = 0; l < kLanes; l++) v[l] = sum[i + l];
     store(total + i, sums_of_lanes(v));
   }
-  for (int m = 0; m < rows; m++)
-    for (int64_t c = 0; c < columns; c++) {
-      float& to = out[m * out_step + c];
-      to = add ? to + total[m * step + c] : total[m * step + c];
+  const int64_t columns = min64(step, d.columns - c);
+  for (int m = 0; m < d.rows; m++)
+    for (int64_t n = 0; n < columns; n++) {
+      float& to = d.out[m * d.out_step + c + n];
+      to = d.add ? to + total[m * step + n] : total[m * step + n];
     }
 }
 
+// Of M rows; those beyond the last one are it once more, and their sums are left.
 template <int M>
 __attribute__((noinline)) void dot_kernel(const Dots& d) {
   constexpr int N = dot_columns(M);
-  // The columns after these are fetched into the second cache, in the order of memory where they follow each other: the
-  // processor does not see far ahead along many at once.
-  const bool follow = d.right_step == d.depth;
-  const int64_t line = follow ? 16 : d.right_step, chunk = follow ? N : 1;
+  // In the order of memory, where these lie together: the processor does not see far ahead along many columns at once.
+  const bool together = d.ahead_step == d.depth;
+  const int64_t line = together ? 16 : d.ahead_step, chunk = together ? N : 1;
   for (int64_t c = 0; c < d.columns; c += N) {
     const int64_t columns = min64(N, d.columns - c);
-    const float *p[N], *left = d.left, *next = d.right + (c + N) * d.right_step;
+    const float *p[N], *left[M], *next = d.ahead + c * d.ahead_step;
     AUXGRAD_UNROLL
     for (int n = 0; n < N; n++) p[n] = d.right + (c + min64(n, columns - 1)) * d.right_step;
+    AUXGRAD_UNROLL
+    for (int m = 0; m < M; m++) left[m] = d.left + min64(m, d.rows - 1) * d.left_step;
     Vec sum[M * N] = {};
     const auto step = [&](const auto& lanes, int64_t k) __attribute__((always_inline)) {
       Vec x[N];
@@ -77,7 +86,7 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
       }
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) {
-        const Vec y = lanes.load(left + m * d.left_step + k);
+        const Vec y = lanes.load(left[m] + k);
         AUXGRAD_UNROLL
         for (int n = 0; n < N; n++) sum[m * N + n] = fma(y, x[n], sum[m * N + n]);
       }
@@ -88,15 +97,14 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
     Vec sums[(M * N + kLanes - 1) / kLanes * kLanes] = {};  // a copy, or the sums would live in memory
     AUXGRAD_UNROLL
     for (int i = 0; i < M * N; i++) sums[i] = sum[i];
-    place_sums(sums, M, N, columns, d.out + c, d.out_step, d.add);
+    place_sums(d, sums, c);
   }
 }
 
-using DotKernel = void (*)(const Dots&);
-// By the rows of the left operand.
-constexpr DotKernel kDotKernels[kDotRows + 1] = {nullptr,       dot_kernel<1>, dot_kernel<2>,
-                                                 dot_kernel<3>, dot_kernel<4>, dot_kernel<5>,
-                                                 dot_kernel<6>, dot_kernel<7>, dot_kernel<8>};
+inline void multiply_dots(const Dots& d) {
+  const int rows = dot_rows(d.rows);
+  (rows == 1 ? dot_kernel<1> : rows == 2 ? dot_kernel<2> : rows == 4 ? dot_kernel<4> : dot_kernel<kDotRows>)(d);
+}
 
 }  // namespace
 }  // namespace auxgrad

@@ -37,7 +37,6 @@ constexpr int64_t kStreamRows = kTileRows > 12 ? kTileRows : 12, kStreamK = 8, k
 constexpr int64_t kStreamPad = 80;  // floats between rows of the sums, so that they do not meet in a set of the cache
 // Few rows along columns of B at least so long, in blocks of K that leave the rows in the second cache.
 constexpr int64_t kDotDepth = 32, kDotsK = 4096;
-constexpr int64_t kTurnStride = 1024;
 constexpr int64_t kPad = 16;  // floats between copied rows, so that they do not meet in a set of the cache
 
 // ceil(n / size), at least 1; what fits is not divided, which would cost a small product too much.
@@ -77,18 +76,18 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   const bool signs = p.positive != 0 || p.negative != 0 || p.signs;
   cut.left = left_rows || !left_columns ? kLeftRows : kLeftColumns;
 
-  // Many rows a multiple of 4 KiB apart share few sets of the first cache; of columns a narrow tile uses but a part of
-  // each of many lines. To one panel a copy is no use.
+  // Many rows, or steps, a multiple of 4 KiB apart share few sets of the caches; of columns a narrow tile uses but a part
+  // of each of many lines. To one panel a copy is no use.
   const bool kind = min64(p.m, p.k) <= 8 || p.n <= kTileColumns ||
                     (cut.left == kLeftRows ? p.a_row % 1024 != 0 || kTileRows <= 8
-                     : kTileRows > 12      ? p.a_k % kTurnStride != 0
+                     : kTileRows > 12      ? p.a_k % 1024 != 0
                                            : p.m * p.k <= 8192);
   cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
   const bool small = p.k <= 128 && p.k * (right_rows ? p.b_k : p.n) <= 8192;
   const bool few_rows = p.m <= kStreamRows, large = p.k * p.n > 65536;
   cut.stream = right_rows && few_rows && large;
-  cut.dots = !right_rows && p.b_k == 1 && p.m <= kDotRows && p.k >= kDotDepth;
+  cut.dots = !kFallback && !right_rows && p.b_k == 1 && p.m <= kDotRows && p.k >= kDotDepth;
   if (cut.dots) cut.copy_left = signs || !left_rows, cut.left = kLeftRows;
   cut.right_in_place = right_rows && (small || p.m <= kTileRows);
   cut.panel = small && kWideVecs > 0 && p.n > kTileColumns && p.m > kWideRows ? kWideVecs * kLanes : kTileColumns;
@@ -216,6 +215,20 @@ inline Panel panel_at(const Product& p, const Cut& cut, int64_t c, int64_t c1, i
   return panel;
 }
 
+// Rows to come, fetched into the second cache in order.
+struct LinesAhead {
+  const float* row;
+  int64_t step, rows, columns, column = 0;
+
+  void fetch(int64_t floats) {
+    for (; floats > 0 && rows > 0; floats -= 16) {
+      __builtin_prefetch(row + column, 0, 2);
+      column += 16;
+      if (column >= columns) column = 0, rows--, row += step;
+    }
+  }
+};
+
 // One block of C of few rows, from all of K in [k0, k1): B is read once, along its rows. As product_block().
 inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0, int64_t c1, int64_t k0,
                          int64_t k1, float* out, int64_t out_step, bool finish, float* scratch) {
@@ -232,14 +245,10 @@ inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r
       for (int64_t k = block; k < end; k += kStreamK) {
         const int64_t depth = min64(kStreamK, end - k);
         // The steps after these are fetched in the order of memory.
-        const float *right = p.b + k * p.b_k + g0, *next = right + depth * p.b_k;
-        int64_t next_rows = min64(kStreamK, k1 - k - depth), line = 0;
+        const float* right = p.b + k * p.b_k + g0;
+        LinesAhead ahead = {right + depth * p.b_k, p.b_k, min64(kStreamK, k1 - k - depth), columns};
         for (int64_t c = 0; c < columns; c += kTileColumns) {
-          for (int64_t i = 0; i < depth * kTileColumns && next_rows > 0; i += 16) {
-            __builtin_prefetch(next + line, 0, 2);
-            line += 16;
-            if (line >= columns) line = 0, next_rows--, next += p.b_k;
-          }
+          ahead.fetch(depth * kTileColumns);
           Tile t = {};
           t.depth = depth;
           t.left_step = left_step;
@@ -275,13 +284,26 @@ inline void dots_block(const Product& p, const Cut& cut, int64_t c0, int64_t c1,
   for (int64_t k = k0; k < k1; k += cut.depth) {
     const int64_t depth = min64(cut.depth, k1 - k);
     if (p.signs && c0 == 0) pack_signs(p.a, p.a_row, p.a_k, 0, p.m, k, k + depth, p.signs, p.k);
-    Dots d = {p.a + k, p.a_row, p.b + k + c0 * p.b_column, p.b_column, c1 - c0, depth, out + c0, out_step, k > k0};
+    const float* right = p.b + k + c0 * p.b_column;
+    const int rows = static_cast<int>(p.m);
+    Dots d = {rows,
+              p.a + k,
+              p.a_row,
+              right,
+              p.b_column,
+              c1 - c0,
+              depth,
+              out + c0,
+              out_step,
+              k > k0,
+              right + dot_columns(dot_rows(rows)) * p.b_column,
+              p.b_column};
     if (cut.copy_left) {
       copy_rows(p.a + k * p.a_k, p.a_row, p.a_k, p.m, depth, copied, depth + kPad, p.positive, p.negative);
       d.left = copied;
       d.left_step = depth + kPad;
     }
-    kDotKernels[p.m](d);
+    multiply_dots(d);
   }
   if (finish) finish_block(p, 0, p.m, c0, c1);
 }
@@ -354,15 +376,16 @@ inline void tiny_product(const Product& p, const Cut& cut, const Product* next, 
 }
 
 // One block of C: rows [r0, r1), columns [c0, c1), over K in [k0, k1), written to `out` with rows `out_step` apart.
-inline void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0, int64_t c1, int64_t k0,
-                          int64_t k1, float* out, int64_t out_step, bool finish, float* scratch) {
+__attribute__((noinline)) void product_block(const Product& p, const Cut& cut, int64_t r0, int64_t r1, int64_t c0,
+                                             int64_t c1, int64_t k0, int64_t k1, float* out, int64_t out_step,
+                                             bool finish, float* scratch) {
   if (k0 >= k1) {
     for (int64_t r = r0; r < r1; r++) memset(out + r * out_step + c0, 0, static_cast<size_t>(c1 - c0) * sizeof(float));
     if (finish) finish_block(p, r0, r1, c0, c1);
     return;
   }
   if (cut.stream) return stream_block(p, cut, r0, r1, c0, c1, k0, k1, out, out_step, finish, scratch);
-  if (cut.dots) return dots_block(p, cut, c0, c1, k0, k1, out, out_step, finish, scratch);
+  if (!kFallback && cut.dots) return dots_block(p, cut, c0, c1, k0, k1, out, out_step, finish, scratch);
   float *copied = scratch, *packed = scratch + cut.left_floats;
   const bool by_rows = cut.left == kLeftRows, right_rows = p.b_column == 1 || p.n <= 1;
   const int64_t rows = r1 - r0;

@@ -182,6 +182,19 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   }
 }
 
+// The same in two halves, where speed is in fewer rows too.
+template <int M, int V, Left L>
+__attribute__((noinline)) void tile_halves(const Tile& t) {
+  constexpr int kFirst = M / 2;
+  tile_kernel<kFirst, V, L>(t);
+  Tile rest = t;
+  rest.left += kFirst * (L == kLeftRows ? t.left_step : 1);
+  rest.out += kFirst * t.out_step;
+  rest.next_out += kFirst * t.out_step;
+  rest.ahead_lines = 0;
+  tile_kernel<M - kFirst, V, L>(rest);
+}
+
 using TileKernel = void (*)(const Tile&);
 
 // The kernels of 1..Rows rows.
@@ -191,7 +204,8 @@ struct TileKernels {
   template <int M = Rows>
   constexpr void fill() {
     if constexpr (M > 0) {
-      of_rows[M] = tile_kernel<M, V, L>;
+      if constexpr (V == 1 && M > 8) of_rows[M] = tile_halves<M, V, L>;
+      else of_rows[M] = tile_kernel<M, V, L>;
       fill<M - 1>();
     }
   }

@@ -67,7 +67,7 @@ describe.each(pages())('%s', (page) => {
         if (block.language === 'text' && i > 0 && isCode(blocks[i - 1]))
           expectText(printed.get(blocks[i - 1].line)!, block.text)
       })
-    })
+    }, 300000) // training, on a machine that may be busy
 })
 
 test('the code of every page has the types of the library', () => {

@@ -213,9 +213,9 @@ inline Vec gelu_lanes(Vec x) {
   Vec above = on_segments(kAbove, kAboveEnd, a);
   const __mmask16 far = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-kAboveEnd), _CMP_LT_OQ);
   if (__builtin_expect(far != 0, 0)) {
-    const Vec b = lesser(broadcast(13.2f), magnitude_of(x));
+    const Vec b = magnitude_of(x);  // of infinity NaN, as by the formula
     a = (Vec)_mm512_mask_mov_ps((__m512)a, far, (__m512)b);
-    above = (Vec)_mm512_mask_mov_ps((__m512)above, far, (__m512)far_above(b));
+    above = (Vec)_mm512_mask_mov_ps((__m512)above, far, (__m512)far_above(lesser(broadcast(13.2f), b)));
   }
   return fma(-a, above, relu(x));
 }

@@ -12,7 +12,7 @@ inline int64_t row_chunks(int64_t rows, int64_t channels) {
   return max64(1, min64(min64(64, ceil_div(rows, 2 * kFloatRows)), 16384 / max64(1, channels)));
 }
 
-__attribute__((noinline)) inline void add_floats(const float* x, int64_t n, double* sums) {
+__attribute__((noinline)) inline void add_floats(const float* __restrict x, int64_t n, double* __restrict sums) {
   for (int64_t i = 0; i < n; i++) sums[i] += static_cast<double>(x[i]);
 }
 

@@ -12,8 +12,12 @@ inline int64_t row_chunks(int64_t rows, int64_t channels) {
   return max64(1, min64(min64(64, ceil_div(rows, 2 * kFloatRows)), 16384 / max64(1, channels)));
 }
 
-__attribute__((noinline)) inline void add_floats(const float* x, int64_t n, double* sums) {
+__attribute__((noinline)) inline void add_floats(const float* __restrict x, int64_t n, double* __restrict sums) {
   for (int64_t i = 0; i < n; i++) sums[i] += static_cast<double>(x[i]);
+}
+
+__attribute__((noinline)) inline void add_doubles(const double* __restrict x, int64_t n, double* __restrict sums) {
+  for (int64_t i = 0; i < n; i++) sums[i] += x[i];
 }
 
 // Adds two sums over rows [0, rows) for each of some channels to first and second: terms(row, c, lanes, u, v) gives vectors
@@ -89,11 +93,7 @@ void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& sum
   // first and second lie side by side, as the sums of a chunk do.
   memcpy(first, partial, static_cast<size_t>(channels) * sizeof(double));
   memcpy(second, partial + channels, static_cast<size_t>(channels) * sizeof(double));
-  for (int64_t chunk = 1; chunk < chunks; chunk++) {
-    const double* sums = partial + chunk * 2 * channels;
-    for (int64_t c = 0; c < channels; c++) first[c] += sums[c];
-    for (int64_t c = 0; c < channels; c++) second[c] += sums[channels + c];
-  }
+  for (int64_t chunk = 1; chunk < chunks; chunk++) add_doubles(partial + chunk * 2 * channels, 2 * channels, first);
 }
 
 // Bytes for the two results, and behind them the sums of the chunks.

@@ -110,13 +110,17 @@ __attribute__((noinline)) inline void sum_near_chunk(const Statistics& s, int64_
   });
 }
 
+__attribute__((noinline)) inline void round_all(const double* __restrict x, int64_t n, float* __restrict y) {
+  for (int64_t i = 0; i < n; i++) y[i] = static_cast<float>(x[i]);
+}
+
 // Channels [begin, end) of finish_statistics().
 __attribute__((noinline)) inline void finish_channels(const Statistics& s, int64_t begin, int64_t end, double eps,
                                                       float* mean, float* var, float* rstd) {
-  double *sum = s.sums, *squares = sum + s.channels, rows = s.chunks ? s.rows[0] : 0;
+  double* __restrict sum = s.sums, * __restrict squares = sum + s.channels, rows = s.chunks ? s.rows[0] : 0;
   // The sums of the others go to those of the first chunk, as if its shift were theirs.
   for (int64_t k = 1; k < s.chunks; k++) {
-    const double *a = s.sums + k * 2 * s.channels, *b = a + s.channels, own = s.rows[k];
+    const double* __restrict a = s.sums + k * 2 * s.channels, * __restrict b = a + s.channels, own = s.rows[k];
     const float* shift = s.shift + k * s.channels;
     rows += own;
     for (int64_t c = begin; c < end; c++) {
@@ -130,9 +134,11 @@ __attribute__((noinline)) inline void finish_channels(const Statistics& s, int64
     sum[c] = rows > 0 ? s.shift[c] + m : 0;
     squares[c] = v > 0 || v != v ? v : 0;
   }
-  for (int64_t c = begin; mean && c < end; c++) mean[c] = static_cast<float>(sum[c]);
-  for (int64_t c = begin; var && c < end; c++) var[c] = static_cast<float>(squares[c]);
-  for (int64_t c = begin; rstd && c < end; c++) rstd[c] = static_cast<float>(1 / __builtin_sqrt(squares[c] + eps));
+  if (mean) round_all(sum + begin, end - begin, mean + begin);
+  if (var) round_all(squares + begin, end - begin, var + begin);
+  if (!rstd) return;
+  for (int64_t c = begin; c < end; c++) squares[c] = 1 / __builtin_sqrt(squares[c] + eps);
+  round_all(squares + begin, end - begin, rstd + begin);
 }
 
 // mean, var (biased), rstd = 1 / sqrt(var + eps) of all rows, each [channels] or null. Of no rows they are 0, 0 and

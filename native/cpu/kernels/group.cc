@@ -107,7 +107,8 @@ bool group_norm(const Call& call) {
       }
       each_channel(g, first, last, mean, means);
       each_channel(g, first, last, scale, rstds);
-      for (int64_t c = 0; c < n; c++) scale[c] *= gamma[c];
+      each_vector(
+          0, n, [=](int64_t c, auto lanes) { lanes.store(scale + c, lanes.load(scale + c) * lanes.load(gamma + c)); });
     }
     if (past) end_bypass();
   });
@@ -173,11 +174,12 @@ bool group_norm_grad(const Call& call) {
           });
       while (sample >= g.samples * (chunk + 1) / chunks) chunk++;
       double* total = totals + chunk * 2 * all + start;
-      const bool new_chunk = sample == g.samples * chunk / chunks;
-      for (int64_t c = 0; c < n; c++) {
-        total[c] = (new_chunk ? 0 : total[c]) + sums[c];
-        total[all + c] = (new_chunk ? 0 : total[all + c]) + sums[n + c];
+      if (sample == g.samples * chunk / chunks) {
+        memset(total, 0, static_cast<size_t>(n) * sizeof(double));
+        memset(total + all, 0, static_cast<size_t>(n) * sizeof(double));
       }
+      add_doubles(sums, n, total);
+      add_doubles(sums + n, n, total + all);
       for (int64_t from = 0; from < n; from += g.width) {
         double a = 0, b = 0;
         for (int64_t c = from; c < from + g.width; c++) {
@@ -185,24 +187,23 @@ bool group_norm_grad(const Call& call) {
           b += gamma[c] * sums[n + c];
         }
         for (int64_t c = from; c < from + g.width; c++) {
-          middle[c] = mean[c];
-          dy_scale[c] = rstd[c] * gamma[c];
-          x_scale[c] = -rstd[c] * rstd[c] * static_cast<float>(b / g.size());
-          less[c] = -rstd[c] * static_cast<float>(a / g.size());
+          less[c] = -static_cast<float>(a / g.size());
+          x_scale[c] = -static_cast<float>(b / g.size());
         }
       }
+      each_vector(0, n, [=](int64_t c, auto lanes) {
+        const Vec by = lanes.load(rstd + c);
+        lanes.store(middle + c, lanes.load(mean + c));
+        lanes.store(dy_scale + c, by * lanes.load(gamma + c));
+        lanes.store(x_scale + c, by * by * lanes.load(x_scale + c));
+        lanes.store(less + c, by * lanes.load(less + c));
+      });
     }
     if (past) end_bypass();
   });
-  for (int64_t c = 0; c < all; c++) {
-    double sum = 0, dot = 0;
-    for (int64_t chunk = 0; chunk < chunks; chunk++) {
-      sum += totals[chunk * 2 * all + c];
-      dot += totals[chunk * 2 * all + all + c];
-    }
-    call.out[1].f32()[c] = static_cast<float>(dot);
-    call.out[2].f32()[c] = static_cast<float>(sum);
-  }
+  for (int64_t chunk = 1; chunk < chunks; chunk++) add_doubles(totals + chunk * 2 * all, 2 * all, totals);
+  for (int64_t c = 0; c < all; c++) call.out[1].f32()[c] = chunks ? static_cast<float>(totals[all + c]) : 0.0f;
+  for (int64_t c = 0; c < all; c++) call.out[2].f32()[c] = chunks ? static_cast<float>(totals[c]) : 0.0f;
   return true;
 }
 

@@ -59,7 +59,7 @@ export class LoRA extends Module {
     return linear(x, this.weight, this.bias).add(adapted)
   }
 
-  /** Adds the adapter to the weight and sets B to zeros: the layer computes the same. */
+  /** Adds the adapter to the weight and sets B to zeros: the layer computes the same (without what `asa` on `down` adds to x). */
   merge(): this {
     tidy(() => {
       const change = matmul(this.up.weight, this.down.weight).mul(this.#scale)

@@ -104,8 +104,8 @@ export class MultiHeadAttention extends Module {
   }
 
   /**
-   * `context` is what is attended to (x itself unless given), or what `project` made of it; `mask` as in `scaledDotProductAttention`. With
-   * `past` x attends to what was there before it, too.
+   * `context` is what is attended to (x itself unless given), or what `project` made of it; `mask` as in
+   * `scaledDotProductAttention`. With `past` x attends to what was there before it, too.
    */
   forward(x: Tensor, options: { context?: Tensor | KeysAndValues; mask?: Tensor; past?: Past } = {}): Tensor {
     expectOptions('MultiHeadAttention.forward', options, ['context', 'mask', 'past'])

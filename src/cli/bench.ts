@@ -7,6 +7,7 @@ import { native } from '../native'
 import { conv2d, conv2dSignWeightGrad, crossEntropy, linearSignWeightGrad, matmul, signPack, uniform } from '../ops'
 import { convWeightGradient } from '../ops/conv'
 import * as optim from '../optim'
+import { deviceNamed } from '../tensor/device'
 import { hostArray } from '../tensor/host'
 import { memory, resetPeakMemory } from '../tensor/memory'
 import { sizeOf, type Shape } from '../tensor/shape'
@@ -89,10 +90,11 @@ export function bench(): Command {
 
 async function run(options: Options, output: Output): Promise<number> {
   for (const model of options.model) recipeOf(model) // an unknown name fails before any work
+  const found = deviceNamed('--device', options.device)?.description
   if (options.threads) native().setThreads(options.threads)
   const { isa, threads } = native().info()
   const machine = { cpu: os.cpus()[0]?.model.trim() ?? 'unknown', isa, threads }
-  output.note(`${machine.cpu}; ${isa}, ${threads} thread(s); best of many`)
+  output.note(`${machine.cpu}; ${isa}, ${threads} thread(s)${found ? `; steps on ${found}` : ''}; best of many`)
   const groups = [
     ...(options.kernels ? kernels(options.quick ?? false) : []),
     ...(options.steps ? options.model.map((model) => stepsOf(model, options)) : []),

@@ -10,6 +10,7 @@ import { writeAtomic } from '../io/atomic'
 import { native } from '../native'
 import { crossEntropy, seed as seedRandom } from '../ops'
 import * as optim from '../optim'
+import { deviceNamed } from '../tensor/device'
 import { memory, resetPeakMemory } from '../tensor/memory'
 import * as training from '../train'
 import { interruptible } from './interrupt'
@@ -85,6 +86,7 @@ async function run(options: Options, output: Output): Promise<number> {
   if (options.resume && !options.save) usage('--resume: expected --save with the file to go on from')
   if (options.save) expectWritable('--save', options.save)
   if (options.report) expectWritable('--report', options.report)
+  const found = deviceNamed('--device', options.device)?.description
   if (options.threads) native().setThreads(options.threads)
   return interruptible(output, 'step', async (signal) => {
     const { train: all, test } = await mnist()
@@ -93,7 +95,7 @@ async function run(options: Options, output: Output): Promise<number> {
     output.note(
       `${options.model} on MNIST: ${data.train.size} images to train, ${test.size} to test, epochs ${options.epochs}, ` +
         `batch ${options.batch}, seed ${options.seed}; ` +
-        (options.device === 'cpu' ? `${isa}, ${threads} thread(s)` : options.device),
+        (found ?? `${isa}, ${threads} thread(s)`),
     )
     const runs: RunResult[] = []
     const drawn: training.Run[] = []

@@ -104,7 +104,7 @@ async function trainingSteps(report, python) {
       width: 64,
       chosen: (c) => name(c).includes(o.match) && (!o.quick || ['mlp', 'cnn'].includes(c.model)),
       rounds: 2,
-      seconds: o.quick ? 0.2 : 2,
+      seconds: o.quick ? 0.2 : 1.2,
     })
     for (const { case: c, seconds, theirs, bytes, theirBytes } of rows)
       report.results.push({

@@ -347,7 +347,7 @@ void write_json(const std::string& file, const Options& o, const std::vector<Roo
 
 int run(const Options& o) {
   // Seconds. run.js adds what the other programs take, about 40 and 300: together they may take 60 and 600.
-  const double total = o.quick ? 9 : 200;
+  const double total = o.quick ? 9 : 160;
   const auto begin = Clock::now();
   const auto wanted = [&](const Group& g) {
     return o.only.empty() || std::find(o.only.begin(), o.only.end(), g.name) != o.only.end();

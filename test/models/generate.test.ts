@@ -1,6 +1,6 @@
 import fc from 'fast-check'
-import { compile, memory, models, nn, optim, seed, tensor, tidy, type Tensor } from '../../src'
-import { check } from '../support/property'
+import { compile, models, nn, optim, seed, tensor, tidy, type Tensor } from '../../src'
+import { check, liveBlocks } from '../support/property'
 
 /** A model that has learnt to count modulo 7. */
 async function counter() {
@@ -44,13 +44,13 @@ test('a loop that is left frees its plans', async () => {
   const model = new models.GPT({ vocabulary: 5, length: 64, features: 8, heads: 1, layers: 1 })
   const evaluation = compile({ model, forward: ({ x }) => model.forward(x) })
   await evaluation.run({ x: { data: new Int32Array(64), shape: [1, 64] } }) // the arena, which plans share
-  const before = memory().tensors
+  const before = await liveBlocks()
   let made = 0
   for await (const token of models.generate(model, [1], { window: 64 })) {
     expect(token).toBeLessThan(5)
     if (++made === 70) break
   }
-  expect(memory().tensors).toBe(before)
+  expect(await liveBlocks()).toBe(before)
 })
 
 /** A model of which nothing is known but that it takes tokens. */

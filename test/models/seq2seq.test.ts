@@ -4,7 +4,6 @@ import {
   checkpoint,
   compile,
   hostArray,
-  memory,
   models,
   nn,
   optim,
@@ -15,7 +14,7 @@ import {
   type MemoryAssignment,
   type Tensor,
 } from '../../src'
-import { check } from '../support/property'
+import { check, liveBlocks } from '../support/property'
 import {
   add,
   attention,
@@ -161,11 +160,11 @@ test.each([
   const decoded = (text: number[]): Promise<number[]> =>
     all(models.translate(model, text, { begin: 1, end: 2, length: 8 }))
   await decoded(texts[0]) // the arena, which plans share
-  const before = memory().tensors
+  const before = await liveBlocks()
   let right = 0
   for (const [i, text] of texts.entries()) if ((await decoded(text)).join() === sorted[i].join()) right++
   expect(right).toBeGreaterThanOrEqual(17)
-  expect(memory().tensors).toBe(before)
+  expect(await liveBlocks()).toBe(before)
   model.dispose()
 })
 

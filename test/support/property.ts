@@ -59,3 +59,9 @@ export async function liveBytes(): Promise<number> {
   }
   return live
 }
+
+/** How many blocks of memory that is. */
+export async function liveBlocks(): Promise<number> {
+  await liveBytes()
+  return native().memory().blocks
+}

@@ -164,7 +164,7 @@ test.each([
   let right = 0
   for (const [i, text] of texts.entries()) if ((await decoded(text)).join() === sorted[i].join()) right++
   expect(right).toBeGreaterThanOrEqual(17)
-  expect(await liveBlocks()).toBeLessThanOrEqual(before)
+  expect(await liveBlocks()).toBe(before)
   model.dispose()
 })
 

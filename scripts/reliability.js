@@ -3,8 +3,8 @@
 //   native-asan    every native test with address and undefined-behaviour checks
 //   native-tsan    pool, executor and plans under the thread checks (a program without Node: Node itself is not built
 //                  for them)
-//   addon-asan     the add-on inside Node with address, undefined-behaviour and leak checks: these scripts and, with
-//                  --long, the jest tests
+//   addon-asan     the add-on inside Node with address, undefined-behaviour and leak checks, where a kernel that touches
+//                  what it was not given is found (native/core/fence.h): these scripts and, with --long, the jest tests
 //   workers        workers ended in the middle of a step        exits   processes ended so
 //   faults         every allocation fails once
 //   files          with --long: damaged files, and kill -9 while saving (npm test has the short forms)
@@ -82,7 +82,7 @@ const steps = {
       'node_modules/jest/bin/jest.js',
       '--runInBand',
       '--testTimeout=600000',
-      ...(long ? [] : ['test/ops/basics', 'test/tensor']),
+      ...(long ? [] : ['test/ops/basics', 'test/tensor', 'test/memory/policies']),
     ]
     // The compilers of jest are add-ons too, and keep what they allocate.
     sanitized('jest', ['--expose-gc', ...jest], { ASAN_OPTIONS: 'detect_leaks=0:exitcode=99' })

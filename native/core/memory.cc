@@ -15,6 +15,7 @@
 #endif
 
 #include "device.h"
+#include "fence.h"
 
 namespace auxgrad {
 namespace {
@@ -39,8 +40,9 @@ bool fault_now() {
   return false;
 }
 
-// Large blocks come straight from the system: they return to it when freed, so the resident set falls with them.
-constexpr int64_t kMapFrom = 1 << 20;
+// Large blocks come straight from the system: they return to it when freed, so the resident set falls with them. (Address
+// checks know the ends of the others.)
+constexpr int64_t kMapFrom = kFences ? INT64_MAX : 1 << 20;
 constexpr int64_t kLargest = int64_t{1} << 52;  // no system gives more, and no sum of a few overflows
 
 uint8_t* system_allocate(int64_t bytes) {
@@ -97,8 +99,12 @@ uint8_t* allocate(Device* device, int64_t bytes) {
 
 void release(Device* device, uint8_t* data, int64_t bytes) {
   const Holding holding(device);
-  if (device) device->release(data);
-  else system_free(data, bytes);
+  if (device) {
+    device->release(data);
+  } else {
+    open_fence(data, bytes);
+    system_free(data, bytes);
+  }
 }
 
 int64_t rounded(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
@@ -153,6 +159,7 @@ std::shared_ptr<Storage> Storage::create(std::shared_ptr<Ledger> ledger, int64_t
       false;
 #endif
   if (zero && !fresh_map) std::memset(storage->data_, 0, static_cast<size_t>(held));
+  close_fence(storage->data_ + bytes, held - bytes);
   return storage;
 }
 
@@ -185,6 +192,7 @@ bool Storage::move(std::shared_ptr<Ledger> ledger, std::shared_ptr<Device> devic
   if (device && device_ && !move(ledger, nullptr, failure))
     return false;  // from one to another by way of the processor
   const Holding holding(device ? device.get() : device_.get());
+  if (!device_) open_fence(data_, bytes_);  // its last line moves as a whole
   uint8_t* data = fault_now() ? nullptr : allocate(device.get(), bytes_);
   if (!data)
     return failure->set(ErrorCode::out_of_memory, "the %s has no %lld bytes to give", device ? "device" : "system",

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cmath>
 
+#include "fence.h"
+
 namespace auxgrad {
 namespace {
 
@@ -90,6 +92,27 @@ Call call_of(const PlannedCall& planned, View (&views)[2 * kMaxOperands], const 
   call.n_number = static_cast<int>(planned.numbers.size());
   return call;
 }
+
+// While a call runs, of the arena its operands and its scratch alone may be touched.
+class Fence {
+ public:
+  Fence(const Storage& arena, const PlannedCall& planned) : arena_(arena) {
+    if (!guards()) return;
+    close_fence(arena.data(), arena.bytes());
+    for (const Operand& o : planned.operands)
+      if (o.buffer == 0) open_fence(arena.data() + o.first_byte(), o.end_byte() - o.first_byte());
+    open_fence(arena.data() + planned.scratch_offset, planned.scratch_bytes);
+  }
+  ~Fence() {
+    if (guards()) open_fence(arena_.data(), arena_.bytes());
+  }
+  Fence(const Fence&) = delete;
+  Fence& operator=(const Fence&) = delete;
+
+ private:
+  bool guards() const { return kFences && !arena_.device(); }
+  const Storage& arena_;
+};
 
 // Bytes of scratch that a call needs on this many threads.
 int64_t scratch_for(const PlannedCall& planned, int threads) {
@@ -281,6 +304,7 @@ bool Plan::run_call(const PlannedCall& planned, Storage& arena, Parallel* pool, 
   } else {
     call.pool = pool;
   }
+  const Fence fence(arena, planned);
   if (planned.kernel->run(call)) return true;
   if (!failure->failed()) failure->set(ErrorCode::invalid_argument, "%s failed", planned.kernel->name);
   return false;

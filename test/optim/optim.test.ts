@@ -108,7 +108,6 @@ test('groups: the first that matches gives its rate factor and weight decay', as
     lr: 0.1,
     weightDecay: 0.5,
     groups: [
-      { match: '*.b', lrScale: 99 }, // of modules inside, of which there are none
       { match: 'b', lrScale: 10, weightDecay: 0 },
       { match: () => true, lrScale: 2 },
     ],
@@ -118,6 +117,33 @@ test('groups: the first that matches gives its rate factor and weight decay', as
   expect(model.w.dataSync()[0]).toBeCloseTo(1 - 0.2 * 1.5, 6)
   expect(model.w.dataSync()[1]).toBeCloseTo(1 - 0.2 * 2.5, 6)
   expect(model.b.dataSync()[0]).toBeCloseTo(1 - 0.5, 6)
+})
+
+test('a group that matches no parameter is an error when the step is planned', async () => {
+  const model = new Two(Float32Array.of(1, 1), Float32Array.of(1))
+  const plan = (match: optim.ParameterGroup['match']) => {
+    const optimizer = new optim.SGD({ lr: 0.1, groups: [{ match: '**' }, { match, lrScale: 2 }] })
+    const step = compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer })
+    step.plan({ g: [2], h: [1] })
+    return step
+  }
+  const refused = (what: RegExp) => withCode('AUX_INVALID_ARGUMENT', what)
+  // Of modules inside, of which there are none.
+  expect(() => plan('*.b')).toThrow(refused(/^SGD: group \*\.b matches no parameter; there are w, b$/))
+  expect(() => plan(/^c/)).toThrow(refused(/group \/\^c\/ matches/))
+  expect(() => plan((_, t) => t.rank > 1)).toThrow(refused(/rank > 1 matches/))
+  // One that another comes before, and one of a parameter that is frozen, match.
+  const step = plan('b')
+  model.b.trainable = false
+  await step.run({ g: Float32Array.of(1, 2), h: Float32Array.of(1) })
+  expect([...model.b.dataSync()]).toEqual([1])
+  const other = compile({
+    model,
+    loss: ({ g, h }) => model.forward(g, h),
+    optimizer: new optim.SGD({ lr: 0.1, groups: [{ match: 'bias' }] }),
+  })
+  await expect(other.run({ g: Float32Array.of(1, 2), h: Float32Array.of(1) })).rejects.toEqual(refused(/bias matches/))
+  model.b.trainable = true
 })
 
 test('clipping by norm and by value', async () => {

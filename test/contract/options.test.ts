@@ -49,6 +49,7 @@ const wrong: Record<string, (bad: never) => unknown> = {
   interpolate: (bad) => interpolate(x, bad),
   scaledDotProductAttention: (bad) => scaledDotProductAttention(q, q, q, bad),
   crossEntropy: (bad) => nn.crossEntropy(zeros([1, 2]), zeros([1, 2]), bad),
+  ctc: (bad) => nn.ctc(zeros([1, 2, 2]), tensor(new Int32Array(1), [1, 1]), bad),
   mse: (bad) => nn.mse(x, x, bad),
   l1: (bad) => nn.l1(x, x, bad),
   huber: (bad) => nn.huber(x, x, bad),

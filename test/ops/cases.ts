@@ -1756,6 +1756,52 @@ add({
   ...fused, // exp
 })
 
+/** By all that the frames can say: those of which this text is left without repetitions and blanks (0). */
+function ctcOf(rows: number[][], text: number[]): number {
+  let total = 0
+  const say = (t: number, said: number[], last: number, p: number): void => {
+    if (t === rows.length) {
+      if (said.join() === text.join()) total += p
+      return
+    }
+    rows[t].forEach((x, c) => say(t + 1, c && c !== last ? [...said, c] : said, c, p * Math.exp(x)))
+  }
+  say(0, [], 0, 1)
+  return -Math.log(total)
+}
+add({
+  name: 'ctc',
+  f: (x, y, frames, labels) => aux.ctc(x, y, { inputLengths: frames, targetLengths: labels }),
+  reference: (x, y, frames, labels) => {
+    const all = rowsOf(x)
+    const [, t] = x.shape
+    return scalar(
+      mean(
+        Array.from(labels.data, (n, i) => {
+          const text = [...y.data.slice(i * y.shape[1], i * y.shape[1] + n)]
+          return ctcOf(all.slice(i * t, i * t + frames.data[i]), text) / Math.max(1, n)
+        }),
+      ),
+    )
+  },
+  samples: [
+    [
+      within(-4, 0, 3, 5, 3),
+      { shape: [3, 2], dtype: 'i32', values: [1, 1, 2, 1, 2, 2] },
+      { shape: [3], dtype: 'i32', values: [5, 4, 3] },
+      { shape: [3], dtype: 'i32', values: [2, 1, 0] },
+    ],
+    [
+      within(-4, 0, 2, 4, 4),
+      { shape: [2, 3], dtype: 'i32', values: [1, 2, 3, 3, 1, 3] },
+      { shape: [2], dtype: 'i32', values: [4, 3] },
+      { shape: [2], dtype: 'i32', values: [2, 3] },
+    ],
+  ],
+  fused: true,
+  gtol: 3e-5,
+})
+
 // --- gradients as functions: traced inside of a function, they are part of it and have gradients of their own ---
 
 const erfSlope = (v: number): number => Math.exp((-v * v) / 2) / Math.sqrt(2 * Math.PI)

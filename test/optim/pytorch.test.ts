@@ -3,9 +3,9 @@ import path from 'node:path'
 import { compile, nn, optim, tensor, type Tensor } from '../../src'
 
 /** Made by `pytorch.py` beside it. */
-const { optimizers } = JSON.parse(
-  readFileSync(path.join(__dirname, '..', 'fixtures', 'pytorch.json'), 'utf8'),
-) as { optimizers: Record<string, number[][]> }
+const { optimizers } = JSON.parse(readFileSync(path.join(__dirname, '..', 'fixtures', 'pytorch.json'), 'utf8')) as {
+  optimizers: Record<string, number[][]>
+}
 
 const wave = (n: number, phase: number, scale = 1): Float32Array =>
   Float32Array.from({ length: n }, (_, i) => scale * Math.sin(1.3 * i + phase))

@@ -33,6 +33,8 @@ const wrong: Record<string, (bad: never) => unknown> = {
   Embedding: (bad) => new nn.Embedding(2, 2, bad),
   Conv1d: (bad) => new nn.Conv1d(2, 2, 3, bad),
   Conv2d: (bad) => new nn.Conv2d(2, 2, 3, bad),
+  Conv3d: (bad) => new nn.Conv3d(2, 2, 3, bad),
+  maxPool3d: (bad) => zeros([1, 2, 2, 2, 1]).maxPool3d(2, bad),
   ConvTranspose2d: (bad) => new nn.ConvTranspose2d(2, 2, 3, bad),
   maxPool2d: (bad) => new nn.MaxPool2d(2, bad).forward(x),
   avgPool1d: (bad) => zeros([1, 4, 2]).avgPool1d(2, bad),

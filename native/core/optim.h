@@ -10,14 +10,16 @@ namespace {
 struct Sgd {
   float lr, scale, momentum, decay;
 
-  AUXGRAD_HOST_DEVICE void operator()(float grad, float& w, bool has_buffer, bool nesterov, float* buffer) const {
-    float g = grad * scale + decay * w;
-    if (has_buffer) {
-      const float v = momentum * *buffer + g;
+  // Of a number or a vector; buffer: of the momentum, null without.
+  template <class T>
+  AUXGRAD_HOST_DEVICE void operator()(T grad, T& w, bool nesterov, T* buffer) const {
+    T g = grad * scale + w * decay;
+    if (buffer) {
+      const T v = *buffer * momentum + g;
       *buffer = v;
-      g = nesterov ? g + momentum * v : v;
+      g = nesterov ? g + v * momentum : v;
     }
-    w -= lr * g;
+    w -= g * lr;
   }
 };
 
@@ -74,6 +76,38 @@ struct Adam {
             rate,
             correction,
             shrink};
+  }
+};
+
+// RMSprop and Adagrad. numbers: what is left of the squares, share of new ones, added to squares, eps, weight decay (added
+// to the gradient), momentum.
+struct Rms {
+  float lr, scale, keep, fresh, start, eps, decay, momentum;
+
+  Rms(const Call& call, float lr_, float scale_)
+      : lr(lr_),
+        scale(scale_),
+        keep(call.real(0)),
+        fresh(call.real(1)),
+        start(call.real(2)),
+        eps(call.real(3)),
+        decay(call.real(4)),
+        momentum(call.real(5)) {}
+  // Of a number or a vector. The mean of gradients is taken off squares, where there is one; a last update goes on, where
+  // there is one.
+  template <class T, class Root>
+  AUXGRAD_HOST_DEVICE void operator()(T grad, T& w, T& square, T* mean, T* last, const Root& root) const {
+    const T g = grad * scale + w * decay;
+    square = square * keep + g * g * fresh;
+    T spread = square + start;
+    if (mean) {
+      *mean = *mean * keep + g * fresh;
+      spread -= *mean * *mean;
+      spread = spread < T{} ? T{} : spread;  // by rounding; NaN stays
+    }
+    T u = g / (root(spread) + eps);
+    if (last) u = *last = *last * momentum + u;
+    w -= u * lr;
   }
 };
 

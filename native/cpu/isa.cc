@@ -130,7 +130,12 @@ bool set_isa(const char* name) {
 }
 
 int family_count() { return kFamilies; }
-const KernelTable& family(Isa isa, int index) { return *families[index].tables[static_cast<int>(isa)]; }
+const KernelTable& family(Isa isa, int index) {
+  const auto& tables = families[index].tables;
+  int i = static_cast<int>(isa);
+  while (i > 0 && !(tables[i] && tables[i]->count)) i--;  // to where the family was compiled
+  return *tables[i];
+}
 const char* family_name(int index) { return families[index].name; }
 
 const Kernel* find_kernel(const char* name) {

@@ -11,7 +11,7 @@ __global__ void sgd(const float* grad, const float* lr, const float* scale, floa
                     bool nesterov, float decay, int64_t n) {
   const Sgd update = {*lr, scale ? *scale : 1.0f, momentum, decay};
   for (int64_t i = first_item(); i < n; i += item_step())
-    update(grad[i], w[i], buffer != nullptr, nesterov, buffer ? buffer + i : nullptr);
+    update(grad[i], w[i], nesterov, buffer ? buffer + i : nullptr);
 }
 
 // sgd_update: grad, lr [], grad scale [] or absent -> param (in place), momentum buffer (in place) or absent
@@ -46,6 +46,23 @@ bool adam_update(const Call& call) {
                       call.out[0].f32(), call.out[1].f32(), call.out[2].f32(), Adam(call), n);
 }
 
+__global__ void rms(const float* grad, const float* lr, const float* scale, float* w, float* square, float* mean,
+                    float* last, Rms a, int64_t n) {
+  a.lr = *lr;
+  a.scale = scale ? *scale : 1.0f;
+  for (int64_t i = first_item(); i < n; i += item_step())
+    a(grad[i], w[i], square[i], mean ? mean + i : nullptr, last ? last + i : nullptr, [](float x) { return sqrtf(x); });
+}
+
+// rms_update: grad, lr [], grad scale [] or absent -> param, squares, mean of gradients or absent, last update or absent
+// (in place); numbers: those of Rms
+bool rms_update(const Call& call) {
+  const int64_t n = call.out[0].count();
+  const auto state = [&](int i) { return call.out[i] ? call.out[i].f32() : nullptr; };
+  return launch_items(call, n, rms, call.in[0].f32(), call.in[1].f32(), optional(call, 2), state(0), state(1), state(2),
+                      state(3), Rms(call, 0, 1), n);
+}
+
 // running_update: value -> running (in place); numbers: momentum, factor
 __global__ void running(const float* value, float* r, float momentum, float factor, int64_t n) {
   for (int64_t i = first_item(); i < n; i += item_step()) r[i] = next_running(r[i], value[i], momentum, factor);
@@ -67,5 +84,5 @@ bool accumulate(const Call& call) {
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"sgd_update", sgd_update}, {"adam_update", adam_update}, {"running_update", running_update},
-                {"accumulate", accumulate})
+AUXGRAD_KERNELS({"sgd_update", sgd_update}, {"adam_update", adam_update}, {"rms_update", rms_update},
+                {"running_update", running_update}, {"accumulate", accumulate})

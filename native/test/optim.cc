@@ -69,6 +69,56 @@ TEST(adam_update_steps) {
   });
 }
 
+TEST(rms_update_steps) {
+  test::each_isa([] {
+    for (int64_t n : {0, 1, 15, 16, 17, 33, 40001})
+      for (int kind = 0; kind < 8; kind++) {
+        const bool centered = kind & 1, last = kind & 2, adagrad = kind & 4;
+        const double keep = adagrad ? 1 : 0.9, fresh = adagrad ? 1 : 1 - 0.9, start = adagrad ? 0.1 : 0;
+        if (adagrad && centered) continue;
+        test::Array w = test::Array::normal({n}, 1), square = test::Array::f32({n}), mean = test::Array::f32({n}),
+                    before = test::Array::f32({n}), lr = scalar(1e-2f), scale = scalar(0.5f);
+        for (int64_t i = 0; i < n; i++) square[i] = mean[i] = before[i] = 0;
+        std::vector<double> w_ = doubles(w), s_(static_cast<size_t>(n)), m_ = s_, u_ = s_;
+        for (uint32_t step = 0; step < 4; step++) {
+          test::Array g = test::Array::normal({n}, 2 + step);
+          test::call(
+              "rms_update", {g.view(), lr.view(), scale.view()},
+              {w.view(), square.view(), centered ? mean.view() : test::absent(), last ? before.view() : test::absent()},
+              {keep, fresh, start, 1e-3, 0.1, 0.8});
+          for (size_t i = 0; i < w_.size(); i++) {
+            const double d = 0.5 * g[int64_t(i)] + 0.1 * w_[i];
+            s_[i] = keep * s_[i] + fresh * d * d;
+            m_[i] = keep * m_[i] + fresh * d;
+            const double spread = s_[i] + start - (centered ? m_[i] * m_[i] : 0);
+            u_[i] = (last ? 0.8 * u_[i] : 0) + d / (std::sqrt(spread) + 1e-3);
+            w_[i] -= double(lr[0]) * u_[i];
+          }
+        }
+        for (int64_t i = 0; i < n; i++) {
+          CHECK_NEAR(w[i], w_[size_t(i)], 2e-6 * (1 + std::fabs(w_[size_t(i)])));
+          CHECK_NEAR(square[i], s_[size_t(i)], 2e-6 * (1 + s_[size_t(i)]));
+          if (centered) CHECK_NEAR(mean[i], m_[size_t(i)], 1e-6);
+          if (last) CHECK_NEAR(before[i], u_[size_t(i)], 1e-5 * (1 + std::fabs(u_[size_t(i)])));
+        }
+      }
+  });
+}
+
+// Gradients that do not change have no spread, whatever is lost by rounding.
+TEST(rms_update_without_spread) {
+  test::each_isa([] {
+    test::Array w = test::Array::normal({33}, 1), g = test::Array::normal({33}, 2), square = test::Array::f32({33}),
+                mean = test::Array::f32({33}), lr = scalar(1e-9f);
+    for (int64_t i = 0; i < 33; i++) square[i] = mean[i] = 0;
+    g[7] = std::nanf("");
+    for (int step = 0; step < 300; step++)
+      test::call("rms_update", {g.view(), lr.view()}, {w.view(), square.view(), mean.view(), test::absent()},
+                 {0.9, 1 - 0.9, 0, 1e-3, 0, 0});
+    for (int64_t i = 0; i < 33; i++) CHECK(std::isfinite(w[i]) == (i != 7));
+  });
+}
+
 namespace {
 
 // The dynamic code of Dettmers et al. 2022 as its authors make it: middles of equal parts of seven decades, 0 and 1.

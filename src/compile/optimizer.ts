@@ -22,6 +22,8 @@ export interface Optimizer {
   lr: Schedule
   /** Updates done. */
   steps: number
+  /** Throws where its options do not fit a model with these parameters, by path; called when a step is planned. */
+  expectFit?(parameters: ReadonlyMap<string, Tensor>): void
   /** State of a parameter, made (as zeros, or as the method wants) at the first call. */
   state(name: string, parameter: Tensor): Readonly<Record<string, Tensor>>
   /** Frees the state of a parameter that is no longer in the model. */

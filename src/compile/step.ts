@@ -289,6 +289,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
   }
 
   #make(specs: ReadonlyMap<string, NormalSpec>, memory: MemoryAssignment, update: boolean): Entry {
+    this.optimizer.expectFit?.(new Map(this.model.namedParameters()))
     const policies = new Policies(memory, new Map(this.model.namedModules()))
     const traced = trace(this.#options.loss, specs, { model: this.model, policies, indicator: this.#options.indicator })
     this.#modelKey.met(traced.graph.modules)

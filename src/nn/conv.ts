@@ -2,12 +2,16 @@ import { expectOptions, fail } from '../errors'
 import {
   conv1d,
   conv2d,
+  conv3d,
   convTranspose2d,
   type Conv1dOptions,
+  type Conv3dOptions,
   type ConvOptions,
   type ConvTransposeOptions,
+  type Triple,
 } from '../ops'
 import { rowOptions } from '../ops/conv1d'
+import { triple, volumeOptions } from '../ops/conv3d'
 import { convAttrs, convOptions, pair, type Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
@@ -91,6 +95,49 @@ export class Conv1d extends Module {
   /** [N, L, inputs] to [N, P, outputs]. */
   forward(x: Tensor): Tensor {
     return conv1d(x, this.weight, this.bias, this.#options)
+  }
+}
+
+/**
+ * 3-D convolution, channels-last: [N, D, H, W, inputs] to [N, P, Q, R, outputs]. Weight [outputs, KD, KH, KW, inputs /
+ * groups].
+ */
+export class Conv3d extends Module {
+  /** [outputs, KD, KH, KW, inputs / groups]. */
+  readonly weight: Parameter
+  /** [outputs]; undefined with `bias: false`. */
+  readonly bias: Parameter | undefined
+  readonly #options: Conv3dOptions
+
+  constructor(
+    /** Channels of the volume. */
+    readonly inputs: number,
+    /** Channels of the result. */
+    readonly outputs: number,
+    kernel: Triple,
+    options: Conv3dOptions & { bias?: boolean } = {},
+  ) {
+    super()
+    expectOptions('Conv3d', options, [...convOptions, 'bias'])
+    const { bias = true, ...geometry } = options
+    const groups = geometry.groups ?? 1
+    const size = triple('Conv3d: kernel', kernel)
+    expectSizes('Conv3d', { inputs, outputs, groups })
+    volumeOptions('Conv3d', size, geometry)
+    if (inputs % groups || outputs % groups)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `Conv3d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
+      )
+    const fanIn = size.reduce((a, b) => a * b) * (inputs / groups)
+    this.weight = new Parameter(fanInUniform([outputs, ...size, inputs / groups], fanIn))
+    this.bias = bias ? new Parameter(fanInUniform([outputs], fanIn)) : undefined
+    this.#options = geometry
+  }
+
+  /** [N, D, H, W, inputs] to [N, P, Q, R, outputs]. */
+  forward(x: Tensor): Tensor {
+    return conv3d(x, this.weight, this.bias, this.#options)
   }
 }
 

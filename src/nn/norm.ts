@@ -52,6 +52,8 @@ class BatchNorm extends Module {
 export class BatchNorm1d extends BatchNorm {}
 /** Of images [N, H, W, C]. */
 export class BatchNorm2d extends BatchNorm {}
+/** Of volumes [N, D, H, W, C]. */
+export class BatchNorm3d extends BatchNorm {}
 
 /** Layer normalisation over the last axis (Ba et al. 2016). */
 export class LayerNorm extends Module {

@@ -1,4 +1,11 @@
-import { interpolate, type InterpolateOptions, type Pool1dOptions, type PoolOptions } from '../ops'
+import {
+  interpolate,
+  type InterpolateOptions,
+  type Pool1dOptions,
+  type Pool3dOptions,
+  type PoolOptions,
+  type Triple,
+} from '../ops'
 import type { Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
@@ -87,6 +94,49 @@ export class AdaptiveAvgPool1d extends Module {
   /** [N, L, C] to [N, size, C]. */
   forward(x: Tensor): Tensor {
     return x.adaptiveAvgPool1d(this.size)
+  }
+}
+/** Maximum over windows of a volume. */
+export class MaxPool3d extends Module {
+  constructor(
+    /** Depth, height and width of a window, or one number for all. */
+    readonly kernel: Triple,
+    /** Stride (the kernel) and padding (0). */
+    readonly options: Pool3dOptions = {},
+  ) {
+    super()
+  }
+  /** [N, D, H, W, C] to [N, P, Q, R, C]. */
+  forward(x: Tensor): Tensor {
+    return x.maxPool3d(this.kernel, this.options)
+  }
+}
+/** Mean over windows of a volume; padding counts as zeros. */
+export class AvgPool3d extends Module {
+  constructor(
+    /** Depth, height and width of a window, or one number for all. */
+    readonly kernel: Triple,
+    /** Stride (the kernel) and padding (0). */
+    readonly options: Pool3dOptions = {},
+  ) {
+    super()
+  }
+  /** [N, D, H, W, C] to [N, P, Q, R, C]. */
+  forward(x: Tensor): Tensor {
+    return x.avgPool3d(this.kernel, this.options)
+  }
+}
+/** Mean over bins that divide the volume into `size` parts. */
+export class AdaptiveAvgPool3d extends Module {
+  constructor(
+    /** Depth, height and width of the result, or one number for all. */
+    readonly size: Triple,
+  ) {
+    super()
+  }
+  /** [N, D, H, W, C] to [N, depth, height, width, C]. */
+  forward(x: Tensor): Tensor {
+    return x.adaptiveAvgPool3d(this.size)
   }
 }
 /** Images of another size, as `interpolate`. */

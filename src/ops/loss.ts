@@ -72,7 +72,8 @@ const entropyOp: Op<EntropyAttrs> = defineOp({
 /** What becomes of the losses of the elements or rows: their mean (the default), their sum, or nothing. */
 export type Reduction = 'mean' | 'sum' | 'none'
 
-function reduced(name: string, losses: Tensor, reduction: Reduction = 'mean'): Tensor {
+/** @internal */
+export function reduced(name: string, losses: Tensor, reduction: Reduction = 'mean'): Tensor {
   if (reduction === 'none') return alias(losses)
   if (reduction !== 'mean' && reduction !== 'sum')
     fail('AUX_INVALID_ARGUMENT', `${name}: expected reduction 'mean', 'sum' or 'none', got '${String(reduction)}'`)

@@ -35,6 +35,23 @@ export const adam8Block = 256
 /** @internal [w, m, v, largest, gradient, lr, step, scale?]: codes u8 of w's shape, the largest of each block f32 [2, blocks]. */
 export const adam8Update = update('adam8_update', 4, adamNumbers)
 
+/**
+ * @internal [w, squares, mean gradient?, last update?, gradient, lr, scale?]: w -= lr u, u = momentum u + g / (root(squares +
+ * start) + eps), squares = keep squares + fresh g², without the square of the mean where there is one.
+ */
+export const rmsUpdate = update(
+  'rms_update',
+  4,
+  (a: { keep: number; fresh: number; start: number; eps: number; weightDecay: number; momentum: number }) => [
+    a.keep,
+    a.fresh,
+    a.start,
+    a.eps,
+    a.weightDecay,
+    a.momentum,
+  ],
+)
+
 /** @internal [w, momentum (f32 or bf16), gradient, lr, scale?]. */
 export const lionUpdate = update('lion_update', 2, (a: { beta1: number; beta2: number; weightDecay: number }) => [
   a.beta1,

@@ -5,7 +5,10 @@ import { describe } from '../tensor/host'
 import { keep } from '../tensor/tidy'
 import { Tensor, type Spec } from '../tensor/tensor'
 
-/** Options for some of the parameters: those whose path the pattern matches. The first group that matches counts. */
+/**
+ * Options for some of the parameters: those whose path the pattern matches. The first group that matches counts; one that
+ * matches none is an error when a step is planned.
+ */
 export interface ParameterGroup {
   /** Paths such as `conv1.bias`: a pattern as in `memory` (`'**.bias'`), a regular expression or a test. */
   match: string | RegExp | ((path: string, parameter: Tensor) => boolean)
@@ -40,7 +43,7 @@ export abstract class Base implements Optimizer {
   lr: Schedule
   /** Updates done. */
   steps = 0
-  readonly #groups: readonly (Omit<ParameterGroup, 'match'> & { test: (path: string, parameter: Tensor) => boolean })[]
+  readonly #groups: readonly (ParameterGroup & { test: (path: string, parameter: Tensor) => boolean })[]
   readonly #weightDecay: number
   readonly #state = new Map<Tensor, Record<string, Tensor>>()
 
@@ -61,7 +64,7 @@ export abstract class Base implements Optimizer {
       fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0 or a schedule, got ${String(lr)}`)
     if (!(weightDecay >= 0)) fail('AUX_INVALID_ARGUMENT', `weightDecay: expected a number >= 0, got ${weightDecay}`)
     this.lr = lr
-    this.#groups = groups.map(({ match, ...group }) => ({ ...group, test: testOf(match) }))
+    this.#groups = groups.map((group) => ({ ...group, test: testOf(group.match) }))
     this.#weightDecay = weightDecay
   }
 
@@ -97,6 +100,15 @@ export abstract class Base implements Optimizer {
   forget(parameter: Tensor): void {
     for (const t of Object.values(this.#state.get(parameter) ?? {})) t.dispose()
     this.#state.delete(parameter)
+  }
+
+  expectFit(parameters: ReadonlyMap<string, Tensor>): void {
+    for (const { match, test } of this.#groups)
+      if (![...parameters].some(([name, parameter]) => test(name, parameter)))
+        fail(
+          'AUX_INVALID_ARGUMENT',
+          `${this.constructor.name}: group ${String(match)} matches no parameter; there are ${[...parameters.keys()].join(', ') || 'none'}`,
+        )
   }
 
   /** Traces the in-place update of a parameter and its state. */

@@ -1,15 +1,15 @@
 import { sessionOf } from '../compile/session'
 import { expectOptions, fail, listed } from '../errors'
 import { readSafetensors, toHostArray, writeSafetensors, type ReadOptions } from '../io'
-import { Conv1d, Module } from '../nn'
+import { Conv1d, Conv3d, Module } from '../nn'
 import { describe, type HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 
 /** How a model lies in a safetensors file. */
 export interface WeightsOptions {
   /**
-   * `torch`: convolution weights lie as [out, in, kh, kw] ([out, in, k] of `Conv1d`), the order of PyTorch and Hugging
-   * Face; they are turned to and from ours, [out, kh, kw, in]. Linear weights lie alike in both. Running statistics are
+   * `torch`: convolution weights lie as [out, in, kh, kw] ([out, in, k] of `Conv1d`, [out, in, kd, kh, kw] of `Conv3d`),
+   * the order of PyTorch and Hugging Face; they are turned to and from ours, [out, kh, kw, in]. Linear weights lie alike in both. Running statistics are
    * named as there, `running_mean`, and `num_batches_tracked` is passed over.
    */
   layout?: 'auxgrad' | 'torch'
@@ -33,8 +33,8 @@ function naming({ layout, name = (path) => path }: WeightsOptions): (path: strin
 }
 
 // Where the channels of the input, our last axis and PyTorch's second, go.
-const outermost = (rank: number): number[] => (rank === 4 ? [3, 1, 2] : [2, 1])
-const innermost = (rank: number): number[] => (rank === 4 ? [2, 3, 1] : [2, 1])
+const outermost = (rank: number): number[] => [rank - 1, ...Array.from({ length: rank - 2 }, (_, i) => i + 1)]
+const innermost = (rank: number): number[] => [...Array.from({ length: rank - 2 }, (_, i) => i + 2), 1]
 
 const turned = ({ data, shape, dtype }: HostArray, order: readonly number[]): HostArray => {
   const t = Tensor.from(data, shape, dtype)
@@ -47,10 +47,10 @@ const turned = ({ data, shape, dtype }: HostArray, order: readonly number[]): Ho
   }
 }
 
-/** True of what is a convolution weight: all tensors of four axes, and the weights of `Conv1d`. */
+/** True of what is a convolution weight: all tensors of four axes, and the weights of `Conv1d` and `Conv3d`. */
 function convolutions(model: Module): (t: Tensor) => boolean {
   const rows = new Set<Tensor>()
-  for (const [, m] of model.namedModules()) if (m instanceof Conv1d) rows.add(m.weight)
+  for (const [, m] of model.namedModules()) if (m instanceof Conv1d || m instanceof Conv3d) rows.add(m.weight)
   return (t) => t.rank === 4 || rows.has(t)
 }
 

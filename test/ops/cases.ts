@@ -1272,6 +1272,75 @@ add({
   ...product,
   samples: [[s(2, 6, 2), s(3, 3, 2)]],
 })
+for (const o of [
+  {},
+  { stride: [2, 1, 2], padding: [1, 0, 1] },
+  { padding: [2, 1, 0], dilation: [2, 1, 1] },
+  { groups: 2, stride: [3, 2, 1], padding: [1, 1, 1] },
+  { stride: [2, 2, 2], padding: [3, 1, 1], dilation: [3, 1, 2] },
+] as { stride?: aux.Triple; padding?: aux.Triple; dilation?: aux.Triple; groups?: number }[])
+  add({
+    name: `conv3d ${JSON.stringify(o)}`,
+    f: (x, w, b) => aux.conv3d(x, w, b, o),
+    reference: (x, w, b) => {
+      const y = ref.conv3d(x, w, o as { stride?: number[] })
+      return make(y.shape, (i) => get(y, i) + get(b, [i[4]]))
+    },
+    ...product,
+    gtol: 2e-5,
+    samples: ((groups) => [
+      [s(2, 4, 3, 3, 2), s(4, 3, 2, 3, 2 / groups), s(4)],
+      [s(1, 3, 3, 3, 4), s(2, 1, 3, 1, 4 / groups), s(2)],
+      [s(1, 1, 6, 6, 2), s(2, 1, 2, 2, 2 / groups), s(2)],
+    ])(o.groups ?? 1),
+    bad: [
+      {
+        what: 'channels first',
+        run: () => aux.conv3d(aux.zeros([2, 4, 7, 7, 7]), aux.zeros([6, 3, 3, 3, 4])),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /^conv3d: expected input \[N, D, H, W, 4\].*channels come last/,
+      },
+      {
+        what: 'a kernel that is too deep',
+        run: () => aux.conv3d(aux.zeros([2, 4, 5, 5, 1]), aux.zeros([1, 5, 1, 1, 1])),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /^conv3d: kernel of depth 5/,
+      },
+      {
+        what: 'a stride of two numbers',
+        run: () =>
+          aux.conv3d(aux.zeros([2, 4, 5, 5, 1]), aux.zeros([1, 1, 1, 1, 1]), undefined, { stride: [1, 2] as never }),
+        code: 'AUX_INVALID_ARGUMENT',
+        message: /^conv3d: stride: expected a whole number >= 1 or three of them, got 1,2/,
+      },
+    ],
+  })
+add({
+  name: 'conv3d that leaves the size',
+  f: (x, w) => aux.conv3d(x, w, undefined, { padding: 'same', dilation: [2, 1, 1] }),
+  reference: (x, w) => ref.conv3d(x, w, { padding: [2, 1, 1], dilation: [2, 1, 1] }),
+  ...product,
+  samples: [[s(2, 6, 3, 4, 2), s(3, 3, 3, 3, 2)]],
+})
+add({
+  name: 'maxPool3d',
+  f: (x) => x.maxPool3d([3, 2, 2], { stride: [2, 1, 2], padding: [1, 0, 1] }),
+  reference: (x) => ref.pool3d(x, [3, 2, 2], [2, 1, 2], [1, 0, 1], (v) => Math.max(...v)),
+  samples: [[s(2, 5, 4, 3, 3)], [s(1, 2, 2, 1, 1)]],
+  bad: [{ what: 'an image', run: () => aux.zeros([1, 4, 4, 1]).maxPool3d(2), code: 'AUX_SHAPE_MISMATCH' }],
+})
+add({
+  name: 'avgPool3d',
+  f: (x) => x.avgPool3d(2, { padding: [1, 0, 1] }),
+  reference: (x) => ref.pool3d(x, [2, 2, 2], [2, 2, 2], [1, 0, 1], (v) => sum(v) / 8),
+  samples: [[s(2, 5, 4, 3, 3)]],
+})
+add({
+  name: 'adaptiveAvgPool3d',
+  f: (x) => x.adaptiveAvgPool3d([2, 1, 3]),
+  reference: (x) => ref.pool3d(x, [3, 4, 2], [3, 4, 2], [0, 0, 0], mean),
+  samples: [[s(2, 6, 4, 6, 3)]],
+})
 add({
   name: 'maxPool1d',
   f: (x) => x.maxPool1d(3, { stride: 2, padding: 1 }),
@@ -1754,6 +1823,52 @@ add({
   reference: (x, t) => scalar(sum([...zip(x, t, (a, b) => Math.exp(b) * (b - a)).data])),
   samples: [[within(-4, 0, 3, 4), within(-4, 0, 3, 4)]],
   ...fused, // exp
+})
+
+/** By all that the frames can say: those of which this text is left without repetitions and blanks (0). */
+function ctcOf(rows: number[][], text: number[]): number {
+  let total = 0
+  const say = (t: number, said: number[], last: number, p: number): void => {
+    if (t === rows.length) {
+      if (said.join() === text.join()) total += p
+      return
+    }
+    rows[t].forEach((x, c) => say(t + 1, c && c !== last ? [...said, c] : said, c, p * Math.exp(x)))
+  }
+  say(0, [], 0, 1)
+  return -Math.log(total)
+}
+add({
+  name: 'ctc',
+  f: (x, y, frames, labels) => aux.ctc(x, y, { inputLengths: frames, targetLengths: labels }),
+  reference: (x, y, frames, labels) => {
+    const all = rowsOf(x)
+    const [, t] = x.shape
+    return scalar(
+      mean(
+        Array.from(labels.data, (n, i) => {
+          const text = [...y.data.slice(i * y.shape[1], i * y.shape[1] + n)]
+          return ctcOf(all.slice(i * t, i * t + frames.data[i]), text) / Math.max(1, n)
+        }),
+      ),
+    )
+  },
+  samples: [
+    [
+      within(-4, 0, 3, 5, 3),
+      { shape: [3, 2], dtype: 'i32', values: [1, 1, 2, 1, 2, 2] },
+      { shape: [3], dtype: 'i32', values: [5, 4, 3] },
+      { shape: [3], dtype: 'i32', values: [2, 1, 0] },
+    ],
+    [
+      within(-4, 0, 2, 4, 4),
+      { shape: [2, 3], dtype: 'i32', values: [1, 2, 3, 3, 1, 3] },
+      { shape: [2], dtype: 'i32', values: [4, 3] },
+      { shape: [2], dtype: 'i32', values: [2, 3] },
+    ],
+  ],
+  fused: true,
+  gtol: 3e-5,
 })
 
 // --- gradients as functions: traced inside of a function, they are part of it and have gradients of their own ---

@@ -137,6 +137,13 @@ const all: [string, () => optim.Base, bytesOfTwo: number][] = [
   ['Lion', () => new optim.Lion({ lr: 1e-4 }), 4 * (300 * 200 + 300)],
   ['Lion, bf16', () => new optim.Lion({ lr: 1e-4, momentum: 'bf16' }), 2 * (300 * 200 + 300)],
   ['Adafactor', () => new optim.Adafactor({ lr: 1e-3 }), 4 * (300 + 200 + 300)],
+  ['RMSprop', () => new optim.RMSprop({ lr: 1e-3 }), 4 * (300 * 200 + 300)],
+  [
+    'RMSprop, centered, with momentum',
+    () => new optim.RMSprop({ lr: 1e-3, centered: true, momentum: 0.9 }),
+    12 * (300 * 200 + 300),
+  ],
+  ['Adagrad', () => new optim.Adagrad({ lr: 1e-2, lrDecay: 0.1 }), 4 * (300 * 200 + 300)],
   ['SM3', () => new optim.SM3({ lr: 1e-1 }), 4 * (300 + 200 + 300)],
 ]
 test.each(all)(
@@ -209,6 +216,8 @@ const learners: [string, () => optim.Base][] = [
   ['Lion, bf16', () => new optim.Lion({ lr: 1e-3, momentum: 'bf16' })],
   ['Adafactor', () => new optim.Adafactor({ lr: 3e-3 })],
   ['SM3', () => new optim.SM3({ lr: 0.05, momentum: 0.9 })],
+  ['RMSprop', () => new optim.RMSprop({ lr: 2e-3, momentum: 0.5, centered: true })],
+  ['Adagrad', () => new optim.Adagrad({ lr: 0.05 })],
 ]
 test.each(learners)('%s learns as Adam does, and a resumed run is bit-identical', async (_, make) => {
   const { loss: adam } = await learn(new optim.AdamW({ lr: 3e-3 }), 120)

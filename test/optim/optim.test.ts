@@ -45,6 +45,24 @@ const adam =
     return w - (lr * (memory.m / (1 - b1 ** step))) / (Math.sqrt(memory.v / (1 - b2 ** step)) + eps)
   }
 
+const rmsprop =
+  (alpha: number, eps: number, momentum: number, centered: boolean): Rule =>
+  (w, g, _, lr, decay, memory) => {
+    g += decay * w
+    memory.v = alpha * (memory.v ?? 0) + (1 - alpha) * g * g
+    memory.m = alpha * (memory.m ?? 0) + (1 - alpha) * g
+    const spread = Math.max(0, memory.v - (centered ? memory.m * memory.m : 0))
+    memory.u = momentum * (memory.u ?? 0) + g / (Math.sqrt(spread) + eps)
+    return w - lr * memory.u
+  }
+const adagrad =
+  (lrDecay: number, start: number, eps: number): Rule =>
+  (w, g, step, lr, decay, memory) => {
+    g += decay * w
+    memory.v = (memory.v ?? start) + g * g
+    return w - ((lr / (1 + (step - 1) * lrDecay)) * g) / (Math.sqrt(memory.v) + eps)
+  }
+
 const lr = (step: number): number => 0.05 / (1 + step / 10)
 const cases: [string, () => optim.Base, Rule, Settings][] = [
   ['SGD', () => new optim.SGD({ lr }), sgd(0, false), { lr, decay: 0 }],
@@ -73,6 +91,20 @@ const cases: [string, () => optim.Base, Rule, Settings][] = [
     () => new optim.AdamW({ lr: 0.01 }),
     adam(0.9, 0.999, 1e-8, true),
     { lr: () => 0.01, decay: 0.01 },
+  ],
+  ['RMSprop', () => new optim.RMSprop({ lr, alpha: 0.9, eps: 1e-2 }), rmsprop(0.9, 1e-2, 0, false), { lr, decay: 0 }],
+  [
+    'RMSprop, centered, with momentum and weight decay',
+    () => new optim.RMSprop({ lr, alpha: 0.8, eps: 0.1, momentum: 0.5, centered: true, weightDecay: 0.1 }),
+    rmsprop(0.8, 0.1, 0.5, true),
+    { lr, decay: 0.1 },
+  ],
+  ['Adagrad', () => new optim.Adagrad({ lr }), adagrad(0, 0, 1e-10), { lr, decay: 0 }],
+  [
+    'Adagrad with decays',
+    () => new optim.Adagrad({ lr, lrDecay: 0.2, weightDecay: 0.1, initialAccumulatorValue: 0.3, eps: 1e-3 }),
+    adagrad(0.2, 0.3, 1e-3),
+    { lr, decay: 0.1 },
   ],
 ]
 
@@ -108,7 +140,6 @@ test('groups: the first that matches gives its rate factor and weight decay', as
     lr: 0.1,
     weightDecay: 0.5,
     groups: [
-      { match: '*.b', lrScale: 99 }, // of modules inside, of which there are none
       { match: 'b', lrScale: 10, weightDecay: 0 },
       { match: () => true, lrScale: 2 },
     ],
@@ -118,6 +149,33 @@ test('groups: the first that matches gives its rate factor and weight decay', as
   expect(model.w.dataSync()[0]).toBeCloseTo(1 - 0.2 * 1.5, 6)
   expect(model.w.dataSync()[1]).toBeCloseTo(1 - 0.2 * 2.5, 6)
   expect(model.b.dataSync()[0]).toBeCloseTo(1 - 0.5, 6)
+})
+
+test('a group that matches no parameter is an error when the step is planned', async () => {
+  const model = new Two(Float32Array.of(1, 1), Float32Array.of(1))
+  const plan = (match: optim.ParameterGroup['match']) => {
+    const optimizer = new optim.SGD({ lr: 0.1, groups: [{ match: '**' }, { match, lrScale: 2 }] })
+    const step = compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer })
+    step.plan({ g: [2], h: [1] })
+    return step
+  }
+  const refused = (what: RegExp) => withCode('AUX_INVALID_ARGUMENT', what)
+  // Of modules inside, of which there are none.
+  expect(() => plan('*.b')).toThrow(refused(/^SGD: group \*\.b matches no parameter; there are w, b$/))
+  expect(() => plan(/^c/)).toThrow(refused(/group \/\^c\/ matches/))
+  expect(() => plan((_, t) => t.rank > 1)).toThrow(refused(/rank > 1 matches/))
+  // One that another comes before, and one of a parameter that is frozen, match.
+  const step = plan('b')
+  model.b.trainable = false
+  await step.run({ g: Float32Array.of(1, 2), h: Float32Array.of(1) })
+  expect([...model.b.dataSync()]).toEqual([1])
+  const other = compile({
+    model,
+    loss: ({ g, h }) => model.forward(g, h),
+    optimizer: new optim.SGD({ lr: 0.1, groups: [{ match: 'bias' }] }),
+  })
+  await expect(other.run({ g: Float32Array.of(1, 2), h: Float32Array.of(1) })).rejects.toEqual(refused(/bias matches/))
+  model.b.trainable = true
 })
 
 test('clipping by norm and by value', async () => {
@@ -176,7 +234,20 @@ test('options that make no sense are refused', () => {
   expect(() => new optim.Adam({ lr: 1, eps: -1 })).toThrow(refused)
   expect(() => new optim.Adam({ lr: 1, betas: 0.9 as never })).toThrow(refused)
   const named = (name: string) => expect.objectContaining({ message: expect.stringMatching(name) })
-  for (const Kind of [optim.SGD, optim.Adam, optim.AdamW, optim.Lion, optim.SM3, optim.Adafactor]) {
+  expect(() => new optim.RMSprop({ lr: 1, alpha: 1 })).toThrow(refused)
+  expect(() => new optim.RMSprop({ lr: 1, momentum: -0.1 })).toThrow(refused)
+  expect(() => new optim.Adagrad({ lr: 1, lrDecay: -1 })).toThrow(refused)
+  expect(() => new optim.Adagrad({ lr: 1, initialAccumulatorValue: NaN })).toThrow(refused)
+  for (const Kind of [
+    optim.SGD,
+    optim.Adam,
+    optim.AdamW,
+    optim.Lion,
+    optim.SM3,
+    optim.Adafactor,
+    optim.RMSprop,
+    optim.Adagrad,
+  ]) {
     expect(() => new Kind({ lr: 1, learningRate: 1 } as never)).toThrow(named(`${Kind.name}: .*learningRate.*lr`))
     expect(() => new Kind({ lr: 1, groups: [{ pattern: 'b' }] } as never)).toThrow(
       named(`${Kind.name}: group.*pattern`),

@@ -213,6 +213,49 @@ export function conv1d(
   })
 }
 
+/** Convolution of volumes by its definition, channels-last: a number for depth, height and width each. */
+export function conv3d(
+  x: Arr,
+  w: Arr,
+  o: { stride?: number[]; padding?: number[]; dilation?: number[]; groups?: number } = {},
+): Arr {
+  const { stride = [1, 1, 1], padding = [0, 0, 0], dilation = [1, 1, 1], groups = 1 } = o
+  const [out, kd, kh, kw, cin] = w.shape
+  const sizes = [0, 1, 2].map(
+    (i) => Math.floor((x.shape[i + 1] + 2 * padding[i] - dilation[i] * (w.shape[i + 1] - 1) - 1) / stride[i]) + 1,
+  )
+  return make([x.shape[0], ...sizes, out], ([b, ...rest]) => {
+    const f = rest[3]
+    let total = 0
+    eachIndex([kd, kh, kw], (tap) => {
+      const at = tap.map((k, i) => rest[i] * stride[i] - padding[i] + k * dilation[i])
+      if (at.some((v, i) => v < 0 || v >= x.shape[i + 1])) return
+      for (let c = 0; c < cin; c++)
+        total += get(x, [b, ...at, Math.floor(f / (out / groups)) * cin + c]) * get(w, [f, ...tap, c])
+    })
+    return total
+  })
+}
+
+/** f of the list of values under each window of a volume (padding left out). */
+export function pool3d(
+  x: Arr,
+  kernel: number[],
+  stride: number[],
+  padding: number[],
+  f: (values: number[]) => number,
+): Arr {
+  const sizes = [0, 1, 2].map((i) => Math.floor((x.shape[i + 1] + 2 * padding[i] - kernel[i]) / stride[i]) + 1)
+  return make([x.shape[0], ...sizes, x.shape[4]], ([b, ...rest]) => {
+    const values: number[] = []
+    eachIndex(kernel, (tap) => {
+      const at = tap.map((k, i) => rest[i] * stride[i] - padding[i] + k)
+      if (at.every((v, i) => v >= 0 && v < x.shape[i + 1])) values.push(get(x, [b, ...at, rest[3]]))
+    })
+    return f(values)
+  })
+}
+
 /** Each element of x spread over a window of y, weighted: w [I, KH, KW, O/groups]. */
 export function convTranspose2d(
   x: Arr,

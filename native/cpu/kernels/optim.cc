@@ -1,15 +1,9 @@
 // In-place updates of parameters and running statistics: parameter, state and gradient in one pass.
 #include "../adam.h"
+#include "../vector.h"
 
 namespace auxgrad {
 namespace {
-
-// Choices stand outside the loop, and numbers come as values: so the compiler makes vectors of it.
-template <bool kMomentum, bool kNesterov>
-void sgd_steps(const float* grad, float* w, float* buffer, int64_t begin, int64_t end, const Sgd s) {
-  AUXGRAD_INDEPENDENT
-  for (int64_t i = begin; i < end; i++) s(grad[i], w[i], kMomentum, kNesterov, kMomentum ? buffer + i : nullptr);
-}
 
 // sgd_update: grad, lr [], grad scale [] or absent -> param (in place), momentum buffer (in place) or absent
 // numbers: momentum, nesterov, weight decay
@@ -17,11 +11,18 @@ bool sgd_update(const Call& call) {
   const float* grad = call.in[0].f32();
   float *w = call.out[0].f32(), *buffer = call.n_out > 1 && call.out[1] ? call.out[1].f32() : nullptr;
   const Sgd s = {call.in[1].f32()[0], gradient_scale(call, 2), call.real(0), call.real(2)};
-  const auto step = !buffer                ? sgd_steps<false, false>
-                    : call.integer(1) != 0 ? sgd_steps<true, true>
-                                           : sgd_steps<true, false>;
-  parallel_ranges(call, call.out[0].count(), 32768,
-                  [&](int64_t begin, int64_t end) { step(grad, w, buffer, begin, end, s); });
+  const bool nesterov = call.integer(1) != 0;
+  parallel_ranges(
+      call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) __attribute__((noinline)) {
+        const Sgd step = s;  // numbers that the loop need not read again
+        each_vector(begin, end, [&](int64_t i, auto lanes) {
+          Vec x = lanes.load(w + i), v = {};
+          if (buffer) v = lanes.load(buffer + i);
+          step(lanes.load(grad + i), x, nesterov, buffer ? &v : nullptr);
+          if (buffer) lanes.store(buffer + i, v);
+          lanes.store(w + i, x);
+        });
+      });
   return true;
 }
 
@@ -37,6 +38,30 @@ bool adam_update(const Call& call) {
   return true;
 }
 
+// rms_update: grad, lr [], grad scale [] or absent -> param, squares, mean of gradients or absent, last update or absent
+// (in place); numbers: those of Rms
+bool rms_update(const Call& call) {
+  const Rms rms(call, call.in[1].f32()[0], gradient_scale(call, 2));
+  const float* grad = call.in[0].f32();
+  float *w = call.out[0].f32(), *square = call.out[1].f32();
+  float *mean = call.out[2] ? call.out[2].f32() : nullptr, *last = call.out[3] ? call.out[3].f32() : nullptr;
+  parallel_ranges(
+      call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) __attribute__((noinline)) {
+        const Rms step = rms;
+        each_vector(begin, end, [&](int64_t i, auto lanes) {
+          Vec x = lanes.load(w + i), s = lanes.load(square + i), m = {}, u = {};
+          if (mean) m = lanes.load(mean + i);
+          if (last) u = lanes.load(last + i);
+          step(lanes.load(grad + i), x, s, mean ? &m : nullptr, last ? &u : nullptr, root);
+          if (mean) lanes.store(mean + i, m);
+          if (last) lanes.store(last + i, u);
+          lanes.store(square + i, s);
+          lanes.store(w + i, x);
+        });
+      });
+  return true;
+}
+
 // The momentum of Lion: f32, or bf16 in half the memory.
 inline float momentum_of(float m) { return m; }
 inline float momentum_of(uint16_t m) { return bf16_to_f32(m); }
@@ -48,7 +73,7 @@ struct Lion {
 };
 
 template <class T>
-void lion_step(const float* grad, float* w, T* m, int64_t begin, int64_t end, const Lion a) {
+__attribute__((noinline)) void lion_step(const float* grad, float* w, T* m, int64_t begin, int64_t end, const Lion a) {
   AUXGRAD_INDEPENDENT
   for (int64_t i = begin; i < end; i++) {
     const float g = grad[i] * a.scale, before = momentum_of(m[i]), u = a.beta1 * before + a.fresh1 * g;
@@ -103,5 +128,5 @@ bool accumulate(const Call& call) {
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"sgd_update", sgd_update}, {"adam_update", adam_update}, {"lion_update", lion_update},
-                {"running_update", running_update}, {"accumulate", accumulate})
+AUXGRAD_KERNELS({"sgd_update", sgd_update}, {"adam_update", adam_update}, {"rms_update", rms_update},
+                {"lion_update", lion_update}, {"running_update", running_update}, {"accumulate", accumulate})

@@ -19,7 +19,7 @@ namespace {
 constexpr size_t kMostKernels = 512;
 constexpr int64_t kBytes = int64_t{1} << 32;
 // CUDA has no kernels for them yet.
-constexpr const char* kMissing[] = {"lion_update", "adafactor_update", "sm3_update", "adam8_update"};
+constexpr const char* kMissing[] = {"lion_update", "adafactor_update", "sm3_update", "adam8_update", "ctc", "ctc_grad"};
 
 // A call with all that its pointers lead to.
 struct Recorded {

@@ -128,8 +128,7 @@ export class Policies {
   segment(node: Node): { path: string; again: boolean } | undefined {
     let segment: { path: string; again: boolean } | undefined
     for (const { path, answers } of this.#of(node.scope))
-      if (answers.recompute)
-        segment = { path, again: (segment?.again ?? true) && answers.recompute(node) }
+      if (answers.recompute) segment = { path, again: (segment?.again ?? true) && answers.recompute(node) }
     return segment
   }
 }

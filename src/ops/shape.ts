@@ -1,6 +1,15 @@
 import { apply, contiguous, copy, defineOp, graphOf } from '../graph/op'
 import { fail } from '../errors'
-import { checkShape, contiguousStrides, isContiguous, resolveAxis, sameShape, showShape, sizeOf, type Shape } from '../tensor/shape'
+import {
+  checkShape,
+  contiguousStrides,
+  isContiguous,
+  resolveAxis,
+  sameShape,
+  showShape,
+  sizeOf,
+  type Shape,
+} from '../tensor/shape'
 import type { TypedArray } from '../tensor/dtype'
 import { describe } from '../tensor/host'
 import { Tensor, type Layout } from '../tensor/tensor'

@@ -69,15 +69,36 @@ export function allocate(blocks: readonly Block[]): number {
   return best
 }
 
-/** Places blocks one after the other, each in the smallest gap that holds it; returns the bytes used. */
+/** Blocks by offset. */
+type Shelf = Block[]
+
+function shelve(shelf: Shelf, block: Block): void {
+  let low = 0
+  let high = shelf.length
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if (shelf[middle].offset < block.offset) low = middle + 1
+    else high = middle
+  }
+  shelf.splice(low, 0, block)
+}
+
+/**
+ * Places blocks one after the other, each in the smallest gap that holds it; returns the bytes used. What lives within one
+ * span of steps (most do) meets only what lives in this span too.
+ */
 function place(sorted: readonly Block[]): number {
-  const placed: Block[] = [] // by offset
+  const all: Shelf = []
+  const steps = sorted.reduce((last, b) => Math.max(last, b.to), 0) + 1
+  const span = Math.ceil(Math.sqrt(steps))
+  const spans = Array.from({ length: Math.ceil(steps / span) }, (): Shelf => [])
   let size = 0
   for (const block of sorted) {
+    const [first, last] = [Math.floor(block.from / span), Math.floor(block.to / span)]
     let offset = 0
     let bestOffset = -1
     let bestGap = Infinity
-    for (const other of placed) {
+    for (const other of first === last ? spans[first] : all) {
       if (other.to < block.from || other.from > block.to) continue
       const gap = other.offset - offset
       if (gap >= block.bytes && gap < bestGap) {
@@ -87,14 +108,8 @@ function place(sorted: readonly Block[]): number {
       offset = Math.max(offset, other.offset + other.bytes)
     }
     block.offset = bestOffset >= 0 ? bestOffset : offset
-    let low = 0
-    let high = placed.length
-    while (low < high) {
-      const middle = (low + high) >> 1
-      if (placed[middle].offset < block.offset) low = middle + 1
-      else high = middle
-    }
-    placed.splice(low, 0, block)
+    shelve(all, block)
+    for (let i = first; i <= last; i++) shelve(spans[i], block)
     size = Math.max(size, block.offset + block.bytes)
   }
   return size

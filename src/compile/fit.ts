@@ -123,32 +123,65 @@ function stepsOf(policy: MemoryPolicy, plan: Plan, units: readonly string[]): St
 
 const isStatistics = (node: Node): boolean => node.op.statistics === true
 
-/** Bytes that each module would not keep if it made again what it makes by these nodes; without those of next to none. */
-function savedBy(plan: Plan, paths: readonly string[], again: (maker: Node) => boolean): Map<string, number> {
-  const saved = new Map<string, number>()
-  for (const path of paths) {
-    const inside = (value: KeptValue): boolean => [value.maker, ...value.readers].every((at) => holds(path, at))
-    const bytes = plan.kept.reduce((n, value, i) => n + (inside(value) && again(plan.makers[i]) ? value.bytes : 0), 0)
-    if (bytes > plan.bytes.total / 1000) saved.set(path, bytes)
-  }
-  return saved
+/** What a module would not keep if it made it again. */
+interface Saving {
+  /** Bytes of all its calls. */
+  readonly bytes: number
+  /** Bytes of the call with most: they are there at once when it is run again. */
+  readonly once: number
+}
+
+/** The paths of a module and of all around it, the outermost first. */
+function pathsTo(module: string): string[] {
+  const parts = module ? module.split('.') : []
+  return ['', ...parts.map((_, i) => parts.slice(0, i + 1).join('.'))]
+}
+
+/** What each module would not keep of what it makes by these nodes; without those of next to nothing. */
+function savedBy(plan: Plan, paths: readonly string[], again: (maker: Node) => boolean): Map<string, Saving> {
+  const values = new Map<Node, KeptValue[]>()
+  plan.makers.forEach((maker, i) => {
+    if (!again(maker)) return
+    const known = values.get(maker)
+    if (known) known.push(plan.kept[i])
+    else values.set(maker, [plan.kept[i]])
+  })
+  const calls = new Map(paths.map((path) => [path, { bytes: 0, once: 0, call: 0, last: -1 }]))
+  const forward = plan.graph.nodes.filter(({ phase }) => phase === 'forward')
+  forward.forEach((node, i) => {
+    for (const path of pathsTo(node.scope)) {
+      const sums = calls.get(path)
+      if (!sums) continue
+      if (sums.last !== i - 1) sums.call = 0 // the nodes of a call follow each other
+      sums.last = i
+      for (const { readers, bytes } of values.get(node) ?? [])
+        if (readers.every((at) => holds(path, at))) {
+          sums.bytes += bytes
+          sums.call += bytes
+          sums.once = Math.max(sums.once, sums.call)
+        }
+    }
+  })
+  const all = plan.kept.reduce((n, { bytes }, i) => n + (again(plan.makers[i]) ? bytes : 0), 0)
+  const least = Math.min(plan.bytes.total / 1000, all / paths.length / 10)
+  return new Map([...calls].filter(([, { bytes }]) => bytes > least))
 }
 
 /**
- * The modules that are best run again: of nested ones those that save most together, less the largest, since what it
+ * The modules that are best run again: of nested ones those that save most together, less the largest call, since what it
  * makes again is all there at once.
  */
 function unitsOf(plan: Plan, paths: readonly string[]): string[] {
   const saved = savedBy(plan, paths, (maker) => !isStatistics(maker))
   const outermost = (limit: number): string[] => {
-    const small = [...saved.keys()].filter((path) => saved.get(path)! <= limit)
-    return small.filter((path) => !small.some((other) => other !== path && holds(other, path)))
+    const small = new Set([...saved.keys()].filter((path) => saved.get(path)!.bytes <= limit))
+    return [...small].filter((path) => !pathsTo(path).some((around) => around !== path && small.has(around)))
   }
   const gain = (list: string[]): number => {
-    const bytes = list.map((path) => saved.get(path)!)
-    return bytes.reduce((a, b) => a + b, 0) - Math.max(0, ...bytes)
+    const savings = list.map((path) => saved.get(path)!)
+    return savings.reduce((n, { bytes }) => n + bytes, 0) - Math.max(0, ...savings.map(({ once }) => once))
   }
-  const lists = [...new Set(saved.values())].map(outermost)
+  const lists = [...new Set([...saved.values()].map(({ bytes }) => bytes))].map(outermost)
   return lists.reduce((a, b) => (gain(b) > gain(a) ? b : a), [])
 }
 
@@ -164,11 +197,11 @@ function segments(
   const time = new Map<string, number>()
   for (const node of plan.graph.nodes)
     if (node.phase === 'forward' && node.op.kernel && again(node))
-      for (const path of saved.keys()) if (holds(path, node.scope)) time.set(path, (time.get(path) ?? 0) + work(node))
-  const value = (path: string): number => saved.get(path)! / (time.get(path) ?? 1)
+      for (const path of pathsTo(node.scope)) if (saved.has(path)) time.set(path, (time.get(path) ?? 0) + work(node))
+  const value = (path: string): number => saved.get(path)!.bytes / (time.get(path) ?? 1)
   return [...saved.keys()]
     .sort((a, b) => value(b) - value(a))
-    .map((path) => ({ rows: [[path, policy]], saved: saved.get(path)! }))
+    .map((path) => ({ rows: [[path, policy]], saved: saved.get(path)!.bytes }))
 }
 
 /** Modules in which a policy would pack a value that backward keeps as it is, the largest value first. */

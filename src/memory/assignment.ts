@@ -80,6 +80,7 @@ export const holds = (path: string, module: string): boolean =>
 /** The policies of one compilation. */
 export class Policies {
   readonly #assigned: Assigned[] = []
+  readonly #around = new Map<string, readonly Assigned[]>()
 
   constructor(assignment: MemoryAssignment | undefined, modules: ReadonlyMap<string, object>) {
     for (const [path, policy] of assigned(assignment, modules))
@@ -93,15 +94,21 @@ export class Policies {
     return this.#assigned.length === 0
   }
 
+  /** The policies at or around a module, the innermost first. */
+  #of(module: string): readonly Assigned[] {
+    let found = this.#around.get(module)
+    if (!found) this.#around.set(module, (found = this.#assigned.filter(({ path }) => holds(path, module))))
+    return found
+  }
+
   enter(module: string, inputs: readonly unknown[]): void {
-    for (const { path, answers } of this.#assigned)
-      if (answers.enter && holds(path, module)) answers.enter(module, inputs)
+    for (const { answers } of this.#of(module)) answers.enter?.(module, inputs)
   }
 
   /** Runs a layer under the innermost policy that answers for it. */
   layer(call: LayerCall): LayerAnswer & { policy: string } {
-    for (const { path, policy, answers } of this.#assigned) {
-      const answer = holds(path, call.module) ? answers.layer?.(call) : undefined
+    for (const { policy, answers } of this.#of(call.module)) {
+      const answer = answers.layer?.(call)
       if (answer) return { ...answer, policy: answer.weightGradient ? policy.name : 'backpropagation' }
     }
     return { node: call.graph.add(call.op, call.inputs, call.attrs), policy: 'backpropagation' }
@@ -109,20 +116,19 @@ export class Policies {
 
   /** The innermost policy at or around a module that has a say in how values are packed. */
   compressor(module: string): Assigned | undefined {
-    return this.#assigned.find(({ path, answers }) => answers.compress && holds(path, module))
+    return this.#of(module).find(({ answers }) => answers.compress)
   }
 
   /** Whether backward computes the first input of a node from its result. */
   inverts(node: Node): boolean {
-    return this.#assigned.some(({ path, answers }) => holds(path, node.scope) && answers.inverts?.(node))
+    return this.#of(node.scope).some(({ answers }) => answers.inverts?.(node))
   }
 
   /** The outermost module around a node that backward runs again, and whether the node itself is computed again. */
   segment(node: Node): { path: string; again: boolean } | undefined {
     let segment: { path: string; again: boolean } | undefined
-    for (const { path, answers } of this.#assigned)
-      if (answers.recompute && holds(path, node.scope))
-        segment = { path, again: (segment?.again ?? true) && answers.recompute(node) }
+    for (const { path, answers } of this.#of(node.scope))
+      if (answers.recompute) segment = { path, again: (segment?.again ?? true) && answers.recompute(node) }
     return segment
   }
 }

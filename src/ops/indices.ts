@@ -22,7 +22,7 @@ export function expectIndices(op: string, name: string, t: Tensor): Tensor {
   if (t.dtype === 'i32') return t
   if (t.dtype === 'u8') return t.cast('i32')
   let source: Tensor | undefined = t
-  while (source?.node?.op.view) source = source.node.inputs[0]
+  while (source?.node && moves(source.node.op)) source = source.node.inputs[0]
   if (source?.node?.flexible) {
     const views = viewsOf(source, op, name)
     source.node.flexible = false
@@ -37,12 +37,15 @@ export function expectIndices(op: string, name: string, t: Tensor): Tensor {
   )
 }
 
-/** An input and all its views; throws if anything has read their values as f32 already. */
+/** Whether an op gives the values that it is given, as another view or as a copy. */
+const moves = ({ view, name }: Op): boolean => view !== undefined || name === 'contiguous'
+
+/** An input and all its views and copies; throws if anything has read their values as f32 already. */
 function viewsOf(input: Tensor, op: string, name: string): Set<Tensor> {
   const views = new Set([input])
   for (const node of input.node!.graph.nodes) {
     if (!node.inputs.some((t) => t && views.has(t))) continue
-    if (!node.op.view)
+    if (!moves(node.op))
       fail(
         'AUX_DTYPE_MISMATCH',
         `${op}: expected ${name} of dtype i32, but ${node.op.name} has read input ${input.node!.inputName} as f32; declare its dtype`,

@@ -1,19 +1,37 @@
 import { apply, contiguous, copy, defineOp, graphOf } from '../graph/op'
 import { fail } from '../errors'
-import { checkShape, contiguousStrides, resolveAxis, showShape, sizeOf, type Shape } from '../tensor/shape'
+import {
+  checkShape,
+  contiguousStrides,
+  isContiguous,
+  resolveAxis,
+  sameShape,
+  showShape,
+  sizeOf,
+  type Shape,
+} from '../tensor/shape'
 import type { TypedArray } from '../tensor/dtype'
 import { describe } from '../tensor/host'
-import { Tensor } from '../tensor/tensor'
+import { Tensor, type Layout } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 
 // Zero-copy views: other shapes and strides on the same memory.
 
 const viewless = (): never => fail('AUX_INVALID_ARGUMENT', 'a view has no outputs of its own')
 
+const large = (n: number): boolean => n !== 1
+
+/** The strides in a shape that differs by axes of size 1 alone, or of what is contiguous in any. */
+function stridesIn(shape: Shape, x: Layout): readonly number[] {
+  if (isContiguous(x.shape, x.strides)) return contiguousStrides(shape)
+  const strides = x.strides.filter((_, axis) => large(x.shape[axis]))
+  return shape.map((n) => (large(n) ? strides.shift()! : 1))
+}
+
 const reshapeOp = defineOp<{ shape: Shape }>({
   name: 'reshape',
   infer: viewless,
-  view: (x, { shape }) => ({ shape, strides: contiguousStrides(shape), offset: x.offset }),
+  view: (x, { shape }) => ({ shape, strides: stridesIn(shape, x), offset: x.offset }),
   derive: (d) => [d.grad()!.reshape(d.spec(0).shape)],
 })
 
@@ -101,7 +119,8 @@ Tensor.prototype.reshape = function (shape) {
       'AUX_SHAPE_MISMATCH',
       `reshape: cannot make ${showShape(shape)} of ${showShape(this.shape)} (${this.size} elements)`,
     )
-  return tidy(() => apply(reshapeOp, [contiguous(this)], { shape: target })[0])
+  const alike = sameShape(target.filter(large), this.shape.filter(large))
+  return tidy(() => apply(reshapeOp, [alike ? this : contiguous(this)], { shape: target })[0])
 }
 Tensor.prototype.flatten = function (from = 0) {
   const at = resolveAxis('flatten', from, Math.max(this.rank, 1))

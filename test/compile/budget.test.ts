@@ -13,6 +13,7 @@ import {
   type Budget,
   type Bytes,
   type MemoryAssignment,
+  zeros,
   type Tensor,
 } from '../../src'
 import { native } from '../../src/native'
@@ -203,6 +204,45 @@ test('a method that a model does not admit says so, and leaves nothing behind', 
   expect(() => step.plan(shapes)).toThrow(withCode('AUX_INVALID_ARGUMENT', /nowhere names no module/))
   open.pop()!.dispose()
   expect(native().memory().live).toBe(before)
+})
+
+/** Blocks one after the other, each called several times with something in between. */
+class Chain extends nn.Module {
+  blocks: nn.Sequential[]
+  constructor(
+    depth: number,
+    private readonly times: number,
+  ) {
+    super()
+    const block = () => new nn.Sequential(new nn.Linear(8, 32), new nn.Tanh(), new nn.Linear(32, 8))
+    this.blocks = Array.from({ length: depth }, block)
+  }
+  forward(x: Tensor): Tensor {
+    for (const block of this.blocks) for (let i = 0; i < this.times; i++) x = x.add(block.forward(x.mul(0.5)).mul(0.1))
+    return x
+  }
+}
+
+test.each([
+  ['a module called many times keeps', 1, 40],
+  ['modules that are small beside the weights keep', 40, 1],
+])('a budget is met where %s most', (_, depth, times) => {
+  const chain = new Chain(depth, times)
+  const table = zeros([64, 65536])
+  const planned = (options: { budget?: number; memory?: MemoryAssignment }): number => {
+    using step = compile({
+      model: chain,
+      loss: ({ x }: Record<string, Tensor>) => chain.forward(x).square().mean().add(table.select(0, 0).mean()),
+      optimizer: new optim.SGD({ lr: 0.1 }),
+      ...options,
+    })
+    return step.plan({ x: [64, 8] }).bytes.total
+  }
+  const least = planned({ memory: { 'blocks.*': checkpoint() } })
+  expect(least).toBeLessThan(planned({}) - 100000)
+  expect(planned({ budget: least })).toBeLessThanOrEqual(least)
+  chain.dispose()
+  table.dispose()
 })
 
 test('what is no budget is refused', () => {

@@ -5,6 +5,8 @@ test('an input of undeclared dtype becomes i32 where it is read as indices, thro
     compile(({ x, y }) => crossEntropy(x, y)),
     compile(({ x, y }) => crossEntropy(x, y.unsqueeze(0).reshape([4]))),
     compile(({ x, y }) => embedding(y, x).sum()),
+    compile(({ x, y }) => embedding(y.reshape([2, 2]).select(1, 1), x).sum()),
+    compile(({ x, y }) => embedding(y.reshape([2, 2]).transpose().flatten(), x).sum()),
   ]) {
     expect(loss.plan({ x: [4, 5], y: [4] }).inputs.get('y')!.dtype).toBe('i32')
     expect(loss.plan({ x: [4, 5], y: { shape: [4], dtype: 'u8' } }).inputs.get('y')!.dtype).toBe('u8')

@@ -148,3 +148,18 @@ test('views share memory; clones do not', () => {
     [3, 4],
   ])
 })
+
+test('an axis of size 1 comes and goes without copying, whatever the strides', () => {
+  const x = counting([3, 4])
+  const views = [x.select(1, 2), x.transpose().unsqueeze(1), x.slice(null, [1, 2]).squeeze(1).unsqueeze(0)]
+  for (const view of views) expect(view.storage).toBe(x.storage)
+  const before = views.map((view) => view.toArray())
+  const all = new Float32Array(12).fill(-1)
+  x.assign(all)
+  for (const [i, view] of views.entries()) {
+    expect(view.dataSync()).toEqual(all.subarray(0, view.size))
+    expect(before[i]).not.toEqual(view.toArray())
+  }
+  expect(() => x.select(1, 2).assign([7, 8, 9])).toThrow(/expected a contiguous tensor, got a strided view/)
+  for (const t of [...views, x]) t.dispose()
+})

@@ -28,13 +28,18 @@ export class ModelKey {
     if (!changed && this.#seen === revision.current) return this.#key
     if (changed) {
       const now = new Watch(this.model!)
-      if (this.#watch && !this.#watch.sameParts(now)) this.structure++
+      if (this.#watch && (!this.#watch.sameParts(now) || this.#watch.moved())) this.structure++
       this.#watch = now
-    } else if (this.#watch?.disposed()) this.structure++ // its plans go; to make one is then an error
+    } else if (this.#watch?.moved()) {
+      this.structure++ // its plans go; where tensors were disposed, to make one is then an error
+      this.#watch = new Watch(this.model!)
+    }
     this.#seen = revision.current
     const mode = (m: Moded): string => (m.training ? 't' : 'e')
     const modes = this.model ? [...this.model.namedModules()].map(([, m]) => mode(m)) : []
-    const frozen = this.model ? [...this.model.namedParameters()].map(([, p]) => (p.trainable ? '1' : '0')) : []
+    const frozen = this.model
+      ? [...this.model.namedParameters()].map(([, p]) => (p.trainable ? '1' : (p.packed?.format ?? '0')))
+      : []
     const others = [...this.#others].map(mode)
     return (this.#key = `${this.structure}|${modes.join('')}|${frozen.join('')}|${others.join('')}|`)
   }
@@ -51,6 +56,8 @@ export class ModelKey {
 class Watch {
   /** Modules and eager tensors: a traced tensor that `forward` left in a property is none of the model's. */
   readonly #parts: unknown[] = []
+  /** The memory of the tensors among them. */
+  readonly #memory = new Map<Tensor, unknown>()
   readonly #owners: Record<string, unknown>[] = []
   readonly #names: string[] = []
   readonly #values: unknown[] = []
@@ -72,6 +79,7 @@ class Watch {
     this.#names.push(name)
     this.#values.push(value)
     if (part && !(value instanceof Tensor && value.traced)) this.#parts.push(value)
+    if (value instanceof Tensor && value.storage) this.#memory.set(value, value.storage)
     if (!list) return
     this.#containers.set(value as object, items.length)
     for (const [key, item] of items) this.#look(value as object, key, item, modules)
@@ -85,9 +93,10 @@ class Watch {
     return true
   }
 
-  /** Some of its tensors have been freed. */
-  disposed(): boolean {
-    return this.#parts.some((p) => p instanceof Tensor && p.disposed)
+  /** Some of its tensors have been freed, or lie elsewhere. */
+  moved(): boolean {
+    for (const [t, storage] of this.#memory) if (t.disposed || t.storage !== storage) return true
+    return false
   }
 
   sameParts(other: Watch): boolean {

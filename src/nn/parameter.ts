@@ -1,5 +1,6 @@
 import { revision } from '../compile/trainable'
 import { fail } from '../errors'
+import { emptyPacked, type StoreFormat } from '../ops/store'
 import { expectTensor } from '../graph/op'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
@@ -17,9 +18,10 @@ export class Parameter extends Tensor {
         'AUX_TRACED_VALUE',
         'Parameter: expected a tensor with values; layers are made in constructors, not in forward',
       )
-    super({ dtype: value.dtype, layout: value, storage: value.liveStorage().retain() })
+    const own = value.packed?.read() ?? value
+    super({ dtype: own.dtype, layout: own, storage: own.liveStorage().retain() })
     this.table = options.table ?? false
-    value.dispose()
+    for (const t of new Set([own, value])) t.dispose()
     keep(this)
   }
 
@@ -30,7 +32,30 @@ export class Parameter extends Tensor {
 
   /** Freezes or lets learn again; a step makes its plan anew. */
   set trainable(trainable: boolean) {
+    if (trainable && this.packed)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `a weight that is stored in ${this.packed.format} cannot learn: store('f32') of its module brings it back to float32; ` +
+          'or let something beside it learn (nn.adapt)',
+      )
     if (trainable !== this.#trainable) revision.current++
     this.#trainable = trainable
+  }
+
+  /** What it is stored in (`Module.store`). */
+  get stored(): StoreFormat | 'f32' {
+    return this.packed?.format ?? 'f32'
+  }
+
+  /** @internal Stores it otherwise; its values are rounded to what the format can say. */
+  store(format: StoreFormat | 'f32'): void {
+    if (format === this.stored) return
+    const { device } = this.liveStorage()
+    const made = format === 'f32' ? this.packed!.read() : emptyPacked(format, this.shape, 'a weight')
+    made.packed?.assign(this)
+    this.relocate(made)
+    made.dispose()
+    this.liveStorage().place(device)
+    revision.current++
   }
 }

@@ -52,7 +52,8 @@ function viewsOf(input: Tensor, op: string, name: string): Set<Tensor> {
   return views
 }
 
-type TakeAttrs = { axis: number; caller: Caller; padding: number }
+/** @internal */
+export type TakeAttrs = { axis: number; caller: Caller; padding: number }
 
 const takeGradOp: Op<TakeAttrs & { shape: Shape }> = defineOp({
   name: 'take_grad',
@@ -61,7 +62,8 @@ const takeGradOp: Op<TakeAttrs & { shape: Shape }> = defineOp({
   derive: (d) => [d.grad()!.indexSelect(d.attrs.axis, d.input(1)), undefined],
 })
 
-const takeOp: Op<TakeAttrs> = defineOp({
+/** @internal Entries by index along an axis. */
+export const takeOp: Op<TakeAttrs> = defineOp({
   name: 'take',
   infer: ([x, indices], { axis }) => [
     { shape: [...x!.shape.slice(0, axis), ...indices!.shape, ...x!.shape.slice(axis + 1)], dtype: x!.dtype },

@@ -4,7 +4,7 @@ import { isContainer, revision, type Trainable } from './trainable'
 type Moded = { readonly training: boolean }
 
 /**
- * What plans of a model depend on besides their inputs, as a key: the mode and freezing of its parts, and the mode of
+ * What plans of a model depend on besides their inputs, as a key: the mode, freezing and storing of its parts, and the mode of
  * other modules that the plans run (a teacher, a critic). Asked at every run: the model is walked again only after a
  * change of those, or when one of its properties holds another module or tensor than before.
  */
@@ -28,12 +28,9 @@ export class ModelKey {
     if (!changed && this.#seen === revision.current) return this.#key
     if (changed) {
       const now = new Watch(this.model!)
-      if (this.#watch && (!this.#watch.sameParts(now) || this.#watch.moved())) this.structure++
+      if (this.#watch && !this.#watch.sameParts(now)) this.structure++
       this.#watch = now
-    } else if (this.#watch?.moved()) {
-      this.structure++ // its plans go; where tensors were disposed, to make one is then an error
-      this.#watch = new Watch(this.model!)
-    }
+    } else if (this.#watch?.disposed()) this.structure++ // its plans go; to make one is then an error
     this.#seen = revision.current
     const mode = (m: Moded): string => (m.training ? 't' : 'e')
     const modes = this.model ? [...this.model.namedModules()].map(([, m]) => mode(m)) : []
@@ -56,8 +53,6 @@ export class ModelKey {
 class Watch {
   /** Modules and eager tensors: a traced tensor that `forward` left in a property is none of the model's. */
   readonly #parts: unknown[] = []
-  /** The memory of the tensors among them. */
-  readonly #memory = new Map<Tensor, unknown>()
   readonly #owners: Record<string, unknown>[] = []
   readonly #names: string[] = []
   readonly #values: unknown[] = []
@@ -79,7 +74,6 @@ class Watch {
     this.#names.push(name)
     this.#values.push(value)
     if (part && !(value instanceof Tensor && value.traced)) this.#parts.push(value)
-    if (value instanceof Tensor && value.storage) this.#memory.set(value, value.storage)
     if (!list) return
     this.#containers.set(value as object, items.length)
     for (const [key, item] of items) this.#look(value as object, key, item, modules)
@@ -93,10 +87,9 @@ class Watch {
     return true
   }
 
-  /** Some of its tensors have been freed, or lie elsewhere. */
-  moved(): boolean {
-    for (const [t, storage] of this.#memory) if (t.disposed || t.storage !== storage) return true
-    return false
+  /** Some of its tensors have been freed. */
+  disposed(): boolean {
+    return this.#parts.some((p) => p instanceof Tensor && p.disposed)
   }
 
   sameParts(other: Watch): boolean {

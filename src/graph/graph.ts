@@ -89,7 +89,7 @@ export class Graph {
   readonly modules = new Set<{ readonly training: boolean }>()
   #scopes: string[] = []
   #references = new Map<object, Node>()
-  /** The memory of those: a tensor may come to lie elsewhere. */
+  /** The memory of those, when they were captured. */
   #held: Storage[] = []
   #inputs = new Map<string, Node>()
   #assigned = new Map<Tensor, Tensor>()
@@ -177,6 +177,11 @@ export class Graph {
   /** The leaves of tensors captured by reference. */
   get references(): Iterable<Node> {
     return this.#references.values()
+  }
+
+  /** @internal Whether a captured tensor has come to lie elsewhere. */
+  get moved(): boolean {
+    return [...this.#references.values()].some((node, i) => node.reference!.storage !== this.#held[i])
   }
 
   /** @internal The leaf of a tensor already captured. */

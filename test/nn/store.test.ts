@@ -340,3 +340,23 @@ test('what cannot be is refused, and nothing changes', async () => {
   const shared = new nn.Parameter(new nn.Linear(64, 64).freeze().store('q8').weight)
   expect(shared.stored).toBe('f32')
 })
+
+test('a step that reads another model notices that it is stored otherwise', async () => {
+  seed(9)
+  const [student, teacher] = [new nn.Linear(64, 64), new nn.Linear(64, 64).freeze()]
+  const step = compile({
+    model: student,
+    loss: ({ x }) => student.forward(x).sub(teacher.forward(x)).square().mean(),
+    optimizer: new optim.SGD({ lr: 0 }),
+  })
+  const x = host(generator(1), [2, 64])
+  const before = [await step.run({ x }), step.plan({ x: [2, 64] }).bytes] as const
+  teacher.store('q4')
+  const after = [await step.run({ x }), step.plan({ x: [2, 64] }).bytes] as const
+  expect(after[1].parameters).toBeLessThan(before[1].parameters)
+  expect(after[0].loss).not.toBe(before[0].loss)
+  teacher.weight.assign(student.weight)
+  teacher.bias!.assign(student.bias!)
+  expect((await step.run({ x })).loss).toBeLessThan(0.01 * after[0].loss)
+  step.close()
+})

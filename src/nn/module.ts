@@ -3,7 +3,7 @@ import { isContainer, revision, type Trainable } from '../compile/trainable'
 import { expectOptions, fail } from '../errors'
 import { tracing } from '../graph/graph'
 import { matcher } from '../memory/assignment'
-import { isStoreFormat, storedBytes, type StoreFormat } from '../ops/store'
+import { checkStoreFormat, type StoreFormat } from '../ops/store'
 import { deviceNamed } from '../tensor/device'
 import { describe } from '../tensor/host'
 import { sameShape, showShape } from '../tensor/shape'
@@ -181,8 +181,7 @@ export abstract class Module implements Trainable {
    * @throws AUX_INVALID_ARGUMENT where nothing that is meant is frozen, and while a run of the module is under way.
    */
   store(format: StoreFormat | 'f32', ...paths: string[]): this {
-    if (format !== 'f32' && !isStoreFormat(format))
-      fail('AUX_INVALID_ARGUMENT', `store: expected 'bf16', 'q8', 'q4' or 'f32', got ${describe(format)}`)
+    checkStoreFormat('store', format, 'f32')
     const frozen = [...this.#parametersBelow('store', paths).values()].filter((p) => !p.trainable)
     if (!frozen.length)
       fail(
@@ -191,9 +190,7 @@ export abstract class Module implements Trainable {
           'nn.adapt() the model',
       )
     sessionOf(this).expectIdle('weights were stored otherwise while a run of their model')
-    for (const p of frozen)
-      if (format === 'f32' || (p.rank > 1 && p.dtype === 'f32' && storedBytes(format, p.shape) < 4 * p.size))
-        p.store(format)
+    for (const p of frozen) p.store(format)
     return this
   }
 

@@ -1,9 +1,12 @@
 import { revision } from '../compile/trainable'
 import { fail } from '../errors'
-import { emptyPacked, type StoreFormat } from '../ops/store'
+import { checkStoreFormat, emptyPacked, storedBytes, type StoreFormat } from '../ops/store'
 import { expectTensor } from '../graph/op'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
+
+/** What parameters are stored in as they are made, while `frozen` makes a module. */
+let making: StoreFormat | undefined
 
 /** A tensor of a module that optimizers change. It owns the memory of the tensor it is made of. */
 export class Parameter extends Tensor {
@@ -23,6 +26,10 @@ export class Parameter extends Tensor {
     this.table = options.table ?? false
     for (const t of new Set([own, value])) t.dispose()
     keep(this)
+    if (making) {
+      this.#trainable = false
+      this.store(making)
+    }
   }
 
   /** False freezes it: no gradient is computed, nothing is kept for one, and its value never changes. */
@@ -47,9 +54,11 @@ export class Parameter extends Tensor {
     return this.packed?.format ?? 'f32'
   }
 
-  /** @internal Stores it otherwise; its values are rounded to what the format can say. */
+  /** @internal Stores it otherwise, rounded to what the format can say; vectors, and what would not take less, stay. */
   store(format: StoreFormat | 'f32'): void {
     if (format === this.stored) return
+    if (format !== 'f32' && (this.rank < 2 || this.dtype !== 'f32' || storedBytes(format, this.shape) >= 4 * this.size))
+      return
     const { device } = this.liveStorage()
     const made = format === 'f32' ? this.packed!.read() : emptyPacked(format, this.shape, 'a weight')
     made.packed?.assign(this)
@@ -57,5 +66,20 @@ export class Parameter extends Tensor {
     made.dispose()
     this.liveStorage().place(device)
     revision.current++
+  }
+}
+
+/**
+ * A module whose parameters are frozen and stored in few bytes (as by `freeze` and `Module.store`) as soon as each is made:
+ * at no time is all of it float32. `nn.frozen('q8', () => new models.GPT(sizes))`, then `train.loadWeights` and `nn.adapt`.
+ */
+export function frozen<M>(format: StoreFormat, make: () => M): M {
+  checkStoreFormat('frozen', format)
+  const before = making
+  making = format
+  try {
+    return make()
+  } finally {
+    making = before
   }
 }

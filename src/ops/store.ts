@@ -2,6 +2,7 @@ import { apply } from '../graph/op'
 import { eagerly } from '../graph/graph'
 import { fail } from '../errors'
 import { bytesPerElement, type TypedArray } from '../tensor/dtype'
+import { describe } from '../tensor/host'
 import { contiguousStrides, showShape, sizeOf, type Shape } from '../tensor/shape'
 import { Storage } from '../tensor/storage'
 import { Tensor, type Spec } from '../tensor/tensor'
@@ -47,9 +48,12 @@ const codecs: Record<StoreFormat, Codec> = {
   q4: codes(4),
 }
 
-/** @internal */
-export const isStoreFormat = (format: unknown): format is StoreFormat =>
-  typeof format === 'string' && Object.hasOwn(codecs, format)
+/** @internal Throws unless it is one of these or another one that the caller takes. */
+export function checkStoreFormat(caller: string, format: unknown, ...others: string[]): void {
+  const known = [...Object.keys(codecs), ...others]
+  if (!known.includes(format as string))
+    fail('AUX_INVALID_ARGUMENT', `${caller}: expected one of ${known.join(', ')}, got ${describe(format)}`)
+}
 
 const bytesOf = ({ shape, dtype }: Spec): number => sizeOf(shape) * bytesPerElement(dtype)
 

@@ -52,8 +52,7 @@ function viewsOf(input: Tensor, op: string, name: string): Set<Tensor> {
   return views
 }
 
-/** @internal */
-export type TakeAttrs = { axis: number; caller: Caller; padding: number }
+type TakeAttrs = { axis: number; caller: Caller; padding: number }
 
 const takeGradOp: Op<TakeAttrs & { shape: Shape }> = defineOp({
   name: 'take_grad',

@@ -1,4 +1,3 @@
-import { apply } from '../graph/op'
 import { eagerly } from '../graph/graph'
 import { fail } from '../errors'
 import { bytesPerElement, type TypedArray } from '../tensor/dtype'
@@ -7,7 +6,6 @@ import { contiguousStrides, showShape, sizeOf, type Shape } from '../tensor/shap
 import { Storage } from '../tensor/storage'
 import { Tensor, type Spec } from '../tensor/tensor'
 import { keep, tidy } from '../tensor/tidy'
-import { takeOp, type TakeAttrs } from './indices'
 import { codeSpecs, dequantize, groupElements, quantize, type CodeBits } from './quantize'
 
 // Values of f32 tensors in fewer bytes: what reads them gets f32, and nobody else needs to know.
@@ -91,16 +89,19 @@ export class Packed {
     return eagerly(() => tidy(() => this.read().rawSync()))
   }
 
-  /** Some rows, f32 of the given shape, the others not being read; undefined where rows share codes. */
-  rows(indices: Tensor, attrs: TakeAttrs, shape: Shape): Tensor | undefined {
-    const { group, parts, decode } = codecs[this.format]
-    const [rows] = this.shape
-    if ((sizeOf(this.shape) / rows) % group) return undefined
+  /** Whether rows can be read without the others. */
+  get hasRows(): boolean {
+    return (sizeOf(this.shape) / this.shape[0]) % codecs[this.format].group === 0
+  }
+
+  /** Values of this shape, f32: the rows that `pick` takes of what holds all of them, [rows, ...]. */
+  rows(pick: (rows: Tensor) => Tensor, shape: Shape): Tensor {
+    const { parts, decode } = codecs[this.format]
     const specs = Object.values(parts(shape))
-    const taken = [...this.parts.values()].map((part, i) =>
-      apply(takeOp, [part.reshape([rows, -1]), indices], attrs)[0].reshape(specs[i].shape),
+    const picked = [...this.parts.values()].map((part, i) =>
+      pick(part.reshape([this.shape[0], -1])).reshape(specs[i].shape),
     )
-    return decode(taken, shape)
+    return decode(picked, shape)
   }
 
   /** Overwrites the values with these, f32 or such as they are stored, rounded to the nearest that can be said. */

@@ -18,7 +18,7 @@ import {
   type Tensor,
 } from '../../src'
 import { binaryPath } from '../../src/native'
-import { host } from '../support/arrays'
+import { distance, host } from '../support/arrays'
 import { useHostDevice } from '../support/device'
 import { scratchFolder } from '../support/folder'
 import { gradientsOf, snapshot } from '../support/record'
@@ -373,4 +373,22 @@ test('a model can be made of stored weights, never being float32 as a whole', ()
   expect(model.parameters().filter((p) => p.trainable)).toHaveLength(4)
   expect(() => nn.frozen('q9' as never, () => model)).toThrow(refused)
   expect(new nn.Linear(32, 32).weight.trainable).toBe(true)
+})
+
+test('a large weight is read in pieces by products of few rows', async () => {
+  seed(2)
+  const make = () => new nn.Sequential(new nn.Linear(16, 1024), new nn.Linear(1024, 5000))
+  const [model, same] = [make(), make()]
+  for (const m of [model, same]) m.freeze('1')
+  model.store('q8')
+  same.loadState(model.state())
+  const x = host(generator(3), [4, 16])
+  const record = (m: typeof model) => gradientsOf(m, (b) => m.forward(b.x).square().mean(), { x })
+  const [a, b] = [await record(model), await record(same)]
+  expect(a.plan.stored).toEqual([{ layer: '1', format: 'q8', shape: [5000, 1024], bytes: 5000 * (1024 + 16) }])
+  expect(a.plan.arenaBytes).toBeLessThan(17.5 * 2 ** 20) // 19.5 at once
+  expect(a.plan.ops.filter((op) => op.op === 'dequantize')).toHaveLength(4)
+  expect(Math.abs(a.result.loss / b.result.loss - 1)).toBeLessThan(1e-6)
+  for (const name of ['0.weight', '0.bias']) expect(distance(a.gradients[name], b.gradients[name])).toBeLessThan(1e-6)
+  for (const m of [model, same]) m.dispose()
 })

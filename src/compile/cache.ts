@@ -2,6 +2,7 @@ import { checkBudget, type Refusal } from './budget'
 import { keyOf, type NormalSpec } from './inputs'
 import type { ModelKey } from './key'
 import type { Plan } from './plan'
+import { revision } from './trainable'
 
 const maxPlans = 16
 
@@ -20,6 +21,7 @@ export class PlanCache<Entry extends { readonly plan: Plan }> {
   readonly #entries = new Map<string, Entry>()
   readonly #model: ModelKey
   #structure = 0
+  #revision = 0
 
   constructor(model: ModelKey) {
     this.#model = model
@@ -50,11 +52,18 @@ export class PlanCache<Entry extends { readonly plan: Plan }> {
     return entry
   }
 
-  /** Lets every plan go when the model is another one. */
+  /** Lets every plan go when the model is another one, and those that read what has come to lie elsewhere. */
   #prefix(variant: string): string {
     const prefix = this.#model.current + variant
     if (this.#structure !== this.#model.structure) this.clear()
     this.#structure = this.#model.structure
+    if (this.#revision !== revision.current)
+      for (const [key, entry] of [...this.#entries])
+        if (entry.plan.graph.moved) {
+          this.#entries.delete(key)
+          this.#release(entry)
+        }
+    this.#revision = revision.current
     return prefix
   }
 

@@ -4,7 +4,7 @@ import { isContainer, revision, type Trainable } from './trainable'
 type Moded = { readonly training: boolean }
 
 /**
- * What plans of a model depend on besides their inputs, as a key: the mode and freezing of its parts, and the mode of
+ * What plans of a model depend on besides their inputs, as a key: the mode, freezing and storing of its parts, and the mode of
  * other modules that the plans run (a teacher, a critic). Asked at every run: the model is walked again only after a
  * change of those, or when one of its properties holds another module or tensor than before.
  */
@@ -34,7 +34,9 @@ export class ModelKey {
     this.#seen = revision.current
     const mode = (m: Moded): string => (m.training ? 't' : 'e')
     const modes = this.model ? [...this.model.namedModules()].map(([, m]) => mode(m)) : []
-    const frozen = this.model ? [...this.model.namedParameters()].map(([, p]) => (p.trainable ? '1' : '0')) : []
+    const frozen = this.model
+      ? [...this.model.namedParameters()].map(([, p]) => (p.trainable ? '1' : (p.packed?.format ?? '0')))
+      : []
     const others = [...this.#others].map(mode)
     return (this.#key = `${this.structure}|${modes.join('')}|${frozen.join('')}|${others.join('')}|`)
   }

@@ -31,7 +31,7 @@ export function executionOrders(graph: Graph, outputs: readonly Tensor[], bytesO
     let least = Infinity
     for (let i = 0; i < ready.length; i++) {
       const g = growth(ready[i], left)
-      if (g < least || (g === least && ready[i].id < ready[best].id)) {
+      if (g < least || (g === least && place(ready[i]) < place(ready[best]))) {
         best = i
         least = g
       }
@@ -43,7 +43,7 @@ export function executionOrders(graph: Graph, outputs: readonly Tensor[], bytesO
     for (let i = 1; i < ready.length; i++) {
       const [a, b] = [ready[i], ready[best]]
       const first = Number(b.op.mutates !== undefined) - Number(a.op.mutates !== undefined)
-      if (first < 0 || (first === 0 && a.id < b.id)) best = i
+      if (first < 0 || (first === 0 && place(a) < place(b))) best = i
     }
     return best
   }

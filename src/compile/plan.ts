@@ -9,6 +9,7 @@ import { aligned, type Block } from './allocate'
 import { Builder, bytesOf } from './builder'
 import { executionOrders } from './order'
 import { picture } from './picture'
+import { readStored, type StoredWeight } from './stored'
 
 /** Bytes that a step holds, every one of them. `total` is the sum of the others. */
 export interface PlanBytes {
@@ -98,6 +99,8 @@ export class Plan {
   readonly bytes: PlanBytes
   /** What backward keeps, value by value. */
   readonly kept: KeptValue[]
+  /** Frozen weights that do not lie in memory as float32. */
+  readonly stored: StoredWeight[]
   /** Every kernel call, in order. */
   readonly ops: PlannedOp[]
   /** Every piece of the arena. */
@@ -120,6 +123,7 @@ export class Plan {
   constructor(graph: Graph, outputs: readonly Tensor[], options: PlanOptions = {}) {
     this.graph = graph
     this.device = options.device ?? null
+    const stored = readStored(graph)
     const scratch = new Map<Node, number>()
     const candidates = executionOrders(graph, outputs, bytesOf).map(
       (order) => new Builder(order, outputs, scratch, this.device),
@@ -132,6 +136,7 @@ export class Plan {
     this.arenaBytes = builder.arenaBytes
     this.liveBytes = builder.liveBytes
     this.kept = builder.kept
+    this.stored = [...new Set(this.#storages)].flatMap((s) => stored.get(s) ?? [])
     this.makers = builder.makers
     this.ops = builder.ops
     this.blocks = builder.blocks
@@ -198,18 +203,29 @@ export class Plan {
     return picture(this)
   }
 
-  /** The bytes by kind, then what is kept, by layer and policy. */
+  /** The bytes by kind, then what is kept, by layer and policy, and weights that are stored in fewer bytes. */
   toString(): string {
     const kib = (n: number): string => `${(n / 1024).toFixed(1)} KiB`
     const lines = Object.entries(this.bytes).map(([name, n]) => `${name.padEnd(12)} ${kib(n).padStart(14)}`)
-    const rows = new Map<string, number>()
-    for (const k of this.kept) {
-      const key = `${(k.layer || '-').padEnd(32)} ${k.policy.padEnd(18)}`
-      rows.set(key, (rows.get(key) ?? 0) + k.bytes)
-    }
     const width = Math.max(...lines.map((l) => l.length))
-    lines.push('-'.repeat(width), `kept for backward, by layer and policy:`)
-    for (const [key, n] of rows) lines.push(`${key} ${kib(n).padStart(14)}`)
+    const table = (title: string, items: readonly (readonly [layer: string, how: string, bytes: number])[]): void => {
+      const rows = new Map<string, number>()
+      for (const [layer, how, bytes] of items) {
+        const key = `${(layer || '-').padEnd(32)} ${how.padEnd(18)}`
+        rows.set(key, (rows.get(key) ?? 0) + bytes)
+      }
+      lines.push('-'.repeat(width), title)
+      for (const [key, n] of rows) lines.push(`${key} ${kib(n).padStart(14)}`)
+    }
+    table(
+      'kept for backward, by layer and policy:',
+      this.kept.map(({ layer, policy, bytes }) => [layer, policy, bytes]),
+    )
+    if (this.stored.length)
+      table(
+        'frozen weights in fewer bytes, by layer and format:',
+        this.stored.map(({ layer, format, bytes }) => [layer, format, bytes]),
+      )
     return lines.join('\n')
   }
 }

@@ -20,6 +20,7 @@ export type Gradient = readonly [name: string, parameter: ParameterLike, gradien
 /** A parameter that runs updated before and that the next one does not: frozen, or no longer in the model. */
 export interface Left {
   readonly parameter: ParameterLike
+  /** No longer there, or stored so that it cannot learn. */
   readonly gone: boolean
 }
 
@@ -66,7 +67,7 @@ export class Updates {
   left(model: Trainable): Left[] {
     const own = new Set(Array.from(model.namedParameters(), ([, p]) => p))
     return [...this.#updated]
-      .map((parameter) => ({ parameter, gone: !own.has(parameter) }))
+      .map((parameter) => ({ parameter, gone: !own.has(parameter) || parameter.packed !== null }))
       .filter(({ parameter, gone }) => gone || !parameter.trainable)
   }
 
@@ -86,6 +87,7 @@ export class Updates {
   /** State of the optimizer and sums, by name. */
   *tensors(model: Trainable): Iterable<[string, Tensor]> {
     for (const [name, p] of model.namedParameters()) {
+      if (p.packed) continue // it cannot learn
       for (const [key, t] of Object.entries(this.optimizer.state(name, p))) yield [`optimizer.${key}.${name}`, t]
       if (this.accumulate > 1) yield [`gradient.${name}`, this.#sum(name, p)]
     }

@@ -1,6 +1,7 @@
 import { fail } from '../errors'
 import type { DType } from '../tensor/dtype'
 import { contiguousStrides, type Shape } from '../tensor/shape'
+import type { Storage } from '../tensor/storage'
 import { Tensor } from '../tensor/tensor'
 import type { Op } from './op'
 
@@ -60,6 +61,17 @@ let active: Graph | undefined
 /** The graph being traced: ops add nodes to it even where their inputs are eager tensors caught in a closure. */
 export const tracing = (): Graph | undefined => active
 
+/** Runs `body` with no graph being traced: ops on eager tensors are computed at once. */
+export function eagerly<T>(body: () => T): T {
+  const before = active
+  active = undefined
+  try {
+    return body()
+  } finally {
+    active = before
+  }
+}
+
 /** True if two traced tensors hold the same values in the same order, perhaps in other shapes. */
 export const sameValues = (a: Tensor, b: Tensor): boolean =>
   a === b ||
@@ -77,6 +89,8 @@ export class Graph {
   readonly modules = new Set<{ readonly training: boolean }>()
   #scopes: string[] = []
   #references = new Map<object, Node>()
+  /** The memory of those, when they were captured. */
+  #held: Storage[] = []
   #inputs = new Map<string, Node>()
   #assigned = new Map<Tensor, Tensor>()
   #known = new Map<Op, Map<string, Node>>()
@@ -152,7 +166,7 @@ export class Graph {
     const key = tensor
     const existing = this.#references.get(key)
     if (existing) return existing.outputs[0]
-    storage.retain()
+    this.#held.push(storage.retain())
     const node = this.#push(leaf, [], undefined, tensor, null)
     this.#references.set(key, node)
     const out = new Tensor({ dtype: tensor.dtype, layout: tensor, node })
@@ -163,6 +177,11 @@ export class Graph {
   /** The leaves of tensors captured by reference. */
   get references(): Iterable<Node> {
     return this.#references.values()
+  }
+
+  /** @internal Whether a captured tensor has come to lie elsewhere. */
+  get moved(): boolean {
+    return [...this.#references.values()].some((node, i) => node.reference!.storage !== this.#held[i])
   }
 
   /** @internal The leaf of a tensor already captured. */
@@ -243,7 +262,8 @@ export class Graph {
 
   /** Releases the memory captured by reference. */
   dispose(): void {
-    for (const node of this.#references.values()) node.reference!.storage!.release()
+    for (const storage of this.#held) storage.release()
+    this.#held = []
     this.#references.clear()
   }
 

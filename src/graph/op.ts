@@ -148,6 +148,12 @@ export function apply<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], att
     if (t === undefined) return undefined
     expectTensor(op.name, t)
     if (!t.node) t.liveStorage()
+    if (t.packed && op.mutates?.includes(i))
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${op.name}: what is stored in ${t.packed.format} cannot be changed by a step; store('f32') brings it back to float32`,
+      )
+    if (t.packed && !graph) return t.packed.read()
     const strided = op.view || op.strided === 'all' || op.strided?.includes(i) || op.mutates?.includes(i)
     return strided ? t : contiguous(t)
   })
@@ -156,7 +162,7 @@ export function apply<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], att
     return graph.add(op, ready, attrs).outputs
   }
   const results = op.view ? [eagerView(op, ready[0]!, attrs)] : eagerCall(op, ready, attrs)
-  // Copies made above are temporaries of this call.
+  // Copies made above are temporaries of this call, and so is what was stored in fewer bytes.
   ready.forEach((t, i) => t && t !== inputs[i] && t.dispose())
   return results
 }

@@ -236,36 +236,41 @@ export interface ReadOptions {
  */
 export async function readSafetensors(file: string, options: ReadOptions = {}): Promise<Safetensors> {
   expectOptions('readSafetensors', options, ['only', 'allowLinks'])
-  if (typeof file === 'string' && file.endsWith('.json')) return readSharded(file, options)
+  const tensors = new Map<string, RawTensor>()
+  const metadata = new Map<string, string>()
+  for await (const [name, tensor] of tensorsOf(file, options, metadata)) tensors.set(name, tensor)
+  return { tensors, metadata }
+}
+
+/** @internal The same, one tensor after the other. */
+export async function* tensorsOf(
+  file: string,
+  { only = () => true, allowLinks }: ReadOptions,
+  metadata?: Map<string, string>,
+): AsyncGenerator<[name: string, tensor: RawTensor]> {
+  if (typeof file === 'string' && file.endsWith('.json')) {
+    const directory = path.dirname(path.resolve(file))
+    for (const [shard, names] of await readIndex(file)) {
+      const part = path.join(directory, shard)
+      if (!allowLinks) await checkInside(file, directory, part)
+      const wanted = names.filter((name) => only(name))
+      if (wanted.length) yield* read(part, () => wanted, metadata)
+    }
+  } else yield* read(file, (names) => names.filter((name) => only(name)), metadata)
+}
+
+async function* read(
+  file: string,
+  wanted: (names: string[]) => string[],
+  metadata?: Map<string, string>,
+): AsyncGenerator<[name: string, tensor: RawTensor]> {
   const open = await SafetensorsFile.open(file)
   try {
-    const tensors = new Map<string, RawTensor>()
-    for (const name of open.infos.keys()) if (options.only?.(name) ?? true) tensors.set(name, await open.read(name))
-    return { tensors, metadata: new Map(open.metadata) }
+    for (const name of wanted([...open.infos.keys()])) yield [name, await open.read(name)]
+    for (const [key, value] of open.metadata) metadata?.set(key, value)
   } finally {
     await open.close()
   }
-}
-
-async function readSharded(index: string, options: ReadOptions): Promise<Safetensors> {
-  const shards = await readIndex(index)
-  const directory = path.dirname(path.resolve(index))
-  const tensors = new Map<string, RawTensor>()
-  const metadata = new Map<string, string>()
-  for (const [shard, names] of shards) {
-    const file = path.join(directory, shard)
-    if (!options.allowLinks) await checkInside(index, directory, file)
-    const wanted = names.filter((name) => options.only?.(name) ?? true)
-    if (wanted.length === 0) continue
-    const open = await SafetensorsFile.open(file)
-    try {
-      for (const name of wanted) tensors.set(name, await open.read(name))
-      for (const [key, value] of open.metadata) metadata.set(key, value)
-    } finally {
-      await open.close()
-    }
-  }
-  return { tensors, metadata }
 }
 
 /** The tensors' names by the name of the file that holds them. */

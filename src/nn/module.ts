@@ -3,6 +3,7 @@ import { isContainer, revision, type Trainable } from '../compile/trainable'
 import { expectOptions, fail } from '../errors'
 import { tracing } from '../graph/graph'
 import { matcher } from '../memory/assignment'
+import { checkStoreFormat, type StoreFormat } from '../ops/store'
 import { deviceNamed } from '../tensor/device'
 import { describe } from '../tensor/host'
 import { sameShape, showShape } from '../tensor/shape'
@@ -144,19 +145,52 @@ export abstract class Module implements Trainable {
   }
 
   #setTrainable(paths: string[], trainable: boolean): this {
+    const meant = this.#parametersBelow(trainable ? 'unfreeze' : 'freeze', paths)
+    const stored = trainable && [...meant].find(([, p]) => p.packed)
+    if (stored)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `unfreeze: ${stored[0]} is stored in ${stored[1].stored} and cannot learn; store('f32', '${stored[0]}') brings it ` +
+          'back to float32',
+      )
+    for (const p of meant.values()) p.trainable = trainable
+    return this
+  }
+
+  /** Parameters at or below the paths or patterns (all without one). */
+  #parametersBelow(what: string, paths: string[]): Map<string, Parameter> {
     const all = [...this.namedParameters()]
-    const meant = new Set<Parameter>(paths.length ? [] : all.map(([, p]) => p))
+    const meant = new Map(paths.length ? [] : all)
     for (const path of paths) {
       const pattern = matcher(path)
       const below = all.filter(([name]) => {
         const parts = name.split('.')
         return parts.some((_, i) => pattern.test(parts.slice(0, i + 1).join('.')))
       })
-      if (!below.length)
-        fail('AUX_INVALID_ARGUMENT', `${trainable ? 'un' : ''}freeze: no parameter at or below "${path}"`)
-      for (const [, p] of below) meant.add(p)
+      if (!below.length) fail('AUX_INVALID_ARGUMENT', `${what}: no parameter at or below "${path}"`)
+      for (const [name, p] of below) meant.set(name, p)
     }
-    for (const p of meant) p.trainable = trainable
+    return meant
+  }
+
+  /**
+   * Stores frozen weights below the paths or patterns (all without one) in 2 bytes an element (`bf16`), about 1 (`q8`) or
+   * about half a one (`q4`, each 256 elements with a range of their own), or again in 4 (`f32`). They are rounded once, now;
+   * what reads one gets float32, which exists while one kernel runs and is not kept. Names, shapes and values read as
+   * before. Left as they are: what learns, vectors, and what would not take less.
+   * @throws AUX_INVALID_ARGUMENT where nothing that is meant is frozen, and while a run of the module is under way.
+   */
+  store(format: StoreFormat | 'f32', ...paths: string[]): this {
+    checkStoreFormat('store', format, 'f32')
+    const frozen = [...this.#parametersBelow('store', paths).values()].filter((p) => !p.trainable)
+    if (!frozen.length)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        'store: every parameter that is meant learns, and what is stored in fewer bytes cannot; freeze() it first, or ' +
+          'nn.adapt() the model',
+      )
+    sessionOf(this).expectIdle('weights were stored otherwise while a run of their model')
+    for (const p of frozen) p.store(format)
     return this
   }
 

@@ -52,6 +52,7 @@ function assignTraced(graph: Graph, target: Tensor, values: Tensor): void {
 function assignNow(target: Tensor, values: Tensor | TypedArray | readonly number[]): void {
   const { dtype, shape, size, offset } = target
   const storage = target.liveStorage()
+  if (target.packed) return target.packed.assign(values)
   if (!target.contiguous) fail('AUX_INVALID_ARGUMENT', 'assign: expected a contiguous tensor, got a strided view')
   if (values instanceof Tensor && values.dtype !== dtype)
     fail('AUX_DTYPE_MISMATCH', `assign: expected ${dtype}, got ${values.dtype}`)

@@ -31,6 +31,7 @@ export { batchNorm, groupNorm, layerNorm, rmsNorm, type BatchNormState } from '.
 export { dequantize, quantize, type CodeBits, type Quantized } from './quantize'
 export { bernoulli, dropout, normal, permutation, randint, seed, shuffle, truncatedNormal, uniform } from './random'
 export { dot, type VarianceOptions } from './reduce'
+export type { StoreFormat } from './store'
 export { addSign, conv2dSignWeightGrad, linearSignWeightGrad, maskApply, signPack, signUnpack } from './sign'
 export type { Alphabet } from '../graph/op'
 export type { Sorted } from './sort'

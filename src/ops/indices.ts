@@ -64,7 +64,8 @@ const takeGradOp: Op<TakeAttrs & { shape: Shape }> = defineOp({
   derive: (d) => [d.grad()!.indexSelect(d.attrs.axis, d.input(1)), undefined],
 })
 
-const takeOp: Op<TakeAttrs> = defineOp({
+/** @internal Entries by index along an axis. */
+export const takeOp: Op<TakeAttrs> = defineOp({
   name: 'take',
   infer: ([x, indices], { axis }) => [
     { shape: [...x!.shape.slice(0, axis), ...indices!.shape, ...x!.shape.slice(axis + 1)], dtype: x!.dtype },

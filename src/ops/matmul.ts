@@ -7,7 +7,8 @@ import { linearCodeWeightGrad } from './codes'
 import { expand } from './shape'
 import { fusedNumbers, fusedOutputs, linearSignWeightGrad, type Fused } from './sign'
 
-const matmulOp = defineOp<undefined>({
+/** @internal */
+export const matmulOp = defineOp<undefined>({
   name: 'matmul',
   infer: ([a, b]) => {
     expectDType('matmul', 'left operand', a!, 'f32')
@@ -44,7 +45,8 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   )[0]
 }
 
-const linearOp = defineOp<Fused>({
+/** @internal */
+export const linearOp = defineOp<Fused>({
   name: 'linear',
   infer: ([x, w, bias]) => {
     expectDType('linear', 'input', x!, 'f32')

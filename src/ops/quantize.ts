@@ -1,7 +1,7 @@
 import { fail } from '../errors'
 import { apply, defineOp, expectDType, expectShape } from '../graph/op'
 import { checkShape, sizeOf, type Shape } from '../tensor/shape'
-import type { Tensor } from '../tensor/tensor'
+import type { Spec, Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { randomFor } from './random'
 
@@ -11,18 +11,23 @@ import { randomFor } from './random'
 /** Bits of a code. */
 export type CodeBits = 2 | 4 | 8
 
-const group = 256
+/** @internal Elements of a group. */
+export const groupElements = 256
 
-const packed = (shape: Shape, bits: CodeBits): [codes: number[], ranges: number[]] => {
-  const groups = Math.ceil(sizeOf(shape) / group)
-  return [[groups, 8 * bits], [groups]]
+/** @internal The codes and ranges of values of this shape. */
+export const codeSpecs = (shape: Shape, bits: CodeBits): [codes: Spec, ranges: Spec] => {
+  const groups = Math.ceil(sizeOf(shape) / groupElements)
+  return [
+    { shape: [groups, 8 * bits], dtype: 'u32' },
+    { shape: [groups], dtype: 'u32' },
+  ]
 }
 
 const quantizeOp = defineOp<{ bits: CodeBits; id: number }>({
   name: 'quantize',
   infer: ([x], { bits }) => {
     expectDType('quantize', 'input', x, 'f32')
-    return packed(x!.shape, bits).map((shape) => ({ shape, dtype: 'u32' }))
+    return codeSpecs(x!.shape, bits)
   },
   kernel: (_, __, { bits, id }) => ({ name: 'quantize', numbers: [bits, id] }),
   constant: true,
@@ -32,10 +37,10 @@ const dequantizeOp = defineOp<{ bits: CodeBits; shape: Shape }>({
   name: 'dequantize',
   infer: (inputs, { shape, bits }) => {
     checkShape('dequantize', shape)
-    packed(shape, bits).forEach((size, i) => {
+    codeSpecs(shape, bits).forEach((spec, i) => {
       const name = ['codes', 'ranges'][i]
       expectDType('dequantize', name, inputs[i], 'u32')
-      expectShape('dequantize', name, inputs[i], size)
+      expectShape('dequantize', name, inputs[i], spec.shape)
     })
     return [{ shape, dtype: 'f32' }]
   },

@@ -1,4 +1,5 @@
 import type { Node } from '../graph/graph'
+import type { Packed } from '../ops/store'
 import { AuxgradError, fail } from '../errors'
 import { native } from '../native'
 import { bytesPerElement, typedArray, type DType, type TypedArray } from './dtype'
@@ -40,7 +41,9 @@ export class Tensor {
   /** First element, counted in elements from the start of the storage (or of the base, when traced). */
   readonly offset: number
   /** @internal Memory of an eager tensor. */
-  readonly storage: Storage | null
+  storage: Storage | null
+  /** @internal Where its memory does not hold values of its dtype: what it holds instead. */
+  packed: Packed | null
   /** @internal Node that makes a traced tensor, and which of its outputs this is. */
   node: Node | null
   /** @internal */
@@ -54,6 +57,7 @@ export class Tensor {
     dtype: DType
     layout: Layout
     storage?: Storage | null
+    packed?: Packed | null
     node?: Node | null
     index?: number
     base?: Tensor | null
@@ -63,6 +67,7 @@ export class Tensor {
     this.strides = init.layout.strides
     this.offset = init.layout.offset
     this.storage = init.storage ?? null
+    this.packed = init.packed ?? null
     this.node = init.node ?? null
     this.index = init.index ?? 0
     this.base = init.base ?? null
@@ -130,6 +135,7 @@ export class Tensor {
           `function to read it after a run${scope ? ` (in ${scope})` : ''}`,
       )
     const storage = this.liveStorage()
+    if (this.packed) return this.packed.values()
     const out = typedArray(this.dtype, this.size)
     if (this.contiguous) {
       native().read(storage.handle, this.offset * bytesPerElement(this.dtype), out)
@@ -201,6 +207,14 @@ export class Tensor {
     if (this.#disposed)
       throw new AuxgradError('AUX_DISPOSED', `this tensor of shape ${showShape(this.shape)} was disposed`)
     return this.storage
+  }
+
+  /** @internal Lets it lie elsewhere, in the same or in another form. */
+  relocate({ storage, packed }: Tensor): void {
+    const before = this.liveStorage()
+    this.storage = storage!.retain()
+    this.packed = packed
+    before.release()
   }
 
   /** Frees the memory now if no other tensor shares it. Safe to call twice; nothing to do on a traced tensor. */

@@ -48,8 +48,8 @@ export class WeightAverage<M extends Module = Module> {
     average.loadState(model.state())
     const own = average.state()
     this.#pairs = [...model.state()].map(([name, t]) => [own.get(name)!, t] as const)
-    const moved = this.#pairs.filter(([t]) => t.dtype === 'f32')
-    this.#copied = this.#pairs.filter(([t]) => t.dtype !== 'f32')
+    const moved = this.#pairs.filter(([t]) => t.dtype === 'f32' && !t.packed)
+    this.#copied = this.#pairs.filter(([t]) => t.dtype !== 'f32' || t.packed)
     // A step of gradient descent on half the squared distance, at the rate 1 - decay.
     const still = { momentum: 0, nesterov: false, weightDecay: 0 }
     this.#move = compile(({ rate }) => {

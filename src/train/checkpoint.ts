@@ -36,7 +36,9 @@ function betweenRuns<T>(what: string, { step }: Training, body: () => T): Promis
 }
 
 function* tensorsOf({ step }: Training): Iterable<[string, Tensor]> {
-  for (const [name, t] of step.model.state()) yield [`model.${name}`, t]
+  for (const [name, t] of step.model.state())
+    if (t.packed) for (const [part, held] of t.packed.parts) yield [`model.${name}${part}`, held]
+    else yield [`model.${name}`, t]
   yield* step.stateTensors()
 }
 

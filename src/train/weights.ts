@@ -1,7 +1,9 @@
 import { sessionOf } from '../compile/session'
 import { expectOptions, fail, listed } from '../errors'
-import { readSafetensors, toHostArray, writeSafetensors, type ReadOptions } from '../io'
+import { toHostArray, writeSafetensors, type RawTensor, type ReadOptions } from '../io'
+import { tensorsOf } from '../io/safetensors'
 import { Conv1d, Conv3d, Module } from '../nn'
+import { emptyPacked } from '../ops/store'
 import { describe, type HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 
@@ -40,7 +42,7 @@ const turned = ({ data, shape, dtype }: HostArray, order: readonly number[]): Ho
   const t = Tensor.from(data, shape, dtype)
   const view = t.permute(order)
   try {
-    return { data: view.dataSync(), shape: view.shape, dtype }
+    return { data: view.rawSync(), shape: view.shape, dtype }
   } finally {
     view.dispose()
     t.dispose()
@@ -66,15 +68,31 @@ export async function saveWeights(file: string, model: Module, options: WeightsO
   await sessionOf(model).enqueue(async () => {
     const isConvolution = convolutions(model)
     for (const [path, t] of model.state()) {
-      const host = { data: t.rawSync(), shape: t.shape, dtype: t.dtype }
+      const held = t.packed?.parts.get('') ?? t // bf16 as such
+      const host = { data: held.rawSync(), shape: t.shape, dtype: held.dtype }
       tensors.set(name(path), layout === 'torch' && isConvolution(t) ? turned(host, [0, ...outermost(t.rank)]) : host)
     }
   })
   await writeSafetensors(file, tensors)
 }
 
+/** A tensor of a file in the dtype of one of the model, or as bf16 where that is what the model stores. */
+function hostOf(raw: RawTensor, own: Tensor, what: string): HostArray {
+  return toHostArray(raw, own.packed?.format === 'bf16' && raw.dtype === 'BF16' ? 'bf16' : own.dtype, what)
+}
+
+/** A tensor with these values, stored as that of the model is. */
+function made({ data, shape, dtype }: HostArray, own: Tensor): Tensor {
+  if (!own.packed) return Tensor.from(data, shape, dtype)
+  const t = emptyPacked(own.packed.format, shape)
+  const patterns = dtype === 'bf16' ? t.packed.parts.get('')! : t
+  patterns.assign(data)
+  return t
+}
+
 /**
- * Loads parameters and buffers from a safetensors file or a sharded index of some. Other float types are converted.
+ * Loads parameters and buffers from a safetensors file or a sharded index of some, tensor by tensor. Other float types are
+ * converted; what the model stores in fewer bytes (`Module.store`) is at no time float32 as a whole.
  * They change between two runs of the model's plans, so that a server may load them while it predicts.
  * @throws AUX_BAD_FILE, and as `Module.loadState`: nothing changes unless all fits.
  */
@@ -86,20 +104,21 @@ export async function loadWeights(
   check('loadWeights', model, options, ['strict', 'only', 'allowLinks'])
   const { layout = 'auxgrad', name: _, strict, ...reading } = options
   const name = naming(options)
-  const { tensors } = await readSafetensors(file, reading)
   const values = new Map<string, Tensor>()
   const counts = layout === 'torch' ? /\bnum_batches_tracked$/ : /^$/
-  const unclaimed = new Set([...tensors.keys()].filter((key) => !counts.test(key)))
+  const unclaimed = new Set<string>()
   const isConvolution = convolutions(model)
+  const readers = new Map<string, [path: string, own: Tensor][]>()
+  for (const [path, own] of model.state()) readers.set(name(path), [...(readers.get(name(path)) ?? []), [path, own]])
   try {
-    for (const [path, own] of model.state()) {
-      const raw = tensors.get(name(path))
-      if (!raw) continue
-      unclaimed.delete(name(path))
-      let host = toHostArray(raw, own.dtype, `${file}: ${name(path)}`)
-      if (layout === 'torch' && isConvolution(own) && host.shape.length === own.rank)
-        host = turned(host, [0, ...innermost(own.rank)])
-      values.set(path, Tensor.from(host.data, host.shape, host.dtype))
+    for await (const [key, raw] of tensorsOf(file, reading)) {
+      if (!readers.has(key) && !counts.test(key)) unclaimed.add(key)
+      for (const [path, own] of readers.get(key) ?? []) {
+        let host = hostOf(raw, own, `${file}: ${key}`)
+        if (layout === 'torch' && isConvolution(own) && host.shape.length === own.rank)
+          host = turned(host, [0, ...innermost(own.rank)])
+        values.set(path, made(host, own))
+      }
     }
     const missing = [...model.state().keys()].filter((path) => !values.has(path))
     if ((strict ?? true) && (missing.length || unclaimed.size))

@@ -12,7 +12,7 @@ struct Axes {
   int rank = 0;
   int64_t shape[kMaxRank], stride[N][kMaxRank];
 
-  Axes(const View& out, const View* const (&operands)[N]) {
+  __attribute__((noinline)) Axes(const View& out, const View* const (&operands)[N]) {
     for (int axis = 0; axis < out.rank; axis++) {
       if (out.shape[axis] == 1) continue;
       bool joins = rank > 0;

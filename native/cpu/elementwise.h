@@ -224,9 +224,13 @@ inline void run_vectors(const float* const (&in)[N], float* w, int64_t n, bool p
     for (int64_t i = 0; i < n; i += kLanes) store(w + i, f(i));
     return;
   }
-  for (int64_t i = 0; i < n; i += kLanes) {
+  for (int64_t i = 0; i < n; i += kLineFloats) {
     for (int o = 0; o < N; o++) __builtin_prefetch(in[o] + i + kAhead);
-    bypass(w + i, f(i));
+    Vec line[kLineFloats / kLanes];
+    AUXGRAD_UNROLL
+    for (int k = 0; k < kLineFloats / kLanes; k++) line[k] = f(i + k * kLanes);
+    AUXGRAD_UNROLL
+    for (int k = 0; k < kLineFloats / kLanes; k++) bypass(w + i + k * kLanes, line[k]);
   }
 }
 

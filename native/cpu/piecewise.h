@@ -1,14 +1,15 @@
-// Elementary functions where a register holds a table: on each of 16 segments a polynomial of its own, whose coefficients
-// a permutation looks up. That takes fewer operations than one polynomial for all numbers, and no division. Coefficients
+// Elementary functions where a register holds a table: on each of 8, 16 or 32 segments a polynomial of its own, whose
+// coefficients a permutation looks up. That takes fewer operations than one polynomial for all numbers, and no division. Coefficients
 // are those of the least maximal error, fitted in double; middles of segments lie where the function is a float.
 #pragma once
 #include "../core/elementary.h"
 #include "vector.h"
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 namespace auxgrad {
 namespace {
 
+#if defined(__AVX512F__)
 // table[i % 16] of each lane of i, and table[i % 32].
 template <class T>
 inline Vec look_up(const T (&table)[16], IntVec i) {
@@ -23,11 +24,20 @@ inline Vec look_up(const T (&table)[32], IntVec i) {
 // The lesser and the greater number; y where one is NaN.
 inline Vec lesser(Vec x, Vec y) { return (Vec)_mm512_min_ps((__m512)x, (__m512)y); }
 inline Vec greater(Vec x, Vec y) { return (Vec)_mm512_max_ps((__m512)x, (__m512)y); }
+#else
+// table[i % 8] of each lane of i.
+inline Vec look_up(const float (&table)[8], IntVec i) {
+  return (Vec)_mm256_permutevar8x32_ps(_mm256_load_ps(table), (__m256i)i);
+}
+
+inline Vec lesser(Vec x, Vec y) { return (Vec)_mm256_min_ps((__m256)x, (__m256)y); }
+inline Vec greater(Vec x, Vec y) { return (Vec)_mm256_max_ps((__m256)x, (__m256)y); }
+#endif
 
 inline Vec magnitude_of(Vec x) { return (Vec)((IntVec)x & INT32_MAX); }
 
-// Four segments between powers of two of u, which is in [1, 16): those from 1 on come last.
-inline IntVec segment_of(Vec u) { return (IntVec)u >> 21; }
+// Of a table as long as a vector, segments between powers of two of u, which is in [1, 16): those from 1 on come last.
+inline IntVec segment_of(Vec u) { return (IntVec)u >> (kLanes == 16 ? 21 : 22); }
 
 template <int kCoefficients, int kSegments>
 inline Vec polynomial(const float (&coefficient)[kCoefficients][kSegments], IntVec segment, Vec x) {
@@ -40,6 +50,7 @@ inline Vec polynomial(const float (&coefficient)[kCoefficients][kSegments], IntV
 // tanh(a) for a < 9.02, in powers of what a is above the middle of its segment of 1 + kTanhScale a, within 2e-8 of itself
 // before coefficients are rounded. The last of them makes 1 of what is not less.
 constexpr float kTanhScale = 1.6629528f;
+#if defined(__AVX512F__)
 alignas(64) constexpr float kTanhMiddle[16] = {0.75167996f, 1.0523889f, 1.3530341f,  1.653732f, 2.1047838f, 2.7060413f,
                                                3.3074622f,  3.908805f,  4.8107753f,  6.0134f,   7.21627f,   8.418759f,
                                                0,           0.2255081f, 0.37583837f, 0.5261798f};
@@ -60,6 +71,22 @@ alignas(64) constexpr float kTanh[6][16] = {
     {-0.06310629f, -0.040385097f, -0.011131799f, 0.0020020187f, 0.0044907606f, 0.0020709336f, 0.00069489225f,
      0.0002155287f, 3.7759513e-05f, 3.4151462e-06f, 3.0822406e-07f, 2.7813831e-08f, 0.12830651f, 0.08290492f,
      0.018933283f, -0.034175433f}};
+#else
+alignas(32) constexpr float kTanhMiddle[8] = {0.90202063f, 1.5035464f, 2.4060237f, 3.6086612f,
+                                              5.412935f,   7.819277f,  0,          0.45110402f};
+alignas(32) constexpr float kTanh[7][8] = {
+    {0.7172803f, 0.90578705f, 0.9838688f, 0.99853355f, 0.99996024f, 0.9999997f, 0, 0.42280608f},
+    {0.48550966f, 0.1795495f, 0.03200227f, 0.0029309352f, 7.989842e-5f, 6.493428e-7f, 1.0f, 0.82123506f},
+    {-0.34825012f, -0.16263343f, -0.0314849f, -0.0029266092f, -7.985527e-5f, -6.492029e-7f, -3.5820337e-6f,
+     -0.34722325f},
+    {0.08788827f, 0.0874897f, 0.020309396f, 0.001941286f, 5.089006e-5f, 4.1341997e-7f, -0.3331908f, -0.12694748f},
+    {0.053160336f, -0.02502873f, -0.009502132f, -0.0009651964f, -2.5512845e-5f, -2.0691303e-7f, -0.0020841158f,
+     0.16941814f},
+    {-0.055095993f, -0.0031291866f, 0.0032869375f, 0.00040398547f, 1.3420822e-5f, 1.0925734e-7f, 0.14724247f,
+     -0.010123607f},
+    {0.012940818f, 0.0072363555f, -0.0007003273f, -0.00013077786f, -4.4380818e-6f, -3.6353573e-8f, -0.043665852f,
+     -0.059358597f}};
+#endif
 
 inline Vec tanh_lanes(Vec x) {
   const Vec a = lesser(broadcast(9.02f), magnitude_of(x));
@@ -68,6 +95,7 @@ inline Vec tanh_lanes(Vec x) {
   return (Vec)((IntVec)y | ((IntVec)x & INT32_MIN));
 }
 
+#if defined(__AVX512F__)
 // Adding it rounds to sixteenths and leaves their number in the low bits.
 constexpr float kSixteenths = 786432.0f;
 
@@ -90,6 +118,30 @@ inline Vec exp_lanes(Vec x) {
   const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kSixteenths)), n = t - broadcast(kSixteenths);
   return power_lanes(t, n, fma(n, broadcast(kLn2Low), fma(n, broadcast(-kLn2High), x)), 1.0f);
 }
+#else
+// Adding it rounds to eighths and leaves their number in the low bits.
+constexpr float kEighths = 1572864.0f;
+
+// 2^(k / 8), less k of the units that t << 20 counts in.
+alignas(32) constexpr float kPower[8] = {1.0f,        0.9827539f, 0.96960354f, 0.9609198f,
+                                         0.95710677f, 0.9586054f, 0.9658964f,  0.97950405f};
+
+// 2^n exp(r) for n in eighths, t = n + kEighths, and |r| <= log(2) / 16; 0 for n = -127.
+inline Vec power_lanes(Vec t, Vec r) {
+  const Vec power = (Vec)((IntVec)look_up(kPower, (IntVec)t) + ((IntVec)t << 20));
+  Vec p = fma(r, broadcast(0.16668231f), broadcast(0.50006472f));
+  p = fma(p, r, broadcast(1.0f));
+  return fma(power * r, p, power);
+}
+
+// exp(x) within 2 ULP to 88.67 and within 3e-6 of itself above; what is no normal number is below the least of them.
+inline Vec exp_lanes(Vec x) {
+  x = greater(broadcast(-88.02969f), x);  // -127 log(2)
+  const Vec t = lesser(broadcast(kEighths + 127.875f), fma(x, broadcast(kInverseLn2), broadcast(kEighths)));
+  const Vec n = t - broadcast(kEighths);
+  return power_lanes(t, fma(n, broadcast(kLn2Low), fma(n, broadcast(-kLn2High), x)));
+}
+#endif
 
 inline Vec sigmoid_lanes(Vec x) { return 1.0f / (1.0f + exp_lanes(-x)); }
 
@@ -112,16 +164,17 @@ inline Vec gelu_tanh_grad_lanes(Vec dy, Vec x) {
   return dy * (x < Vec{} ? lower : 1.0f - lower);
 }
 
-// 32 segments of equal length: of numbers up to kEnd, in powers of what they are above the middle of theirs.
-inline Vec on_segments(const float (&coefficient)[5][32], float end, Vec a) {
-  const float length = end / 31;
+// Segments of equal length around whole multiples of it, in powers of what numbers are above the middle of theirs.
+template <int kCoefficients, int kSegments>
+inline Vec on_segments(const float (&coefficient)[kCoefficients][kSegments], float length, Vec a) {
   const Vec t = fma(a, broadcast(1 / length), broadcast(kRound));
   const Vec r = fma(broadcast(-length), t - broadcast(kRound), a);
   return polynomial(coefficient, (IntVec)t, r);
 }
 
+#if defined(__AVX512F__)
 // What lies above a of the standard normal distribution, within 6e-6 of itself (2e-7 to a = 3).
-constexpr float kAboveEnd = 5.2f;
+constexpr float kAboveEnd = 5.2f, kAboveLength = kAboveEnd / 31;
 alignas(64) constexpr float kAbove[5][32] = {
     {0.5f,          0.43339315f,    0.36863005f,   0.30740276f,   0.25112054f,   0.20081612f,   0.15709919f,
      0.12015875f,   0.08980845f,    0.065562874f,  0.04673025f,   0.032507036f,  0.022062404f,  0.014604834f,
@@ -149,7 +202,7 @@ alignas(64) constexpr float kAbove[5][32] = {
      0.001108109f,   0.000715196f,  0.00044414913f, 0.00026575488f, 0.00015337544f, 8.5455365e-5f, 4.5999514e-5f,
      2.3936904e-5f,  1.2048031e-5f, 5.868064e-6f,   3.3588221e-6f}};
 // The same less a times the density, within 4e-8; from 6 on it is nothing.
-constexpr float kSlopeEnd = 6.0f;
+constexpr float kSlopeEnd = 6.0f, kSlopeLength = kSlopeEnd / 31;
 alignas(64) constexpr float kSlope[5][32] = {
     {0.5f,           0.34748295f,     0.20606036f,     0.08503121f,
      -0.009471291f,  -0.07512965f,    -0.11328977f,    -0.12814175f,
@@ -210,7 +263,7 @@ inline Vec far_above(Vec a) {
 // of what it is without the tails and theirs.
 inline Vec gelu_lanes(Vec x) {
   Vec a = lesser(broadcast(kAboveEnd), magnitude_of(x));
-  Vec above = on_segments(kAbove, kAboveEnd, a);
+  Vec above = on_segments(kAbove, kAboveLength, a);
   const __mmask16 far = _mm512_cmp_ps_mask((__m512)x, _mm512_set1_ps(-kAboveEnd), _CMP_LT_OQ);
   if (__builtin_expect(far != 0, 0)) {
     const Vec b = magnitude_of(x);  // of infinity NaN, as by the formula
@@ -219,10 +272,65 @@ inline Vec gelu_lanes(Vec x) {
   }
   return fma(-a, above, relu(x));
 }
+#else
+// What lies above a of the standard normal distribution, within 1.3e-6 of itself to a = 3.85, from there on within 3e-10.
+constexpr float kAboveEnd = 5.24f, kAboveLength = 0.7f, kFar = 3.85f;
+alignas(32) constexpr float kAbove[7][8] = {
+    {0.5f, 0.24196365f, 0.080756664f, 0.017864421f, 0.0025551294f, 0.00023262936f, 1.3345675e-5f, 4.791803e-7f},
+    {-0.3989423f, -0.31225398f, -0.1497276f, -0.04398357f, -0.007915431f, -0.0008726843f, -5.8947062e-5f,
+     -2.4394442e-6f},
+    {1.1700687e-6f, 0.10928852f, 0.1048087f, 0.046183065f, 0.011081832f, 0.0015271532f, 0.00012378609f, 5.9760237e-6f},
+    {0.066470556f, 0.026544115f, -0.023948008f, -0.024999449f, -0.009025367f, -0.0016361071f, -0.00016321604f,
+     -9.317226e-6f},
+    {0.00016037955f, -0.022848954f, -0.009073088f, 0.0054193283f, 0.0044654855f, 0.0011782901f, 0.00015087915f,
+     1.0438748e-5f},
+    {-0.010644304f, -0.0008250899f, 0.005994478f, 0.0015088742f, -0.0011173645f, -0.0005823786f, -0.00010639414f,
+     -9.476321e-6f},
+    {0.0014070673f, 0.0030359249f, -0.0002575621f, -0.0011870476f, -4.3549284e-5f, 0.0001729837f, 5.277393e-5f,
+     6.1363858e-6f}};
+// The same less a times the density, within 3e-8; from 6 on it is nothing.
+constexpr float kSlopeEnd = 6.0f, kSlopeLength = 0.802f;
+alignas(32) constexpr float kSlope[8][8] = {
+    {0.5f, -0.020684233f, -0.12242356f, -0.045045823f, -0.0067863017f, -0.00048523178f, -1.7246337e-5f, -3.109802e-7f},
+    {-0.7978846f, -0.3924232f, 0.063131385f, 0.08363463f, 0.019266872f, 0.0018103677f, 7.910635e-5f, 1.6871425e-6f},
+    {6.45964e-7f, 0.38932052f, 0.12615101f, -0.047503103f, -0.023449492f, -0.0031141308f, -0.00017234545f,
+     -4.4178123e-6f},
+    {0.26594928f, -0.0042743036f, -0.1357515f, -0.011078545f, 0.014667478f, 0.003214541f, 0.00023562594f,
+     7.4001528e-6f},
+    {0.000113617745f, -0.10952728f, 0.027062016f, 0.026942499f, -0.0033243557f, -0.0021435716f, -0.00022430303f,
+     -8.8205e-6f},
+    {-0.06040396f, 0.020323304f, 0.022360727f, -0.011943115f, -0.0018973786f, 0.0008826277f, 0.00015582818f,
+     8.076846e-6f},
+    {0.0014717376f, 0.017081361f, -0.011045763f, -0.00037252333f, 0.0018177744f, -0.00012266115f, -8.0806494e-5f,
+     -6.3142625e-6f},
+    {0.007797104f, -0.005046709f, -0.00089712185f, 0.0020037114f, -0.0005335622f, -8.125466e-5f, 2.7430995e-5f,
+     3.4437323e-6f}};
+
+__attribute__((noinline)) Vec far_above(Vec a) {
+  for (int i = 0; i < kLanes; i++) {
+    const Normal at = normal_f32(a[i]);
+    a[i] = at.bell * at.ratio;
+  }
+  return a;
+}
+
+// x times the distribution function, within 4 ULP above 0; relative error 1.5e-6 for x > -3.85 and 1e-5 to -12.9.
+inline Vec gelu_lanes(Vec x) {
+  Vec a = lesser(broadcast(kAboveEnd), magnitude_of(x));
+  Vec above = on_segments(kAbove, kAboveLength, a);
+  const IntVec far = x < broadcast(-kFar);
+  if (__builtin_expect(_mm256_movemask_ps((__m256)far) != 0, 0)) {
+    const Vec b = magnitude_of(x);  // of infinity NaN, as by the formula
+    a = far ? b : a;
+    above = far ? far_above(b) : above;
+  }
+  return fma(-a, above, relu(x));
+}
+#endif
 
 // dy times its derivative, which is within 1e-7.
 inline Vec gelu_grad_lanes(Vec dy, Vec x) {
-  const Vec below = on_segments(kSlope, kSlopeEnd, lesser(broadcast(kSlopeEnd), magnitude_of(x)));
+  const Vec below = on_segments(kSlope, kSlopeLength, lesser(broadcast(kSlopeEnd), magnitude_of(x)));
   return dy * (x < Vec{} ? below : 1.0f - below);
 }
 

@@ -9,7 +9,7 @@ namespace {
 
 template <>
 constexpr Vec (*kOnVector<Relu>)(Vec) = relu;
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 template <>
 constexpr Vec (*kOnVector<Exp>)(Vec) = exp_lanes;
 template <>

@@ -68,27 +68,15 @@ inline void sum_columns(int64_t rows, int64_t channels, const Terms terms, doubl
   sum_columns(rows, channels, terms, first, second, [](int64_t, int64_t, int64_t) {});
 }
 
-// Adds two sums over rows [begin, end) for each channel to sums[2 channels], of kernels that go along rows: f(row, a, b)
-// adds the terms of a row to a[channels] and b[channels]. floats: 2 channels of scratch.
-template <class F>
-inline void add_rows(int64_t begin, int64_t end, int64_t channels, const F& f, float* floats, double* sums) {
-  for (int64_t r = begin; r < end; r += kFloatRows) {
-    memset(floats, 0, static_cast<size_t>(2 * channels) * sizeof(float));
-    for (int64_t i = r; i < min64(end, r + kFloatRows); i++) f(i, floats, floats + channels);
-    add_floats(floats, 2 * channels, sums);
-  }
-}
-
-// Two sums over all rows for each channel: sum(begin, end, floats, sums) adds those of some rows, as add_rows() does.
+// Two sums over all rows for each channel: sum(begin, end, thread, sums) adds those of some rows to sums[2 channels].
 template <class F>
 void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& sum, double* first, double* second) {
   const int64_t chunks = row_chunks(rows, channels);
   double* partial = second + channels;
-  float* floats = reinterpret_cast<float*>(partial + chunks * 2 * channels);
-  parallel_tasks(call, chunks, [&](int64_t chunk, int) {
+  parallel_tasks(call, chunks, [&](int64_t chunk, int thread) {
     double* sums = partial + chunk * 2 * channels;
     memset(sums, 0, static_cast<size_t>(2 * channels) * sizeof(double));
-    sum(rows * chunk / chunks, rows * (chunk + 1) / chunks, floats + chunk * 2 * channels, sums);
+    sum(rows * chunk / chunks, rows * (chunk + 1) / chunks, thread, sums);
   });
   // first and second lie side by side, as the sums of a chunk do.
   memcpy(first, partial, static_cast<size_t>(channels) * sizeof(double));
@@ -99,8 +87,7 @@ void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& sum
 // Bytes for the two results, and behind them the sums of the chunks.
 inline int64_t channel_scratch(const View& x) {
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
-  return channels *
-         static_cast<int64_t>(2 * sizeof(double) + 2 * (sizeof(double) + sizeof(float)) * row_chunks(rows, channels));
+  return channels * static_cast<int64_t>(2 * sizeof(double)) * (1 + row_chunks(rows, channels));
 }
 
 }  // namespace

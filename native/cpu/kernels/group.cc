@@ -1,6 +1,5 @@
 // Group normalisation and root-mean-square normalisation of channels-last tensors.
-#include "../bypass.h"
-#include "../rows.h"
+#include "../row_gradient.h"
 #include "../statistics.h"
 
 namespace auxgrad {
@@ -207,8 +206,6 @@ bool group_norm_grad(const Call& call) {
   return true;
 }
 
-int64_t grad_scratch(const Call& call, int) { return channel_scratch(call.in[1]); }
-
 // rms_norm: x [..., C], gamma [C] -> y = x / sqrt(mean(x^2) + eps) gamma, rstd [rows]; numbers: eps
 bool rms_norm(const Call& call) {
   const View& x = call.in[0];
@@ -238,38 +235,13 @@ bool rms_norm(const Call& call) {
   return true;
 }
 
-// rms_norm_grad: dy, x, rstd, gamma -> dx, dgamma. Each row is read once, as in layer_norm_grad.
+// rms_norm_grad: dy, x, rstd, gamma -> dx, dgamma; dx may take the place of dy or x
+int64_t row_scratch(const Call& call, int threads) { return row_gradient_scratch(call.in[1], threads); }
+
 bool rms_norm_grad(const Call& call) {
-  const View& x = call.in[1];
-  const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
-  const float *dy = call.in[0].f32(), *rstd = call.in[2].f32(), *gamma = call.in[3].f32();
-  double *dot = static_cast<double*>(call.scratch), *unused = dot + channels;
-  const bool past = too_large(call.out[0], channels);
-  const auto one = [&](int64_t r, float* dots, float*) {
-    const float *g = dy + r * channels, *in = x.f32() + r * channels;
-    float* dx = call.out[0].f32() + r * channels;
-    const Vec scale = broadcast(rstd[r]);
-    const double products = sum_terms(channels, [&](int64_t c, auto lanes) {
-      return lanes.load(g + c) * lanes.load(gamma + c) * (lanes.load(in + c) * scale);
-    });
-    const Vec b = broadcast(static_cast<float>(products / static_cast<double>(channels)));
-    each_vector(0, channels, [&](int64_t c, auto lanes) {
-      fetch_next(g + c, channels);
-      fetch_next(in + c, channels);
-      if (!past) fetch_next(dx + c, channels);
-      const Vec given = lanes.load(g + c), normal = lanes.load(in + c) * scale;
-      put(past, lanes, dx + c, scale * (given * lanes.load(gamma + c) - normal * b));
-      lanes.store(dots + c, lanes.load(dots + c) + given * normal);
-    });
-  };
-  channel_sums(
-      call, rows, channels,
-      [&](int64_t begin, int64_t end, float* floats, double* all) {
-        add_rows(begin, end, channels, one, floats, all);
-        if (past) end_bypass();
-      },
-      dot, unused);
-  for (int64_t c = 0; c < channels; c++) call.out[1].f32()[c] = static_cast<float>(dot[c]);
+  row_gradient<false>(call, nullptr, call.in[2].f32(), call.in[3].f32());
+  const int64_t channels = call.in[1].shape[call.in[1].rank - 1];
+  round_all(static_cast<const double*>(call.scratch) + channels, channels, call.out[1].f32());
   return true;
 }
 
@@ -277,4 +249,4 @@ bool rms_norm_grad(const Call& call) {
 }  // namespace auxgrad
 
 AUXGRAD_KERNELS({"group_norm", group_norm, group_scratch}, {"group_norm_grad", group_norm_grad, group_grad_scratch},
-                {"rms_norm", rms_norm}, {"rms_norm_grad", rms_norm_grad, grad_scratch})
+                {"rms_norm", rms_norm}, {"rms_norm_grad", rms_norm_grad, row_scratch})

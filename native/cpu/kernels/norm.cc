@@ -1,6 +1,5 @@
 // Batch and layer normalisation over the last axis of channels-last tensors.
-#include "../bypass.h"
-#include "../rows.h"
+#include "../row_gradient.h"
 #include "../statistics.h"
 
 namespace auxgrad {
@@ -59,7 +58,7 @@ bool batch_norm_grad(const Call& call) {
   double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
   channel_sums(
       call, rows, channels,
-      [&](int64_t begin, int64_t end, float*, double* sums) {
+      [&](int64_t begin, int64_t end, int, double* sums) {
         const float *g = dy + begin * channels, *in = x.f32() + begin * channels;
         sum_columns(
             end - begin, channels,
@@ -125,56 +124,15 @@ bool layer_norm(const Call& call) {
   return true;
 }
 
-// layer_norm_grad: dy, x, mean, rstd, gamma -> dx, dgamma, dbeta; dx may take the place of dy or x. Rows are read once: the
-// sums of some, then their dx, while they are in the second cache.
+// layer_norm_grad: dy, x, mean, rstd, gamma -> dx, dgamma, dbeta; dx may take the place of dy or x
+int64_t row_scratch(const Call& call, int threads) { return row_gradient_scratch(call.in[1], threads); }
+
 bool layer_norm_grad(const Call& call) {
-  const View& x = call.in[1];
-  const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
-  const float *dy = call.in[0].f32(), *mean = call.in[2].f32(), *rstd = call.in[3].f32(), *gamma = call.in[4].f32();
-  double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
-  const double n = static_cast<double>(channels);
-  const bool past = too_large(call.out[0], channels);
-  const auto row_gradient = [&](int64_t r) {
-    const float *g = dy + r * channels, *row = x.f32() + r * channels;
-    float* dx = call.out[0].f32() + r * channels;
-    const Vec middle = broadcast(mean[r]), scale = broadcast(rstd[r]);
-    double grads, products;
-    sum_pairs(
-        channels,
-        [&](int64_t c, auto lanes, Vec& u, Vec& v) {
-          u = lanes.load(g + c) * lanes.load(gamma + c);
-          v = u * ((lanes.load(row + c) - middle) * scale);
-        },
-        &grads, &products);
-    const Vec a = broadcast(static_cast<float>(grads / n)), b = broadcast(static_cast<float>(products / n));
-    each_vector(0, channels, [&](int64_t c, auto lanes) {
-      if (!past) fetch_next(dx + c, channels);
-      const Vec normal = (lanes.load(row + c) - middle) * scale;
-      put(past, lanes, dx + c, scale * (lanes.load(g + c) * lanes.load(gamma + c) - a - normal * b));
-    });
-  };
-  channel_sums(
-      call, rows, channels,
-      [&](int64_t begin, int64_t end, float*, double* sums) {
-        for (int64_t first = begin; first < end; first += kFloatRows) {
-          const int64_t some = min64(kFloatRows, end - first);
-          sum_columns(
-              some, channels,
-              [&](int64_t i, int64_t c, auto lanes, Vec& u, Vec& v) {
-                const int64_t r = first + i;
-                u = lanes.load(dy + r * channels + c);
-                v = u * ((lanes.load(x.f32() + r * channels + c) - broadcast(mean[r])) * broadcast(rstd[r]));
-              },
-              sums, sums + channels);
-          for (int64_t r = first; r < first + some; r++) row_gradient(r);
-        }
-        if (past) end_bypass();
-      },
-      sum, dot);
-  for (int64_t c = 0; c < channels; c++) {
-    call.out[1].f32()[c] = static_cast<float>(dot[c]);
-    call.out[2].f32()[c] = static_cast<float>(sum[c]);
-  }
+  row_gradient<true>(call, call.in[2].f32(), call.in[3].f32(), call.in[4].f32());
+  const int64_t channels = call.in[1].shape[call.in[1].rank - 1];
+  const double *sum = static_cast<const double*>(call.scratch), *dot = sum + channels;
+  round_all(dot, channels, call.out[1].f32());
+  round_all(sum, channels, call.out[2].f32());
   return true;
 }
 
@@ -183,4 +141,4 @@ bool layer_norm_grad(const Call& call) {
 
 AUXGRAD_KERNELS({"batch_norm_stats", batch_norm_stats, stats_scratch}, {"batch_norm_apply", batch_norm_apply},
                 {"batch_norm_grad", batch_norm_grad, grad_scratch}, {"layer_norm", layer_norm},
-                {"layer_norm_grad", layer_norm_grad, grad_scratch})
+                {"layer_norm_grad", layer_norm_grad, row_scratch})

@@ -1,0 +1,92 @@
+// The gradient of a normalisation along rows: of layer norm, and of the root-mean-square norm, which has no mean.
+#pragma once
+#include "bypass.h"
+#include "channels.h"
+#include "rows.h"
+
+namespace auxgrad {
+namespace {
+
+// Of each thread four rows of floats, and room to place them.
+constexpr int64_t kPageFloats = 1024;
+inline int64_t row_gradient_floats(int64_t channels) { return 4 * channels + 5 * kPageFloats; }
+inline int64_t row_gradient_scratch(const View& x, int threads) {
+  return channel_scratch(x) + threads * row_gradient_floats(x.shape[x.rank - 1]) * static_cast<int64_t>(sizeof(float));
+}
+
+// The first place from p on that is `floats` behind x in its page, to a line: a load waits for a store before it that goes
+// to the same place in another page, so what is written as a row is read stays away from where that is read.
+inline float* placed(float* p, const float* x, int64_t floats) {
+  const uintptr_t line = 64, page = kPageFloats * sizeof(float);
+  const uintptr_t wanted = (reinterpret_cast<uintptr_t>(x + floats) & -line) - reinterpret_cast<uintptr_t>(p);
+  return p + wanted % page / sizeof(float);
+}
+
+// in: dy, x; out: dx, which may take the place of dy or x. Adds dy to sum and dy times normalised x to dot, over all rows;
+// the two begin the scratch. Each row is read once: its dx is written while the next one is read, from what was kept of it
+// in the first cache. To read the row itself again would disturb what the processor fetches ahead.
+template <bool kMean>
+inline void row_gradient(const Call& call, const float* mean, const float* rstd, const float* gamma) {
+  const int64_t channels = call.in[1].shape[call.in[1].rank - 1], rows = call.in[1].count(0, call.in[1].rank - 1);
+  const float *dy = call.in[0].f32(), *x = call.in[1].f32();
+  float* dx = call.out[0].f32();
+  double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
+  float* room = reinterpret_cast<float*>(static_cast<char*>(call.scratch) + channel_scratch(call.in[1]));
+  const double n = static_cast<double>(channels);
+  const bool past = too_large(call.out[0], channels);
+  channel_sums(
+      call, rows, channels,
+      [=](int64_t begin, int64_t end, int thread, double* sums) {
+        float* const given = placed(room + thread * row_gradient_floats(channels), x, kPageFloats / 4);
+        float* const normal = placed(given + channels, x, 3 * kPageFloats / 4);
+        float* const a = placed(normal + channels, x, kPageFloats / 2);
+        float* const b = placed(a + channels, x, kPageFloats / 2);
+        // Of the row before. There is none before the first, whose dx is written twice.
+        Vec scale = {}, grads = {}, products = {};
+        set_zero(given, channels);
+        set_zero(normal, channels);
+        const auto gradient = [=](int64_t c, auto lanes, Vec by, Vec less, Vec along) {
+          const Vec rest = kMean ? lanes.load(given + c) - less : lanes.load(given + c);
+          return by * (rest - lanes.load(normal + c) * along);
+        };
+        constexpr int64_t kRows = 256;
+        for (int64_t first = begin; first < end; first += kRows) {
+          set_zero(a, channels);
+          set_zero(b, channels);
+          for (int64_t r = first; r < min64(end, first + kRows); r++) {
+            const float *g = dy + r * channels, *row = x + r * channels;
+            float* to = dx + max64(begin, r - 1) * channels;
+            const Vec middle = kMean ? broadcast(mean[r]) : Vec{}, own = broadcast(rstd[r]);
+            double all, along;
+            sum_pairs(
+                channels,
+                [=](int64_t c, auto lanes, Vec& u, Vec& v) {
+                  const Vec d = lanes.load(g + c), in = lanes.load(row + c), z = (kMean ? in - middle : in) * own;
+                  if (!past) fetch_next(to + c, channels);
+                  put(past, lanes, to + c, gradient(c, lanes, scale, grads, products));
+                  u = d * lanes.load(gamma + c);
+                  v = u * z;
+                  lanes.store(given + c, u);
+                  lanes.store(normal + c, z);
+                  if (kMean) lanes.store(a + c, lanes.load(a + c) + d);
+                  lanes.store(b + c, lanes.load(b + c) + d * z);
+                },
+                &all, &along);
+            scale = own;
+            grads = broadcast(static_cast<float>(all / n));
+            products = broadcast(static_cast<float>(along / n));
+          }
+          if (kMean) add_floats(a, channels, sums);
+          add_floats(b, channels, sums + channels);
+        }
+        if (begin < end)
+          each_vector(0, channels, [=](int64_t c, auto lanes) {
+            put(past, lanes, dx + (end - 1) * channels + c, gradient(c, lanes, scale, grads, products));
+          });
+        if (past) end_bypass();
+      },
+      sum, dot);
+}
+
+}  // namespace
+}  // namespace auxgrad

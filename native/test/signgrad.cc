@@ -116,6 +116,24 @@ TEST(signs_of_zero_and_nan_are_not_set) {
   });
 }
 
+// Rows are read one by one or some together, as their length says.
+TEST(sign_pack_of_any_shape) {
+  test::each_isa([] {
+    const int64_t shapes[][2] = {{1, 1}, {0, 5}, {33, 17}, {100, 64}, {31, 131}, {64, 2048}, {43, 2053}, {7, 3001}};
+    for (const auto& [tokens, channels] : shapes) {
+      test::Array x = test::Array::integers({tokens, channels}, 1);
+      test::Array signs = packed(x, tokens, channels);
+      bool right = true;
+      for (int64_t i = 0; i < signs.count(); i++)
+        for (int64_t bit = 0; bit < 32; bit++) {
+          const int64_t t = i / channels * 32 + bit;
+          right &= (signs.u32()[i] >> bit & 1) == (t < tokens && x[t * channels + i % channels] > 0);
+        }
+      CHECK(right);
+    }
+  });
+}
+
 // Each bit adds the delta of its own token, in whichever number of a table it is looked up.
 TEST(each_sign_adds_its_own_delta) {
   test::each_isa([] {

@@ -16,32 +16,31 @@ inline IntVec mark_positive(IntVec word, Vec x, uint32_t bit) {
 #endif
 }
 
-// Words [first, last) of the signs of x [tokens, channels]; bits beyond the last token are 0. Rows are read eight at a
-// time from end to end, the order memory likes.
+// The signs of tokens t... of a word, kRows of them, among those before them.
+template <int kRows>
+inline void mark_rows(const float* rows, int64_t t, int64_t channels, uint32_t* words) {
+  each_vector(0, channels, [&](int64_t c, auto lanes) {
+    float* out = reinterpret_cast<float*>(words + c);
+    IntVec word = {};
+    if (t > 0) word = (IntVec)lanes.load(out);
+    AUXGRAD_UNROLL
+    for (int i = 0; i < kRows; i++) word = mark_positive(word, lanes.load(rows + i * channels + c), 1u << (t + i));
+    lanes.store(out, (Vec)word);
+  });
+}
+
+// Words [first, last) of the signs of x [tokens, channels]; bits beyond the last token are 0. Memory is read from end to
+// end while the words of a row stay in the first cache; of longer rows some together, so that words are moved less.
 inline void pack_signs(const float* x, int64_t tokens, int64_t channels, uint32_t* words, int64_t first, int64_t last) {
+  constexpr int kTogether = 8;
+  const bool stay = kFallback || channels <= 2048;
   for (int64_t w = first; w < last; w++) {
     uint32_t* out = words + w * channels;
+    const float* rows = x + w * 32 * channels;
     const int64_t end = min64(tokens - w * 32, 32);
-    for (int64_t t = 0; t < end; t += 8) {
-      const float* rows = x + (w * 32 + t) * channels;
-      const int n = static_cast<int>(min64(8, end - t));
-      int64_t c = 0;
-      for (; c + kLanes <= channels; c += kLanes) {
-        IntVec word = {};
-        if (t) memcpy(&word, out + c, sizeof(word));
-        if (n == 8) {
-#pragma GCC unroll 8
-          for (int i = 0; i < 8; i++) word = mark_positive(word, load(rows + i * channels + c), 1u << (t + i));
-        } else {
-          for (int i = 0; i < n; i++) word = mark_positive(word, load(rows + i * channels + c), 1u << (t + i));
-        }
-        memcpy(out + c, &word, sizeof(word));
-      }
-      for (; c < channels; c++) {
-        uint32_t word = t ? out[c] : 0;
-        for (int i = 0; i < n; i++) word |= static_cast<uint32_t>(rows[i * channels + c] > 0) << (t + i);
-        out[c] = word;
-      }
+    for (int64_t t = 0; t < end;) {
+      if (stay || end - t < kTogether) mark_rows<1>(rows + t * channels, t, channels, out), t++;
+      else mark_rows<kTogether>(rows + t * channels, t, channels, out), t += kTogether;
     }
   }
 }

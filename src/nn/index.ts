@@ -15,6 +15,7 @@ export * from './parameter'
 export * from './pooling'
 export { GRU, GRUCell, LSTM, LSTMCell, type RecurrentOptions } from './recurrent'
 export * from './reversible'
+export * from './shuffle'
 export {
   bceWithLogits,
   cosineEmbedding,

@@ -15,4 +15,24 @@ export * from './parameter'
 export * from './pooling'
 export { GRU, GRUCell, LSTM, LSTMCell, type RecurrentOptions } from './recurrent'
 export * from './reversible'
-export { bceWithLogits, crossEntropy, ctc, huber, klDivergence, l1, mse, nll, smoothL1, type CtcOptions } from '../ops'
+export * from './shuffle'
+export {
+  bceWithLogits,
+  cosineEmbedding,
+  crossEntropy,
+  ctc,
+  focal,
+  gaussianNll,
+  hingeEmbedding,
+  huber,
+  klDivergence,
+  l1,
+  marginRanking,
+  mse,
+  nll,
+  poissonNll,
+  smoothL1,
+  tripletMargin,
+  type CtcOptions,
+  type MarginOptions,
+} from '../ops'

@@ -1,6 +1,7 @@
 import { expectOptions, fail } from '../errors'
 import { batchNorm, groupNorm, layerNorm, ones, rmsNorm, zeros } from '../ops'
 import type { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 import { buffer, Module } from './module'
 import { Parameter } from './parameter'
 import { expectSizes } from './size'
@@ -103,6 +104,42 @@ export class GroupNorm extends Module {
     return groupNorm(x, this.#groups, this.weight, this.bias, this.#eps)
   }
 }
+
+/**
+ * Instance normalisation (Ulyanov et al. 2016), channels-last: statistics of each sample and channel over its positions; a
+ * `GroupNorm` of as many groups as channels, which learns no factors unless `affine` is given.
+ */
+class InstanceNorm extends Module {
+  /** Factor, [channels]; with `affine`. */
+  readonly weight: Parameter | undefined
+  /** Added, [channels]; with `affine`. */
+  readonly bias: Parameter | undefined
+  readonly #channels: number
+  readonly #eps: number
+
+  constructor(channels: number, options: NormOptions & { affine?: boolean } = {}) {
+    super()
+    expectSizes('InstanceNorm', { channels })
+    expectOptions('InstanceNorm', options, ['eps', 'affine'])
+    const { eps = 1e-5, affine = false } = options
+    this.weight = affine ? new Parameter(ones([channels])) : undefined
+    this.bias = affine ? new Parameter(zeros([channels])) : undefined
+    this.#channels = channels
+    this.#eps = eps
+  }
+
+  /** [N, ..., channels] to the same. */
+  forward(x: Tensor): Tensor {
+    const n = this.#channels
+    return tidy(() => groupNorm(x, n, this.weight ?? ones([n]), this.bias ?? zeros([n]), this.#eps))
+  }
+}
+/** Of [N, T, C]. */
+export class InstanceNorm1d extends InstanceNorm {}
+/** Of images [N, H, W, C]. */
+export class InstanceNorm2d extends InstanceNorm {}
+/** Of volumes [N, D, H, W, C]. */
+export class InstanceNorm3d extends InstanceNorm {}
 
 /** x / √(mean x² + eps) over the last axis, times a weight (Zhang & Sennrich 2019). */
 export class RMSNorm extends Module {

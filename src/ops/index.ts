@@ -26,6 +26,15 @@ export {
   type NllOptions,
   type Reduction,
 } from './loss'
+export { focal, gaussianNll, poissonNll } from './likelihood'
+export {
+  cosineEmbedding,
+  cosineSimilarity,
+  hingeEmbedding,
+  marginRanking,
+  tripletMargin,
+  type MarginOptions,
+} from './margin'
 export { linear, matmul } from './matmul'
 export { batchNorm, groupNorm, layerNorm, rmsNorm, type BatchNormState } from './norm'
 export { dequantize, quantize, type CodeBits, type Quantized } from './quantize'

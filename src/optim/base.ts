@@ -1,5 +1,5 @@
 import type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
-import { expectOptions, fail } from '../errors'
+import { expectOptions, fail, listed } from '../errors'
 import { testOf } from '../memory/assignment'
 import { describe } from '../tensor/host'
 import { keep } from '../tensor/tidy'
@@ -107,7 +107,7 @@ export abstract class Base implements Optimizer {
       if (![...parameters].some(([name, parameter]) => test(name, parameter)))
         fail(
           'AUX_INVALID_ARGUMENT',
-          `${this.constructor.name}: group ${String(match)} matches no parameter; there are ${[...parameters.keys()].join(', ') || 'none'}`,
+          `${this.constructor.name}: group ${String(match)} matches no parameter; there are ${listed(parameters.keys())}`,
         )
   }
 

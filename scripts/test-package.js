@@ -347,6 +347,11 @@ check(
   run(bin, ['--help'], project).status === 0 && run(bin, ['--version'], project).stdout.trim() === manifest.version,
 )
 
+fs.cpSync(path.join(installed, 'dist'), path.join(project, 'bundle/dist'), { recursive: true })
+write(project, 'bundle/app.js', "require('./dist').tensor([1])")
+const bundle = node(project, 'bundle/app.js')
+check('in a bundle it says to leave it out', bundle.stderr.includes('leave auxgrad out of the bundle'), bundle.text)
+
 // --- no binary, a broken binary, and the build that helps ---
 
 const broken = path.join(base, 'broken')

@@ -119,11 +119,13 @@ function missing(message: string, cause: unknown): AuxgradError {
       : []
     return files.length ? `${folder}/${files.join(', ')}` : `${folder} (nothing there)`
   })
+  const advice = existsSync(path.join(packageRoot, 'native'))
+    ? 'Build one from the sources in the package, with a C++ compiler and no download: npx auxgrad build'
+    : 'The code is not in its package, as when a bundler took it: leave auxgrad out of the bundle (esbuild: --external:auxgrad)'
   const tried = process.env.AUXGRAD_BINARY ?? `${places.join(' and ')} in ${packageRoot}`
   return new AuxgradError(
     'AUX_NO_NATIVE',
-    `auxgrad has no binary that loads here (${platformText()}): tried ${tried}: ${message.split('\n')[0]}. ` +
-      'Build one from the sources in the package, with a C++ compiler and no download: npx auxgrad build',
+    `auxgrad has no binary that loads here (${platformText()}): tried ${tried}: ${message.split('\n')[0]}. ${advice}`,
     { cause },
   )
 }

@@ -3,6 +3,7 @@ import { apply, copy, defineOp, expectDType, expectShape, graphOf } from '../gra
 import type { Graph } from '../graph/graph'
 import { native } from '../native'
 import { bytesPerElement, encode, type TypedArray } from '../tensor/dtype'
+import { naturalDType } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
@@ -59,7 +60,7 @@ function assignNow(target: Tensor, values: Tensor | TypedArray | readonly number
   const source = values instanceof Tensor ? values.rawSync() : values
   if (source.length !== size)
     fail('AUX_SHAPE_MISMATCH', `assign: expected ${size} values for shape ${showShape(shape)}, got ${source.length}`)
-  const stored = values instanceof Tensor || (dtype === 'bf16' && source instanceof Uint16Array)
+  const stored = values instanceof Tensor || (dtype === 'bf16' && naturalDType(source) === 'bf16')
   const data = stored ? (source as TypedArray) : encode(source, dtype)
   native().write(storage.handle, offset * bytesPerElement(dtype), data)
 }

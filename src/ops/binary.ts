@@ -45,9 +45,10 @@ const div = arithmetic('div', (d, g) => [() => g.div(d.input(1)), () => g.mul(d.
 ])
 const pow = arithmetic(
   'pow',
+  // By x of x⁰, and by y of 0ʸ, it is 0, where the formulas have 0 times infinity.
   (d, g) => [
-    () => g.mul(d.input(1)).mul(d.input(0).pow(d.input(1).add(-1))),
-    () => g.mul(d.output()).mul(d.input(0).log()),
+    () => where(d.input(1).eq(0), 0, g.mul(d.input(1)).mul(d.input(0).pow(d.input(1).add(-1)))),
+    () => where(d.input(0).eq(0).logicalAnd(d.input(1).ge(0)), 0, g.mul(d.output()).mul(d.input(0).log())),
   ],
   ['f32'],
 )

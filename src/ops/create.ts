@@ -5,6 +5,7 @@ import {
   describe,
   flatten,
   isShaped,
+  isDoubles,
   naturalDType,
   toHost,
   type HostArray,
@@ -34,15 +35,14 @@ export function tensor(values: NestedNumbers | NumberArray | ShapedArray, shape?
       `tensor: expected ${sizeOf(target)} values for shape ${showShape(target)}, got ${numbers.length}`,
     )
   const kind = dtype ?? given.dtype
-  if (kind === given.dtype && !(numbers instanceof Float64Array))
-    return Tensor.from(numbers as TypedArray, target, kind)
+  if (kind === given.dtype && !isDoubles(numbers)) return Tensor.from(numbers as TypedArray, target, kind)
   return Tensor.from(encode(given.dtype === 'bf16' ? fromBf16(numbers as Uint16Array) : numbers, kind), target, kind)
 }
 
 const numbersOf = ({ data, shape, dtype }: HostArray) => ({ numbers: data as NumberArray, shape, dtype })
 
 const dtypeOf = (values: NumberArray): DType =>
-  values instanceof Float64Array
+  isDoubles(values)
     ? 'f32'
     : (naturalDType(values) ??
       fail(

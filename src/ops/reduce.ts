@@ -150,7 +150,7 @@ export function dot(a: Tensor, b: Tensor): Tensor {
 
 declare module '../tensor/tensor' {
   interface Tensor {
-    /** Sum over axes (all by default); `keep` leaves them with size 1. */
+    /** Sum over axes (all by default), of bool how many are true, as i32; `keep` leaves them with size 1. */
     sum(axes?: number | readonly number[], keep?: boolean): Tensor
     /** Mean over axes. */
     mean(axes?: number | readonly number[], keep?: boolean): Tensor
@@ -180,7 +180,7 @@ declare module '../tensor/tensor' {
 }
 
 Tensor.prototype.sum = function (axes, keep) {
-  return reduce(sum, this, axes, keep)
+  return this.dtype === 'bool' ? tidy(() => this.cast('i32').sum(axes, keep)) : reduce(sum, this, axes, keep)
 }
 Tensor.prototype.mean = function (axes, keep) {
   return reduce(mean, this, axes, keep)

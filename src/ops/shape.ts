@@ -119,7 +119,8 @@ Tensor.prototype.reshape = function (shape) {
       'AUX_SHAPE_MISMATCH',
       `reshape: cannot make ${showShape(shape)} of ${showShape(this.shape)} (${this.size} elements)`,
     )
-  const alike = sameShape(target.filter(large), this.shape.filter(large))
+  // In a plan a copy of what is taken out lets go of the rest.
+  const alike = !graphOf([this]) && sameShape(target.filter(large), this.shape.filter(large))
   return tidy(() => apply(reshapeOp, [alike ? this : contiguous(this)], { shape: target })[0])
 }
 Tensor.prototype.flatten = function (from = 0) {

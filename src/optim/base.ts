@@ -61,7 +61,7 @@ export abstract class Base implements Optimizer {
           fail('AUX_INVALID_ARGUMENT', `group: expected ${name} to be a number >= 0, got ${describe(group[name])}`)
     }
     if (typeof lr !== 'function' && !(lr >= 0 && Number.isFinite(lr)))
-      fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0 or a schedule, got ${String(lr)}`)
+      fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0 or a schedule, got ${describe(lr)}`)
     if (!(weightDecay >= 0)) fail('AUX_INVALID_ARGUMENT', `weightDecay: expected a number >= 0, got ${weightDecay}`)
     this.lr = lr
     this.#groups = groups.map((group) => ({ ...group, test: testOf(group.match) }))

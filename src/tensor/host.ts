@@ -35,19 +35,25 @@ export interface ShapedArray {
 /** Everything that values can be given as. */
 export type HostValues = ShapedArray | Tensor | NumberArray | NestedNumbers
 
+const kinds: Readonly<Record<string, DType>> = {
+  Float32Array: 'f32',
+  Int32Array: 'i32',
+  Uint32Array: 'u32',
+  Uint16Array: 'bf16',
+  Uint8Array: 'u8',
+  Uint8ClampedArray: 'u8',
+}
+
+// Arrays of another context (node:vm, a test environment) are of no class that is known here.
+/** What kind of typed array it is, by name. */
+const kindOf = (values: unknown): string =>
+  ArrayBuffer.isView(values) ? (values as Uint8Array)[Symbol.toStringTag] : ''
+
+/** True of an array of doubles. */
+export const isDoubles = (values: unknown): values is Float64Array => kindOf(values) === 'Float64Array'
+
 /** The dtype that a typed array holds as it is. */
-export const naturalDType = (values: unknown): DType | undefined =>
-  values instanceof Float32Array
-    ? 'f32'
-    : values instanceof Int32Array
-      ? 'i32'
-      : values instanceof Uint32Array
-        ? 'u32'
-        : values instanceof Uint16Array
-          ? 'bf16'
-          : values instanceof Uint8Array || values instanceof Uint8ClampedArray
-            ? 'u8'
-            : undefined
+export const naturalDType = (values: unknown): DType | undefined => kinds[kindOf(values)]
 
 const sameStorage = (a: DType, b: DType): boolean =>
   a === b || (a === 'u8' && b === 'bool') || (a === 'bool' && b === 'u8')
@@ -134,7 +140,7 @@ function asHost(what: string, values: HostValues, dtype?: DType): HostArray {
 /** A typed array as it is, or doubles as another dtype (f32 unless said). */
 function viewed(what: string, values: NumberArray, dtype: DType = 'f32'): HostArray {
   const shape = [values.length]
-  if (values instanceof Float64Array) {
+  if (isDoubles(values)) {
     if (dtype === 'bf16')
       fail('AUX_DTYPE_MISMATCH', `${what}: expected a Uint16Array of bf16 patterns, got Float64Array`)
     return { data: storeAll(what, values, dtype), shape, dtype }
@@ -145,9 +151,9 @@ function viewed(what: string, values: NumberArray, dtype: DType = 'f32'): HostAr
       'AUX_INVALID_ARGUMENT',
       `${what}: expected an array of floats, i32, u32, u16 (bf16) or u8 values, got ${describe(values)}`,
     )
-  const clamped = values instanceof Uint8ClampedArray
+  const clamped = kindOf(values) === 'Uint8ClampedArray'
   return {
-    data: clamped ? new Uint8Array(values.buffer, values.byteOffset, values.length) : values,
+    data: clamped ? new Uint8Array(values.buffer, values.byteOffset, values.length) : (values as TypedArray),
     shape,
     dtype: kind,
   }

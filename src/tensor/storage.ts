@@ -2,11 +2,15 @@ import { AuxgradError, fail } from '../errors'
 import { check, native, type Handle } from '../native'
 import type { Device } from './device'
 
+let made = 0
+
 /**
  * A counted block of memory that tensors share; freed with its last owner. It lies where it was last used: plans take what
  * they read to the device they run on, eager ops to the processor.
  */
 export class Storage {
+  /** Its number: whoever compares tensors field by field (`assert.deepEqual`, `toEqual`) must not find all alike. */
+  readonly id = ++made
   readonly bytes: number
   #handle: Handle | null
   #device: Device | null

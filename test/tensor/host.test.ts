@@ -1,3 +1,4 @@
+import { runInNewContext } from 'node:vm'
 import { tensor } from '../../src/ops'
 import { hostArray, isHostArray, toHost } from '../../src/tensor/host'
 
@@ -25,6 +26,16 @@ test('values of every kind become host arrays', () => {
   expect(toHost('v', Uint8ClampedArray.of(300))).toEqual({ data: Uint8Array.of(255), shape: [1], dtype: 'u8' })
   for (const other of [null, 3, own, [1], tensor([1]), { data: [1], shape: [1], dtype: 'f32' }])
     expect(isHostArray(other)).toBe(false)
+})
+
+test('typed arrays of another context are values too', () => {
+  const other = (code: string): never => runInNewContext(code) as never
+  expect(toHost('v', other('Float32Array.of(1.5)')).dtype).toBe('f32')
+  expect(toHost('v', { data: other('Int32Array.of(3)'), shape: [1] }).dtype).toBe('i32')
+  expect(tensor(other('Float64Array.of(0.5, 2)')).toArray()).toEqual([0.5, 2])
+  expect(tensor(other('Uint8ClampedArray.of(7)')).toArray()).toEqual([7])
+  expect(tensor([0, 0]).assign(other('Float32Array.of(1, 2)')).toArray()).toEqual([1, 2])
+  expect(() => toHost('v', other('new Int16Array(1)'))).toThrow(/got Int16Array/)
 })
 
 test('what does not fit is refused', () => {

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util'
 import { inspect } from 'node:util'
 import v8 from 'node:v8'
 import vm from 'node:vm'
@@ -67,6 +68,13 @@ describe('values in and out', () => {
     const y = aux.zeros([2], 'bf16').assign([0.1, 2])
     expect(y.toArray()).toEqual([0.10009765625, 2])
     expect(aux.zeros([2], 'bf16').assign(y).toArray()).toEqual([0.10009765625, 2])
+  })
+
+  test('tensors of other values are not found equal field by field', () => {
+    const x = tensor([1, 2])
+    expect(isDeepStrictEqual(x, tensor([1, 3]))).toBe(false)
+    expect(x).not.toEqual(tensor([1, 3]))
+    expect(x).toEqual(x.detach())
   })
 
   test('copyTo fills arrays and tensors', () => {

@@ -21,7 +21,7 @@ export class Parameter extends Tensor {
         'AUX_TRACED_VALUE',
         'Parameter: expected a tensor with values; layers are made in constructors, not in forward',
       )
-    const own = value.packed?.read() ?? value
+    const own = value.packed?.read() ?? value // it learns
     super({ dtype: own.dtype, layout: own, storage: own.liveStorage().retain() })
     this.table = options.table ?? false
     for (const t of new Set([own, value])) t.dispose()
@@ -54,11 +54,11 @@ export class Parameter extends Tensor {
     return this.packed?.format ?? 'f32'
   }
 
-  /** @internal Stores it otherwise, rounded to what the format can say; vectors, and what would not take less, stay. */
+  /** @internal Stores it otherwise, rounded to what the format can say; vectors, views, and what would not take less, stay. */
   store(format: StoreFormat | 'f32'): void {
     if (format === this.stored) return
-    if (format !== 'f32' && (this.rank < 2 || this.dtype !== 'f32' || storedBytes(format, this.shape) >= 4 * this.size))
-      return
+    const whole = this.dtype === 'f32' && this.contiguous && this.offset === 0
+    if (format !== 'f32' && !(whole && this.rank > 1 && storedBytes(format, this.shape) < 4 * this.size)) return
     const { device } = this.liveStorage()
     const made = format === 'f32' ? this.packed!.read() : emptyPacked(format, this.shape, 'a weight')
     made.packed?.assign(this)

@@ -7,6 +7,7 @@ import {
   memory,
   models,
   nn,
+  normal,
   optim,
   quantized,
   resetPeakMemory,
@@ -340,6 +341,10 @@ test('what cannot be is refused, and nothing changes', async () => {
   await step.run({ x: host(generator(1), [2, 64]) })
   const shared = new nn.Parameter(new nn.Linear(64, 64).freeze().store('q8').weight)
   expect(shared.stored).toBe('f32')
+  const view = new nn.Parameter(normal([64, 32]).transpose())
+  view.trainable = false
+  view.store('q8')
+  expect(view.stored).toBe('f32')
 })
 
 test('a step that reads another model notices that it is stored otherwise', async () => {

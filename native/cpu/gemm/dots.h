@@ -23,10 +23,10 @@ struct Dots {
 };
 
 constexpr int kDotRows = 8;
-// Rows of the kernel for so many.
-constexpr int dot_rows(int rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : kDotRows; }
-// Columns side by side: their vectors, one of the left operand and the sums have registers.
 constexpr int kRegisters = kTileRows * kTileVecs > 16 ? 32 : 16;
+// Rows of the kernel for so many. Of 16 registers 8 rows would leave but one column, and each row loaded for it alone.
+constexpr int dot_rows(int rows) { return rows <= 2 ? rows : rows <= 4 || kRegisters == 16 ? 4 : kDotRows; }
+// Columns side by side: their vectors, one of the left operand and the sums have registers.
 constexpr int dot_columns(int rows) { return rows == 1 && kRegisters == 32 ? 8 : (kRegisters - 1) / (rows + 1); }
 
 // Lane i is the sum of the lanes of v[i].
@@ -86,7 +86,10 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
       }
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) {
-        const Vec y = lanes.load(left[m] + k);
+        Vec y = lanes.load(left[m] + k);
+#if defined(__AVX2__)
+        asm("" : "+v"(y));  // loaded once, not for every product
+#endif
         AUXGRAD_UNROLL
         for (int n = 0; n < N; n++) sum[m * N + n] = fma(y, x[n], sum[m * N + n]);
       }
@@ -103,7 +106,28 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
 
 inline void multiply_dots(const Dots& d) {
   const int rows = dot_rows(d.rows);
-  (rows == 1 ? dot_kernel<1> : rows == 2 ? dot_kernel<2> : rows == 4 ? dot_kernel<4> : dot_kernel<kDotRows>)(d);
+  const auto kernel = rows == 1   ? dot_kernel<1>
+                      : rows == 2 ? dot_kernel<2>
+                      : rows == 4 ? dot_kernel<4>
+                                  : dot_kernel<dot_rows(kDotRows)>;
+  if (d.rows <= rows) return kernel(d);
+  // The others come after them, to some columns that the first cache still has.
+  constexpr int64_t kDepth = 1024;
+  const int step = dot_columns(rows);
+  for (int64_t c = 0; c < d.columns; c += step)
+    for (int64_t k = 0; k < d.depth; k += kDepth)
+      for (int m = 0; m < d.rows; m += rows) {
+        Dots part = d;
+        part.rows = d.rows - m < rows ? d.rows - m : rows;
+        part.columns = min64(step, d.columns - c);
+        part.depth = min64(kDepth, d.depth - k);
+        part.left += m * d.left_step + k;
+        part.right += c * d.right_step + k;
+        part.out += m * d.out_step + c;
+        part.ahead += c * d.ahead_step + k;
+        part.add = d.add || k > 0;
+        kernel(part);
+      }
 }
 
 }  // namespace

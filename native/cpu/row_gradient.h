@@ -33,7 +33,6 @@ inline void row_gradient(const Call& call, const float* mean, const float* rstd,
   const int64_t channels = call.in[1].shape[call.in[1].rank - 1], rows = call.in[1].count(0, call.in[1].rank - 1);
   const float *dy = call.in[0].f32(), *x = call.in[1].f32();
   float* dx = call.out[0].f32();
-  double *sum = static_cast<double*>(call.scratch), *dot = sum + channels;
   float* room = reinterpret_cast<float*>(static_cast<char*>(call.scratch) + channel_scratch(call.in[1]));
   const double n = static_cast<double>(channels);
   const bool past = too_large(call.out[0], channels), keep = !kFallback && channels <= kKeptChannels;
@@ -116,7 +115,7 @@ inline void row_gradient(const Call& call, const float* mean, const float* rstd,
           });
         if (past) end_bypass();
       },
-      sum, dot);
+      static_cast<double*>(call.scratch));
 }
 
 }  // namespace

@@ -68,20 +68,24 @@ inline void sum_columns(int64_t rows, int64_t channels, const Terms terms, doubl
   sum_columns(rows, channels, terms, first, second, [](int64_t, int64_t, int64_t) {});
 }
 
-// Two sums over all rows for each channel: sum(begin, end, thread, sums) adds those of some rows to sums[2 channels].
+// Adds up what chunks summed, n numbers each.
+__attribute__((noinline)) inline void add_chunks(const double* partial, int64_t chunks, int64_t n, double* sums) {
+  memcpy(sums, partial, static_cast<size_t>(n) * sizeof(double));
+  for (int64_t chunk = 1; chunk < chunks; chunk++) add_doubles(partial + chunk * n, n, sums);
+}
+
+// Two sums over all rows for each channel, to sums[2 channels] and behind them those of the chunks: sum(begin, end, thread,
+// sums) adds those of some rows.
 template <class F>
-void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& sum, double* first, double* second) {
+void channel_sums(const Call& call, int64_t rows, int64_t channels, const F& sum, double* sums) {
   const int64_t chunks = row_chunks(rows, channels);
-  double* partial = second + channels;
+  double* partial = sums + 2 * channels;
   parallel_tasks(call, chunks, [&](int64_t chunk, int thread) {
-    double* sums = partial + chunk * 2 * channels;
-    memset(sums, 0, static_cast<size_t>(2 * channels) * sizeof(double));
-    sum(rows * chunk / chunks, rows * (chunk + 1) / chunks, thread, sums);
+    double* own = partial + chunk * 2 * channels;
+    memset(own, 0, static_cast<size_t>(2 * channels) * sizeof(double));
+    sum(rows * chunk / chunks, rows * (chunk + 1) / chunks, thread, own);
   });
-  // first and second lie side by side, as the sums of a chunk do.
-  memcpy(first, partial, static_cast<size_t>(channels) * sizeof(double));
-  memcpy(second, partial + channels, static_cast<size_t>(channels) * sizeof(double));
-  for (int64_t chunk = 1; chunk < chunks; chunk++) add_doubles(partial + chunk * 2 * channels, 2 * channels, first);
+  add_chunks(partial, chunks, 2 * channels, sums);
 }
 
 // Bytes for the two results, and behind them the sums of the chunks.

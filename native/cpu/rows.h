@@ -26,10 +26,15 @@ inline double sum_terms(int64_t n, const Term& term) {
       AUXGRAD_UNROLL
       for (int v = 0; v < kSideVecs; v++) sum[v] += term(i + v * kLanes, WholeLanes());
     }
-    for (int v = 0; i < end; v++, i += kLanes) {
-      const PartLanes rest{end - i};
-      if (end - i >= kLanes) sum[v] += term(i, WholeLanes());
-      else sum[v] += rest.keep(term(i, rest));
+    if (i < end) {
+      // Aside: an accumulator with a number that is not known would not stay in a register.
+      Vec last[kSideVecs] = {};
+      for (int v = 0; i < end; v++, i += kLanes) {
+        const PartLanes rest{end - i};
+        last[v] = end - i >= kLanes ? term(i, WholeLanes()) : rest.keep(term(i, rest));
+      }
+      AUXGRAD_UNROLL
+      for (int v = 0; v < kSideVecs; v++) sum[v] += last[v];
     }
     total += fold(sum, [](Vec a, Vec b) { return a + b; });
   }
@@ -54,11 +59,16 @@ inline void sum_pairs(int64_t n, const Terms& terms, double* first, double* seco
         b[k] += v;
       }
     }
-    for (int k = 0; i < end; k++, i += kLanes) {
-      const PartLanes rest{min64(kLanes, end - i)};
-      terms(i, rest, u, v);
-      a[k] += rest.keep(u);
-      b[k] += rest.keep(v);
+    if (i < end) {
+      Vec c[kVecs] = {}, d[kVecs] = {};
+      for (int k = 0; i < end; k++, i += kLanes) {
+        const PartLanes rest{min64(kLanes, end - i)};
+        terms(i, rest, u, v);
+        c[k] = rest.keep(u);
+        d[k] = rest.keep(v);
+      }
+      AUXGRAD_UNROLL
+      for (int k = 0; k < kVecs; k++) a[k] += c[k], b[k] += d[k];
     }
     const auto add = [](Vec x, Vec y) { return x + y; };
     *first += fold(a, add);

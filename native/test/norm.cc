@@ -171,6 +171,68 @@ TEST(norm_gradients_in_place) {
   });
 }
 
+// Of rows that are kept and of longer ones: against float64, and the same bits for any threads and wherever dx goes.
+TEST(gradients_of_norms_along_rows) {
+  test::each_isa([] {
+    for (const bool centred : {false, true})
+      for (const Shape s :
+           {Shape{0, 5, 0, 1}, Shape{1, 1, 0, 1}, Shape{1, 1024, 0, 1}, Shape{2, 97, 0, 1}, Shape{1100, 33, 0, 1},
+            Shape{67, 1023, 0, 1}, Shape{70, 1024, 0, 1}, Shape{69, 1025, 0, 1}, Shape{5, 4099, 0, 1}}) {
+        const auto made = [&](uint32_t seed) { return test::Array::normal({s.rows, s.channels}, seed); };
+        test::Array g = made(30), in = made(31), gamma = test::Array::normal({s.channels}, 32),
+                    mean = test::Array::normal({s.rows}, 33), rstd = test::Array::normal({s.rows}, 34);
+        const size_t channels = size_t(s.channels);
+        std::vector<double> expected(size_t(g.count())), near(size_t(g.count())), dg(channels), db(channels);
+        std::vector<double> dg_size(channels, 1e-30), db_size(channels, 1e-30);
+        for (int64_t r = 0; r < s.rows; r++) {
+          double a = 0, b = 0, a_size = 0, b_size = 0;
+          const auto normal = [&](int64_t i) { return (double(in[i]) - (centred ? mean[r] : 0)) * rstd[r]; };
+          const auto by = [&](int64_t i) { return double(g[i]) * gamma[i % s.channels]; };
+          for (int64_t i = r * s.channels; i < (r + 1) * s.channels; i++) {
+            const size_t c = size_t(i % s.channels);
+            a += centred ? by(i) / double(s.channels) : 0;
+            b += by(i) * normal(i) / double(s.channels);
+            a_size += std::fabs(by(i)) / double(s.channels);
+            b_size += std::fabs(by(i) * normal(i)) / double(s.channels);
+            dg[c] += g[i] * normal(i);
+            db[c] += g[i];
+            dg_size[c] += std::fabs(g[i] * normal(i));
+            db_size[c] += std::fabs(g[i]);
+          }
+          for (int64_t i = r * s.channels; i < (r + 1) * s.channels; i++) {
+            expected[size_t(i)] = rstd[r] * (by(i) - a - normal(i) * b);
+            near[size_t(i)] = 1e-6 * std::fabs(rstd[r]) * (std::fabs(by(i)) + a_size + std::fabs(normal(i)) * b_size);
+          }
+        }
+        std::vector<std::vector<float>> first;
+        for (const int threads : {1, 2, 5})
+          for (int place = 0; place < 3; place++) {
+            auxgrad::set_threads(threads);
+            test::Array dy = made(30), x = made(31), own = test::Array::f32({s.rows, s.channels}),
+                        dgamma = test::Array::f32({s.channels}), dbeta = test::Array::f32({s.channels});
+            test::Array* const dx[] = {&own, &dy, &x};
+            if (centred)
+              test::call("layer_norm_grad", {dy.view(), x.view(), mean.view(), rstd.view(), gamma.view()},
+                         {dx[place]->view(), dgamma.view(), dbeta.view()}, {});
+            else
+              test::call("rms_norm_grad", {dy.view(), x.view(), rstd.view(), gamma.view()},
+                         {dx[place]->view(), dgamma.view()}, {});
+            std::vector<std::vector<float>> now;
+            for (test::Array* a : {dx[place], &dgamma}) now.emplace_back(a->f32(), a->f32() + a->count());
+            if (centred) now.emplace_back(dbeta.f32(), dbeta.f32() + dbeta.count());
+            if (first.empty()) first = now;
+            CHECK(first == now);
+          }
+        auxgrad::set_threads(auxgrad::default_threads());
+        for (size_t i = 0; i < expected.size(); i++) CHECK_NEAR(first[0][i], expected[i], near[i]);
+        for (size_t c = 0; c < channels; c++) {
+          CHECK_NEAR(first[1][c], dg[c], 5e-7 * dg_size[c]);
+          if (centred) CHECK_NEAR(first[2][c], db[c], 5e-7 * db_size[c]);
+        }
+      }
+  });
+}
+
 TEST(norm_same_bits_for_any_threads) {
   test::each_isa([] {
     const Shape s = {3001, 70, 3, 1};

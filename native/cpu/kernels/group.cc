@@ -201,8 +201,9 @@ bool group_norm_grad(const Call& call) {
     if (past) end_bypass();
   });
   for (int64_t chunk = 1; chunk < chunks; chunk++) add_doubles(totals + chunk * 2 * all, 2 * all, totals);
-  for (int64_t c = 0; c < all; c++) call.out[1].f32()[c] = chunks ? static_cast<float>(totals[all + c]) : 0.0f;
-  for (int64_t c = 0; c < all; c++) call.out[2].f32()[c] = chunks ? static_cast<float>(totals[c]) : 0.0f;
+  if (chunks == 0) memset(totals, 0, static_cast<size_t>(2 * all) * sizeof(double));
+  round_all(totals + all, all, call.out[1].f32());
+  round_all(totals, all, call.out[2].f32());
   return true;
 }
 

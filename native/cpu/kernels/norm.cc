@@ -68,12 +68,11 @@ bool batch_norm_grad(const Call& call) {
             },
             sums, sums + channels);
       },
-      sum, dot);
+      sum);
   float *dgamma = call.out[1].f32(), *dbeta = call.out[2].f32();
-  for (int64_t c = 0; c < channels; c++) {
-    dgamma[c] = static_cast<float>(dot[c] * rstd[c]);
-    dbeta[c] = static_cast<float>(sum[c]);
-  }
+  for (int64_t c = 0; c < channels; c++) dot[c] *= rstd[c];
+  round_all(dot, channels, dgamma);
+  round_all(sum, channels, dbeta);
   const bool past = too_large(call.out[0], channels);
   const Vec shared = broadcast(call.integer(0) && rows ? 1.0f / static_cast<float>(rows) : 0.0f);
   parallel_ranges(call, rows, max64(1, 16384 / max64(channels, 1)), [&](int64_t begin, int64_t end) {

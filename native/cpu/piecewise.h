@@ -143,9 +143,27 @@ inline Vec exp_lanes(Vec x) {
 }
 #endif
 
-inline Vec sigmoid_lanes(Vec x) { return 1.0f / (1.0f + exp_lanes(-x)); }
+// The bits of kPower less what its index is among those of a float.
+alignas(64) constexpr int32_t kPowerBits[16] = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532,
+                                                0x3f75fed7, 0x3f75583f, 0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
+                                                0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
 
-inline Vec silu_lanes(Vec x) { return x / (1.0f + exp_lanes(-x)); }
+// 1 + exp(x), the numbers of exp within 2 ULP. 2^n is made by adding sixteenths to a power: to the bits of 0 at the lower
+// end, of infinity at the upper.
+inline Vec one_and_exp(Vec x) {
+  x = lesser(broadcast(88.72284f), greater(broadcast(-88.02969f), x));  // 128 and -127 times log(2)
+  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kSixteenths)), n = t - broadcast(kSixteenths);
+  const Vec r = fma(n, broadcast(kLn2Low), fma(n, broadcast(-kLn2High), x));
+  const IntVec power = (IntVec)look_up(kPowerBits, (IntVec)t) + ((IntVec)t << 19);
+  Vec p = fma(r, broadcast(0.16666667f), broadcast(0.50001466f));
+  p = fma(p, r, broadcast(1.0f));
+  p = fma(p, r, broadcast(1.0f));
+  return fma((Vec)power, p, broadcast(1.0f));
+}
+
+inline Vec sigmoid_lanes(Vec x) { return 1.0f / one_and_exp(-x); }
+
+inline Vec silu_lanes(Vec x) { return x / one_and_exp(-x); }
 
 inline Vec silu_grad_lanes(Vec dy, Vec x) {
   const Vec s = sigmoid_lanes(x);
@@ -153,12 +171,12 @@ inline Vec silu_grad_lanes(Vec dy, Vec x) {
 }
 
 inline Vec gelu_tanh_lanes(Vec x) {
-  return x / (1.0f + exp_lanes(x * fma(broadcast(-kGeluCubic), x * x, broadcast(-kGeluLinear))));
+  return x / one_and_exp(x * fma(broadcast(-kGeluCubic), x * x, broadcast(-kGeluLinear)));
 }
 
 inline Vec gelu_tanh_grad_lanes(Vec dy, Vec x) {
   const Vec a = lesser(broadcast(13.0f), magnitude_of(x)), square = a * a;
-  const Vec below = 1.0f / (1.0f + exp_lanes(a * fma(broadcast(kGeluCubic), square, broadcast(kGeluLinear))));
+  const Vec below = 1.0f / one_and_exp(a * fma(broadcast(kGeluCubic), square, broadcast(kGeluLinear)));
   const Vec slope = a * fma(broadcast(3.0f * kGeluCubic), square, broadcast(kGeluLinear));
   const Vec lower = below * (1.0f - slope * (1.0f - below));
   return dy * (x < Vec{} ? lower : 1.0f - lower);

@@ -130,3 +130,23 @@ TEST(results_stored_past_the_caches_are_the_same) {
     }
   });
 }
+
+// Runs of outputs, windows of several rows, and windows that overlap or have gaps.
+TEST(max_pool2d_of_pairs_is_the_same_past_the_caches) {
+  test::each_isa([] {
+    for (const int64_t c : {16, 48, 512, 2064, 4112}) {
+      Array x = Array::integers({2, 5, 27, c}, static_cast<uint32_t>(c));
+      for (int64_t i = 0; i < x.count(); i += 37) x[i] = i % 2 ? NAN : -INFINITY;
+      same("max_pool2d", {x.view()},
+           [](int64_t n, int64_t channels) {
+             return list(Array::f32({n, 3, 13, channels}), Array(DType::u8, {n, 3, 13, channels}));
+           },
+           2, c, {3, 2, 1, 2, 0, 0, 1, 1});
+      same("max_pool2d", {x.view()},
+           [](int64_t n, int64_t channels) {
+             return list(Array::f32({n, 2, 24, channels}), Array(DType::u8, {n, 2, 24, channels}));
+           },
+           2, c, {2, 2, 2, 1, 0, 0, 2, 3});
+    }
+  });
+}

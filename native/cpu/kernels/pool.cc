@@ -32,6 +32,14 @@ inline void store_bytes(uint8_t* p, IntVec v, Lanes lanes) {
   memcpy(p, whole, static_cast<size_t>(lanes.count()));
 }
 
+inline void bypass_bytes(uint8_t* p, IntVec v) {
+#if defined(__AVX512F__)
+  _mm_stream_si128(reinterpret_cast<__m128i*>(p), _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)v));
+#else
+  store_bytes(p, v);
+#endif
+}
+
 // Takes the values that are larger than the best ones, or NaN where those are none, and notes where they are from.
 inline void take_larger(Vec value, int32_t tap, Vec* best, IntVec* at) {
 #if defined(__AVX512F__)
@@ -47,6 +55,53 @@ inline void take_larger(Vec value, int32_t tap, Vec* best, IntVec* at) {
 #endif
 }
 
+// Windows of two columns, none of which reaches over an edge, of what comes from memory and goes there, in whole lines of y:
+// the rows of a window are read one after the other, each from end to end for a run of outputs, whose maxima so far are
+// kept aside. Rows side by side are more than processors fetch ahead of well.
+constexpr int64_t kKept = 4096;  // elements
+
+inline bool all_inside(const Windows& w) {
+  return w.pad == 0 && (w.outputs - 1) * w.stride + (w.kernel - 1) * w.dilation < w.inputs;
+}
+
+inline void max_of_pairs(const Call& call, const Windows& v, const Windows& h, int64_t channels) {
+  const int64_t run = kKept / channels, second = h.dilation * channels, line = h.inputs * channels;
+  each_row(
+      call, call.out[0].shape[0], v.outputs, h.outputs * channels * v.kernel * h.kernel, [&](int64_t n, int64_t p) {
+        alignas(64) float kept[kKept];
+        alignas(64) uint8_t noted[kKept];
+        for (int64_t begin = 0; begin < h.outputs; begin += run) {
+          const int64_t end = min64(begin + run, h.outputs), out = ((n * v.outputs + p) * h.outputs + begin) * channels;
+          float* y = call.out[0].f32() + out;
+          uint8_t* index = call.out[1].u8() + out;
+          for (int64_t i = 0; i < v.kernel; i++) {
+            const float* row = call.in[0].f32() + (n * v.inputs + v.start(p) + i * v.dilation) * line;
+            const int32_t tap = static_cast<int32_t>(2 * i);
+            const bool last = i == v.kernel - 1;
+            for (int64_t q = begin, to = 0; q < end; q++)
+              for (const float *x = row + h.start(q) * channels, *stop = x + channels; x < stop;
+                   x += kLanes, to += kLanes) {
+                Vec best = load(x);
+                IntVec at = {};
+                if (i > 0) {
+                  const Vec value = best;
+                  best = load(kept + to), at = load_bytes(noted + to);
+                  take_larger(value, tap, &best, &at);
+                }
+                take_larger(load(x + second), tap + 1, &best, &at);
+                if (last) {
+                  bypass(y + to, best);
+                  bypass_bytes(index + to, at);
+                } else {
+                  store(kept + to, best);
+                  store_bytes(noted + to, at);
+                }
+              }
+          }
+        }
+      });
+}
+
 // max_pool2d: x -> y, index u8 [N, P, Q, C]: the position kh * KW + kw of the first maximum; NaN counts as larger.
 // Numbers: KH, KW, strideH, strideW, padTop, padLeft, dilationH, dilationW. A window outside the image gives -inf, 0.
 bool max_pool2d(const Call& call) {
@@ -55,6 +110,10 @@ bool max_pool2d(const Call& call) {
   const int64_t rows = x.shape[1], columns = x.shape[2], channels = x.shape[3];
   const Windows v = max_windows(call, 0, rows, y.shape[1]), h = max_windows(call, 1, columns, y.shape[2]);
   const bool past = too_large(y, channels);
+  if (past && channels <= kKept && h.kernel == 2 && all_inside(v) && all_inside(h) && lines_apart(index.data, 0)) {
+    max_of_pairs(call, v, h, channels);
+    return true;
+  }
   each_row(call, y.shape[0], v.outputs, h.outputs * channels * v.kernel * h.kernel, [&](int64_t n, int64_t p) {
     const Range a = v.taps(p);
     const float* image = x.f32() + n * rows * columns * channels;

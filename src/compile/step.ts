@@ -361,9 +361,12 @@ export class TrainingStep<R extends Traceable = Traceable> {
     return parameters.flatMap(([name, p], i) => (gradients[i] ? [[name, p, gradients[i]] as Gradient] : []))
   }
 
-  /** Tensors that a checkpoint holds besides the model's: optimizer state and gradient sums, by name. */
-  *stateTensors(): Iterable<[string, Tensor]> {
-    yield* this.#updates.tensors(this.model)
+  /**
+   * Tensors that a checkpoint holds besides the model's: optimizer state and gradient sums, by name. Of frozen parameters
+   * those alone that have learnt, or that are among the `saved` names.
+   */
+  *stateTensors(saved?: Iterable<string>): Iterable<[string, Tensor]> {
+    yield* this.#updates.tensors(this.model, saved)
   }
 
   /** Resolves when all runs asked for so far have ended. */

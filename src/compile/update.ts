@@ -24,6 +24,9 @@ export interface Left {
   readonly gone: boolean
 }
 
+/** The path of the parameter that a tensor of `Updates.tensors` belongs to, by its name. */
+export const parameterOf = (name: string): string | undefined => /^(?:optimizer\.[^.]+|gradient)\.(.+)$/.exec(name)?.[1]
+
 /** What a training step makes of gradients: sums over `accumulate` runs, clipped, for the optimizer. */
 export class Updates {
   /** Sums of gradients since the last update, by parameter. */
@@ -84,10 +87,13 @@ export class Updates {
     this.optimizer.forget?.(parameter)
   }
 
-  /** State of the optimizer and sums, by name. */
-  *tensors(model: Trainable): Iterable<[string, Tensor]> {
+  /** State of the optimizer and sums, by name: of what learns, has learnt, or is among the `saved` names. */
+  *tensors(model: Trainable, saved: Iterable<string> = []): Iterable<[string, Tensor]> {
+    const meant = new Set(Array.from(saved, parameterOf))
     for (const [name, p] of model.namedParameters()) {
       if (p.packed) continue // it cannot learn
+      if (meant.has(name)) this.#updated.add(p)
+      if (!p.trainable && !this.#updated.has(p)) continue
       for (const [key, t] of Object.entries(this.optimizer.state(name, p))) yield [`optimizer.${key}.${name}`, t]
       if (this.accumulate > 1) yield [`gradient.${name}`, this.#sum(name, p)]
     }

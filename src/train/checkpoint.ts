@@ -1,8 +1,10 @@
 import type { TrainingStep } from '../compile'
 import { sessionOf } from '../compile/session'
+import { parameterOf } from '../compile/update'
 import type { DataLoader, LoaderState } from '../data'
 import { expectOptions, fail, listed } from '../errors'
 import { loadCheckpoint, saveCheckpoint, type Json, type LoadedCheckpoint } from '../io'
+import { typedArray } from '../tensor/dtype'
 import { describe, type HostArray } from '../tensor/host'
 import { sameShape, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
@@ -35,18 +37,18 @@ function betweenRuns<T>(what: string, { step }: Training, body: () => T): Promis
   return sessionOf(step.model).enqueue(async () => body())
 }
 
-function* tensorsOf({ step }: Training): Iterable<[string, Tensor]> {
+function* tensorsOf({ step }: Training, saved?: Iterable<string>): Iterable<[string, Tensor]> {
   for (const [name, t] of step.model.state())
     if (t.packed) for (const [part, held] of t.packed.parts) yield [`model.${name}${part}`, held]
     else yield [`model.${name}`, t]
-  yield* step.stateTensors()
+  yield* step.stateTensors(saved)
 }
 
 /**
- * Saves a training run as one file, atomically and with a checksum: parameters, buffers, optimizer state, gradient
- * sums, the counts that schedule and random numbers depend on, the loader's place, and what early stopping knows: those
- * after the steps asked for so far, whole, also where others are asked for meanwhile. A run resumed from it is bit-identical
- * to one that never stopped.
+ * Saves a training run as one file, atomically and with a checksum: parameters, buffers, optimizer state and gradient
+ * sums (of a frozen parameter only if it has learnt before), the counts that schedule and random numbers depend on, the
+ * loader's place, and what early stopping knows: those after the steps asked for so far, whole, also where others are asked
+ * for meanwhile. A run resumed from it is bit-identical to one that never stopped.
  * @param options.keep files to keep in all; predecessors become `file.1`, `file.2`, ...
  */
 export async function saveTraining(
@@ -96,8 +98,10 @@ function restore({ tensors, state: raw, path }: LoadedCheckpoint, training: Trai
       'AUX_BAD_FILE',
       `${path}: expected a run with the optimizer ${step.optimizer.name}, got ${String(state?.optimizer)}`,
     )
-  const own = new Map(tensorsOf(training))
-  const missing = [...own.keys()].filter((name) => !tensors.has(name))
+  const own = new Map(tensorsOf(training, tensors.keys()))
+  const frozen = new Set(Array.from(step.model.namedParameters(), ([name, p]) => (p.trainable ? undefined : name)))
+  // What had not learnt yet has no state in the file: zeros.
+  const missing = [...own.keys()].filter((name) => !tensors.has(name) && !frozen.has(parameterOf(name) ?? ''))
   const extra = [...tensors.keys()].filter((name) => !own.has(name))
   if (missing.length || extra.length)
     fail(
@@ -105,8 +109,8 @@ function restore({ tensors, state: raw, path }: LoadedCheckpoint, training: Trai
       `${path}: expected the state of this model and optimizer; missing ${listed(missing)}, unexpected ${listed(extra)}`,
     )
   for (const [name, t] of own) {
-    const value = tensors.get(name)!
-    if (!sameShape(value.shape, t.shape) || value.dtype !== t.dtype)
+    const value = tensors.get(name)
+    if (value && (!sameShape(value.shape, t.shape) || value.dtype !== t.dtype))
       fail(
         'AUX_BAD_FILE',
         `${path}: expected ${name} as ${t.dtype} ${showShape(t.shape)}, got ${value.dtype} ${showShape(value.shape)}`,
@@ -117,7 +121,7 @@ function restore({ tensors, state: raw, path }: LoadedCheckpoint, training: Trai
       fail('AUX_BAD_FILE', `${path}: expected whole numbers of updates and runs, got ${String(count)}`)
   if (loader && state.loader) loader.restore(state.loader)
   stopping?.restore(state.stopping ?? { best: null, waited: 0 })
-  for (const [name, t] of own) t.assign(tensors.get(name)!.data)
+  for (const [name, t] of own) t.assign(tensors.get(name)?.data ?? typedArray(t.dtype, t.size))
   step.optimizer.steps = state.updates
   step.runs = state.runs
   return state.extra

@@ -1,6 +1,6 @@
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
-import { asa, compile, data, io, nn, optim, seed, train, type MemoryAssignment, type Tensor } from '../../src'
+import { asa, compile, data, io, memory, nn, optim, seed, train, type MemoryAssignment, type Tensor } from '../../src'
 import { generator } from '../support/run'
 import { scratchFolder } from '../support/folder'
 
@@ -78,6 +78,48 @@ test.each([
 
   expect([...before, ...after]).toEqual(losses)
   expect(everything(second)).toBe(everything(whole))
+})
+
+test('of what is frozen only what has learnt before has state', async () => {
+  const file = path.join(folder, 'frozen')
+  const batch = {
+    x: { data: Float32Array.from({ length: 7 * 64 }, random), shape: [7, 8, 8, 1] },
+    y: new Int32Array(7),
+  }
+  const runs = async (...of: Run[]): Promise<void> => {
+    for (const { step } of of) for (let i = 0; i < 3; i++) await step.run(batch)
+  }
+  const frozen = (): Run => {
+    const run = begin()
+    run.model.freeze().unfreeze('fc')
+    return run
+  }
+  const first = frozen()
+  await runs(first)
+  const { live } = memory()
+  await train.saveTraining(file, first)
+  expect(memory().live).toBe(live)
+  const moments = (name: string): string[] => [`optimizer.m.${name}`, `optimizer.v.${name}`]
+  const names = Array.from(first.step.stateTensors(), ([name]) => name)
+  expect(names).toEqual([...moments('fc.weight'), ...moments('fc.bias')])
+  // What learns from now on has moments in the file, and goes on with them though it was frozen meanwhile.
+  first.model.unfreeze('conv2')
+  await runs(first)
+  first.model.freeze('conv2')
+  await train.saveTraining(file, first)
+  const second = frozen()
+  await train.loadTraining(file, second)
+  expect(everything(second)).toBe(everything(first))
+  for (const { model } of [first, second]) model.unfreeze('conv2')
+  await runs(first, second)
+  expect(everything(second)).toBe(everything(first))
+  // A file from before it learnt: its moments are zeros again.
+  await train.saveTraining(file, frozen())
+  first.model.freeze('conv2')
+  await train.loadTraining(file, first)
+  const state = [...first.step.stateTensors()]
+  expect(state.map(([name]) => name)).toContain('optimizer.m.conv2.weight')
+  for (const [name, t] of state) expect([name, t.dataSync().some((v) => v !== 0)]).toEqual([name, false])
 })
 
 test('early stopping goes on where it stood, also when it has ended', async () => {

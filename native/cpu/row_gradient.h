@@ -27,8 +27,8 @@ inline float* placed(float* p, const float* x, int64_t floats) {
 constexpr int64_t kKeptChannels = kPageFloats;
 
 // in: dy, x; out: dx, which may take the place of dy or x. The scratch begins with two sums over all rows for each channel:
-// of dy, if kMean, and of dy times normalised x. Each row comes from memory once. Of short ones dx is written while the next row is read, from
-// what was kept of it: to read the row itself again would disturb what the processor fetches ahead.
+// of dy, if kMean, and of dy times normalised x. Each row comes from memory once. Of short ones dx is written while the next
+// row is read, from what was kept of it: to read the row itself again would disturb what the processor fetches ahead.
 template <bool kMean>
 inline void row_gradient(const Call& call, const float* mean, const float* rstd, const float* gamma) {
   const int64_t channels = call.in[1].shape[call.in[1].rank - 1], rows = call.in[1].count(0, call.in[1].rank - 1);

@@ -18,16 +18,17 @@ inline int64_t row_gradient_scratch(const View& x, int threads) {
 // to the same place in another page, so what is written as a row is read stays away from where that is read.
 inline float* placed(float* p, const float* x, int64_t floats) {
   const uintptr_t line = 64, page = kPageFloats * sizeof(float);
-  const uintptr_t wanted = (reinterpret_cast<uintptr_t>(x + floats) & -line) - reinterpret_cast<uintptr_t>(p);
+  const uintptr_t place = reinterpret_cast<uintptr_t>(x) + static_cast<uintptr_t>(floats) * sizeof(float);
+  const uintptr_t wanted = (place & -line) - reinterpret_cast<uintptr_t>(p);
   return p + wanted % page / sizeof(float);
 }
 
 // Rows of so many channels are kept: with the sums they leave room in a first cache of 32 KiB for what is read.
 constexpr int64_t kKeptChannels = kPageFloats;
 
-// in: dy, x; out: dx, which may take the place of dy or x. Adds dy to sum and dy times normalised x to dot, over all rows;
-// the two begin the scratch. Each row comes from memory once. Of short ones dx is written while the next row is read, from
-// what was kept of it: to read the row itself again would disturb what the processor fetches ahead.
+// in: dy, x; out: dx, which may take the place of dy or x. The scratch begins with two sums over all rows for each channel:
+// of dy, if kMean, and of dy times normalised x. Each row comes from memory once. Of short ones dx is written while the next
+// row is read, from what was kept of it: to read the row itself again would disturb what the processor fetches ahead.
 template <bool kMean>
 inline void row_gradient(const Call& call, const float* mean, const float* rstd, const float* gamma) {
   const int64_t channels = call.in[1].shape[call.in[1].rank - 1], rows = call.in[1].count(0, call.in[1].rank - 1);

@@ -148,17 +148,22 @@ alignas(64) constexpr int32_t kPowerBits[16] = {0x3f800000, 0x3f7daac3, 0x3f7b95
                                                 0x3f75fed7, 0x3f75583f, 0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
                                                 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
 
-// 1 + exp(x), the numbers of exp within 2 ULP. 2^n is made by adding sixteenths to a power: to the bits of 0 at the lower
-// end, of infinity at the upper.
+// 2^n of n in sixteenths, t = n + kSixteenths, by adding n to a power: to the bits of 0 for -127, of infinity for 128.
+inline Vec power_of(Vec t) { return (Vec)((IntVec)look_up(kPowerBits, (IntVec)t) + ((IntVec)t << 19)); }
+
+// exp(r) for |r| <= log(2) / 32.
+inline Vec near_one(Vec r) {
+  Vec p = fma(r, broadcast(0.16666667f), broadcast(0.50001466f));
+  p = fma(p, r, broadcast(1.0f));
+  return fma(p, r, broadcast(1.0f));
+}
+
+// 1 + exp(x), that within 2 ULP.
 inline Vec one_and_exp(Vec x) {
   x = lesser(broadcast(88.72284f), greater(broadcast(-88.02969f), x));  // 128 and -127 times log(2)
   const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kSixteenths)), n = t - broadcast(kSixteenths);
   const Vec r = fma(n, broadcast(kLn2Low), fma(n, broadcast(-kLn2High), x));
-  const IntVec power = (IntVec)look_up(kPowerBits, (IntVec)t) + ((IntVec)t << 19);
-  Vec p = fma(r, broadcast(0.16666667f), broadcast(0.50001466f));
-  p = fma(p, r, broadcast(1.0f));
-  p = fma(p, r, broadcast(1.0f));
-  return fma((Vec)power, p, broadcast(1.0f));
+  return fma(power_of(t), near_one(r), broadcast(1.0f));
 }
 
 inline Vec sigmoid_lanes(Vec x) { return 1.0f / one_and_exp(-x); }

@@ -13,16 +13,24 @@ inline int64_t rows_together(int64_t n) { return max64(1, kPiece / max64(1, n));
 
 constexpr float kLn2 = 0.69314718f;
 
-// exp(x) of lanes that are not positive, or NaN; 0 below -104. The relative error is below 2e-7 to -20 and grows to 4e-7:
-// where products are not rounded, log(2) is taken as a float, which is 3e-9 of it away. Coefficients: least maximal
+// Added to a sum it is not rounded before, where the machine can.
+struct Product {
+  Vec a, b;
+  operator Vec() const { return a * b; }
+};
+inline void operator+=(Vec& sum, const Product& p) { sum = fma(p.a, p.b, sum); }
+
+// exp(x) of lanes that are not positive, or NaN; 0 from -127 log(2) on. The relative error is below 2e-7 to -20 and grows to
+// 4e-7: where products are not rounded, log(2) is taken as a float, which is 3e-9 of it away. Coefficients: least maximal
 // relative error (9e-8), fitted in double.
-inline Vec exp_below(Vec x) {
+inline Product exp_below(Vec x) {
+  const Vec least = broadcast(-88.02969f);
 #if defined(__AVX512F__)
-  x = greater(broadcast(-104.0f), x);
+  x = greater(least, x);
   const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kSixteenths)), n = t - broadcast(kSixteenths);
-  return power_lanes(t, n, fma(n, broadcast(-kLn2), x), 1.0f);
+  const Vec r = fma(n, broadcast(-kLn2), x);
+  return {power_of(t), near_one(r)};
 #else
-  const Vec least = broadcast(-88.02969f);  // -127 log(2)
   typedef uint32_t Bits __attribute__((vector_size(sizeof(Vec))));
   // Adding it rounds to a whole number n and leaves n + 127, the exponent of 2^n, in the low bits.
   const Vec round = broadcast(kRound + 127.0f);
@@ -39,7 +47,7 @@ inline Vec exp_below(Vec x) {
   p = fma(p, r, broadcast(0.4999915f));
   p = fma(p, r, broadcast(0.9999997f));
   p = fma(p, r, broadcast(1.0f));
-  return p * (Vec)((Bits)t << 23);
+  return {p, (Vec)((Bits)t << 23)};
 #endif
 }
 
@@ -71,18 +79,18 @@ inline void each_rows(const Call& call, int64_t rows, int64_t n, const F& f) {
 
 // lse[r] = max + log(sum(exp(x - max))) of rows [0, rows). A row of some length is summed as it is read.
 inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
-  for (int64_t r = 0; r < rows; r++) lse[r] = row_max(x + r * n, n);
   float sums[kPiece];
-  if (n >= kSide)
-    for (int64_t r = 0; r < rows; r++) {
-      const float* row = x + r * n;
-      const Vec top = broadcast(lse[r]);
-      sums[r] = static_cast<float>(sum_terms(n, [&](int64_t i, auto lanes) {
-        fetch_next(row + i, rows * n);
-        return exp_below(lanes.load(row + i) - top);
-      }));
-    }
-  else {
+  for (int64_t r = 0; r < rows; r++) {
+    const float* row = x + r * n;
+    lse[r] = row_max(row, n);
+    if (n < kSide) continue;
+    const Vec top = broadcast(lse[r]);
+    sums[r] = static_cast<float>(sum_terms(n, [&](int64_t i, auto lanes) {
+      fetch_next(row + i, n);
+      return exp_below(lanes.load(row + i) - top);
+    }));
+  }
+  if (n < kSide) {
     float e[kPiece];
     exp_rows(x, lse, e, rows, n);
     for (int64_t r = 0; r < rows; r++) sums[r] = static_cast<float>(row_sum(e + r * n, n));
@@ -186,7 +194,8 @@ bool log_softmax_grad(const Call& call) {
     const Vec sum = broadcast(static_cast<float>(row_sum(g, n)));
     each_vector(0, n, [&](int64_t i, auto lanes) {
       fetch_next(y + i, n);
-      put(past, lanes, dx + i, lanes.load(g + i) - exp_below(lanes.load(y + i)) * sum);
+      const Vec e = exp_below(lanes.load(y + i));
+      put(past, lanes, dx + i, lanes.load(g + i) - e * sum);
     });
   });
 }

@@ -177,7 +177,8 @@ void average(const Call& call, const Windows& v, const Windows& h, bool padding_
   const View &x = call.in[0], &y = call.out[0];
   const int64_t channels = x.shape[3];
   // Few outputs with large windows (global pooling): cut the channels too.
-  const int64_t cut = 256, cuts = ceil_div(channels, cut);
+  constexpr int64_t cut = 256;
+  const int64_t cuts = ceil_div(channels, cut);
   const int64_t window = max64(1, v.inputs / max64(1, v.outputs)) * max64(1, h.inputs / max64(1, h.outputs));
   each_row(call, y.shape[0] * v.outputs, cuts, h.outputs * min64(channels, cut) * window,
            [&](int64_t row, int64_t part) {
@@ -190,7 +191,26 @@ void average(const Call& call, const Windows& v, const Windows& h, bool padding_
                float* out = y.f32() + (row * h.outputs + q) * channels;
                const int64_t end = min64(channels, part * cut + cut);
                int64_t c = part * cut;
-               // Several vectors side by side: memory is read in long runs.
+               // Memory is read in long runs: several vectors side by side, as many as registers hold; of a large window
+               // all, four positions at a time, to sums in the cache.
+               if (kLanes < 16 && !kFallback && b.end - b.begin >= 4) {
+                 float sums[cut] = {};
+                 for (int64_t i = a.begin; i < a.end; i++)
+                   for (int64_t j = b.begin; j < b.end;) {
+                     const int count = b.end - j >= 4 ? 4 : 1;
+                     const float* from = corner + (i * h.inputs + j) * channels + c;
+                     each_vector(0, end - c, [&](int64_t k, auto lanes) {
+                       Vec sum = lanes.load(sums + k) + lanes.load(from + k);
+                       if (count > 1)
+                         for (int64_t at = 1; at < 4; at++) sum += lanes.load(from + at * channels + k);
+                       lanes.store(sums + k, sum);
+                     });
+                     j += count;
+                   }
+                 each_vector(0, end - c,
+                             [&](int64_t k, auto lanes) { lanes.store(out + c + k, lanes.load(sums + k) * scale); });
+                 continue;
+               }
                constexpr int kSide = kLanes == 16 ? 16 : 8;
                for (; c + kSide * kLanes <= end; c += kSide * kLanes) {
                  Vec sums[kSide] = {};

@@ -21,6 +21,10 @@ inline Vec exp_below(Vec x) {
   x = greater(broadcast(-104.0f), x);
   const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kSixteenths)), n = t - broadcast(kSixteenths);
   return power_lanes(t, n, fma(n, broadcast(-kLn2), x), 1.0f);
+#elif defined(__AVX2__)
+  x = greater(broadcast(-88.02969f), x);  // -127 log(2)
+  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kEighths)), n = t - broadcast(kEighths);
+  return power_lanes(t, fma(n, broadcast(-kLn2), x));
 #else
   const Vec least = broadcast(-88.02969f);  // -127 log(2)
   typedef uint32_t Bits __attribute__((vector_size(sizeof(Vec))));

@@ -192,20 +192,15 @@ void average(const Call& call, const Windows& v, const Windows& h, bool padding_
                const int64_t end = min64(channels, part * cut + cut);
                int64_t c = part * cut;
                // Memory is read in long runs: several vectors side by side, as many as registers hold; of a large window
-               // all, four positions at a time, to sums in the cache.
+               // all, to sums in the cache.
                if (kLanes < 16 && !kFallback && b.end - b.begin >= 4) {
                  float sums[cut] = {};
                  for (int64_t i = a.begin; i < a.end; i++)
-                   for (int64_t j = b.begin; j < b.end;) {
-                     const int count = b.end - j >= 4 ? 4 : 1;
+                   for (int64_t j = b.begin; j < b.end; j++) {
                      const float* from = corner + (i * h.inputs + j) * channels + c;
                      each_vector(0, end - c, [&](int64_t k, auto lanes) {
-                       Vec sum = lanes.load(sums + k) + lanes.load(from + k);
-                       if (count > 1)
-                         for (int64_t at = 1; at < 4; at++) sum += lanes.load(from + at * channels + k);
-                       lanes.store(sums + k, sum);
+                       lanes.store(sums + k, lanes.load(sums + k) + lanes.load(from + k));
                      });
-                     j += count;
                    }
                  each_vector(0, end - c,
                              [&](int64_t k, auto lanes) { lanes.store(out + c + k, lanes.load(sums + k) * scale); });

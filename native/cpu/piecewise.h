@@ -1,6 +1,7 @@
 // Elementary functions where a register holds a table: on each of 8, 16 or 32 segments a polynomial of its own, whose
-// coefficients a permutation looks up. That takes fewer operations than one polynomial for all numbers, and no division. Coefficients
-// are those of the least maximal error, fitted in double; middles of segments lie where the function is a float.
+// coefficients a permutation looks up. That takes fewer operations than one polynomial for all numbers, and no division.
+// Coefficients are those of the least maximal error, fitted in double; middles of segments lie where the function is a
+// float.
 #pragma once
 #include "../core/elementary.h"
 #include "vector.h"
@@ -26,8 +27,9 @@ inline Vec lesser(Vec x, Vec y) { return (Vec)_mm512_min_ps((__m512)x, (__m512)y
 inline Vec greater(Vec x, Vec y) { return (Vec)_mm512_max_ps((__m512)x, (__m512)y); }
 #else
 // table[i % 8] of each lane of i.
-inline Vec look_up(const float (&table)[8], IntVec i) {
-  return (Vec)_mm256_permutevar8x32_ps(_mm256_load_ps(table), (__m256i)i);
+template <class T>
+inline Vec look_up(const T (&table)[8], IntVec i) {
+  return (Vec)_mm256_permutevar8x32_epi32(*reinterpret_cast<const __m256i*>(table), (__m256i)i);
 }
 
 inline Vec lesser(Vec x, Vec y) { return (Vec)_mm256_min_ps((__m256)x, (__m256)y); }
@@ -95,19 +97,43 @@ inline Vec tanh_lanes(Vec x) {
   return (Vec)((IntVec)y | ((IntVec)x & INT32_MIN));
 }
 
-#if defined(__AVX512F__)
-// Adding it rounds to sixteenths and leaves their number in the low bits.
-constexpr float kSixteenths = 786432.0f;
+// Adding it rounds to parts of 1, as many as a vector has lanes, and leaves their number in the low bits.
+constexpr float kParts = 12582912.0f / kLanes;
 
+// The bits of 2^(k / parts), less what k is among those of a float, and coefficients of exp(r) for |r| <= log(2) / (2 parts).
+#if defined(__AVX512F__)
+alignas(64) constexpr int32_t kPowerBits[16] = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532,
+                                                0x3f75fed7, 0x3f75583f, 0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
+                                                0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
+constexpr float kSquare = 0.50001466f, kCube = 0.16666667f;
+#else
+alignas(32) constexpr int32_t kPowerBits[8] = {0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7,
+                                               0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+constexpr float kSquare = 0.50006472f, kCube = 0.16668231f;
+#endif
+
+// 2^n of n in parts, t = n + kParts, by adding n to a power: to the bits of 0 for -127, of infinity for 128.
+inline Vec power_of(Vec t) {
+  return (Vec)((IntVec)look_up(kPowerBits, (IntVec)t) + ((IntVec)t << (kLanes == 16 ? 19 : 20)));
+}
+
+// (exp(r) - 1) / r, and exp(r).
+inline Vec rise(Vec r) { return fma(fma(r, broadcast(kCube), broadcast(kSquare)), r, broadcast(1.0f)); }
+inline Vec near_one(Vec r) { return fma(rise(r), r, broadcast(1.0f)); }
+
+// x less n times log(2).
+inline Vec less_powers(Vec x, Vec n) { return fma(n, broadcast(kLn2Low), fma(n, broadcast(-kLn2High), x)); }
+
+#if defined(__AVX512F__)
 // 2^(k / 16)
 alignas(64) constexpr float kPower[16] = {1.0f,       1.0442737f, 1.0905077f, 1.1387886f, 1.1892071f, 1.2418578f,
                                           1.2968396f, 1.3542556f, 1.4142135f, 1.4768262f, 1.5422108f, 1.6104903f,
                                           1.6817929f, 1.7562522f, 1.8340081f, 1.9152066f};
 
-// 2^n exp(step r) for n in sixteenths, t = n + kSixteenths, and |step r| <= log(2) / 32.
+// 2^n exp(step r), what is no normal number too.
 inline Vec power_lanes(Vec t, Vec n, Vec r, float step) {
   const Vec power = look_up(kPower, (IntVec)t);
-  Vec p = fma(r, broadcast(0.16666667f * step * step * step), broadcast(0.50001466f * step * step));
+  Vec p = fma(r, broadcast(kCube * step * step * step), broadcast(kSquare * step * step));
   p = fma(p, r, broadcast(step));
   return (Vec)_mm512_maskz_scalef_ps(0xffff, (__m512)fma(power * r, p, power), (__m512)n);
 }
@@ -115,55 +141,24 @@ inline Vec power_lanes(Vec t, Vec n, Vec r, float step) {
 // exp(x) within 2 ULP, where it is no normal number within half of the least one that is not 0.
 inline Vec exp_lanes(Vec x) {
   x = lesser(broadcast(89.0f), greater(broadcast(-104.0f), x));
-  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kSixteenths)), n = t - broadcast(kSixteenths);
-  return power_lanes(t, n, fma(n, broadcast(kLn2Low), fma(n, broadcast(-kLn2High), x)), 1.0f);
+  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kParts)), n = t - broadcast(kParts);
+  return power_lanes(t, n, less_powers(x, n), 1.0f);
 }
 #else
-// Adding it rounds to eighths and leaves their number in the low bits.
-constexpr float kEighths = 1572864.0f;
-
-// 2^(k / 8), less k of the units that t << 20 counts in.
-alignas(32) constexpr float kPower[8] = {1.0f,        0.9827539f, 0.96960354f, 0.9609198f,
-                                         0.95710677f, 0.9586054f, 0.9658964f,  0.97950405f};
-
-// 2^n exp(r) for n in eighths, t = n + kEighths, and |r| <= log(2) / 16; 0 for n = -127.
-inline Vec power_lanes(Vec t, Vec r) {
-  const Vec power = (Vec)((IntVec)look_up(kPower, (IntVec)t) + ((IntVec)t << 20));
-  Vec p = fma(r, broadcast(0.16668231f), broadcast(0.50006472f));
-  p = fma(p, r, broadcast(1.0f));
-  return fma(power * r, p, power);
-}
-
 // exp(x) within 2 ULP to 88.67 and within 3e-6 of itself above; what is no normal number is below the least of them.
 inline Vec exp_lanes(Vec x) {
   x = greater(broadcast(-88.02969f), x);  // -127 log(2)
-  const Vec t = lesser(broadcast(kEighths + 127.875f), fma(x, broadcast(kInverseLn2), broadcast(kEighths)));
-  const Vec n = t - broadcast(kEighths);
-  return power_lanes(t, fma(n, broadcast(kLn2Low), fma(n, broadcast(-kLn2High), x)));
+  const Vec t = lesser(broadcast(kParts + 127.875f), fma(x, broadcast(kInverseLn2), broadcast(kParts)));
+  const Vec r = less_powers(x, t - broadcast(kParts)), power = power_of(t);
+  return fma(power * r, rise(r), power);
 }
 #endif
-
-// The bits of kPower less what its index is among those of a float.
-alignas(64) constexpr int32_t kPowerBits[16] = {0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532,
-                                                0x3f75fed7, 0x3f75583f, 0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c,
-                                                0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d};
-
-// 2^n of n in sixteenths, t = n + kSixteenths, by adding n to a power: to the bits of 0 for -127, of infinity for 128.
-inline Vec power_of(Vec t) { return (Vec)((IntVec)look_up(kPowerBits, (IntVec)t) + ((IntVec)t << 19)); }
-
-// exp(r) for |r| <= log(2) / 32.
-inline Vec near_one(Vec r) {
-  Vec p = fma(r, broadcast(0.16666667f), broadcast(0.50001466f));
-  p = fma(p, r, broadcast(1.0f));
-  return fma(p, r, broadcast(1.0f));
-}
 
 // 1 + exp(x), that within 2 ULP.
 inline Vec one_and_exp(Vec x) {
   x = lesser(broadcast(88.72284f), greater(broadcast(-88.02969f), x));  // 128 and -127 times log(2)
-  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kSixteenths)), n = t - broadcast(kSixteenths);
-  const Vec r = fma(n, broadcast(kLn2Low), fma(n, broadcast(-kLn2High), x));
-  return fma(power_of(t), near_one(r), broadcast(1.0f));
+  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kParts));
+  return fma(power_of(t), near_one(less_powers(x, t - broadcast(kParts))), broadcast(1.0f));
 }
 
 inline Vec sigmoid_lanes(Vec x) { return 1.0f / one_and_exp(-x); }
@@ -278,7 +273,7 @@ alignas(64) constexpr float kTail[5][16] = {
 inline Vec far_above(Vec a) {
   const IntVec segment = segment_of(a + broadcast(1.0f));
   const Vec g = polynomial(kTail, segment, a - look_up(kNormalMiddle, segment));
-  const Vec t = g + broadcast(kSixteenths), n = t - broadcast(kSixteenths);
+  const Vec t = g + broadcast(kParts), n = t - broadcast(kParts);
   return power_lanes(t, n, g - n, 0.69314718f);  // log(2)
 }
 

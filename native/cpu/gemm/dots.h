@@ -43,10 +43,9 @@ inline __attribute__((always_inline)) Vec sums_of_lanes(Vec (&v)[kLanes]) {
   return v[0];
 }
 
-// Puts the sums of columns from c on, whose lanes are still apart, where they belong.
-__attribute__((noinline)) void place_sums(const Dots& d, const Vec* sum, int64_t c) {
+// Puts the sums of `step` columns from c on, whose lanes are still apart, where they belong.
+__attribute__((noinline)) void place_sums(const Dots& d, const Vec* sum, int64_t c, int step) {
   alignas(64) float total[kRegisters + kLanes];
-  const int step = dot_columns(dot_rows(d.rows));
   for (int i = 0; i < d.rows * step; i += kLanes) {
     Vec v[kLanes];
     AUXGRAD_UNROLL
@@ -100,7 +99,7 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
     Vec sums[(M * N + kLanes - 1) / kLanes * kLanes] = {};  // a copy, or the sums would live in memory
     AUXGRAD_UNROLL
     for (int i = 0; i < M * N; i++) sums[i] = sum[i];
-    place_sums(d, sums, c);
+    place_sums(d, sums, c, N);
   }
 }
 
@@ -110,7 +109,7 @@ inline void multiply_dots(const Dots& d) {
                       : rows == 2 ? dot_kernel<2>
                       : rows == 4 ? dot_kernel<4>
                                   : dot_kernel<dot_rows(kDotRows)>;
-  if (d.rows <= rows) return kernel(d);
+  if (dot_rows(kDotRows) == kDotRows || d.rows <= rows) return kernel(d);
   // The others come after them, to some columns that the first cache still has.
   constexpr int64_t kDepth = 1024;
   const int step = dot_columns(rows);

@@ -236,7 +236,8 @@ void average(const Call& call, const Windows& v, const Windows& h, bool padding_
   const View &x = call.in[0], &y = call.out[0];
   const int64_t channels = x.shape[3];
   // Few outputs with large windows (global pooling): cut the channels too.
-  const int64_t cut = 256, cuts = ceil_div(channels, cut);
+  constexpr int64_t cut = 256;
+  const int64_t cuts = ceil_div(channels, cut);
   const int64_t window = max64(1, v.inputs / max64(1, v.outputs)) * max64(1, h.inputs / max64(1, h.outputs));
   each_row(call, y.shape[0] * v.outputs, cuts, h.outputs * min64(channels, cut) * window,
            [&](int64_t row, int64_t part) {
@@ -249,7 +250,21 @@ void average(const Call& call, const Windows& v, const Windows& h, bool padding_
                float* out = y.f32() + (row * h.outputs + q) * channels;
                const int64_t end = min64(channels, part * cut + cut);
                int64_t c = part * cut;
-               // Several vectors side by side: memory is read in long runs.
+               // Memory is read in long runs: several vectors side by side, as many as registers hold; of a large window
+               // all, to sums in the cache.
+               if (kLanes < 16 && !kFallback && b.end - b.begin >= 4) {
+                 float sums[cut] = {};
+                 for (int64_t i = a.begin; i < a.end; i++)
+                   for (int64_t j = b.begin; j < b.end; j++) {
+                     const float* from = corner + (i * h.inputs + j) * channels + c;
+                     each_vector(0, end - c, [&](int64_t k, auto lanes) {
+                       lanes.store(sums + k, lanes.load(sums + k) + lanes.load(from + k));
+                     });
+                   }
+                 each_vector(0, end - c,
+                             [&](int64_t k, auto lanes) { lanes.store(out + c + k, lanes.load(sums + k) * scale); });
+                 continue;
+               }
                constexpr int kSide = kLanes == 16 ? 16 : 8;
                for (; c + kSide * kLanes <= end; c += kSide * kLanes) {
                  Vec sums[kSide] = {};

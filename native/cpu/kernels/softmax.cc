@@ -25,11 +25,10 @@ inline void operator+=(Vec& sum, const Product& p) { sum = fma(p.a, p.b, sum); }
 // relative error (9e-8), fitted in double.
 inline Product exp_below(Vec x) {
   const Vec least = broadcast(-88.02969f);
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
   x = greater(least, x);
-  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kSixteenths)), n = t - broadcast(kSixteenths);
-  const Vec r = fma(n, broadcast(-kLn2), x);
-  return {power_of(t), near_one(r)};
+  const Vec t = fma(x, broadcast(kInverseLn2), broadcast(kParts)), n = t - broadcast(kParts);
+  return {power_of(t), near_one(fma(n, broadcast(-kLn2), x))};
 #else
   typedef uint32_t Bits __attribute__((vector_size(sizeof(Vec))));
   // Adding it rounds to a whole number n and leaves n + 127, the exponent of 2^n, in the low bits.

@@ -101,7 +101,7 @@ inline __attribute__((always_inline)) void finish_moments(Moments& s, const Vec 
   store(s.sums[s.tile][1] + column, b[0] + b[1]);
 }
 
-// Ragged columns: sums [rows][vectors].
+// Ragged columns, or few rows: sums [rows][vectors].
 __attribute__((noinline)) void finish_rows(const Tile& t, const Vec* sums, int rows, int vectors) {
   for (int v = 0; v < vectors; v++) {
     const int column = v * kLanes;
@@ -126,7 +126,8 @@ __attribute__((noinline)) void finish_rows(const Tile& t, const Vec* sums, int r
 template <int M, int V>
 inline __attribute__((always_inline)) void finish_tile(const Tile& t, Vec (&acc)[M][V], const float* left,
                                                        const float* panel) {
-  if (t.columns < V * kLanes) {
+  // Tiles of few rows are met only alone: their code would be larger, not faster.
+  if (2 * M < kTileRows || t.columns < V * kLanes) {
     Vec sums[M * V];
     AUXGRAD_UNROLL
     for (int m = 0; m < M; m++) {

@@ -121,6 +121,9 @@ const Shape kShapes[] = {
     {2, 9, 21, 2, 9, 2, 11, 1, 4, 0, 2, 1, 0, 1, 1, 1},     // the same, a wide kernel
     {0, 5, 5, 2, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1},       // no images: dw is zero
     {3, 5, 7, 1024, 40, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},   // positions 4 KiB apart
+    {2, 17, 19, 32, 72, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},   // whole vectors of channels: packed tile by tile
+    {1, 23, 13, 80, 33, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},   // the same, a ragged last panel
+    {1, 5, 13, 256, 40, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1},   // the same or not: rows of a tile fill the first cache
     {2, 9, 7, 512, 1024, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1},  // the same, strided
     {2, 5, 1100, 5, 9, 1, 1, 3, 2, 0, 0, 0, 0, 1, 1, 1},    // a strided tap, columns in several blocks
     {2, 10, 9, 36, 40, 1, 1, 2, 3, 0, 0, 0, 0, 1, 1, 2},    // the same, groups

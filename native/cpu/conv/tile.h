@@ -16,18 +16,12 @@ struct Runs {
   int64_t outer, outer_step, inner, inner_step, length;
 };
 
-// Sums over the outputs of a block in the columns of a panel, for statistics: of d and d^2, d = y - shift. The mean must
-// keep more digits than the variance: its sums of kFloatTiles tiles are added in float, the rest is added in double.
-constexpr int64_t kFloatTiles = 4;
+// Sums over the outputs of each tile of a block in the columns of a panel, for statistics: of d and d^2, d = y - shift.
+constexpr int64_t kTokens = 256;  // outputs of a block
 struct Moments {
-  alignas(64) float shift[kPanel], squares[kPanel], some[kPanel];
-  alignas(64) double sum[kPanel];
-  bool settled;  // shift is set, by the first tile
+  alignas(64) float shift[kPanel], sums[kTokens / kTileRows + 1][2][kPanel];
+  int64_t tile;  // at hand; the first one sets the shift
 };
-inline void add_some(Moments& s) {
-  for (int i = 0; i < kPanel; i++) s.sum[i] += s.some[i];
-  memset(s.some, 0, sizeof(s.some));
-}
 
 struct Tile {
   // Row m of the left operand begins at left + left_row[m], that of the result at out + out_row[m]; of tile_of_columns,
@@ -44,8 +38,9 @@ struct Tile {
   bool accumulate;         // add to out
   const float* bias;       // of these columns, or null
   bool relu;               // NaN stays NaN
-  // Bits of out > 0, added to words of these columns: the first row's, and `words` further. Rows are tokens one after
-  // another, the first at bit `first_bit`; a bit of `marked` for each that is wanted.
+  // Bits of out > 0, for words of these columns: the first row's, and `words` further. Rows are tokens one after another,
+  // the first at bit `first_bit`; a bit of `marked` for each that is wanted. Tiles come in order: each word's first bits
+  // begin it.
   uint32_t* mask = nullptr;
   int64_t words;
   int first_bit;
@@ -56,10 +51,12 @@ struct Tile {
   int64_t ahead_step = 0, x_ahead_step = 0;
 };
 
+// Words of which `before` already hold bits.
 template <class Lanes>
-inline void add_words(uint32_t* to, BitWords bits, Lanes lanes) {
+inline void put_words(uint32_t* to, BitWords bits, bool before, Lanes lanes) {
   float* at = reinterpret_cast<float*>(to);
-  lanes.store(at, (Vec)((BitWords)lanes.load(at) | bits));
+  if (before) bits |= (BitWords)lanes.load(at);
+  lanes.store(at, (Vec)bits);
 }
 
 // Adds the bits of y > 0 of a vector of columns to the words of the mask.
@@ -76,14 +73,14 @@ inline __attribute__((always_inline)) void finish_mask_words(const Tile& t, cons
   for (int m = 0; m < M; m++) bits = mark_positive(bits, y[m], BitWords{} + bit[m]);
   bits &= BitWords{} + t.marked;
   const uint64_t place = static_cast<uint64_t>(t.marked) << t.first_bit;
-  if (static_cast<uint32_t>(place)) add_words(t.mask + column, bits << t.first_bit, lanes);
-  if (place >> 32) add_words(t.mask + t.words + column, bits >> (32 - t.first_bit), lanes);
+  if (static_cast<uint32_t>(place)) put_words(t.mask + column, bits << t.first_bit, !(place & 1), lanes);
+  if (place >> 32) put_words(t.mask + t.words + column, bits >> (32 - t.first_bit), false, lanes);
 }
 
-// Adds the first `rows` of y, all if there are M, to the sums of a vector of columns.
+// Sums the first `rows` of y, all if there are M, in a vector of columns.
 template <int M>
 inline __attribute__((always_inline)) void finish_moments(Moments& s, const Vec (&y)[M], int rows, int column) {
-  if (!s.settled) {
+  if (s.tile == 0) {
     Vec mean = {};
     const Vec share = broadcast(1.0f / static_cast<float>(rows));
     AUXGRAD_UNROLL
@@ -100,11 +97,11 @@ inline __attribute__((always_inline)) void finish_moments(Moments& s, const Vec 
       a[m % 2] += d;
       b[m % 2] = fma(d, d, b[m % 2]);
     }
-  store(s.some + column, load(s.some + column) + (a[0] + a[1]));
-  store(s.squares + column, load(s.squares + column) + (b[0] + b[1]));
+  store(s.sums[s.tile][0] + column, a[0] + a[1]);
+  store(s.sums[s.tile][1] + column, b[0] + b[1]);
 }
 
-// Ragged columns: sums [rows][vectors].
+// Ragged columns, or few rows: sums [rows][vectors].
 __attribute__((noinline)) void finish_rows(const Tile& t, const Vec* sums, int rows, int vectors) {
   for (int v = 0; v < vectors; v++) {
     const int column = v * kLanes;
@@ -129,7 +126,8 @@ __attribute__((noinline)) void finish_rows(const Tile& t, const Vec* sums, int r
 template <int M, int V>
 inline __attribute__((always_inline)) void finish_tile(const Tile& t, Vec (&acc)[M][V], const float* left,
                                                        const float* panel) {
-  if (t.columns < V * kLanes) {
+  // Tiles of few rows are met only alone: their code would be larger, not faster.
+  if (2 * M < kTileRows || t.columns < V * kLanes) {
     Vec sums[M * V];
     AUXGRAD_UNROLL
     for (int m = 0; m < M; m++) {

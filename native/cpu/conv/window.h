@@ -14,10 +14,11 @@ namespace auxgrad {
 namespace {
 
 constexpr int64_t kReduction = 576;      // taps x channels of one slice: partial sums in registers for that long
-constexpr int64_t kTokens = 256;         // outputs of a block
 constexpr int64_t kPacked = 384 * 1024;  // floats of packed weights of a slice, unless one panel is more
 constexpr int64_t kPart = 128;           // output channels of a task, at least: each packs its stripe anew
-constexpr int64_t kTasks = 32;           // wanted, to keep many threads busy
+// Floats of packed rows of a tile that stay in the first cache, and of weights that tile after tile finds in the second.
+constexpr int64_t kTileFloats = 4096, kNearFloats = 65536;
+constexpr int64_t kTasks = 32;  // wanted, to keep many threads busy
 
 // Of a product that reads unfolded windows (unfold.h): their rows, `row_step` apart, and columns; otherwise nothing.
 struct Window {
@@ -179,10 +180,11 @@ inline void pack_image(const Call& call, const Product& p) {
   });
 }
 
-// Packs V vectors of channels of some rows, at most 32, with the auxiliary, and the word of their signs.
+// Packs V vectors of channels of some rows, at most 32, with the auxiliary, and the bits of x > 0: the first at `first_bit`
+// of `out`. Rows come in order, the first of all at bit 0.
 template <int V>
-inline void pack_signed_word(float* target, int64_t pitch, const float* rows, int64_t n, const Image& image,
-                             uint32_t* out) {
+inline void pack_signed_words(float* target, int64_t pitch, const float* rows, int64_t n, const Image& image,
+                              uint32_t* out, int first_bit) {
   const Vec positive = broadcast(image.positive), negative = broadcast(image.negative);
   BitWords words[V] = {}, bit = BitWords{} + 1;
   for (int64_t t = 0; t < n; t++, rows += image.channels, target += pitch, bit += bit) {
@@ -193,19 +195,25 @@ inline void pack_signed_word(float* target, int64_t pitch, const float* rows, in
       store(target + v * kLanes, add_signs(x, positive, negative));
     }
   }
-  memcpy(out, words, sizeof(words));
+  AUXGRAD_UNROLL
+  for (int v = 0; v < V; v++, out += kLanes) {
+    put_words(out, words[v] << first_bit, first_bit > 0, WholeLanes());
+    if (first_bit + n > 32) put_words(out + image.channels, words[v] >> (32 - first_bit), false, WholeLanes());
+  }
 }
-// Packs whole vectors of channels of the rows of some words, as pack_block() does of a single tap, and the words.
+// Packs whole vectors of channels of some rows, as pack_block() does of a single tap, and their bits.
 __attribute__((noinline)) inline void pack_signed(float* target, int64_t pitch, const Image& image, Span tokens,
                                                   int64_t channel, int64_t depth, uint32_t* words) {
-  for (int64_t t = tokens.begin; t < tokens.end; t += 32, target += 32 * pitch) {
+  for (int64_t t = tokens.begin, next; t < tokens.end; target += (next - t) * pitch, t = next) {
+    next = min64(tokens.end, t + 32);
     const float* rows = image.data + t * image.channels + channel;
-    const int64_t n = min64(32, tokens.end - t);
+    const int bit = static_cast<int>(t % 32);
     uint32_t* out = words + t / 32 * image.channels + channel;
+    constexpr int kTogether = 4;  // vectors
     int64_t c = 0;
-    for (; c + 8 * kLanes <= depth; c += 8 * kLanes)
-      pack_signed_word<8>(target + c, pitch, rows + c, n, image, out + c);
-    for (; c < depth; c += kLanes) pack_signed_word<1>(target + c, pitch, rows + c, n, image, out + c);
+    for (; c + kTogether * kLanes <= depth; c += kTogether * kLanes)
+      pack_signed_words<kTogether>(target + c, pitch, rows + c, next - t, image, out + c, bit);
+    for (; c < depth; c += kLanes) pack_signed_words<1>(target + c, pitch, rows + c, next - t, image, out + c, bit);
   }
 }
 
@@ -299,23 +307,38 @@ inline void fill_between(const Product& p, const Block& k, int64_t channel, int6
     }
 }
 
-// Before the first sums. What store_moments() will write is brought near: cold lines would hold up the outputs' stores.
-inline void clear_moments(const Statistics& s, int64_t chunk, int64_t channel, Moments& m) {
-  m.settled = false;
-  memset(m.squares, 0, sizeof(m.squares));
-  memset(m.some, 0, sizeof(m.some));
-  memset(m.sum, 0, sizeof(m.sum));
-  double *sum = s.sums + chunk * 2 * s.channels + channel, *squares = sum + s.channels;
+// What store_moments() will write is brought near: cold lines would hold up the outputs' stores.
+inline void fetch_moments(const Statistics& s, int64_t chunk, int64_t channel) {
+  const double *sum = s.sums + chunk * 2 * s.channels + channel, *squares = sum + s.channels;
   for (int64_t i = 0; !kFallback && i < kPanel; i += 8) {
     __builtin_prefetch(sum + i, 1);
     __builtin_prefetch(squares + i, 1);
     __builtin_prefetch(s.shift + chunk * s.channels + channel + i, 1);
   }
 }
-inline void store_moments(const Statistics& s, int64_t chunk, int64_t channel, int64_t columns, const Moments& m) {
+// The mean must keep more digits than the variance: its sums of kFloatTiles tiles are added in float, the rest in double.
+constexpr int64_t kFloatTiles = 4;
+__attribute__((noinline)) inline void store_moments(const Statistics& s, int64_t chunk, int64_t channel,
+                                                    int64_t columns, const Moments& m, int64_t tiles) {
   double *sum = s.sums + chunk * 2 * s.channels + channel, *squares = sum + s.channels;
-  memcpy(sum, m.sum, static_cast<size_t>(columns) * sizeof(double));
-  for (int64_t i = 0; i < columns; i++) squares[i] = m.squares[i];
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    double total[kLanes] = {};
+    float out[kLanes];
+    Vec b = {};
+    for (int64_t i = 0; i < tiles;) {
+      Vec a = {};
+      for (const int64_t stop = min64(tiles, i + kFloatTiles); i < stop; i++) {
+        a += load(m.sums[i][0] + c);
+        b += load(m.sums[i][1] + c);
+      }
+      store(out, a);
+      for (int l = 0; l < kLanes; l++) total[l] += static_cast<double>(out[l]);
+    }
+    store(out, b);
+    const int64_t n = min64(kLanes, columns - c);
+    memcpy(sum + c, total, static_cast<size_t>(n) * sizeof(double));
+    for (int64_t l = 0; l < n; l++) squares[c + l] = static_cast<double>(out[l]);
+  }
   memcpy(s.shift + chunk * s.channels + channel, m.shift, static_cast<size_t>(columns) * sizeof(float));
 }
 
@@ -344,7 +367,7 @@ inline void run_product(const Call& call, const Product& p) {
         const Block k = block_at(b, p.images, p.vertical, p.horizontal, task % count);
         const int64_t g = task / count / parts, part = task / count % parts * plan.part;
         const bool own_signs = signs && from == 0 && part == 0;
-        bool signs_packed = false;
+        bool signs_packed = false, by_tiles = false;
         const float* source;
         Addresses at;
         if (in_place) {
@@ -362,9 +385,13 @@ inline void run_product(const Call& call, const Product& p) {
           signs_packed = !kFallback && own_signs && taps_of(p) == 1 && p.vertical.tap_start == 0 &&
                          p.horizontal.tap_start == 0 && depth % kLanes == 0 && tokens.begin == begin &&
                          tokens.end == begin + k.tokens();
-          if (signs_packed) pack_signed(stripe, pitch, p.image, tokens, g * p.depth + channel, depth, p.signs);
-          else if (reduction > 0)
-            pack_block(stripe, p.image, k, p.vertical, p.horizontal, g * p.depth + channel, depth, pitch);
+          // Tile by tile, so that what is packed does not leave the first cache.
+          by_tiles = signs_packed && !p.statistics && depth * kTileRows <= kTileFloats &&
+                     depth * min64(plan.part, columns - part) <= kNearFloats;
+          const int64_t c = g * p.depth + channel;
+          if (signs_packed && !by_tiles) pack_signed(stripe, pitch, p.image, tokens, c, depth, p.signs);
+          else if (!signs_packed && reduction > 0)
+            pack_block(stripe, p.image, k, p.vertical, p.horizontal, c, depth, pitch);
           source = stripe;
         }
         const int64_t tokens = k.tokens(), first = at.out[0] / p.out_channels, own = g * p.width + from;
@@ -393,36 +420,50 @@ inline void run_product(const Call& call, const Product& p) {
         Moments moments;
         t.words = p.out_channels;
         if (last && p.statistics) t.moments = &moments;
-        for (int64_t c = part; c < end; c += kPanel) {
+        const auto take_panel = [&](int64_t c) {
           t.panel = packed + g * group_floats + c * reduction;
           t.columns = min64(kPanel, columns - c);
-          const int64_t out_channel = own + c;
-          t.out = p.out + out_channel;
-          t.bias = last && p.bias ? p.bias + out_channel : nullptr;
-          if (t.moments) clear_moments(p.statistics, task % count, out_channel, moments);
-          // Words of the mask are added to: from zero, and before that near.
-          for (int64_t w = whole.begin / 32; last && p.mask && w < ceil_div(whole.end, 32); w++) {
-            uint32_t* words = p.mask + w * p.out_channels + out_channel;
-            set_zero(reinterpret_cast<float*>(words), t.columns);
-            for (int64_t i = kPanel; !kFallback && i < 2 * kPanel; i += 16) __builtin_prefetch(words + i, 1);
+          t.out = p.out + own + c;
+          t.bias = last && p.bias ? p.bias + own + c : nullptr;
+        };
+        const auto run_at = [&](int64_t tile, int64_t c, const int64_t* left_row) {
+          const int64_t t0 = even_start(tokens, tiles, tile), rows = even_start(tokens, tiles, tile + 1) - t0;
+          t.left_row = left_row;
+          t.out_row = at.out + t0;
+          if (last && p.mask) {
+            const int64_t token = first + t0;
+            const int64_t from_row = max64(0, whole.begin - token), to_row = min64(rows, whole.end - token);
+            t.mask = p.mask + token / 32 * p.out_channels + own + c;
+            t.first_bit = static_cast<int>(token % 32);
+            t.marked = from_row < to_row ? (1u << to_row) - (1u << from_row) : 0;
           }
-          for (int64_t i = 0, t0 = 0, t1; i < tiles; i++, t0 = t1) {
-            t1 = even_start(tokens, tiles, i + 1);
-            t.left_row = at.source + t0;
-            t.out_row = at.out + t0;
-            if (last && p.mask) {
-              const int64_t token = first + t0;
-              const int64_t from_row = max64(0, whole.begin - token), to_row = min64(t1 - t0, whole.end - token);
-              t.mask = p.mask + token / 32 * p.out_channels + out_channel;
-              t.first_bit = static_cast<int>(token % 32);
-              t.marked = from_row < to_row ? (1u << to_row) - (1u << from_row) : 0;
-            }
-            run_tile<false>(t, static_cast<int>(t1 - t0));
-            t.ahead += ahead_step;
-            if (t.moments) moments.settled = true;
-            if (t.moments && (i % kFloatTiles == kFloatTiles - 1 || i + 1 == tiles)) add_some(moments);
+          run_tile<false>(t, static_cast<int>(rows));
+          t.ahead += ahead_step;
+        };
+        for (int64_t i = 0; by_tiles && i < tiles; i++) {
+          const Span rows = {first + even_start(tokens, tiles, i), first + even_start(tokens, tiles, i + 1)};
+          pack_signed(stripes + thread * plan.stripe, column_pitch(p, depth), p.image, rows, g * p.depth + channel,
+                      depth, p.signs);
+          for (int64_t c = part; c < end; c += kPanel) {
+            take_panel(c);
+            for (int64_t v = 0; !kFallback && last && p.mask && v < kPanel; v += 16)  // the words to come
+              __builtin_prefetch(p.mask + (rows.begin / 32 + 1) * p.out_channels + own + c + v, 1);
+            run_at(i, c, at.source);
           }
-          if (t.moments) store_moments(p.statistics, task % count, out_channel, t.columns, moments);
+        }
+        for (int64_t c = part; !by_tiles && c < end; c += kPanel) {
+          take_panel(c);
+          if (t.moments) fetch_moments(p.statistics, task % count, own + c);
+          // Words of the mask of the next columns are brought near.
+          for (int64_t w = whole.begin / 32; !kFallback && last && p.mask && w < ceil_div(whole.end, 32); w++) {
+            const uint32_t* words = p.mask + w * p.out_channels + own + c + kPanel;
+            for (int64_t i = 0; i < kPanel; i += 16) __builtin_prefetch(words + i, 1);
+          }
+          for (int64_t i = 0; i < tiles; i++) {
+            moments.tile = i;
+            run_at(i, c, at.source + even_start(tokens, tiles, i));
+          }
+          if (t.moments) store_moments(p.statistics, task % count, own + c, t.columns, moments, tiles);
         }
         if (!kFallback && last && p.fills) fill_between(p, k, own + part, end - part);
         if (t.moments && own + part == 0) p.statistics.rows[task % count] = static_cast<double>(tokens);

@@ -475,10 +475,9 @@ bool attention(const Call& call) {
       const Right k_columns = k.pack(s0, ns, D, keys), v_rows = v.copy(s0, ns, E, 1, values);
       // Wide tiles have fewer rows: under a causal mask they compute less that is not needed.
       const bool wide = a.causal && v_rows.wide(E);
-      if (wide) ahead.many = true;
-      else
-        ahead.spread(tiles * ceil_div(ns, kTileColumns) / share,
-                     tiles * ceil_div(E, kTileColumns) * ceil_div(ns, kChunk) / share);
+      ahead.spread(tiles * ceil_div(ns, kTileColumns) / share,
+                   wide ? nt * ns / (share * kFewRows * ceil_div(E, 16))
+                        : tiles * ceil_div(E, kTileColumns) * ceil_div(ns, kChunk) / share);
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t r0 = cut_at(nt, tiles, tile), m = cut_at(nt, tiles, tile + 1) - r0, t = t0 + r0;
         const int64_t most = a.seen(t + m - 1, s0, ns), parts_of_tile = wide ? ceil_div(m, kFewRows) : 1;

@@ -17,6 +17,7 @@ constexpr int64_t kScores = kKeys + kPad;  // floats from row to row of a tile o
 constexpr int64_t kTileVector = (kTileRows + kLanes - 1) / kLanes * kLanes;  // rows of a tile as whole vectors
 constexpr int64_t kTaskRows = kTileRows * (224 / kTileRows);                 // query rows of a task, at most
 constexpr int64_t kQueries = kTileRows * (112 / kTileRows);                  // query rows of a block of the gradients
+constexpr int64_t kWideColumns = kWideVecs * kLanes, kFewRows = kWideRows > 0 ? kWideRows : 1;
 constexpr int kWidth = 16;  // sums along a row run in 16 lanes, whatever the registers
 static_assert(kKeys % kTileColumns == 0 && kPad >= kWidth && kPad >= kTileRows, "rows of scores have room behind them");
 
@@ -30,7 +31,8 @@ struct RowsAhead {
   RowRange rows[8];
   int matrices = 0, now = 0;
   int64_t together = 0;  // rows that a tile takes whose chunks are the lines of a row
-  bool many = false;     // so many that other tiles take a row with each chunk
+  bool many = false;     // so many that other tiles take a row with each chunk, wide ones a line with each step
+  int64_t row = 0;       // where wide tiles are
 
   void add(const RowRange& r) { rows[matrices++] = r; }
   // To be met by so many of those tiles; where that would be too much for them, by so many chunks of others too.
@@ -47,7 +49,19 @@ struct RowsAhead {
     t.ahead_lines = 0;
     if (now == matrices) return;
     RowRange& r = rows[now];
+    if (t.columns > kTileColumns) {
+      t.ahead = r.first + row * r.step;
+      t.ahead_line = r.step;
+      row += t.depth;
+      if (row < r.count) return;
+      row = 0;
+      r.first += kLine;
+      r.length -= kLine;
+      if (r.length <= 0) r.count = 0;
+      return;
+    }
     int64_t count = min64(together, r.count);
+    if (count == 0) return;
     t.ahead = r.first;
     t.ahead_lines = count;
     t.ahead_line = r.step;
@@ -70,6 +84,9 @@ struct RowsAhead {
 struct Right {
   const float* data;
   int64_t step, panel;
+
+  // Whether a wide tile takes the first of so many columns.
+  bool wide(int64_t columns) const { return kWideVecs > 0 && panel == kTileColumns && columns > kWideColumns - kLanes; }
 };
 
 // c[m, n] (+)= left right over k terms, m <= kTileRows. `ahead`: rows that are fetched meanwhile, or null.
@@ -83,11 +100,16 @@ __attribute__((noinline)) void multiply(Left order, const float* left, int64_t l
   t.right_step = right.step;
   t.out_step = ldc;
   t.add = add;
-  for (int64_t j = 0; j < n; j += kTileColumns) {
+  for (int64_t j = 0; j < n; j += t.columns) {
+    const bool wide = m <= kWideRows && right.wide(n - j);
     t.right = right.data + j / kTileColumns * right.panel;
     t.next_out = t.out = c + j;
-    t.columns = min64(kTileColumns, n - j);
+    t.columns = min64(wide ? kWideColumns : kTileColumns, n - j);
+    t.ahead = left;
+    t.ahead_lines = 0;
     if (ahead) ahead->share(t);
+    for (int64_t r = 0; wide && r < m; r++)  // what other tiles do themselves
+      for (int64_t v = 0; v < kWideColumns; v += 16) __builtin_prefetch(t.out + r * ldc + v, 1, 3);
     tile_kernels(order, t.columns)[m](t);
   }
 }
@@ -219,20 +241,29 @@ struct Attention {
 
 constexpr float kLog2E = 1.44269504f;
 
-// 2^x for x < 128 within 2 ULP; 0 below -127. NaN stays NaN. Coefficients: least maximal relative error (9e-8), fitted
-// in double.
+// 2^x for x < 128 within 2 ULP; 0 far below -127. NaN stays NaN. Coefficients: least maximal relative error (9e-8),
+// fitted in double.
 inline Vec exp2_lanes(Vec x) {
+#if defined(__AVX512F__)
+  const Vec n = (Vec)_mm512_maskz_roundscale_ps(0xffff, (__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const Vec r = x - n;
+#else
   // Adding it rounds to a whole number n and leaves n + 127, the exponent of 2^n, in the low bits.
   const Vec round = broadcast(12582912.0f + 127.0f), least = broadcast(-127.0f);
   x = max_of(least, x);
   const Vec t = x + round, r = x - (t - round);
+#endif
   Vec p = broadcast(1.3264727e-3f);
   p = fma(p, r, broadcast(9.671513e-3f));
   p = fma(p, r, broadcast(5.5507336e-2f));
   p = fma(p, r, broadcast(0.24022242f));
   p = fma(p, r, broadcast(0.693147f));
   p = fma(p, r, broadcast(1.0f));
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n);
+#else
   return p * (Vec)((BitWords)t << 23);
+#endif
 }
 
 // What `merge` makes of the lanes, halved until one is left.
@@ -272,7 +303,7 @@ inline float row_top(const float* row, int64_t n, float least) {
   return across(top, [](auto x, auto y) { return y > x ? y : x; });
 }
 // row = 2^(row - base); returns the sum.
-inline float row_weights(float* row, int64_t n, float base) {
+__attribute__((noinline)) float row_weights(float* row, int64_t n, float base) {
   const Vec low = broadcast(base);
   Vec sum[kWidthVecs] = {};
   for (int64_t j = 0; j < n; j += kWidth)
@@ -441,12 +472,15 @@ bool attention(const Call& call) {
         ahead.add(a.of(call.out[0], j, 2).rows(from, count, E));
       }
       const int64_t share = a.causal ? 2 : 1;  // of the products that is computed: one of so many
-      ahead.spread(tiles * ceil_div(ns, kTileColumns) / share,
-                   tiles * ceil_div(E, kTileColumns) * ceil_div(ns, kChunk) / share);
       const Right k_columns = k.pack(s0, ns, D, keys), v_rows = v.copy(s0, ns, E, 1, values);
+      // Wide tiles have fewer rows: under a causal mask they compute less that is not needed.
+      const bool wide = a.causal && v_rows.wide(E);
+      ahead.spread(tiles * ceil_div(ns, kTileColumns) / share,
+                   wide ? nt * ns / (share * kFewRows * ceil_div(E, 16))
+                        : tiles * ceil_div(E, kTileColumns) * ceil_div(ns, kChunk) / share);
       for (int64_t tile = 0; tile < tiles; tile++) {
         const int64_t r0 = cut_at(nt, tiles, tile), m = cut_at(nt, tiles, tile + 1) - r0, t = t0 + r0;
-        const int64_t most = a.seen(t + m - 1, s0, ns);
+        const int64_t most = a.seen(t + m - 1, s0, ns), parts_of_tile = wide ? ceil_div(m, kFewRows) : 1;
         if (most == 0) continue;
         const Right q_rows = q.copy(t, m, D, a.scale * kLog2E, queries);
         multiply(kLeftRows, queries, q_rows.step, k_columns, m, round_up(most, kLanes), D, s, kScores, false, &ahead);
@@ -471,7 +505,13 @@ bool attention(const Call& call) {
           if (s0 > 0 && shrink[r] != 1.0f) scale_row(y_row, E, shrink[r], y_row);
           if (a.key) a.drop(stream, i, t + r, s0, a.seen(t + r, s0, ns), row);
         }
-        multiply(kLeftRows, s, kScores, v_rows, m, E, most, y + r0 * y_step, y_step, s0 > 0, ahead.rest());
+        for (int64_t part = 0; part < parts_of_tile; part++) {
+          const int64_t r = cut_at(m, parts_of_tile, part), end = cut_at(m, parts_of_tile, part + 1);
+          const int64_t terms = a.seen(t + end - 1, s0, ns);
+          if (terms > 0)
+            multiply(kLeftRows, s + r * kScores, kScores, v_rows, end - r, E, terms, y + (r0 + r) * y_step, y_step,
+                     s0 > 0, ahead.rest());
+        }
         if (s0 + ns < a.seen(t + m - 1, 0, seen)) continue;
         for (int64_t r = r0; r < r0 + m; r++)
           scale_row(y + r * y_step, E, weight[r] == 0 ? 0.0f : 1.0f / weight[r], y + r * y_step);  // no key: zeros

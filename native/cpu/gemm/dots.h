@@ -86,8 +86,8 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) {
         Vec y = lanes.load(left[m] + k);
-#if defined(__AVX2__)
-        asm("" : "+v"(y));  // loaded once, not for every product
+#if defined(__AVX2__) && !defined(__AVX512F__)
+        asm("" : "+x"(y));  // once, not for every product; with AVX-512 that is slower from memory
 #endif
         AUXGRAD_UNROLL
         for (int n = 0; n < N; n++) sum[m * N + n] = fma(y, x[n], sum[m * N + n]);

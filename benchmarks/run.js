@@ -16,7 +16,7 @@ const fs = require('node:fs')
 const os = require('node:os')
 const path = require('node:path')
 const Table = require('cli-table3')
-const { findPython, Peer } = require('./compare/peer')
+const { findPython, holdTo, Peer } = require('./compare/peer')
 const { roofline } = require('./roofline')
 const { summary } = require('./summary')
 
@@ -264,9 +264,6 @@ function printTfjs(rows, steps) {
 }
 
 const o = options(process.argv.slice(2))
-// Read by PyTorch and its libraries.
-if (process.env.AUXGRAD_ISA === 'avx2')
-  Object.assign(process.env, { ATEN_CPU_CAPABILITY: 'avx2', DNNL_MAX_CPU_ISA: 'AVX2', OPENBLAS_CORETYPE: 'Haswell' })
 
 async function main() {
   runNode('scripts/build-native.js', '--programs')
@@ -285,6 +282,7 @@ async function main() {
   if (!fs.existsSync(file)) fail(`${program} wrote no results${run.error ? `: ${run.error.message}` : ''}`)
   const report = JSON.parse(fs.readFileSync(file, 'utf8'))
   fs.rmSync(folder, { recursive: true })
+  holdTo(report.machine.isa)
   const wanted = (group) => !o.only || o.only.includes(group)
   const convolutions = ['conv', 'conv-sign-gradient'].filter((g) => report.results.some((r) => r.group === g))
   const python = convolutions.length || wanted('step') ? findPython(o.python) : undefined

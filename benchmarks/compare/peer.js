@@ -9,6 +9,14 @@ function findPython(candidates) {
   return candidates.find((p) => spawnSync(p, ['-c', 'import torch, numpy'], { stdio: 'ignore' }).status === 0)
 }
 
+/** Holds PyTorch and its libraries to the instruction set of our kernels, for the processes started after this. */
+function holdTo(isa) {
+  if (isa === 'avx2')
+    Object.assign(process.env, { ATEN_CPU_CAPABILITY: 'avx2', DNNL_MAX_CPU_ISA: 'AVX2', OPENBLAS_CORETYPE: 'Haswell' })
+  // An OpenBLAS older than the processor may take it for one without AVX, and be ten times slower.
+  if (isa === 'avx512' || isa === 'amx') process.env.OPENBLAS_CORETYPE ??= 'SkylakeX'
+}
+
 class Peer {
   #child
   #lines
@@ -53,4 +61,4 @@ class Peer {
   }
 }
 
-module.exports = { findPython, Peer }
+module.exports = { findPython, holdTo, Peer }

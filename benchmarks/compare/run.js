@@ -8,7 +8,7 @@ const os = require('node:os')
 const path = require('node:path')
 const { execFileSync } = require('node:child_process')
 const Table = require('cli-table3')
-const { findPython, Peer } = require('./peer')
+const { findPython, holdTo, Peer } = require('./peer')
 
 const root = path.resolve(__dirname, '../..')
 
@@ -61,6 +61,7 @@ async function main() {
       [path.join(root, file), ...(file.endsWith('tsc') ? ['-p', 'tsconfig.build.json'] : [])],
       { cwd: root, stdio: 'inherit' },
     )
+  holdTo(require('../../dist/native').native().info().isa)
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'auxgrad-compare-'))
   const threads = os.availableParallelism()
   const peers = [new Peer(python, threads, { patient: !options.speed }), new Peer(python, 1)]

@@ -78,6 +78,8 @@ void accept(std::vector<Blas>& found, Blas blas) {
 }
 
 std::vector<Blas> load() {
+  // An OpenBLAS older than the processor may take it for one without AVX, and be ten times slower.
+  if (auxgrad::current_isa() >= auxgrad::Isa::avx512) setenv("OPENBLAS_CORETYPE", "SkylakeX", 0);
   if (auxgrad::current_isa() == auxgrad::Isa::avx2) {  // the same rules for all
     setenv("OPENBLAS_CORETYPE", "Haswell", 1);
     setenv("DNNL_MAX_CPU_ISA", "AVX2", 1);

@@ -32,13 +32,9 @@ inline void parallel_short_tasks(const Call& call, int64_t tasks, const F& f) {
   call.pool->run_short(tasks, run_task<F>, const_cast<void*>(static_cast<const void*>(&f)), call.pool->threads());
 }
 
-// Runs f(begin, end) over [0, n) in pieces of `grain`; small n runs on the caller. The cut depends on n and grain only.
+// Runs f(begin, end) over [0, n) in pieces of `grain`; one piece runs on the caller. The cut depends on n and grain only.
 template <class F>
 inline void parallel_ranges(const Call& call, int64_t n, int64_t grain, const F& f) {
-  if (n <= grain) {
-    if (n > 0) f(int64_t{0}, n);
-    return;
-  }
   parallel_tasks(call, (n + grain - 1) / grain, [&](int64_t task, int) {
     const int64_t begin = task * grain;
     f(begin, begin + grain < n ? begin + grain : n);

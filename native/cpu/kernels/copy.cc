@@ -52,8 +52,8 @@ bool copy_transposed(const Call& call) {
   const int64_t row_blocks = ceil_div(rows, kHeight), runs = ceil_div(columns, kRun),
                 outer = y.count() / (rows * columns);
   parallel_ranges(
-      call, outer * row_blocks * runs,
-      max64(1, 32768 / (kRun * min64(rows, kHeight))), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
+      call, outer * row_blocks * runs, max64(1, 32768 / (kRun * min64(rows, kHeight))),
+      [&](int64_t begin, int64_t end) {
         for (int64_t task = begin; task < end; task++) {
           const int64_t j0 = task % runs * kRun, i0 = task / runs % row_blocks * kHeight;
           int64_t from = i0 + j0 * step, to = i0 * pitch + j0, rest = task / row_blocks / runs, dense_step = columns;

@@ -21,21 +21,20 @@ void copy_to(const Call& call, const View& x, E* y, const int64_t* y_stride) {
   const int64_t inner = runs ? run : x.shape[last];
   const int64_t from_step = runs ? 1 : x.stride[last], to_step = runs ? 1 : y_stride[last];
   if (inner == 0) return;
-  parallel_ranges(
-      call, x.count(0, last), max64(1, 16384 / inner), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        for (int64_t row = begin; row < end; row++) {
-          int64_t from = 0, to = 0, rest = row;
-          for (int axis = last - 1; axis >= 0; axis--) {
-            const int64_t i = rest % x.shape[axis];
-            rest /= x.shape[axis];
-            from += i * x.stride[axis];
-            to += i * y_stride[axis];
-          }
-          if (runs) memcpy(y + to, source + from, static_cast<size_t>(inner) * sizeof(E));
-          else
-            for (int64_t i = 0; i < inner; i++) y[to + i * to_step] = source[from + i * from_step];
-        }
-      });
+  parallel_ranges(call, x.count(0, last), max64(1, 16384 / inner), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      int64_t from = 0, to = 0, rest = row;
+      for (int axis = last - 1; axis >= 0; axis--) {
+        const int64_t i = rest % x.shape[axis];
+        rest /= x.shape[axis];
+        from += i * x.stride[axis];
+        to += i * y_stride[axis];
+      }
+      if (runs) memcpy(y + to, source + from, static_cast<size_t>(inner) * sizeof(E));
+      else
+        for (int64_t i = 0; i < inner; i++) y[to + i * to_step] = source[from + i * from_step];
+    }
+  });
 }
 
 // The copy with elements moved as raw bits; `offset` elements into y.
@@ -124,15 +123,14 @@ bool take(const Call& call) {
   const int64_t bytes = x.count(axis + 1, x.rank) * dtype_size(x.dtype);
   if (!check_indices(call, indices, n, 1)) return false;
   const bool past = too_large(call.out[0]) && lines_apart(call.out[0].data, bytes);
-  parallel_ranges(
-      call, outer * m, max64(1, 131072 / max64(bytes, 1)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        const auto source = [&](int64_t r) { return x.u8() + (r / m * n + indices.i32()[r % m]) * bytes; };
-        for (int64_t r = begin; r < end; r++) {
-          __builtin_prefetch(source(min64(r + kEarly, outer * m - 1)));
-          copy_row(call.out[0].u8() + r * bytes, source(r), source(min64(r + 1, outer * m - 1)), bytes, past);
-        }
-        if (past) end_bypass();
-      });
+  parallel_ranges(call, outer * m, max64(1, 131072 / max64(bytes, 1)), [&](int64_t begin, int64_t end) {
+    const auto source = [&](int64_t r) { return x.u8() + (r / m * n + indices.i32()[r % m]) * bytes; };
+    for (int64_t r = begin; r < end; r++) {
+      __builtin_prefetch(source(min64(r + kEarly, outer * m - 1)));
+      copy_row(call.out[0].u8() + r * bytes, source(r), source(min64(r + 1, outer * m - 1)), bytes, past);
+    }
+    if (past) end_bypass();
+  });
   return true;
 }
 
@@ -158,36 +156,35 @@ bool take_grad(const Call& call) {
   // Now first[r] is where row r ends. Of a few positions each vector is summed at once, of many each row is read whole.
   constexpr int64_t kFew = 4;
   const bool past = too_large(dx, inner);
-  parallel_ranges(
-      call, outer * n, max64(1, 32768 / max64(inner, 1)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        for (int64_t row = begin; row < end; row++) {
-          const int64_t o = row / n, r = row % n;
-          const int64_t from = r ? first[r - 1] : 0, to = r == padding ? from : first[r];
-          const auto given = [&](int64_t p) { return dy.f32() + (o * m + position[p]) * inner; };
-          float* sum = dx.f32() + row * inner;
-          if (to - from > kFew) {
-            set_zero(sum, inner);
-            for (int64_t p = from; p < to; p++)
-              for (int64_t i = 0; i < inner; i++) sum[i] += given(p)[i];
-            continue;
-          }
-          const float* next = first[r] < m ? given(first[r]) : nullptr;  // what the next row begins with
-          if (next) __builtin_prefetch(given(min64(first[r] + kEarly - 1, m - 1)));
-          if (to - from == 1) {
-            copy_row(sum, given(from), next ? next : sum, inner * 4, past);
-            continue;
-          }
-          const float* rows[kFew];
-          for (int64_t p = from; p < to; p++) rows[p - from] = given(p);
-          each_vector(0, inner, [&](int64_t i, auto lanes) {
-            if (next && i < kHead / 8) __builtin_prefetch(next + i);
-            Vec all = to > from ? lanes.load(rows[0] + i) : Vec{};
-            for (int64_t p = 1; p < to - from; p++) all += lanes.load(rows[p] + i);
-            put(past, lanes, sum + i, all);
-          });
-        }
-        if (past) end_bypass();
+  parallel_ranges(call, outer * n, max64(1, 32768 / max64(inner, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      const int64_t o = row / n, r = row % n;
+      const int64_t from = r ? first[r - 1] : 0, to = r == padding ? from : first[r];
+      const auto given = [&](int64_t p) { return dy.f32() + (o * m + position[p]) * inner; };
+      float* sum = dx.f32() + row * inner;
+      if (to - from > kFew) {
+        set_zero(sum, inner);
+        for (int64_t p = from; p < to; p++)
+          for (int64_t i = 0; i < inner; i++) sum[i] += given(p)[i];
+        continue;
+      }
+      const float* next = first[r] < m ? given(first[r]) : nullptr;  // what the next row begins with
+      if (next) __builtin_prefetch(given(min64(first[r] + kEarly - 1, m - 1)));
+      if (to - from == 1) {
+        copy_row(sum, given(from), next ? next : sum, inner * 4, past);
+        continue;
+      }
+      const float* rows[kFew];
+      for (int64_t p = from; p < to; p++) rows[p - from] = given(p);
+      each_vector(0, inner, [&](int64_t i, auto lanes) {
+        if (next && i < kHead / 8) __builtin_prefetch(next + i);
+        Vec all = to > from ? lanes.load(rows[0] + i) : Vec{};
+        for (int64_t p = 1; p < to - from; p++) all += lanes.load(rows[p] + i);
+        put(past, lanes, sum + i, all);
       });
+    }
+    if (past) end_bypass();
+  });
   return true;
 }
 
@@ -199,20 +196,19 @@ void gather_elements(const Call& call, int axis) {
   const int last = index.rank - 1;
   const int64_t inner = index.shape[last], step = last == axis ? 0 : x.stride[last];
   if (inner == 0) return;
-  parallel_ranges(
-      call, index.count() / inner, max64(1, 16384 / inner), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        for (int64_t row = begin; row < end; row++) {
-          int64_t offset = 0, rest = row;
-          for (int a = last - 1; a >= 0; a--) {
-            if (a != axis) offset += rest % index.shape[a] * x.stride[a];
-            rest /= index.shape[a];
-          }
-          const E* from = static_cast<const E*>(x.data) + offset;
-          for (int64_t i = 0; i < inner; i++)
-            static_cast<E*>(call.out[0].data)[row * inner + i] =
-                from[index.i32()[row * inner + i] * x.stride[axis] + i * step];
-        }
-      });
+  parallel_ranges(call, index.count() / inner, max64(1, 16384 / inner), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; row++) {
+      int64_t offset = 0, rest = row;
+      for (int a = last - 1; a >= 0; a--) {
+        if (a != axis) offset += rest % index.shape[a] * x.stride[a];
+        rest /= index.shape[a];
+      }
+      const E* from = static_cast<const E*>(x.data) + offset;
+      for (int64_t i = 0; i < inner; i++)
+        static_cast<E*>(call.out[0].data)[row * inner + i] =
+            from[index.i32()[row * inner + i] * x.stride[axis] + i * step];
+    }
+  });
 }
 
 bool gather(const Call& call) {

@@ -12,17 +12,16 @@ bool sgd_update(const Call& call) {
   float *w = call.out[0].f32(), *buffer = call.n_out > 1 && call.out[1] ? call.out[1].f32() : nullptr;
   const Sgd s = {call.in[1].f32()[0], gradient_scale(call, 2), call.real(0), call.real(2)};
   const bool nesterov = call.integer(1) != 0;
-  parallel_ranges(
-      call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        const Sgd step = s;  // numbers that the loop need not read again
-        each_vector(begin, end, [&](int64_t i, auto lanes) {
-          Vec x = lanes.load(w + i), v = {};
-          if (buffer) v = lanes.load(buffer + i);
-          step(lanes.load(grad + i), x, nesterov, buffer ? &v : nullptr);
-          if (buffer) lanes.store(buffer + i, v);
-          lanes.store(w + i, x);
-        });
-      });
+  parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
+    const Sgd step = s;  // numbers that the loop need not read again
+    each_vector(begin, end, [&](int64_t i, auto lanes) {
+      Vec x = lanes.load(w + i), v = {};
+      if (buffer) v = lanes.load(buffer + i);
+      step(lanes.load(grad + i), x, nesterov, buffer ? &v : nullptr);
+      if (buffer) lanes.store(buffer + i, v);
+      lanes.store(w + i, x);
+    });
+  });
   return true;
 }
 
@@ -45,20 +44,19 @@ bool rms_update(const Call& call) {
   const float* grad = call.in[0].f32();
   float *w = call.out[0].f32(), *square = call.out[1].f32();
   float *mean = call.out[2] ? call.out[2].f32() : nullptr, *last = call.out[3] ? call.out[3].f32() : nullptr;
-  parallel_ranges(
-      call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        const Rms step = rms;
-        each_vector(begin, end, [&](int64_t i, auto lanes) {
-          Vec x = lanes.load(w + i), s = lanes.load(square + i), m = {}, u = {};
-          if (mean) m = lanes.load(mean + i);
-          if (last) u = lanes.load(last + i);
-          step(lanes.load(grad + i), x, s, mean ? &m : nullptr, last ? &u : nullptr, root);
-          if (mean) lanes.store(mean + i, m);
-          if (last) lanes.store(last + i, u);
-          lanes.store(square + i, s);
-          lanes.store(w + i, x);
-        });
-      });
+  parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
+    const Rms step = rms;
+    each_vector(begin, end, [&](int64_t i, auto lanes) {
+      Vec x = lanes.load(w + i), s = lanes.load(square + i), m = {}, u = {};
+      if (mean) m = lanes.load(mean + i);
+      if (last) u = lanes.load(last + i);
+      step(lanes.load(grad + i), x, s, mean ? &m : nullptr, last ? &u : nullptr, root);
+      if (mean) lanes.store(mean + i, m);
+      if (last) lanes.store(last + i, u);
+      lanes.store(square + i, s);
+      lanes.store(w + i, x);
+    });
+  });
   return true;
 }
 

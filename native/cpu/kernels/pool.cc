@@ -10,11 +10,10 @@ namespace {
 // Runs f(n, row) for the rows of all images, as many at a time as make a task worth it.
 template <class F>
 inline void each_row(const Call& call, int64_t images, int64_t rows, int64_t work, const F& f) {
-  parallel_ranges(
-      call, images * rows, max64(1, 32768 / max64(1, work)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        for (int64_t i = begin; i < end; i++) f(i / rows, i % rows);
-        end_bypass();
-      });
+  parallel_ranges(call, images * rows, max64(1, 32768 / max64(1, work)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) f(i / rows, i % rows);
+    end_bypass();
+  });
 }
 
 template <class Lanes>

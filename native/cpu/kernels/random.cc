@@ -13,16 +13,15 @@ template <class T, class F>
 bool generate(const Call& call, const F& f) {
   const Stream stream = stream_of(call.in[0], call.number[0]);
   T* y = static_cast<T*>(call.out[0].data);
-  parallel_ranges(
-      call, call.out[0].count(), kGrain, [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        uint32_t words[kGroup];
-        T values[kGroup];
-        for (int64_t at = begin; at < end; at += kGroup) {
-          stream.words(at, words);
-          f(words, values);
-          memcpy(y + at, values, static_cast<size_t>(min64(kGroup, end - at)) * sizeof(T));
-        }
-      });
+  parallel_ranges(call, call.out[0].count(), kGrain, [&](int64_t begin, int64_t end) {
+    uint32_t words[kGroup];
+    T values[kGroup];
+    for (int64_t at = begin; at < end; at += kGroup) {
+      stream.words(at, words);
+      f(words, values);
+      memcpy(y + at, values, static_cast<size_t>(min64(kGroup, end - at)) * sizeof(T));
+    }
+  });
   return true;
 }
 
@@ -96,31 +95,30 @@ bool dropout(const Call& call) {
     return true;
   }
   const bool past = too_large(call.out[0], kDraws) && call.in[0].data != call.out[0].data;
-  parallel_ranges(
-      call, call.out[0].count(), kGrain, [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        uint16_t draws[kDraws], lower[kDraws];
-        float values[kDraws] = {};
-        for (int64_t at = begin; at < end; at += kDraws) {
-          constexpr int64_t kAhead = 4 * kDraws, kBytes = kDraws * static_cast<int64_t>(sizeof(float));
-          const float* x = call.in[0].f32() + at;
-          float *const y = call.out[0].f32() + at, *to = y;
-          const int64_t n = min64(kDraws, end - at), bytes = n * static_cast<int64_t>(sizeof(float));
-          fetch(x + kAhead, kBytes);
-          if (!past) fetch(y + kAhead, kBytes);
-          if (n < kDraws) {
-            memcpy(values, x, static_cast<size_t>(bytes));
-            x = to = values;
-          }
-          stream.halves(at, draws);
-          if (keep(draws, kept.upper, kept.scale, past && n == kDraws, x, to)) {  // of kDraws draws one time in 256
-            stream.halves(at + int64_t{8} * kLowerHalves, lower);
-            for (int64_t i = 0; i < n; i++)
-              if (draws[i] == kept.upper && lower[i] < kept.lower) to[i] = 0;
-          }
-          if (to == values) memcpy(y, values, static_cast<size_t>(bytes));
-        }
-        if (past) end_bypass();
-      });
+  parallel_ranges(call, call.out[0].count(), kGrain, [&](int64_t begin, int64_t end) {
+    uint16_t draws[kDraws], lower[kDraws];
+    float values[kDraws] = {};
+    for (int64_t at = begin; at < end; at += kDraws) {
+      constexpr int64_t kAhead = 4 * kDraws, kBytes = kDraws * static_cast<int64_t>(sizeof(float));
+      const float* x = call.in[0].f32() + at;
+      float *const y = call.out[0].f32() + at, *to = y;
+      const int64_t n = min64(kDraws, end - at), bytes = n * static_cast<int64_t>(sizeof(float));
+      fetch(x + kAhead, kBytes);
+      if (!past) fetch(y + kAhead, kBytes);
+      if (n < kDraws) {
+        memcpy(values, x, static_cast<size_t>(bytes));
+        x = to = values;
+      }
+      stream.halves(at, draws);
+      if (keep(draws, kept.upper, kept.scale, past && n == kDraws, x, to)) {  // of kDraws draws one time in 256
+        stream.halves(at + int64_t{8} * kLowerHalves, lower);
+        for (int64_t i = 0; i < n; i++)
+          if (draws[i] == kept.upper && lower[i] < kept.lower) to[i] = 0;
+      }
+      if (to == values) memcpy(y, values, static_cast<size_t>(bytes));
+    }
+    if (past) end_bypass();
+  });
   return true;
 }
 

@@ -154,13 +154,11 @@ inline bool gradient_rows(const Call& call, const F& f) {
   const View& y = call.in[1];
   const int64_t n = y.shape[y.rank - 1];
   const bool past = too_large(call.out[0], n);
-  parallel_ranges(
-      call, y.count(0, y.rank - 1),
-      max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) __attribute__((noinline)) {
-        for (int64_t at = begin * n; at < end * n; at += n)
-          f(call.in[0].f32() + at, y.f32() + at, call.out[0].f32() + at, n, past);
-        if (past) end_bypass();
-      });
+  parallel_ranges(call, y.count(0, y.rank - 1), max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t at = begin * n; at < end * n; at += n)
+      f(call.in[0].f32() + at, y.f32() + at, call.out[0].f32() + at, n, past);
+    if (past) end_bypass();
+  });
   return true;
 }
 

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "harness.h"
 
 using auxgrad::DType;
@@ -71,6 +73,37 @@ TEST(take_grad_adds_in_order_and_leaves_the_padding) {
         for (int64_t t = 0; t < tokens; t++) sum += index.i32()[t] == r ? dy[t * features + f] : 0.0f;
         CHECK(dx[r * features + f] == (r == 4 ? 0.0f : sum));
       }
+  });
+}
+
+TEST(rows_are_met_once_and_put_back) {
+  test::each_isa([] {
+    for (const int64_t n : {0, 1, 2, 40, 700})
+      for (const int32_t size : {1, 9, 1000000})
+        for (const int64_t first : {int64_t{-1}, int64_t{0}, int64_t{size - 1}}) {
+          const int64_t m = std::min<int64_t>(size, n + (first >= 0));
+          Array index = indices({n}, size, 2), rows(DType::i32, {m}), places(DType::i32, {n});
+          test::call("distinct", {index.view()}, {rows.view(), places.view()},
+                     {static_cast<double>(size), 1, static_cast<double>(first)});
+          std::vector<int32_t> met;
+          const auto meet = [&](int32_t row) {
+            if (std::find(met.begin(), met.end(), row) == met.end()) met.push_back(row);
+          };
+          if (first >= 0) meet(static_cast<int32_t>(first));
+          for (int64_t i = 0; i < n; i++) {
+            meet(index.i32()[i]);
+            CHECK(rows.i32()[places.i32()[i]] == index.i32()[i]);
+          }
+          for (int64_t i = 0; i < m; i++)
+            CHECK(rows.i32()[i] == (i < static_cast<int64_t>(met.size()) ? met[static_cast<size_t>(i)] : met[0]));
+          if (size > 1000) continue;
+          Array table = Array::normal({size, 5}, 3), before = Array::normal({size, 5}, 3), x = Array::normal({m, 5}, 4);
+          test::call("put_rows", {rows.view(), x.view()}, {table.view()}, {1});
+          for (int64_t i = 0; i < table.count(); i++) {
+            const auto at = std::find(met.begin(), met.end(), static_cast<int32_t>(i / 5));
+            CHECK(table[i] == (at == met.end() ? before[i] : x[(at - met.begin()) * 5 + i % 5]));
+          }
+        }
   });
 }
 

@@ -4,9 +4,10 @@ import { describe, storeAll, toHost, type HostArray, type HostValues } from '../
 import { checkShape, sizeOf, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 
-/** Shape of an input, with its dtype where that is not f32 (or i32, for labels and indices). */
+/** Shape of an input, with its dtype where that is not f32 (or i32, for labels and indices); or a value that has it. */
 export type InputSpec =
   | Shape
+  | TypedArray
   | {
       /** Sizes of the axes. */
       readonly shape: Shape
@@ -28,6 +29,7 @@ export interface NormalSpec {
 }
 
 function normalSpec(name: string, spec: InputSpec): NormalSpec {
+  if (ArrayBuffer.isView(spec)) return toHost(`input ${name}`, spec as TypedArray)
   const { shape, dtype } = Array.isArray(spec)
     ? { shape: spec as Shape, dtype: undefined }
     : (spec as { shape: Shape; dtype?: DType })

@@ -30,6 +30,11 @@ export interface Optimizer {
   forget?(parameter: Tensor): void
   /** Traces the in-place update of a parameter and its state, by `assign`. */
   update(name: string, parameter: Tensor, gradient: Tensor, inputs: UpdateInputs): void
+  /**
+   * The same for some rows of a table alone, `rows` i32 [m] (each once, then the first of them again), gradient [m, ...]. A
+   * method without it trains no sparse tables.
+   */
+  updateRows?(name: string, parameter: Tensor, rows: Tensor, gradient: Tensor, inputs: UpdateInputs): void
 }
 
 /** The learning rate of the next update. */

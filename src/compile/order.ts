@@ -70,10 +70,11 @@ function dependencies(rest: readonly Node[], readers: ReadonlyMap<Tensor, readon
   for (const n of rest) {
     for (const t of n.inputs) if (t) block(t.node!, n)
     for (const before of n.after ?? []) block(before, n)
-    // State changes in place only after everyone else has read it.
+    // State changes in place only after everyone else has read it; changes come in the order of the trace.
     for (const i of n.op.mutates ?? [])
       for (const reader of (n.inputs[i] && readers.get(root(n.inputs[i]!))) ?? [])
         if (!reader.op.mutates || reader.id < n.id) block(reader, n)
+        else block(n, reader)
   }
   return { users, waiting }
 }

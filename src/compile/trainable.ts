@@ -4,6 +4,8 @@ import type { Tensor } from '../tensor/tensor'
 export interface ParameterLike extends Tensor {
   /** False if it is frozen. */
   readonly trainable: boolean
+  /** True for a table of which an update changes the rows alone that its batch has looked up. */
+  readonly sparse?: boolean
 }
 
 /** What compilation needs to know of a module. */

@@ -1,5 +1,7 @@
+import { fail } from '../errors'
 import type { Graph } from '../graph/graph'
 import { accumulateInto, clear } from '../ops/optim'
+import { rowGradient, type RowGradient } from '../ops/rows'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
 import type { Optimizer } from './optimizer'
@@ -50,17 +52,21 @@ export class Updates {
       gradients.forEach(([, , g], i) => accumulateInto(sums[i], g))
       return { state }
     }
-    const ready = gradients.map(([name, p, g], i): Gradient => {
-      const total = sums ? g.add(sums[i]) : g
-      return [name, p, clip.value === undefined ? total : total.clamp(-clip.value, clip.value)]
+    const ready = gradients.map(([name, p, g], i) => {
+      const { rows, gradient } = p.sparse ? expectRows(name, g) : { gradient: sums ? g.add(sums[i]) : g }
+      const cut = clip.value === undefined ? gradient : gradient.clamp(-clip.value, clip.value)
+      return { name, p, rows, gradient: cut }
     })
-    const norm = clip.norm === undefined ? undefined : normOf(ready)
+    const norm = clip.norm === undefined ? undefined : normOf(ready.map(({ gradient }) => gradient))
     const scale = norm?.add(1e-6).reciprocal().mul(clip.norm!).clamp(0, 1)
     const lr = graph.input(inputLr, [], 'f32')
     const step = graph.input(inputStep, [], 'f32')
-    for (const [name, p, g] of ready) {
+    for (const { name, p, rows, gradient } of ready) {
       for (const t of Object.values(optimizer.state(name, p))) state.add(t)
-      optimizer.update(name, p, g, { lr, step, scale })
+      const inputs = { lr, step, scale }
+      if (!rows) optimizer.update(name, p, gradient, inputs)
+      else if (optimizer.updateRows) optimizer.updateRows(name, p, rows, gradient, inputs)
+      else fail('AUX_INVALID_ARGUMENT', `${optimizer.name}: expected updateRows for the sparse table ${name}, got none`)
     }
     for (const sum of sums ?? []) clear(sum)
     return { state, norm }
@@ -108,15 +114,27 @@ export class Updates {
   #sum(name: string, parameter: ParameterLike): Tensor {
     const known = this.#sums.get(parameter)
     if (known) return known
+    if (parameter.sparse)
+      fail('AUX_INVALID_ARGUMENT', `accumulate: the gradient of the sparse table ${name} cannot be summed over runs`)
     const made = keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `gradient of ${name}` }))
     this.#sums.set(parameter, made)
     return made
   }
 }
 
+function expectRows(name: string, gradient: Tensor): RowGradient {
+  return (
+    rowGradient(gradient) ??
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `sparse: expected ${name} to be read by embedding alone, with one paddingIdx; its gradient has other parts`,
+    )
+  )
+}
+
 /** Euclidean norm of all gradients together. */
-function normOf(gradients: readonly Gradient[]): Tensor {
-  const squares = gradients.map(([, , g]) =>
+function normOf(gradients: readonly Tensor[]): Tensor {
+  const squares = gradients.map((g) =>
     g
       .reshape([1, -1])
       .matmul(g.reshape([-1, 1]))

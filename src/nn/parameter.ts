@@ -13,8 +13,10 @@ export class Parameter extends Tensor {
   #trainable = true
   /** True for a table whose rows are looked up: a step changes few of them, and some optimizers treat it apart. */
   readonly table: boolean
+  /** True for a table of which an update changes the rows alone that its batch has looked up, and their state. */
+  readonly sparse: boolean
 
-  constructor(value: Tensor, options: { table?: boolean } = {}) {
+  constructor(value: Tensor, options: { table?: boolean; sparse?: boolean } = {}) {
     expectTensor('Parameter', value)
     if (value.traced)
       fail(
@@ -23,7 +25,8 @@ export class Parameter extends Tensor {
       )
     const own = value.packed?.read() ?? value // it learns
     super({ dtype: own.dtype, layout: own, storage: own.liveStorage().retain() })
-    this.table = options.table ?? false
+    this.sparse = options.sparse ?? false
+    this.table = options.table ?? this.sparse
     for (const t of new Set([own, value])) t.dispose()
     keep(this)
     if (making) {

@@ -55,9 +55,11 @@ function viewsOf(input: Tensor, op: string, name: string): Set<Tensor> {
   return views
 }
 
-type TakeAttrs = { axis: number; caller: Caller; padding: number }
+/** @internal */
+export type TakeAttrs = { axis: number; caller: Caller; padding: number }
 
-const takeGradOp: Op<TakeAttrs & { shape: Shape }> = defineOp({
+/** @internal The gradient of a tensor whose entries were taken by index. */
+export const takeGradOp: Op<TakeAttrs & { shape: Shape }> = defineOp({
   name: 'take_grad',
   infer: (_, { shape }) => [{ shape, dtype: 'f32' }],
   kernel: (_, __, a) => ({ name: 'take_grad', numbers: [a.axis, code(a.caller), a.padding] }),

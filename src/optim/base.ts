@@ -1,7 +1,9 @@
 import type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
 import { expectOptions, fail, listed } from '../errors'
 import { testOf } from '../memory/assignment'
+import { putRows } from '../ops/rows'
 import { describe } from '../tensor/host'
+import { sameShape, showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
 import { Tensor, type Spec } from '../tensor/tensor'
 
@@ -113,15 +115,37 @@ export abstract class Base implements Optimizer {
 
   /** Traces the in-place update of a parameter and its state. */
   update(name: string, parameter: Tensor, gradient: Tensor, inputs: UpdateInputs): void {
+    this.#apply(name, parameter, parameter, this.state(name, parameter), gradient, inputs)
+  }
+
+  /** Traces the update of rows of a table: they and their state are taken out, changed and put back. */
+  updateRows(name: string, parameter: Tensor, rows: Tensor, gradient: Tensor, inputs: UpdateInputs): void {
+    const state = Object.entries(this.state(name, parameter))
+    for (const [slot, t] of state)
+      if (!sameShape(t.shape, parameter.shape))
+        fail(
+          'AUX_INVALID_ARGUMENT',
+          `${this.constructor.name}: expected state by element for the sparse table ${name}, got ${slot} of shape ` +
+            `${showShape(t.shape)}; use SGD, RMSprop, Adagrad, Adam, AdamW or Lion, or sparse: false`,
+        )
+    const [w, ...parts] = [parameter, ...state.map(([, t]) => t)].map((t) => t.indexSelect(0, rows))
+    this.#apply(name, parameter, w, Object.fromEntries(state.map(([slot], i) => [slot, parts[i]])), gradient, inputs)
+    putRows(parameter, rows, w)
+    state.forEach(([, t], i) => putRows(t, rows, parts[i]))
+  }
+
+  /** `w` and its state: those of the parameter, or some rows of them. */
+  #apply(
+    name: string,
+    parameter: Tensor,
+    w: Tensor,
+    state: Record<string, Tensor>,
+    gradient: Tensor,
+    inputs: UpdateInputs,
+  ): void {
     const group = this.#groups.find(({ test }) => test(name, parameter))
     const lr = group?.lrScale === undefined ? inputs.lr : inputs.lr.mul(group.lrScale)
-    this.apply(
-      parameter,
-      this.state(name, parameter),
-      gradient,
-      { ...inputs, lr },
-      group?.weightDecay ?? this.#weightDecay,
-    )
+    this.apply(w, state, gradient, { ...inputs, lr }, group?.weightDecay ?? this.#weightDecay)
   }
 
   /** Traces the update of a parameter: `w.assign(w.sub(gradient.mul(lr)))`, and its state likewise. */

@@ -188,6 +188,51 @@ bool take_grad(const Call& call) {
   return true;
 }
 
+// distinct: indices i32 -> rows i32 [m], each of them once, as they come, the rest being the first again; where in rows each
+// is, i32. numbers: size, caller, an index that rows begins with (-1: none)
+int64_t buckets(int64_t n) {
+  int64_t count = 16;
+  while (count < 2 * n) count *= 2;
+  return count;
+}
+
+int64_t distinct_scratch(const Call& call, int) {
+  return buckets(call.out[0].count()) * static_cast<int64_t>(sizeof(int32_t));
+}
+
+bool distinct(const Call& call) {
+  const View& indices = call.in[0];
+  int32_t *rows = call.out[0].i32(), *places = call.out[1].i32(), *bucket = static_cast<int32_t*>(call.scratch);
+  const int64_t m = call.out[0].count(), n = indices.count(), size = buckets(m);
+  if (!check_indices(call, indices, call.integer(0), 1)) return false;
+  memset(bucket, 0xff, static_cast<size_t>(size) * sizeof(int32_t));
+  int32_t met = 0;
+  const auto place = [&](int32_t row) {
+    int64_t at = static_cast<uint32_t>(row) * 2654435769u & (size - 1);
+    for (; bucket[at] >= 0; at = (at + 1) & (size - 1))
+      if (rows[bucket[at]] == row) return bucket[at];
+    rows[met] = row;
+    return bucket[at] = met++;
+  };
+  if (call.integer(2) >= 0) place(static_cast<int32_t>(call.integer(2)));
+  for (int64_t i = 0; i < n; i++) places[i] = place(indices.i32()[i]);
+  for (int64_t i = met; i < m; i++) rows[i] = rows[0];
+  return true;
+}
+
+// put_rows: rows i32 [m] as distinct gives them, x [m, ...] -> y [n, ...] in place, where these rows become those of x
+// numbers: caller
+bool put_rows(const Call& call) {
+  const View &rows = call.in[0], &x = call.in[1], &y = call.out[0];
+  const int64_t m = rows.count(), bytes = x.count(1, x.rank) * dtype_size(x.dtype);
+  if (!check_indices(call, rows, y.shape[0], 0)) return false;
+  parallel_ranges(call, m, max64(1, 131072 / max64(bytes, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end && !(r > 0 && rows.i32()[r] == rows.i32()[0]); r++)
+      memcpy(y.u8() + rows.i32()[r] * bytes, x.u8() + r * bytes, static_cast<size_t>(bytes));
+  });
+  return true;
+}
+
 // gather: x (any strides), index i32 of x's rank -> y of index's shape, y[.., j, ..] = x[.., index[.., j, ..], ..]
 // numbers: axis, caller
 template <class E>
@@ -267,5 +312,5 @@ bool one_hot(const Call& call) {
 }  // namespace auxgrad
 
 AUXGRAD_KERNELS({"place", place}, {"concat", concat}, {"flip", flip}, {"triangle", triangle}, {"take", take},
-                {"take_grad", take_grad, take_grad_scratch}, {"gather", gather}, {"scatter_add", scatter_add},
-                {"one_hot", one_hot})
+                {"take_grad", take_grad, take_grad_scratch}, {"distinct", distinct, distinct_scratch},
+                {"put_rows", put_rows}, {"gather", gather}, {"scatter_add", scatter_add}, {"one_hot", one_hot})

@@ -1,9 +1,8 @@
-import { expectOptions } from '../errors'
+import { expectIntegers, expectOptions } from '../errors'
 import { embedding, normal } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
 import { Parameter } from './parameter'
-import { expectSizes } from './size'
 
 /** Rows of a table by index: i32 [...] to [..., features]. Weight [rows, features], normal with deviation `std` (1). */
 export class Embedding extends Module {
@@ -13,7 +12,7 @@ export class Embedding extends Module {
 
   constructor(rows: number, features: number, options: { paddingIdx?: number; std?: number } = {}) {
     super()
-    expectSizes('Embedding', { rows, features })
+    expectIntegers('Embedding', { rows, features })
     expectOptions('Embedding', options, ['paddingIdx', 'std'])
     this.weight = new Parameter(normal([rows, features], { std: options.std ?? 1 }), { table: true })
     this.#paddingIdx = options.paddingIdx

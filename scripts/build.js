@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // `npm run build:all`, and `npm install` in a clone: the add-on and the native programs, then TypeScript to dist/ (CommonJS), then for each entry of
-// package.json an ES module that re-exports it by name, so that code and state exist once in a process.
+// package.json an ES module that re-exports it by name, so that code and state exist once in a process. It asks Node for the
+// package by its name: in a bundle that took the module in, that finds the installed package or says what to do.
 // --js leaves the native part out.
 'use strict'
 const { execFileSync } = require('node:child_process')
@@ -18,14 +19,27 @@ tsc('--removeComments', '--declaration', 'false')
 tsc('--emitDeclarationOnly')
 
 const manifest = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8'))
-for (const branches of Object.values(manifest.exports)) {
+for (const [entry, branches] of Object.entries(manifest.exports)) {
   if (typeof branches === 'string') continue
   const code = path.join(root, branches.require.default)
   const module = path.join(root, branches.import.default)
   const types = path.join(root, branches.import.types)
-  const from = `./${path.relative(path.dirname(module), code)}`
   const names = Object.keys(require(code)).sort()
   const list = names.map((name) => `  ${name},\n`).join('')
-  fs.writeFileSync(module, `import library from '${from}'\n\nexport const {\n${list}} = library\n`)
-  fs.writeFileSync(types, `export * from '${from}'\n`)
+  fs.writeFileSync(
+    module,
+    `import { createRequire } from 'node:module'
+
+let library
+try {
+  library = createRequire(import.meta.url)('${path.posix.join(manifest.name, entry)}')
+} catch (cause) {
+  const advice = 'If a bundler took it, leave it out of the bundle (esbuild: --external:${manifest.name})'
+  const message = \`${manifest.name} did not load: \${cause.message.split('\\n')[0]}. \${advice}\`
+  throw Object.assign(new Error(message, { cause }), { code: 'AUX_NO_NATIVE' })
+}
+
+export const {\n${list}} = library\n`,
+  )
+  fs.writeFileSync(types, `export * from './${path.relative(path.dirname(module), code)}'\n`)
 }

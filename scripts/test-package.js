@@ -310,6 +310,15 @@ check(
   compiled.text + outEsm.text + outCjs.text,
 )
 
+const loose = packed.files
+  .map((f) => f.path)
+  .filter((file) => file.endsWith('.d.ts'))
+  .filter((file) => {
+    const text = fs.readFileSync(path.join(installed, file), 'utf8').replace(/\/\*[^]*?\*\//g, '')
+    return /(?:[:<=|&,]|=>)\s*any\b(?!\()/.test(text)
+  })
+check('no any in the types', loose.length === 0, loose.join(', '))
+
 const attw = run(
   process.execPath,
   [tool('@arethetypeswrong/cli', 'dist/index.js'), packed.tarball, '--format', 'ascii', '--no-emoji'],
@@ -351,6 +360,13 @@ fs.cpSync(path.join(installed, 'dist'), path.join(project, 'bundle/dist'), { rec
 write(project, 'bundle/app.js', "require('./dist').tensor([1])")
 const bundle = node(project, 'bundle/app.js')
 check('in a bundle it says to leave it out', bundle.stderr.includes('leave auxgrad out of the bundle'), bundle.text)
+const module = fs.readFileSync(path.join(installed, 'dist/index.mjs'), 'utf8')
+write(project, 'bundle/app.mjs', `${module}\nconsole.log(tensor([1]).dataSync().join())\n`)
+const beside = node(project, 'bundle/app.mjs')
+check('a bundle of ES modules finds the installed package', beside.stdout.trim() === '1', beside.text)
+fs.cpSync(path.join(project, 'bundle/app.mjs'), path.join(base, 'alone/app.mjs'))
+const alone = node(base, 'alone/app.mjs')
+check('or says to leave it out', alone.stderr.includes('leave it out of the bundle'), alone.text)
 
 // --- no binary, a broken binary, and the build that helps ---
 

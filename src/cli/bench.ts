@@ -1,5 +1,5 @@
 import Table from 'cli-table3'
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
 import os from 'node:os'
 import { compile } from '../compile'
 import { showBytes } from '../compile/bytes'
@@ -69,10 +69,11 @@ export function bench(): Command {
     .description(
       'Measure this machine through the library: memory, products, convolutions, weight gradients from signs, and whole training steps.',
     )
-    .option('--model <list>', `steps of which models: ${Object.keys(recipes).join(', ')}`, (text) => text.split(','), [
-      'mlp',
-      'cnn',
-    ])
+    .addOption(
+      new Option('--model <list>', `steps of which models: ${Object.keys(recipes).join(', ')}, or several with commas`)
+        .default(['mlp', 'cnn'], 'mlp,cnn')
+        .argParser((text) => text.split(',')),
+    )
     .option('--rule <list>', `${rules.join(', ')}, or several with commas (default: all that a model has)`, ruleList)
     .option('--batch <n>', 'images of a step', number(1, true), 128)
     .option('--device <name>', 'where training steps run: cpu, cuda or cuda:1', device, 'cpu')

@@ -10,7 +10,7 @@ export interface Block {
   offset: number
 }
 
-export const alignment = 64
+const alignment = 64
 export const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment
 
 /** The largest sum of bytes alive at one step: no arena can be smaller. */

@@ -254,7 +254,11 @@ export class TrainingStep<R extends Traceable = Traceable> {
       variant: () => `${this.#session.variant}${update}|`,
       make: () => this.#fit(specs, update),
       budget: this.#budget?.bytes,
-      refusal: ({ unfit }) => ({ before: unfit, alternatives: () => this.#alternatives(specs) }),
+      refusal: ({ unfit }) => ({
+        before: unfit,
+        methods: this.#budget?.methods,
+        alternatives: () => this.#alternatives(specs),
+      }),
     })
   }
 

@@ -56,8 +56,7 @@ export interface Derivation<A> {
  * One op: its shape rule, its kernel and its derivative. An op is a plain object in a file of `ops/`; nothing else
  * lists it. `A` is the type of its attributes (constants such as axes or strides).
  */
-// eslint-disable-next-line @typescript-eslint/no-explicit-any
-export interface Op<A = any> {
+export interface Op<A = unknown> {
   /** For plans and errors. */
   readonly name: string
   /** Shapes and dtypes of the outputs; throws AuxgradError naming the op, what was expected and what came. */

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { fail, listed } from '../errors'
 import { describe } from '../tensor/host'
 import type { Node } from '../graph/graph'
 import type { Answers, LayerAnswer, LayerCall, MemoryPolicy } from './policy'
@@ -33,7 +33,8 @@ export function testOf<T>(
   match: string | RegExp | ((path: string, item: T) => boolean),
 ): (path: string, item: T) => boolean {
   const pattern = typeof match === 'string' ? matcher(match) : match
-  return typeof pattern === 'function' ? pattern : (path) => pattern.test(path)
+  // Unlike `test`, `search` begins at the beginning whatever the flags.
+  return typeof pattern === 'function' ? pattern : (path) => path.search(pattern) >= 0
 }
 
 /**
@@ -60,7 +61,7 @@ export function assigned(
     if (!found.length)
       fail(
         'AUX_INVALID_ARGUMENT',
-        `memory: ${String(where)} names no module; there are ${[...modules.keys()].filter(Boolean).join(', ') || 'none'}`,
+        `memory: ${String(where)} names no module; there are ${listed([...modules.keys()].filter(Boolean), 20)}`,
       )
     return found.map(([path]): [string, MemoryPolicy] => [path, policy])
   })

@@ -1,11 +1,10 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { full, type GeluOptions } from '../ops'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { Module } from './module'
 import { Parameter } from './parameter'
-import { expectSizes } from './size'
 
 /** max(x, 0). */
 export class ReLU extends Module {
@@ -96,7 +95,7 @@ export class PReLU extends Module {
 
   constructor(channels = 1, options: { slope?: number } = {}) {
     super()
-    expectSizes('PReLU', { channels })
+    expectIntegers('PReLU', { channels })
     expectOptions('PReLU', options, ['slope'])
     this.weight = new Parameter(full([channels], options.slope ?? 0.25))
   }

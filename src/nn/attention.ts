@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { expectTensor } from '../graph/op'
 import { scaledDotProductAttention, zeros } from '../ops'
 import { attend } from '../ops/attention'
@@ -7,7 +7,6 @@ import type { Tensor } from '../tensor/tensor'
 import { keep, tidy } from '../tensor/tidy'
 import { Linear } from './linear'
 import { Module } from './module'
-import { expectSizes } from './size'
 
 /** Options of `MultiHeadAttention`. */
 export interface MultiHeadAttentionOptions {
@@ -37,7 +36,7 @@ export class Past {
   made: KeysAndValues | undefined
 
   constructor(positions: number, features: number) {
-    expectSizes('Past', { positions, features })
+    expectIntegers('Past', { positions, features })
     this.keys = keep(zeros([positions, features]))
     this.values = keep(zeros([positions, features]))
   }
@@ -83,7 +82,7 @@ export class MultiHeadAttention extends Module {
 
   constructor(features: number, heads: number, options: MultiHeadAttentionOptions = {}) {
     super()
-    expectSizes('MultiHeadAttention', { features, heads })
+    expectIntegers('MultiHeadAttention', { features, heads })
     expectOptions('MultiHeadAttention', options, ['bias', 'dropout', 'causal'])
     if (features % heads)
       fail('AUX_INVALID_ARGUMENT', `MultiHeadAttention: expected features that ${heads} heads divide, got ${features}`)

@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import {
   conv1d,
   conv2d,
@@ -17,7 +17,14 @@ import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
 import { Module } from './module'
 import { Parameter } from './parameter'
-import { expectSizes } from './size'
+
+function expectGroups(layer: string, groups: number, inputs: number, outputs: number): void {
+  if (inputs % groups || outputs % groups)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${layer}: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
+    )
+}
 
 /** 2-D convolution, channels-last: [N, H, W, inputs] to [N, P, Q, outputs]. Weight [outputs, KH, KW, inputs / groups]. */
 export class Conv2d extends Module {
@@ -40,13 +47,9 @@ export class Conv2d extends Module {
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
     const [kh, kw] = pair('Conv2d: kernel', kernel, undefined)
-    expectSizes('Conv2d', { inputs, outputs, groups })
+    expectIntegers('Conv2d', { inputs, outputs, groups })
     convAttrs('Conv2d', [kh, kw], geometry)
-    if (inputs % groups || outputs % groups)
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `Conv2d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
-      )
+    expectGroups('Conv2d', groups, inputs, outputs)
     const fanIn = kh * kw * (inputs / groups)
     this.weight = new Parameter(fanInUniform([outputs, kh, kw, inputs / groups], fanIn))
     this.bias = bias ? new Parameter(fanInUniform([outputs], fanIn)) : undefined
@@ -79,13 +82,9 @@ export class Conv1d extends Module {
     expectOptions('Conv1d', options, [...convOptions, 'bias'])
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
-    expectSizes('Conv1d', { inputs, outputs, kernel, groups })
+    expectIntegers('Conv1d', { inputs, outputs, kernel, groups })
     convAttrs('Conv1d', [1, kernel], rowOptions('Conv1d', geometry))
-    if (inputs % groups || outputs % groups)
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `Conv1d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
-      )
+    expectGroups('Conv1d', groups, inputs, outputs)
     const fanIn = kernel * (inputs / groups)
     this.weight = new Parameter(fanInUniform([outputs, kernel, inputs / groups], fanIn))
     this.bias = bias ? new Parameter(fanInUniform([outputs], fanIn)) : undefined
@@ -122,13 +121,9 @@ export class Conv3d extends Module {
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
     const size = triple('Conv3d: kernel', kernel)
-    expectSizes('Conv3d', { inputs, outputs, groups })
+    expectIntegers('Conv3d', { inputs, outputs, groups })
     volumeOptions('Conv3d', size, geometry)
-    if (inputs % groups || outputs % groups)
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `Conv3d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
-      )
+    expectGroups('Conv3d', groups, inputs, outputs)
     const fanIn = size.reduce((a, b) => a * b) * (inputs / groups)
     this.weight = new Parameter(fanInUniform([outputs, ...size, inputs / groups], fanIn))
     this.bias = bias ? new Parameter(fanInUniform([outputs], fanIn)) : undefined
@@ -158,12 +153,8 @@ export class ConvTranspose2d extends Module {
     const { bias = true, ...geometry } = options
     const groups = geometry.groups ?? 1
     const [kh, kw] = pair('ConvTranspose2d: kernel', kernel, undefined)
-    expectSizes('ConvTranspose2d', { inputs, outputs, groups })
-    if (inputs % groups || outputs % groups)
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `ConvTranspose2d: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
-      )
+    expectIntegers('ConvTranspose2d', { inputs, outputs, groups })
+    expectGroups('ConvTranspose2d', groups, inputs, outputs)
     const fan = kh * kw * (outputs / groups) // as PyTorch counts it
     this.weight = new Parameter(fanInUniform([inputs, kh, kw, outputs / groups], fan))
     this.bias = bias ? new Parameter(fanInUniform([outputs], fan)) : undefined

@@ -1,9 +1,8 @@
-import { expectOptions } from '../errors'
+import { expectIntegers, expectOptions } from '../errors'
 import { embedding, normal } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
 import { Parameter } from './parameter'
-import { expectSizes } from './size'
 
 /** Options of `Embedding`. */
 export interface EmbeddingOptions {
@@ -27,7 +26,7 @@ export class Embedding extends Module {
 
   constructor(rows: number, features: number, options: EmbeddingOptions = {}) {
     super()
-    expectSizes('Embedding', { rows, features })
+    expectIntegers('Embedding', { rows, features })
     expectOptions('Embedding', options, ['paddingIdx', 'std', 'sparse'])
     this.weight = new Parameter(normal([rows, features], { std: options.std ?? 1 }), {
       table: true,

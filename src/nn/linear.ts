@@ -1,10 +1,9 @@
-import { expectOptions } from '../errors'
+import { expectIntegers, expectOptions } from '../errors'
 import { linear } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { fanInUniform } from './init'
 import { Module } from './module'
 import { Parameter } from './parameter'
-import { expectSizes } from './size'
 
 /** y = x Wᵀ + b on the last axis: [..., inputs] to [..., outputs]. Weight [outputs, inputs]. */
 export class Linear extends Module {
@@ -15,7 +14,7 @@ export class Linear extends Module {
 
   constructor(inputs: number, outputs: number, options: { bias?: boolean } = {}) {
     super()
-    expectSizes('Linear', { inputs, outputs })
+    expectIntegers('Linear', { inputs, outputs })
     expectOptions('Linear', options, ['bias'])
     this.weight = new Parameter(fanInUniform([outputs, inputs], inputs))
     this.bias = options.bias === false ? undefined : new Parameter(fanInUniform([outputs], inputs))

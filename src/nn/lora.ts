@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import type { ModuleTest } from '../memory/assignment'
 import { linear, matmul, zeros } from '../ops'
 import { describe } from '../tensor/host'
@@ -8,7 +8,6 @@ import { Linear } from './linear'
 import { Module } from './module'
 import type { Parameter } from './parameter'
 import { modulesMeant, replaceModules } from './replace'
-import { expectSizes } from './size'
 
 /** Options of `LoRA`. */
 export interface LoRAOptions {
@@ -40,7 +39,7 @@ export class LoRA extends Module {
     const { rank = 8, alpha = 16 } = options
     if (!(layer instanceof Linear))
       fail('AUX_INVALID_ARGUMENT', `LoRA: expected a Linear layer, got ${describe(layer)}`)
-    expectSizes('LoRA', { rank })
+    expectIntegers('LoRA', { rank })
     if (!Number.isFinite(alpha)) fail('AUX_INVALID_ARGUMENT', `LoRA: expected a finite alpha, got ${alpha}`)
     this.weight = layer.weight
     this.bias = layer.bias

@@ -6,7 +6,6 @@ import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { Linear } from './linear'
 import { Module } from './module'
-import { expectSizes } from './size'
 
 /** Options of `LSHAttention`. */
 export interface LSHAttentionOptions {
@@ -40,7 +39,7 @@ export class LSHAttention extends Module {
 
   constructor(features: number, heads: number, options: LSHAttentionOptions = {}) {
     super()
-    expectSizes('LSHAttention', { features, heads })
+    expectIntegers('LSHAttention', { features, heads })
     expectOptions('LSHAttention', options, ['chunk', 'rounds', 'buckets', 'causal', 'bias'])
     const { chunk = 64, rounds = 1, buckets, bias = true } = options
     expectIntegers('LSHAttention', { chunk, rounds, ...(buckets !== undefined && { buckets }) })

@@ -1,10 +1,9 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { batchNorm, groupNorm, layerNorm, ones, rmsNorm, zeros } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { buffer, Module } from './module'
 import { Parameter } from './parameter'
-import { expectSizes } from './size'
 
 /** Options of norms. */
 export interface NormOptions {
@@ -32,7 +31,7 @@ class BatchNorm extends Module {
 
   constructor(channels: number, options: BatchNormOptions = {}) {
     super()
-    expectSizes('BatchNorm', { channels })
+    expectIntegers('BatchNorm', { channels })
     expectOptions('BatchNorm', options, ['eps', 'momentum'])
     this.weight = new Parameter(ones([channels]))
     this.bias = new Parameter(zeros([channels]))
@@ -66,7 +65,7 @@ export class LayerNorm extends Module {
 
   constructor(features: number, options: NormOptions = {}) {
     super()
-    expectSizes('LayerNorm', { features })
+    expectIntegers('LayerNorm', { features })
     expectOptions('LayerNorm', options, ['eps'])
     this.weight = new Parameter(ones([features]))
     this.bias = new Parameter(zeros([features]))
@@ -90,7 +89,7 @@ export class GroupNorm extends Module {
 
   constructor(groups: number, channels: number, options: NormOptions = {}) {
     super()
-    expectSizes('GroupNorm', { groups, channels })
+    expectIntegers('GroupNorm', { groups, channels })
     if (channels % groups)
       fail('AUX_INVALID_ARGUMENT', `GroupNorm: expected channels that ${groups} groups divide, got ${channels}`)
     this.weight = new Parameter(ones([channels]))
@@ -119,7 +118,7 @@ class InstanceNorm extends Module {
 
   constructor(channels: number, options: NormOptions & { affine?: boolean } = {}) {
     super()
-    expectSizes('InstanceNorm', { channels })
+    expectIntegers('InstanceNorm', { channels })
     expectOptions('InstanceNorm', options, ['eps', 'affine'])
     const { eps = 1e-5, affine = false } = options
     this.weight = affine ? new Parameter(ones([channels])) : undefined
@@ -149,7 +148,7 @@ export class RMSNorm extends Module {
 
   constructor(features: number, options: NormOptions = {}) {
     super()
-    expectSizes('RMSNorm', { features })
+    expectIntegers('RMSNorm', { features })
     this.weight = new Parameter(ones([features]))
     this.#eps = options.eps ?? 1e-6
   }

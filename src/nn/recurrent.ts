@@ -1,11 +1,10 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { dropout, stack, zeros } from '../ops'
 import { checkDropout } from '../ops/random'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { Linear } from './linear'
 import { Module } from './module'
-import { expectSizes } from './size'
 
 /** One step of a recurrent layer: what the input and the state make of the state. Both projections have the gates' width. */
 abstract class Cell extends Module {
@@ -20,7 +19,7 @@ abstract class Cell extends Module {
 
   constructor(inputs: number, hidden: number, gates: number, bias: boolean) {
     super()
-    expectSizes(new.target.name, { inputs, hidden })
+    expectIntegers(new.target.name, { inputs, hidden })
     this.hidden = hidden
     // As PyTorch: all within ±1/√hidden.
     const [ih, hh] = [new Linear(inputs, gates * hidden, { bias }), new Linear(hidden, gates * hidden, { bias })]
@@ -124,7 +123,7 @@ abstract class Recurrent<C extends LSTMCell | GRUCell> extends Module {
   constructor(inputs: number, hidden: number, make: (inputs: number) => C, options: RecurrentOptions) {
     super()
     const { layers = 1, dropout: p = 0 } = options
-    expectSizes(new.target.name, { inputs, hidden, layers })
+    expectIntegers(new.target.name, { inputs, hidden, layers })
     expectOptions(new.target.name, options, ['layers', 'bias', 'dropout'])
     checkDropout(`${new.target.name} dropout`, p)
     this.cells = Array.from({ length: layers }, (_, i) => make(i ? hidden : inputs))

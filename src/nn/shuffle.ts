@@ -1,10 +1,9 @@
-import { fail } from '../errors'
+import { expectIntegers, fail } from '../errors'
 import { expectRank } from '../graph/op'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { Module } from './module'
-import { expectSizes } from './size'
 
 /**
  * Channels become pixels (Shi et al. 2016): each pixel a square of `factor` by `factor`. The channels of one square lie
@@ -16,7 +15,7 @@ export class PixelShuffle extends Module {
     readonly factor: number,
   ) {
     super()
-    expectSizes('PixelShuffle', { factor })
+    expectIntegers('PixelShuffle', { factor })
   }
   /** [N, H, W, C · factor²] to [N, H · factor, W · factor, C]. */
   forward(x: Tensor): Tensor {
@@ -42,7 +41,7 @@ export class PixelUnshuffle extends Module {
     readonly factor: number,
   ) {
     super()
-    expectSizes('PixelUnshuffle', { factor })
+    expectIntegers('PixelUnshuffle', { factor })
   }
   /** [N, H · factor, W · factor, C] to [N, H, W, C · factor²]. */
   forward(x: Tensor): Tensor {

@@ -58,7 +58,7 @@ const expandOp = defineOp<{ shape: Shape }>({
 })
 
 /** Sums a gradient over the axes along which a value was broadcast. */
-export function sumTo(g: Tensor, shape: Shape): Tensor {
+function sumTo(g: Tensor, shape: Shape): Tensor {
   const lead = g.rank - shape.length
   const axes = g.shape.map((_, i) => i).filter((i) => i < lead || (shape[i - lead] === 1 && g.shape[i] !== 1))
   return axes.length ? g.sum(axes, true).reshape(shape) : g

@@ -8,14 +8,10 @@ import { convNumbers, expectConvGradient, type ConvAttrs } from './geometry'
 // One bit an element (spec section 4): words of 32 tokens, [ceil(T/32), C], T the product of the leading axes.
 
 /** @internal An alphabet as kernels take it. */
-export const alphabetCode = (a: Alphabet): number => (a === '01' ? 1 : 0)
-const code = alphabetCode
+const code = (a: Alphabet): number => (a === '01' ? 1 : 0)
 
 /** @internal Shape of the packed signs of a tensor. */
-export const packedShape = (shape: Shape): number[] => [
-  Math.ceil(sizeOf(shape.slice(0, -1)) / 32),
-  shape[shape.length - 1],
-]
+const packedShape = (shape: Shape): number[] => [Math.ceil(sizeOf(shape.slice(0, -1)) / 32), shape[shape.length - 1]]
 
 function expectPacked(op: string, name: string, bits: Spec | undefined, shape: Shape): void {
   checkShape(op, shape)
@@ -146,7 +142,7 @@ export interface Fused {
   relu?: boolean
 }
 /** @internal */
-export const fusedNumbers = (a: Fused): number[] => [a.epsilon ?? 0, alphabetCode(a.alphabet ?? 'pm1'), a.relu ? 1 : 0]
+export const fusedNumbers = (a: Fused): number[] => [a.epsilon ?? 0, code(a.alphabet ?? 'pm1'), a.relu ? 1 : 0]
 /** @internal y, the packed signs of x, the packed mask y > 0. */
 export const fusedOutputs = (x: Shape, y: Shape): Spec[] => [
   { shape: y, dtype: 'f32' },

@@ -30,10 +30,16 @@ export interface BaseOptions {
   groups?: readonly ParameterGroup[]
 }
 
-/** @internal Throws unless both lie in [0, 1). */
+/** @internal Throws unless each of the named values is a number in [0, 1): what is left of something at each update. */
+export function expectDecays(values: Readonly<Record<string, unknown>>): void {
+  for (const [name, value] of Object.entries(values))
+    if (typeof value !== 'number' || !(value >= 0 && value < 1))
+      fail('AUX_INVALID_ARGUMENT', `${name}: expected a number in [0, 1), got ${describe(value)}`)
+}
+
+/** @internal Throws unless they are two numbers in [0, 1). */
 export function checkBetas(betas: readonly [number, number]): readonly [number, number] {
-  if (!Array.isArray(betas) || betas.length !== 2 || !betas.every((beta) => beta >= 0 && beta < 1))
-    fail('AUX_INVALID_ARGUMENT', `betas: expected numbers in [0, 1), got ${String(betas)}`)
+  expectDecays({ 'betas[0]': betas?.[0], 'betas[1]': betas?.[1] })
   return betas
 }
 

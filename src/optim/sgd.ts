@@ -2,7 +2,7 @@ import { fail } from '../errors'
 import type { UpdateInputs } from '../compile/optimizer'
 import { sgdUpdate } from '../ops/optim'
 import type { Tensor } from '../tensor/tensor'
-import { Base, type BaseOptions } from './base'
+import { Base, expectDecays, type BaseOptions } from './base'
 
 /** Options of `SGD`. */
 export interface SGDOptions extends BaseOptions {
@@ -24,8 +24,7 @@ export class SGD extends Base {
     super(options, ['momentum', 'nesterov'])
     this.#momentum = options.momentum ?? 0
     this.#nesterov = options.nesterov ?? false
-    if (!(this.#momentum >= 0 && this.#momentum < 1))
-      fail('AUX_INVALID_ARGUMENT', `momentum: expected a number in [0, 1), got ${this.#momentum}`)
+    expectDecays({ momentum: this.#momentum })
     if (this.#nesterov && !this.#momentum)
       fail('AUX_INVALID_ARGUMENT', 'nesterov: expected a momentum > 0 with it, got none')
     this.slots = this.#momentum ? ['momentum'] : []

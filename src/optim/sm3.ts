@@ -1,8 +1,7 @@
 import type { UpdateInputs } from '../compile/optimizer'
-import { fail } from '../errors'
 import { sm3Update } from '../ops/optim'
 import type { Spec, Tensor } from '../tensor/tensor'
-import { Base, type BaseOptions } from './base'
+import { Base, expectDecays, type BaseOptions } from './base'
 import { factoredSlot } from './factored'
 
 /** Options of `SM3`. */
@@ -25,8 +24,7 @@ export class SM3 extends Base {
   constructor(options: SM3Options) {
     super(options, ['momentum'])
     this.#momentum = options.momentum ?? 0
-    if (!(this.#momentum >= 0 && this.#momentum < 1))
-      fail('AUX_INVALID_ARGUMENT', `momentum: expected a number in [0, 1), got ${this.#momentum}`)
+    expectDecays({ momentum: this.#momentum })
   }
 
   protected override slot(name: string, parameter: Tensor): Spec | undefined {

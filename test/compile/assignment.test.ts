@@ -32,6 +32,7 @@ describe('memory assignment', () => {
     ['by pattern', { '*': asa() }, ['a', 'b', 'c']],
     ['pairs with a name', [['c', asa()]], ['c']],
     ['pairs with a regular expression', [[/^[bc]$/, asa()]], ['b', 'c']],
+    ['a regular expression that remembers', [[/[bc]/g, asa()]], ['b', 'c']],
     ['pairs with a test', [[(path, m) => m instanceof nn.Linear && path !== 'a', asa()]], ['b', 'c']],
   ])('%s', (_, memory, layers) => expect(signed(memory)).toEqual(layers))
 

@@ -245,6 +245,29 @@ test.each([
   table.dispose()
 })
 
+test('of a flat list of layers a refusal says how they could be computed again; so put, the budget is met', () => {
+  const layers = () => [new nn.Linear(64, 64), new nn.GELU(), new nn.Linear(64, 64), new nn.GELU()]
+  const planned = (model: nn.Module & { forward(x: Tensor): Tensor }, budget?: Bytes | Budget): number => {
+    using step = compile({
+      model,
+      loss: ({ x }: Record<string, Tensor>) => model.forward(x).square().mean(),
+      optimizer: new optim.SGD({ lr: 0.1 }),
+      budget,
+    })
+    return step.plan({ x: [1024, 64] }).bytes.total
+  }
+  const flat = new nn.Sequential(...[1, 2, 3, 4].flatMap(layers))
+  const budget = Math.floor(0.7 * planned(flat))
+  const advice = /saves nothing here: put layers that follow each other into modules of their own/
+  expect(() => planned(flat, budget)).toThrow(withCode('AUX_BUDGET_TOO_SMALL', advice))
+  expect(planned(new nn.Sequential(...[1, 2, 3, 4].map(() => new nn.Sequential(...layers()))), budget)).toBeLessThan(
+    budget,
+  )
+  // Where it would not help, nothing of the kind is said.
+  for (const other of [1, { bytes: budget, methods: [] }, { bytes: '100KiB', methods: [asa()] }])
+    expect(() => planned(flat, other)).toThrow(withCode('AUX_BUDGET_TOO_SMALL', /^(?!.*saves nothing here)/))
+})
+
 test('what is no budget is refused', () => {
   for (const budget of ['lots', -1, {}, { bytes: '1MiB', methods: asa() }, { bytes: '1MiB', methods: ['asa'] }, null])
     expect(() => make({ budget } as never)).toThrow(withCode('AUX_INVALID_ARGUMENT'))

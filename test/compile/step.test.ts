@@ -1,3 +1,4 @@
+import { getEventListeners } from 'node:events'
 import fc from 'fast-check'
 import {
   asa,
@@ -247,6 +248,11 @@ test('abort: before, in the queue, during a run; parameters are unchanged or tho
   expect(results.slice(1).every((r) => r.status === 'rejected')).toBe(true)
   expect(step.runs).toBe(results[0].status === 'fulfilled' ? 2 : 1)
   if (results[0].status === 'rejected') expect(snapshot(model)).toEqual(before)
+  // Runs leave nothing on a signal that outlives them.
+  const { signal } = new AbortController()
+  for (let i = 0; i < 3; i++) await step.run({ x, y }, { signal })
+  await expect(step.run({ x }, { signal })).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
+  expect(getEventListeners(signal, 'abort')).toEqual([])
   // At random moments of a run: what came out is exactly what no or one step gives.
   for (let i = 0; i < 30; i++) {
     const [from, runs] = [snapshot(model), step.runs]

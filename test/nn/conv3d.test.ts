@@ -1,20 +1,7 @@
 import path from 'node:path'
-import {
-  asa,
-  checkpoint,
-  compile,
-  io,
-  nn,
-  optim,
-  q2,
-  quantized,
-  seed,
-  tensor,
-  train,
-  type MemoryAssignment,
-  type Tensor,
-} from '../../src'
+import { compile, io, nn, optim, tensor, train, type Tensor } from '../../src'
 import { scratchFolder } from '../support/folder'
+import { expectLearnsUnderPolicies } from '../support/policies'
 
 class Clip extends nn.Module {
   readonly conv1 = new nn.Conv3d(1, 8, 3, { padding: 'same' })
@@ -31,32 +18,8 @@ class Clip extends nn.Module {
 const x = { data: Float32Array.from({ length: 6 * 6 * 64 }, (_, i) => Math.sin(i * i)), shape: [6, 6, 8, 8, 1] }
 const y = { data: Float32Array.from({ length: 6 }, (_, i) => Math.cos(i)), shape: [6, 1] }
 
-async function trained(memory?: MemoryAssignment) {
-  seed(2)
-  const model = new Clip()
-  const step = compile({
-    model,
-    loss: ({ x, y }) => nn.mse(model.forward(x), y),
-    optimizer: new optim.Adam({ lr: 1e-2 }),
-    memory,
-  })
-  const plan = step.plan({ x: x.shape, y: y.shape })
-  const losses: number[] = []
-  for (let i = 0; i < 30; i++) losses.push((await step.run({ x, y })).loss)
-  step.close()
-  return { losses, plan, state: [...model.state()].map(([, t]) => [...t.dataSync()]) }
-}
-
-test('a network over volumes learns, under every policy', async () => {
-  const plain = await trained()
-  expect(plain.losses[29]).toBeLessThan(0.5 * plain.losses[0])
-  expect((await trained(checkpoint())).state).toEqual(plain.state)
-  for (const policy of [asa(), q2(), quantized()]) {
-    const { losses, plan } = await trained({ conv2: policy })
-    expect(losses[29]).toBeLessThan(0.7 * losses[0])
-    expect(plan.bytes.kept).toBeLessThan(plain.plan.bytes.kept)
-  }
-})
+test('a network over volumes learns, under every policy', () =>
+  expectLearnsUnderPolicies(() => new Clip(), { x, y }, 'conv2'))
 
 test('the taps of a depth keep one input', () => {
   const kept = (kernel: [number, number, number]): number => {

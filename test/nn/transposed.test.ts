@@ -1,16 +1,5 @@
-import {
-  asa,
-  checkpoint,
-  compile,
-  concat,
-  nn,
-  optim,
-  quantized,
-  seed,
-  zeros,
-  type MemoryAssignment,
-  type Tensor,
-} from '../../src'
+import { asa, checkpoint, concat, nn, quantized, zeros, type Tensor } from '../../src'
+import { trained } from '../support/policies'
 
 /** Down by a convolution, up by a transposed one and by interpolation. */
 class Hourglass extends nn.Module {
@@ -27,27 +16,13 @@ const shape = [2, 16, 16, 2]
 const x = { data: Float32Array.from({ length: 1024 }, (_, i) => Math.sin(i * i)), shape }
 const y = { data: Float32Array.from({ length: 512 }, (_, i) => Math.cos(i)), shape: [2, 16, 16, 1] }
 
-async function train(memory?: MemoryAssignment) {
-  seed(2)
-  const model = new Hourglass()
-  const step = compile({
-    model,
-    loss: ({ x, y }) => nn.mse(model.forward(x), y),
-    optimizer: new optim.Adam({ lr: 1e-2 }),
-    memory,
-  })
-  const losses: number[] = []
-  for (let i = 0; i < 30; i++) losses.push((await step.run({ x, y })).loss)
-  step.close()
-  return { losses, state: [...model.state()].map(([, t]) => [...t.dataSync()]) }
-}
-
 test('a network with both learns, under every policy', async () => {
-  const plain = await train()
+  const build = () => new Hourglass()
+  const plain = await trained(build, { x, y })
   expect(plain.losses[29]).toBeLessThan(0.9 * plain.losses[0])
-  expect((await train(checkpoint())).state).toEqual(plain.state)
+  expect((await trained(build, { x, y }, checkpoint())).state).toEqual(plain.state)
   for (const policy of [quantized(), asa()]) {
-    const { losses } = await train(policy)
+    const { losses } = await trained(build, { x, y }, policy)
     expect(losses[29]).toBeLessThan(losses[0])
   }
 })

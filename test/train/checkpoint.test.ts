@@ -1,6 +1,21 @@
 import { writeFileSync } from 'node:fs'
 import path from 'node:path'
-import { asa, compile, data, io, memory, nn, optim, seed, train, type MemoryAssignment, type Tensor } from '../../src'
+import {
+  asa,
+  checkpoint,
+  compile,
+  data,
+  io,
+  memory,
+  nn,
+  optim,
+  q2,
+  quantized,
+  seed,
+  train,
+  type MemoryAssignment,
+  type Tensor,
+} from '../../src'
 import { generator } from '../support/run'
 import { scratchFolder } from '../support/folder'
 
@@ -60,6 +75,9 @@ const folder = scratchFolder()
 test.each([
   ['backpropagation', undefined, 1],
   ['asa', { conv2: asa(), fc: asa() }, 1],
+  ['q2', { conv2: q2(), fc: q2() }, 1],
+  ['codes rounded at random', quantized({ bits: 2 }), 1],
+  ['checkpointing', checkpoint(), 1],
   ['accumulation in mid-sum', undefined, 3],
 ] as const)('a resumed run is bit-identical to one that never stopped: %s', async (name, memory, accumulate) => {
   const whole = begin(memory, accumulate)

@@ -13,7 +13,7 @@ export { buffer, Module } from './module'
 export * from './norm'
 export * from './parameter'
 export * from './pooling'
-export { GRU, GRUCell, LSTM, LSTMCell, type RecurrentOptions } from './recurrent'
+export { GRU, GRUCell, LSTM, LSTMCell, RNN, RNNCell, type RecurrentOptions, type RNNCellOptions } from './recurrent'
 export * from './reversible'
 export * from './shuffle'
 export {

@@ -44,6 +44,7 @@ const wrong: Record<string, (bad: never) => unknown> = {
   LayerNorm: (bad) => new nn.LayerNorm(2, bad),
   LSTM: (bad) => new nn.LSTM(2, 2, bad),
   GRU: (bad) => new nn.GRU(2, 2, bad),
+  RNN: (bad) => new nn.RNN(2, 2, bad),
   MultiHeadAttention: (bad) => new nn.MultiHeadAttention(4, 2, bad),
   LSHAttention: (bad) => new nn.LSHAttention(4, 2, bad),
   LoRA: (bad) => new nn.LoRA(new nn.Linear(2, 2), bad),

@@ -35,6 +35,12 @@ export function checkBetas(betas: readonly [number, number]): readonly [number, 
   return betas
 }
 
+/** @internal Throws unless it is positive. */
+export function checkEps(eps: number): number {
+  if (!(eps > 0)) fail('AUX_INVALID_ARGUMENT', `eps: expected a number > 0, got ${eps}`)
+  return eps
+}
+
 /** What optimizers share: the learning rate, groups, and state of zeros made when a parameter is first met. */
 export abstract class Base implements Optimizer {
   /** For checkpoints. */

@@ -2,7 +2,7 @@ import type { UpdateInputs } from '../compile/optimizer'
 import { fail } from '../errors'
 import { rmsUpdate } from '../ops/optim'
 import type { Tensor } from '../tensor/tensor'
-import { Base, type BaseOptions } from './base'
+import { Base, checkEps, type BaseOptions } from './base'
 
 /** Options of `RMSprop`. */
 export interface RMSpropOptions extends BaseOptions {
@@ -33,9 +33,8 @@ export class RMSprop extends Base {
     const { alpha = 0.99, eps = 1e-8, momentum = 0, centered = false } = options
     for (const [name, value] of Object.entries({ alpha, momentum }))
       if (!(value >= 0 && value < 1)) fail('AUX_INVALID_ARGUMENT', `${name}: expected a number in [0, 1), got ${value}`)
-    if (!(eps > 0)) fail('AUX_INVALID_ARGUMENT', `eps: expected a number > 0, got ${eps}`)
     this.#alpha = alpha
-    this.#eps = eps
+    this.#eps = checkEps(eps)
     this.#momentum = momentum
     this.slots = ['square', ...(centered ? ['mean'] : []), ...(momentum ? ['momentum'] : [])]
   }

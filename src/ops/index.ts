@@ -1,6 +1,7 @@
 export { scaledDotProductAttention, type AttentionOptions } from './attention'
 export { outer, where, type Operand } from './binary'
 export { categorical, type CategoricalOptions } from './categorical'
+export { multiMargin, multilabelMargin, multilabelSoftMargin, softMargin, type MultiMarginOptions } from './classes'
 export { codePack, codeUnpack, conv2dCodeWeightGrad, linearCodeWeightGrad } from './codes'
 export { conv2d } from './conv'
 export { conv1d } from './conv1d'

@@ -105,7 +105,8 @@ function place(sorted: readonly Block[]): number {
         bestGap = gap
         bestOffset = offset
       }
-      offset = Math.max(offset, other.offset + other.bytes)
+      const end = other.offset + other.bytes
+      if (end > offset) offset = end
     }
     block.offset = bestOffset >= 0 ? bestOffset : offset
     shelve(all, block)

@@ -85,6 +85,8 @@ export class Graph {
   phase: Phase = 'forward'
   /** Called instead of adding a node for an op with a weight, so that a memory policy may change it. */
   onWeightedOp?: (op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown) => Tensor[]
+  /** @internal Values of the step that `assign` may change: rows that an update has taken out of a table. */
+  readonly assignable = new Set<Tensor>()
   /** @internal Modules that said whether they train while this graph was traced. */
   readonly modules = new Set<{ readonly training: boolean }>()
   #scopes: string[] = []
@@ -189,7 +191,7 @@ export class Graph {
     return this.#references.get(tensor)
   }
 
-  /** What reads a captured tensor from now on reads this value, which it will have after the run. */
+  /** What reads a tensor from now on reads this value; a captured one will have it after the run. */
   assign(tensor: Tensor, value: Tensor): void {
     this.#assigned.set(tensor, value)
   }
@@ -220,8 +222,8 @@ export class Graph {
   /** Adds a node (or finds its twin); outputs are contiguous unless the op is a view. */
   add(op: Op, inputs: readonly (Tensor | undefined)[], attrs: unknown): Node {
     const traced = inputs.map((t, i) => {
-      if (!t || t.node) return t
-      return (op.mutates?.includes(i) ? undefined : this.#assigned.get(t)) ?? this.reference(t)
+      if (!t) return t
+      return (op.mutates?.includes(i) ? undefined : this.#assigned.get(t)) ?? (t.node ? t : this.reference(t))
     })
     for (const t of traced)
       if (t && t.node!.graph !== this)

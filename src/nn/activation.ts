@@ -1,6 +1,6 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
-import { full, type GeluOptions } from '../ops'
-import { showShape } from '../tensor/shape'
+import { full, where, type GeluOptions } from '../ops'
+import { resolveAxis, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { Module } from './module'
@@ -170,6 +170,117 @@ export class Softmax extends Module {
     return x.softmax(this.axis)
   }
 }
+/** @internal As of Klambauer et al. 2017: the mean 0 and the variance 1 are a fixed point of SELU. */
+export const [seluAlpha, seluScale] = [1.6732632423543772, 1.0507009873554805]
+
+/** A multiple of ELU that keeps activations near mean 0 and variance 1 (Klambauer et al. 2017). */
+export class SELU extends Module {
+  /** Elementwise, any shape. */
+  forward(x: Tensor): Tensor {
+    return tidy(() => x.elu(seluAlpha).mul(seluScale))
+  }
+}
+/** x above 0, alpha (exp(x / alpha) − 1) below: an ELU with a continuous slope (Barron 2017). */
+export class CELU extends Module {
+  constructor(
+    /** The least value is −alpha (1). */
+    readonly alpha = 1,
+  ) {
+    super()
+    if (!(alpha > 0)) fail('AUX_INVALID_ARGUMENT', `CELU: expected alpha > 0, got ${alpha}`)
+  }
+  /** Elementwise, any shape. */
+  forward(x: Tensor): Tensor {
+    return tidy(() => x.div(this.alpha).elu().mul(this.alpha))
+  }
+}
+/** x / (1 + |x|). */
+export class Softsign extends Module {
+  /** Elementwise, any shape. */
+  forward(x: Tensor): Tensor {
+    return tidy(() => x.div(x.abs().add(1)))
+  }
+}
+/** min(max(x, low), high). */
+export class Hardtanh extends Module {
+  constructor(
+    /** Least value (-1). */
+    readonly low = -1,
+    /** Largest value (1). */
+    readonly high = 1,
+  ) {
+    super()
+    if (!(low < high)) fail('AUX_INVALID_ARGUMENT', `Hardtanh: expected low < high, got ${low} and ${high}`)
+  }
+  /** Elementwise, any shape. */
+  forward(x: Tensor): Tensor {
+    return x.hardtanh(this.low, this.high)
+  }
+}
+/** x above the threshold, a value elsewhere. */
+export class Threshold extends Module {
+  constructor(
+    /** What x must exceed. */
+    readonly threshold: number,
+    /** What stands for the rest. */
+    readonly value: number,
+  ) {
+    super()
+    if (!Number.isFinite(threshold) || !Number.isFinite(value))
+      fail('AUX_INVALID_ARGUMENT', `Threshold: expected two numbers, got ${threshold} and ${value}`)
+  }
+  /** Elementwise, any shape. */
+  forward(x: Tensor): Tensor {
+    return tidy(() => where(x.gt(this.threshold), x, this.value))
+  }
+}
+
+function expectWidth(name: string, width: number): void {
+  if (!(width >= 0)) fail('AUX_INVALID_ARGUMENT', `${name}: expected a width >= 0, got ${width}`)
+}
+
+/** x nearer to 0 by the width, and 0 within it. */
+export class Softshrink extends Module {
+  constructor(
+    /** How far around 0 nothing passes (0.5). */
+    readonly width = 0.5,
+  ) {
+    super()
+    expectWidth('Softshrink', width)
+  }
+  /** Elementwise, any shape. */
+  forward(x: Tensor): Tensor {
+    return tidy(() => x.sub(x.clamp(-this.width, this.width)))
+  }
+}
+/** x, and 0 within the width. */
+export class Hardshrink extends Module {
+  constructor(
+    /** How far around 0 nothing passes (0.5). */
+    readonly width = 0.5,
+  ) {
+    super()
+    expectWidth('Hardshrink', width)
+  }
+  /** Elementwise, any shape. */
+  forward(x: Tensor): Tensor {
+    return tidy(() => where(x.abs().gt(this.width), x, 0))
+  }
+}
+/** x − tanh(x). */
+export class Tanhshrink extends Module {
+  /** Elementwise, any shape. */
+  forward(x: Tensor): Tensor {
+    return tidy(() => x.sub(x.tanh()))
+  }
+}
+/** Logarithm of the sigmoid. */
+export class LogSigmoid extends Module {
+  /** Elementwise, any shape. */
+  forward(x: Tensor): Tensor {
+    return tidy(() => x.neg().softplus().neg())
+  }
+}
 /** What it is given. */
 export class Identity extends Module {
   /** Any shape to the same. */
@@ -182,5 +293,21 @@ export class Flatten extends Module {
   /** [N, ...] to [N, product of the rest]. */
   forward(x: Tensor): Tensor {
     return x.flatten(1)
+  }
+}
+/** An axis made several: the opposite of `Flatten`. */
+export class Unflatten extends Module {
+  constructor(
+    /** The axis; negative ones count from the end. */
+    readonly axis: number,
+    /** What becomes of it; one size may be -1. */
+    readonly sizes: readonly number[],
+  ) {
+    super()
+  }
+  /** [..., product of the sizes, ...] to [..., ...sizes, ...]. */
+  forward(x: Tensor): Tensor {
+    const at = resolveAxis('Unflatten', this.axis, x.rank)
+    return x.reshape([...x.shape.slice(0, at), ...this.sizes, ...x.shape.slice(at + 1)])
   }
 }

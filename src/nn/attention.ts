@@ -16,6 +16,8 @@ export interface MultiHeadAttentionOptions {
   dropout?: number
   /** Position t sees positions 0 to t only. */
   causal?: boolean
+  /** Features of what is attended to, if it is not x (those of x). */
+  contextFeatures?: number
 }
 
 /** Keys and values of what is attended to, both [N, S, features]. */
@@ -83,20 +85,21 @@ export class MultiHeadAttention extends Module {
   constructor(features: number, heads: number, options: MultiHeadAttentionOptions = {}) {
     super()
     expectIntegers('MultiHeadAttention', { features, heads })
-    expectOptions('MultiHeadAttention', options, ['bias', 'dropout', 'causal'])
+    expectOptions('MultiHeadAttention', options, ['bias', 'dropout', 'causal', 'contextFeatures'])
     if (features % heads)
       fail('AUX_INVALID_ARGUMENT', `MultiHeadAttention: expected features that ${heads} heads divide, got ${features}`)
-    const { bias = true, dropout = 0, causal = false } = options
+    const { bias = true, dropout = 0, causal = false, contextFeatures = features } = options
+    expectIntegers('MultiHeadAttention', { contextFeatures })
     this.q = new Linear(features, features, { bias })
-    this.k = new Linear(features, features, { bias })
-    this.v = new Linear(features, features, { bias })
+    this.k = new Linear(contextFeatures, features, { bias })
+    this.v = new Linear(contextFeatures, features, { bias })
     this.out = new Linear(features, features, { bias })
     this.#heads = heads
     this.#dropout = dropout
     this.#causal = causal
   }
 
-  /** Keys and values of a context [N, S, features]: computed once where it is attended to many times. */
+  /** Keys and values of a context [N, S, contextFeatures]: computed once where it is attended to many times. */
   project(context: Tensor): KeysAndValues {
     expectTokens(context)
     return [this.k.forward(context), this.v.forward(context)]

@@ -1,15 +1,5 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
-import {
-  conv1d,
-  conv2d,
-  conv3d,
-  convTranspose2d,
-  type Conv1dOptions,
-  type Conv3dOptions,
-  type ConvOptions,
-  type ConvTransposeOptions,
-  type Triple,
-} from '../ops'
+import { conv1d, conv2d, conv3d, type Conv1dOptions, type Conv3dOptions, type ConvOptions, type Triple } from '../ops'
 import { rowOptions } from '../ops/conv1d'
 import { triple, volumeOptions } from '../ops/conv3d'
 import { convAttrs, convOptions, pair, type Pair } from '../ops/geometry'
@@ -133,36 +123,5 @@ export class Conv3d extends Module {
   /** [N, D, H, W, inputs] to [N, P, Q, R, outputs]. */
   forward(x: Tensor): Tensor {
     return conv3d(x, this.weight, this.bias, this.#options)
-  }
-}
-
-/**
- * Transposed 2-D convolution, channels-last: [N, H, W, inputs] to [N, P, Q, outputs], sizes as of `convTranspose2d`. Weight
- * [inputs, KH, KW, outputs / groups].
- */
-export class ConvTranspose2d extends Module {
-  /** [inputs, KH, KW, outputs / groups]. */
-  readonly weight: Parameter
-  /** [outputs]; undefined with `bias: false`. */
-  readonly bias: Parameter | undefined
-  readonly #options: ConvTransposeOptions
-
-  constructor(inputs: number, outputs: number, kernel: Pair, options: ConvTransposeOptions & { bias?: boolean } = {}) {
-    super()
-    expectOptions('ConvTranspose2d', options, [...convOptions, 'outputPadding', 'bias'])
-    const { bias = true, ...geometry } = options
-    const groups = geometry.groups ?? 1
-    const [kh, kw] = pair('ConvTranspose2d: kernel', kernel, undefined)
-    expectIntegers('ConvTranspose2d', { inputs, outputs, groups })
-    expectGroups('ConvTranspose2d', groups, inputs, outputs)
-    const fan = kh * kw * (outputs / groups) // as PyTorch counts it
-    this.weight = new Parameter(fanInUniform([inputs, kh, kw, outputs / groups], fan))
-    this.bias = bias ? new Parameter(fanInUniform([outputs], fan)) : undefined
-    this.#options = geometry
-  }
-
-  /** [N, H, W, inputs] to [N, P, Q, outputs]. */
-  forward(x: Tensor): Tensor {
-    return convTranspose2d(x, this.weight, this.bias, this.#options)
   }
 }

@@ -1,6 +1,9 @@
-import { expectIntegers, expectOptions } from '../errors'
-import { embedding, normal } from '../ops'
+import { expectIntegers, expectOptions, fail } from '../errors'
+import { embedding, normal, where } from '../ops'
+import { expectIndices } from '../ops/indices'
+import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 import { Module } from './module'
 import { Parameter } from './parameter'
 
@@ -38,5 +41,48 @@ export class Embedding extends Module {
   /** i32 [...] to [..., features]. */
   forward(indices: Tensor): Tensor {
     return embedding(indices, this.weight, { paddingIdx: this.#paddingIdx })
+  }
+}
+
+/** What becomes of the rows of a bag. */
+export type BagMode = 'mean' | 'sum' | 'max'
+
+/**
+ * Bags of rows of a table, each put together: i32 [..., T] to [..., features]. Bags that are smaller than T are filled up with
+ * `paddingIdx`, which does not count; an empty one gives 0. Weight [rows, features], normal.
+ */
+export class EmbeddingBag extends Module {
+  /** [rows, features]. */
+  readonly weight: Parameter
+  readonly #mode: BagMode
+  readonly #paddingIdx: number | undefined
+
+  constructor(rows: number, features: number, options: { mode?: BagMode; paddingIdx?: number } = {}) {
+    super()
+    expectIntegers('EmbeddingBag', { rows, features })
+    expectOptions('EmbeddingBag', options, ['mode', 'paddingIdx'])
+    const { mode = 'mean', paddingIdx } = options
+    if (!['mean', 'sum', 'max'].includes(mode))
+      fail('AUX_INVALID_ARGUMENT', `EmbeddingBag: expected mode 'mean', 'sum' or 'max', got ${String(mode)}`)
+    if (paddingIdx !== undefined) expectIntegers('EmbeddingBag', { paddingIdx }, 0, rows - 1)
+    this.weight = new Parameter(normal([rows, features]), { table: true })
+    this.#mode = mode
+    this.#paddingIdx = paddingIdx
+  }
+
+  /** i32 [..., T] to [..., features]. */
+  forward(indices: Tensor): Tensor {
+    if (!indices.rank)
+      fail('AUX_SHAPE_MISMATCH', `EmbeddingBag: expected bags [..., T], got ${showShape(indices.shape)}`)
+    const paddingIdx = this.#paddingIdx
+    return tidy(() => {
+      const ids = expectIndices('EmbeddingBag', 'indices', indices)
+      const rows = embedding(ids, this.weight, { paddingIdx })
+      if (paddingIdx === undefined) return rows[this.#mode](-2)
+      const counts = ids.ne(paddingIdx).unsqueeze(-1)
+      if (this.#mode === 'max') return where(counts.any(-2), where(counts, rows, -Infinity).max(-2), 0)
+      const sum = where(counts, rows, 0).sum(-2)
+      return this.#mode === 'sum' ? sum : sum.div(counts.cast('f32').sum(-2).maximum(1))
+    })
   }
 }

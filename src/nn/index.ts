@@ -11,11 +11,14 @@ export * from './lora'
 export * from './lsh'
 export { buffer, Module } from './module'
 export * from './norm'
+export * from './normed'
+export * from './padding'
 export * from './parameter'
 export * from './pooling'
-export { GRU, GRUCell, LSTM, LSTMCell, type RecurrentOptions } from './recurrent'
+export { GRU, GRUCell, LSTM, LSTMCell, RNN, RNNCell, type RecurrentOptions, type RNNCellOptions } from './recurrent'
 export * from './reversible'
 export * from './shuffle'
+export * from './transposed'
 export {
   bceWithLogits,
   cosineEmbedding,
@@ -29,10 +32,15 @@ export {
   l1,
   marginRanking,
   mse,
+  multiMargin,
+  multilabelMargin,
+  multilabelSoftMargin,
   nll,
   poissonNll,
   smoothL1,
+  softMargin,
   tripletMargin,
   type CtcOptions,
   type MarginOptions,
+  type MultiMarginOptions,
 } from '../ops'

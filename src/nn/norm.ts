@@ -1,5 +1,6 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
 import { batchNorm, groupNorm, layerNorm, ones, rmsNorm, zeros } from '../ops'
+import { sameShape, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { buffer, Module } from './module'
@@ -55,26 +56,37 @@ export class BatchNorm2d extends BatchNorm {}
 /** Of volumes [N, D, H, W, C]. */
 export class BatchNorm3d extends BatchNorm {}
 
-/** Layer normalisation over the last axis (Ba et al. 2016). */
+/** Layer normalisation over the last axis, or the last ones (Ba et al. 2016). */
 export class LayerNorm extends Module {
-  /** Factor, [features]. */
+  /** Factor, [...features]. */
   readonly weight: Parameter
-  /** Added, [features]. */
+  /** Added, [...features]. */
   readonly bias: Parameter
   readonly #eps: number
 
-  constructor(features: number, options: NormOptions = {}) {
+  /** `features`: the size of the last axis, or those of the last axes. */
+  constructor(features: number | readonly number[], options: NormOptions = {}) {
     super()
-    expectIntegers('LayerNorm', { features })
+    const sizes = typeof features === 'number' ? [features] : [...features]
+    if (!sizes.length) fail('AUX_INVALID_ARGUMENT', 'LayerNorm: expected at least one size of features, got none')
+    for (const size of sizes) expectIntegers('LayerNorm', { features: size })
     expectOptions('LayerNorm', options, ['eps'])
-    this.weight = new Parameter(ones([features]))
-    this.bias = new Parameter(zeros([features]))
+    this.weight = new Parameter(ones(sizes))
+    this.bias = new Parameter(zeros(sizes))
     this.#eps = options.eps ?? 1e-5
   }
 
-  /** [..., features] to the same. */
+  /** [..., ...features] to the same. */
   forward(x: Tensor): Tensor {
-    return layerNorm(x, this.weight, this.bias, this.#eps)
+    const { weight, bias } = this
+    if (weight.rank === 1) return layerNorm(x, weight, bias, this.#eps)
+    const rest = x.shape.slice(0, -weight.rank)
+    if (!sameShape(x.shape.slice(rest.length), weight.shape))
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `LayerNorm: expected input [..., ${weight.shape.join(', ')}], got ${showShape(x.shape)}`,
+      )
+    return tidy(() => layerNorm(x.flatten(rest.length), weight.flatten(), bias.flatten(), this.#eps).reshape(x.shape))
   }
 }
 

@@ -139,6 +139,45 @@ export class AdaptiveAvgPool3d extends Module {
     return x.adaptiveAvgPool3d(this.size)
   }
 }
+/** Maximum over bins that divide the sequence into `size` parts. */
+export class AdaptiveMaxPool1d extends Module {
+  constructor(
+    /** Length of the result. */
+    readonly size: number,
+  ) {
+    super()
+  }
+  /** [N, L, C] to [N, size, C]. */
+  forward(x: Tensor): Tensor {
+    return x.adaptiveMaxPool1d(this.size)
+  }
+}
+/** Maximum over bins that divide the image into `size` parts. */
+export class AdaptiveMaxPool2d extends Module {
+  constructor(
+    /** Height and width of the result, or one number for both. */
+    readonly size: Pair,
+  ) {
+    super()
+  }
+  /** [N, H, W, C] to [N, height, width, C]. */
+  forward(x: Tensor): Tensor {
+    return x.adaptiveMaxPool2d(this.size)
+  }
+}
+/** Maximum over bins that divide the volume into `size` parts. */
+export class AdaptiveMaxPool3d extends Module {
+  constructor(
+    /** Depth, height and width of the result, or one number for all. */
+    readonly size: Triple,
+  ) {
+    super()
+  }
+  /** [N, D, H, W, C] to [N, depth, height, width, C]. */
+  forward(x: Tensor): Tensor {
+    return x.adaptiveMaxPool3d(this.size)
+  }
+}
 /** Images of another size, as `interpolate`. */
 export class Upsample extends Module {
   constructor(

@@ -1,5 +1,7 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
-import { dropout, stack, zeros } from '../ops'
+import { expectShape } from '../graph/op'
+import { arange, concat, dropout, stack, where, zeros } from '../ops'
+import { expectIndices } from '../ops/indices'
 import { checkDropout } from '../ops/random'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
@@ -46,6 +48,8 @@ export interface RecurrentOptions {
   bias?: boolean
   /** Probability with which an output between two layers is dropped in training (0). */
   dropout?: number
+  /** Whether each layer has a second cell that reads from the end to the beginning (false). */
+  bidirectional?: boolean
 }
 
 /**
@@ -114,53 +118,137 @@ export class GRUCell extends Cell {
   }
 }
 
+/** Options of `RNNCell`. */
+export interface RNNCellOptions {
+  /** Whether the projections add biases (true). */
+  bias?: boolean
+  /** What becomes of the sum of both projections ('tanh'). */
+  nonlinearity?: 'tanh' | 'relu'
+}
+
+/** The plain recurrent cell, one step (Elman 1990): the next state is tanh, or relu, of both projections' sum. */
+export class RNNCell extends Cell {
+  /** The hidden state alone. */
+  readonly states = 1
+  readonly #nonlinearity: 'tanh' | 'relu'
+
+  constructor(inputs: number, hidden: number, options: RNNCellOptions = {}) {
+    super(inputs, hidden, 1, options.bias ?? true)
+    this.#nonlinearity = options.nonlinearity ?? 'tanh'
+    if (!['tanh', 'relu'].includes(this.#nonlinearity))
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${new.target.name}: expected nonlinearity 'tanh' or 'relu', got ${String(options.nonlinearity)}`,
+      )
+  }
+
+  /** From [N, hidden] and [h] to the next [h]. */
+  next(projected: Tensor, [h]: readonly Tensor[]): [Tensor] {
+    return [projected.add(this.hh.forward(h))[this.#nonlinearity]()]
+  }
+
+  /** x [N, inputs] and the state [h], [N, hidden], to the next state. */
+  forward(x: Tensor, state: readonly Tensor[] = this.start(x.shape[0])): [Tensor] {
+    return this.next(this.ih.forward(x), state)
+  }
+}
+
 /** Cells over the positions of a sequence. The plan has a part for each position: one for each length. */
-abstract class Recurrent<C extends LSTMCell | GRUCell> extends Module {
-  /** One a layer; `cells.0.ih.weight` is PyTorch's `weight_ih_l0`. */
+abstract class Recurrent<C extends LSTMCell | GRUCell | RNNCell> extends Module {
+  /**
+   * One a layer, or two, the second one reading backwards; `cells.0.ih.weight` is PyTorch's `weight_ih_l0`, and where
+   * there are two, `cells.1.ih.weight` is `weight_ih_l0_reverse`.
+   */
   readonly cells: C[]
+  readonly #directions: 1 | 2
   readonly #dropout: number
 
-  constructor(inputs: number, hidden: number, make: (inputs: number) => C, options: RecurrentOptions) {
+  constructor(
+    inputs: number,
+    hidden: number,
+    make: (inputs: number) => C,
+    options: RecurrentOptions,
+    own: readonly string[] = [],
+  ) {
     super()
-    const { layers = 1, dropout: p = 0 } = options
+    const { layers = 1, dropout: p = 0, bidirectional = false } = options
     expectIntegers(new.target.name, { inputs, hidden, layers })
-    expectOptions(new.target.name, options, ['layers', 'bias', 'dropout'])
+    expectOptions(new.target.name, options, ['layers', 'bias', 'dropout', 'bidirectional', ...own])
     checkDropout(`${new.target.name} dropout`, p)
-    this.cells = Array.from({ length: layers }, (_, i) => make(i ? hidden : inputs))
+    const directions = bidirectional ? 2 : 1
+    this.cells = Array.from({ length: layers * directions }, (_, i) =>
+      make(i < directions ? inputs : hidden * directions),
+    )
+    this.#directions = directions
     this.#dropout = p
   }
 
   /**
-   * x [N, T, inputs] to the hidden states of the last layer at all positions, and the state of each layer after the last.
-   * @param states the state of each layer to begin with, as an earlier call gave them; zeros unless given.
+   * x [N, T, inputs] to the hidden states of the last layer at all positions, and the state of each cell after its last.
+   * @param states the state of each cell to begin with, as an earlier call gave them; zeros unless given.
+   * @param lengths positions of each row that count, i32 [N], T unless given: behind them output is 0, and no state reads
+   * them, as of PyTorch's packed sequences. Backward cells begin with the last position that counts.
    */
   forward(
     x: Tensor,
     states?: readonly (readonly Tensor[])[],
+    lengths?: Tensor,
   ): {
-    /** [N, T, hidden]. */
+    /** [N, T, hidden]; of two directions, side by side, [N, T, 2 · hidden]. */
     output: Tensor
-    /** Of each layer: [h, c] of LSTM, [h] of GRU, each [N, hidden]. */
+    /** Of each cell: [h, c] of LSTM, [h] of GRU and RNN, each [N, hidden]. */
     states: Tensor[][]
   } {
+    const { name } = this.constructor
     if (x.rank !== 3 || x.shape[1] < 1)
-      fail('AUX_SHAPE_MISMATCH', `${this.constructor.name}: expected input [N, T, inputs], got ${showShape(x.shape)}`)
+      fail('AUX_SHAPE_MISMATCH', `${name}: expected input [N, T, inputs], got ${showShape(x.shape)}`)
+    if (states && states.length !== this.cells.length)
+      fail('AUX_SHAPE_MISMATCH', `${name}: expected states of ${this.cells.length} cells, got ${states.length}`)
+    const [rows, steps] = x.shape
     const last: Tensor[][] = []
+    const counts = lengths && this.#counts(lengths, rows, steps)
     let y = x
-    this.cells.forEach((cell, layer) => {
+    for (let layer = 0; layer < this.cells.length; layer += this.#directions) {
       if (layer) y = dropout(y, this.#dropout, this.training)
-      const projected = cell.ih.forward(y)
-      let state: readonly Tensor[] = states?.[layer] ?? cell.start(x.shape[0])
-      const hidden: Tensor[] = []
-      for (let t = 0; t < x.shape[1]; t++) {
-        state = cell.next(projected.select(1, t), state)
-        hidden.push(state[0])
-      }
-      last.push([...state])
-      y = stack(hidden, 1)
-    })
-    return { output: y, states: last }
+      const sides = this.cells.slice(layer, layer + this.#directions).map((cell, side) => {
+        const start = states?.[layer + side] ?? cell.start(rows)
+        return over(cell, y, start, { backward: side === 1, counts })
+      })
+      last.push(...sides.map(({ state }) => state))
+      const outputs = sides.map(({ output }) => output)
+      y = outputs.length > 1 ? concat(outputs, 2) : outputs[0]
+    }
+    return { output: counts ? where(counts, y, 0) : y, states: last }
   }
+
+  /** Whether a position counts, bool [N, T, 1]. */
+  #counts(lengths: Tensor, rows: number, steps: number): Tensor {
+    const { name } = this.constructor
+    const own = expectIndices(name, 'lengths', lengths)
+    expectShape(name, 'lengths', own, [rows])
+    return arange(0, steps, 1, 'i32').unsqueeze(0).lt(own.unsqueeze(1)).unsqueeze(2)
+  }
+}
+
+/** One cell over all positions of x [N, T, inputs]; where `counts` is false the state stays as it is. */
+function over(
+  cell: LSTMCell | GRUCell | RNNCell,
+  x: Tensor,
+  start: readonly Tensor[],
+  { backward, counts }: { backward: boolean; counts?: Tensor },
+): { output: Tensor; state: Tensor[] } {
+  const projected = cell.ih.forward(x)
+  const steps = x.shape[1]
+  const hidden = new Array<Tensor>(steps)
+  let state = [...start]
+  for (let i = 0; i < steps; i++) {
+    const t = backward ? steps - 1 - i : i
+    const next = cell.next(projected.select(1, t), state)
+    const here = counts?.select(1, t)
+    state = here ? next.map((s, k) => where(here, s, state[k])) : next
+    hidden[t] = state[0]
+  }
+  return { output: stack(hidden, 1), state }
 }
 
 /** Long short-term memory over sequences (Hochreiter & Schmidhuber 1997): [N, T, inputs] to [N, T, hidden]. */
@@ -174,5 +262,12 @@ export class LSTM extends Recurrent<LSTMCell> {
 export class GRU extends Recurrent<GRUCell> {
   constructor(inputs: number, hidden: number, options: RecurrentOptions = {}) {
     super(inputs, hidden, (n) => new GRUCell(n, hidden, options), options)
+  }
+}
+
+/** The plain recurrent layer (Elman 1990): [N, T, inputs] to [N, T, hidden]. */
+export class RNN extends Recurrent<RNNCell> {
+  constructor(inputs: number, hidden: number, options: RecurrentOptions & RNNCellOptions = {}) {
+    super(inputs, hidden, (n) => new RNNCell(n, hidden, options), options, ['nonlinearity'])
   }
 }

@@ -59,3 +59,30 @@ export class PixelUnshuffle extends Module {
     )
   }
 }
+
+/** Channels of groups interleaved (Zhang et al. 2018): the first of each group, then the second of each. */
+export class ChannelShuffle extends Module {
+  constructor(
+    /** Groups that the channels are in. */
+    readonly groups: number,
+  ) {
+    super()
+    expectIntegers('ChannelShuffle', { groups })
+  }
+  /** [..., C] to the same. */
+  forward(x: Tensor): Tensor {
+    const c = x.shape[x.rank - 1]
+    if (!x.rank || c % this.groups)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `ChannelShuffle: expected channels that ${this.groups} groups divide, got ${showShape(x.shape)}`,
+      )
+    const rest = x.shape.slice(0, -1)
+    return tidy(() =>
+      x
+        .reshape([...rest, this.groups, c / this.groups])
+        .transpose()
+        .reshape(x.shape),
+    )
+  }
+}

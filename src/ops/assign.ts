@@ -40,13 +40,14 @@ Tensor.prototype.assign = function (values) {
 }
 
 function assignTraced(graph: Graph, target: Tensor, values: Tensor): void {
-  if (target.traced)
+  const local = graph.assignable.has(target)
+  if (target.traced && !local)
     fail('AUX_TRACED_VALUE', 'assign: expected a parameter or a buffer, got a value of the step, or a view')
   if (!target.contiguous) fail('AUX_INVALID_ARGUMENT', 'assign: expected a contiguous tensor, got a strided view')
   // Of what lies outside of the arena, the values of now: another assignment may change it.
   const source = values.traced ? (values.base ?? values).node!.reference : values
   const value = (source ? copy(values) : values).detach()
-  apply(assignOp, [target, value], undefined)
+  if (!local) apply(assignOp, [target, value], undefined)
   graph.assign(target, value)
 }
 

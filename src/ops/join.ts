@@ -4,6 +4,7 @@ import { tidy } from '../tensor/tidy'
 import { checkShape, resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
+import { tensor } from './create'
 import { alias } from './shape'
 
 // Windows into a tensor (zero-copy) and their opposites: joins, paddings, repetitions.
@@ -66,9 +67,14 @@ function runs(placed: readonly Tensor[]): Tensor[] {
   return result
 }
 
-/** x as a window of a tensor that is `value` elsewhere. */
-const place = (x: Tensor, shape: Shape, starts: readonly number[], steps: readonly number[], value: number): Tensor =>
-  apply(placeOp, [x], { shape, starts, steps, value })[0]
+/** @internal x as a window of a tensor that is `value` elsewhere. */
+export const place = (
+  x: Tensor,
+  shape: Shape,
+  starts: readonly number[],
+  steps: readonly number[],
+  value: number,
+): Tensor => apply(placeOp, [x], { shape, starts, steps, value })[0]
 
 const concatOp: Op<{ axis: number }> = defineOp({
   name: 'concat',
@@ -152,6 +158,34 @@ const triangleOp: Op<{ diagonal: number; upper: boolean }> = defineOp({
   inplace: [0],
 })
 
+/** What `pad` takes from the tensor itself. */
+export type PadMode = 'reflect' | 'replicate' | 'circular'
+
+/** The entry of an axis of `n` that stands at a place before, in or behind it. */
+const entries: Record<PadMode, (at: number, n: number) => number> = {
+  reflect: (at, n) => (at < 0 ? -at : at >= n ? 2 * (n - 1) - at : at),
+  replicate: (at, n) => Math.min(Math.max(at, 0), n - 1),
+  circular: (at, n) => (at + n) % n,
+}
+
+/** Pads from the tensor itself, axis by axis. */
+function extended(x: Tensor, pairs: readonly (readonly [number, number])[], mode: PadMode): Tensor {
+  if (!Object.hasOwn(entries, mode))
+    fail('AUX_INVALID_ARGUMENT', `pad: expected a number, 'reflect', 'replicate' or 'circular', got ${describe(mode)}`)
+  return pairs.reduce((y, [before, after], axis) => {
+    if (!before && !after) return y
+    const n = x.shape[axis]
+    const most = { reflect: n - 1, replicate: n && Infinity, circular: n }[mode]
+    if (Math.max(before, after) > most || n + before + after < 1)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `pad: mode ${mode} cannot add ${before} and ${after} to axis ${axis} of ${showShape(x.shape)}`,
+      )
+    const places = Int32Array.from({ length: n + before + after }, (_, i) => entries[mode](i - before, n))
+    return y.indexSelect(axis, tensor(places))
+  }, alias(x))
+}
+
 /** First index, the one after the last (default: the end), and the step (default 1); negative ones count from the end. */
 export type Range = readonly [start?: number | null, end?: number | null, step?: number]
 
@@ -168,8 +202,11 @@ declare module '../tensor/tensor' {
     select(axis: number, index: number): Tensor
     /** Parts of the given size (the last may be smaller) or sizes along an axis, without copying. */
     split(sizes: number | readonly number[], axis?: number): Tensor[]
-    /** `value` before and after: a pair of counts for each axis; negative counts cut. */
-    pad(pairs: readonly (readonly [number, number])[], value?: number): Tensor
+    /**
+     * `value` before and after: a pair of counts for each axis; negative counts cut. 'reflect' mirrors at the first and
+     * last entry, 'replicate' repeats them, 'circular' goes on at the other end.
+     */
+    pad(pairs: readonly (readonly [number, number])[], value?: number | PadMode): Tensor
     /** In reverse along axes. */
     flip(axes: number | readonly number[]): Tensor
     /** Moved along axes by as many places, what leaves at one end coming in at the other. */
@@ -262,6 +299,7 @@ Tensor.prototype.pad = function (pairs, value = 0) {
   const shape = this.shape.map((n, i) => n + pairs[i][0] + pairs[i][1])
   checkShape('pad', shape)
   return tidy(() => {
+    if (typeof value !== 'number') return extended(this, pairs, value)
     // Cut first, then place what is left.
     const cut = pairs.map(([before, after], i): Range => [Math.max(0, -before), this.shape[i] - Math.max(0, -after)])
     const x = this.slice(...cut)

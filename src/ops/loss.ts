@@ -92,18 +92,19 @@ export interface NllOptions {
 export interface CrossEntropyOptions extends NllOptions {
   /** Share of the target spread evenly over all classes (Szegedy et al. 2016). */
   labelSmoothing?: number
-  /** Factor of each class, [classes]; the mean is over the sum of the factors of the labels. */
+  /** Factor of each class, [classes]; the mean of labels is over the sum of their factors. */
   weight?: Tensor
 }
 
 /** Cross entropy of targets that are probabilities, one distribution a row. */
 function softEntropy(logits: Tensor, targets: Tensor, options: CrossEntropyOptions): Tensor {
   const { labelSmoothing: s = 0, ignoreIndex, weight, reduction } = options
-  if (ignoreIndex !== undefined || weight)
-    fail('AUX_INVALID_ARGUMENT', 'crossEntropy: ignoreIndex and weight go with labels, got probabilities as targets')
+  if (ignoreIndex !== undefined)
+    fail('AUX_INVALID_ARGUMENT', 'crossEntropy: ignoreIndex goes with labels, got probabilities as targets')
   const classes = logits.shape[logits.rank - 1]
   const smooth = s ? targets.mul(1 - s).add(s / classes) : targets
-  return reduced('crossEntropy', logits.logSoftmax().mul(smooth).sum(-1).neg(), reduction)
+  const shares = weight ? smooth.mul(weight) : smooth
+  return reduced('crossEntropy', logits.logSoftmax().mul(shares).sum(-1).neg(), reduction)
 }
 
 /** The mean over rows that count; 0 if none does. */
@@ -112,20 +113,29 @@ const counted = (name: string, losses: Tensor, labels: Tensor, o: NllOptions): T
     ? reduced(name, losses, o.reduction)
     : losses.sum().div(labels.ne(o.ignoreIndex).cast('f32').sum().maximum(1))
 
-/** Losses times the weights of their labels; an ignored label weighs nothing. */
-function weighted(losses: Tensor, labels: Tensor, shape: Shape, options: CrossEntropyOptions): Tensor {
-  const { weight, ignoreIndex, labelSmoothing = 0, reduction = 'mean' } = options
-  expectTensor('crossEntropy', weight)
-  expectShape('crossEntropy', 'weight', weight, shape.slice(-1))
-  if (labelSmoothing)
-    fail(
-      'AUX_INVALID_ARGUMENT',
-      'crossEntropy: expected weight or labelSmoothing, got both; give probabilities instead',
-    )
+/**
+ * Losses of labels times the weights of these, the share that is smoothed of all classes with the weight of each; an ignored
+ * label weighs nothing.
+ */
+function weighted(
+  logits: Tensor,
+  labels: Tensor,
+  weight: Tensor,
+  attrs: EntropyAttrs,
+  shape: Shape,
+  options: CrossEntropyOptions,
+): Tensor {
+  const { ignoreIndex, reduction = 'mean' } = options
+  const { smoothing } = attrs
+  const losses = apply(entropyOp, [logits, labels], { ...attrs, smoothing: 0 })[0]
   const counts = ignoreIndex === undefined ? undefined : labels.ne(ignoreIndex)
   const factors = weight.indexSelect(0, counts ? labels.mul(counts.cast('i32')) : labels)
   const own = counts ? factors.mul(counts.cast('f32')) : factors
-  const each = losses.mul(own)
+  let each = losses.mul(own)
+  if (smoothing) {
+    const all = logits.logSoftmax().mul(weight).mean(-1).mul(-smoothing)
+    each = each.mul(1 - smoothing).add(counts ? all.mul(counts.cast('f32')) : all)
+  }
   if (reduction === 'mean') return each.sum().div(own.sum().maximum(1e-12))
   return reduced('crossEntropy', reduction === 'none' ? each.reshape(shape.slice(0, -1)) : each, reduction)
 }
@@ -141,13 +151,17 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
   expectTensor('crossEntropy', logits)
   expectTensor('crossEntropy', labels)
   expectOptions('crossEntropy', options, ['labelSmoothing', 'weight', 'ignoreIndex', 'reduction'])
-  const { labelSmoothing = 0 } = options
+  const { labelSmoothing = 0, weight } = options
   if (!(labelSmoothing >= 0 && labelSmoothing <= 1))
     fail(
       'AUX_INVALID_ARGUMENT',
       `crossEntropy: expected labelSmoothing to be a number from 0 to 1, got ${describe(labelSmoothing)}`,
     )
   if (logits.rank < 1) fail('AUX_SHAPE_MISMATCH', 'crossEntropy: expected logits [..., classes], got shape []')
+  if (weight) {
+    expectTensor('crossEntropy', weight)
+    expectShape('crossEntropy', 'weight', weight, logits.shape.slice(-1))
+  }
   return tidy(() => {
     if (labels.dtype === 'f32' && sameShape(labels.shape, logits.shape)) return softEntropy(logits, labels, options)
     const classes = expectIndices('crossEntropy', 'labels', labels)
@@ -157,8 +171,8 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
         ? [logits, classes]
         : [logits.reshape([-1, logits.shape[logits.rank - 1]]), classes.reshape([classes.size])]
     const attrs = { smoothing: labelSmoothing, ignore: options.ignoreIndex ?? nothing }
+    if (weight) return weighted(x, y, weight, attrs, logits.shape, options)
     const losses = apply(entropyOp, [x, y], attrs)[0]
-    if (options.weight) return weighted(losses, y, logits.shape, options)
     if (options.reduction === 'none') return losses.reshape(labels.shape)
     return counted('crossEntropy', losses, y, options)
   })

@@ -24,8 +24,8 @@ declare module '../tensor/tensor' {
   }
 }
 
-/** A pooling of each frame, then one along the depth, of images whose rows are frames. */
-function twice(x: Tensor, frame: (x: Tensor) => Tensor, depth: (x: Tensor) => Tensor): Tensor {
+/** @internal A pooling of each frame, then one along the depth, of images whose rows are frames. */
+export function twice(x: Tensor, frame: (x: Tensor) => Tensor, depth: (x: Tensor) => Tensor): Tensor {
   const [n, d, h, w, c] = x.shape
   const small = frame(x.reshape([n * d, h, w, c]))
   const [, p, q] = small.shape

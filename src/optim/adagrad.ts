@@ -2,7 +2,7 @@ import type { UpdateInputs } from '../compile/optimizer'
 import { fail } from '../errors'
 import { rmsUpdate } from '../ops/optim'
 import type { Tensor } from '../tensor/tensor'
-import { Base, type BaseOptions } from './base'
+import { Base, checkEps, type BaseOptions } from './base'
 
 /** Options of `Adagrad`. */
 export interface AdagradOptions extends BaseOptions {
@@ -32,10 +32,9 @@ export class Adagrad extends Base {
     for (const [name, value] of Object.entries({ lrDecay, initialAccumulatorValue }))
       if (!(value >= 0 && Number.isFinite(value)))
         fail('AUX_INVALID_ARGUMENT', `${name}: expected a number >= 0, got ${value}`)
-    if (!(eps > 0)) fail('AUX_INVALID_ARGUMENT', `eps: expected a number > 0, got ${eps}`)
     this.#lrDecay = lrDecay
     this.#start = initialAccumulatorValue
-    this.#eps = eps
+    this.#eps = checkEps(eps)
   }
 
   protected apply(

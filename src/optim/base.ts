@@ -43,6 +43,12 @@ export function checkBetas(betas: readonly [number, number]): readonly [number, 
   return betas
 }
 
+/** @internal Throws unless it is positive. */
+export function checkEps(eps: number): number {
+  if (!(eps > 0)) fail('AUX_INVALID_ARGUMENT', `eps: expected a number > 0, got ${eps}`)
+  return eps
+}
+
 /** What optimizers share: the learning rate, groups, and state of zeros made when a parameter is first met. */
 export abstract class Base implements Optimizer {
   /** For checkpoints. */
@@ -132,9 +138,10 @@ export abstract class Base implements Optimizer {
         fail(
           'AUX_INVALID_ARGUMENT',
           `${this.constructor.name}: expected state by element for the sparse table ${name}, got ${slot} of shape ` +
-            `${showShape(t.shape)}; use SGD, RMSprop, Adagrad, Adam, AdamW or Lion, or sparse: false`,
+            `${showShape(t.shape)}; take another optimizer, or sparse: false`,
         )
     const [w, ...parts] = [parameter, ...state.map(([, t]) => t)].map((t) => t.indexSelect(0, rows))
+    for (const t of [w, ...parts]) t.node!.graph.assignable.add(t)
     this.#apply(name, parameter, w, Object.fromEntries(state.map(([slot], i) => [slot, parts[i]])), gradient, inputs)
     putRows(parameter, rows, w)
     state.forEach(([, t], i) => putRows(t, rows, parts[i]))

@@ -1,8 +1,7 @@
 import type { UpdateInputs } from '../compile/optimizer'
-import { fail } from '../errors'
 import { rmsUpdate } from '../ops/optim'
 import type { Tensor } from '../tensor/tensor'
-import { Base, expectDecays, type BaseOptions } from './base'
+import { Base, checkEps, expectDecays, type BaseOptions } from './base'
 
 /** Options of `RMSprop`. */
 export interface RMSpropOptions extends BaseOptions {
@@ -32,9 +31,8 @@ export class RMSprop extends Base {
     super(options, ['alpha', 'eps', 'momentum', 'centered'])
     const { alpha = 0.99, eps = 1e-8, momentum = 0, centered = false } = options
     expectDecays({ alpha, momentum })
-    if (!(eps > 0)) fail('AUX_INVALID_ARGUMENT', `eps: expected a number > 0, got ${eps}`)
     this.#alpha = alpha
-    this.#eps = eps
+    this.#eps = checkEps(eps)
     this.#momentum = momentum
     this.slots = ['square', ...(centered ? ['mean'] : []), ...(momentum ? ['momentum'] : [])]
   }

@@ -19,6 +19,15 @@ const functions: [string, nn.Layer, (x: number) => number][] = [
   ['Mish', new nn.Mish(), (x) => x * Math.tanh(Math.log1p(Math.exp(x)))],
   ['Hardsigmoid', new nn.Hardsigmoid(), (x) => relu6(x + 3) / 6],
   ['Hardswish', new nn.Hardswish(), (x) => (x * relu6(x + 3)) / 6],
+  ['SELU', new nn.SELU(), (x) => 1.0507009873554805 * (x > 0 ? x : 1.6732632423543772 * Math.expm1(x))],
+  ['CELU', new nn.CELU(2), (x) => (x > 0 ? x : 2 * Math.expm1(x / 2))],
+  ['Softsign', new nn.Softsign(), (x) => x / (1 + Math.abs(x))],
+  ['Hardtanh', new nn.Hardtanh(-2, 1), (x) => Math.min(Math.max(x, -2), 1)],
+  ['Threshold', new nn.Threshold(0.5, -3), (x) => (x > 0.5 ? x : -3)],
+  ['Softshrink', new nn.Softshrink(0.7), (x) => Math.sign(x) * Math.max(Math.abs(x) - 0.7, 0)],
+  ['Hardshrink', new nn.Hardshrink(), (x) => (Math.abs(x) > 0.5 ? x : 0)],
+  ['Tanhshrink', new nn.Tanhshrink(), (x) => x - Math.tanh(x)],
+  ['LogSigmoid', new nn.LogSigmoid(), (x) => -Math.log1p(Math.exp(-x))],
 ]
 test.each(functions)('%s and its slope', (_, layer, f) => {
   const x = values(4, 50).mul(2) // beyond all bends
@@ -146,4 +155,58 @@ test('Dropout2d drops whole channels of samples', async () => {
   expect(runs[0]).not.toEqual(runs[1])
   const evaluation = compile({ model, forward: ({ x }) => model.forward(x) })
   expect((await evaluation.run({ x })).data.every((v) => v === 1)).toBe(true)
+})
+
+test('AlphaDropout leaves mean and variance', async () => {
+  seed(6)
+  const model = new nn.AlphaDropout(0.3)
+  const x = normal([200, 500])
+  const y = model.forward(x)
+  expect(Math.abs(y.mean().item() - x.mean().item())).toBeLessThan(0.01)
+  expect(y.var().item()).toBeCloseTo(x.var().item(), 1)
+  // Linear in what is kept; the rest has one value.
+  const [scale, low] = [1 / Math.sqrt(0.7 * (1 + 0.3 * 1.7580993408473766 ** 2)), -1.7580993408473766]
+  const data = x.dataSync()
+  const dropped = y.dataSync().filter((v, i) => {
+    const kept = scale * (data[i] - 0.3 * low)
+    if (Math.abs(v - kept) < 1e-5) return false
+    expect(Math.abs(v - scale * 0.7 * low)).toBeLessThan(1e-5)
+    return true
+  })
+  expect(dropped.length / 1e5).toBeCloseTo(0.3, 2)
+  expect(model.eval().forward(x)).toBe(x)
+  expect(() => new nn.AlphaDropout(1.5)).toThrow(/AlphaDropout/)
+})
+
+test('channels of groups are interleaved; an axis is made several', () => {
+  const x = tensor([0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15], [1, 2, 6])
+  expect(new nn.ChannelShuffle(2).forward(x).dataSync()).toEqual(
+    Float32Array.of(0, 3, 1, 4, 2, 5, 10, 13, 11, 14, 12, 15),
+  )
+  // With as many channels a group as there were groups, it is undone.
+  expect(new nn.ChannelShuffle(3).forward(new nn.ChannelShuffle(2).forward(x)).dataSync()).toEqual(x.dataSync())
+  expect(() => new nn.ChannelShuffle(4).forward(x)).toThrow(/4 groups divide, got \[1, 2, 6\]/)
+  const parts = new nn.Unflatten(-1, [2, -1]).forward(x)
+  expect(parts.shape).toEqual([1, 2, 2, 3])
+  expect(new nn.Unflatten(1, [1, 2]).forward(x).shape).toEqual([1, 1, 2, 6])
+  expect(() => new nn.Unflatten(1, [3]).forward(x)).toThrow(/reshape/)
+})
+
+test('paddings of images, and maxima of bins', () => {
+  const x = values(2, 3, 4, 2)
+  const around = (n: number): [number, number] => [n, n]
+  const pairs = [around(0), around(1), around(1), around(0)]
+  for (const [layer, fill] of [
+    [new nn.ZeroPad2d(1), 0],
+    [new nn.ReflectionPad2d(1), 'reflect'],
+    [new nn.ReplicationPad2d(1), 'replicate'],
+    [new nn.CircularPad2d([around(1), around(1)]), 'circular'],
+  ] as const)
+    expect(layer.forward(x).dataSync()).toEqual(x.pad(pairs, fill).dataSync())
+  expect(() => new nn.ZeroPad2d([around(1)])).toThrow(/^ZeroPad2d: expected a number or 2 pairs/)
+  expect(() => new nn.ZeroPad2d(1).forward(values(2, 3, 4))).toThrow(/^ZeroPad2d: expected input with 4 axes/)
+
+  expect(new nn.AdaptiveMaxPool2d([2, 3]).forward(x).dataSync()).toEqual(x.adaptiveMaxPool2d([2, 3]).dataSync())
+  expect(new nn.AdaptiveMaxPool1d(2).forward(values(2, 5, 3)).shape).toEqual([2, 2, 3])
+  expect(new nn.AdaptiveMaxPool3d(1).forward(values(1, 2, 3, 4, 5)).shape).toEqual([1, 1, 1, 1, 5])
 })

@@ -1,5 +1,14 @@
-import { asa, checkpoint, compile, nn, optim, quantized, tensor, zeros, type Tensor } from '../../src'
+import { readFileSync } from 'node:fs'
+import path from 'node:path'
+import { asa, checkpoint, compile, nn, optim, quantized, stack, tensor, zeros, type Tensor } from '../../src'
+import { gradientsOf } from '../support/record'
+import { withCode } from '../support/refusals'
 import { generator } from '../support/run'
+
+/** Made by `pytorch.py` there. */
+const { recurrent } = JSON.parse(readFileSync(path.join(__dirname, '..', 'fixtures', 'pytorch.json'), 'utf8')) as {
+  recurrent: Record<string, { output: number[]; states: number[]; x: number[]; parameters: number[] }>
+}
 
 const [rows, length, inputs, hidden, layers] = [2, 3, 2, 3, 2]
 const random = generator(1)
@@ -143,6 +152,10 @@ test('one step of a cell', () => {
     [1, 3],
     [1, 3],
   ])
+  const rnn = new nn.RNNCell(2, 3)
+  const sum = rnn.ih.forward(tensor([[1, -1]])).add(rnn.hh.bias!)
+  near(rnn.forward(tensor([[1, -1]]))[0].dataSync(), [...sum.dataSync()].map(Math.tanh), 1e-6)
+  expect(() => new nn.RNNCell(2, 3, { nonlinearity: 'gelu' as never })).toThrow(/'tanh' or 'relu', got gelu/)
   const gru = new nn.GRUCell(2, 3, { bias: false })
   const [first] = gru.forward(tensor([[1, -1]]))
   expect(gru.forward(tensor([[1, -1]]), [first])[0].dataSync()).not.toEqual(first.dataSync())
@@ -150,17 +163,126 @@ test('one step of a cell', () => {
 
 test('gradients of the positions are put together: the work grows with their number, not with its square', () => {
   const work = (length: number): number => {
-    const layer = new nn.GRU(3, 4, { layers: 2 })
+    const layer = new nn.GRU(3, 4, { layers: 2, bidirectional: true })
     const step = compile({
       model: layer,
-      loss: ({ x }) => layer.forward(x).output.mean(),
+      loss: ({ x, lengths }) => layer.forward(x, undefined, lengths).output.mean(),
       optimizer: new optim.SGD({ lr: 0.1 }),
     })
-    const plan = step.plan({ x: [2, length, 3] })
+    const plan = step.plan({ x: [2, length, 3], lengths: [2] })
     const written = plan.ops.reduce((bytes, op) => bytes + op.bytes, 0)
     expect(plan.ops.filter((op) => op.kernel === 'place')).toEqual([])
     step.close()
     return written
   }
   expect(work(24) / work(6)).toBeLessThan(4.5)
+})
+
+const wave = (phase: number, shape: number[], scale = 1): Tensor => {
+  const size = shape.reduce((a, b) => a * b)
+  return tensor(
+    Float32Array.from({ length: size }, (_, i) => scale * Math.sin(1.3 * i + phase)),
+    shape,
+  )
+}
+
+/** Two layers in both directions over rows of 4, 2 and 1 positions, with what each begins with. */
+class Packed extends nn.Module {
+  readonly x = new nn.Parameter(wave(0.1, [3, 4, 2]))
+  constructor(readonly layer: nn.LSTM | nn.GRU | nn.RNN) {
+    super()
+    layer.cells.forEach((cell, c) => {
+      const parameters = [cell.ih.weight, cell.hh.weight, cell.ih.bias!, cell.hh.bias!]
+      parameters.forEach((p, k) => p.assign(wave(4 * c + k, [...p.shape], 0.5)))
+    })
+  }
+  forward(lengths: Tensor) {
+    const { states: count } = this.layer.cells[0]
+    const starts = Array.from({ length: count }, (_, k) => wave(0.2 + k, [4, 3, 3], 0.5))
+    const states = this.layer.cells.map((_, c) => starts.map((s) => s.select(0, c)))
+    const { output, states: last } = this.layer.forward(this.x, states, lengths)
+    return { output, states: stack(last.map((s) => stack(s, 0)), 0) } // prettier-ignore
+  }
+}
+
+const near = (got: ArrayLike<number>, expected: number[], tolerance = 2e-6): void => {
+  expect(got.length).toBe(expected.length)
+  expected.forEach((v, i) => expect(Math.abs(got[i] - v)).toBeLessThan(tolerance * (1 + Math.abs(v))))
+}
+
+describe.each([
+  ['LSTM', () => new nn.LSTM(2, 3, { layers: 2, bidirectional: true })],
+  ['GRU', () => new nn.GRU(2, 3, { layers: 2, bidirectional: true })],
+  ['RNN', () => new nn.RNN(2, 3, { layers: 2, bidirectional: true, nonlinearity: 'relu' })],
+] as const)('%s of packed rows, both directions', (kind, make) => {
+  const lengths = { data: Int32Array.of(4, 2, 1), shape: [3] }
+  const loss = (model: Packed) => (batch: Record<string, Tensor>) => {
+    const { output, states } = model.forward(batch.lengths)
+    const total = output.mul(wave(0.4, [3, 4, 6])).sum()
+    return { loss: total.add(states.mul(wave(0.6, [...states.shape])).sum()), output, states }
+  }
+
+  test("values, states and gradients are PyTorch's, under policies too", async () => {
+    for (const memory of [undefined, checkpoint(), { 'layer.cells.*': checkpoint({ recompute: 'cheap' }) }] as const) {
+      const model = new Packed(make())
+      const { result, gradients, plan, measured } = await gradientsOf(model, loss(model), { lengths }, memory)
+      near(result.output.data, recurrent[kind].output)
+      near(result.states.data, recurrent[kind].states)
+      near(gradients.x, recurrent[kind].x)
+      const own = model.layer.cells.flatMap((_, c) =>
+        ['ih.weight', 'hh.weight', 'ih.bias', 'hh.bias'].flatMap((p) => [...gradients[`layer.cells.${c}.${p}`]]),
+      )
+      near(own, recurrent[kind].parameters, 5e-6)
+      expect(measured).toBe(plan.arenaBytes)
+    }
+  })
+
+  test('what is behind a row changes nothing of it', async () => {
+    const model = new Packed(make())
+    const whole = await gradientsOf(model, loss(model), { lengths })
+    const x = model.x.dataSync()
+    for (let t = 1; t < 4; t++) for (const i of [0, 1]) x[(2 * 4 + t) * 2 + i] = 9
+    model.x.assign(x)
+    const other = await gradientsOf(model, loss(model), { lengths })
+    expect(other.result.output.data).toEqual(whole.result.output.data)
+    expect(other.result.states.data).toEqual(whole.result.states.data)
+    expect(other.gradients.x).toEqual(whole.gradients.x)
+  })
+
+  test('what cannot be', () => {
+    const { layer } = new Packed(make())
+    const x = zeros([3, 4, 2])
+    const state = layer.cells[0].start(3)
+    expect(() => layer.forward(x, [state])).toThrow(withCode('AUX_SHAPE_MISMATCH', /states of 4 cells, got 1$/))
+    expect(() => layer.forward(x, undefined, tensor(Int32Array.of(1, 2)))).toThrow(
+      withCode('AUX_SHAPE_MISMATCH', new RegExp(`^${kind}: expected lengths of shape \\[3\\], got \\[2\\]`)),
+    )
+    expect(() => layer.forward(x, undefined, zeros([3]))).toThrow(
+      withCode('AUX_DTYPE_MISMATCH', /lengths of dtype i32/),
+    )
+  })
+})
+
+test('one direction with lengths is each row by itself; dropout is between layers, in training', async () => {
+  const layer = new nn.GRU(2, 3, { layers: 2, dropout: 0.5 })
+  const run = async (x: Tensor, ...lengths: number[]) => {
+    const f = compile({ model: layer, forward: ({ x, lengths }) => layer.forward(x, undefined, lengths).output })
+    return (await f.run({ x, lengths: Int32Array.from(lengths) })).data
+  }
+  const x = wave(0, [2, 4, 2])
+  const both = await run(x, 4, 3)
+  near(both.subarray(12, 21), [...(await run(x.slice([1, 2], [0, 3]), 3))], 1e-6)
+  expect([...both.subarray(21)]).toEqual([0, 0, 0])
+  const step = compile({
+    model: layer,
+    loss: ({ x }) => {
+      const { output, states } = layer.forward(x)
+      return { loss: output.sum(), first: states[0][0], last: states[1][0] }
+    },
+    optimizer: new optim.SGD({ lr: 0 }),
+  })
+  const [a, b] = [await step.run({ x }), await step.run({ x })]
+  expect(a.first.data).toEqual(b.first.data)
+  expect(a.last.data).not.toEqual(b.last.data)
+  step.close()
 })

@@ -1,4 +1,19 @@
-import { asa, checkpoint, concat, nn, quantized, zeros, type Tensor } from '../../src'
+import {
+  asa,
+  checkpoint,
+  compile,
+  concat,
+  convTranspose1d,
+  convTranspose3d,
+  nn,
+  optim,
+  quantized,
+  seed,
+  tensor,
+  zeros,
+  type MemoryAssignment,
+  type Tensor,
+} from '../../src'
 import { trained } from '../support/policies'
 
 /** Down by a convolution, up by a transposed one and by interpolation. */
@@ -42,4 +57,56 @@ test('a transposed convolution undoes the shape of a convolution', () => {
   expect(() => new nn.ConvTranspose2d(3, 4, 3, { groups: 2 })).toThrow(/2 groups/)
   expect(() => new nn.ConvTranspose2d(3, 4, undefined as never)).toThrow(/kernel/)
   expect(() => new nn.Upsample({ size: 0 }).forward(zeros([1, 2, 2, 1]))).toThrow(/size/)
+})
+
+test('sequences and volumes: the layers are the functions on their weights, and learn', async () => {
+  const shapes = { x: [2, 5, 3], v: [1, 3, 4, 3, 2] }
+  class Both extends nn.Module {
+    readonly row = new nn.ConvTranspose1d(3, 4, 3, { stride: 2, groups: 1 })
+    readonly cube = new nn.ConvTranspose3d(2, 3, [2, 3, 1], { stride: [2, 1, 1], bias: false })
+    forward(x: Tensor, v: Tensor) {
+      return { row: this.row.forward(x), cube: this.cube.forward(v) }
+    }
+  }
+  seed(3)
+  const model = new Both()
+  const value = (shape: number[]) => ({
+    data: Float32Array.from({ length: shape.reduce((a, b) => a * b) }, (_, i) => Math.sin(i * i)),
+    shape,
+  })
+  const [x, v] = [value(shapes.x), value(shapes.v)]
+  const { row, cube } = model.forward(tensor(x.data, x.shape), tensor(v.data, v.shape))
+  expect(row.dataSync()).toEqual(
+    convTranspose1d(tensor(x.data, x.shape), model.row.weight, model.row.bias, { stride: 2 }).dataSync(),
+  )
+  expect(cube.dataSync()).toEqual(
+    convTranspose3d(tensor(v.data, v.shape), model.cube.weight, undefined, { stride: [2, 1, 1] }).dataSync(),
+  )
+  expect([model.row.weight.shape, model.cube.weight.shape]).toEqual([
+    [3, 3, 4],
+    [2, 2, 3, 1, 3],
+  ])
+  const train = async (memory?: MemoryAssignment) => {
+    seed(3)
+    const own = new Both()
+    const step = compile({
+      model: own,
+      loss: ({ x, v }) => {
+        const y = own.forward(x, v)
+        return y.row.sub(1).square().mean().add(y.cube.sub(1).square().mean())
+      },
+      optimizer: new optim.Adam({ lr: 0.05 }),
+      memory,
+    })
+    const losses: number[] = []
+    for (let i = 0; i < 30; i++) losses.push((await step.run({ x, v })).loss)
+    expect(step.measuredArenaBytes).toBe(step.plan(shapes).arenaBytes)
+    step.close()
+    return losses
+  }
+  const plain = await train()
+  expect(plain[29]).toBeLessThan(0.9 * plain[0])
+  expect(await train(checkpoint())).toEqual(plain)
+  expect(() => new nn.ConvTranspose1d(3, 4, 0)).toThrow(/^ConvTranspose1d: expected kernel/)
+  expect(() => new nn.ConvTranspose3d(3, 4, 3, { groups: 2 })).toThrow(/^ConvTranspose3d: .*2 groups/)
 })

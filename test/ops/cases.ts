@@ -1934,5 +1934,201 @@ add({
   ...product,
   gtol: 2e-5,
 })
+for (const o of [{}, { stride: 2, padding: 1, outputPadding: 1 }, { dilation: 2, groups: 2 }])
+  add({
+    name: `convTranspose1d ${JSON.stringify(o)}`,
+    f: (x, w, b) => aux.convTranspose1d(x, w, b, o),
+    reference: (x, w, b) => {
+      const three = (v: number | undefined, rest: number): number[] => [rest, rest, v ?? rest]
+      const long = (a: Arr): Arr => reshape(a, [a.shape[0], 1, 1, ...a.shape.slice(1)])
+      const { stride, padding, dilation, outputPadding, groups } = o as aux.ConvTranspose1dOptions
+      const y = ref.convTranspose3d(long(x), long(w), {
+        stride: three(stride, 1),
+        padding: three(padding, 0),
+        dilation: three(dilation, 1),
+        outputPadding: three(outputPadding, 0),
+        groups,
+      })
+      return make([y.shape[0], y.shape[3], y.shape[4]], ([n, l, c]) => get(y, [n, 0, 0, l, c]) + get(b, [c]))
+    },
+    ...product,
+    gtol: 2e-5,
+    samples: ((groups) => [[s(2, 5, 4), s(4, 3, 6 / groups), s(6)]])((o as { groups?: number }).groups ?? 1),
+    bad: [
+      {
+        what: 'channels',
+        run: () => aux.convTranspose1d(aux.zeros([1, 4, 3]), aux.zeros([2, 3, 3])),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /^convTranspose1d: .*\[1, 4, 3\] and \[2, 3, 3\]/,
+      },
+      {
+        what: 'outputPadding',
+        run: () => aux.convTranspose1d(aux.zeros([1, 4, 3]), aux.zeros([3, 3, 3]), undefined, { outputPadding: 1 }),
+        code: 'AUX_INVALID_ARGUMENT',
+      },
+    ],
+  })
+for (const o of [
+  {},
+  { stride: [2, 1, 2], padding: [1, 0, 1], outputPadding: [1, 0, 0] },
+  { dilation: [2, 1, 1], padding: [2, 1, 0], groups: 2 },
+  { stride: [3, 1, 1], outputPadding: [2, 0, 0] },
+] as const)
+  add({
+    name: `convTranspose3d ${JSON.stringify(o)}`,
+    f: (x, w, b) => aux.convTranspose3d(x, w, b, o),
+    reference: (x, w, b) => {
+      const y = ref.convTranspose3d(x, w, o as object)
+      return make(y.shape, (i) => get(y, i) + get(b, [i[4]]))
+    },
+    ...product,
+    gtol: 2e-5,
+    samples: ((groups) => [[s(2, 3, 2, 3, 2), s(2, 2, 3, 2, 4 / groups), s(4)]])(
+      (o as { groups?: number }).groups ?? 1,
+    ),
+    bad: [
+      {
+        what: 'channels',
+        run: () => aux.convTranspose3d(aux.zeros([1, 4, 4, 4, 3]), aux.zeros([2, 3, 3, 3, 1])),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /^convTranspose3d/,
+      },
+      {
+        what: 'outputPadding',
+        run: () =>
+          aux.convTranspose3d(aux.zeros([1, 2, 2, 2, 3]), aux.zeros([3, 1, 1, 1, 1]), undefined, {
+            outputPadding: [1, 0, 0],
+          }),
+        code: 'AUX_INVALID_ARGUMENT',
+      },
+      {
+        what: 'nothing left',
+        run: () =>
+          aux.convTranspose3d(aux.zeros([1, 1, 1, 1, 3]), aux.zeros([3, 1, 1, 1, 2]), undefined, { padding: 1 }),
+        code: 'AUX_SHAPE_MISMATCH',
+      },
+    ],
+  })
+add({
+  name: 'convTranspose3d that leaves padding alone',
+  f: (x, w, b) => aux.convTranspose3d(x, w, b, { stride: [2, 1, 1], padding: [1, 0, 0] }).add(x.mul(w).sum().mul(0)),
+  reference: (_, __, b) => make([1, 1, 1, 1, 1], () => get(b, [0])),
+  samples: [[s(1, 2, 1, 1, 1), s(1, 1, 1, 1, 1), s(1)]],
+})
+const binned = (v: number[], parts: number): number[][] =>
+  Array.from({ length: parts }, (_, i) =>
+    v.slice(Math.floor((i * v.length) / parts), Math.ceil(((i + 1) * v.length) / parts)),
+  )
+/** Along one axis after the other: the maximum of maxima. */
+const maxima = (x: Arr, sizes: number[]): Arr =>
+  sizes.reduce((y, parts, i) => lines(y, 1 + i, (v) => binned(v, parts).map((b) => Math.max(...b))), x)
+add({
+  name: 'adaptiveMaxPool1d',
+  f: (x) => x.adaptiveMaxPool1d(3),
+  reference: (x) => maxima(x, [3]),
+  samples: [[s(2, 7, 3)], [s(1, 6, 2)], [s(1, 2, 2)]],
+  bad: [{ what: 'a size', run: () => aux.zeros([1, 4, 1]).adaptiveMaxPool1d(0), code: 'AUX_INVALID_ARGUMENT' }],
+})
+add({
+  name: 'adaptiveMaxPool2d',
+  f: (x) => x.adaptiveMaxPool2d([3, 2]),
+  reference: (x) => maxima(x, [3, 2]),
+  samples: [[s(2, 7, 5, 3)], [s(1, 6, 4, 2)], [s(1, 2, 1, 1)]],
+  bad: [{ what: 'a sequence', run: () => aux.zeros([1, 4, 1]).adaptiveMaxPool2d(1), code: 'AUX_SHAPE_MISMATCH' }],
+})
+add({
+  name: 'adaptiveMaxPool3d',
+  f: (x) => x.adaptiveMaxPool3d([2, 3, 1]),
+  reference: (x) => maxima(x, [2, 3, 1]),
+  samples: [[s(2, 5, 4, 3, 2)]],
+})
+for (const mode of ['reflect', 'replicate', 'circular'] as const)
+  add({
+    name: `pad, ${mode}`,
+    f: (x) =>
+      x.pad(
+        [
+          [0, 0],
+          [2, 1],
+          [-1, 2],
+        ],
+        mode,
+      ),
+    reference: (x) => {
+      const [, h, w] = x.shape
+      const at = (i: number, n: number): number =>
+        mode === 'circular' ? (i + n) % n : mode === 'replicate' ? Math.max(0, Math.min(i, n - 1)) : n - 1 - Math.abs(n - 1 - Math.abs(i)) // prettier-ignore
+      return make([x.shape[0], h + 3, w + 1], ([n, i, j]) => get(x, [n, at(i - 2, h), at(j + 1, w)]))
+    },
+    samples: [[s(2, 3, 4)], [s(1, 4, 3)]],
+    bad: [
+      {
+        what: 'too much',
+        run: () => aux.zeros([mode === 'replicate' ? 0 : 2]).pad([[3, 0]], mode),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: new RegExp(`^pad: mode ${mode}`),
+      },
+      { what: 'a mode', run: () => aux.zeros([2]).pad([[1, 0]], 'mirror' as never), code: 'AUX_INVALID_ARGUMENT' },
+    ],
+  })
+const geometries = [
+  { kernel: [2, 3], o: {} },
+  { kernel: [3, 2], o: { stride: [2, 1], padding: [1, 0], dilation: [1, 2] } },
+  { kernel: [1, 1], o: { stride: 2 } },
+] as const
+for (const { kernel, o } of geometries) {
+  const two = (v: number | readonly number[] | undefined, rest: number): number[] => {
+    const both = v ?? rest
+    return typeof both === 'number' ? [both, both] : [...both]
+  }
+  const { stride, padding, dilation } = o as aux.UnfoldOptions
+  const [step, edge, gap] = [two(stride, 1), two(padding as number, 0), two(dilation, 1)]
+  /** Calls f with a column's index and the place in the image that it is of, unless it is of padding. */
+  const each = (image: number[], f: (column: number[], place: number[]) => void): number[] => {
+    const [n, h, w, c] = image
+    const count = [h, w].map((d, i) => Math.floor((d + 2 * edge[i] - gap[i] * (kernel[i] - 1) - 1) / step[i]) + 1)
+    ref.eachIndex([n, ...count, ...kernel, c], ([b, p, q, u, v, ch]) => {
+      const [i, j] = [p * step[0] - edge[0] + u * gap[0], q * step[1] - edge[1] + v * gap[1]]
+      if (i >= 0 && i < h && j >= 0 && j < w) f([b, p, q, (u * kernel[1] + v) * c + ch], [b, i, j, ch])
+    })
+    return [n, ...count, kernel[0] * kernel[1] * c]
+  }
+  const at = (a: Arr, index: number[]): number => index.reduce((p, v, i) => p * a.shape[i] + v, 0)
+  add({
+    name: `unfold ${kernel.join()} ${JSON.stringify(o)}`,
+    f: (x) => aux.unfold(x, kernel, o),
+    reference: (x) => {
+      const shape = each(x.shape, () => undefined)
+      const y = make(shape, () => 0)
+      each(x.shape, (column, place) => (y.data[at(y, column)] = get(x, place)))
+      return y
+    },
+    samples: [[s(2, 5, 4, 3)]],
+    bad: [
+      { what: 'a kernel', run: () => aux.unfold(aux.zeros([1, 2, 2, 1]), 3), code: 'AUX_SHAPE_MISMATCH' },
+      { what: 'a sequence', run: () => aux.unfold(aux.zeros([1, 2, 2]), 1), code: 'AUX_SHAPE_MISMATCH' },
+    ],
+  })
+  const image = [2, 5, 4, 3]
+  const columns = each(image, () => undefined)
+  add({
+    name: `fold ${kernel.join()} ${JSON.stringify(o)}`,
+    f: (y) => aux.fold(y, [5, 4], kernel, o),
+    reference: (y) => {
+      const x = make(image, () => 0)
+      each(image, (column, place) => (x.data[at(x, place)] += get(y, column)))
+      return x
+    },
+    samples: [[s(...columns)]],
+    bad: [
+      {
+        what: 'columns',
+        run: () => aux.fold(aux.zeros([1, 2, 2, 5]), 3, 2),
+        code: 'AUX_SHAPE_MISMATCH',
+        message: /^fold: expected columns \[N, 2, 2, 2 · 2 · C\], got \[1, 2, 2, 5\]/,
+      },
+    ],
+  })
+}
 
 export { rows }

@@ -10,6 +10,10 @@ const { losses } = JSON.parse(readFileSync(path.join(__dirname, '..', 'fixtures'
 
 const pair = [4, 3]
 const row = [4]
+const wide = [4, 5]
+const labels = () => tensor(Int32Array.of(2, 0, 4, 1))
+const factors = () => tensor([0.5, 1, 2, 0.25, 1.5])
+const several = () => tensor(Int32Array.of(3, 0, -1, 1, 2, -1, 1, 0, 2, 3, 0, 1, 2, 3, 4, 4, -1, -1, 2, -1), [4, 5])
 type Last = (x: number) => number
 const sign: Last = (x) => (x > 0 ? 1 : -1)
 const one: Last = (x) => Number(x > 0)
@@ -46,6 +50,41 @@ const cases: [string, (...x: Tensor[]) => Tensor, number[][], Last | undefined][
     undefined,
   ],
   ['marginRanking', (x, y, t) => nn.marginRanking(x, y, t, { margin: 0.5 }), [row, row, row], sign],
+  ['multiMargin', (x) => nn.multiMargin(x, labels()), [wide], undefined],
+  [
+    'multiMargin, all',
+    (x) => nn.multiMargin(x, labels(), { p: 2, margin: 0.7, weight: factors(), reduction: 'none' }),
+    [wide],
+    undefined,
+  ],
+  ['multilabelMargin', (x) => nn.multilabelMargin(x, several()), [wide], undefined],
+  ['multilabelMargin of each', (x) => nn.multilabelMargin(x, several(), { reduction: 'none' }), [wide], undefined],
+  ['multilabelSoftMargin', (x, t) => nn.multilabelSoftMargin(x, t), [wide, wide], one],
+  [
+    'multilabelSoftMargin, weighted',
+    (x, t) => nn.multilabelSoftMargin(x, t, { weight: factors(), reduction: 'sum' }),
+    [wide, wide],
+    one,
+  ],
+  ['softMargin', (x, t) => nn.softMargin(x, t), [pair, pair], sign],
+  [
+    'crossEntropy, weighted and smoothed',
+    (x) => nn.crossEntropy(x, labels(), { weight: factors(), labelSmoothing: 0.2, ignoreIndex: 4 }),
+    [wide],
+    undefined,
+  ],
+  [
+    'crossEntropy, weighted and smoothed, of each',
+    (x) => nn.crossEntropy(x, labels(), { weight: factors(), labelSmoothing: 0.2, reduction: 'none' }),
+    [wide],
+    undefined,
+  ],
+  [
+    'crossEntropy of weighted probabilities',
+    (x, t) => nn.crossEntropy(x, t.softmax().detach(), { weight: factors(), labelSmoothing: 0.1 }),
+    [wide, wide],
+    (t) => t,
+  ],
   ['hingeEmbedding', (x, t) => nn.hingeEmbedding(x, t, { reduction: 'none' }), [pair, pair], sign],
 ]
 test.each(cases)("%s: value and gradient are PyTorch's", (name, f, shapes, last) => {
@@ -100,5 +139,14 @@ test('mistakes are named', () => {
   expect(() => nn.hingeEmbedding(y, y, { margin: NaN })).toThrow(wrong(/margin.*NaN/))
   expect(() => nn.tripletMargin(x, x, x, { p: 3 })).toThrow(wrong(/p to be 1, 2 or Infinity/))
   expect(() => nn.tripletMargin(x, x, x, { marge: 3 } as never)).toThrow(wrong(/no option marge/))
+  const two = tensor(Int32Array.of(0, 3))
+  expect(() => nn.multiMargin(x, x)).toThrow(withCode('AUX_DTYPE_MISMATCH', /^multiMargin: expected labels/))
+  expect(() => nn.multiMargin(x, two)).toThrow(withCode('AUX_INDEX_OUT_OF_RANGE', /3/))
+  expect(() => nn.multiMargin(x, two, { p: 3 as 2 })).toThrow(wrong(/p to be 1 or 2, got 3/))
+  expect(() => nn.multiMargin(x, two, { weight: y })).toThrow(shape(/weight of shape \[3\], got \[2\]/))
+  expect(() => nn.multilabelMargin(x, two)).toThrow(shape(/^multilabelMargin: expected targets of shape \[2, 3\]/))
+  expect(() => nn.multilabelSoftMargin(x, y)).toThrow(shape(/^multilabelSoftMargin: expected targets/))
+  expect(() => nn.softMargin(x, y)).toThrow(shape(/^softMargin: expected labels/))
+  expect(() => nn.crossEntropy(x, two, { weight: y })).toThrow(shape(/^crossEntropy: expected weight of shape \[3\]/))
   expect(() => nn.poissonNll(x, [1] as never)).toThrow(wrong(/expected a tensor/))
 })

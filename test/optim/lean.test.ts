@@ -218,6 +218,11 @@ const learners: [string, () => optim.Base][] = [
   ['SM3', () => new optim.SM3({ lr: 0.05, momentum: 0.9 })],
   ['RMSprop', () => new optim.RMSprop({ lr: 2e-3, momentum: 0.5, centered: true })],
   ['Adagrad', () => new optim.Adagrad({ lr: 0.05 })],
+  ['AdamW, amsgrad', () => new optim.AdamW({ lr: 3e-3, amsgrad: true })],
+  ['Adamax', () => new optim.Adamax({ lr: 5e-3 })],
+  ['NAdam', () => new optim.NAdam({ lr: 3e-3 })],
+  ['RAdam', () => new optim.RAdam({ lr: 5e-3 })],
+  ['SGD, dampening', () => new optim.SGD({ lr: 0.3, momentum: 0.9, dampening: 0.3 })],
 ]
 test.each(learners)('%s learns as Adam does, and a resumed run is bit-identical', async (_, make) => {
   const { loss: adam } = await learn(new optim.AdamW({ lr: 3e-3 }), 120)
@@ -247,4 +252,47 @@ test('options that make no sense are refused', () => {
   expect(() => new optim.Adafactor({ lr: NaN })).toThrow(refused)
   expect(() => new optim.Adafactor({ limit: -1 })).toThrow(refused)
   expect(() => new optim.SM3({ lr: 1, momentum: 1 })).toThrow(refused)
+  expect(() => new optim.Adam({ lr: 1, bits: 8, amsgrad: true })).toThrow(withCode('AUX_INVALID_ARGUMENT', /amsgrad/))
+  expect(() => new optim.Adamax({ lr: 1, eps: 0 })).toThrow(withCode('AUX_INVALID_ARGUMENT', /^eps: .* > 0, got 0/))
+  expect(() => new optim.NAdam({ lr: 1, momentumDecay: -1 })).toThrow(withCode('AUX_INVALID_ARGUMENT', /momentumDecay/))
+  expect(() => new optim.RAdam({ lr: 1, betas: [0.9, 1] })).toThrow(withCode('AUX_INVALID_ARGUMENT', /^betas/))
+  for (const bad of [
+    { dampening: 0.5 },
+    { dampening: 0.5, momentum: 0.9, nesterov: true },
+    { dampening: 1, momentum: 0.9 },
+  ])
+    expect(() => new optim.SGD({ lr: 1, ...bad })).toThrow(withCode('AUX_INVALID_ARGUMENT', /^dampening/))
+})
+
+test('optimizers that are traced operation by operation: clipped, in plans whose bytes are measured', async () => {
+  const makes = [
+    () => new optim.Adam({ lr: 0.1, amsgrad: true }),
+    () => new optim.Adamax({ lr: 0.1 }),
+    () => new optim.NAdam({ lr: 0.1 }),
+    () => new optim.RAdam({ lr: 0.1, betas: [0.9, 0.9] }),
+    () => new optim.SGD({ lr: 0.1, momentum: 0.9, dampening: 0.3 }),
+  ]
+  const batch = (scale: number, k: number) => ({
+    g: hostArray(
+      Float32Array.from({ length: 6 }, (_, i) => scale * Math.sin(i + k)),
+      [3, 2],
+    ),
+    h: hostArray(
+      Float32Array.from({ length: 2 }, (_, i) => scale * Math.cos(i + k)),
+      [2],
+    ),
+  })
+  const run = async (optimizer: optim.Base, scale: number, clip: number): Promise<number[]> => {
+    const model = new Two(Float32Array.of(1, 2, 3, 4, 5, 6), 3, Float32Array.of(1, 2))
+    const step = compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer, clip: { norm: clip } })
+    for (let k = 0; k < 8; k++) await step.run(batch(scale, k))
+    expect(step.measuredArenaBytes).toBe(step.plan({ g: [3, 2], h: [2] }).arenaBytes)
+    step.close()
+    return [...model.w.dataSync(), ...model.b.dataSync()]
+  }
+  for (const make of makes) {
+    // Gradients of any length beyond the limit are the same after clipping.
+    const [small, large] = [await run(make(), 10, 1), await run(make(), 1000, 1)]
+    small.forEach((w, i) => expect(large[i]).toBeCloseTo(w, 4))
+  }
 })

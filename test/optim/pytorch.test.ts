@@ -27,6 +27,16 @@ const cases: [string, optim.Base][] = [
     'Adagrad, all',
     new optim.Adagrad({ lr: 0.1, lrDecay: 0.1, weightDecay: 0.1, initialAccumulatorValue: 0.5, eps: 1e-3 }),
   ],
+  ['Adam, amsgrad', new optim.Adam({ lr: 0.05, betas: [0.8, 0.9], weightDecay: 0.1, amsgrad: true })],
+  ['AdamW, amsgrad', new optim.AdamW({ lr: 0.05, weightDecay: 0.1, amsgrad: true })],
+  ['Adamax', new optim.Adamax({ lr: 0.05 })],
+  ['Adamax, all', new optim.Adamax({ lr: 0.05, betas: [0.8, 0.9], eps: 1e-3, weightDecay: 0.1 })],
+  ['NAdam', new optim.NAdam({ lr: 0.05 })],
+  ['NAdam, all', new optim.NAdam({ lr: 0.05, betas: [0.8, 0.9], eps: 1e-3, weightDecay: 0.1, momentumDecay: 0.1 })],
+  ['RAdam', new optim.RAdam({ lr: 0.05 })],
+  ['RAdam, all', new optim.RAdam({ lr: 0.05, betas: [0.8, 0.9], eps: 1e-3, weightDecay: 0.1 })],
+  ['RAdam, momentum alone', new optim.RAdam({ lr: 0.05, betas: [0.9, 0.5] })],
+  ['SGD, dampening', new optim.SGD({ lr: 0.05, momentum: 0.9, dampening: 0.3, weightDecay: 0.1 })],
 ]
 test.each(cases)("%s: 20 steps are PyTorch's", async (name, optimizer) => {
   const model = new Line()

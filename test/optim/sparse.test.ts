@@ -74,6 +74,9 @@ describe('sparse tables', () => {
     'Adam with 8 bits': (o) => new optim.Adam({ ...o, bits: 8 }),
     RMSprop: (o) => new optim.RMSprop({ ...o, momentum: 0.5, centered: true }),
     Lion: (o) => new optim.Lion(o),
+    'momentum with dampening': (o) => new optim.SGD({ ...o, momentum: 0.9, dampening: 0.5 }),
+    AMSGrad: (o) => new optim.AdamW({ ...o, amsgrad: true }),
+    RAdam: (o) => new optim.RAdam(o),
   }
   test.each(Object.keys(lazy))(
     '%s changes the rows of the batch as a table of these rows alone would',
@@ -154,6 +157,7 @@ describe('sparse tables', () => {
     for (const make of [
       (o: BaseOptions) => new optim.Adafactor({ ...o, lr: 0.1 }),
       (o: BaseOptions) => new optim.SM3(o),
+      (o: BaseOptions) => new optim.NAdam(o),
     ])
       expect(() => step(model, make).plan(given)).toThrow(
         withCode('AUX_INVALID_ARGUMENT', /sparse table table\.weight/),

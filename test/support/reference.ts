@@ -285,6 +285,36 @@ export function convTranspose2d(
   return y
 }
 
+/** The same of volumes, w [I, KD, KH, KW, O]: a number for depth, height and width each. */
+export function convTranspose3d(
+  x: Arr,
+  w: Arr,
+  o: { stride?: number[]; padding?: number[]; dilation?: number[]; outputPadding?: number[]; groups?: number } = {},
+): Arr {
+  const [one, none] = [
+    [1, 1, 1],
+    [0, 0, 0],
+  ]
+  const { stride = one, padding = none, dilation = one, outputPadding = none, groups = 1 } = o
+  const [inputs, , , , perGroup] = w.shape
+  const sizes = [0, 1, 2].map(
+    (i) =>
+      (x.shape[1 + i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (w.shape[1 + i] - 1) + outputPadding[i] + 1,
+  )
+  const y = make([x.shape[0], ...sizes, perGroup * groups], () => 0)
+  eachIndex(x.shape, ([b, ...rest], from) =>
+    eachIndex(w.shape.slice(1), ([...tap]) => {
+      const [c, k] = [rest[3], tap[3]]
+      const at = sizes.map((_, i) => rest[i] * stride[i] - padding[i] + tap[i] * dilation[i])
+      if (at.some((v, i) => v < 0 || v >= sizes[i])) return
+      const channel = Math.floor(c / (inputs / groups)) * perGroup + k
+      const place = [b, ...at, channel].reduce((p, v, i) => p * y.shape[i] + v, 0)
+      y.data[place] += x.data[from] * get(w, [c, ...tap])
+    }),
+  )
+  return y
+}
+
 /** f of the list of values under each window of a sequence [N, L, C] (padding left out). */
 export function pool1d(x: Arr, kernel: number, stride: number, padding: number, f: (values: number[]) => number): Arr {
   const [n, length, c] = x.shape

@@ -57,16 +57,18 @@ export const fillOp = defineOp<{ shape: Shape; dtype: DType; value: number }>({
   kernel: (_, __, { value }) => ({ name: 'fill', numbers: [value] }),
 })
 
-/** A tensor with one value everywhere. */
-export function full(shape: Shape, value: number, dtype: DType = 'f32'): Tensor {
-  checkShape('full', shape)
-  checkDType('full', dtype)
+function filled(what: string, shape: Shape, value: number, dtype: DType): Tensor {
+  checkShape(what, shape)
+  checkDType(what, dtype)
   return apply(fillOp, [], { shape, dtype, value })[0]
 }
+
+/** A tensor with one value everywhere. */
+export const full = (shape: Shape, value: number, dtype: DType = 'f32'): Tensor => filled('full', shape, value, dtype)
 /** Zeros. */
-export const zeros = (shape: Shape, dtype: DType = 'f32'): Tensor => full(shape, 0, dtype)
+export const zeros = (shape: Shape, dtype: DType = 'f32'): Tensor => filled('zeros', shape, 0, dtype)
 /** Ones. */
-export const ones = (shape: Shape, dtype: DType = 'f32'): Tensor => full(shape, 1, dtype)
+export const ones = (shape: Shape, dtype: DType = 'f32'): Tensor => filled('ones', shape, 1, dtype)
 
 /** start, start + step, ... below stop. */
 export function arange(start: number, stop?: number, step = 1, dtype: DType = 'f32'): Tensor {

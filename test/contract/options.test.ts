@@ -4,6 +4,7 @@ import {
   auxiliary,
   checkpoint,
   compile,
+  concat,
   conv2d,
   data,
   interpolate,
@@ -11,6 +12,7 @@ import {
   nn,
   optim,
   quantized,
+  randint,
   scaledDotProductAttention,
   tensor,
   train,
@@ -144,6 +146,13 @@ test('what stands for something of another kind is an error that says so, not on
     [() => nn.crossEntropy(zeros([1, 2]), tensor(Int32Array.of(1)), { labelSmoothing: 2 }), /from 0 to 1, got 2/],
     [() => new data.DataLoader(new Sizeless(), { batchSize: 1 }), /size of the data set/],
     [() => tensor([1n] as never), /got 1n/],
+    [() => new nn.Linear('4' as never, 1), /inputs to be a whole number >= 1, got "4"/],
+    [() => new optim.SGD({ lr: NaN }), /lr: expected .*, got NaN/],
+    [() => zeros(2 as never), /zeros: expected a shape \(array of sizes\), got 2/],
+    [() => concat(x as never, x as never), /concat: expected an array of at least one tensor, got Tensor/],
+    [() => x.slice(...([1, 2, 3, 4, 5] as never[])), /slice: expected \[start, end\] or null for each axis, got 1/],
+    [() => x.pad(1 as never), /pad: expected a pair \[before, after\] for each of 4 axes, got 1/],
+    [() => randint(5, [2] as never, [1]), /got 5 and Array/],
   ]
   for (const [make, message] of wrong) expect(make).toThrow(withCode('AUX_INVALID_ARGUMENT', message))
   class Wrong extends data.Dataset {

@@ -1,4 +1,4 @@
-import { backprop, compile, models, nn, optim, tensor, type Tensor } from '../../src'
+import { backprop, compile, models, nn, optim, tensor, type Tensor, type TrainingStep } from '../../src'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { liveBytes } from '../support/property'
 import { withCode } from '../support/refusals'
@@ -184,6 +184,17 @@ test('what layers are given is refused by name', () => {
   expect(() => gpt.forward(tensor(new Int32Array(3), [1, 3]))).toThrow(
     withCode('AUX_SHAPE_MISMATCH', /GPT.*T at most 2.*\[1, 3\]/),
   )
+})
+
+test('a step with nothing to learn says whether that is frozen', () => {
+  const model = new nn.Linear(2, 1)
+  const step = (loss: (x: Tensor) => Tensor): TrainingStep =>
+    compile({ model, loss: ({ x }) => loss(x).sum(), optimizer: new optim.SGD({ lr: 1 }) })
+  model.freeze()
+  expect(() => step((x) => model.forward(x)).plan({ x: [1, 2] })).toThrow(
+    withCode('AUX_NO_GRADIENT', /are frozen; model\.unfreeze\(\)/),
+  )
+  expect(() => step((x) => x).plan({ x: [1, 2] })).toThrow(withCode('AUX_NO_GRADIENT', /reads no parameter/))
 })
 
 test('freezing knows patterns', () => {

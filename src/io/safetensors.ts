@@ -347,7 +347,11 @@ export function encodeSafetensors(
     const { data, shape } = tensor ?? {}
     const own = tensor?.dtype ?? ''
     const dtype = Object.hasOwn(fileTypes, own) ? fileTypes[own as DType] : (own as SafetensorsDType)
-    const valid = isKind(dtype) && data?.[Symbol.toStringTag] === kinds[dtype].name && Array.isArray(shape) && shape.length <= maxAxes
+    const valid =
+      isKind(dtype) &&
+      data?.[Symbol.toStringTag] === kinds[dtype].name &&
+      Array.isArray(shape) &&
+      shape.length <= maxAxes
     if (!valid || countOf(shape) !== data.length)
       fail(
         'AUX_INVALID_ARGUMENT',

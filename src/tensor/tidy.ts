@@ -18,8 +18,7 @@ function tensorsIn(value: unknown, found: Set<unknown>): Set<unknown> {
   if (typeof value !== 'object' || value === null || found.has(value)) return found
   found.add(value)
   if (Array.isArray(value)) for (const item of value) tensorsIn(item, found)
-  else if (isPlainObject(value))
-    for (const item of Object.values(value)) tensorsIn(item, found)
+  else if (isPlainObject(value)) for (const item of Object.values(value)) tensorsIn(item, found)
   return found
 }
 

@@ -6,7 +6,10 @@ import * as auxgrad from '../../src'
 
 // A program in a context of its own (node:vm, Electron, a test runner): none of its arrays, maps, functions and plain
 // objects are of the classes that the library knows.
-const context = createContext({ auxgrad, file: path.join(mkdtempSync(path.join(tmpdir(), 'auxgrad-')), 'x.safetensors') })
+const context = createContext({
+  auxgrad,
+  file: path.join(mkdtempSync(path.join(tmpdir(), 'auxgrad-')), 'x.safetensors'),
+})
 const there = (code: string): unknown => runInContext(`{ const { nn, optim, tensor } = auxgrad; ${code} }`, context)
 
 test('tidy keeps what is returned in objects of another context', () => {
@@ -30,5 +33,7 @@ test('parts in objects and arrays of another context are found, named and loaded
 test('so are patterns, promises and what is written to files', async () => {
   there('new optim.Adam({ lr: 1, groups: [{ match: /bias/, weightDecay: 0 }] })')
   expect(() => there('auxgrad.compile(async () => tensor([1])).plan({})')).toThrow(/got a promise/)
-  await there(`auxgrad.io.writeSafetensors(file, new Map([['x', { data: new Float32Array(2), shape: [2], dtype: 'f32' }]]))`)
+  await there(
+    `auxgrad.io.writeSafetensors(file, new Map([['x', { data: new Float32Array(2), shape: [2], dtype: 'f32' }]]))`,
+  )
 })

@@ -44,8 +44,12 @@ test('typed arrays may be rows of nested arrays, and plain ones the data of a sh
     dtype: 'f32',
   })
   expect(tensor({ data: [1, 2], shape: [1, 2], dtype: 'i32' }).dtype).toBe('i32')
-  const invalid = (values: unknown, message: RegExp): void => expect(() => toHost('v', values as never)).toThrow(message)
-  invalid([Float32Array.of(1), Float32Array.of(1, 2)], /v: expected nested arrays of shape \[2, 1\], got one of length 2/)
+  const invalid = (values: unknown, message: RegExp): void =>
+    expect(() => toHost('v', values as never)).toThrow(message)
+  invalid(
+    [Float32Array.of(1), Float32Array.of(1, 2)],
+    /v: expected nested arrays of shape \[2, 1\], got one of length 2/,
+  )
   invalid([Int32Array.of(1), [0.5]], /v: expected values that i32 can hold, got 0.5 at 1/)
   invalid([Uint16Array.of(1)], /v: expected numbers .*, got Uint16Array/) // numbers, or patterns of bf16?
   invalid([new DataView(new ArrayBuffer(8))], /got DataView/)

@@ -8,8 +8,8 @@ import { expectSizes } from './size'
 
 /** y = x Wᵀ + b on the last axis: [..., inputs] to [..., outputs]. Weight [outputs, inputs]. */
 export class Linear extends Module {
-  /** [outputs, inputs]. */
-  readonly weight: Parameter
+  /** [outputs, inputs]; may be set to that of another layer, which both then share. */
+  weight: Parameter
   /** [outputs]; undefined with `bias: false`. */
   readonly bias: Parameter | undefined
 

@@ -36,7 +36,11 @@ export function tensor(values: NestedNumbers | NumberArray | ShapedArray, shape?
     )
   const kind = dtype ?? given.dtype
   if (kind === given.dtype && !isDoubles(numbers)) return Tensor.from(numbers as TypedArray, target, kind)
-  return Tensor.from(encode(given.dtype === 'bf16' ? fromBf16(numbers as Uint16Array) : numbers, kind), target, kind)
+  return Tensor.from(
+    encode('tensor', given.dtype === 'bf16' ? fromBf16(numbers as Uint16Array) : numbers, kind),
+    target,
+    kind,
+  )
 }
 
 const numbersOf = ({ data, shape, dtype }: HostArray) => ({ numbers: data as NumberArray, shape, dtype })
@@ -78,6 +82,7 @@ export function arange(start: number, stop?: number, step = 1, dtype: DType = 'f
   const n = Math.max(0, Math.ceil((to - from) / step))
   return Tensor.from(
     encode(
+      'arange',
       Array.from({ length: n }, (_, i) => from + i * step),
       dtype,
     ),

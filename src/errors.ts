@@ -33,6 +33,14 @@ export function fail(code: ErrorCode, message: string): never {
   throw new AuxgradError(code, message)
 }
 
+/** A value in the words of an error. */
+export function describe(value: unknown): string {
+  if (typeof value === 'string') return JSON.stringify(value)
+  if (typeof value === 'object' && value !== null) return value.constructor?.name ?? 'an object'
+  if (typeof value === 'bigint') return `${value}n`
+  return typeof value === 'function' ? 'a function' : String(value)
+}
+
 /** Names in the words of an error: all, or the first of many and how many more. */
 export function listed(names: Iterable<string>, most = 6): string {
   const all = [...names]
@@ -43,7 +51,7 @@ export function listed(names: Iterable<string>, most = 6): string {
 /** Throws unless it is an object of options, with no other names than these if some are given: what JavaScript lets through. */
 export function expectOptions(what: string, options: unknown, names?: readonly string[]): void {
   if (typeof options !== 'object' || options === null)
-    fail('AUX_INVALID_ARGUMENT', `${what}: expected an object of options, got ${String(options)}`)
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected an object of options, got ${describe(options)}`)
   for (const name of names ? Object.keys(options) : [])
     if (!names!.includes(name))
       fail('AUX_INVALID_ARGUMENT', `${what}: there is no option ${name}; there are ${names!.join(', ')}`)
@@ -59,7 +67,7 @@ export function expectIntegers(
   const expected = most === Number.MAX_SAFE_INTEGER ? `>= ${least}` : `from ${least} to ${most}`
   for (const [name, value] of Object.entries(values))
     if (!Number.isSafeInteger(value) || (value as number) < least || (value as number) > most)
-      fail('AUX_INVALID_ARGUMENT', `${what}: expected ${name} to be a whole number ${expected}, got ${String(value)}`)
+      fail('AUX_INVALID_ARGUMENT', `${what}: expected ${name} to be a whole number ${expected}, got ${describe(value)}`)
 }
 
 /** Codes by number, as native code reports them (native/core/kernel.h). */

@@ -41,8 +41,8 @@ function tracedGrad(graph: Graph, f: ScalarFunction, inputs: readonly Tensor[]):
 /**
  * The value of f and its gradients with respect to the inputs, as eager tensors. f is traced at each call; for
  * training, `compile` plans once and runs many times. Inside of a compiled function it is a part of that function, and can
- * be differentiated again: a loss may contain a gradient (of operations whose gradients have one; those of norms,
- * attention and maxima over windows have none).
+ * be differentiated again: a loss may contain a gradient (of operations whose gradients have one; those of attention and
+ * of maxima over windows have none).
  * @returns a function of the inputs of f that gives the value and one gradient for each of them
  * @throws AUX_SHAPE_MISMATCH unless f returns one f32 element, AUX_NO_GRADIENT at an op without a derivative.
  */

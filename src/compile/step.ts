@@ -344,11 +344,15 @@ export class TrainingStep<R extends Traceable = Traceable> {
       const leaf = p.trainable ? graph.referenceOf(p)?.outputs[0] : undefined
       if (leaf) parameters.push([name, p, leaf])
     }
-    if (!parameters.length)
+    if (!parameters.length) {
+      const frozen = [...this.model.namedParameters()].some(([, p]) => !p.trainable && graph.referenceOf(p))
       fail(
         'AUX_NO_GRADIENT',
-        'the loss reads no trainable parameter of the model (of another model, or in #private properties or Maps, they are not found)',
+        frozen
+          ? 'all parameters of the model that the loss reads are frozen; model.unfreeze() lets them learn'
+          : 'the loss reads no parameter of the model (of another model, or in #private properties or Maps, they are not found)',
       )
+    }
     const seed = graph.withPhase(
       'backward',
       () => graph.add(fillOp, [], { shape: loss.shape, dtype: 'f32', value: 1 / this.#accumulate }).outputs[0],

@@ -1,3 +1,4 @@
+import { types } from 'node:util'
 import { AuxgradError, fail } from '../errors'
 import { Graph } from '../graph/graph'
 import { contiguous, copy } from '../graph/op'
@@ -92,7 +93,7 @@ export function ownMemory(graph: Graph, t: Tensor): Tensor {
 
 function namedOutputs(result: unknown): Outputs {
   if (result instanceof Tensor) return new Map([[soleOutput, result]])
-  if (result instanceof Promise) {
+  if (types.isPromise(result)) {
     result.catch(() => {}) // of no use to anyone
     fail('AUX_INVALID_ARGUMENT', 'expected the traced function to return its tensors at once, got a promise')
   }

@@ -1,4 +1,5 @@
 import type { Tensor } from '../tensor/tensor'
+import { isPlainObject } from '../tensor/tidy'
 
 /** A tensor that an optimizer may change. */
 export interface ParameterLike extends Tensor {
@@ -30,8 +31,7 @@ export interface Trainable {
 
 /** True for what may hold parts of a module: an array or a plain object. */
 export const isContainer = (value: unknown): value is Record<string, unknown> =>
-  Array.isArray(value) ||
-  (typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype)
+  Array.isArray(value) || isPlainObject(value)
 
 /**
  * Counts changes that make plans out of date: training or evaluation, freezing. Steps look at it instead of walking

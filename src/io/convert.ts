@@ -1,5 +1,5 @@
 import { fail } from '../errors'
-import { dtypes, fromBf16, type DType } from '../tensor/dtype'
+import { dtypes, fromBf16, toBf16, type DType } from '../tensor/dtype'
 import type { HostArray } from '../tensor/host'
 import type { RawTensor, SafetensorsDType } from './safetensors'
 
@@ -64,6 +64,39 @@ export function toHostArray(tensor: RawTensor, dtype?: DType, what = 'tensor'): 
     `${what}: expected a dtype that ${tensor.dtype} can be read as ` +
       `(${[own, 'f32', integer && 'i32'].filter(Boolean).join(', ')}), got ${dtype ?? 'none asked for'}`,
   )
+}
+
+/**
+ * Floats in half as many bytes, rounded to nearest, ties to even.
+ * @throws AUX_INVALID_ARGUMENT for a finite value that would become infinite.
+ */
+export function narrowed({ data, shape }: HostArray, dtype: 'F16' | 'BF16', what: string): RawTensor {
+  const values = data as Float32Array
+  const patterns = dtype === 'BF16' ? toBf16(values) : toHalf(values)
+  const infinite = dtype === 'BF16' ? 0x7f80 : 0x7c00
+  const beyond = patterns.findIndex((p, i) => (p & 0x7fff) === infinite && Number.isFinite(values[i]))
+  if (beyond >= 0)
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected values that ${dtype} can hold, got ${values[beyond]} at ${beyond}`)
+  return { data: patterns as Uint16Array<ArrayBuffer>, shape, dtype }
+}
+
+/** IEEE half-precision patterns of numbers. */
+function toHalf(values: Float32Array): Uint16Array {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length)
+  return Uint16Array.from(bits, (x) => {
+    const sign = (x >>> 16) & 0x8000
+    const exponent = ((x >>> 23) & 255) - 112
+    if (exponent === 143) return sign | (x & 0x7fffff ? 0x7e00 : 0x7c00)
+    if (exponent > 30) return sign | 0x7c00
+    if (exponent < -10) return sign
+    // Below 2^-14 the fraction has its leading 1 and is shifted; a carry goes on into the exponent as it should.
+    const fraction = exponent > 0 ? (exponent << 23) | (x & 0x7fffff) : (x & 0x7fffff) | 0x800000
+    const shift = exponent > 0 ? 13 : 14 - exponent
+    const low = fraction & ((1 << shift) - 1)
+    const half = fraction >>> shift
+    const middle = 1 << (shift - 1)
+    return sign | (half + (low > middle || (low === middle && half & 1) ? 1 : 0))
+  })
 }
 
 /** The value of an IEEE half-precision pattern. */

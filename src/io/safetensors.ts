@@ -1,5 +1,6 @@
 import { lstat, realpath } from 'node:fs/promises'
 import path from 'node:path'
+import { types } from 'node:util'
 import { AuxgradError, expectOptions, fail } from '../errors'
 import type { DType } from '../tensor/dtype'
 import type { HostArray } from '../tensor/host'
@@ -346,7 +347,11 @@ export function encodeSafetensors(
     const { data, shape } = tensor ?? {}
     const own = tensor?.dtype ?? ''
     const dtype = Object.hasOwn(fileTypes, own) ? fileTypes[own as DType] : (own as SafetensorsDType)
-    const valid = isKind(dtype) && data instanceof kinds[dtype] && Array.isArray(shape) && shape.length <= maxAxes
+    const valid =
+      isKind(dtype) &&
+      data?.[Symbol.toStringTag] === kinds[dtype].name &&
+      Array.isArray(shape) &&
+      shape.length <= maxAxes
     if (!valid || countOf(shape) !== data.length)
       fail(
         'AUX_INVALID_ARGUMENT',
@@ -384,7 +389,7 @@ export function encodeSafetensors(
 }
 
 const entriesOf = <T>(values: ReadonlyMap<string, T> | Readonly<Record<string, T>>): Iterable<readonly [string, T]> =>
-  values instanceof Map ? values : Object.entries(values)
+  types.isMap(values) ? (values as ReadonlyMap<string, T>) : Object.entries(values as Readonly<Record<string, T>>)
 
 /**
  * Writes a safetensors file, atomically. Its bytes depend on names, values and metadata only, not on their order. The

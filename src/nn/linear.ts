@@ -9,8 +9,8 @@ import { Parameter } from './parameter'
 
 /** y = x Wᵀ + b on the last axis: [..., inputs] to [..., outputs]. Weight [outputs, inputs]. */
 export class Linear extends Module {
-  /** [outputs, inputs]. */
-  readonly weight: Parameter
+  /** [outputs, inputs]; may be set to that of another layer, which both then share. */
+  weight: Parameter
   /** [outputs]; undefined with `bias: false`. */
   readonly bias: Parameter | undefined
 

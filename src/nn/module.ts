@@ -1,3 +1,4 @@
+import { types } from 'node:util'
 import { sessionOf } from '../compile/session'
 import { isContainer, revision, type Trainable } from '../compile/trainable'
 import { expectOptions, fail } from '../errors'
@@ -96,7 +97,7 @@ export abstract class Module implements Trainable {
    * AUX_SHAPE_MISMATCH and AUX_DTYPE_MISMATCH naming the tensor.
    */
   loadState(values: ReadonlyMap<string, Tensor>, options: { strict?: boolean } = {}): this {
-    if (!(values instanceof Map))
+    if (!types.isMap(values))
       fail(
         'AUX_INVALID_ARGUMENT',
         `loadState: expected a Map of tensors by path, as state() gives, got ${describe(values)}`,

@@ -62,6 +62,6 @@ function assignNow(target: Tensor, values: Tensor | TypedArray | readonly number
   if (source.length !== size)
     fail('AUX_SHAPE_MISMATCH', `assign: expected ${size} values for shape ${showShape(shape)}, got ${source.length}`)
   const stored = values instanceof Tensor || (dtype === 'bf16' && naturalDType(source) === 'bf16')
-  const data = stored ? (source as TypedArray) : encode(source, dtype)
+  const data = stored ? (source as TypedArray) : encode('assign', source, dtype)
   native().write(storage.handle, offset * bytesPerElement(dtype), data)
 }

@@ -36,7 +36,11 @@ export function tensor(values: NestedNumbers | NumberArray | ShapedArray, shape?
     )
   const kind = dtype ?? given.dtype
   if (kind === given.dtype && !isDoubles(numbers)) return Tensor.from(numbers as TypedArray, target, kind)
-  return Tensor.from(encode(given.dtype === 'bf16' ? fromBf16(numbers as Uint16Array) : numbers, kind), target, kind)
+  return Tensor.from(
+    encode('tensor', given.dtype === 'bf16' ? fromBf16(numbers as Uint16Array) : numbers, kind),
+    target,
+    kind,
+  )
 }
 
 const numbersOf = ({ data, shape, dtype }: HostArray) => ({ numbers: data as NumberArray, shape, dtype })
@@ -57,16 +61,18 @@ export const fillOp = defineOp<{ shape: Shape; dtype: DType; value: number }>({
   kernel: (_, __, { value }) => ({ name: 'fill', numbers: [value] }),
 })
 
-/** A tensor with one value everywhere. */
-export function full(shape: Shape, value: number, dtype: DType = 'f32'): Tensor {
-  checkShape('full', shape)
-  checkDType('full', dtype)
+function filled(what: string, shape: Shape, value: number, dtype: DType): Tensor {
+  checkShape(what, shape)
+  checkDType(what, dtype)
   return apply(fillOp, [], { shape, dtype, value })[0]
 }
+
+/** A tensor with one value everywhere. */
+export const full = (shape: Shape, value: number, dtype: DType = 'f32'): Tensor => filled('full', shape, value, dtype)
 /** Zeros. */
-export const zeros = (shape: Shape, dtype: DType = 'f32'): Tensor => full(shape, 0, dtype)
+export const zeros = (shape: Shape, dtype: DType = 'f32'): Tensor => filled('zeros', shape, 0, dtype)
 /** Ones. */
-export const ones = (shape: Shape, dtype: DType = 'f32'): Tensor => full(shape, 1, dtype)
+export const ones = (shape: Shape, dtype: DType = 'f32'): Tensor => filled('ones', shape, 1, dtype)
 
 /** start, start + step, ... below stop. */
 export function arange(start: number, stop?: number, step = 1, dtype: DType = 'f32'): Tensor {
@@ -76,6 +82,7 @@ export function arange(start: number, stop?: number, step = 1, dtype: DType = 'f
   const n = Math.max(0, Math.ceil((to - from) / step))
   return Tensor.from(
     encode(
+      'arange',
       Array.from({ length: n }, (_, i) => from + i * step),
       dtype,
     ),

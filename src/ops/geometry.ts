@@ -1,4 +1,4 @@
-import { expectIntegers, expectOptions, fail } from '../errors'
+import { describe, expectIntegers, expectOptions, fail } from '../errors'
 import { expectDType, expectShape } from '../graph/op'
 import { checkShape, showShape, type Shape } from '../tensor/shape'
 import type { Spec } from '../tensor/tensor'
@@ -57,7 +57,7 @@ export function pair(
   const both = v ?? fallback
   const two = typeof both === 'number' ? [both, both] : both
   if (!Array.isArray(two) || two.length !== 2 || !two.every((n) => Number.isSafeInteger(n) && n >= least))
-    fail('AUX_INVALID_ARGUMENT', `${what}: expected a whole number >= ${least} or a pair of them, got ${String(v)}`)
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected a whole number >= ${least} or a pair of them, got ${describe(v)}`)
   return two as unknown as readonly [number, number]
 }
 

@@ -108,9 +108,17 @@ const concatOp: Op<{ axis: number }> = defineOp({
 /** Operands that one kernel call takes. */
 const most = 24
 
+function expectTensors(name: string, tensors: readonly Tensor[]): void {
+  if (!Array.isArray(tensors) || !tensors.length)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${name}: expected an array of at least one tensor, got ${Array.isArray(tensors) ? 'none' : describe(tensors)}`,
+    )
+}
+
 /** Tensors one after the other along an axis (the first by default). */
 export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
-  if (!tensors.length) fail('AUX_INVALID_ARGUMENT', 'concat: expected at least one tensor, got none')
+  expectTensors('concat', tensors)
   const at = resolveAxis('concat', axis, tensors[0].rank)
   if (tensors.length <= most) return apply(concatOp, tensors, { axis: at })[0]
   return tidy(() => {
@@ -122,7 +130,7 @@ export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
 
 /** Tensors of one shape along a new axis (the first by default). */
 export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
-  if (!tensors.length) fail('AUX_INVALID_ARGUMENT', 'stack: expected at least one tensor, got none')
+  expectTensors('stack', tensors)
   for (const t of tensors)
     if (t.rank !== tensors[0].rank || t.shape.some((n, i) => n !== tensors[0].shape[i]))
       fail(
@@ -223,17 +231,17 @@ declare module '../tensor/tensor' {
 }
 
 Tensor.prototype.slice = function (...ranges) {
-  if (ranges.length > this.rank)
-    fail(
-      'AUX_INVALID_ARGUMENT',
-      `slice: expected at most ${this.rank} ranges for shape ${showShape(this.shape)}, got ${ranges.length}`,
-    )
   for (const range of ranges)
     if (range !== null && !Array.isArray(range))
       fail(
         'AUX_INVALID_ARGUMENT',
         `slice: expected [start, end] or null for each axis, got ${describe(range)}; select() takes one entry`,
       )
+  if (ranges.length > this.rank)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `slice: expected at most ${this.rank} ranges for shape ${showShape(this.shape)}, got ${ranges.length}`,
+    )
   const steps: number[] = []
   const starts: number[] = []
   const sizes = this.shape.map((n, axis) => {
@@ -292,8 +300,11 @@ Tensor.prototype.split = function (sizes, axis = 0) {
   return list.map((n) => this.narrow(at, (from += n) - n, n))
 }
 Tensor.prototype.pad = function (pairs, value = 0) {
-  if (pairs.length !== this.rank)
-    fail('AUX_INVALID_ARGUMENT', `pad: expected a pair for each of ${this.rank} axes, got ${pairs.length}`)
+  if (!Array.isArray(pairs) || pairs.length !== this.rank || !pairs.every((pair) => Array.isArray(pair)))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `pad: expected a pair [before, after] for each of ${this.rank} axes, got ${JSON.stringify(pairs)}`,
+    )
   for (const n of pairs.flat())
     if (!Number.isInteger(n)) fail('AUX_INVALID_ARGUMENT', `pad: expected whole counts, got ${n}`)
   const shape = this.shape.map((n, i) => n + pairs[i][0] + pairs[i][1])

@@ -1,7 +1,8 @@
 import { fail } from '../errors'
-import { apply, defineOp, expectDType, expectRank, expectShape, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectRank, expectShape, graphOf, type Derivation, type Op } from '../graph/op'
 import { showShape, sizeOf } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
+import { fillOp } from './create'
 
 const f32 = (shape: readonly number[]): { shape: readonly number[]; dtype: 'f32' } => ({ shape, dtype: 'f32' })
 const channels = (shape: readonly number[]): number[] => [shape[shape.length - 1]]
@@ -13,6 +14,52 @@ function expectFeatures(name: string, x: Spec, gamma: Spec): void {
   const { shape } = x
   if (shape[shape.length - 1] !== gamma.shape[0])
     fail('AUX_SHAPE_MISMATCH', `${name}: expected input of shape [..., ${gamma.shape[0]}], got ${showShape(shape)}`)
+}
+
+/** What the derivative of a norm's gradient has to know of the norm. */
+interface Normalised {
+  /** The input behind mean and deviation, before weight and bias. */
+  readonly normal: Tensor
+  /** 1 / deviation, as it broadcasts to the input. */
+  readonly rstd: Tensor
+  readonly gamma: Tensor
+  /** The gradient of the input, from one of the normalised input. */
+  readonly back: (g: Tensor, one: Tensor) => Tensor
+  /** The mean over what one deviation is of, as it broadcasts; none where the statistics are constants. */
+  readonly mean?: (t: Tensor) => Tensor
+}
+
+/**
+ * The derivative of a norm's gradient, which is back(dy γ), Σ dy n and Σ dy for the normalised input n. Seen as a map of
+ * gradients, `back` is symmetric; it is also how n changes with x, and the deviation's change is that of mean(n δx).
+ * All that goes through mean and deviation is counted as x's, so these get no gradient of their own.
+ * @returns gradients of dy, x and gamma.
+ */
+function differentiated(
+  d: Derivation<unknown>,
+  { normal, rstd, gamma, back, mean }: Normalised,
+): [dy: Tensor | undefined, x: Tensor | undefined, gamma: Tensor | undefined] {
+  const [dy, u, v, w] = [d.input(0), d.grad(0), d.grad(1), d.grad(2)]
+  const one = graphOf([dy])!.add(fillOp, [], { shape: gamma.shape, dtype: 'f32', value: 1 }).outputs[0]
+  const sum = (...terms: (Tensor | undefined)[]): Tensor | undefined =>
+    terms.reduce((a, b) => (a && b ? a.add(b) : (a ?? b)), undefined)
+  const ofInput = u && back(u, one)
+  let ofNormal = v && dy.mul(v)
+  let ofDeviation: Tensor | undefined
+  if (u && mean) {
+    const scaled = dy.mul(gamma)
+    const mixed = scaled.mul(mean(u.mul(normal))).add(u.mul(mean(scaled.mul(normal))))
+    ofNormal = sum(ofNormal, mixed.mul(rstd).neg())
+    ofDeviation = normal
+      .mul(rstd)
+      .mul(mean(u.mul(back(scaled, one))))
+      .neg()
+  }
+  return [
+    sum(ofInput?.mul(gamma), v?.mul(normal), w?.expand(dy.shape)),
+    sum(ofNormal && back(ofNormal, one), ofDeviation),
+    ofInput?.mul(dy).sum(dy.shape.map((_, i) => i).slice(0, -1)),
+  ]
 }
 
 /** @internal Mean, biased variance and 1 / sqrt(variance + eps) over all but the last axis. */
@@ -28,6 +75,18 @@ const gradOp: Op<{ own: boolean }> = defineOp({
   name: 'batch_norm_grad',
   infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape)), f32(channels(dy!.shape))],
   kernel: (_, __, a) => ({ name: 'batch_norm_grad', numbers: [a.own ? 1 : 0] }),
+  derive: (d) => {
+    const [x, mean, rstd, gamma] = [d.input(1), d.input(2), d.input(3), d.input(4)]
+    const rows = x.shape.map((_, i) => i).slice(0, -1)
+    const [ofDy, ofX, ofGamma] = differentiated(d, {
+      normal: x.sub(mean).mul(rstd),
+      rstd,
+      gamma,
+      back: (g, one) => apply(gradOp, [g, x, mean, rstd, one], d.attrs)[0],
+      mean: d.attrs.own ? (t) => t.mean(rows) : undefined,
+    })
+    return [ofDy, ofX, undefined, undefined, ofGamma]
+  },
   inplace: [0, 1],
 })
 
@@ -111,6 +170,17 @@ const layerGradOp: Op<undefined> = defineOp({
   name: 'layer_norm_grad',
   infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape)), f32(channels(dy!.shape))],
   kernel: () => ({ name: 'layer_norm_grad' }),
+  derive: (d) => {
+    const [x, mean, rstd, gamma] = [d.input(1), d.input(2), d.input(3), d.input(4)]
+    const [ofDy, ofX, ofGamma] = differentiated(d, {
+      normal: x.sub(mean.unsqueeze(-1)).mul(rstd.unsqueeze(-1)),
+      rstd: rstd.unsqueeze(-1),
+      gamma,
+      back: (g, one) => apply(layerGradOp, [g, x, mean, rstd, one], undefined)[0],
+      mean: (t) => t.mean(-1, true),
+    })
+    return [ofDy, ofX, undefined, undefined, ofGamma]
+  },
   inplace: [0, 1],
 })
 
@@ -133,6 +203,21 @@ const groupGradOp: Op<{ groups: number }> = defineOp({
   name: 'group_norm_grad',
   infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape)), f32(channels(dy!.shape))],
   kernel: (_, __, a) => ({ name: 'group_norm_grad', numbers: [a.groups] }),
+  derive: (d) => {
+    const [x, mean, rstd, gamma] = [d.input(1), d.input(2), d.input(3), d.input(4)]
+    const { groups } = d.attrs
+    const [n, [c], inner] = [x.shape[0], channels(x.shape), x.shape.slice(1, -1).map(() => 1)]
+    /** A number for each sample and group as it broadcasts to x. */
+    const spread = (t: Tensor): Tensor => t.repeatInterleave(c / groups, 1).reshape([n, ...inner, c])
+    const [ofDy, ofX, ofGamma] = differentiated(d, {
+      normal: x.sub(spread(mean)).mul(spread(rstd)),
+      rstd: spread(rstd),
+      gamma,
+      back: (g, one) => apply(groupGradOp, [g, x, mean, rstd, one], d.attrs)[0],
+      mean: (t) => spread(t.reshape([n, -1, groups, c / groups]).mean([1, 3])),
+    })
+    return [ofDy, ofX, undefined, undefined, ofGamma]
+  },
   inplace: [0, 1],
 })
 
@@ -164,6 +249,17 @@ const rmsGradOp: Op<undefined> = defineOp({
   name: 'rms_norm_grad',
   infer: ([dy]) => [f32(dy!.shape), f32(channels(dy!.shape))],
   kernel: () => ({ name: 'rms_norm_grad' }),
+  derive: (d) => {
+    const [x, rstd, gamma] = [d.input(1), d.input(2), d.input(3)]
+    const [ofDy, ofX, ofGamma] = differentiated(d, {
+      normal: x.mul(rstd.unsqueeze(-1)),
+      rstd: rstd.unsqueeze(-1),
+      gamma,
+      back: (g, one) => apply(rmsGradOp, [g, x, rstd, one], undefined)[0],
+      mean: (t) => t.mean(-1, true),
+    })
+    return [ofDy, ofX, undefined, ofGamma]
+  },
   inplace: [0, 1],
 })
 

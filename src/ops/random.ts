@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { describe, expectOptions, fail } from '../errors'
 import { tracing, type Graph } from '../graph/graph'
 import { apply, defineOp, graphOf, type Op } from '../graph/op'
 import { checkSeed } from '../tensor/philox'
@@ -122,7 +122,7 @@ export function randint(low: number, high: number, shape: Shape): Tensor {
   if (!Number.isInteger(low) || !Number.isInteger(high) || low >= high || low < -(2 ** 31) || high > 2 ** 31)
     fail(
       'AUX_INVALID_ARGUMENT',
-      `randint: expected whole numbers low < high in the range of i32, got ${low} and ${high}`,
+      `randint: expected whole numbers low < high in the range of i32, got ${describe(low)} and ${describe(high)}`,
     )
   return generate(integerOp, 'randint', shape, [low, high - low])
 }

@@ -1,3 +1,4 @@
+import { types } from 'node:util'
 import type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
 import { expectOptions, fail, listed } from '../errors'
 import { testOf } from '../memory/assignment'
@@ -68,7 +69,7 @@ export abstract class Base implements Optimizer {
     const { lr, weightDecay = 0, groups = [] } = options
     for (const group of groups) {
       expectOptions(`${new.target.name}: group`, group, ['match', 'lrScale', 'weightDecay'])
-      if (typeof group.match !== 'string' && typeof group.match !== 'function' && !(group.match instanceof RegExp))
+      if (typeof group.match !== 'string' && typeof group.match !== 'function' && !types.isRegExp(group.match))
         fail('AUX_INVALID_ARGUMENT', `group: expected match to be a pattern or a test, got ${describe(group.match)}`)
       for (const name of ['lrScale', 'weightDecay'] as const)
         if (group[name] !== undefined && !(group[name] >= 0))

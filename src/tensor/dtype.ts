@@ -52,11 +52,18 @@ function toBf16(values: ArrayLike<number>): Uint16Array {
 export const fromBf16 = (patterns: Uint16Array): Float32Array =>
   new Float32Array(new Uint32Array(patterns).map((p) => p << 16).buffer)
 
-/** Numbers as a typed array of the kind that holds a dtype (bf16 rounded, bool as 0 and 1). */
-export function encode(values: ArrayLike<number>, dtype: DType): TypedArray {
+/**
+ * Numbers as a typed array of the kind that holds a dtype: bf16 rounded, bool as 0 and 1, whole numbers cut off behind the
+ * point. `what` names them in errors.
+ * @throws AUX_INVALID_ARGUMENT for a number beyond the range of whole numbers, which would become another one.
+ */
+export function encode(what: string, values: ArrayLike<number>, dtype: DType): TypedArray {
   if (dtype === 'bf16') return toBf16(values)
   const out = typedArray(dtype, values.length)
   if (dtype === 'bool') for (let i = 0; i < out.length; i++) out[i] = values[i] ? 1 : 0
   else out.set(values)
+  for (let i = 0; dtype !== 'f32' && dtype !== 'bool' && i < out.length; i++)
+    if (out[i] !== Math.trunc(values[i]))
+      fail('AUX_INVALID_ARGUMENT', `${what}: expected values that ${dtype} can hold, got ${values[i]} at ${i}`)
   return out
 }

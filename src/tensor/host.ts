@@ -1,7 +1,9 @@
-import { fail } from '../errors'
+import { describe, fail } from '../errors'
 import { typedArray, type DType, type TypedArray } from './dtype'
 import { checkShape, showShape, sizeOf, type Shape } from './shape'
 import { Tensor } from './tensor'
+
+export { describe }
 
 /**
  * Values in JavaScript memory, in row-major order: what data sets give and training takes. The garbage collector frees
@@ -16,19 +18,19 @@ export interface HostArray {
   readonly dtype: DType
 }
 
-/** Numbers nested as deep as the array has axes. */
-export type NestedNumbers = number | boolean | readonly NestedNumbers[]
-
 /** Typed arrays that values can be given in; doubles become f32, unless another dtype is asked for. */
 export type NumberArray = TypedArray | Float64Array | Uint8ClampedArray
 
-/** A typed array and its shape: a `HostArray` whose dtype may be left out, being that of the array. */
+/** Numbers nested as deep as the array has axes; the innermost arrays may be typed (but for bf16 patterns). */
+export type NestedNumbers = number | boolean | Exclude<NumberArray, Uint16Array> | readonly NestedNumbers[]
+
+/** Numbers and their shape: a `HostArray` whose dtype may be left out, being that of the array. */
 export interface ShapedArray {
   /** The values, in row-major order. */
-  readonly data: NumberArray
+  readonly data: NumberArray | readonly number[]
   /** Its shape. */
   readonly shape: readonly number[]
-  /** Its element type; that of the array unless given. */
+  /** Its element type; that of a typed array, and f32 of an array of numbers, unless given. */
   readonly dtype?: DType
 }
 
@@ -85,11 +87,14 @@ export function isHostArray(value: unknown): value is HostArray {
   return ArrayBuffer.isView(data) && Array.isArray(shape) && typeof dtype === 'string'
 }
 
+/** True of an array, typed or not. */
+const isRow = (value: unknown): value is ArrayLike<unknown> => Array.isArray(value) || ArrayBuffer.isView(value)
+
 export const isShaped = (value: unknown): value is ShapedArray =>
   typeof value === 'object' &&
   value !== null &&
   !(value instanceof Tensor) &&
-  ArrayBuffer.isView((value as ShapedArray).data) &&
+  isRow((value as ShapedArray).data) &&
   Array.isArray((value as ShapedArray).shape)
 
 const isPlain = (values: HostValues): values is NestedNumbers =>
@@ -112,23 +117,27 @@ function asHost(what: string, values: HostValues, dtype?: DType): HostArray {
   if (ArrayBuffer.isView(values)) return viewed(what, values as NumberArray, dtype)
   if (isShaped(values)) {
     const { data, shape } = values
-    const array = viewed(what, data, values.dtype ?? dtype)
+    const wanted = values.dtype ?? dtype
+    const array = ArrayBuffer.isView(data) ? viewed(what, data as NumberArray, wanted) : asHost(what, data, wanted)
     const kind = values.dtype ?? array.dtype
     if (!sameStorage(array.dtype, kind))
       fail('AUX_DTYPE_MISMATCH', `${what}: expected an array that holds ${kind}, got ${describe(data)}`)
     checkShape(what, shape)
-    if (data.length !== sizeOf(shape))
+    if (array.data.length !== sizeOf(shape))
       fail(
         'AUX_SHAPE_MISMATCH',
         `${what}: expected ${sizeOf(shape)} values for shape ${showShape(shape)}, got ` +
-          `${describe(data)} of ${data.length}`,
+          `${describe(data)} of ${array.data.length}`,
       )
     return array.data === data && isHostArray(values) ? values : { data: array.data, shape, dtype: kind }
   }
   if (!isPlain(values))
     fail(
       'AUX_INVALID_ARGUMENT',
-      `${what}: expected a tensor, a typed array, { data, shape } with one, or numbers in nested arrays, got ${describe(values)}`,
+      `${what}: expected a tensor, a typed array, { data, shape } with an array, or numbers in nested arrays, got ` +
+        (typeof values === 'object' && values !== null && 'data' in values
+          ? `data: ${describe((values as ShapedArray).data)}`
+          : describe(values)),
     )
   const { numbers, shape, dtype: own } = flatten(what, values)
   const kind = dtype ?? own
@@ -172,38 +181,41 @@ export function storeAll(what: string, values: ArrayLike<number>, dtype: DType):
 }
 
 /**
- * Numbers or booleans out of nested arrays, in row-major order.
+ * Numbers or booleans out of nested arrays, in row-major order. The dtype is that of the first: f32 of a number, bool of a
+ * boolean, and of a typed array its own.
  * @throws AUX_SHAPE_MISMATCH where arrays of one depth differ in length, AUX_INVALID_ARGUMENT at what is no number.
  */
-export function flatten(
-  what: string,
-  values: NestedNumbers,
-): { numbers: Float64Array; shape: number[]; dtype: 'f32' | 'bool' } {
+export function flatten(what: string, values: NestedNumbers): { numbers: Float64Array; shape: number[]; dtype: DType } {
   const shape: number[] = []
-  let first: NestedNumbers | undefined = values
-  for (; Array.isArray(first); first = first[0] as NestedNumbers | undefined) shape.push(first.length)
+  let first: unknown = values
+  let dtype: DType | undefined
+  for (; isRow(first); first = first[0]) {
+    shape.push(first.length)
+    if (ArrayBuffer.isView(first)) dtype = isDoubles(first) ? 'f32' : naturalDType(first)
+  }
   const numbers = new Float64Array(sizeOf(shape))
   let at = 0
-  const visit = (v: NestedNumbers, axis: number): void => {
-    if (axis < shape.length ? !Array.isArray(v) || v.length !== shape[axis] : Array.isArray(v))
+  const visit = (v: unknown, axis: number): void => {
+    if (axis < shape.length ? !isRow(v) || v.length !== shape[axis] : isRow(v))
       fail(
         'AUX_SHAPE_MISMATCH',
         `${what}: expected nested arrays of shape ${showShape(shape)}, got ` +
-          `${Array.isArray(v) ? `one of length ${v.length}` : describe(v)} on axis ${axis}`,
+          `${isRow(v) ? `one of length ${v.length}` : describe(v)} on axis ${axis}`,
       )
-    if (Array.isArray(v)) for (const item of v as NestedNumbers[]) visit(item, axis + 1)
-    else if (typeof v === 'number' || typeof v === 'boolean') numbers[at++] = Number(v)
+    if (Array.isArray(v)) for (const item of v) visit(item, axis + 1)
+    else if (ArrayBuffer.isView(v) && axis === shape.length - 1 && (isDoubles(v) || rowTypes.has(naturalDType(v)))) {
+      numbers.set(v as Float64Array, at)
+      at += shape[axis]
+    } else if (typeof v === 'number' || typeof v === 'boolean') numbers[at++] = Number(v)
     else
-      fail('AUX_INVALID_ARGUMENT', `${what}: expected numbers in nested arrays, or a typed array, got ${describe(v)}`)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${what}: expected numbers in nested arrays, or arrays of f32, f64, i32, u32 or u8, got ${describe(v)}`,
+      )
   }
   visit(values, 0)
-  return { numbers, shape, dtype: typeof first === 'boolean' ? 'bool' : 'f32' }
+  return { numbers, shape, dtype: dtype ?? (typeof first === 'boolean' ? 'bool' : 'f32') }
 }
 
-/** A value in the words of an error. */
-export function describe(value: unknown): string {
-  if (value === null || value === undefined) return String(value)
-  if (typeof value === 'object') return value.constructor?.name ?? 'an object'
-  if (typeof value === 'bigint') return `${value}n`
-  return typeof value === 'function' ? 'a function' : (JSON.stringify(value) ?? String(value))
-}
+/** What a typed array within others may hold: of a Uint16Array nobody knows whether it holds numbers or bf16 patterns. */
+const rowTypes: ReadonlySet<DType | undefined> = new Set(['f32', 'i32', 'u32', 'u8'])

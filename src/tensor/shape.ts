@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { describe, fail } from '../errors'
 
 /** Sizes of the axes, at most eight; [] is a single number. */
 export type Shape = readonly number[]
@@ -55,7 +55,7 @@ export function resolveAxis(what: string, axis: number, rank: number): number {
 
 export function checkShape(what: string, shape: Shape): void {
   if (!Array.isArray(shape))
-    fail('AUX_INVALID_ARGUMENT', `${what}: expected a shape (array of sizes), got ${String(shape)}`)
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected a shape (array of sizes), got ${describe(shape)}`)
   if (shape.length > maxRank)
     fail('AUX_INVALID_ARGUMENT', `${what}: expected at most ${maxRank} axes, got ${shape.length}: ${showShape(shape)}`)
   for (const d of shape)

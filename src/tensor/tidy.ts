@@ -7,12 +7,18 @@ export function registerInScope(tensor: Tensor): void {
   scopes[scopes.length - 1]?.add(tensor)
 }
 
+/** @internal An object that is of no class, whichever context (node:vm) made it. */
+export function isPlainObject(value: unknown): value is Record<string, unknown> {
+  if (typeof value !== 'object' || value === null) return false
+  const prototype = Object.getPrototypeOf(value) as object | null
+  return prototype === null || Object.getPrototypeOf(prototype) === null
+}
+
 function tensorsIn(value: unknown, found: Set<unknown>): Set<unknown> {
   if (typeof value !== 'object' || value === null || found.has(value)) return found
   found.add(value)
   if (Array.isArray(value)) for (const item of value) tensorsIn(item, found)
-  else if (Object.getPrototypeOf(value) === Object.prototype)
-    for (const item of Object.values(value)) tensorsIn(item, found)
+  else if (isPlainObject(value)) for (const item of Object.values(value)) tensorsIn(item, found)
   return found
 }
 

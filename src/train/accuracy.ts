@@ -5,8 +5,8 @@ import { describe, toHost } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 
 /**
- * Share of rows whose predicted class is their label. `predict` gives classes, i32 [N], for the field x of a batch;
- * labels are the field y. (With other fields, or more of them, `evaluate` of what is right.)
+ * Share of rows whose predicted class is their label. `predict` gives classes, i32 [N], for the other fields of a batch;
+ * labels are the field y. (Where they are another one, `evaluate` what is right.)
  */
 export async function accuracy(
   predict: CompiledFunction<Tensor>,
@@ -16,11 +16,11 @@ export async function accuracy(
     fail('AUX_INVALID_ARGUMENT', `accuracy: expected compile({ model, forward }), got ${describe(predict)}`)
   let right = 0
   let rows = 0
-  for await (const { x, y } of batches) {
-    if (x === undefined || y === undefined)
-      fail('AUX_INVALID_ARGUMENT', 'accuracy: expected batches with the fields x and y; evaluate() takes others')
+  for await (const { y, ...inputs } of batches) {
+    if (y === undefined)
+      fail('AUX_INVALID_ARGUMENT', 'accuracy: expected batches with labels as the field y; evaluate() takes others')
     const labels = toHost('accuracy: y', y).data
-    const { data, dtype } = await predict.run({ x })
+    const { data, dtype } = await predict.run(inputs)
     if (dtype !== 'i32' || data.length !== labels.length)
       fail(
         'AUX_SHAPE_MISMATCH',

@@ -1,6 +1,7 @@
 import { sessionOf } from '../compile/session'
 import { expectOptions, fail, listed } from '../errors'
 import { toHostArray, writeSafetensors, type RawTensor, type ReadOptions } from '../io'
+import { narrowed } from '../io/convert'
 import { tensorsOf } from '../io/safetensors'
 import { Conv1d, Conv3d, Module } from '../nn'
 import { emptyPacked } from '../ops/store'
@@ -56,21 +57,32 @@ function convolutions(model: Module): (t: Tensor) => boolean {
   return (t) => t.rank === 4 || rows.has(t)
 }
 
+const narrow = { bf16: 'BF16', f16: 'F16' } as const
+
 /**
  * Writes parameters and buffers to a safetensors file, atomically: those after the runs of the model's step that were asked
- * for so far, whole.
+ * for so far, whole. With `dtype` what is float32 is rounded to 2 bytes an element (the model is not); `loadWeights` and
+ * other programs read that.
+ * @throws AUX_WRITE_FAILED; AUX_INVALID_ARGUMENT for a value beyond the range of f16.
  */
-export async function saveWeights(file: string, model: Module, options: WeightsOptions = {}): Promise<void> {
-  check('saveWeights', model, options, [])
-  const { layout = 'auxgrad' } = options
+export async function saveWeights(
+  file: string,
+  model: Module,
+  options: WeightsOptions & { dtype?: 'f32' | 'bf16' | 'f16' } = {},
+): Promise<void> {
+  check('saveWeights', model, options, ['dtype'])
+  const { layout = 'auxgrad', dtype = 'f32' } = options
+  if (dtype !== 'f32' && !Object.hasOwn(narrow, dtype))
+    fail('AUX_INVALID_ARGUMENT', `saveWeights: expected dtype 'f32', 'bf16' or 'f16', got ${describe(dtype)}`)
   const name = naming(options)
-  const tensors = new Map<string, HostArray>()
+  const tensors = new Map<string, HostArray | RawTensor>()
   await sessionOf(model).enqueue(async () => {
     const isConvolution = convolutions(model)
     for (const [path, t] of model.state()) {
       const held = t.packed?.parts.get('') ?? t // bf16 as such
       const host = { data: held.rawSync(), shape: t.shape, dtype: held.dtype }
-      tensors.set(name(path), layout === 'torch' && isConvolution(t) ? turned(host, [0, ...outermost(t.rank)]) : host)
+      const laid = layout === 'torch' && isConvolution(t) ? turned(host, [0, ...outermost(t.rank)]) : host
+      tensors.set(name(path), dtype === 'f32' || laid.dtype !== 'f32' ? laid : narrowed(laid, narrow[dtype], path))
     }
   })
   await writeSafetensors(file, tensors)

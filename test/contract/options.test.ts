@@ -4,6 +4,7 @@ import {
   auxiliary,
   checkpoint,
   compile,
+  concat,
   conv2d,
   data,
   interpolate,
@@ -11,6 +12,7 @@ import {
   nn,
   optim,
   quantized,
+  randint,
   scaledDotProductAttention,
   tensor,
   train,
@@ -158,6 +160,15 @@ test('what stands for something of another kind is an error that says so, not on
     [() => nn.crossEntropy(zeros([1, 2]), tensor(Int32Array.of(1)), { labelSmoothing: 2 }), /from 0 to 1, got 2/],
     [() => new data.DataLoader(new Sizeless(), { batchSize: 1 }), /size of the data set/],
     [() => tensor([1n] as never), /got 1n/],
+    [() => new nn.Linear('4' as never, 1), /inputs to be a whole number >= 1, got "4"/],
+    [() => new optim.SGD({ lr: NaN }), /lr: expected .*, got NaN/],
+    [() => zeros(2 as never), /zeros: expected a shape \(array of sizes\), got 2/],
+    [() => concat(x as never, x as never), /concat: expected an array of at least one tensor, got Tensor/],
+    [() => x.slice(...([1, 2, 3, 4, 5] as never[])), /slice: expected \[start, end\] or null for each axis, got 1/],
+    [() => x.pad(1 as never), /pad: expected a pair \[before, after\] for each of 4 axes, got 1/],
+    [() => new nn.Conv2d(1, 1, 3, { padding: 'some' as never }), /padding: .*, got "some"/],
+    [() => tensor([3e9], [1], 'i32'), /tensor: expected values that i32 can hold, got 3000000000 at 0/],
+    [() => randint(5, [2] as never, [1]), /got 5 and Array/],
   ]
   for (const [make, message] of wrong) expect(make).toThrow(withCode('AUX_INVALID_ARGUMENT', message))
   class Wrong extends data.Dataset {
@@ -180,7 +191,7 @@ test('what stands for something of another kind is an error that says so, not on
     [train.saveTraining('none', step as never), /saveTraining: expected { step }/],
     [train.saveWeights('none', step as never), /saveWeights: expected a module/],
     [train.saveWeights('none', model, { layout: 'pytorch' as never }), /expected layout 'auxgrad' or 'torch'/],
-    [train.accuracy(predict, loader), /expected batches with the fields x and y/],
+    [train.accuracy(predict, loader), /expected batches with labels as the field y/],
     [train.accuracy(predict, []), /accuracy: expected at least one row/],
   ]
   for (const [promise, message] of late)

@@ -1,4 +1,4 @@
-import { backprop, compile, models, nn, optim, tensor, type Tensor } from '../../src'
+import { backprop, compile, models, nn, optim, tensor, type Tensor, type TrainingStep } from '../../src'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { liveBytes } from '../support/property'
 import { withCode } from '../support/refusals'
@@ -184,6 +184,49 @@ test('what layers are given is refused by name', () => {
   expect(() => gpt.forward(tensor(new Int32Array(3), [1, 3]))).toThrow(
     withCode('AUX_SHAPE_MISMATCH', /GPT.*T at most 2.*\[1, 3\]/),
   )
+})
+
+test('a step with nothing to learn says whether that is frozen', () => {
+  const model = new nn.Linear(2, 1)
+  const step = (loss: (x: Tensor) => Tensor): TrainingStep =>
+    compile({ model, loss: ({ x }) => loss(x).sum(), optimizer: new optim.SGD({ lr: 1 }) })
+  model.freeze()
+  expect(() => step((x) => model.forward(x)).plan({ x: [1, 2] })).toThrow(
+    withCode('AUX_NO_GRADIENT', /are frozen; model\.unfreeze\(\)/),
+  )
+  expect(() => step((x) => x).plan({ x: [1, 2] })).toThrow(withCode('AUX_NO_GRADIENT', /reads no parameter/))
+})
+
+test('a layer may read the weight of another one: one parameter, trained by both', async () => {
+  class Tied extends nn.Module {
+    tokens = new nn.Embedding(5, 3)
+    out = new nn.Linear(3, 5, { bias: false })
+    constructor() {
+      super()
+      this.out.weight = this.tokens.weight
+    }
+    forward(x: Tensor): Tensor {
+      return this.out.forward(this.tokens.forward(x))
+    }
+  }
+  class ByHand extends nn.Module {
+    tokens = new nn.Embedding(5, 3)
+    forward(x: Tensor): Tensor {
+      return this.tokens.forward(x).matmul(this.tokens.weight.transpose())
+    }
+  }
+  const [tied, byHand] = [new Tied(), new ByHand()]
+  expect([...tied.state().keys()]).toEqual(['tokens.weight'])
+  byHand.loadState(tied.state())
+  for (const model of [tied, byHand]) {
+    const step = compile({
+      model,
+      loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y),
+      optimizer: new optim.SGD({ lr: 0.5 }),
+    })
+    for (let i = 0; i < 5; i++) await step.run({ x: [0, 1, 4], y: [1, 2, 0] })
+  }
+  tied.tokens.weight.dataSync().forEach((v, i) => expect(v).toBeCloseTo(byHand.tokens.weight.dataSync()[i], 5))
 })
 
 test('freezing knows patterns', () => {

@@ -28,6 +28,35 @@ test('values of every kind become host arrays', () => {
     expect(isHostArray(other)).toBe(false)
 })
 
+test('typed arrays may be rows of nested arrays, and plain ones the data of a shape', () => {
+  const rows = [Int32Array.of(1, 2), Int32Array.of(3, 4)]
+  expect(toHost('v', rows)).toEqual({ data: Int32Array.of(1, 2, 3, 4), shape: [2, 2], dtype: 'i32' })
+  expect(toHost('v', [rows]).shape).toEqual([1, 2, 2])
+  expect(toHost('v', [Float64Array.of(0.1), [2]])).toEqual({
+    data: Float32Array.of(0.1, 2),
+    shape: [2, 1],
+    dtype: 'f32',
+  })
+  expect(tensor([Uint8Array.of(1, 255), Uint8ClampedArray.of(3, 4)]).dtype).toBe('u8')
+  expect(toHost('v', { data: [1, 2.5], shape: [2, 1] })).toEqual({
+    data: Float32Array.of(1, 2.5),
+    shape: [2, 1],
+    dtype: 'f32',
+  })
+  expect(tensor({ data: [1, 2], shape: [1, 2], dtype: 'i32' }).dtype).toBe('i32')
+  const invalid = (values: unknown, message: RegExp): void =>
+    expect(() => toHost('v', values as never)).toThrow(message)
+  invalid(
+    [Float32Array.of(1), Float32Array.of(1, 2)],
+    /v: expected nested arrays of shape \[2, 1\], got one of length 2/,
+  )
+  invalid([Int32Array.of(1), [0.5]], /v: expected values that i32 can hold, got 0.5 at 1/)
+  invalid([Uint16Array.of(1)], /v: expected numbers .*, got Uint16Array/) // numbers, or patterns of bf16?
+  invalid([new DataView(new ArrayBuffer(8))], /got DataView/)
+  invalid({ data: { 0: 1 }, shape: [1] }, /got data: Object/)
+  invalid({ data: [1, 2], shape: [3] }, /v: expected 3 values for shape \[3\], got Array of 2/)
+})
+
 test('typed arrays of another context are values too', () => {
   const other = (code: string): never => runInNewContext(code) as never
   expect(toHost('v', other('Float32Array.of(1.5)')).dtype).toBe('f32')
@@ -59,7 +88,7 @@ test('what does not fit is refused', () => {
   expect(code(() => toHost('v', new Int16Array(2) as never))).toBe('AUX_INVALID_ARGUMENT')
   expect(code(() => toHost('v', Float64Array.of(0.5), 'i32'))).toBe('AUX_INVALID_ARGUMENT')
   expect(code(() => toHost('v', { data: Float64Array.of(1), shape: [2] }))).toBe('AUX_SHAPE_MISMATCH')
-  expect(code(() => toHost('v', { data: [1], shape: [1] } as never))).toBe('AUX_INVALID_ARGUMENT')
+  expect(code(() => toHost('v', { data: ['1'], shape: [1] } as never))).toBe('AUX_INVALID_ARGUMENT')
   for (const nothing of [null, undefined, 'abc', {}, new Map()])
     expect(code(() => toHost('v', nothing as never))).toBe('AUX_INVALID_ARGUMENT')
   expect(code(() => toHost('v', [1], 'bf16'))).toBe('AUX_DTYPE_MISMATCH')

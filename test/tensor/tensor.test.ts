@@ -40,6 +40,13 @@ describe('values in and out', () => {
     expect(tensor(Float64Array.of(0.5, 1)).dtype).toBe('f32')
     expect(tensor(Uint8ClampedArray.of(1, 255)).dtype).toBe('u8')
     expect(tensor(Float32Array.of(1.7, -2), [2], 'i32').toArray()).toEqual([1, -2])
+    for (const [value, dtype] of [
+      [3e9, 'i32'],
+      [-1, 'u8'],
+      [NaN, 'i32'],
+    ] as const)
+      expect(codeOf(() => tensor([value], [1], dtype))).toBe('AUX_INVALID_ARGUMENT')
+    expect(codeOf(() => tensor([1], [1], 'i32').assign([3e9]))).toBe('AUX_INVALID_ARGUMENT')
     expect(codeOf(() => tensor(BigInt64Array.of(1n) as never))).toBe('AUX_DTYPE_MISMATCH')
     expect(codeOf(() => tensor([[1, 2], [3]]))).toBe('AUX_SHAPE_MISMATCH')
     expect(codeOf(() => tensor([1, 2, 3], [2]))).toBe('AUX_SHAPE_MISMATCH')

@@ -49,6 +49,12 @@ test('evaluate gives means over rows, whatever the batches', async () => {
   await expect(train.evaluate(both, [])).rejects.toThrow(/at least one row/)
 })
 
+test('accuracy gives the model all fields but the labels', async () => {
+  const set = data.fromArrays({ a: [[0, 1], [2, 1], [1, 1]], b: [[0, 0], [0, 2], [3, 0]], y: [1, 1, 1] }) // prettier-ignore
+  const predict = compile(({ a, b }) => a.add(b).argmax())
+  expect(await train.accuracy(predict, new data.DataLoader(set, { batchSize: 2 }))).toBeCloseTo(2 / 3)
+})
+
 test('fit validates after each epoch, tells of the best and stops when none comes', async () => {
   const { step, loader, validation } = begin()
   const given = [3, 2, 2.5, 1, 1, 1.5, 0]

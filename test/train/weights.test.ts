@@ -46,3 +46,42 @@ test('a tensor is made of what runs and files give', () => {
   expect(tensor({ data: Uint16Array.of(0x3f80), shape: [1], dtype: 'bf16' }, undefined, 'f32').toArray()).toEqual([1])
   expect(() => tensor({ data, shape: [7] })).toThrow(/expected 7 values for shape \[7\]/)
 })
+
+test.each(['bf16', 'f16'] as const)('weights in %s are the nearest there are, ties to even', async (dtype) => {
+  const file = path.join(folder, `${dtype}.safetensors`)
+  const patterns = Uint16Array.from({ length: 65536 }, (_, i) => i)
+  const raw = { dtype: dtype.toUpperCase() as 'F16', shape: [65536], data: patterns }
+  const exact = io.toHostArray(raw, 'f32').data as Float32Array
+  // Every value of the format below infinity, those halfway to the next one, and those just beyond halfway.
+  const [most, stride] = dtype === 'f16' ? [0x7bff, 3] : [0x7f7f, 7]
+  const values = [exact[most], Infinity, -Infinity, NaN, 0, -0]
+  const expected = [...values]
+  for (let p = stride; p < most; p += stride)
+    for (const sign of [1, -1]) {
+      const middle = (exact[p] + exact[p + 1]) / 2
+      values.push(sign * exact[p], sign * middle, sign * middle * (1 + 2 ** -20))
+      expected.push(sign * exact[p], sign * exact[p % 2 ? p + 1 : p], sign * exact[p + 1])
+    }
+  class Model extends nn.Module {
+    weight = new nn.Parameter(tensor(values))
+    count = nn.buffer(tensor(Int32Array.of(3)))
+    forward(): void {}
+  }
+  const model = new Model()
+  await train.saveWeights(file, model, { dtype })
+  expect(model.weight.dataSync()).toEqual(Float32Array.from(values))
+  const { tensors } = await io.readSafetensors(file)
+  expect([tensors.get('weight')!.dtype, tensors.get('count')!.dtype]).toEqual([raw.dtype, 'I32'])
+  await train.loadWeights(file, model)
+  expect(model.weight.dataSync()).toEqual(Float32Array.from(expected))
+})
+
+test('what saveWeights cannot write is refused', async () => {
+  const file = path.join(folder, 'no.safetensors')
+  const layer = new nn.Linear(1, 1)
+  await expect(train.saveWeights(file, layer, { dtype: 'f64' as never })).rejects.toThrow(/'bf16' or 'f16', got "f64"/)
+  layer.bias!.assign([65520])
+  await expect(train.saveWeights(file, layer, { dtype: 'f16' })).rejects.toThrow(
+    /bias: expected values that F16 can hold, got 65520 at 0/,
+  )
+})

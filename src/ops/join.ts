@@ -310,7 +310,7 @@ Tensor.prototype.pad = function (pairs, value = 0) {
   const shape = this.shape.map((n, i) => n + pairs[i][0] + pairs[i][1])
   checkShape('pad', shape)
   return tidy(() => {
-    if (typeof value !== 'number') return extended(this, pairs, value)
+    if (typeof value !== 'number') return extended(this, pairs as readonly (readonly [number, number])[], value)
     // Cut first, then place what is left.
     const cut = pairs.map(([before, after], i): Range => [Math.max(0, -before), this.shape[i] - Math.max(0, -after)])
     const x = this.slice(...cut)

@@ -40,7 +40,7 @@ export function typedArray(dtype: DType, length: number): TypedArray {
 }
 
 /** bf16 patterns of numbers, rounded to nearest, ties to even; NaN stays NaN. */
-function toBf16(values: ArrayLike<number>): Uint16Array {
+export function toBf16(values: ArrayLike<number>): Uint16Array {
   const bits = new Uint32Array(Float32Array.from(values).buffer)
   // from() with a function is ten times as slow as map().
   return new Uint16Array(

@@ -300,7 +300,8 @@ Tensor.prototype.split = function (sizes, axis = 0) {
   return list.map((n) => this.narrow(at, (from += n) - n, n))
 }
 Tensor.prototype.pad = function (pairs, value = 0) {
-  if (!Array.isArray(pairs) || pairs.length !== this.rank || !pairs.every((pair) => Array.isArray(pair)))
+  const given: unknown = pairs
+  if (!Array.isArray(given) || given.length !== this.rank || !given.every((pair) => Array.isArray(pair)))
     fail(
       'AUX_INVALID_ARGUMENT',
       `pad: expected a pair [before, after] for each of ${this.rank} axes, got ${JSON.stringify(pairs)}`,
@@ -310,7 +311,7 @@ Tensor.prototype.pad = function (pairs, value = 0) {
   const shape = this.shape.map((n, i) => n + pairs[i][0] + pairs[i][1])
   checkShape('pad', shape)
   return tidy(() => {
-    if (typeof value !== 'number') return extended(this, pairs as readonly (readonly [number, number])[], value)
+    if (typeof value !== 'number') return extended(this, pairs, value)
     // Cut first, then place what is left.
     const cut = pairs.map(([before, after], i): Range => [Math.max(0, -before), this.shape[i] - Math.max(0, -after)])
     const x = this.slice(...cut)

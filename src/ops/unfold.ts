@@ -61,8 +61,8 @@ export function unfold(x: Tensor, kernel: Pair, options: UnfoldOptions = {}): Te
 }
 
 /**
- * The sum of windows [N, P, Q, KH · KW · C], each where `unfold` took it from, [N, H, W, C] with `size` [H, W]: what is
- * `unfold` to gradients.
+ * The sum of windows [N, P, Q, KH · KW · C], each where `unfold` took it from: an image [N, H, W, C] of that `size`, height and
+ * width. What `unfold` does to gradients.
  */
 export function fold(columns: Tensor, size: Pair, kernel: Pair, options: UnfoldOptions = {}): Tensor {
   const name = 'fold'

@@ -41,11 +41,11 @@ function product(left: Lettered, right: Lettered, wanted: string): Lettered {
 }
 
 /**
- * Sums of products by the letters of axes: `einsum('bhqd,bhkd->bhqk', q, k)`. An axis that stands behind no arrow is summed
- * over; without an arrow those stay, in order of the alphabet, that occur once. Operands are multiplied from left to right,
- * each time by one matrix product.
- * @throws AUX_INVALID_ARGUMENT for an equation that makes no sense, an ellipsis, or a letter that is twice in one operand;
- * AUX_SHAPE_MISMATCH for shapes that do not fit it.
+ * Sums of products by the letters of axes: `einsum('bhqd,bhkd->bhqk', q, k)`. An axis that stands behind no arrow is
+ * summed over; without an arrow those stay, in order of the alphabet, that occur once. Operands are multiplied from
+ * left to right, each time by one matrix product.
+ * @throws AUX_INVALID_ARGUMENT for an equation that makes no sense, an ellipsis, or a letter that is twice in one
+ * operand; AUX_SHAPE_MISMATCH for shapes that do not fit it.
  */
 export function einsum(equation: string, ...tensors: readonly Tensor[]): Tensor {
   const parts = /^\s*([a-zA-Z]*(?:\s*,\s*[a-zA-Z]*)*)\s*(?:->\s*([a-zA-Z]*)\s*)?$/.exec(String(equation))

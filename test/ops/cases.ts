@@ -2057,7 +2057,11 @@ for (const mode of ['reflect', 'replicate', 'circular'] as const)
     reference: (x) => {
       const [, h, w] = x.shape
       const at = (i: number, n: number): number =>
-        mode === 'circular' ? (i + n) % n : mode === 'replicate' ? Math.max(0, Math.min(i, n - 1)) : n - 1 - Math.abs(n - 1 - Math.abs(i)) // prettier-ignore
+        mode === 'circular'
+          ? (i + n) % n
+          : mode === 'replicate'
+            ? Math.max(0, Math.min(i, n - 1))
+            : n - 1 - Math.abs(n - 1 - Math.abs(i))
       return make([x.shape[0], h + 3, w + 1], ([n, i, j]) => get(x, [n, at(i - 2, h), at(j + 1, w)]))
     },
     samples: [[s(2, 3, 4)], [s(1, 4, 3)]],

@@ -5,6 +5,7 @@ import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { Module } from './module'
 import { Parameter } from './parameter'
+import { seluAlpha, seluScale } from './selu'
 
 /** max(x, 0). */
 export class ReLU extends Module {
@@ -170,9 +171,6 @@ export class Softmax extends Module {
     return x.softmax(this.axis)
   }
 }
-/** @internal As of Klambauer et al. 2017: the mean 0 and the variance 1 are a fixed point of SELU. */
-export const [seluAlpha, seluScale] = [1.6732632423543772, 1.0507009873554805]
-
 /** A multiple of ELU that keeps activations near mean 0 and variance 1 (Klambauer et al. 2017). */
 export class SELU extends Module {
   /** Elementwise, any shape. */

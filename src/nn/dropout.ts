@@ -2,8 +2,8 @@ import { ones } from '../ops'
 import { checkDropout, dropout } from '../ops/random'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
-import { seluAlpha, seluScale } from './activation'
 import { Module } from './module'
+import { seluAlpha, seluScale } from './selu'
 
 /** What SELU makes of -Infinity. */
 const lowest = -seluScale * seluAlpha
@@ -42,8 +42,8 @@ export class Dropout2d extends Module {
 }
 
 /**
- * Dropout for networks of `SELU` (Klambauer et al. 2017): in training, elements become SELU's lowest value with probability
- * p, and all are scaled and shifted so that a mean of 0 and a variance of 1 stay.
+ * Dropout for networks of `SELU` (Klambauer et al. 2017): in training, elements become SELU's lowest value with
+ * probability p, and all are scaled and shifted so that a mean of 0 and a variance of 1 stay.
  */
 export class AlphaDropout extends Module {
   constructor(
@@ -58,6 +58,7 @@ export class AlphaDropout extends Module {
   forward(x: Tensor): Tensor {
     const { p } = this
     if (!this.training || p === 0) return x
+    if (p === 1) return x.mul(0) // as PyTorch: nothing is left whose variance could stay
     const scale = 1 / Math.sqrt((1 - p) * (1 + p * lowest ** 2))
     return tidy(() => {
       const kept = dropout(ones(x.shape), p).mul(1 - p) // 1 or 0

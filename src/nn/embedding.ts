@@ -48,8 +48,8 @@ export class Embedding extends Module {
 export type BagMode = 'mean' | 'sum' | 'max'
 
 /**
- * Bags of rows of a table, each put together: i32 [..., T] to [..., features]. Bags that are smaller than T are filled up with
- * `paddingIdx`, which does not count; an empty one gives 0. Weight [rows, features], normal.
+ * Bags of rows of a table, each put together: i32 [..., T] to [..., features]. Bags that are smaller than T are filled
+ * up with `paddingIdx`, which does not count; an empty one gives 0. Weight [rows, features], normal.
  */
 export class EmbeddingBag extends Module {
   /** [rows, features]. */

@@ -28,7 +28,10 @@ export class Linear extends Module {
   }
 }
 
-/** y = x₁ W x₂ + b on the last axes, a W for each output (the products of all pairs are made): weight [outputs, first, second]. */
+/**
+ * y = x₁ W x₂ + b on the last axes, a W for each output (the products of all pairs are made): weight [outputs, first,
+ * second].
+ */
 export class Bilinear extends Module {
   /** [outputs, first, second]. */
   readonly weight: Parameter

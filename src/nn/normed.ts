@@ -56,8 +56,9 @@ abstract class Normed<L extends WeightedLayer> extends Module {
 }
 
 /**
- * Weight normalisation (Salimans & Kingma 2016): the weight is g v / |v|, `layer.weight` v, one norm for each entry of an
- * axis (the first: outputs). At first g is |v|: the layer computes what it did. v is PyTorch's `weight_v`, g its `weight_g`.
+ * Weight normalisation (Salimans & Kingma 2016): the weight is g v / |v|, `layer.weight` v, one norm for each entry of
+ * an axis (the first: outputs). At first g is |v|: the layer computes what it did. v is PyTorch's `weight_v`, g its
+ * `weight_g`.
  */
 export class WeightNorm<L extends WeightedLayer> extends Normed<L> {
   /** Norms, of the weight's shape with 1 on all axes but one. */
@@ -92,8 +93,8 @@ export interface SpectralNormOptions {
 }
 
 /**
- * Spectral normalisation (Miyato et al. 2018): the weight, as a matrix of outputs by all else, over its largest singular
- * value as the power method estimates it, which goes on a step at each forward of training, as PyTorch's
+ * Spectral normalisation (Miyato et al. 2018): the weight, as a matrix of outputs by all else, over its largest
+ * singular value as the power method estimates it, which goes on a step at each forward of training, as PyTorch's
  * `parametrizations.spectral_norm`.
  */
 export class SpectralNorm<L extends WeightedLayer> extends Normed<L> {

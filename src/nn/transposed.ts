@@ -64,7 +64,9 @@ export class ConvTranspose1d extends ConvTranspose<ConvTranspose1dOptions> {
   }
 }
 
-/** Transposed 2-D convolution, channels-last: [N, H, W, inputs] to [N, P, Q, outputs], sizes as of `convTranspose2d`. */
+/**
+ * Transposed 2-D convolution, channels-last: [N, H, W, inputs] to [N, P, Q, outputs], sizes as of `convTranspose2d`.
+ */
 export class ConvTranspose2d extends ConvTranspose<ConvTransposeOptions> {
   constructor(inputs: number, outputs: number, kernel: Pair, options: ConvTransposeOptions & { bias?: boolean } = {}) {
     super(inputs, outputs, pair('ConvTranspose2d: kernel', kernel, undefined), options)

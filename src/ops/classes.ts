@@ -21,8 +21,8 @@ export interface MultiMarginOptions {
 }
 
 /**
- * Scores [N, classes], labels i32 [N] (Crammer & Singer 2001): the mean, over classes, of what the score of the right one falls
- * short of each other score and the margin.
+ * Scores [N, classes], labels i32 [N] (Crammer & Singer 2001): the mean, over classes, of what the score of the right
+ * one falls short of each other score and the margin.
  * @throws AUX_INDEX_OUT_OF_RANGE for a label outside [0, classes).
  */
 export function multiMargin(scores: Tensor, labels: Tensor, options: MultiMarginOptions = {}): Tensor {

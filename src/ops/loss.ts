@@ -114,8 +114,8 @@ const counted = (name: string, losses: Tensor, labels: Tensor, o: NllOptions): T
     : losses.sum().div(labels.ne(o.ignoreIndex).cast('f32').sum().maximum(1))
 
 /**
- * Losses of labels times the weights of these, the share that is smoothed of all classes with the weight of each; an ignored
- * label weighs nothing.
+ * Losses of labels times the weights of these, the share that is smoothed of all classes with the weight of each; an
+ * ignored label weighs nothing.
  */
 function weighted(
   logits: Tensor,

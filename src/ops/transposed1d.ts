@@ -16,8 +16,8 @@ export interface ConvTranspose1dOptions extends Omit<Conv1dOptions, 'padding'> {
 }
 
 /**
- * Transposed 1-D convolution, channels-last: x [N, L, I], weight [I, K, O/groups], bias [O]; y [N, P, O] with
- * P = (L - 1) · stride - 2 · padding + dilation · (K - 1) + outputPadding + 1. It is `convTranspose2d` of an image one row
+ * Transposed 1-D convolution, channels-last: x [N, L, I], weight [I, K, O/groups], bias [O]; y [N, P, O] with P = (L -
+ * 1) · stride - 2 · padding + dilation · (K - 1) + outputPadding + 1. It is `convTranspose2d` of an image one row
  * high.
  */
 export function convTranspose1d(

@@ -17,8 +17,8 @@ export interface ConvTranspose3dOptions extends Omit<Conv3dOptions, 'padding'> {
 }
 
 /**
- * Transposed 3-D convolution, channels-last: x [N, D, H, W, I], weight [I, KD, KH, KW, O/groups], bias [O]; y [N, P, Q, R,
- * O], sizes as of `convTranspose2d`. It is the sum of one `convTranspose2d` a tap of depth.
+ * Transposed 3-D convolution, channels-last: x [N, D, H, W, I], weight [I, KD, KH, KW, O/groups], bias [O]; y [N, P,
+ * Q, R, O], sizes as of `convTranspose2d`. It is the sum of one `convTranspose2d` a tap of depth.
  */
 export function convTranspose3d(
   x: Tensor,

@@ -49,8 +49,8 @@ const around = (x: Tensor, [rows, columns]: readonly [number, number], sign: 1 |
   x.pad([0, sign * rows, sign * columns, 0].map((n): [number, number] => [n, n]))
 
 /**
- * The windows that a convolution sees, as columns: x [N, H, W, C] to [N, P, Q, KH · KW · C]. `linear` with the weight of a
- * `conv2d` as [O, KH · KW · C] makes of them what that makes of x.
+ * The windows that a convolution sees, as columns: x [N, H, W, C] to [N, P, Q, KH · KW · C]. `linear` with the weight
+ * of a `conv2d` as [O, KH · KW · C] makes of them what that makes of x.
  */
 export function unfold(x: Tensor, kernel: Pair, options: UnfoldOptions = {}): Tensor {
   expectTensor('unfold', x)
@@ -61,8 +61,8 @@ export function unfold(x: Tensor, kernel: Pair, options: UnfoldOptions = {}): Te
 }
 
 /**
- * The sum of windows [N, P, Q, KH · KW · C], each where `unfold` took it from, [N, H, W, C] with `size` [H, W]: what is
- * `unfold` to gradients.
+ * The sum of windows [N, P, Q, KH · KW · C], each where `unfold` took it from: an image [N, H, W, C] of that `size`,
+ * height and width. What `unfold` does to gradients.
  */
 export function fold(columns: Tensor, size: Pair, kernel: Pair, options: UnfoldOptions = {}): Tensor {
   const name = 'fold'

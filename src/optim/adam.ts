@@ -17,7 +17,7 @@ export interface AdamOptions extends BaseOptions {
    * al. 2022); parameters of less than 4096 elements and tables of embeddings keep 32.
    */
   bits?: 8 | 32
-  /** Divides by the root of the largest second moment so far (Reddi et al. 2018); 4 bytes a weight more, 32 bits (false). */
+  /** Divides by the root of the largest second moment so far (Reddi et al. 2018): 4 bytes a weight more (false). */
   amsgrad?: boolean
 }
 

@@ -12,8 +12,8 @@ export interface AdamaxOptions extends BaseOptions {
 }
 
 /**
- * Kingma & Ba 2015, section 7.1: Adam with the largest gradient, as it decays, in the place of the root mean square. Weight
- * decay is added to the gradient. State: 8 bytes a weight.
+ * Kingma & Ba 2015, section 7.1: Adam with the largest gradient, as it decays, in the place of the root mean square.
+ * Weight decay is added to the gradient. State: 8 bytes a weight.
  */
 export class Adamax extends Base {
   /** For checkpoints. */

@@ -15,8 +15,8 @@ export interface NAdamOptions extends BaseOptions {
 }
 
 /**
- * Dozat 2016: Adam with the momentum of Nesterov, which grows from half of beta to beta, as PyTorch's. Weight decay is added
- * to the gradient. State: 8 bytes a weight, and 4 a parameter.
+ * Dozat 2016: Adam with the momentum of Nesterov, which grows from half of beta to beta, as PyTorch's. Weight decay is
+ * added to the gradient. State: 8 bytes a weight, and 4 a parameter.
  */
 export class NAdam extends Base {
   /** For checkpoints. */

@@ -13,9 +13,9 @@ export interface RAdamOptions extends BaseOptions {
 }
 
 /**
- * Liu et al. 2020, *On the Variance of the Adaptive Learning Rate and Beyond*: Adam that begins as momentum and is held back
- * while the second moment is of few gradients; no warm-up is wanted. Weight decay is added to the gradient. State: 8 bytes
- * a weight.
+ * Liu et al. 2020, *On the Variance of the Adaptive Learning Rate and Beyond*: Adam that begins as momentum and is
+ * held back while the second moment is of few gradients; no warm-up is wanted. Weight decay is added to the gradient.
+ * State: 8 bytes a weight.
  */
 export class RAdam extends Base {
   /** For checkpoints. */
@@ -62,9 +62,9 @@ export class RAdam extends Base {
 }
 
 /**
- * How many gradients a running mean is of, as a simple mean of the same spread: (1 + beta) / (1 - beta) - 2 step beta^step /
- * (1 - beta^step). Of the first steps little is left of this difference: with x = -step log(beta) it is written in
- * 1 - x / (exp(x) - 1), and that for small x as its series.
+ * How many gradients a running mean is of, as a simple mean of the same spread: (1 + beta) / (1 - beta) - 2 step
+ * beta^step / (1 - beta^step). Of the first steps little is left of this difference: with x = -step log(beta) it is
+ * written in 1 - x / (exp(x) - 1), and that for small x as its series.
  */
 function lengthOf(beta: number, step: Tensor): Tensor {
   const rate = -Math.log(beta)

@@ -175,6 +175,7 @@ test('AlphaDropout leaves mean and variance', async () => {
   })
   expect(dropped.length / 1e5).toBeCloseTo(0.3, 2)
   expect(model.eval().forward(x)).toBe(x)
+  expect(new nn.AlphaDropout(1).forward(x).abs().sum().item()).toBe(0)
   expect(() => new nn.AlphaDropout(1.5)).toThrow(/AlphaDropout/)
 })
 

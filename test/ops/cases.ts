@@ -2057,7 +2057,11 @@ for (const mode of ['reflect', 'replicate', 'circular'] as const)
     reference: (x) => {
       const [, h, w] = x.shape
       const at = (i: number, n: number): number =>
-        mode === 'circular' ? (i + n) % n : mode === 'replicate' ? Math.max(0, Math.min(i, n - 1)) : n - 1 - Math.abs(n - 1 - Math.abs(i)) // prettier-ignore
+        mode === 'circular'
+          ? (i + n) % n
+          : mode === 'replicate'
+            ? Math.max(0, Math.min(i, n - 1))
+            : n - 1 - Math.abs(n - 1 - Math.abs(i))
       return make([x.shape[0], h + 3, w + 1], ([n, i, j]) => get(x, [n, at(i - 2, h), at(j + 1, w)]))
     },
     samples: [[s(2, 3, 4)], [s(1, 4, 3)]],
@@ -2130,5 +2134,61 @@ for (const { kernel, o } of geometries) {
     ],
   })
 }
+/** The sum over all axes by the definition. */
+const einsum = (equation: string, ...arrays: Arr[]): Arr => {
+  const [inputs, output] = equation.split('->')
+  const letters = inputs.split(',')
+  const every = [...new Set(letters.join(''))]
+  const size = (a: string): number => {
+    const k = letters.findIndex((axes) => axes.includes(a))
+    return arrays[k].shape[letters[k].indexOf(a)]
+  }
+  const inner = every.filter((a) => !output.includes(a))
+  return make([...output].map(size), (index) => {
+    const at = new Map([...output].map((a, i) => [a, index[i]]))
+    let total = 0
+    ref.eachIndex(inner.map(size), (rest) => {
+      inner.forEach((a, i) => at.set(a, rest[i]))
+      total += arrays.reduce((p, x, k) => p * get(x, [...letters[k]].map((a) => at.get(a)!)), 1) // prettier-ignore
+    })
+    return total
+  })
+}
+for (const [equation, ...shapes] of [
+  ['ij,jk->ik', [3, 4], [4, 5]],
+  ['bhqd,bhkd->bhqk', [2, 3, 4, 5], [2, 3, 2, 5]],
+  ['bi,oij,bj->bo', [3, 2], [4, 2, 5], [3, 5]],
+  ['ijk,kl->li', [2, 3, 4], [4, 5]],
+  ['i,j->ij', [3], [4]],
+  ['ij,ij->', [3, 4], [3, 4]],
+  ['ijk->kj', [2, 3, 4]],
+] as const)
+  add({
+    name: `einsum ${equation}`,
+    f: (...x) => aux.einsum(equation, ...x),
+    reference: (...x) => einsum(equation, ...x),
+    ...product,
+    samples: [shapes.map((shape) => s(...(shape as readonly number[])))],
+  })
+add({
+  name: 'einsum without an arrow',
+  f: (x, y) => aux.einsum('kj, ik', x, y),
+  reference: (x, y) => einsum('kj,ik->ij', x, y),
+  ...product,
+  samples: [[s(3, 2), s(4, 3)]],
+  bad: [
+    { what: 'an ellipsis', run: () => aux.einsum('...i->i', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'a letter twice', run: () => aux.einsum('ii->i', aux.zeros([2, 2])), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'a letter of none', run: () => aux.einsum('i->j', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'one tensor', run: () => aux.einsum('i,i', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'axes', run: () => aux.einsum('ij', aux.zeros([2])), code: 'AUX_SHAPE_MISMATCH' },
+    {
+      what: 'sizes',
+      run: () => aux.einsum('ij,jk', aux.zeros([2, 3]), aux.zeros([4, 2])),
+      code: 'AUX_SHAPE_MISMATCH',
+      message: /^einsum: axis j of 'ij,jk' has sizes 3 and 4/,
+    },
+  ],
+})
 
 export { rows }

@@ -70,6 +70,15 @@ export function expectIntegers(
       fail('AUX_INVALID_ARGUMENT', `${what}: expected ${name} to be a whole number ${expected}, got ${describe(value)}`)
 }
 
+/** Throws unless each of the named values is one of these words. */
+export function expectOneOf(what: string, values: Readonly<Record<string, unknown>>, ...words: string[]): void {
+  const quoted = words.map((word) => `'${word}'`)
+  const expected = `${quoted.slice(0, -1).join(', ')} or ${quoted.at(-1)}`
+  for (const [name, value] of Object.entries(values))
+    if (!words.includes(value as string))
+      fail('AUX_INVALID_ARGUMENT', `${what}: expected ${name} to be ${expected}, got ${String(value)}`)
+}
+
 /** Codes by number, as native code reports them (native/core/kernel.h). */
 const nativeCodes: ErrorCode[] = [
   'AUX_INVALID_ARGUMENT', // 0 is success and never raised

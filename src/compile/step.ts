@@ -3,7 +3,7 @@ import { derive } from '../graph/derive'
 import type { Graph } from '../graph/graph'
 import { assigned, Policies, type MemoryAssignment } from '../memory/assignment'
 import { fillOp } from '../ops/create'
-import type { HostArray } from '../tensor/host'
+import { describe, type HostArray } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 import { alternatives, parseBudget, type Budget } from './budget'
@@ -112,8 +112,8 @@ export class TrainingStep<R extends Traceable = Traceable> {
     const { accumulate = 1, clip, seed = 0 } = options
     expectIntegers('compile', { accumulate })
     for (const [name, limit] of Object.entries(clip ?? {}))
-      if (limit !== undefined && !(limit > 0))
-        fail('AUX_INVALID_ARGUMENT', `clip.${name}: expected a number > 0, got ${limit}`)
+      if (limit !== undefined && !(typeof limit === 'number' && limit > 0))
+        fail('AUX_INVALID_ARGUMENT', `clip.${name}: expected a number > 0, got ${describe(limit)}`)
     this.model = options.model
     this.optimizer = options.optimizer
     this.#options = options

@@ -1,5 +1,5 @@
 import path from 'node:path'
-import { AuxgradError, expectOptions } from '../errors'
+import { AuxgradError, expectOneOf, expectOptions } from '../errors'
 import { badFile } from '../io/file'
 import type { HostArray } from '../tensor/host'
 import { fromArrays, type Dataset } from './dataset'
@@ -63,6 +63,7 @@ export async function mnist(options: { pixels?: 'f32' | 'u8'; directory?: string
   test: Dataset<MnistBatch>
 }> {
   expectOptions('mnist', options, ['pixels', 'directory'])
+  expectOneOf('mnist', { pixels: options.pixels ?? 'f32' }, 'f32', 'u8')
   const directory = options.directory ?? packageDirectory()
   const part = async ({ images, labels }: (typeof files)['train' | 'test']): Promise<Dataset<MnistBatch>> => {
     const x = await load(directory, images, [28, 28])

@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { expectOneOf, expectOptions, fail } from '../errors'
 import type { Alphabet } from '../graph/op'
 import { addSign, claimSigns, signUnpack } from '../ops/sign'
 import type { Tensor } from '../tensor/tensor'
@@ -23,6 +23,7 @@ export function asa(options: AsaOptions = {}): MemoryPolicy {
   expectOptions('asa', options, ['epsilon', 'lambda', 'alphabet'])
   const { epsilon = 0.01, alphabet = 'pm1' } = options
   const lambda = options.lambda ?? 1 / epsilon
+  expectOneOf('asa', { alphabet }, 'pm1', '01', 'auto')
   if (!(epsilon > 0 && Number.isFinite(epsilon)))
     fail('AUX_INVALID_ARGUMENT', `asa: expected epsilon > 0, got ${epsilon}`)
   if (!Number.isFinite(lambda)) fail('AUX_INVALID_ARGUMENT', `asa: expected a finite lambda, got ${lambda}`)

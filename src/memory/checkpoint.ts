@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { expectOneOf, expectOptions } from '../errors'
 import type { MemoryPolicy } from './policy'
 
 /** Options of `checkpoint`. */
@@ -18,8 +18,7 @@ export interface CheckpointOptions {
 export function checkpoint(options: CheckpointOptions = {}): MemoryPolicy {
   expectOptions('checkpoint', options, ['recompute'])
   const { recompute = 'all' } = options
-  if (recompute !== 'all' && recompute !== 'cheap')
-    fail('AUX_INVALID_ARGUMENT', `checkpoint: expected recompute to be 'all' or 'cheap', got ${String(recompute)}`)
+  expectOneOf('checkpoint', { recompute }, 'all', 'cheap')
   return {
     name: recompute === 'all' ? 'checkpoint' : 'checkpoint, cheap parts',
     at: () => ({ recompute: (node) => recompute === 'all' || node.op.weighted === undefined }),

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOneOf, fail } from '../errors'
 import * as nn from '../nn'
 import { couple } from '../ops'
 import type { Tensor } from '../tensor/tensor'
@@ -67,8 +67,8 @@ export abstract class TransformerBranches extends nn.Module {
     super()
     const { features, heads, hidden = 4 * features, dropout = 0, causal = false, eps = 1e-5 } = options
     const { activation = 'gelu' } = options
-    if (!Object.hasOwn(activations, activation))
-      fail('AUX_INVALID_ARGUMENT', `expected activation to be 'gelu', 'geluTanh' or 'relu', got ${String(activation)}`)
+    expectOneOf(new.target.name, { activation }, ...Object.keys(activations))
+    expectOneOf(new.target.name, { norm: options.norm ?? 'before' }, 'before', 'after')
     this.#activation = activations[activation]
     this.attention = new nn.MultiHeadAttention(features, heads, { causal, dropout })
     this.norm1 = new nn.LayerNorm(features, { eps })

@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { expectOneOf, expectOptions, fail } from '../errors'
 import * as nn from '../nn'
 import type { Tensor } from '../tensor/tensor'
 
@@ -108,8 +108,7 @@ export class MobileNetV2 extends nn.Module {
     const { classes, channels = 3, width = 1, stem = 'large', dropout = 0 } = options
     if (!(width > 0 && Number.isFinite(width)))
       fail('AUX_INVALID_ARGUMENT', `MobileNetV2: expected a width > 0, got ${String(width)}`)
-    if (stem !== 'small' && stem !== 'large')
-      fail('AUX_INVALID_ARGUMENT', `MobileNetV2: expected stem to be 'small' or 'large', got ${String(stem)}`)
+    expectOneOf('MobileNetV2', { stem }, 'small', 'large')
     const small = stem === 'small'
     let inputs = rounded(32 * width)
     this.stem = new ConvNorm(channels, inputs, 3, { stride: small ? 1 : 2 })

@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { expectOneOf, expectOptions, fail } from '../errors'
 import * as nn from '../nn'
 import type { Tensor } from '../tensor/tensor'
 
@@ -155,6 +155,7 @@ export class ResNet extends nn.Module {
         'AUX_INVALID_ARGUMENT',
         `ResNet: expected depth 18, 34, 50, 101 or 152 and layout 'standard' or 'ara', got ${depth} and ${layout}`,
       )
+    expectOneOf('ResNet', { stem }, 'small', 'medium', 'large')
     const large = stem === 'large'
     this.stem = conv(channels, width, large ? 7 : 3, { stride: stem === 'small' ? 1 : 2, padding: large ? 3 : 1 })
     this.norm = new nn.BatchNorm2d(width)

@@ -1,4 +1,4 @@
-import { expectOptions } from '../errors'
+import { expectOneOf, expectOptions } from '../errors'
 import type { Shape } from '../tensor/shape'
 import { sizeOf } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
@@ -31,20 +31,22 @@ export interface KaimingOptions {
   gain?: number
 }
 
+function kaimingStd(name: string, shape: Shape, options: KaimingOptions): number {
+  expectOptions(name, options, ['mode', 'gain'])
+  const { mode = 'in', gain = Math.SQRT2 } = options
+  expectOneOf(name, { mode }, 'in', 'out')
+  const { fanIn, fanOut } = fans(shape)
+  return gain / Math.sqrt(mode === 'in' ? fanIn : fanOut)
+}
+
 /** He et al. 2015. */
 export function kaimingNormal(shape: Shape, options: KaimingOptions = {}): Tensor {
-  expectOptions('kaimingNormal', options, ['mode', 'gain'])
-  const { mode = 'in', gain = Math.SQRT2 } = options
-  const { fanIn, fanOut } = fans(shape)
-  return normal(shape, { std: gain / Math.sqrt(mode === 'in' ? fanIn : fanOut) })
+  return normal(shape, { std: kaimingStd('kaimingNormal', shape, options) })
 }
 
 /** He et al. 2015. */
 export function kaimingUniform(shape: Shape, options: KaimingOptions = {}): Tensor {
-  expectOptions('kaimingUniform', options, ['mode', 'gain'])
-  const { mode = 'in', gain = Math.SQRT2 } = options
-  const { fanIn, fanOut } = fans(shape)
-  const bound = gain * Math.sqrt(3 / (mode === 'in' ? fanIn : fanOut))
+  const bound = Math.sqrt(3) * kaimingStd('kaimingUniform', shape, options)
   return uniform(shape, { low: -bound, high: bound })
 }
 

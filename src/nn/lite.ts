@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { Graph } from '../graph/graph'
 import type { ModuleTest } from '../memory/assignment'
 import { interpolate, zeros } from '../ops'
@@ -43,6 +43,7 @@ export class LiteResidual extends Module {
 
   constructor(block: Layer, inputs: number, outputs: number, options: LiteResidualOptions = {}) {
     super()
+    expectOptions('LiteResidual', options, ['pool', 'expand', 'kernel', 'groups'])
     const { pool = 2, expand = 1, kernel = 5, groups = 2 } = options
     const inside = Math.max(1, Math.round(inputs * expand))
     if (!Number.isInteger(pool) || pool < 1 || kernel % 2 !== 1 || !(expand > 0))

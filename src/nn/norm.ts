@@ -34,11 +34,14 @@ class BatchNorm extends Module {
     super()
     expectIntegers('BatchNorm', { channels })
     expectOptions('BatchNorm', options, ['eps', 'momentum'])
+    const { eps = 1e-5, momentum = 0.1 } = options
+    if (!(momentum >= 0 && momentum <= 1))
+      fail('AUX_INVALID_ARGUMENT', `BatchNorm: expected momentum in [0, 1], got ${String(momentum)}`)
     this.weight = new Parameter(ones([channels]))
     this.bias = new Parameter(zeros([channels]))
     this.runningMean = buffer(zeros([channels]))
     this.runningVar = buffer(ones([channels]))
-    this.#options = { eps: 1e-5, momentum: 0.1, ...options }
+    this.#options = { eps, momentum }
   }
 
   /** [..., channels] to the same. */
@@ -102,6 +105,7 @@ export class GroupNorm extends Module {
   constructor(groups: number, channels: number, options: NormOptions = {}) {
     super()
     expectIntegers('GroupNorm', { groups, channels })
+    expectOptions('GroupNorm', options, ['eps'])
     if (channels % groups)
       fail('AUX_INVALID_ARGUMENT', `GroupNorm: expected channels that ${groups} groups divide, got ${channels}`)
     this.weight = new Parameter(ones([channels]))
@@ -161,6 +165,7 @@ export class RMSNorm extends Module {
   constructor(features: number, options: NormOptions = {}) {
     super()
     expectIntegers('RMSNorm', { features })
+    expectOptions('RMSNorm', options, ['eps'])
     this.weight = new Parameter(ones([features]))
     this.#eps = options.eps ?? 1e-6
   }

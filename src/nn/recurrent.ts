@@ -60,6 +60,7 @@ export class LSTMCell extends Cell {
   readonly states = 2
 
   constructor(inputs: number, hidden: number, options: { bias?: boolean } = {}) {
+    expectOptions('LSTMCell', options, ['bias'])
     super(inputs, hidden, 4, options.bias ?? true)
   }
 
@@ -93,6 +94,7 @@ export class GRUCell extends Cell {
   readonly states = 1
 
   constructor(inputs: number, hidden: number, options: { bias?: boolean } = {}) {
+    expectOptions('GRUCell', options, ['bias'])
     super(inputs, hidden, 3, options.bias ?? true)
   }
 
@@ -254,14 +256,14 @@ function over(
 /** Long short-term memory over sequences (Hochreiter & Schmidhuber 1997): [N, T, inputs] to [N, T, hidden]. */
 export class LSTM extends Recurrent<LSTMCell> {
   constructor(inputs: number, hidden: number, options: RecurrentOptions = {}) {
-    super(inputs, hidden, (n) => new LSTMCell(n, hidden, options), options)
+    super(inputs, hidden, (n) => new LSTMCell(n, hidden, { bias: options.bias }), options)
   }
 }
 
 /** Gated recurrent units over sequences (Cho et al. 2014): [N, T, inputs] to [N, T, hidden]. */
 export class GRU extends Recurrent<GRUCell> {
   constructor(inputs: number, hidden: number, options: RecurrentOptions = {}) {
-    super(inputs, hidden, (n) => new GRUCell(n, hidden, options), options)
+    super(inputs, hidden, (n) => new GRUCell(n, hidden, { bias: options.bias }), options)
   }
 }
 

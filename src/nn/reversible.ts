@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { couple, velocity } from '../ops'
 import type { Tensor } from '../tensor/tensor'
 import type { Layer } from './container'
@@ -48,6 +48,7 @@ export class Momentum extends Module {
     } = {},
   ) {
     super()
+    expectOptions('Momentum', options, ['gamma'])
     const { gamma = 0.9 } = options
     if (!(gamma > 0 && gamma < 1))
       fail('AUX_INVALID_ARGUMENT', `Momentum: expected gamma between 0 and 1, got ${gamma}`)

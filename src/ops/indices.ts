@@ -1,4 +1,4 @@
-import { expectIntegers, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { apply, defineOp, expectDType, expectShape, expectTensor, type Op } from '../graph/op'
 import type { DType } from '../tensor/dtype'
 import { resolveAxis, showShape, type Shape } from '../tensor/shape'
@@ -85,6 +85,7 @@ export const takeOp: Op<TakeAttrs> = defineOp({
  * @throws AUX_INDEX_OUT_OF_RANGE
  */
 export function embedding(indices: Tensor, weight: Tensor, options: { paddingIdx?: number } = {}): Tensor {
+  expectOptions('embedding', options, ['paddingIdx'])
   if (weight.rank !== 2)
     fail('AUX_SHAPE_MISMATCH', `embedding: expected weight with 2 axes, got shape ${showShape(weight.shape)}`)
   const padding =

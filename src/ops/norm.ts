@@ -1,5 +1,6 @@
 import { fail } from '../errors'
 import { apply, defineOp, expectDType, expectRank, expectShape, graphOf, type Derivation, type Op } from '../graph/op'
+import { describe } from '../tensor/host'
 import { showShape, sizeOf } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
 import { fillOp } from './create'
@@ -60,6 +61,11 @@ function differentiated(
     sum(ofNormal && back(ofNormal, one), ofDeviation),
     ofInput?.mul(dy).sum(dy.shape.map((_, i) => i).slice(0, -1)),
   ]
+}
+
+function expectEps(name: string, eps: unknown): void {
+  if (typeof eps !== 'number' || !(eps >= 0 && Number.isFinite(eps)))
+    fail('AUX_INVALID_ARGUMENT', `${name}: expected eps to be a number >= 0, got ${describe(eps)}`)
 }
 
 /** @internal Mean, biased variance and 1 / sqrt(variance + eps) over all but the last axis. */
@@ -155,6 +161,7 @@ export function batchNorm(
   training: boolean,
   eps = 1e-5,
 ): Tensor {
+  expectEps('batchNorm', eps)
   if (!training) {
     const rstd = state.runningVar.add(eps).rsqrt()
     return apply(applyOp, [x, state.runningMean, rstd, gamma, beta], { own: false })[0]
@@ -196,8 +203,10 @@ const layerOp: Op<{ eps: number }> = defineOp({
 })
 
 /** Layer normalisation over the last axis (Ba et al. 2016). */
-export const layerNorm = (x: Tensor, gamma: Tensor, beta: Tensor, eps = 1e-5): Tensor =>
-  apply(layerOp, [x, gamma, beta], { eps })[0]
+export function layerNorm(x: Tensor, gamma: Tensor, beta: Tensor, eps = 1e-5): Tensor {
+  expectEps('layerNorm', eps)
+  return apply(layerOp, [x, gamma, beta], { eps })[0]
+}
 
 const groupGradOp: Op<{ groups: number }> = defineOp({
   name: 'group_norm_grad',
@@ -242,8 +251,10 @@ const groupOp: Op<{ groups: number; eps: number }> = defineOp({
 })
 
 /** Group normalisation of x [N, ..., C]: statistics per sample and group of neighbouring channels (Wu & He 2018). */
-export const groupNorm = (x: Tensor, groups: number, gamma: Tensor, beta: Tensor, eps = 1e-5): Tensor =>
-  apply(groupOp, [x, gamma, beta], { groups, eps })[0]
+export function groupNorm(x: Tensor, groups: number, gamma: Tensor, beta: Tensor, eps = 1e-5): Tensor {
+  expectEps('groupNorm', eps)
+  return apply(groupOp, [x, gamma, beta], { groups, eps })[0]
+}
 
 const rmsGradOp: Op<undefined> = defineOp({
   name: 'rms_norm_grad',
@@ -275,4 +286,7 @@ const rmsOp: Op<{ eps: number }> = defineOp({
 })
 
 /** x / √(mean(x²) + eps) · gamma over the last axis (Zhang & Sennrich 2019). */
-export const rmsNorm = (x: Tensor, gamma: Tensor, eps = 1e-6): Tensor => apply(rmsOp, [x, gamma], { eps })[0]
+export function rmsNorm(x: Tensor, gamma: Tensor, eps = 1e-6): Tensor {
+  expectEps('rmsNorm', eps)
+  return apply(rmsOp, [x, gamma], { eps })[0]
+}

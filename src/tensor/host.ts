@@ -131,14 +131,14 @@ function asHost(what: string, values: HostValues, dtype?: DType): HostArray {
       )
     return array.data === data && isHostArray(values) ? values : { data: array.data, shape, dtype: kind }
   }
-  if (!isPlain(values))
+  if (!isPlain(values)) {
+    const { data, shape } = (values ?? {}) as Partial<ShapedArray>
     fail(
       'AUX_INVALID_ARGUMENT',
       `${what}: expected a tensor, a typed array, { data, shape } with an array, or numbers in nested arrays, got ` +
-        (typeof values === 'object' && values !== null && 'data' in values
-          ? `data: ${describe((values as ShapedArray).data)}`
-          : describe(values)),
+        (data ? `{ data: ${describe(data)}, shape: ${describe(shape)} }` : describe(values)),
     )
+  }
   const { numbers, shape, dtype: own } = flatten(what, values)
   const kind = dtype ?? own
   if (kind === 'bf16')

@@ -53,7 +53,7 @@ test('typed arrays may be rows of nested arrays, and plain ones the data of a sh
   invalid([Int32Array.of(1), [0.5]], /v: expected values that i32 can hold, got 0.5 at 1/)
   invalid([Uint16Array.of(1)], /v: expected numbers .*, got Uint16Array/) // numbers, or patterns of bf16?
   invalid([new DataView(new ArrayBuffer(8))], /got DataView/)
-  invalid({ data: { 0: 1 }, shape: [1] }, /got data: Object/)
+  invalid({ data: { 0: 1 }, shape: [1] }, /got \{ data: Object, shape: Array \}/)
   invalid({ data: [1, 2], shape: [3] }, /v: expected 3 values for shape \[3\], got Array of 2/)
 })
 

@@ -21,19 +21,12 @@ template <class T>
 inline Vec look_up(const T (&table)[32], IntVec i) {
   return (Vec)_mm512_maskz_permutex2var_ps(0xffff, _mm512_load_ps(table), (__m512i)i, _mm512_load_ps(table + 16));
 }
-
-// The lesser and the greater number; y where one is NaN.
-inline Vec lesser(Vec x, Vec y) { return (Vec)_mm512_min_ps((__m512)x, (__m512)y); }
-inline Vec greater(Vec x, Vec y) { return (Vec)_mm512_max_ps((__m512)x, (__m512)y); }
 #else
 // table[i % 8] of each lane of i.
 template <class T>
 inline Vec look_up(const T (&table)[8], IntVec i) {
   return (Vec)_mm256_permutevar8x32_epi32(*reinterpret_cast<const __m256i*>(table), (__m256i)i);
 }
-
-inline Vec lesser(Vec x, Vec y) { return (Vec)_mm256_min_ps((__m256)x, (__m256)y); }
-inline Vec greater(Vec x, Vec y) { return (Vec)_mm256_max_ps((__m256)x, (__m256)y); }
 #endif
 
 inline Vec magnitude_of(Vec x) { return (Vec)((IntVec)x & INT32_MAX); }

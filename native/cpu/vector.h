@@ -62,16 +62,28 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
-// Zero where y is below it; NaN stays NaN.
-inline Vec relu(Vec y) {
+// The lesser and the greater number; y where one is NaN.
+inline Vec lesser(Vec x, Vec y) {
 #if defined(__AVX512F__)
-  return (Vec)_mm512_max_ps(_mm512_setzero_ps(), (__m512)y);  // the second operand if one is NaN
+  return (Vec)_mm512_min_ps((__m512)x, (__m512)y);
 #elif defined(__AVX2__)
-  return (Vec)_mm256_max_ps(_mm256_setzero_ps(), (__m256)y);
+  return (Vec)_mm256_min_ps((__m256)x, (__m256)y);
 #else
-  return y < Vec{} ? Vec{} : y;
+  return x < y ? x : y;
 #endif
 }
+inline Vec greater(Vec x, Vec y) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_max_ps((__m512)x, (__m512)y);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_max_ps((__m256)x, (__m256)y);
+#else
+  return x > y ? x : y;
+#endif
+}
+
+// Zero where y is below it; NaN stays NaN.
+inline Vec relu(Vec y) { return greater(Vec{}, y); }
 
 inline Vec root(Vec x) {
 #if defined(__AVX512F__)

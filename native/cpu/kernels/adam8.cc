@@ -15,7 +15,7 @@ constexpr int64_t kBlock = 256;
 constexpr int64_t kTogether = 64;  // blocks of a task
 
 // Vectors at a time, in steps of all of them: a processor looks only so far ahead for what it can do.
-constexpr int kVecs = kLanes == 16 ? 4 : 1;
+constexpr int kVecs = kLanes >= 8 ? 4 : 1;
 constexpr int64_t kStep = kVecs * kLanes;
 constexpr int64_t kGroup = 64;  // elements, of which one pass is made after the other
 
@@ -152,6 +152,19 @@ struct Dynamic {
 
 #else
 
+// To bytes; 256 to 255.
+inline void store_codes(uint8_t* codes, const IntVec (&code)[kVecs]) {
+#if defined(__AVX2__)
+  const __m256i low = _mm256_packs_epi32((__m256i)code[0], (__m256i)code[1]);
+  const __m256i high = _mm256_packs_epi32((__m256i)code[2], (__m256i)code[3]);
+  const __m256i order = _mm256_set_epi32(7, 3, 6, 2, 5, 1, 4, 0);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes),
+                      _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order));
+#else
+  store_bytes(codes, code[0] < 255 ? code[0] : IntVec{} + 255);
+#endif
+}
+
 // table[i & 7].
 inline Vec look_up(const float (&table)[8], IntVec i) {
 #if defined(__AVX2__)
@@ -167,61 +180,74 @@ struct Dynamic {
   static constexpr int32_t kOne = kSigned ? 0x80 : 1;  // code of 1; that of 0 is 0
   // From here on 1 is nearest: the last middle is 0.45 / (64 kFirst) below.
   static constexpr float kTop = 1.0f - 0.225f / (64 * kFirst);
-  static constexpr float kLeast = kSigned ? 0.5e-6f * (0.1f + 0.45f / kFirst) : 1e-45f;  // what is less is 0
+  static constexpr double kLeast = 0.5e-6 * (0.1 + 0.45);  // with a sign: what is less is 0
+  static constexpr float kWithin = 1.1e-7f;                // without: in the first part
+  static constexpr int kCodeShift = kSigned ? 2 : 1;       // so that codes as floats have exponents from 1 modulo 8
 
-  static constexpr float kWithin = 1.1e-7f;  // in the first part
-
-  // Of each decade: x lies in part `steps x + first` of all, but in none behind `last`; the middle of part k is at
-  // `step k + middle`, and numbers from `least` on are nearer to its first middle than to those of the decade before.
   struct Decades {
-    float steps[8], first[8], last[8], step[8], middle[8], least[8];
+    // Of the numbers of a decade, and last of those that 1 is nearest to: x has the code `steps x + first`, at most `last`,
+    // rounded down; from `next` on it is one of the next decade.
+    float steps[8], first[8], last[8], next[8];
+    // Of codes, by their exponents: those of a decade come behind the one below them. x = step code + middle.
+    float step[8], middle[8];
 
-    constexpr Decades() : steps(), first(), last(), step(), middle(), least() {
+    constexpr Decades() : steps(), first(), last(), next(), step(), middle() {
       double power = 1e-7;  // where the decade begins
       for (int d = 0; d < 7; d++, power *= 10) {
         const double parts = kFirst << d;
         steps[d] = static_cast<float>(parts / (9 * power));
         first[d] = static_cast<float>(parts * 8 / 9);
         last[d] = static_cast<float>(2 * parts - 0.5);
-        step[d] = static_cast<float>(9 * power / parts);
-        middle[d] = static_cast<float>(4.5 * power / parts - 8 * power);
-        least[d] = static_cast<float>(power * (1 + 1.8 / parts));
+        next[d] = static_cast<float>(10 * power * (1 + 0.9 / parts));
+        step[d + 1] = static_cast<float>(9 * power / parts / (1 << kCodeShift));
+        middle[d + 1] = static_cast<float>(4.5 * power / parts - 8 * power);
       }
+      next[6] = kTop;
+      first[7] = last[7] = next[7] = kOne;
+      step[0] = 1.0f / (1 << kCodeShift);
+      if (kSigned) steps[0] = static_cast<float>(1 / kLeast), first[0] = 0;
     }
   };
   static constexpr Decades kDecades = {};
 
-  static IntVec decade_of(Vec magnitude) {
+  static IntVec decade_of(Vec x) {
     IntVec decade = {};
+#if defined(__AVX2__)
+    // A decade for every three octaves from 2^-21 on: too few by one at most.
+    const __m256i octaves = _mm256_subs_epu16((__m256i)x, _mm256_set1_epi32((127 - 21) << 23));
+    decade = (IntVec)_mm256_srli_epi32(_mm256_mulhi_epu16(octaves, _mm256_set1_epi32(170 << 16)), 16);
+    decade -= x >= look_up(kDecades.next, decade);
+#else
     AUXGRAD_UNROLL
-    for (int d = 1; d < 7; d++) decade -= magnitude >= kDecades.least[d];
+    for (int d = 0; d < 7; d++) decade -= x >= kDecades.next[d];
+#endif
     return decade;
   }
 
-  static void decode(const uint8_t* codes, Vec (&numbers)[1]) {
-    const IntVec code = load_bytes(codes);
-    const IntVec k = kSigned ? code & 127 : code;
-    const Vec number = __builtin_convertvector(k, Vec);
-    // The number of parts is a power of two, and k what it is times less than two.
-    const IntVec decade = ((IntVec)number >> 23) - (127 + (kSigned ? 0 : 1));
-    const Vec x = fma(look_up(kDecades.step, decade), number, look_up(kDecades.middle, decade));
-    const Vec magnitude = code == kOne ? broadcast(1.0f) : k < kFirst ? Vec{} : x;
-    const IntVec sign = code > 0x80 ? IntVec{} + INT32_MIN : IntVec{};
-    numbers[0] = kSigned ? (Vec)((IntVec)magnitude | sign) : magnitude;
+  static void decode(const uint8_t* codes, Vec (&numbers)[kVecs]) {
+    each([&](int k) {
+      const IntVec code = load_bytes(codes + k * kLanes), sign = code << 24 & INT32_MIN;
+      const Vec number = __builtin_convertvector((kSigned ? code & 127 : code) << kCodeShift, Vec);
+      const IntVec decade = (IntVec)number >> 23;
+      const Vec x = fma(look_up(kDecades.step, decade), number, look_up(kDecades.middle, decade));
+      // x of the code of 1 is 0, its sign set: the bits of -1 make 1 of that.
+      numbers[k] = kSigned ? (Vec)((IntVec)x ^ sign ^ ((code == kOne) & (IntVec)broadcast(-1.0f))) : x;
+    });
   }
 
   // |x scale| <= 1 to within rounding; of any other x some code.
   static void encode(const float* from, float scale, uint8_t* codes) {
-    const Vec x = load(from) * scale, magnitude = (Vec)((IntVec)x & INT32_MAX);
-    Vec within = magnitude;
-    if (!kSigned) within = magnitude > kWithin ? magnitude : broadcast(kWithin);
-    const IntVec decade = decade_of(within);
-    const Vec place = fma(within, look_up(kDecades.steps, decade), look_up(kDecades.first, decade));
-    const Vec last = look_up(kDecades.last, decade);
-    IntVec code = __builtin_convertvector(place < last ? place : last, IntVec);
-    if (kSigned) code |= ((IntVec)x >> 24) & 0x80;
-    code = (kSigned ? x : magnitude) >= kTop ? IntVec{} + kOne : code;
-    store_bytes(codes, magnitude < kLeast ? IntVec{} : code);
+    IntVec code[kVecs];
+    each([&](int k) {
+      const Vec x = load(from + k * kLanes) * scale;
+      const Vec magnitude = kSigned ? (Vec)((IntVec)x & INT32_MAX) : greater(x, broadcast(kWithin));
+      const IntVec decade = decade_of(magnitude);
+      const Vec place = fma(magnitude, look_up(kDecades.steps, decade), look_up(kDecades.first, decade));
+      code[k] = __builtin_convertvector(lesser(place, look_up(kDecades.last, decade)), IntVec);
+      if (kSigned) code[k] += ((IntVec)x >> 31) & (code[k] > 0) & 128;  // of -1 256: stored as 255
+      else code[k] &= x > 0;
+    });
+    store_codes(codes, code);
   }
 };
 #endif
@@ -264,6 +290,23 @@ struct Padded {
 struct Moments {
   alignas(64) float mean[kBlock], square[kBlock];
 };
+
+// m / (root of v + eps), to within two units of the last place.
+inline __attribute__((always_inline)) void quotients(const float* m, const float* v, Vec eps, Vec (&y)[kVecs]) {
+  Vec divisor[kVecs];
+  each([&](int k) { divisor[k] = root(load(v + k * kLanes)) + eps; });
+#if defined(__AVX512F__)
+  // An estimate and a step of Newton's: roots alone keep the divider busy.
+  Vec inverse[kVecs];
+  each([&](int k) { inverse[k] = (Vec)_mm512_maskz_rcp14_ps(0xffff, (__m512)divisor[k]); });
+  each([&](int k) {
+    const Vec x = load(m + k * kLanes), quotient = x * inverse[k];
+    y[k] = fma(fma(-divisor[k], quotient, x), inverse[k], quotient);
+  });
+#else
+  each([&](int k) { y[k] = load(m + k * kLanes) / divisor[k]; });
+#endif
+}
 
 // The largest of all lanes in bits, by which codes are scaled: NaN if a number is not finite, and what is less than the
 // smallest normal number is nothing.
@@ -309,10 +352,11 @@ __attribute__((noinline)) void step(const AdamStep& a, const Block* block, Momen
     if (before) each_step([&](int64_t i) { Mean::encode(old.mean + i, mean_scale, last.means + i); });
     if (block)
       each_step([&](int64_t i) {
+        Vec y[kVecs];
+        quotients(moments.mean + i, moments.square + i, eps, y);
         each([&](int k) {
-          const int64_t j = i + k * kLanes;
-          const Vec step = rate * load(moments.mean + j) / (root(load(moments.square + j)) + eps);
-          store(now.w + j, fma(load(now.w + j), shrink, step));
+          float* w = now.w + i + k * kLanes;
+          store(w, fma(rate, y[k], load(w) * shrink));
         });
       });
     if (before) each_step([&](int64_t i) { Square::encode(old.square + i, square_scale, last.squares + i); });

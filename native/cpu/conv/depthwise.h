@@ -8,6 +8,8 @@ namespace auxgrad {
 namespace {
 
 constexpr int64_t kDepthwiseChunks = 16;  // of the rows of a weight gradient
+// What the slab of channels that a weight gradient sums at a time may take, and of how few it does not pay.
+constexpr int64_t kSlabBytes = 32 * 1024, kSlabChannels = 96;
 
 template <int N>
 struct Count {
@@ -298,6 +300,7 @@ struct GradientTile {
   float* sum;
   const float *next_line, *next_dy;
   int64_t next_rows, next_step;
+  int64_t begin, end;  // channels
 };
 
 // Adds the products of outputs j0, j0 + 1, .. j0 + N - 1 of row i to the sums [tap][channels]. Checked: columns of the
@@ -367,17 +370,19 @@ inline __attribute__((always_inline)) void add_vector(int64_t channels, const Gr
 
 template <int N, int Taps, int Step>
 __attribute__((noinline)) void add_part(int64_t channels, const GradientTile& t, int64_t c) {
-  add_vector<N, Taps, Step, true>(channels, t, c, PartLanes{channels - c});
+  add_vector<N, Taps, Step, true>(channels, t, c, PartLanes{t.end - c});
 }
 
 template <int N, int Taps, int Step, bool Checked>
 __attribute__((noinline)) void add_tile(int64_t channels, const GradientTile& t) {
-  int64_t c = 0;
-  for (; c + kLanes <= channels; c += kLanes) add_vector<N, Taps, Step, Checked>(channels, t, c, WholeLanes());
-  if (c < channels) add_part<N, Taps, Step>(channels, t, c);
+  int64_t c = t.begin;
+  for (; c + kLanes <= t.end; c += kLanes) add_vector<N, Taps, Step, Checked>(channels, t, c, WholeLanes());
+  if (c < t.end) add_part<N, Taps, Step>(channels, t, c);
 }
 
-inline void add_row(const DepthwiseGradient& d, const float* image, const float* dy, int64_t i, float* sum) {
+// Of channels [begin, end).
+inline void add_row(const DepthwiseGradient& d, const float* image, const float* dy, int64_t i, int64_t begin,
+                    int64_t end, float* sum) {
   const Axis &v = d.vertical, &h = d.horizontal;
   const int64_t channels = d.image.channels;
   const int64_t last = h.tap_start + max64(0, h.taps - 1) * h.tap_step;
@@ -402,6 +407,7 @@ inline void add_row(const DepthwiseGradient& d, const float* image, const float*
     t.sum = sum + a0 * h.taps * channels;
     t.next_rows = v.in_step;
     t.next_step = line;
+    t.begin = begin, t.end = end;
     const int64_t next = top + max64(0, v.taps - 1) * v.tap_step + 1;
     tiles([&](int64_t j, auto count) {
       constexpr int N = decltype(count)::value;
@@ -423,12 +429,21 @@ inline void add_row(const DepthwiseGradient& d, const float* image, const float*
   }
   tiles([&](int64_t j, auto count) {
     constexpr int N = decltype(count)::value;
-    each_vector(0, channels, [&](int64_t c, auto lanes) {
+    each_vector(begin, end, [&](int64_t c, auto lanes) {
       if (j >= left && j + N <= right) add_columns<N, false>(d, image + c, dy + c, i, j, sum + c, lanes);
       else add_columns<N, true>(d, image + c, dy + c, i, j, sum + c, lanes);
     });
     return j + N;
   });
+}
+
+// Channels that are summed at a time: of small images so many that the rows of inputs under one row of taps, their
+// deltas and sums stay in the first-level cache from a row to the next. Wide images are read as they lie.
+inline int64_t gradient_slab(const DepthwiseGradient& d) {
+  const Axis &v = d.vertical, &h = d.horizontal;
+  const int64_t places = v.taps * d.image.columns + h.count + v.taps * h.taps;
+  const int64_t slab = kSlabBytes / (4 * places) / 16 * 16;
+  return slab < kSlabChannels ? d.image.channels : slab;
 }
 
 // Scratch: the sums of a fixed number of chunks of rows, [chunk][tap][channels], added in order.
@@ -437,17 +452,18 @@ inline void run_depthwise_gradient(const Call& call, const DepthwiseGradient& d)
   const int64_t apart = size + kThreadGap / 4;
   const int64_t rows = d.images * d.vertical.count, chunks = depthwise_chunks(d);
   const int64_t image_floats = d.image.rows * d.image.columns * channels, row_floats = d.horizontal.count * channels;
+  const int64_t slab = gradient_slab(d);
   float* sums = static_cast<float*>(call.scratch);
   parallel_tasks(call, chunks, [&](int64_t chunk, int) {
     float* sum = sums + chunk * apart;
     set_zero(sum, size);
     const int64_t end = rows * (chunk + 1) / chunks;
-    for (int64_t row = rows * chunk / chunks; row < end; row++) {
-      const float* image = d.image.data + row / d.vertical.count * image_floats;
-      const float* dy = d.dy + row * row_floats;
-      const int64_t i = row % d.vertical.count;
-      add_row(d, image, dy, i, sum);
-    }
+    for (int64_t from = 0; from < channels; from += slab)
+      for (int64_t row = rows * chunk / chunks; row < end; row++) {
+        const float* image = d.image.data + row / d.vertical.count * image_floats;
+        const float* dy = d.dy + row * row_floats;
+        add_row(d, image, dy, row % d.vertical.count, from, min64(from + slab, channels), sum);
+      }
   });
   parallel_ranges(call, size, max64(16, 32768 / chunks), [&](int64_t begin, int64_t end) {
     each_vector(begin, end, [&](int64_t i, auto lanes) {

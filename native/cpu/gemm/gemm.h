@@ -18,15 +18,17 @@ namespace {
 
 // Blocks: kBlockFloats of B, of up to kBlockK rows, come from the third cache once for kBlockRows x kBlockK of A, which
 // take a third of the second (of 1 MiB or more where there is AVX-512). Every block of K reads and writes C, every group
-// of columns reads A, and where rows are as long as pages each of them is in another page: few large blocks.
+// of columns reads A, and where rows are as long as pages each of them is in another page: few large blocks. With
+// AVX-512 a panel fits a first cache of 48 KiB.
 #if defined(__AVX512F__)
-constexpr int64_t kBlockK = 512, kBlockFloats = 512 * 1024;
+constexpr int64_t kBlockRows = 112, kBlockK = 384, kBlockFloats = 512 * 1024;
 #elif defined(__AVX2__)
-constexpr int64_t kBlockK = 256, kBlockFloats = 256 * 1024;
+constexpr int64_t kBlockRows = 84, kBlockK = 256, kBlockFloats = 256 * 1024;
 #else
-constexpr int64_t kBlockK = 256, kBlockFloats = 256 * 512;
+constexpr int64_t kBlockRows = 84, kBlockK = 256, kBlockFloats = 256 * 512;
 #endif
-constexpr int64_t kBlockRows = 84;
+// With AVX-512 a B of so many floats stays in the second cache, and is no slower there than packed.
+constexpr int64_t kInPlaceFloats = kLanes == 16 ? 64 * 1024 : 0;
 // Rows of A are copied into the order of columns for so many columns of B. It pays where tiles have few columns: a copy
 // in the order of the tile is one stream of few pages.
 constexpr bool kTurns = kLanes == 8;
@@ -76,11 +78,11 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   const bool signs = p.positive != 0 || p.negative != 0 || p.signs;
   cut.left = left_rows || !left_columns ? kLeftRows : kLeftColumns;
 
-  // Many rows, or steps, a multiple of 4 KiB apart share few sets of the caches; of columns a narrow tile uses but a part
-  // of each of many lines. To one panel a copy is no use.
+  // Many rows a multiple of 4 KiB apart, or steps a multiple of 2 KiB, share few sets of the caches; of columns a narrow
+  // tile uses but a part of each of many lines. To one panel a copy is no use.
   const bool kind = min64(p.m, p.k) <= 8 || p.n <= kTileColumns ||
                     (cut.left == kLeftRows ? p.a_row % 1024 != 0 || kTileRows <= 8
-                     : kTileRows > 12      ? p.a_k % 1024 != 0
+                     : kTileRows > 12      ? p.a_k % 512 != 0
                                            : p.m * p.k <= 8192);
   cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
@@ -89,7 +91,8 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.stream = right_rows && few_rows && large;
   cut.dots = !kFallback && !right_rows && p.b_k == 1 && p.m <= kDotRows && p.k >= kDotDepth;
   if (cut.dots) cut.copy_left = signs || !left_rows, cut.left = kLeftRows;
-  cut.right_in_place = right_rows && (small || p.m <= kTileRows);
+  const bool stays = cut.left == kLeftRows && !cut.copy_left && p.k * p.b_k <= kInPlaceFloats && p.b_k % 1024 != 0;
+  cut.right_in_place = right_rows && (small || stays || p.m <= kTileRows);
   cut.panel = small && kWideVecs > 0 && p.n > kTileColumns && p.m > kWideRows ? kWideVecs * kLanes : kTileColumns;
   cut.tiny = small && p.m * p.k <= 8192 && p.m * p.k > 0 && !cut.copy_left && !p.signs && !cut.dots;
   const bool blocks = !cut.tiny && !cut.stream && !cut.dots && !cut.right_in_place;
@@ -449,9 +452,13 @@ __attribute__((noinline)) void product_block(const Product& p, const Cut& cut, i
           const bool packs = i0 == 0 && panel.data == to, fetches = packs && !wide && next_c < g1;
           const int64_t fetched =
               right_rows ? ceil_div(kChunk, ceil_div(i1 - i0, kLines)) : ceil_div(kTileColumns, i1 - i0);
+          TileKernel packing = nullptr;  // for the first tile
           if (packs) {
             const float* from = p.b + k * p.b_k + c * p.b_column;
-            if (right_rows && panel.columns == kTileColumns) copy_panel(from, p.b_k, depth, to);
+            const bool copies = right_rows && panel.columns == kTileColumns;
+            if (copies) packing = packing_kernel(cut.left, row_of(1) - r0);
+            if (packing) t.right = from, t.right_step = p.b_k, t.packed = to;
+            else if (copies) copy_panel(from, p.b_k, depth, to);
             else pack_right(from, p.b_k, p.b_column, depth, panel.columns, static_cast<int>(panel.step), to);
           }
           if (fetches) {
@@ -475,7 +482,8 @@ __attribute__((noinline)) void product_block(const Product& p, const Cut& cut, i
                          : next_c < g1 ? out + first * out_step + next_c
                          : end < r1    ? out + end * out_step + g0
                                        : t.out;
-            tile_kernels(cut.left, panel.columns)[m](t);
+            (packing ? packing : tile_kernels(cut.left, panel.columns)[m])(t);
+            if (packing) packing = nullptr, t.right = panel.data, t.right_step = panel.step;
             for (int v = 0; finishes && p.finish.mask && v < kTileVecs; v++)
               place_bits(words[v], p.finish.mask + r / 32 * p.n + c + v * kLanes, p.n, r % 32, m);
           }

@@ -12,6 +12,7 @@ struct Tile {
   int64_t left_step;
   const float* right;  // element (k, column) at k * right_step + column, whole vectors readable
   int64_t right_step;
+  float* packed;  // where a packing kernel leaves that, steps kTileColumns apart
   float* out;
   int64_t out_step;
   int64_t columns;  // that exist in out; they end in the last vector
@@ -41,13 +42,18 @@ struct Count {
 
 enum Left { kLeftRows, kLeftColumns };  // which of the two orders of the left operand lies contiguously
 
-// Rows [first, first + N) of step `u`, where the left operand's rows are at p, three to a pointer.
+// Rows [first, first + N) of step `u`, where the left operand's rows are at p, three to a pointer. The vectors of the
+// right one are left at `packed` too, unless that is null.
 template <int N, Left L, int M, int V, int P>
 inline __attribute__((always_inline)) void tile_step(Vec (&sum)[M][V], int first, const float* right,
-                                                     const float* const (&p)[P], int64_t step, int u) {
+                                                     const float* const (&p)[P], int64_t step, int u,
+                                                     float* packed = nullptr) {
   Vec x[V];
   AUXGRAD_UNROLL
-  for (int v = 0; v < V; v++) x[v] = load(right + v * kLanes);
+  for (int v = 0; v < V; v++) {
+    x[v] = load(right + v * kLanes);
+    if (packed) store(packed + v * kLanes, x[v]);
+  }
   AUXGRAD_UNROLL
   for (int i = 0; i < N; i++) {
     const int r = first + i;
@@ -68,7 +74,11 @@ __attribute__((noinline)) void store_ragged(const Tile& t, const Vec* sum, int r
     }
 }
 
-template <int M, int V, Left L>
+// Whether a tile has so many sums that their stores are spread, and that it packs beside its multiply-adds.
+template <int M, int V>
+constexpr bool kSpreads = (M * V > kFreeStores);
+
+template <int M, int V, Left L, bool kPacks = false>
 __attribute__((noinline)) void tile_kernel(const Tile& t) {
   Vec sum[M][V];
   AUXGRAD_UNROLL
@@ -79,13 +89,14 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   const float* right = t.right;
   const int64_t right_step = t.right_step, step = t.left_step;
   const float *ahead = t.ahead, *next_out = t.next_out;
+  float* packed = t.packed;
   // Every third row has a pointer of its own, the others are one or two steps away: pointers and steps stay in
   // registers. The empty statement keeps the compiler from making it a pointer a row.
   constexpr int kPointers = L == kLeftRows ? (M + 2) / 3 : 1;
   const float* p[kPointers];
   AUXGRAD_UNROLL
   for (int i = 0; i < kPointers; i++) p[i] = t.left + 3 * i * step;
-  constexpr bool kWide = V > kTileVecs, kFinishes = V == kTileVecs, kSpread = M * V > kFreeStores;
+  constexpr bool kWide = V > kTileVecs, kFinishes = V == kTileVecs, kSpread = kSpreads<M, V>;
   constexpr int kGroup = kSpread ? 4 / V : M;  // rows at a time
   const int64_t ahead_line = t.ahead_line;
   const auto steps = [&](auto count) __attribute__((always_inline)) {
@@ -93,7 +104,8 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
     for (int i = 0; i < kPointers; i++) asm("" : "+r"(p[i]));
     AUXGRAD_UNROLL
     for (int u = 0; u < count.value; u++, right += right_step) {
-      tile_step<M, L>(sum, 0, right, p, step, L == kLeftRows ? u : 0);
+      tile_step<M, L>(sum, 0, right, p, step, L == kLeftRows ? u : 0, kPacks ? packed : nullptr);
+      if (kPacks) packed += kTileColumns;
       if (L == kLeftColumns) p[0] += step;
       if (kWide) {
         __builtin_prefetch(ahead, 0, 3);
@@ -104,7 +116,7 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
     for (int i = 0; i < kPointers; i++)
       if (L == kLeftRows) p[i] += count.value;
   };
-  const bool ragged = t.columns < V * kLanes, tail = kSpread && !ragged && t.depth >= kLastSteps;
+  const bool ragged = t.columns < V * kLanes, tail = kSpread && !kPacks && !ragged && t.depth >= kLastSteps;
   const int64_t depth = t.depth - (tail ? kLastSteps : 0), chunk = kWide ? depth : kChunk;
   int64_t next_rows = M;
   for (int64_t k = 0; k < depth; k += chunk) {
@@ -197,22 +209,24 @@ __attribute__((noinline)) void tile_halves(const Tile& t) {
 
 using TileKernel = void (*)(const Tile&);
 
-// The kernels of 1..Rows rows.
-template <int Rows, int V, Left L>
+// The kernels of 1..Rows rows; of packing ones those that spread.
+template <int Rows, int V, Left L, bool kPacks = false>
 struct TileKernels {
   TileKernel of_rows[Rows + 1] = {};
   template <int M = Rows>
   constexpr void fill() {
     if constexpr (M > 0) {
-      if constexpr (V == 1 && M > 8) of_rows[M] = tile_halves<M, V, L>;
+      if constexpr (kPacks && !kSpreads<M, V>) return;
+      else if constexpr (kPacks) of_rows[M] = tile_kernel<M, V, L, true>;
+      else if constexpr (V == 1 && M > 8) of_rows[M] = tile_halves<M, V, L>;
       else of_rows[M] = tile_kernel<M, V, L>;
       fill<M - 1>();
     }
   }
   constexpr TileKernels() { fill(); }
 };
-template <int Rows, int V, Left L>
-constexpr TileKernels<Rows, V, L> kTileKernels;
+template <int Rows, int V, Left L, bool kPacks = false>
+constexpr TileKernels<Rows, V, L, kPacks> kTileKernels;
 
 template <Left L>
 inline const TileKernel* tile_kernels_of(int64_t columns) {
@@ -225,6 +239,12 @@ inline const TileKernel* tile_kernels_of(int64_t columns) {
 // Kernels for a panel of so many columns, by the rows of the tile.
 inline const TileKernel* tile_kernels(Left left, int64_t columns) {
   return left == kLeftRows ? tile_kernels_of<kLeftRows>(columns) : tile_kernels_of<kLeftColumns>(columns);
+}
+
+// The kernel for a tile of so many rows that packs a panel of kTileColumns while it reads it, or null.
+inline TileKernel packing_kernel(Left left, int64_t rows) {
+  return left == kLeftRows ? kTileKernels<kTileRows, kTileVecs, kLeftRows, true>.of_rows[rows]
+                           : kTileKernels<kTileRows, kTileVecs, kLeftColumns, true>.of_rows[rows];
 }
 
 }  // namespace

@@ -57,7 +57,10 @@ export function pair(
   const both = v ?? fallback
   const two = typeof both === 'number' ? [both, both] : both
   if (!Array.isArray(two) || two.length !== 2 || !two.every((n) => Number.isSafeInteger(n) && n >= least))
-    fail('AUX_INVALID_ARGUMENT', `${what}: expected a whole number >= ${least} or a pair of them, got ${describe(v)}`)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${what}: expected a whole number >= ${least} or a pair of them, got ${Array.isArray(v) ? showShape(v) : describe(v)}`,
+    )
   return two as unknown as readonly [number, number]
 }
 

@@ -32,7 +32,7 @@ async function measure(c, folder, { quick }) {
   writeState(weights, model)
   const rows = []
   for (const backend of quick ? ['wasm'] : ['wasm', 'cpu']) {
-    const command = { backend, model: c.model, weights, batches: data, limit: quick ? 1 : 5 }
+    const command = { backend, model: c.model, weights, batches: data, limit: quick ? 1 : 2 }
     const run = spawnSync(process.execPath, [path.join(__dirname, 'tfjs_step.js'), JSON.stringify(command)], {
       encoding: 'utf8',
       timeout: 60000,

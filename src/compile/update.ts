@@ -122,6 +122,7 @@ export class Updates {
   }
 }
 
+/** The gradient of a sparse table, by rows. */
 function expectRows(name: string, gradient: Tensor): RowGradient {
   return (
     rowGradient(gradient) ??

@@ -209,14 +209,14 @@ __attribute__((noinline)) void tile_halves(const Tile& t) {
 
 using TileKernel = void (*)(const Tile&);
 
-// The kernels of 1..Rows rows; of packing ones those that spread.
+// The kernels of 1..Rows rows; of packing ones the two tallest, which products of many rows are cut into, if they spread.
 template <int Rows, int V, Left L, bool kPacks = false>
 struct TileKernels {
   TileKernel of_rows[Rows + 1] = {};
   template <int M = Rows>
   constexpr void fill() {
     if constexpr (M > 0) {
-      if constexpr (kPacks && !kSpreads<M, V>) return;
+      if constexpr (kPacks && (!kSpreads<M, V> || M < Rows - 1)) return;
       else if constexpr (kPacks) of_rows[M] = tile_kernel<M, V, L, true>;
       else if constexpr (V == 1 && M > 8) of_rows[M] = tile_halves<M, V, L>;
       else of_rows[M] = tile_kernel<M, V, L>;

@@ -108,9 +108,9 @@ TEST(matmul_is_exact_around_its_blocks) {
       check_matmul(2, 8, 256, 320, t & 1, t & 2, true);
       check_matmul(1, 150, 300, 512, t & 1, t & 2, true);  // rows of A that would share a set of the cache
       check_matmul(1, 171, 530, 259, t & 1, t & 2, true);  // rows of A in blocks of some tiles
-      for (int64_t m : {18, 20, 22, 24, 26, 28}) check_matmul(1, m, 100, 700, t & 1, t & 2, true);  // B packed by tiles
-      check_matmul(1, 90, 130, 500, t & 1, t & 2, true);   // B in place, in blocks of K
-      check_matmul(1, 512, 100, 700, t & 1, t & 2, true);  // columns of A that would share a set of the cache
+      for (int64_t m : {18, 20, 22, 24, 26, 28}) check_matmul(1, m, 70, 400, t & 1, t & 2, true);  // B packed by tiles
+      check_matmul(1, 90, 70, 500, t & 1, t & 2, true);   // B in place, in blocks of K
+      check_matmul(1, 512, 70, 400, t & 1, t & 2, true);  // columns of A that would share a set of the cache
       check_matmul(1, 512, 70, 40, t & 1, t & 2, true);
       check_matmul(1, 90, 1061, 530, t & 1, t & 2, true);  // groups of columns, blocks of K, of tiles
       check_matmul(7, 64, 64, 64, t & 1, t & 2, true);

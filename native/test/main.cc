@@ -281,11 +281,13 @@ std::shared_ptr<auxgrad::Device> device() { return the_device; }
 void each_isa(void (*body)()) {
   if (the_device) return body();
   const auxgrad::Isa before = auxgrad::current_isa();
-  for (int i = 0; i < auxgrad::kIsaCount; i++)
-    if (auxgrad::isa_available(static_cast<auxgrad::Isa>(i))) {
-      auxgrad::set_isa(auxgrad::isa_name(static_cast<auxgrad::Isa>(i)));
-      body();
-    }
+  const char* held = std::getenv("AUXGRAD_ISA");  // to one of them
+  for (int i = 0; i < auxgrad::kIsaCount; i++) {
+    const char* name = auxgrad::isa_name(static_cast<auxgrad::Isa>(i));
+    if (!auxgrad::isa_available(static_cast<auxgrad::Isa>(i)) || (held && std::strcmp(held, name) != 0)) continue;
+    auxgrad::set_isa(name);
+    body();
+  }
   auxgrad::set_isa(auxgrad::isa_name(before));
 }
 

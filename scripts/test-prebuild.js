@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 // `npm run test:prebuild [-- target...]`: runs the binaries of prebuilds/ on their platforms: linux-x64 on this machine
-// with Node 20, 22 and 24, linux-arm64 under qemu, win32-x64 under wine. For each: the native tests on every
-// instruction set that is there (under qemu, which takes minutes, on the best one), then the package (its tarball, installed) in Node: exact results, an error, a worker,
-// a clean exit, and ten training steps whose losses equal this machine's.
+// with Node 20, 22 and 24, linux-arm64 under qemu, win32-x64 under wine. For each: the native tests on every instruction
+// set that is there (under qemu, which takes minutes, on the best one), then the package (its tarball, installed) in
+// Node: exact results, an error, a worker, a clean exit, and ten training steps whose losses equal this machine's.
 'use strict'
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')

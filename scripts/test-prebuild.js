@@ -43,7 +43,7 @@ function run(command, args, options = {}) {
   const started = Date.now()
   const files = ['stdout', 'stderr'].map((name) => path.join(folder, name))
   const [out, err] = files.map((file) => fs.openSync(file, 'w'))
-  const result = spawnSync(command, args, { timeout: 600000, ...options, stdio: ['ignore', out, err] })
+  const result = spawnSync(command, args, { timeout: 1200000, ...options, stdio: ['ignore', out, err] })
   fs.closeSync(out)
   fs.closeSync(err)
   const [stdout, stderr] = files.map((file) => fs.readFileSync(file, 'utf8').replace(/\r/g, ''))

@@ -1,6 +1,5 @@
-import { expectOptions, fail } from '../errors'
+import { describe, expectOptions, fail } from '../errors'
 import type { MemoryAssignment } from '../memory/assignment'
-import { describe } from '../tensor/host'
 import { checkSeed } from '../tensor/philox'
 import type { Tensor } from '../tensor/tensor'
 import { CompiledFunction, type Traceable } from './function'

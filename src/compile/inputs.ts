@@ -1,6 +1,6 @@
-import { fail } from '../errors'
+import { describe, fail } from '../errors'
 import { checkDType, typedArray, type DType, type TypedArray } from '../tensor/dtype'
-import { describe, storeAll, toHost, type HostArray, type HostValues } from '../tensor/host'
+import { storeAll, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkShape, sizeOf, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 

@@ -1,6 +1,6 @@
-import { expectOptions, fail } from '../errors'
+import { describe, expectOptions, fail } from '../errors'
 import { typedArray, type DType, type TypedArray } from '../tensor/dtype'
-import { describe, isHostArray, toHost, type HostArray, type HostValues } from '../tensor/host'
+import { isHostArray, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkSeed } from '../tensor/philox'
 import { sameShape, showShape, sizeOf } from '../tensor/shape'
 

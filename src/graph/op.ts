@@ -1,6 +1,5 @@
-import { fail } from '../errors'
+import { describe, fail } from '../errors'
 import { check, native } from '../native'
-import { describe } from '../tensor/host'
 import { sameShape, showShape, type Shape } from '../tensor/shape'
 import { Tensor, type Layout, type Spec } from '../tensor/tensor'
 import { encodeOperands } from './encode'

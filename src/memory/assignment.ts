@@ -1,5 +1,4 @@
-import { fail, listed } from '../errors'
-import { describe } from '../tensor/host'
+import { describe, fail, listed } from '../errors'
 import type { Node } from '../graph/graph'
 import type { Answers, LayerAnswer, LayerCall, MemoryPolicy } from './policy'
 

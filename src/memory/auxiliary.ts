@@ -1,5 +1,4 @@
-import { expectOptions, fail } from '../errors'
-import { describe } from '../tensor/host'
+import { describe, expectOptions, fail } from '../errors'
 import { sameShape, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import type { MemoryPolicy } from './policy'

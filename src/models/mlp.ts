@@ -1,6 +1,5 @@
-import { fail } from '../errors'
+import { describe, fail } from '../errors'
 import * as nn from '../nn'
-import { describe } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 
 /** Linear layers with ReLU between: sizes such as [784, 512, 512, 10]. Layers are `layers.0`, `layers.1`, ... */

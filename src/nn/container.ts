@@ -1,5 +1,4 @@
-import { fail } from '../errors'
-import { describe } from '../tensor/host'
+import { describe, fail } from '../errors'
 import type { Tensor } from '../tensor/tensor'
 import { Module } from './module'
 

@@ -8,7 +8,8 @@ import { fanInUniform } from './init'
 import { Module } from './module'
 import { Parameter } from './parameter'
 
-function expectGroups(layer: string, groups: number, inputs: number, outputs: number): void {
+/** @internal Throws unless groups divide the channels of both sides. */
+export function expectGroups(layer: string, groups: number, inputs: number, outputs: number): void {
   if (inputs % groups || outputs % groups)
     fail(
       'AUX_INVALID_ARGUMENT',

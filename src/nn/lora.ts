@@ -1,7 +1,6 @@
-import { expectIntegers, expectOptions, fail } from '../errors'
+import { describe, expectIntegers, expectOptions, fail } from '../errors'
 import type { ModuleTest } from '../memory/assignment'
 import { linear, matmul, zeros } from '../ops'
-import { describe } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { Linear } from './linear'

@@ -1,7 +1,6 @@
-import { expectIntegers, expectOptions, fail } from '../errors'
+import { describe, expectIntegers, expectOptions, fail } from '../errors'
 import { normal } from '../ops'
 import { resolveAxis, showShape } from '../tensor/shape'
-import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { buffer, Module } from './module'

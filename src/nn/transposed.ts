@@ -1,4 +1,4 @@
-import { expectIntegers, expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions } from '../errors'
 import {
   convTranspose1d,
   convTranspose2d,
@@ -11,6 +11,7 @@ import {
 import { triple } from '../ops/conv3d'
 import { convOptions, pair, type Pair } from '../ops/geometry'
 import type { Tensor } from '../tensor/tensor'
+import { expectGroups } from './conv'
 import { fanInUniform } from './init'
 import { Module } from './module'
 import { Parameter } from './parameter'
@@ -30,11 +31,7 @@ abstract class ConvTranspose<O extends { groups?: number }> extends Module {
     const { bias = true, ...geometry } = options
     const { groups = 1 } = geometry
     expectIntegers(name, { inputs, outputs, groups })
-    if (inputs % groups || outputs % groups)
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `${name}: expected channels that ${groups} groups divide, got ${inputs} and ${outputs}`,
-      )
+    expectGroups(name, groups, inputs, outputs)
     const fan = kernel.reduce((a, b) => a * b) * (outputs / groups) // as PyTorch counts it
     this.weight = new Parameter(fanInUniform([inputs, ...kernel, outputs / groups], fan))
     this.bias = bias ? new Parameter(fanInUniform([outputs], fan)) : undefined

@@ -1,8 +1,7 @@
-import { expectIntegers, fail } from '../errors'
+import { describe, expectIntegers, fail } from '../errors'
 import { apply, defineOp } from '../graph/op'
 import { checkDType, encode, fromBf16, type DType, type TypedArray } from '../tensor/dtype'
 import {
-  describe,
   flatten,
   isShaped,
   isDoubles,

@@ -11,7 +11,8 @@ import { tidy } from '../tensor/tidy'
 /** Callers by number, as native/cpu/kernels/index.cc names them in errors. */
 const callers = ['indexSelect', 'embedding', 'gather', 'scatterAdd', 'oneHot', 'sort'] as const
 type Caller = (typeof callers)[number]
-const code = (caller: Caller): number => callers.indexOf(caller)
+/** @internal The number of a caller. */
+export const code = (caller: Caller): number => callers.indexOf(caller)
 
 /**
  * @internal A tensor of indices as i32: u8 is cast; an input of a step whose dtype was not declared becomes i32.

@@ -1,7 +1,6 @@
-import { expectOptions, fail } from '../errors'
+import { describe, expectOptions, fail } from '../errors'
 import { apply, defineOp, expectDType, expectRank, expectShape, expectTensor, type Op } from '../graph/op'
 import { broadcastShapes, resolveAxis, sameShape, showShape, type Shape } from '../tensor/shape'
-import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { where } from './binary'

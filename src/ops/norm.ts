@@ -1,6 +1,5 @@
-import { fail } from '../errors'
+import { describe, fail } from '../errors'
 import { apply, defineOp, expectDType, expectRank, expectShape, graphOf, type Derivation, type Op } from '../graph/op'
-import { describe } from '../tensor/host'
 import { showShape, sizeOf } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
 import { fillOp } from './create'

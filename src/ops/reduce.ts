@@ -1,7 +1,6 @@
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
 import { resolveAxis, showShape, type Shape } from '../tensor/shape'
-import { expectOptions, fail } from '../errors'
-import { describe } from '../tensor/host'
+import { describe, expectOptions, fail } from '../errors'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { ratio } from './binary'

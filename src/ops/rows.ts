@@ -2,7 +2,7 @@ import type { Node } from '../graph/graph'
 import { apply, defineOp } from '../graph/op'
 import { sizeOf } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
-import { takeGradOp, type TakeAttrs } from './indices'
+import { code, takeGradOp, type TakeAttrs } from './indices'
 import { concat } from './join'
 
 // Some rows of a table: the gradient of what a step has looked up, and how such rows are written back.
@@ -13,14 +13,14 @@ const distinctOp = defineOp<{ size: number; first: number }>({
     { shape: [Math.min(size, sizeOf(indices!.shape) + (first < 0 ? 0 : 1))], dtype: 'i32' },
     { shape: [sizeOf(indices!.shape)], dtype: 'i32' },
   ],
-  kernel: (_, __, { size, first }) => ({ name: 'distinct', numbers: [size, 1, first] }),
+  kernel: (_, __, { size, first }) => ({ name: 'distinct', numbers: [size, code('embedding'), first] }),
   constant: true,
 })
 
 const putRowsOp = defineOp<undefined>({
   name: 'put_rows',
   infer: () => [],
-  kernel: () => ({ name: 'put_rows', numbers: [1] }),
+  kernel: () => ({ name: 'put_rows', numbers: [code('embedding')] }),
   mutates: [0],
   constant: true,
 })

@@ -1,5 +1,5 @@
 import { apply, contiguous, copy, defineOp, graphOf } from '../graph/op'
-import { fail } from '../errors'
+import { describe, fail } from '../errors'
 import {
   checkShape,
   contiguousStrides,
@@ -11,7 +11,6 @@ import {
   type Shape,
 } from '../tensor/shape'
 import type { TypedArray } from '../tensor/dtype'
-import { describe } from '../tensor/host'
 import { Tensor, type Layout } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 

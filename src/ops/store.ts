@@ -1,7 +1,6 @@
 import { eagerly } from '../graph/graph'
-import { fail } from '../errors'
+import { describe, fail } from '../errors'
 import { bytesPerElement, type TypedArray } from '../tensor/dtype'
-import { describe } from '../tensor/host'
 import { contiguousStrides, showShape, sizeOf, type Shape } from '../tensor/shape'
 import { Storage } from '../tensor/storage'
 import { Tensor, type Spec } from '../tensor/tensor'

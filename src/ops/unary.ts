@@ -1,7 +1,6 @@
-import { expectOptions, fail } from '../errors'
+import { describe, expectOptions, fail } from '../errors'
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
 import { checkDType, type DType } from '../tensor/dtype'
-import { describe } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 
 // Elementwise functions of one tensor. A row: name, derivative.

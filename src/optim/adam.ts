@@ -3,15 +3,10 @@ import { fail } from '../errors'
 import { Parameter } from '../nn/parameter'
 import { adam8Block, adam8Update, adamUpdate } from '../ops/optim'
 import type { Spec, Tensor } from '../tensor/tensor'
-import { Base, checkBetas, checkEps, type BaseOptions } from './base'
-import { average, decayed, shareOf } from './moments'
+import { average, decayed, Moments, shareOf, type MomentsOptions } from './moments'
 
 /** Options of `Adam` and `AdamW`. */
-export interface AdamOptions extends BaseOptions {
-  /** Decay of the two moments ([0.9, 0.999]). */
-  betas?: readonly [number, number]
-  /** Added to the root of the second moment (1e-8). */
-  eps?: number
+export interface AdamOptions extends MomentsOptions {
   /**
    * Bits of each moment of a weight (32). With 8 they are codes, each 256 elements with a scale of their own (Dettmers et
    * al. 2022); parameters of less than 4096 elements and tables of embeddings keep 32.
@@ -25,20 +20,16 @@ export interface AdamOptions extends BaseOptions {
 const least = 4096
 
 /** Kingma & Ba 2015; weight decay is added to the gradient. State: 8 bytes a weight, 2 with 8 bits. */
-export class Adam extends Base {
+export class Adam extends Moments {
   /** For checkpoints. */
   readonly name: string = 'adam'
   protected readonly slots = ['m', 'v', 'largest', 'most']
   protected readonly decoupled: boolean = false
-  readonly #betas: readonly [number, number]
-  readonly #eps: number
   readonly #bits: 8 | 32
   readonly #amsgrad: boolean
 
   constructor(options: AdamOptions) {
-    super(options, ['betas', 'eps', 'bits', 'amsgrad'])
-    this.#betas = checkBetas(options.betas ?? [0.9, 0.999])
-    this.#eps = checkEps(options.eps ?? 1e-8)
+    super(options, ['bits', 'amsgrad'])
     this.#bits = options.bits ?? 32
     this.#amsgrad = options.amsgrad ?? false
     if (![8, 32].includes(this.#bits)) fail('AUX_INVALID_ARGUMENT', `bits: expected 8 or 32, got ${this.#bits}`)
@@ -61,18 +52,18 @@ export class Adam extends Base {
     { lr, step, scale }: UpdateInputs,
     weightDecay: number,
   ): void {
-    const [beta1, beta2] = this.#betas
+    const [beta1, beta2] = this.betas
     if (most) {
       const g = decayed(w, gradient, scale, this.decoupled ? 0 : weightDecay)
       average(m, g, beta1)
       average(v, g.square(), beta2)
       most.assign(most.maximum(v))
-      const root = most.div(shareOf(beta2, step)).sqrt().add(this.#eps)
+      const root = most.div(shareOf(beta2, step)).sqrt().add(this.eps)
       const rest = this.decoupled && weightDecay ? w.sub(w.mul(lr.mul(weightDecay))) : w
       w.assign(rest.sub(m.div(root).mul(lr.div(shareOf(beta1, step)))))
       return
     }
-    const numbers = { beta1, beta2, eps: this.#eps, weightDecay, decoupled: this.decoupled }
+    const numbers = { beta1, beta2, eps: this.eps, weightDecay, decoupled: this.decoupled }
     if (largest) adam8Update([w, m, v, largest, gradient, lr, step, scale], numbers)
     else adamUpdate([w, m, v, gradient, lr, step, scale], numbers)
   }

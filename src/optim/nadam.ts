@@ -1,15 +1,10 @@
 import type { UpdateInputs } from '../compile/optimizer'
 import { fail } from '../errors'
 import type { Spec, Tensor } from '../tensor/tensor'
-import { Base, checkBetas, checkEps, type BaseOptions } from './base'
-import { average, decayed, shareOf } from './moments'
+import { average, decayed, Moments, shareOf, type MomentsOptions } from './moments'
 
 /** Options of `NAdam`. */
-export interface NAdamOptions extends BaseOptions {
-  /** Decay of the two moments ([0.9, 0.999]). */
-  betas?: readonly [number, number]
-  /** Added to the root of the second moment (1e-8). */
-  eps?: number
+export interface NAdamOptions extends MomentsOptions {
   /** How fast the momentum grows to the first beta (0.004). */
   momentumDecay?: number
 }
@@ -18,18 +13,14 @@ export interface NAdamOptions extends BaseOptions {
  * Dozat 2016: Adam with the momentum of Nesterov, which grows from half of beta to beta, as PyTorch's. Weight decay is
  * added to the gradient. State: 8 bytes a weight, and 4 a parameter.
  */
-export class NAdam extends Base {
+export class NAdam extends Moments {
   /** For checkpoints. */
   readonly name = 'nadam'
   protected readonly slots = ['m', 'v', 'share']
-  readonly #betas: readonly [number, number]
-  readonly #eps: number
   readonly #momentumDecay: number
 
   constructor(options: NAdamOptions) {
-    super(options, ['betas', 'eps', 'momentumDecay'])
-    this.#betas = checkBetas(options.betas ?? [0.9, 0.999])
-    this.#eps = checkEps(options.eps ?? 1e-8)
+    super(options, ['momentumDecay'])
     this.#momentumDecay = options.momentumDecay ?? 0.004
     if (!(this.#momentumDecay >= 0 && Number.isFinite(this.#momentumDecay)))
       fail('AUX_INVALID_ARGUMENT', `momentumDecay: expected a number >= 0, got ${this.#momentumDecay}`)
@@ -41,7 +32,7 @@ export class NAdam extends Base {
 
   /** The momentum of an update: beta (1 - 0.96^(step · decay) / 2). */
   #momentum(step: Tensor): Tensor {
-    const beta = this.#betas[0]
+    const beta = this.betas[0]
     return step
       .mul(Math.log(0.96) * this.#momentumDecay)
       .exp()
@@ -56,7 +47,7 @@ export class NAdam extends Base {
     { lr, step, scale }: UpdateInputs,
     weightDecay: number,
   ): void {
-    const [beta1, beta2] = this.#betas
+    const [beta1, beta2] = this.betas
     const g = decayed(w, gradient, scale, weightDecay)
     const [now, next] = [this.#momentum(step), this.#momentum(step.add(1))]
     // 1 - the product of all momenta so far: 0 at first, as all state.
@@ -65,7 +56,7 @@ export class NAdam extends Base {
     average(v, g.square(), beta2)
     const coming = share.sub(1).mul(next).add(1)
     const direction = g.mul(now.neg().add(1).div(share)).add(m.mul(next.div(coming)))
-    const root = v.div(shareOf(beta2, step)).sqrt().add(this.#eps)
+    const root = v.div(shareOf(beta2, step)).sqrt().add(this.eps)
     w.assign(w.sub(direction.div(root).mul(lr)))
   }
 }

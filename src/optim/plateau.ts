@@ -1,6 +1,5 @@
 import type { Schedule } from '../compile/optimizer'
-import { expectOptions, fail } from '../errors'
-import { describe } from '../tensor/host'
+import { describe, expectOptions, fail } from '../errors'
 
 /** Options of `Plateau`. */
 export interface PlateauOptions {

@@ -1,33 +1,23 @@
 import type { UpdateInputs } from '../compile/optimizer'
 import { where } from '../ops'
 import type { Tensor } from '../tensor/tensor'
-import { Base, checkBetas, checkEps, type BaseOptions } from './base'
-import { average, decayed, shareOf } from './moments'
+import { average, decayed, Moments, shareOf, type MomentsOptions } from './moments'
 
 /** Options of `RAdam`. */
-export interface RAdamOptions extends BaseOptions {
-  /** Decay of the two moments ([0.9, 0.999]). */
-  betas?: readonly [number, number]
-  /** Added to the root of the second moment (1e-8). */
-  eps?: number
-}
+export type RAdamOptions = MomentsOptions
 
 /**
  * Liu et al. 2020, *On the Variance of the Adaptive Learning Rate and Beyond*: Adam that begins as momentum and is
  * held back while the second moment is of few gradients; no warm-up is wanted. Weight decay is added to the gradient.
  * State: 8 bytes a weight.
  */
-export class RAdam extends Base {
+export class RAdam extends Moments {
   /** For checkpoints. */
   readonly name = 'radam'
   protected readonly slots = ['m', 'v']
-  readonly #betas: readonly [number, number]
-  readonly #eps: number
 
   constructor(options: RAdamOptions) {
-    super(options, ['betas', 'eps'])
-    this.#betas = checkBetas(options.betas ?? [0.9, 0.999])
-    this.#eps = checkEps(options.eps ?? 1e-8)
+    super(options)
   }
 
   protected apply(
@@ -37,7 +27,7 @@ export class RAdam extends Base {
     { lr, step, scale }: UpdateInputs,
     weightDecay: number,
   ): void {
-    const [beta1, beta2] = this.#betas
+    const [beta1, beta2] = this.betas
     const g = decayed(w, gradient, scale, weightDecay)
     average(m, g, beta1)
     average(v, g.square(), beta2)
@@ -47,7 +37,7 @@ export class RAdam extends Base {
 
   /** The mean gradient, over the root of the mean square once that is of more than 5 gradients. */
   #adapted(m: Tensor, v: Tensor, step: Tensor): Tensor {
-    const beta = this.#betas[1]
+    const beta = this.betas[1]
     const most = (1 + beta) / (1 - beta)
     if (most <= 5) return m
     const length = lengthOf(beta, step)
@@ -57,7 +47,7 @@ export class RAdam extends Base {
       .div(length)
       .mul(most / ((most - 4) * (most - 2)))
     const factor = held.mul(shareOf(beta, step)).maximum(0).sqrt()
-    return m.mul(where(length.gt(5), factor.div(v.sqrt().add(this.#eps)), 1))
+    return m.mul(where(length.gt(5), factor.div(v.sqrt().add(this.eps)), 1))
   }
 }
 

@@ -3,8 +3,6 @@ import { typedArray, type DType, type TypedArray } from './dtype'
 import { checkShape, showShape, sizeOf, type Shape } from './shape'
 import { Tensor } from './tensor'
 
-export { describe }
-
 /**
  * Values in JavaScript memory, in row-major order: what data sets give and training takes. The garbage collector frees
  * it, there is nothing to dispose.

@@ -1,7 +1,7 @@
 import { CompiledFunction } from '../compile/function'
 import type { Batch } from '../compile'
-import { fail } from '../errors'
-import { describe, toHost } from '../tensor/host'
+import { describe, fail } from '../errors'
+import { toHost } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 
 /**

@@ -1,10 +1,9 @@
 import { compile, type CompiledFunction } from '../compile'
 import { sessionOf } from '../compile/session'
-import { expectOptions, fail } from '../errors'
+import { describe, expectOptions, fail } from '../errors'
 import { Module } from '../nn'
 import { ones } from '../ops'
 import { sgdUpdate } from '../ops/optim'
-import { describe } from '../tensor/host'
 import type { Tensor } from '../tensor/tensor'
 
 /** Options of `WeightAverage`. */

@@ -1,8 +1,8 @@
 import type { Batch, Traceable } from '../compile'
 import { CompiledFunction } from '../compile/function'
 import { valuesOf } from '../compile/inputs'
-import { fail } from '../errors'
-import { describe, type HostArray } from '../tensor/host'
+import { describe, fail } from '../errors'
+import type { HostArray } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 

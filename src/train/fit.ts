@@ -1,8 +1,7 @@
 import type { StepResult, Traceable, TrainingStep } from '../compile'
 import { expectSignal } from '../compile/session'
 import { DataLoader, type Batch } from '../data'
-import { expectOptions, fail } from '../errors'
-import { describe } from '../tensor/host'
+import { describe, expectOptions, fail } from '../errors'
 import { EarlyStopping } from './stopping'
 
 /** Options of `fit`. */

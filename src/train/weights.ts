@@ -1,11 +1,11 @@
 import { sessionOf } from '../compile/session'
-import { expectOptions, fail, listed } from '../errors'
+import { describe, expectOptions, fail, listed } from '../errors'
 import { toHostArray, writeSafetensors, type RawTensor, type ReadOptions } from '../io'
 import { narrowed } from '../io/convert'
 import { tensorsOf } from '../io/safetensors'
 import { Conv1d, Conv3d, Module } from '../nn'
 import { emptyPacked } from '../ops/store'
-import { describe, type HostArray } from '../tensor/host'
+import type { HostArray } from '../tensor/host'
 import { Tensor } from '../tensor/tensor'
 
 /** How a model lies in a safetensors file. */

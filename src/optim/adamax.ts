@@ -15,7 +15,7 @@ export class Adamax extends Moments {
   protected readonly slots = ['m', 'largest']
 
   constructor(options: AdamaxOptions) {
-    super(options)
+    super(options, [])
   }
 
   protected apply(

@@ -17,7 +17,7 @@ export abstract class Moments extends Base {
   protected readonly eps: number
 
   /** `own`: names of the options besides those of all such methods. */
-  constructor(options: MomentsOptions, own: readonly string[] = []) {
+  constructor(options: MomentsOptions, own: readonly string[]) {
     super(options, ['betas', 'eps', ...own])
     this.betas = checkBetas(options.betas ?? [0.9, 0.999])
     this.eps = checkEps(options.eps ?? 1e-8)

@@ -17,7 +17,7 @@ export class RAdam extends Moments {
   protected readonly slots = ['m', 'v']
 
   constructor(options: RAdamOptions) {
-    super(options)
+    super(options, [])
   }
 
   protected apply(

@@ -59,7 +59,8 @@ function sanitized(name, args, env = {}) {
 const steps = {
   'native-asan': () => {
     build('address and undefined behaviour', '--sanitize', 'address,undefined', '--programs')
-    run('native tests under ASan and UBSan', path.join(root, asan, 'auxgrad_test'), [], stress)
+    const tests = ['scripts/native-tests.js', path.join(root, asan, 'auxgrad_test')]
+    run('native tests under ASan and UBSan', process.execPath, tests, stress)
   },
   'native-tsan': () => {
     build('threads', '--sanitize', 'thread', '--no-addon', '--programs')

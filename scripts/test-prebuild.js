@@ -112,7 +112,10 @@ for (const target of targets) {
       found.join(', '),
     )
   }
-  const native = through(path.join(root, 'build', target, `auxgrad_test${exe}`), [], { env: { ...env, ...tested } })
+  const program = path.join(root, 'build', target, `auxgrad_test${exe}`)
+  const native = run(process.execPath, [path.join(__dirname, 'native-tests.js'), ...prefix, program], {
+    env: { ...env, ...tested },
+  })
   const counts = /(\d+) passed, (\d+) failed\s*$/.exec(native.stdout)
   check(
     `${target}: native tests (${counts?.[1]} in ${native.seconds} s)`,

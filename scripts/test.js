@@ -37,7 +37,11 @@ for (const [name, args] of [
 const library = path.join(root, 'build/Release/auxgrad_host_device.so')
 if (fs.existsSync(library)) process.env.AUXGRAD_CUDA_LIBRARY = library
 for (const args of [[], ...(fs.existsSync(library) ? [['--device', 'cuda', 'device_', 'plan_file']] : [])]) {
-  const native = step('native tests', path.join(root, 'build/Release/auxgrad_test'), args)
+  const native = step('native tests', process.execPath, [
+    'scripts/native-tests.js',
+    'build/Release/auxgrad_test',
+    ...args,
+  ])
   const counts = /(\d+) passed, (\d+) failed\s*$/.exec(native.stdout ?? '')
   if (counts) {
     passed += Number(counts[1])

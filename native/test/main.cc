@@ -304,12 +304,17 @@ double relative_error(const float* a, const double* b, int64_t n) {
 
 }  // namespace test
 
-// Runs the tests whose name contains one of the arguments (all without one), with `--device cuda` on its kernels; the
-// last line counts them.
+// Runs the tests whose name contains one of the arguments (all without one), with `--device cuda` on its kernels, with
+// `--part 1/2` the first, third, ... of them; the last line counts them.
 int main(int argc, char** argv) {
-  int passed = 0, broken = 0;
+  int passed = 0, broken = 0, part = 1, parts = 1, index = 0;
   std::vector<const char*> names;
   for (int i = 1; i < argc; i++) {
+    if (std::strcmp(argv[i], "--part") == 0) {
+      if (std::sscanf(++i < argc ? argv[i] : "", "%d/%d", &part, &parts) == 2 && part >= 1 && part <= parts) continue;
+      std::printf("--part: expected for example 1/2, got %s\n", i < argc ? argv[i] : "nothing");
+      return 1;
+    }
     if (std::strcmp(argv[i], "--device") != 0) {
       names.push_back(argv[i]);
       continue;
@@ -325,6 +330,7 @@ int main(int argc, char** argv) {
   for (const test::Case& c : test::cases()) {
     const auto named = [&](const char* part) { return std::strstr(c.name, part) != nullptr; };
     if (!names.empty() && std::none_of(names.begin(), names.end(), named)) continue;
+    if (index++ % parts != part - 1) continue;
     test::failures = 0;
     test::made = 0;
     c.run();

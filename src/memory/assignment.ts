@@ -156,7 +156,10 @@ export class Policies {
         const [first, last] = ends(range.path)
         const from = paths.indexOf(first)
         const to = paths.lastIndexOf(last)
-        if (from >= 0) for (const c of calls.slice(from, to + 1)) all.get(c)!.push(range)
+        if (from < 0 || to < 0) continue
+        if (to < from)
+          fail('AUX_INVALID_ARGUMENT', `memory: ${range.path}: ${last} runs before ${first}; name it first`)
+        for (const c of calls.slice(from, to + 1)) all.get(c)!.push(range)
       }
       this.#ranges.set(caller, (held = all))
     }

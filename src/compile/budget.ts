@@ -1,6 +1,6 @@
 import { expectOptions, fail } from '../errors'
 import { asa } from '../memory/asa'
-import { isPolicy, type MemoryAssignment } from '../memory/assignment'
+import type { MemoryAssignment } from '../memory/assignment'
 import { checkpoint } from '../memory/checkpoint'
 import { quantized } from '../memory/quantized'
 import { parseBytes, showBytes, type Bytes } from './bytes'
@@ -55,8 +55,6 @@ export const alternatives: Readonly<Record<string, MemoryAssignment>> = {
 export interface Refusal {
   /** Bytes before any method of the budget was used. */
   before?: number
-  /** The methods. */
-  methods?: readonly MemoryAssignment[]
   /** The same step under other methods. */
   alternatives?: () => { name: string; bytes: number }[]
 }
@@ -66,25 +64,19 @@ export interface Refusal {
  * @throws AUX_BUDGET_TOO_SMALL naming the plan's bytes and the smallest that would do.
  */
 export function checkBudget(plan: Plan, budget: number | undefined, refusal: Refusal = {}): void {
-  const { before, methods = [], alternatives } = refusal
-  const { total, kept } = plan.bytes
+  const { before, alternatives } = refusal
+  const { total } = plan.bytes
   if (budget === undefined || total <= budget) return
   const both = (bytes: number): string => `${showBytes(bytes)} (${bytes} bytes)`
   const others = (alternatives?.() ?? []).filter((a) => a.bytes < total).sort((a, b) => a.bytes - b.bytes)
   const reduced =
     before !== undefined && before > total ? `, ${both(total)} at least with the methods of the budget` : ''
-  const again = methods.some((m) => isPolicy(m) && m.at('').recompute)
-  const flat =
-    again && before === total && total - kept <= budget
-      ? '; computing modules again saves nothing here: put layers that follow each other into modules of their own, ' +
-        'such as nn.Sequential(nn.Sequential(a, b), nn.Sequential(c, d))'
-      : ''
   const advice = others.length
     ? `; the smallest with the methods at hand is ${showBytes(others[0].bytes)} (${others[0].bytes} bytes, ${others[0].name})`
     : ''
   plan.dispose()
   fail(
     'AUX_BUDGET_TOO_SMALL',
-    `this plan needs ${both(before ?? total)}${reduced}, more than the budget of ${both(budget)}${flat}${advice}`,
+    `this plan needs ${both(before ?? total)}${reduced}, more than the budget of ${both(budget)}${advice}`,
   )
 }

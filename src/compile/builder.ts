@@ -28,6 +28,7 @@ export class Builder {
   readonly inputs = new Map<string, Slot>()
   readonly kept: KeptValue[] = []
   readonly makers: Node[] = []
+  readonly readers: Node[][] = []
   readonly ops: PlannedOp[] = []
   readonly blocks: readonly Draft[]
   words: Float64Array = new Float64Array()
@@ -36,7 +37,7 @@ export class Builder {
   stagingBytes = 0
   workspaceBytes = 0
   readonly #order: readonly Node[]
-  readonly #steps: readonly Node[]
+  readonly steps: readonly Node[]
   #blocks = new Map<Tensor, Draft>()
   #buffers = new Map<Node, number>()
   #lastUse = new Map<Tensor, number>()
@@ -51,7 +52,7 @@ export class Builder {
   ) {
     const steps = order.filter((n) => n.op.kernel)
     this.#order = order
-    this.#steps = steps
+    this.steps = steps
     steps.forEach((n, step) => {
       for (const t of n.inputs) if (t) this.#lastUse.set(root(t), step)
     })
@@ -79,9 +80,9 @@ export class Builder {
     this.arenaBytes = allocate(this.blocks)
     for (const n of this.#order)
       if (n.inputName !== null && this.#blocks.has(n.outputs[0])) this.inputs.set(n.inputName, this.slot(n.outputs[0]))
-    this.#findKept(this.#order, this.#steps)
-    this.words = this.#encode(this.#steps)
-    this.#steps.forEach((n, i) => this.#describe(n, i))
+    this.#findKept(this.#order, this.steps)
+    this.words = this.#encode(this.steps)
+    this.steps.forEach((n, i) => this.#describe(n, i))
   }
 
   /** False for an output that its kernel may leave out and nobody reads. */
@@ -155,7 +156,7 @@ export class Builder {
 
   #findKept(order: readonly Node[], steps: readonly Node[]): void {
     const border = steps.findIndex((n) => n.phase !== 'forward')
-    const keptBlocks = new Map<Draft, KeptValue>()
+    const keptBlocks = new Map<Draft, number>()
     if (border >= 0)
       for (const reader of steps.slice(border)) {
         for (const t of reader.inputs) {
@@ -164,12 +165,16 @@ export class Builder {
           // Single numbers (the loss) are not what a policy is about, nor are inputs of the step itself.
           if (!owner || !block || block.from >= border) continue
           const known = keptBlocks.get(block)
-          if (known) {
-            if (!known.readers.includes(reader.scope)) known.readers.push(reader.scope)
+          if (known !== undefined) {
+            const { readers } = this.kept[known]
+            if (!readers.includes(reader.scope)) readers.push(reader.scope)
+            this.readers[known].push(reader)
             continue
           }
           if (owner.node!.phase !== 'forward' || owner.rank === 0 || owner.node!.inputName?.startsWith('$')) continue
-          const kept = {
+          keptBlocks.set(block, this.kept.length)
+          block.kind = 'kept'
+          this.kept.push({
             layer: reader.scope,
             readers: [reader.scope],
             maker: owner.node!.scope,
@@ -178,11 +183,9 @@ export class Builder {
             dtype: owner.dtype,
             shape: owner.shape,
             bytes: block.bytes,
-          }
-          keptBlocks.set(block, kept)
-          block.kind = 'kept'
-          this.kept.push(kept)
+          })
           this.makers.push(owner.node!)
+          this.readers.push([reader])
         }
       }
     for (const n of order) {

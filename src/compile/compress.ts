@@ -16,9 +16,9 @@ export function compression(graph: Graph, policies: Policies): Keep {
   const pack = (value: Tensor, by: NonNullable<ReturnType<Policies['compressor']>>): Unpack => {
     const known = packed.get(by) ?? packed.set(by, new Map()).get(by)!
     if (known.has(value)) return known.get(value)
-    const { scope, id, position = id } = value.node!
+    const { id, position = id } = value.node!
     const before = graph.nodes.length
-    const unpack = graph.withPhase('forward', () => graph.withScope(scope, () => by.answers.compress!(value)))
+    const unpack = graph.withPhase('forward', () => graph.beside(value.node!, () => by.answers.compress!(value)))
     for (const node of graph.nodes.slice(before)) node.position = position
     known.set(value, unpack)
     return unpack

@@ -1,10 +1,13 @@
 import type { Node } from '../graph/graph'
-import { assigned, holds, isPolicy, type MemoryAssignment } from '../memory/assignment'
+import { assigned, holds, isPolicy, Policies, type MemoryAssignment } from '../memory/assignment'
 import type { Answers, MemoryPolicy } from '../memory/policy'
-import type { KeptValue, Plan } from './plan'
+import type { Plan } from './plan'
+import { isStatistics, unitsOf } from './units'
 
-/** A policy and the module it was chosen for. */
+/** A policy and the module, or range of modules, it was chosen for. */
 export type ModulePolicy = readonly [path: string, policy: MemoryPolicy]
+
+type Modules = ReadonlyMap<string, object>
 
 /** What `fit` may do and how. */
 export interface Fitting<Entry> {
@@ -13,7 +16,7 @@ export interface Fitting<Entry> {
   /** Policies that it may give to any module, and assignments that it may take as they are; in order of preference. */
   readonly methods: readonly MemoryAssignment[]
   /** All modules by path. */
-  readonly modules: ReadonlyMap<string, object>
+  readonly modules: Modules
   /** What was asked for: where that is backpropagation, nothing is chosen. */
   readonly given: readonly ModulePolicy[]
   /** The plan under a choice. */
@@ -39,31 +42,43 @@ export function fit<Entry extends { readonly plan: Plan }>(
   first: Candidate<Entry>,
   { make, ...fitting }: Fitting<Entry>,
 ): Candidate<Entry> {
+  const { budget, methods, given } = fitting
   const made = [first.entry]
   let found: Candidate<Entry> | undefined
   try {
     const remembered = (chosen: readonly ModulePolicy[]): Entry => made[made.push(make(chosen)) - 1]
-    return (found = search(first, { make: remembered, ...fitting }))
+    const pinned = given.flatMap(([path, { name }]) => (name === 'backpropagation' ? [path] : []))
+    const free = (path: string): boolean => !pinned.some((at) => holds(at, path))
+    const apart = (path: string): boolean => free(path) && !pinned.some((at) => holds(path, at))
+    const again = methods.some((method) => isPolicy(method) && method.at('').recompute)
+    const lists = again ? unitsOf(first.entry.plan, apart) : []
+    let best = first
+    for (const units of lists.length ? lists : [[]]) {
+      const tried = search(first, units, free, { make: remembered, ...fitting })
+      if (bytesOf(tried) < bytesOf(best)) best = tried
+      if (bytesOf(best) <= budget) break
+    }
+    return (found = best)
   } finally {
     for (const entry of made) if (entry !== found?.entry) entry.plan.dispose()
   }
 }
 
+const bytesOf = ({ entry }: Candidate<{ readonly plan: Plan }>): number => entry.plan.bytes.total
+
 function search<Entry extends { readonly plan: Plan }>(
   first: Candidate<Entry>,
-  { budget, methods, modules, given, make }: Fitting<Entry>,
+  units: readonly string[],
+  free: (path: string) => boolean,
+  { budget, methods, modules, make }: Fitting<Entry>,
 ): Candidate<Entry> {
-  const bytes = ({ entry }: Candidate<Entry>): number => entry.plan.bytes.total
-  const pinned = (path: string): boolean =>
-    given.some(([at, { name }]) => name === 'backpropagation' && holds(at, path))
-  const units = unitsOf(first.entry.plan, [...modules.keys()])
   let base = first
   for (const method of methods) {
     const offered = isPolicy(method)
-      ? stepsOf(method, base.entry.plan, units)
+      ? stepsOf(method, base.entry.plan, units, modules)
       : [{ rows: assigned(method, modules), saved: 1 }]
     const steps = offered
-      .map(({ rows, saved }) => ({ rows: rows.filter(([path]) => !pinned(path)), saved }))
+      .map(({ rows, saved }) => ({ rows: rows.filter(([path]) => free(path)), saved }))
       .filter(({ rows }) => rows.length)
     if (!steps.length) continue
     const { chosen } = base
@@ -71,21 +86,25 @@ function search<Entry extends { readonly plan: Plan }>(
       const rows = steps.slice(0, count).reduce((all, step) => joined(all, step.rows), chosen)
       return { entry: make(rows), chosen: rows }
     }
-    let best = after(steps.length)
-    if (bytes(best) >= bytes(base)) continue
-    if (bytes(best) > budget) {
+    let [few, enough, most] = [0, steps.length, bytesOf(base)]
+    let best = after(enough)
+    if (bytesOf(best) > budget && enough > 1) {
+      const fewer = after(enough - 1)
+      if (bytesOf(fewer) <= bytesOf(best)) [best, enough] = [fewer, enough - 1]
+    }
+    if (bytesOf(best) >= bytesOf(base)) continue
+    if (bytesOf(best) > budget) {
       base = best
       continue
     }
-    let [few, enough, most] = [0, steps.length, bytes(base)]
     for (let tries = 1; enough - few > 1; tries++) {
       // Where the bytes should be right, by what the steps between save; by halves where they are not.
-      const share = (most - budget) / (most - bytes(best))
+      const share = (most - budget) / (most - bytesOf(best))
       const between = steps.slice(few, enough)
       const count = few + (tries <= 3 ? partOf(between, share) : between.length >> 1)
       const tried = after(count)
-      if (bytes(tried) <= budget) [best, enough] = [tried, count]
-      else [few, most] = [count, bytes(tried)]
+      if (bytesOf(tried) <= budget) [best, enough] = [tried, count]
+      else [few, most] = [count, bytesOf(tried)]
     }
     return best
   }
@@ -114,94 +133,46 @@ interface Step {
 }
 
 /** The choices that a method offers, best first. */
-function stepsOf(policy: MemoryPolicy, plan: Plan, units: readonly string[]): Step[] {
+function stepsOf(policy: MemoryPolicy, plan: Plan, units: readonly string[], modules: Modules): Step[] {
   const answers = policy.at('')
-  if (answers.recompute) return segments(policy, answers.recompute, plan, units)
+  if (answers.recompute) return segments(policy, plan, units, modules)
   if (answers.compress || answers.layer) return values(policy, answers, plan)
   return [{ rows: [['', policy]], saved: 1 }]
 }
 
-const isStatistics = (node: Node): boolean => node.op.statistics === true
-
-/** What a module would not keep if it made it again. */
-interface Saving {
-  /** Bytes of all its calls. */
-  readonly bytes: number
-  /** Bytes of the call with most: they are there at once when it is run again. */
-  readonly once: number
-}
-
-/** The paths of a module and of all around it, the outermost first. */
-function pathsTo(module: string): string[] {
-  const parts = module ? module.split('.') : []
-  return ['', ...parts.map((_, i) => parts.slice(0, i + 1).join('.'))]
-}
-
-/** What each module would not keep of what it makes by these nodes; without those of next to nothing. */
-function savedBy(plan: Plan, paths: readonly string[], again: (maker: Node) => boolean): Map<string, Saving> {
-  const values = new Map<Node, KeptValue[]>()
-  plan.makers.forEach((maker, i) => {
-    if (!again(maker)) return
-    const known = values.get(maker)
-    if (known) known.push(plan.kept[i])
-    else values.set(maker, [plan.kept[i]])
-  })
-  const calls = new Map(paths.map((path) => [path, { bytes: 0, once: 0, call: 0, last: -1 }]))
-  const forward = plan.graph.nodes.filter(({ phase }) => phase === 'forward')
-  forward.forEach((node, i) => {
-    for (const path of pathsTo(node.scope)) {
-      const sums = calls.get(path)
-      if (!sums) continue
-      if (sums.last !== i - 1) sums.call = 0 // the nodes of a call follow each other
-      sums.last = i
-      for (const { readers, bytes } of values.get(node) ?? [])
-        if (readers.every((at) => holds(path, at))) {
-          sums.bytes += bytes
-          sums.call += bytes
-          sums.once = Math.max(sums.once, sums.call)
-        }
-    }
-  })
-  const all = plan.kept.reduce((n, { bytes }, i) => n + (again(plan.makers[i]) ? bytes : 0), 0)
-  const least = Math.min(plan.bytes.total / 1000, all / paths.length / 10)
-  return new Map([...calls].filter(([, { bytes }]) => bytes > least))
-}
-
 /**
- * The modules that are best run again: of nested ones those that save most together, less the largest call, since what it
- * makes again is all there at once.
+ * Modules, or ranges of modules, to be run again, first those that save most bytes for the time; without those that save
+ * next to nothing. Backward begins with the one that forward ends with: what it makes again is wanted at once, so it is last.
  */
-function unitsOf(plan: Plan, paths: readonly string[]): string[] {
-  const saved = savedBy(plan, paths, (maker) => !isStatistics(maker))
-  const outermost = (limit: number): string[] => {
-    const small = new Set([...saved.keys()].filter((path) => saved.get(path)!.bytes <= limit))
-    return [...small].filter((path) => !pathsTo(path).some((around) => around !== path && small.has(around)))
+function segments(policy: MemoryPolicy, plan: Plan, units: readonly string[], modules: Modules): Step[] {
+  const policies = new Policies(
+    units.map((path) => [path, policy] as const),
+    modules,
+  )
+  const again = (node: Node): string | undefined => {
+    const segment = isStatistics(node) ? undefined : policies.segment(node)
+    return segment?.again ? segment.path : undefined
   }
-  const gain = (list: string[]): number => {
-    const savings = list.map((path) => saved.get(path)!)
-    return savings.reduce((n, { bytes }) => n + bytes, 0) - Math.max(0, ...savings.map(({ once }) => once))
+  const saved = new Map(units.map((path) => [path, { bytes: 0, time: 1 }]))
+  let last = ''
+  for (const node of plan.graph.nodes) {
+    const path = node.phase === 'forward' && node.op.kernel ? again(node) : undefined
+    if (path !== undefined) saved.get((last = path))!.time += work(node)
   }
-  const lists = [...new Set([...saved.values()].map(({ bytes }) => bytes))].map(outermost)
-  return lists.reduce((a, b) => (gain(b) > gain(a) ? b : a), [])
-}
-
-/** Modules to be run again, first those that save most bytes for the time. */
-function segments(
-  policy: MemoryPolicy,
-  recompute: (node: Node) => boolean,
-  plan: Plan,
-  units: readonly string[],
-): Step[] {
-  const again = (node: Node): boolean => !isStatistics(node) && recompute(node)
-  const saved = savedBy(plan, units, again)
-  const time = new Map<string, number>()
-  for (const node of plan.graph.nodes)
-    if (node.phase === 'forward' && node.op.kernel && again(node))
-      for (const path of pathsTo(node.scope)) if (saved.has(path)) time.set(path, (time.get(path) ?? 0) + work(node))
-  const value = (path: string): number => saved.get(path)!.bytes / (time.get(path) ?? 1)
-  return [...saved.keys()]
+  let all = 0
+  plan.kept.forEach(({ bytes }, i) => {
+    const path = again(plan.makers[i])
+    if (path === undefined || plan.readers[i].some((node) => policies.segment(node)?.path !== path)) return
+    saved.get(path)!.bytes += bytes
+    all += bytes
+  })
+  const least = Math.min(plan.bytes.total / 1000, all / units.length / 10)
+  const value = ([path, { bytes, time }]: [string, { bytes: number; time: number }]): number =>
+    path === last ? 0 : bytes / time
+  return [...saved]
+    .filter(([, { bytes }]) => bytes > least)
     .sort((a, b) => value(b) - value(a))
-    .map((path) => ({ rows: [[path, policy]], saved: saved.get(path)!.bytes }))
+    .map(([path, { bytes }]) => ({ rows: [[path, policy]], saved: bytes }))
 }
 
 /** Modules in which a policy would pack a value that backward keeps as it is, the largest value first. */

@@ -16,7 +16,7 @@ export function maskActivations(graph: Graph): void {
     const mask = list[0].op === reluGrad ? (claimedSigns(y) ?? pack(graph, y)) : pack(graph, y, list[0].attrs as Range)
     for (const n of list) {
       n.op = maskOp
-      n.inputs = [graph.withPhase('backward', () => graph.withScope(n.scope, () => contiguous(n.inputs[0]!))), mask]
+      n.inputs = [graph.withPhase('backward', () => graph.beside(n, () => contiguous(n.inputs[0]!))), mask]
     }
   }
 }
@@ -31,7 +31,7 @@ function alike(n: Node, first: Node): boolean {
 /** The signs of y, or of what of it lies strictly within bounds that are not negative. */
 function pack(graph: Graph, y: Tensor, bounds?: Range): Tensor {
   const add = (op: Node['op'], inputs: Tensor[], attrs?: Range): Tensor => {
-    const node = graph.withPhase('forward', () => graph.withScope(y.node!.scope, () => graph.add(op, inputs, attrs)))
+    const node = graph.withPhase('forward', () => graph.beside(y.node!, () => graph.add(op, inputs, attrs)))
     node.position = y.node!.id // at once, so that y need not live on
     return node.outputs[0]
   }

@@ -112,7 +112,9 @@ export class Plan {
   /** @internal */ readonly inputs: ReadonlyMap<string, Slot>
   /** @internal */ readonly outputs: readonly Slot[]
   /** @internal Where it runs. */ readonly device: Device | null
+  /** @internal The nodes that run, in order. */ readonly steps: readonly Node[]
   /** @internal What makes the values in `kept`. */ readonly makers: readonly Node[]
+  /** @internal What reads them in backward. */ readonly readers: readonly (readonly Node[])[]
   /** @internal */ readonly graph: Graph
   readonly #words: Float64Array
   readonly #kernels: string[]
@@ -137,7 +139,9 @@ export class Plan {
     this.liveBytes = builder.liveBytes
     this.kept = builder.kept
     this.stored = [...new Set(this.#storages)].flatMap((s) => stored.get(s) ?? [])
+    this.steps = builder.steps
     this.makers = builder.makers
+    this.readers = builder.readers
     this.ops = builder.ops
     this.blocks = builder.blocks
     this.inputs = builder.inputs

@@ -38,7 +38,7 @@ export function recomputation(graph: Graph, policies: Policies): Keep {
     const y = restored(node.outputs[0], delta)
     const others = node.inputs.slice(1).map((t) => t && again(t, segmentOf(t.node!)?.path ?? '', delta, true))
     const before = graph.nodes.length
-    const result = graph.withScope(node.scope, () => node.op.inverse!(y, others, node.attrs))
+    const result = graph.beside(node, () => node.op.inverse!(y, others, node.attrs))
     for (const made of graph.nodes.slice(before)) {
       made.after = [delta.node!]
       made.policy = 'invert'

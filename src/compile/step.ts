@@ -1,7 +1,7 @@
 import { describe, expectIntegers, expectOptions, fail } from '../errors'
 import { derive } from '../graph/derive'
 import type { Graph } from '../graph/graph'
-import { assigned, Policies, type MemoryAssignment } from '../memory/assignment'
+import { assigned, namesModules, Policies, type MemoryAssignment } from '../memory/assignment'
 import { fillOp } from '../ops/create'
 import type { HostArray } from '../tensor/host'
 import { showShape } from '../tensor/shape'
@@ -256,7 +256,6 @@ export class TrainingStep<R extends Traceable = Traceable> {
       budget: this.#budget?.bytes,
       refusal: ({ unfit }) => ({
         before: unfit,
-        methods: this.#budget?.methods,
         alternatives: () => this.#alternatives(specs),
       }),
     })
@@ -267,7 +266,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     const modules = this.#modules
     const given = assigned(this.#options.memory, modules)
     const make = (chosen: readonly ModulePolicy[]): Entry => this.#make(specs, [...given, ...chosen], update)
-    const before = this.#chosen.filter(([path]) => modules.has(path))
+    const before = this.#chosen.filter(([path]) => namesModules(path, modules))
     const first = make(before)
     const { total } = first.plan.bytes
     if (!this.#budget || total <= this.#budget.bytes) return first

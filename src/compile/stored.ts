@@ -54,7 +54,7 @@ export function readStored(graph: Graph): Map<Storage, StoredWeight> {
       if (result) compute(reader, result)
       else reader.inputs = reader.inputs.map((t) => (isStored(t) ? read(t) : t))
     }
-    graph.trace(() => graph.withPhase(reader.phase, () => graph.withScope(reader.scope, () => graph.apart(expand))))
+    graph.trace(() => graph.withPhase(reader.phase, () => graph.beside(reader, () => graph.apart(expand))))
     // In this order, between the node before the reader and the reader, and not before it could run itself.
     const made = graph.nodes.slice(before)
     made.forEach((node, i) => {

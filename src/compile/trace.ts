@@ -143,7 +143,7 @@ function enterModules(
       writable: true,
       value: (...inputs: unknown[]) => {
         policies?.enter(path, inputs)
-        return graph.withScope(path, () => within(path, () => forward.apply(module, inputs)))
+        return graph.call(path, () => within(path, () => forward.apply(module, inputs)))
       },
     })
     if (training !== undefined) module.training = training

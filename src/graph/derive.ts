@@ -67,9 +67,9 @@ export function derive(
       const node = forward[i]
       if (!reached.has(node) || node.op.mutates || !node.outputs.some((t) => gradients.has(t) || gathered.has(t)))
         continue
-      graph.withScope(node.scope, () => node.outputs.forEach(settle))
+      graph.beside(node, () => node.outputs.forEach(settle))
       if (node.reference || node.inputName !== null || node.op.constant) continue
-      graph.withScope(node.scope, () => {
+      graph.beside(node, () => {
         const grads = inputGradients(node, gradients, (t) => reached.has(t.node!), options.keep)
         node.inputs.forEach((t, k) => t && grads[k] && reached.has(t.node!) && accumulate(t, grads[k]))
       })

@@ -8,6 +8,26 @@ import type { Op } from './op'
 /** When a node runs: in the forward pass, in the backward pass, or as an in-place change of state. */
 export type Phase = 'forward' | 'backward' | 'update'
 
+/** One run of a module's forward, while it is traced. */
+export class Call {
+  /** The runs that it asked for itself, in their order. */
+  readonly calls: Call[] = []
+  /** How many runs are around it. */
+  readonly depth: number
+  /** Its place among those that its caller asked for. */
+  readonly index: number
+
+  constructor(
+    /** Path of the module. */
+    readonly path: string,
+    /** The run that asked for it; none for the traced function as a whole. */
+    readonly caller?: Call,
+  ) {
+    this.depth = caller ? caller.depth + 1 : 0
+    this.index = caller ? caller.calls.push(this) - 1 : 0
+  }
+}
+
 /** One op applied to traced tensors. */
 export class Node {
   /** What it makes. */
@@ -25,6 +45,8 @@ export class Node {
   position?: number
   /** True if no module's forward was running when it was made: the loss, and what prepares the batch. */
   outside = false
+  /** The call that began last in the forward that made it, or that forward itself if it had not called any. */
+  place!: Call
   /** An input whose dtype was not declared: the first op that wants indices settles it. */
   flexible?: boolean
 
@@ -53,6 +75,15 @@ export class Node {
 /** JSON has no infinities, NaN or -0. */
 const exact = (_: string, v: unknown): unknown =>
   typeof v === 'number' && (!Number.isFinite(v) || Object.is(v, -0)) ? `${1 / v} ${v}` : v
+
+/** Where in the model nodes are being added. */
+interface Frame {
+  readonly scope: string
+  readonly call: Call
+  place: Call
+}
+
+const beginning = (call: Call): Frame => ({ scope: call.path, call, place: call })
 
 const leaf: Op = { name: 'leaf', infer: () => [] }
 
@@ -89,7 +120,7 @@ export class Graph {
   readonly assignable = new Set<Tensor>()
   /** @internal Modules that said whether they train while this graph was traced. */
   readonly modules = new Set<{ readonly training: boolean }>()
-  #scopes: string[] = []
+  #frames: Frame[] = [beginning(new Call(''))]
   #references = new Map<object, Node>()
   /** The memory of those, when they were captured. */
   #held: Storage[] = []
@@ -112,16 +143,31 @@ export class Graph {
 
   /** Path of the module whose forward is being traced. */
   get scope(): string {
-    return this.#scopes[this.#scopes.length - 1] ?? ''
+    return this.#frame.scope
   }
 
-  /** Runs `body`; what it adds belongs to the module at this path. */
-  withScope<T>(scope: string, body: () => T): T {
-    this.#scopes.push(scope)
+  get #frame(): Frame {
+    return this.#frames[this.#frames.length - 1]
+  }
+
+  /** Runs the forward of the module at this path; what it adds belongs to it. */
+  call<T>(path: string, forward: () => T): T {
+    const call = new Call(path, this.#frame.call)
+    this.#frame.place = call
+    return this.#within(beginning(call), forward)
+  }
+
+  /** Runs `body`; what it adds belongs to the module that this node belongs to. */
+  beside<T>({ scope, place }: Node, body: () => T): T {
+    return this.#within({ scope, call: place, place }, body)
+  }
+
+  #within<T>(frame: Frame, body: () => T): T {
+    this.#frames.push(frame)
     try {
       return body()
     } finally {
-      this.#scopes.pop()
+      this.#frames.pop()
     }
   }
 
@@ -242,7 +288,7 @@ export class Graph {
 
   /** The same computation once more, on other inputs: recomputation. */
   repeat(node: Node, inputs: readonly (Tensor | undefined)[]): Node {
-    return this.withScope(node.scope, () => this.#append(node.op, inputs, node.attrs))
+    return this.beside(node, () => this.#append(node.op, inputs, node.attrs))
   }
 
   /** Lets everyone who reads a key of the map, or a view of it, read its value instead: the same bytes, made elsewhere. */
@@ -291,7 +337,8 @@ export class Graph {
   ): Node {
     const phase = op.mutates && this.phase === 'forward' ? 'update' : this.phase
     const node = new Node(this, this.nodes.length, op, [...inputs], attrs, this.scope, phase, reference, name)
-    node.outside = this.#scopes.length === 0
+    node.outside = this.#frames.length === 1
+    node.place = this.#frame.place
     this.nodes.push(node)
     return node
   }

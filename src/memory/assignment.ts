@@ -1,6 +1,13 @@
 import { describe, fail, listed } from '../errors'
-import type { Node } from '../graph/graph'
+import type { Call, Node } from '../graph/graph'
 import type { Answers, LayerAnswer, LayerCall, MemoryPolicy } from './policy'
+
+const ends = (path: string): string[] => path.split('..')
+const isRange = (path: string): boolean => path.includes('..')
+
+/** @internal Whether a path, or both ends of a range of modules, are among these. */
+export const namesModules = (path: string, modules: ReadonlyMap<string, object>): boolean =>
+  ends(path).every((end) => modules.has(end))
 
 /** True for the modules that a policy is meant for. */
 export type ModuleTest = (path: string, module: object) => boolean
@@ -8,6 +15,9 @@ export type ModuleTest = (path: string, module: object) => boolean
 /**
  * Which policy answers for which module: names or patterns (`conv2`, `blocks.*.fc1`, `**.fc`) or tests, each with its
  * policy. A policy assigned to a module holds for everything inside it unless something inside has its own.
+ *
+ * `checkpoint()` may also be assigned to modules that one forward calls one after the other, by the names of the first and
+ * the last of them, `layers.0..layers.5`: to all from the start of the first to where that forward calls the next one.
  */
 export type MemoryAssignment =
   | MemoryPolicy
@@ -49,14 +59,21 @@ export function assigned(
   const rows = Array.isArray(assignment)
     ? (assignment as readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[])
     : Object.entries(assignment as Record<string, MemoryPolicy>)
-  return rows.flatMap(([where, policy]) => {
+  return rows.flatMap(([where, policy]): [string, MemoryPolicy][] => {
     if (!isPolicy(policy))
       fail(
         'AUX_INVALID_ARGUMENT',
         `memory: expected a policy such as asa() for ${String(where)}, got ${describe(policy)}`,
       )
+    const range = typeof where === 'string' && isRange(where)
+    if (range && !policy.at(where).recompute)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `memory: expected checkpoint() for the modules ${where}, got ${policy.name}; name each of them`,
+      )
     const test = testOf<object>(where)
-    const found = [...modules].filter(([path, module]) => test(path, module))
+    const found = range ? [] : [...modules].filter(([path, module]) => test(path, module))
+    if (range && namesModules(where, modules)) return [[where, policy]]
     if (!found.length)
       fail(
         'AUX_INVALID_ARGUMENT',
@@ -77,17 +94,21 @@ export interface Assigned {
 export const holds = (path: string, module: string): boolean =>
   path === '' || module === path || module.startsWith(`${path}.`)
 
+const depth = (path: string): number => (path === '' ? 0 : ends(path)[0].split('.').length)
+const inwards = (a: Assigned, b: Assigned): number => depth(b.path) - depth(a.path)
+
 /** The policies of one compilation. */
 export class Policies {
   readonly #assigned: Assigned[] = []
   readonly #around = new Map<string, readonly Assigned[]>()
+  /** Ranges of modules around the calls of a call. */
+  readonly #ranges = new Map<Call, ReadonlyMap<Call, readonly Assigned[]>>()
 
   constructor(assignment: MemoryAssignment | undefined, modules: ReadonlyMap<string, object>) {
     for (const [path, policy] of assigned(assignment, modules))
       this.#assigned.push({ path, policy, answers: policy.at(path) })
     // Innermost first; of two on one module the later one.
-    const depth = (path: string): number => (path === '' ? 0 : path.split('.').length)
-    this.#assigned.reverse().sort((a, b) => depth(b.path) - depth(a.path))
+    this.#assigned.reverse().sort(inwards)
   }
 
   get empty(): boolean {
@@ -124,10 +145,41 @@ export class Policies {
     return this.#of(node.scope).some(({ answers }) => answers.inverts?.(node))
   }
 
-  /** The outermost module around a node that backward runs again, and whether the node itself is computed again. */
+  /** The ranges of modules among the calls of the same forward that hold a call. */
+  #rangesOf(call: Call, caller: Call): readonly Assigned[] {
+    let held = this.#ranges.get(caller)
+    if (!held) {
+      const { calls } = caller
+      const paths = calls.map(({ path }) => path)
+      const all = new Map<Call, Assigned[]>(calls.map((c) => [c, []]))
+      for (const range of this.#assigned.filter(({ path }) => isRange(path))) {
+        const [first, last] = ends(range.path)
+        const from = paths.indexOf(first)
+        const to = paths.lastIndexOf(last)
+        if (from < 0 || to < 0) continue
+        if (to < from)
+          fail('AUX_INVALID_ARGUMENT', `memory: ${range.path}: ${last} runs before ${first}; name it first`)
+        for (const c of calls.slice(from, to + 1)) all.get(c)!.push(range)
+      }
+      this.#ranges.set(caller, (held = all))
+    }
+    return held.get(call)!
+  }
+
+  /** The policies of modules and ranges of modules at or around a node, the innermost first. */
+  #aroundNode({ scope, place }: Node): readonly Assigned[] {
+    const ranges: Assigned[] = []
+    for (let call = place; call.caller; call = call.caller) ranges.push(...this.#rangesOf(call, call.caller))
+    return ranges.length ? [...this.#of(scope), ...ranges].sort(inwards) : this.#of(scope)
+  }
+
+  /**
+   * The outermost module, or range of modules, around a node that backward runs again, and whether the node itself is
+   * computed again.
+   */
   segment(node: Node): { path: string; again: boolean } | undefined {
     let segment: { path: string; again: boolean } | undefined
-    for (const { path, answers } of this.#of(node.scope))
+    for (const { path, answers } of this.#aroundNode(node))
       if (answers.recompute) segment = { path, again: (segment?.again ?? true) && answers.recompute(node) }
     return segment
   }

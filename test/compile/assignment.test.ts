@@ -1,4 +1,4 @@
-import { asa, ara, compile, crossEntropy, nn, optim, type MemoryAssignment, type Tensor } from '../../src'
+import { asa, ara, checkpoint, compile, crossEntropy, nn, optim, type MemoryAssignment, type Tensor } from '../../src'
 
 class Net extends nn.Module {
   a = new nn.Linear(6, 8)
@@ -41,5 +41,32 @@ describe('memory assignment', () => {
     expect(() => signed([['b', 3 as never]])).toThrow(/memory: expected a policy such as asa\(\) for b, got 3/)
     expect(() => signed({ b: asa as never })).toThrow(/for b, got a function/)
     expect(() => signed([['d', ara()]])).toThrow(/memory: d names no module; there are a, b, c/)
+  })
+
+  test('a range holds for its modules and what their caller does behind them', () => {
+    const model = new Net()
+    const makers = (memory?: MemoryAssignment): string[] => {
+      using step = compile({
+        model,
+        loss: ({ x, y }) => crossEntropy(model.forward(x), y),
+        optimizer: new optim.SGD({ lr: 0.1 }),
+        memory,
+      })
+      const { kept } = step.plan({ x: [5, 6], y: { shape: [5], dtype: 'i32' } })
+      return kept.map(({ maker }) => maker).filter(Boolean)
+    }
+    expect(makers().sort()).toEqual(['a', 'b', 'c']) // relu is part of the layer in front of it
+    expect(makers({ 'a..b': checkpoint() }).sort()).toEqual(['b', 'c'])
+    expect(makers({ 'a..a': checkpoint() }).sort()).toEqual(['a', 'b', 'c'])
+    expect(makers({ 'b..c': checkpoint() }).sort()).toEqual(['a', 'c'])
+    model.dispose()
+  })
+
+  test('refuses ranges of what is no module, in the wrong order, and under policies that compute nothing again', () => {
+    expect(() => signed({ 'a..d': checkpoint() })).toThrow(/memory: a\.\.d names no module; there are a, b, c/)
+    expect(() => signed({ 'c..a': checkpoint() })).toThrow(/memory: c\.\.a: a runs before c; name it first/)
+    expect(() => signed({ 'a..c': asa() })).toThrow(
+      /expected checkpoint\(\) for the modules a\.\.c, got asa; name each/,
+    )
   })
 })

@@ -112,14 +112,15 @@ test('methods are used in their order, the next one where all of the first will 
     step.plan(shapes)
     return new Set(step.memory.map(([, policy]) => policy.name))
   }
-  const [cheap, all, packed] = [[exact[0]], exact, [...exact, quantized()]].map((methods) => least({ methods }))
+  const packing = [exact[0], quantized()]
+  const [cheap, all, packed] = [[exact[0]], exact, packing].map((methods) => least({ methods }))
   expect(cheap).toBeGreaterThan(all)
-  expect(all).toBeGreaterThan(packed)
+  expect(cheap).toBeGreaterThan(packed)
   const lists = [...exact, quantized()]
-  expect(names(lists, cheap)).toEqual(new Set(['checkpoint, cheap parts']))
+  expect(names(lists, Math.ceil((cheap + total()) / 2))).toEqual(new Set(['checkpoint, cheap parts']))
   expect(names(lists, all)).toContain('checkpoint')
   expect(names(lists, all)).not.toContain('quantized 8')
-  expect(names(lists, packed)).toContain('quantized 8')
+  expect(names(packing, packed)).toContain('quantized 8')
 })
 
 test('a method may be an assignment, which is taken as it is', () => {
@@ -139,7 +140,7 @@ test('what memory says is kept, and where it says backpropagation nothing is cho
   step.plan(shapes)
   const chosen = step.memory.filter(([, { name }]) => name.startsWith('checkpoint'))
   expect(chosen.length).toBeGreaterThan(0)
-  expect(chosen.every(([path]) => path.startsWith('stage2'))).toBe(true)
+  expect(chosen.some(([path]) => path.startsWith('stage1'))).toBe(false)
   expect(step.memory).toContainEqual(['stage1', memory.stage1])
   expect(total({ memory: step.memory })).toBe(fewest)
 })
@@ -245,27 +246,166 @@ test.each([
   table.dispose()
 })
 
-test('of a flat list of layers a refusal says how they could be computed again; so put, the budget is met', () => {
-  const layers = () => [new nn.Linear(64, 64), new nn.GELU(), new nn.Linear(64, 64), new nn.GELU()]
-  const planned = (model: nn.Module & { forward(x: Tensor): Tensor }, budget?: Bytes | Budget): number => {
-    using step = compile({
+/** What a flat net may consist of; each keeps the width of 16. */
+const flatLayers: Record<string, () => nn.Layer> = {
+  linear: () => new nn.Linear(16, 16),
+  gelu: () => new nn.GELU(),
+  relu: () => new nn.ReLU(),
+  dropout: () => new nn.Dropout(0.3),
+  norm: () => new nn.LayerNorm(16),
+  batchNorm: () => new nn.BatchNorm1d(16),
+  block: () => new nn.Sequential(new nn.Linear(16, 32), new nn.Tanh(), new nn.Linear(32, 16)),
+}
+
+/** Calls layers one after the other, with operations of its own behind some of them; `shared` stands in many places. */
+class Flat extends nn.Module {
+  readonly layers: nn.Layer[]
+  readonly shared = new nn.Tanh()
+  constructor(
+    kinds: readonly string[],
+    private readonly between: readonly string[],
+  ) {
+    super()
+    this.layers = kinds.map((kind) => flatLayers[kind]())
+  }
+  forward(x: Tensor): Tensor {
+    this.layers.forEach((layer, i) => {
+      const y = layer.forward(x)
+      const then = this.between[i % this.between.length]
+      x = then === 'shared' ? this.shared.forward(y) : then === 'add' ? x.add(y) : then === 'square' ? y.square() : y
+    })
+    return x
+  }
+}
+
+/** The least bytes that a refusal names: with the methods, or, if they do nothing, what is needed. */
+function named(plan: () => unknown): number {
+  try {
+    plan()
+  } catch (error) {
+    const { message } = error as Error
+    return Number((/\((\d+) bytes\) at least/.exec(message) ?? /needs .*?\((\d+) bytes\)/.exec(message))?.[1])
+  }
+  throw new Error('nothing was refused')
+}
+
+test('a flat net keeps within any budget that a refusal does not rule out, and no result changes', async () => {
+  const nets = fc.record({
+    kinds: fc.array(fc.constantFrom(...Object.keys(flatLayers)), { minLength: 4, maxLength: 24 }),
+    between: fc.array(fc.constantFrom('nothing', 'nothing', 'shared', 'add', 'square'), { minLength: 1, maxLength: 5 }),
+    sequential: fc.boolean(),
+    signs: fc.boolean(),
+    accumulate: fc.constantFrom(1, 2),
+    indicator: fc.boolean(),
+    part: fc.double({ min: 0, max: 1, noNaN: true }),
+  })
+  const x = hostArray(Float32Array.from({ length: 64 * 16 }, generator(5)), [64, 16])
+  let changed = 0
+  await check(16, nets, async ({ kinds, between, sequential, signs, part, ...options }) => {
+    const all = ['linear', ...kinds]
+    const make = (budget?: number) => {
+      seed(3)
+      const model = sequential ? new nn.Sequential(...all.map((kind) => flatLayers[kind]())) : new Flat(all, between)
+      const optimizer = new optim.SGD({ lr: 0.01, momentum: 0.9 })
+      const memory = signs ? { [sequential ? '0' : 'layers.0']: asa() } : undefined
+      const loss = ({ x }: Record<string, Tensor>) => (model as Flat).forward(x).square().mean()
+      const step = compile({ model, loss, optimizer, memory, budget, ...options })
+      open.push({ dispose: () => (step.close(), optimizer.dispose(), model.dispose()) })
+      return { model, step, total: () => step.plan({ x: [64, 16] }).bytes.total }
+    }
+    const free = make()
+    const most = free.total()
+    const fewest = named(make(1).total)
+    expect(fewest).toBeLessThanOrEqual(most)
+    const budget = Math.floor(fewest + part * (most - fewest))
+    const tight = make(budget)
+    expect(tight.total()).toBeLessThanOrEqual(budget)
+    if (tight.step.memory.length > Number(signs)) changed++
+    for (let i = 0; i < 4; i++) {
+      const [a, b] = [await free.step.run({ x }), await tight.step.run({ x })]
+      expect(b).toEqual(a)
+    }
+    expect(snapshot(tight.model)).toEqual(snapshot(free.model))
+    expect(tight.step.measuredArenaBytes).toBeLessThanOrEqual(budget)
+    if (options.accumulate === 1)
+      expect(tight.step.measuredArenaBytes).toBe(tight.step.plan({ x: [64, 16] }).arenaBytes)
+    expect(() => make(fewest - 1).total()).toThrow(withCode('AUX_BUDGET_TOO_SMALL'))
+    while (open.length) open.pop()!.dispose()
+  })
+  expect(changed).toBeGreaterThan(8)
+})
+
+test('layers that follow each other in one forward are computed again together, whoever calls them', async () => {
+  const conv = (i: number) => [new nn.Conv2d(i ? 8 : 3, 8, 3, { padding: 1 }), new nn.BatchNorm2d(8), new nn.ReLU()]
+  class Functional extends nn.Module {
+    readonly list = Array.from({ length: 8 }, (_, i) => conv(i).slice(0, 2) as [nn.Conv2d, nn.BatchNorm2d])
+    forward(x: Tensor): Tensor {
+      for (const [c, norm] of this.list) x = norm.forward(c.forward(x)).relu()
+      return x
+    }
+  }
+  const inputs = { x: [8, 16, 16, 3] }
+  const x = hostArray(Float32Array.from({ length: 8 * 256 * 3 }, generator(7)), inputs.x)
+  for (const build of [
+    () => new nn.Sequential(...Array.from({ length: 8 }, (_, i) => conv(i)).flat()),
+    () => new Functional(),
+  ]) {
+    const make = (options: { budget?: number; memory?: MemoryAssignment } = {}) => {
+      seed(1)
+      const model: nn.Module & { forward(x: Tensor): Tensor } = build()
+      const optimizer = new optim.Adam({ lr: 0.01 })
+      const loss = ({ x }: Record<string, Tensor>) => model.forward(x).square().mean()
+      const step = compile({ model, loss, optimizer, ...options })
+      open.push({ dispose: () => (step.close(), optimizer.dispose(), model.dispose()) })
+      return { model, step, plan: () => step.plan(inputs) }
+    }
+    const free = make()
+    const { total } = free.plan().bytes
+    const fewest = named(make({ budget: 1 }).plan)
+    expect(fewest).toBeLessThan(0.5 * total) // 8 layers: kept are about 2 √8 of 16 values, and what is on its way
+    const tight = make({ budget: fewest })
+    expect(tight.plan().bytes.total).toBe(fewest)
+    expect(tight.step.memory.some(([path]) => path.includes('..'))).toBe(true)
+    expect(make({ memory: tight.step.memory }).plan().bytes.total).toBe(fewest)
+    for (let i = 0; i < 3; i++) for (const { step } of [free, tight]) await step.run({ x })
+    expect(snapshot(tight.model)).toEqual(snapshot(free.model)) // running statistics too
+  }
+})
+
+test('of a flat net with a thousand layers plans take seconds', () => {
+  const model = new nn.Sequential(...Array.from({ length: 500 }, () => [new nn.Linear(8, 8), new nn.GELU()]).flat())
+  using step = compile({
+    model,
+    loss: ({ x }: Record<string, Tensor>) => model.forward(x).square().mean(),
+    optimizer: new optim.SGD({ lr: 0.1 }),
+    budget: '4MiB',
+  })
+  const from = performance.now()
+  const { total } = step.plan({ x: [512, 8] }).bytes // 16 MiB without a budget
+  expect(total).toBeLessThanOrEqual(4 * 2 ** 20)
+  expect(performance.now() - from).toBeLessThan(60_000)
+  model.dispose()
+})
+
+test('where backpropagation is asked for no range of modules passes', () => {
+  const model = new nn.Sequential(...Array.from({ length: 12 }, () => [new nn.Linear(16, 16), new nn.GELU()]).flat())
+  const planned = (budget: number) => {
+    const step = compile({
       model,
       loss: ({ x }: Record<string, Tensor>) => model.forward(x).square().mean(),
       optimizer: new optim.SGD({ lr: 0.1 }),
+      memory: { 11: backprop() },
       budget,
     })
-    return step.plan({ x: [1024, 64] }).bytes.total
+    open.push({ dispose: () => step.close() })
+    return { step, plan: () => step.plan({ x: [256, 16] }) }
   }
-  const flat = new nn.Sequential(...[1, 2, 3, 4].flatMap(layers))
-  const budget = Math.floor(0.7 * planned(flat))
-  const advice = /saves nothing here: put layers that follow each other into modules of their own/
-  expect(() => planned(flat, budget)).toThrow(withCode('AUX_BUDGET_TOO_SMALL', advice))
-  expect(planned(new nn.Sequential(...[1, 2, 3, 4].map(() => new nn.Sequential(...layers()))), budget)).toBeLessThan(
-    budget,
-  )
-  // Where it would not help, nothing of the kind is said.
-  for (const other of [1, { bytes: budget, methods: [] }, { bytes: '100KiB', methods: [asa()] }])
-    expect(() => planned(flat, other)).toThrow(withCode('AUX_BUDGET_TOO_SMALL', /^(?!.*saves nothing here)/))
+  const { step, plan } = planned(named(planned(1).plan))
+  plan()
+  const ranges = step.memory.slice(1).map(([path]) => path.split('..').map(Number))
+  expect(ranges.length).toBeGreaterThan(1)
+  for (const [first, last = first] of ranges) expect(first > 11 || last < 11).toBe(true)
+  open.push(model)
 })
 
 test('what is no budget is refused', () => {

@@ -495,6 +495,8 @@ test.each<[string, MemoryAssignment]>([
   ['cheap outside, all inside', { stage1: checkpoint({ recompute: 'cheap' }), 'stage1.*': checkpoint() }],
   ['the whole model', checkpoint()],
   ['single norms', { '**.norm1': checkpoint(), norm: checkpoint() }],
+  ['ranges', { 'stage1.0..stage1.1': checkpoint(), 'norm..stage2': checkpoint() }],
+  ['ranges in ranges', { 'stage1..norm': checkpoint({ recompute: 'cheap' }), 'stage1.0..stage1.2': checkpoint() }],
 ])('checkpointing is bit-identical, with batch norm and dropout: %s', async (name, memory) => {
   const plain = await train(() => new Dropped(), undefined, images)
   const again = await train(() => new Dropped(), memory, images)

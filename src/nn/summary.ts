@@ -26,7 +26,7 @@ export function summary(model: Module): string {
   })
   const width = (column: number): number => Math.max(...lines.map((line) => line[column].length))
   const table = lines
-    .slice(1)
+    .filter(([path, , tensors]) => path || tensors)
     .map(([path, kind, tensors, count]) =>
       `${path.padEnd(width(0))}  ${kind.padEnd(width(1))}  ${tensors.padEnd(width(2))}  ${count.padStart(width(3))}`.trimEnd(),
     )

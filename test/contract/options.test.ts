@@ -101,6 +101,7 @@ const wrong: Record<string, (bad: never) => unknown> = {
   quantized: (bad) => quantized(bad),
   DataLoader: (bad) => new data.DataLoader(rows, bad),
   auxiliary: (bad) => auxiliary(bad),
+  'Dataset.split': (bad) => rows.split([1], bad),
   fromArrays: (bad) => data.fromArrays({ x: [1] }, bad),
   fromSamples: (bad) => data.fromSamples([{ x: 1 }], bad),
   randomCrop: (bad) => data.randomCrop(2, bad),

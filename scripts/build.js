@@ -17,6 +17,9 @@ fs.rmSync(path.join(root, 'dist'), { recursive: true, force: true }) // nothing 
 const tsc = (...options) => run('node_modules/typescript/bin/tsc', '-p', 'tsconfig.build.json', ...options)
 tsc('--removeComments', '--declaration', 'false')
 tsc('--emitDeclarationOnly')
+// As the source is formatted, but indented by tabs: a tenth less to install than what tsc writes.
+const prettier = ['node_modules/prettier/bin/prettier.cjs', '--write', '--log-level', 'warn', '--use-tabs']
+run(...prettier, '--ignore-path', 'none', 'dist/**/*.{js,d.ts}') // git and .prettierignore leave dist/ out
 
 const manifest = JSON.parse(fs.readFileSync(path.join(root, 'package.json'), 'utf8'))
 for (const [entry, branches] of Object.entries(manifest.exports)) {

@@ -34,6 +34,8 @@ export function picture({ blocks, ops, arenaBytes, bytes }: Plan): string {
     const edge = y(b.offset) - y(b.offset + b.bytes) > 4 && x(b.to + 1) - x(b.from) > 4 ? ' class="edge"' : ''
     return `<rect ${place} ${size} fill="${colours[b.kind]}"${edge}><title>${escape(title)}</title></rect>`
   }
+  // What is not a tenth of a pixel high shows nothing and cannot be pointed at.
+  const drawn = (b: PlannedBlock): boolean => Number(pixels(y(b.offset) - y(b.offset + b.bytes))) > 0
   // The name of a block that has room for it, in a size of 11.
   const name = (b: PlannedBlock): string => {
     const words = b.layer || b.op
@@ -81,7 +83,7 @@ export function picture({ blocks, ops, arenaBytes, bytes }: Plan): string {
     ),
     ...legend,
     ...scale,
-    ...blocks.map(box),
+    ...blocks.filter(drawn).map(box),
     ...blocks.map(name).filter(Boolean),
     ...marks,
     text((margin.left + right) / 2, height - 6, `${ops.length} kernel calls`, 'text-anchor="middle"'),

@@ -15,9 +15,9 @@ const style = `<style>
 export const escape = (text: string): string =>
   text.replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!)
 
-export const pixels = (n: number): string => n.toFixed(1)
+export const pixels = (n: number): string => n.toFixed(1).replace('.0', '')
 export const text = (x: number, y: number, words: string, attributes = ''): string =>
-  `<text x="${pixels(x)}" y="${pixels(y)}" ${attributes}>${escape(words)}</text>`
+  `<text x="${pixels(x)}" y="${pixels(y)}"${attributes && ` ${attributes}`}>${escape(words)}</text>`
 export const line = (x1: number, y1: number, x2: number, y2: number, attributes: string): string =>
   `<line x1="${pixels(x1)}" y1="${pixels(y1)}" x2="${pixels(x2)}" y2="${pixels(y2)}" ${attributes}/>`
 

@@ -3,6 +3,7 @@ import { typedArray, type DType, type TypedArray } from '../tensor/dtype'
 import { isHostArray, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkSeed } from '../tensor/philox'
 import { sameShape, showShape, sizeOf } from '../tensor/shape'
+import { permutation } from './order'
 
 /** Rows of several fields, stacked along axis 0: `{ x: [128, 28, 28, 1], y: [128] }`. Any field names. */
 export type Batch = Record<string, HostArray>
@@ -65,6 +66,29 @@ export abstract class Dataset<B extends Batch = Batch> {
     const clamp = (n: number): number => Math.min(this.size, Math.max(0, n < 0 ? n + this.size : n))
     const from = clamp(start)
     return this.select(range(from, Math.max(0, clamp(end) - from)))
+  }
+
+  /**
+   * All rows in parts, each row in one of them, at random by the seed: so many rows each, or shares that add up to 1 (rows that
+   * are left over go to the first parts).
+   */
+  split(parts: readonly number[], options: { seed?: number } = {}): Dataset<B>[] {
+    expectOptions('Dataset.split', options, ['seed'])
+    const { seed = 0 } = options
+    checkSeed('Dataset.split', seed)
+    const total = (sizes: readonly number[]): number => sizes.reduce((n, size) => n + size, 0)
+    const given: readonly number[] = Array.isArray(parts) ? parts : []
+    const shares = Math.abs(total(given) - 1) < 1e-9 && this.size !== 1
+    const sizes = given.map((part) => (shares ? Math.floor(part * this.size) : part))
+    for (let i = 0, left = shares ? this.size - total(sizes) : 0; i < left; i++) sizes[i % sizes.length]++
+    if (!given.length || !sizes.every((n) => Number.isInteger(n) && n >= 0) || total(sizes) !== this.size)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `Dataset.split: expected numbers of rows that add up to ${this.size}, or shares to 1, got ${String(parts)}`,
+      )
+    const order = permutation(this.size, seed, 0)
+    let from = 0
+    return sizes.map((n) => this.select(order.subarray(from, (from += n))))
   }
 
   /** The rows with these indices, in this order. */

@@ -1,6 +1,7 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
-import { checkSeed, Random } from '../tensor/philox'
+import { checkSeed } from '../tensor/philox'
 import { checkBatch, Dataset, range, Stack, type Batch, type BatchContext, type Transform } from './dataset'
+import { drawn, permutation } from './order'
 import { SampleStream } from './stream'
 
 /** Options of a `DataLoader`. */
@@ -9,6 +10,11 @@ export interface LoaderOptions<A extends Batch, B extends Batch> {
   batchSize: number
   /** A new order each epoch, a function of seed and epoch alone. */
   shuffle?: boolean
+  /**
+   * A number >= 0 a row: an epoch is as many rows as there are, each drawn from all in proportion to it, so that rare ones may
+   * come often and others not at all.
+   */
+  weights?: ArrayLike<number>
   /** Seed of the order and of random transforms; 0 by default. */
   seed?: number
   /** Leaves out a last batch that is not full. */
@@ -39,16 +45,16 @@ export interface LoaderState {
   readonly size: number | null
 }
 
-/** The rows 0 to size - 1 in the order of an epoch: a Fisher-Yates shuffle by counter-based random numbers. */
-export function permutation(size: number, seed: number, epoch: number): Uint32Array {
-  const random = new Random(seed).seek(0, epoch, 0)
-  const order = new Uint32Array(size)
-  for (let i = 0; i < size; i++) {
-    const j = random.below(i + 1)
-    order[i] = order[j]
-    order[j] = i
-  }
-  return order
+/** Running sums of the weights of so many rows. */
+function sumsOf(weights: ArrayLike<number>, size: number): Float64Array {
+  let total = 0
+  const sums = Float64Array.from(weights, (w) => (w >= 0 ? (total += w) : NaN))
+  if (sums.length !== size || !(total > 0 && total < Infinity) || sums.includes(NaN))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `DataLoader: expected weights >= 0, not all 0, one for each of ${size} rows of a data set, got ${sums.length}`,
+    )
+  return sums
 }
 
 /** Batches of one epoch, in order; `next` may be called again before the last call has ended. */
@@ -77,6 +83,7 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
   readonly prefetch: number
   readonly #data: Dataset<A> | SampleStream<A>
   readonly #transform: Transform<A, B> | undefined
+  readonly #sums: Float64Array | undefined
   #epoch = 0
   #position = 0
   // True if the next loop starts exactly here; false while a loop runs and after it was left early.
@@ -84,8 +91,17 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
   #loop = 0
 
   constructor(data: Dataset<A> | SampleStream<A>, options: LoaderOptions<A, B>) {
-    expectOptions('DataLoader', options, ['batchSize', 'shuffle', 'seed', 'dropLast', 'prefetch', 'transform'])
-    const { batchSize, shuffle = false, seed = 0, dropLast = false, prefetch = 2, transform } = options
+    expectOptions('DataLoader', options, [
+      'batchSize',
+      'shuffle',
+      'weights',
+      'seed',
+      'dropLast',
+      'prefetch',
+      'transform',
+    ])
+    const { batchSize, weights, seed = 0, dropLast = false, prefetch = 2, transform } = options
+    const { shuffle = weights !== undefined } = options
     if (!(data instanceof Dataset) && !(data instanceof SampleStream))
       fail(
         'AUX_INVALID_ARGUMENT',
@@ -102,6 +118,12 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
         'AUX_INVALID_ARGUMENT',
         'DataLoader: expected a data set that can be read in any order to shuffle, got a stream without a ' +
           'shuffleBuffer',
+      )
+    this.#sums = weights && sumsOf(weights, data instanceof Dataset ? data.size : 0)
+    if (weights && !shuffle)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        'DataLoader: expected no shuffle: false with weights, by which rows are drawn at random',
       )
     this.#data = data
     this.#transform = transform
@@ -226,7 +248,8 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
   #rows(data: Dataset<A>): Source<B> {
     const { seed, shuffle, batchSize } = this
     const epoch = this.#epoch
-    const order = shuffle ? permutation(data.size, seed, epoch) : range(0, data.size)
+    const sums = this.#sums
+    const order = sums ? drawn(sums, seed, epoch) : shuffle ? permutation(data.size, seed, epoch) : range(0, data.size)
     let next = this.#position
     return {
       next: async () => {

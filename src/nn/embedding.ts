@@ -1,5 +1,6 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
-import { embedding, normal, where } from '../ops'
+import { expectRank } from '../graph/op'
+import { arange, embedding, normal, ones, searchsorted, where, zeros } from '../ops'
 import { expectIndices } from '../ops/indices'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
@@ -47,6 +48,16 @@ export class Embedding extends Module {
 /** What becomes of the rows of a bag. */
 export type BagMode = 'mean' | 'sum' | 'max'
 
+/** Options of `EmbeddingBag`. */
+export interface EmbeddingBagOptions {
+  /** What becomes of the rows of a bag ('mean'). */
+  mode?: BagMode
+  /** A row that does not count, nor learn. */
+  paddingIdx?: number
+  /** As of `Embedding` (false). */
+  sparse?: boolean
+}
+
 /**
  * Bags of rows of a table, each put together: i32 [..., T] to [..., features]. Bags that are smaller than T are filled
  * up with `paddingIdx`, which does not count; an empty one gives 0. Weight [rows, features], normal.
@@ -57,32 +68,50 @@ export class EmbeddingBag extends Module {
   readonly #mode: BagMode
   readonly #paddingIdx: number | undefined
 
-  constructor(rows: number, features: number, options: { mode?: BagMode; paddingIdx?: number } = {}) {
+  constructor(rows: number, features: number, options: EmbeddingBagOptions = {}) {
     super()
     expectIntegers('EmbeddingBag', { rows, features })
-    expectOptions('EmbeddingBag', options, ['mode', 'paddingIdx'])
-    const { mode = 'mean', paddingIdx } = options
+    expectOptions('EmbeddingBag', options, ['mode', 'paddingIdx', 'sparse'])
+    const { mode = 'mean', paddingIdx, sparse } = options
     if (!['mean', 'sum', 'max'].includes(mode))
       fail('AUX_INVALID_ARGUMENT', `EmbeddingBag: expected mode 'mean', 'sum' or 'max', got ${String(mode)}`)
     if (paddingIdx !== undefined) expectIntegers('EmbeddingBag', { paddingIdx }, 0, rows - 1)
-    this.weight = new Parameter(normal([rows, features]), { table: true })
+    this.weight = new Parameter(normal([rows, features]), { table: true, sparse })
     this.#mode = mode
     this.#paddingIdx = paddingIdx
   }
 
-  /** i32 [..., T] to [..., features]. */
-  forward(indices: Tensor): Tensor {
+  /**
+   * i32 [..., T] to [..., features].
+   * @param offsets where bags of any sizes, one after the other in indices [T], begin: i32 [N], rising from 0; result [N,
+   * features]. Of modes mean and sum.
+   */
+  forward(indices: Tensor, offsets?: Tensor): Tensor {
     if (!indices.rank)
       fail('AUX_SHAPE_MISMATCH', `EmbeddingBag: expected bags [..., T], got ${showShape(indices.shape)}`)
     const paddingIdx = this.#paddingIdx
     return tidy(() => {
       const ids = expectIndices('EmbeddingBag', 'indices', indices)
       const rows = embedding(ids, this.weight, { paddingIdx })
-      if (paddingIdx === undefined) return rows[this.#mode](-2)
-      const counts = ids.ne(paddingIdx).unsqueeze(-1)
-      if (this.#mode === 'max') return where(counts.any(-2), where(counts, rows, -Infinity).max(-2), 0)
-      const sum = where(counts, rows, 0).sum(-2)
-      return this.#mode === 'sum' ? sum : sum.div(counts.cast('f32').sum(-2).maximum(1))
+      if (paddingIdx === undefined && !offsets) return rows[this.#mode](-2)
+      const counts = paddingIdx === undefined ? undefined : ids.ne(paddingIdx).unsqueeze(-1)
+      if (this.#mode === 'max') {
+        if (!counts || offsets)
+          fail('AUX_INVALID_ARGUMENT', "EmbeddingBag: expected bags in rows [..., T] for mode 'max', got offsets")
+        return where(counts.any(-2), where(counts, rows, -Infinity).max(-2), 0)
+      }
+      const sumOf = offsets ? bagSums(ids, offsets) : (x: Tensor): Tensor => x.sum(-2)
+      const sum = sumOf(counts ? where(counts, rows, 0) : rows)
+      if (this.#mode === 'sum') return sum
+      return sum.div(sumOf(counts?.cast('f32') ?? ones([ids.size, 1])).maximum(1))
     })
   }
+}
+
+/** Sums over bags: of x [T, features] to [N, features]. */
+function bagSums(ids: Tensor, offsets: Tensor): (x: Tensor) => Tensor {
+  expectRank('EmbeddingBag', 'indices with offsets', ids, 1)
+  const starts = expectIndices('EmbeddingBag', 'offsets', offsets)
+  const bag = searchsorted(starts, arange(0, ids.size, 1, 'i32'), { right: true }).sub(1)
+  return (x) => zeros([starts.size, x.shape[1]]).indexAdd(0, bag, x)
 }

@@ -15,10 +15,21 @@ export * from './normed'
 export * from './padding'
 export * from './parameter'
 export * from './pooling'
-export { GRU, GRUCell, LSTM, LSTMCell, RNN, RNNCell, type RecurrentOptions, type RNNCellOptions } from './recurrent'
+export {
+  GRU,
+  GRUCell,
+  LSTM,
+  LSTMCell,
+  RNN,
+  RNNCell,
+  type LSTMCellOptions,
+  type RecurrentOptions,
+  type RNNCellOptions,
+} from './recurrent'
 export * from './reversible'
 export * from './shuffle'
 export * from './transposed'
+export * from './vector'
 export {
   bceWithLogits,
   cosineEmbedding,

@@ -10,6 +10,7 @@ import { sameShape, showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
 import { Parameter } from './parameter'
+import { summary } from './summary'
 
 /**
  * Base of layers and models: a plain class whose properties are its parts. Parameters, buffers (plain tensors: running
@@ -206,6 +207,16 @@ export abstract class Module implements Trainable {
     sessionOf(this).device = place
     for (const [, t] of this.#namedTensors()) t.liveStorage().place(place)
     return this
+  }
+
+  /** The model in words: every module by path, with its class, its tensors and how many parameters it has. */
+  toString(): string {
+    return summary(this)
+  }
+
+  /** What `console.log` shows. */
+  [Symbol.for('nodejs.util.inspect.custom')](): string {
+    return this.toString()
   }
 
   /** Frees every parameter and buffer; a run of a plan that reads them is then an error (AUX_DISPOSED). */

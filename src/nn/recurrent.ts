@@ -14,21 +14,27 @@ abstract class Cell extends Module {
   readonly ih: Linear
   /** Projection of the hidden state to the gates. */
   readonly hh: Linear
-  /** Width of the state. */
+  /** Width of the gates, and of what the cell remembers. */
   readonly hidden: number
+  /** Width of the hidden state, which is also the output. */
+  readonly outputs: number
   /** Tensors of a state. */
   abstract readonly states: number
 
-  constructor(inputs: number, hidden: number, gates: number, bias: boolean) {
+  constructor(inputs: number, hidden: number, gates: number, bias: boolean, outputs = hidden) {
     super()
     expectIntegers(new.target.name, { inputs, hidden })
     this.hidden = hidden
-    // As PyTorch: all within ±1/√hidden.
-    const [ih, hh] = [new Linear(inputs, gates * hidden, { bias }), new Linear(hidden, gates * hidden, { bias })]
-    this.ih = ih
-    this.hh = hh
-    const scale = Math.sqrt(inputs / hidden)
-    for (const t of [ih.weight, ih.bias]) t?.assign(t.dataSync().map((v) => v * scale))
+    this.outputs = outputs
+    const projection = (width: number): Linear => {
+      const made = new Linear(width, gates * hidden, { bias })
+      // As PyTorch: all within ±1/√hidden.
+      const scale = Math.sqrt(width / hidden)
+      if (scale !== 1) for (const t of [made.weight, made.bias]) t?.assign(t.dataSync().map((v) => v * scale))
+      return made
+    }
+    this.ih = projection(inputs)
+    this.hh = projection(outputs)
   }
 
   /** The next state from the projected input [N, gates · hidden]. */
@@ -36,7 +42,7 @@ abstract class Cell extends Module {
 
   /** Zeros for each of N rows. */
   start(rows: number): Tensor[] {
-    return Array.from({ length: this.states }, () => zeros([rows, this.hidden]))
+    return Array.from({ length: this.states }, (_, i) => zeros([rows, i ? this.hidden : this.outputs]))
   }
 }
 
@@ -52,16 +58,30 @@ export interface RecurrentOptions {
   bidirectional?: boolean
 }
 
+/** Options of `LSTMCell`. */
+export interface LSTMCellOptions {
+  /** Whether the projections add biases (true). */
+  bias?: boolean
+  /** Width to which the hidden state is projected, less than `hidden` (no projection). */
+  projSize?: number
+}
+
 /**
- * Long short-term memory, one step (Hochreiter & Schmidhuber 1997): gates i, f, g, o in this order, as PyTorch's.
+ * Long short-term memory, one step (Hochreiter & Schmidhuber 1997): gates i, f, g, o in this order, as PyTorch's. With
+ * `projSize` the hidden state is a projection of what it was (Sak et al. 2014), and h has that width.
  */
 export class LSTMCell extends Cell {
   /** Hidden state and memory. */
   readonly states = 2
+  /** Projection of the hidden state; PyTorch's `weight_hr`. */
+  readonly hr: Linear | undefined
 
-  constructor(inputs: number, hidden: number, options: { bias?: boolean } = {}) {
-    expectOptions('LSTMCell', options, ['bias'])
-    super(inputs, hidden, 4, options.bias ?? true)
+  constructor(inputs: number, hidden: number, options: LSTMCellOptions = {}) {
+    expectOptions('LSTMCell', options, ['bias', 'projSize'])
+    const { bias = true, projSize } = options
+    if (projSize !== undefined) expectIntegers('LSTMCell', { projSize }, 1, hidden - 1)
+    super(inputs, hidden, 4, bias, projSize)
+    this.hr = projSize === undefined ? undefined : new Linear(hidden, projSize, { bias: false })
   }
 
   /** From [N, 4 · hidden] and [h, c] to the next [h, c]. */
@@ -73,16 +93,14 @@ export class LSTMCell extends Cell {
       .sigmoid()
       .split(n, 1)
     const memory = f.mul(c).add(i.mul(gates.narrow(1, 2 * n, n).tanh()))
-    return [
-      gates
-        .narrow(1, 3 * n, n)
-        .sigmoid()
-        .mul(memory.tanh()),
-      memory,
-    ]
+    const out = gates
+      .narrow(1, 3 * n, n)
+      .sigmoid()
+      .mul(memory.tanh())
+    return [this.hr?.forward(out) ?? out, memory]
   }
 
-  /** x [N, inputs] and the state [h, c], each [N, hidden], to the next state. */
+  /** x [N, inputs] and the state [h, c], [N, hidden] (h [N, projSize]), to the next state. */
   forward(x: Tensor, state: readonly Tensor[] = this.start(x.shape[0])): [Tensor, Tensor] {
     return this.next(this.ih.forward(x), state)
   }
@@ -178,9 +196,9 @@ abstract class Recurrent<C extends LSTMCell | GRUCell | RNNCell> extends Module 
     expectOptions(new.target.name, options, ['layers', 'bias', 'dropout', 'bidirectional', ...own])
     checkDropout(`${new.target.name} dropout`, p)
     const directions = bidirectional ? 2 : 1
-    this.cells = Array.from({ length: layers * directions }, (_, i) =>
-      make(i < directions ? inputs : hidden * directions),
-    )
+    this.cells = []
+    for (let i = 0; i < layers * directions; i++)
+      this.cells.push(make(i < directions ? inputs : this.cells[0].outputs * directions))
     this.#directions = directions
     this.#dropout = p
   }
@@ -253,10 +271,14 @@ function over(
   return { output: stack(hidden, 1), state }
 }
 
-/** Long short-term memory over sequences (Hochreiter & Schmidhuber 1997): [N, T, inputs] to [N, T, hidden]. */
+/**
+ * Long short-term memory over sequences (Hochreiter & Schmidhuber 1997): [N, T, inputs] to [N, T, hidden], or projSize in
+ * the place of hidden.
+ */
 export class LSTM extends Recurrent<LSTMCell> {
-  constructor(inputs: number, hidden: number, options: RecurrentOptions = {}) {
-    super(inputs, hidden, (n) => new LSTMCell(n, hidden, { bias: options.bias }), options)
+  constructor(inputs: number, hidden: number, options: RecurrentOptions & LSTMCellOptions = {}) {
+    const make = (n: number): LSTMCell => new LSTMCell(n, hidden, { bias: options.bias, projSize: options.projSize })
+    super(inputs, hidden, make, options, ['projSize'])
   }
 }
 

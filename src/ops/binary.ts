@@ -204,6 +204,8 @@ declare module '../tensor/tensor' {
     logicalXor(b: Tensor): Tensor
     /** True where it is not. */
     logicalNot(): Tensor
+    /** `value` where the mask holds, else this one; all broadcast. */
+    maskedFill(mask: Tensor, value: Operand): Tensor
     /** True where it is not a number. */
     isNaN(): Tensor
     /** Neither NaN nor infinite. */
@@ -233,6 +235,9 @@ Tensor.prototype.div = function (b) {
 }
 Tensor.prototype.logicalNot = function () {
   return apply(logicalNot, [this], undefined)[0]
+}
+Tensor.prototype.maskedFill = function (mask, value) {
+  return where(mask, value, this)
 }
 Tensor.prototype.isNaN = function () {
   return apply(comparisons.ne, [this, this], undefined)[0]

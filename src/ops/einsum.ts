@@ -40,45 +40,61 @@ function product(left: Lettered, right: Lettered, wanted: string): Lettered {
   return { t: matmul(x, y).reshape(size(axes)), axes }
 }
 
+const side = '[a-zA-Z]*(?:\\.{3}[a-zA-Z]*)?'
+const form = new RegExp(`^\\s*(${side}(?:\\s*,\\s*${side})*)\\s*(?:->\\s*(${side})\\s*)?$`)
+
 /**
  * Sums of products by the letters of axes: `einsum('bhqd,bhkd->bhqk', q, k)`. An axis that stands behind no arrow is
- * summed over; without an arrow those stay, in order of the alphabet, that occur once. Operands are multiplied from
- * left to right, each time by one matrix product.
- * @throws AUX_INVALID_ARGUMENT for an equation that makes no sense, an ellipsis, or a letter that is twice in one
- * operand; AUX_SHAPE_MISMATCH for shapes that do not fit it.
+ * summed over; without an arrow those stay, in order of the alphabet, that occur once. `...` stands for any further axes,
+ * which broadcast and come first without an arrow: `einsum('...ij,...jk->...ik', a, b)`. Operands are multiplied from left to
+ * right, each time by one matrix product.
+ * @throws AUX_INVALID_ARGUMENT for an equation that makes no sense, or a letter that is twice in one operand;
+ * AUX_SHAPE_MISMATCH for shapes that do not fit it.
  */
 export function einsum(equation: string, ...tensors: readonly Tensor[]): Tensor {
-  const parts = /^\s*([a-zA-Z]*(?:\s*,\s*[a-zA-Z]*)*)\s*(?:->\s*([a-zA-Z]*)\s*)?$/.exec(String(equation))
+  const parts = form.exec(String(equation))
   if (!parts) fail('AUX_INVALID_ARGUMENT', `einsum: expected letters such as 'ij,jk->ik', got '${String(equation)}'`)
-  const letters = parts[1].split(',').map((axes) => axes.trim())
-  if (letters.length !== tensors.length)
-    fail('AUX_INVALID_ARGUMENT', `einsum: expected ${letters.length} tensors for '${equation}', got ${tensors.length}`)
+  const given = parts[1].split(',').map((axes) => axes.trim())
+  if (given.length !== tensors.length)
+    fail('AUX_INVALID_ARGUMENT', `einsum: expected ${given.length} tensors for '${equation}', got ${tensors.length}`)
+  for (const t of tensors) expectTensor('einsum', t)
+  // The axes of an ellipsis have Greek letters, the last of all operands the same.
+  const more = given.map((axes, i) => (axes.includes('...') ? Math.max(0, tensors[i].rank - axes.length + 3) : 0))
+  const dots = String.fromCharCode(...Array.from({ length: Math.max(...more) }, (_, i) => 0x3b1 + i))
+  const letters = given.map((axes, i) => axes.replace('...', dots.slice(dots.length - more[i])))
   const sizes = new Map<string, number>()
   letters.forEach((axes, i) => {
     const t = tensors[i]
-    expectTensor('einsum', t)
     if (new Set(axes).size !== axes.length)
       fail('AUX_INVALID_ARGUMENT', `einsum: expected each letter once in an operand, got '${axes}'`)
     if (axes.length !== t.rank)
       fail('AUX_SHAPE_MISMATCH', `einsum: expected ${axes.length} axes for '${axes}', got shape ${showShape(t.shape)}`)
     ;[...axes].forEach((a, k) => {
-      if ((sizes.get(a) ?? t.shape[k]) !== t.shape[k])
-        fail('AUX_SHAPE_MISMATCH', `einsum: axis ${a} of '${equation}' has sizes ${sizes.get(a)} and ${t.shape[k]}`)
-      sizes.set(a, t.shape[k])
+      const [known, size] = [sizes.get(a) ?? t.shape[k], t.shape[k]]
+      const spread = dots.includes(a) && (known === 1 || size === 1)
+      if (known !== size && !spread)
+        fail('AUX_SHAPE_MISMATCH', `einsum: axis ${a} of '${equation}' has sizes ${known} and ${size}`)
+      sizes.set(a, known === 1 ? size : known)
     })
   })
   const all = letters.join('')
-  const once = [...sizes.keys()].filter((a) => all.split(a).length === 2).sort()
-  const output = parts[2] ?? once.join('')
+  const once = [...sizes.keys()].filter((a) => !dots.includes(a) && all.split(a).length === 2).sort()
+  const output = parts[2]?.replace('...', dots) ?? dots + once.join('')
   if (new Set(output).size !== output.length || without(output, all))
     fail(
       'AUX_INVALID_ARGUMENT',
       `einsum: expected letters of the operands, each once, behind the arrow of '${equation}'`,
     )
   return tidy(() => {
-    let result: Lettered = { t: tensors[0], axes: letters[0] }
-    for (let i = 1; i < tensors.length; i++)
-      result = product(result, { t: tensors[i], axes: letters[i] }, output + letters.slice(i + 1).join(''))
+    // Without the axes along which it broadcasts.
+    const operands = letters.map((axes, i): Lettered => {
+      const own = [...axes].filter((a, k) => tensors[i].shape[k] === sizes.get(a))
+      const t = own.length < axes.length ? tensors[i].reshape(own.map((a) => sizes.get(a)!)) : tensors[i]
+      return { t, axes: own.join('') }
+    })
+    let result = operands[0]
+    for (let i = 1; i < operands.length; i++)
+      result = product(result, operands[i], output + letters.slice(i + 1).join(''))
     return alias(inOrder(summed(result, output), output))
   })
 }

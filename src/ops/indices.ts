@@ -1,5 +1,5 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
-import { apply, defineOp, expectDType, expectShape, expectTensor, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectRank, expectShape, expectTensor, type Op } from '../graph/op'
 import type { DType } from '../tensor/dtype'
 import { resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
@@ -167,6 +167,8 @@ declare module '../tensor/tensor' {
     gather(axis: number, index: Tensor): Tensor
     /** x plus, at each index along the axis, the source's value; repeated indices add up, in order. */
     scatterAdd(axis: number, index: Tensor, source: Tensor): Tensor
+    /** x plus, at each of the indices (i32 [K]) along the axis, an entry of source, of x's shape but K there. */
+    indexAdd(axis: number, indices: Tensor, source: Tensor): Tensor
   }
 }
 
@@ -181,4 +183,20 @@ Tensor.prototype.gather = function (axis, index) {
 Tensor.prototype.scatterAdd = function (axis, index, source) {
   const attrs = { axis: resolveAxis('scatterAdd', axis, this.rank), caller: 'scatterAdd' as const, shape: this.shape }
   return tidy(() => apply(scatterOp, [this, expectIndices('scatterAdd', 'index', index), source], attrs)[0])
+}
+Tensor.prototype.indexAdd = function (axis, indices, source) {
+  const at = resolveAxis('indexAdd', axis, this.rank)
+  return tidy(() => {
+    const ids = expectIndices('indexAdd', 'indices', indices)
+    expectRank('indexAdd', 'indices', ids, 1)
+    expectDType('indexAdd', 'source', source, 'f32')
+    expectShape(
+      'indexAdd',
+      'source',
+      source,
+      this.shape.map((n, i) => (i === at ? ids.size : n)),
+    )
+    const attrs = { axis: at, caller: 'scatterAdd' as const, padding: -1, shape: this.shape }
+    return this.add(apply(takeGradOp, [source, ids], attrs)[0])
+  })
 }

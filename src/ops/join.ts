@@ -1,4 +1,4 @@
-import { describe, fail } from '../errors'
+import { describe, expectIntegers, fail } from '../errors'
 import { apply, defineOp, expectDType, type Op } from '../graph/op'
 import { tidy } from '../tensor/tidy'
 import { checkShape, resolveAxis, showShape, type Shape } from '../tensor/shape'
@@ -209,6 +209,10 @@ declare module '../tensor/tensor' {
     select(axis: number, index: number): Tensor
     /** Parts of the given size (the last may be smaller) or sizes along an axis, without copying. */
     split(sizes: number | readonly number[], axis?: number): Tensor[]
+    /** At most that many parts of equal size (the last may be smaller) along an axis (the first), without copying. */
+    chunk(count: number, axis?: number): Tensor[]
+    /** The entries of an axis (the first), which disappears; without copying. */
+    unbind(axis?: number): Tensor[]
     /**
      * `value` before and after: a pair of counts for each axis; negative counts cut. 'reflect' mirrors at the first and
      * last entry, 'replicate' repeats them, 'circular' goes on at the other end.
@@ -297,6 +301,14 @@ Tensor.prototype.split = function (sizes, axis = 0) {
     fail('AUX_SHAPE_MISMATCH', `split: expected sizes that add up to ${size}, got ${showShape(list)}`)
   let from = 0
   return list.map((n) => this.narrow(at, (from += n) - n, n))
+}
+Tensor.prototype.chunk = function (count, axis = 0) {
+  expectIntegers('chunk', { count })
+  return this.split(Math.max(1, Math.ceil(this.shape[resolveAxis('chunk', axis, this.rank)] / count)), axis)
+}
+Tensor.prototype.unbind = function (axis = 0) {
+  const size = this.shape[resolveAxis('unbind', axis, this.rank)]
+  return Array.from({ length: size }, (_, i) => this.select(axis, i))
 }
 Tensor.prototype.pad = function (pairs, value = 0) {
   const given: unknown = pairs

@@ -1,5 +1,5 @@
-import { apply, contiguous, copy, defineOp, graphOf } from '../graph/op'
-import { describe, fail } from '../errors'
+import { apply, contiguous, copy, defineOp, expectRank, graphOf } from '../graph/op'
+import { describe, expectOneOf, expectOptions, fail } from '../errors'
 import {
   checkShape,
   contiguousStrides,
@@ -76,6 +76,22 @@ const detachOp = defineOp<undefined>({
 
 /** @internal What an op that changes nothing returns: a view of its own if eager (so that both can be disposed). */
 export const alias = (x: Tensor): Tensor => (graphOf([x]) ? x : apply(detachOp, [x], undefined)[0])
+
+/**
+ * Coordinates of a grid: of vectors [n], [m], ... one tensor [n, m, ...] each, without copying. With `indexing: 'xy'` the
+ * first two axes are the other way round, rows by columns.
+ */
+export function meshgrid(vectors: readonly Tensor[], options: { indexing?: 'ij' | 'xy' } = {}): Tensor[] {
+  const name = 'meshgrid'
+  expectArray(name, vectors)
+  for (const t of vectors) expectRank(name, 'every tensor', t, 1)
+  expectOptions(name, options, ['indexing'])
+  const { indexing = 'ij' } = options
+  expectOneOf(name, { indexing }, 'ij', 'xy')
+  const axes = vectors.map((_, i) => (indexing === 'xy' && i < 2 && vectors.length > 1 ? 1 - i : i))
+  const shape = axes.map((i) => vectors[i].size)
+  return vectors.map((t, i) => tidy(() => t.reshape(shape.map((n, k) => (k === axes[i] ? n : 1))).expand(shape)))
+}
 
 declare module '../tensor/tensor' {
   interface Tensor {

@@ -2,7 +2,9 @@ import { expectOptions, fail } from '../errors'
 import { apply, defineOp, expectDType, type Op } from '../graph/op'
 import { resolveAxis, showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 import { scatterZeros } from './indices'
+import { alias } from './shape'
 
 const sortOp = defineOp<{ descending: boolean; count: number }>({
   name: 'sort',
@@ -61,6 +63,8 @@ declare module '../tensor/tensor' {
     topk(k: number, options?: { largest?: boolean }): Sorted
     /** Running sums along an axis. */
     cumsum(axis: number): Tensor
+    /** Running products along an axis: log2 of its length products, so gradients are exact where something is 0. */
+    cumprod(axis: number): Tensor
   }
 }
 
@@ -85,4 +89,16 @@ Tensor.prototype.topk = function (k, options = {}) {
 }
 Tensor.prototype.cumsum = function (axis) {
   return apply(cumsumOp, [this], { axis: resolveAxis('cumsum', axis, this.rank), reverse: false })[0]
+}
+Tensor.prototype.cumprod = function (axis) {
+  const at = resolveAxis('cumprod', axis, this.rank)
+  return tidy(() => {
+    let y = alias(this)
+    // After a pass each entry is the product of the last 2 gap up to it (Hillis & Steele 1986).
+    for (let gap = 1; gap < this.shape[at]; gap *= 2) {
+      const before = this.shape.map((_, i): [number, number] => (i === at ? [gap, -gap] : [0, 0]))
+      y = y.mul(y.pad(before, 1))
+    }
+    return y
+  })
 }

@@ -2,6 +2,8 @@ import { describe, expectOptions, fail } from '../errors'
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
 import { checkDType, type DType } from '../tensor/dtype'
 import { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
+import type { Operand } from './binary'
 
 // Elementwise functions of one tensor. A row: name, derivative.
 
@@ -233,8 +235,11 @@ declare module '../tensor/tensor' {
     floor(): Tensor
     /** The next whole number above. */
     ceil(): Tensor
-    /** Values below `low` or above `high` become these; either may be left out (`clamp(0)`, `clamp(undefined, 1)`). */
-    clamp(low?: number, high?: number): Tensor
+    /**
+     * Values below `low` or above `high` become these; either may be left out (`clamp(0)`, `clamp(undefined, 1)`). Bounds that
+     * are tensors broadcast, and have the gradient of what they replace.
+     */
+    clamp(low?: Operand, high?: Operand): Tensor
     /** To the nearest whole number, ties to even; its gradient is zero. */
     round(): Tensor
     /** Sine, of radians. */
@@ -295,6 +300,11 @@ function expectNumbers(op: string, ...values: unknown[]): void {
     if (typeof value !== 'number') fail('AUX_INVALID_ARGUMENT', `${op}: expected a number, got ${describe(value)}`)
 }
 Tensor.prototype.clamp = function (low = -Infinity, high = Infinity) {
+  if (low instanceof Tensor || high instanceof Tensor)
+    return tidy(() => {
+      const raised = low === -Infinity ? this : this.maximum(low)
+      return high === Infinity ? raised : raised.minimum(high)
+    })
   expectNumbers('clamp', low, high)
   return one(clamp, [this], { low, high })
 }

@@ -1,4 +1,5 @@
 export type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
+export * from './adadelta'
 export * from './adafactor'
 export * from './adagrad'
 export * from './adam'

@@ -277,14 +277,15 @@ describe.each(cases)('%s', (_, build, shape, memory, dtype) => {
     expect(of('workspace')).toBeGreaterThanOrEqual(arena.workspace)
   })
 
-  test('its picture has every block where it lies', () => {
+  test('its picture has every block that is a tenth of a pixel high where it lies', () => {
     const plan = step.plan({ x: { shape, dtype }, y: [shape[0]] })
     const boxes = [
       ...plan.toSVG().matchAll(/<rect x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)" fill=".*?"><title>/g),
     ]
-    expect(boxes).toHaveLength(plan.blocks.length)
     const [left, right, top, bottom] = [90, 980, 70, 480]
-    plan.blocks.forEach((block, i) => {
+    const blocks = plan.blocks.filter(({ bytes }) => ((bottom - top) * bytes) / plan.arenaBytes >= 0.05)
+    expect(boxes).toHaveLength(blocks.length)
+    blocks.forEach((block, i) => {
       const [x, y, width, height] = boxes[i].slice(1).map(Number)
       expect(Math.abs(((x - left) / (right - left)) * plan.ops.length - block.from)).toBeLessThan(
         (0.11 * plan.ops.length) / (right - left),

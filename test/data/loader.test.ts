@@ -305,6 +305,58 @@ test('data sets map, slice and select', async () => {
   await expect(set.map(() => ({ x: 3 }) as never).batch([0])).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
 })
 
+test('a data set in parts: each row in one of them, by seed', async () => {
+  const of = async (set: data.Dataset) =>
+    (await all(new data.DataLoader(set, { batchSize: 99 }))).flatMap((b) => [...b.y.data])
+  const parts = await Promise.all(rows(11).split([0.7, 0.2, 0.1], { seed: 3 }).map(of))
+  expect(parts.map((p) => p.length)).toEqual([8, 2, 1]) // 7, 2 and 1, and one that is left over
+  expect(parts.flat()).toEqual([...data.permutation(11, 3, 0)])
+  expect(rows(5).split([2, 0, 3]).map((set) => set.size)).toEqual([2, 0, 3]) // prettier-ignore
+  expect(rows(1).split([1]).map((set) => set.size)).toEqual([1]) // prettier-ignore
+  for (const wrong of [[2, 2], [0.5, 0.4], [-1, 6], [NaN], [], 3])
+    expect(() => rows(5).split(wrong as number[])).toThrow(
+      withCode('AUX_INVALID_ARGUMENT', /^Dataset\.split: expected numbers of rows that add up to 5/),
+    )
+  expect(() => rows(5).split([5], { seed: -1 })).toThrow(withCode('AUX_INVALID_ARGUMENT', /seed/))
+})
+
+test('weights: rows come as often as they say, a function of seed and epoch, and a loader resumes', async () => {
+  const weights = [0, 1, 3, 0, 4, 0]
+  const make = (seed = 5) => new data.DataLoader(rows(6), { batchSize: 4, weights, seed })
+  const loader = make()
+  expect(loader.length).toBe(2)
+  const epochs = 2000
+  const counts = new Array<number>(6).fill(0)
+  const first: number[][] = []
+  for (let epoch = 0; epoch < epochs; epoch++) {
+    const got = labels(await all(loader))
+    if (epoch < 2) first.push(got)
+    for (const label of got) counts[label]++
+  }
+  expect([counts[0], counts[3], counts[5]]).toEqual([0, 0, 0])
+  // Chi-squared with 2 degrees of freedom, 1 in 1000.
+  const expected = weights.map((w) => (w / 8) * 6 * epochs)
+  expect(counts.reduce((sum, n, i) => sum + (expected[i] ? (n - expected[i]) ** 2 / expected[i] : 0), 0)).toBeLessThan(
+    13.8,
+  )
+  expect(first[0]).not.toEqual(first[1])
+  const again = make()
+  expect([labels(await all(again)), labels(await all(again))]).toEqual(first)
+  expect(labels(await all(make(6)))).not.toEqual(first[0])
+  const resumed = make()
+  resumed.restore({ ...make().state(), epoch: 1, position: 1 })
+  expect(labels(await all(resumed))).toEqual(first[1].slice(4))
+  const wrong = (options: object) => () => new data.DataLoader(rows(2), { batchSize: 1, ...options })
+  for (const bad of [[1], [1, -1], [0, 0], [1, NaN], [1, Infinity], [1, 2, 3]])
+    expect(wrong({ weights: bad })).toThrow(
+      withCode('AUX_INVALID_ARGUMENT', new RegExp(`weights >= 0, .* each of 2 rows .*, got ${bad.length}`)),
+    )
+  expect(wrong({ weights: [1, 1], shuffle: false })).toThrow(withCode('AUX_INVALID_ARGUMENT', /no shuffle: false/))
+  expect(() => new data.DataLoader(data.fromSamples([{ y: 1 }]), { batchSize: 1, weights: [1] })).toThrow(
+    withCode('AUX_INVALID_ARGUMENT'),
+  )
+})
+
 test('batches are kept by nobody else', async () => {
   const set = rows(6)
   const loader = new data.DataLoader(set, { batchSize: 2 })

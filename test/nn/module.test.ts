@@ -1,4 +1,5 @@
-import { backprop, compile, models, nn, optim, tensor, type Tensor, type TrainingStep } from '../../src'
+import { inspect } from 'node:util'
+import { backprop, compile, models, nn, optim, tensor, zeros, type Tensor, type TrainingStep } from '../../src'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { liveBytes } from '../support/property'
 import { withCode } from '../support/refusals'
@@ -240,4 +241,29 @@ test('freezing knows patterns', () => {
     'norm.bias',
   ])
   expect(() => gpt.unfreeze('blocks.*.fc3')).toThrow(withCode('AUX_INVALID_ARGUMENT', /unfreeze.*fc3"/))
+})
+
+test('a model in words: its modules by path, what they hold, and how much of it learns', () => {
+  class Net extends nn.Module {
+    conv = new nn.Conv2d(1, 4, 3)
+    blocks = [new nn.Sequential(new nn.Linear(64, 64), new nn.ReLU())]
+    norm = new nn.BatchNorm1d(4)
+    scales = [new nn.Parameter(zeros([2]))]
+    override forward(): void {}
+  }
+  const model = new Net()
+  model.freeze('blocks.0.0.weight', 'conv.bias').store('bf16', 'blocks.0.0.weight')
+  expect(String(model).split('\n')).toEqual([
+    'Net, 4210 parameters in 8.45 KiB, 110 of them learn',
+    '            Net          scales.0 [2]                                                            2',
+    'conv        Conv2d       weight [4, 3, 3, 1], bias [4] frozen                                   40',
+    'blocks.0    Sequential',
+    'blocks.0.0  Linear       weight [64, 64] bf16, bias [64]                                      4160',
+    'blocks.0.1  ReLU',
+    'norm        BatchNorm1d  weight [4], bias [4], runningMean [4] buffer, runningVar [4] buffer     8',
+  ])
+  expect(inspect(model)).toBe(String(model))
+  model.dispose()
+  expect(String(model)).toMatch(/^Net, 4210 parameters/)
+  expect(String(new nn.ReLU())).toBe('ReLU, 0 parameters in 0 bytes')
 })

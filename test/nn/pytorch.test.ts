@@ -30,6 +30,11 @@ const bag = (mode: nn.BagMode, paddingIdx?: number) => () => {
   const layer = new nn.EmbeddingBag(4, 3, { mode, paddingIdx })
   return (weight: Tensor) => using(layer, { weight }).forward(ids())
 }
+const bagsAt = (mode: nn.BagMode, paddingIdx?: number) => () => {
+  const layer = new nn.EmbeddingBag(4, 3, { mode, paddingIdx })
+  const [flat, starts] = [Int32Array.of(1, 3, 0, 2, 0, 3, 3), Int32Array.of(0, 2, 2, 4, 5)].map((v) => tensor(v))
+  return (weight: Tensor) => using(layer, { weight }).forward(flat, starts)
+}
 const seen = () => tensor(Uint8Array.of(1, 1, 0, 1, 0, 0), [2, 1, 1, 3], 'bool')
 
 const cases: [string, () => (...x: Tensor[]) => Tensor, number[][]][] = [
@@ -56,6 +61,12 @@ const cases: [string, () => (...x: Tensor[]) => Tensor, number[][]][] = [
   ['EmbeddingBag, mean', bag('mean', 0), [[4, 3]]],
   ['EmbeddingBag, sum', bag('sum', 0), [[4, 3]]],
   ['EmbeddingBag, max', bag('max', 0), [[4, 3]]],
+  ...(['mean', 'sum'] as const).map((mode): (typeof cases)[number] => [
+    `EmbeddingBag, ${mode} of offsets`,
+    bagsAt(mode),
+    [[4, 3]],
+  ]),
+  ['EmbeddingBag, mean of offsets, padding', bagsAt('mean', 0), [[4, 3]]],
   ['EmbeddingBag without padding', bag('mean'), [[4, 3]]],
   [
     'WeightNorm',
@@ -198,5 +209,11 @@ test('what cannot be', () => {
   expect(() => new nn.EmbeddingBag(4, 3, { mode: 'median' as never })).toThrow(wrong(/got median/))
   expect(() => new nn.EmbeddingBag(4, 3, { paddingIdx: 4 })).toThrow(wrong(/paddingIdx/))
   expect(() => new nn.EmbeddingBag(4, 3).forward(tensor(Int32Array.of(1), []))).toThrow(shape(/\[\.\.\., T\]/))
+  const [one, two] = [tensor(Int32Array.of(1)), tensor(Int32Array.of(1), [1, 1])]
+  const largest = new nn.EmbeddingBag(4, 3, { mode: 'max', paddingIdx: 0 })
+  expect(() => largest.forward(one, one)).toThrow(wrong(/in rows \[\.\.\., T\] for mode 'max', got offsets/))
+  expect(() => new nn.EmbeddingBag(4, 3).forward(two, one)).toThrow(shape(/indices with offsets with 1 axes/))
+  // A bag that begins behind the first index leaves one of none.
+  expect(() => new nn.EmbeddingBag(4, 3).forward(one, one)).toThrow(withCode('AUX_INDEX_OUT_OF_RANGE', /index -1/))
   expect(() => new nn.MultiHeadAttention(4, 2, { contextFeatures: 0 })).toThrow(wrong(/contextFeatures/))
 })

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
-import { asa, checkpoint, compile, nn, optim, quantized, stack, tensor, zeros, type Tensor } from '../../src'
+import { asa, checkpoint, compile, concat, nn, optim, quantized, stack, tensor, zeros, type Tensor } from '../../src'
 import { gradientsOf } from '../support/record'
 import { withCode } from '../support/refusals'
 import { generator } from '../support/run'
@@ -155,6 +155,12 @@ test('one step of a cell', () => {
   const rnn = new nn.RNNCell(2, 3)
   const sum = rnn.ih.forward(tensor([[1, -1]])).add(rnn.hh.bias!)
   near(rnn.forward(tensor([[1, -1]]))[0].dataSync(), [...sum.dataSync()].map(Math.tanh), 1e-6)
+  expect(new nn.LSTMCell(2, 3, { projSize: 1 }).start(4).map((t) => t.shape)).toEqual([
+    [4, 1],
+    [4, 3],
+  ])
+  expect(() => new nn.LSTMCell(2, 3, { projSize: 3 })).toThrow(/^LSTMCell: expected projSize .*got 3/)
+  expect(() => new nn.GRU(2, 3, { projSize: 2 } as never)).toThrow(/^GRU: there is no option projSize/)
   expect(() => new nn.RNNCell(2, 3, { nonlinearity: 'gelu' as never })).toThrow(/'tanh' or 'relu', got gelu/)
   const gru = new nn.GRUCell(2, 3, { bias: false })
   const [first] = gru.forward(tensor([[1, -1]]))
@@ -186,22 +192,26 @@ const wave = (phase: number, shape: number[], scale = 1): Tensor => {
   )
 }
 
+/** The parameters of all cells in the order in which PyTorch has them. */
+const partsOf = ({ cells }: nn.LSTM | nn.GRU | nn.RNN): string[] =>
+  cells.flatMap((cell, c) => {
+    const names = ['ih.weight', 'hh.weight', 'ih.bias', 'hh.bias', ...('hr' in cell && cell.hr ? ['hr.weight'] : [])]
+    return names.map((name) => `cells.${c}.${name}`)
+  })
+
 /** Two layers in both directions over rows of 4, 2 and 1 positions, with what each begins with. */
 class Packed extends nn.Module {
   readonly x = new nn.Parameter(wave(0.1, [3, 4, 2]))
   constructor(readonly layer: nn.LSTM | nn.GRU | nn.RNN) {
     super()
-    layer.cells.forEach((cell, c) => {
-      const parameters = [cell.ih.weight, cell.hh.weight, cell.ih.bias!, cell.hh.bias!]
-      parameters.forEach((p, k) => p.assign(wave(4 * c + k, [...p.shape], 0.5)))
-    })
+    const state = layer.state()
+    partsOf(layer).forEach((name, k) => state.get(name)!.assign(wave(k, [...state.get(name)!.shape], 0.5)))
   }
   forward(lengths: Tensor) {
-    const { states: count } = this.layer.cells[0]
-    const starts = Array.from({ length: count }, (_, k) => wave(0.2 + k, [4, 3, 3], 0.5))
+    const starts = this.layer.cells[0].start(3).map(({ shape }, k) => wave(0.2 + k, [4, ...shape], 0.5))
     const states = this.layer.cells.map((_, c) => starts.map((s) => s.select(0, c)))
     const { output, states: last } = this.layer.forward(this.x, states, lengths)
-    return { output, states: stack(last.map((s) => stack(s, 0)), 0) } // prettier-ignore
+    return { output, states: stack(last.map((s) => concat(s.map((t) => t.flatten())))) }
   }
 }
 
@@ -214,11 +224,12 @@ describe.each([
   ['LSTM', () => new nn.LSTM(2, 3, { layers: 2, bidirectional: true })],
   ['GRU', () => new nn.GRU(2, 3, { layers: 2, bidirectional: true })],
   ['RNN', () => new nn.RNN(2, 3, { layers: 2, bidirectional: true, nonlinearity: 'relu' })],
+  ['LSTM, projected', () => new nn.LSTM(2, 3, { layers: 2, bidirectional: true, projSize: 2 })],
 ] as const)('%s of packed rows, both directions', (kind, make) => {
   const lengths = { data: Int32Array.of(4, 2, 1), shape: [3] }
   const loss = (model: Packed) => (batch: Record<string, Tensor>) => {
     const { output, states } = model.forward(batch.lengths)
-    const total = output.mul(wave(0.4, [3, 4, 6])).sum()
+    const total = output.mul(wave(0.4, [...output.shape])).sum()
     return { loss: total.add(states.mul(wave(0.6, [...states.shape])).sum()), output, states }
   }
 
@@ -229,9 +240,7 @@ describe.each([
       near(result.output.data, recurrent[kind].output)
       near(result.states.data, recurrent[kind].states)
       near(gradients.x, recurrent[kind].x)
-      const own = model.layer.cells.flatMap((_, c) =>
-        ['ih.weight', 'hh.weight', 'ih.bias', 'hh.bias'].flatMap((p) => [...gradients[`layer.cells.${c}.${p}`]]),
-      )
+      const own = partsOf(model.layer).flatMap((name) => [...gradients[`layer.${name}`]])
       near(own, recurrent[kind].parameters, 5e-6)
       expect(measured).toBe(plan.arenaBytes)
     }
@@ -255,7 +264,10 @@ describe.each([
     const state = layer.cells[0].start(3)
     expect(() => layer.forward(x, [state])).toThrow(withCode('AUX_SHAPE_MISMATCH', /states of 4 cells, got 1$/))
     expect(() => layer.forward(x, undefined, tensor(Int32Array.of(1, 2)))).toThrow(
-      withCode('AUX_SHAPE_MISMATCH', new RegExp(`^${kind}: expected lengths of shape \\[3\\], got \\[2\\]`)),
+      withCode(
+        'AUX_SHAPE_MISMATCH',
+        new RegExp(`^${layer.constructor.name}: expected lengths of shape \\[3\\], got \\[2\\]`),
+      ),
     )
     expect(() => layer.forward(x, undefined, zeros([3]))).toThrow(
       withCode('AUX_DTYPE_MISMATCH', /lengths of dtype i32/),

@@ -357,6 +357,22 @@ add({
   samples: [[bools(3, 4)]],
 })
 add({
+  name: 'clamp to tensors',
+  f: (x, low, high) => x.clamp(low, high),
+  reference: (x, low, high) => zip(zip(x, low, Math.max), high, Math.min),
+  samples: [
+    [s(2, 3, 5), within(-1, 0, 3, 1), within(0, 1, 5)],
+    [s(4), s(4), s(4)],
+  ],
+  bad: [{ what: 'words', run: () => tensor([1]).clamp('a' as never, tensor([1])), code: 'AUX_INVALID_ARGUMENT' }],
+})
+add({
+  name: 'clamp to a tensor and a number',
+  f: (x, high) => x.clamp(-0.5, high),
+  reference: (x, high) => zip(x, high, (v, h) => Math.min(Math.max(v, -0.5), h)),
+  samples: [[s(3, 4), within(0, 1, 4)]],
+})
+add({
   name: 'clamp from below',
   f: (x) => x.clamp(0.5),
   reference: (x) => map(x, (v) => Math.max(v, 0.5)),
@@ -556,6 +572,55 @@ add({
   reference: (x) => lines(x, -1, cumulate),
   samples: [[s(3, 400)]],
 })
+let running = 1
+const multiply = (v: number[]): number[] => ((running = 1), v.map((x) => (running *= x)))
+add({
+  name: 'cumprod',
+  f: (x) => x.cumprod(1),
+  reference: (x) => lines(x, 1, multiply),
+  samples: [[s(2, 5, 3)], [s(2, 1, 4)], [{ shape: [2, 4], values: [2, 0, 3, -1, 0, 1, 0, 2] }], [s(2, 0)]],
+  bad: [{ what: 'axis', run: () => aux.zeros([2]).cumprod(1), code: 'AUX_INVALID_ARGUMENT' }],
+})
+add({
+  name: 'cumprod over a long axis',
+  f: (x) => x.cumprod(-1),
+  reference: (x) => lines(x, -1, multiply),
+  samples: [[within(0.9, 1.1, 3, 400)]],
+  rtol: 3e-6,
+})
+for (const offset of [0, 1, -2, 3]) {
+  add({
+    name: `diagonal ${offset}`,
+    f: (x) => x.diagonal(offset),
+    reference: (x) => {
+      const [r, c] = x.shape.slice(-2)
+      const size = Math.min(r + Math.min(0, offset), c - Math.max(0, offset))
+      return make([...x.shape.slice(0, -2), size], (at) => {
+        const i = at[at.length - 1]
+        return get(x, [...at.slice(0, -1), i + Math.max(0, -offset), i + Math.max(0, offset)])
+      })
+    },
+    samples: [[s(4, 3)], [s(2, 3, 5)], [s(2, 3, 3, 3)]],
+    bad: [
+      { what: 'a vector', run: () => aux.zeros([3]).diagonal(offset), code: 'AUX_SHAPE_MISMATCH' },
+      { what: 'far away', run: () => aux.zeros([3, 3]).diagonal(4), code: 'AUX_INVALID_ARGUMENT' },
+      { what: 'a fraction', run: () => aux.zeros([3, 3]).diagonal(0.5), code: 'AUX_INVALID_ARGUMENT' },
+    ],
+  })
+  add({
+    name: `diagEmbed ${offset}`,
+    f: (x) => x.diagEmbed(offset),
+    reference: (x) => {
+      const side = x.shape[x.shape.length - 1] + Math.abs(offset)
+      return make([...x.shape.slice(0, -1), side, side], (at) => {
+        const [i, j] = at.slice(-2)
+        return j - i === offset ? get(x, [...at.slice(0, -2), Math.min(i, j)]) : 0
+      })
+    },
+    samples: [[s(4)], [s(2, 3)], [s(2, 1, 2)], [s(0)]],
+    bad: [{ what: 'a number', run: () => tensor(1, []).diagEmbed(offset), code: 'AUX_INVALID_ARGUMENT' }],
+  })
+}
 for (const axis of [-1, 0, 1]) {
   add({
     name: `softmax over ${axis}`,
@@ -662,6 +727,48 @@ add({
   reference: (x) => make([3, 2], ([i, k]) => get(x, [i, 4, k])),
   samples: [[s(3, 5, 2)]],
   bad: [{ what: 'index', run: () => tensor([1, 2]).select(0, 2), code: 'AUX_INDEX_OUT_OF_RANGE' }],
+})
+add({
+  name: 'chunk and unbind',
+  f: (x) => aux.stack([...x.chunk(3, 1), ...x.chunk(9, 1)].flatMap((t) => t.unbind(1)).reverse(), 1),
+  reference: (x) => make([x.shape[0], 2 * x.shape[1]], ([i, j]) => get(x, [i, (2 * x.shape[1] - 1 - j) % x.shape[1]])),
+  samples: [[s(2, 7)], [s(3, 2)]],
+  bad: [
+    { what: 'none', run: () => aux.zeros([2]).chunk(0), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'axis', run: () => aux.zeros([2]).unbind(1), code: 'AUX_INVALID_ARGUMENT' },
+  ],
+})
+for (const [indexing, axes] of [
+  ['ij', [0, 1, 2]],
+  ['xy', [1, 0, 2]],
+] as const)
+  add({
+    name: `meshgrid ${indexing}`,
+    f: (...v) => aux.stack(aux.meshgrid(v, { indexing })),
+    reference: (...v) => {
+      const shape = v.length > 1 ? v.map((_, i) => v[axes[i]].shape[0]) : v[0].shape
+      return make([v.length, ...shape], ([k, ...at]) => v[k].data[at[v.length > 1 ? axes[k] : 0]])
+    },
+    samples: [[s(3)], [s(3), s(2)], [s(3), s(2), s(4)]],
+    bad: [
+      {
+        what: 'indexing',
+        run: () => aux.meshgrid([tensor([1])], { indexing: 'yx' as never }),
+        code: 'AUX_INVALID_ARGUMENT',
+      },
+      { what: 'no array', run: () => aux.meshgrid(tensor([1]) as never), code: 'AUX_INVALID_ARGUMENT' },
+      { what: 'axes', run: () => aux.meshgrid([tensor([[1]])]), code: 'AUX_SHAPE_MISMATCH' },
+    ],
+  })
+add({
+  name: 'maskedFill',
+  f: (x, m) => x.maskedFill(m, -3),
+  reference: (x, m) => zip(x, m, (v, hidden) => (hidden ? -3 : v)),
+  samples: [
+    [s(2, 3, 4), bools(3, 1)],
+    [s(3), bools(2, 3)],
+  ],
+  bad: [{ what: 'mask', run: () => tensor([1]).maskedFill(tensor([1]), 0), code: 'AUX_DTYPE_MISMATCH' }],
 })
 add({
   name: 'split',
@@ -935,6 +1042,65 @@ add({
     },
   ],
 })
+add({
+  name: 'indexAdd',
+  f: (x, i, v) => x.indexAdd(1, i, v),
+  reference: (x, i, v) => {
+    const y = { shape: x.shape, data: x.data.slice() }
+    ref.eachIndex(v.shape, (at, k) => (y.data[(at[0] * x.shape[1] + i.data[at[1]]) * x.shape[2] + at[2]] += v.data[k]))
+    return y
+  },
+  samples: [
+    [s(2, 4, 3), indices(4, 6), s(2, 6, 3)],
+    [s(1, 4, 1), indices(4, 0), s(1, 0, 1)],
+    [s(2, 20, 30), indices(20, 90), s(2, 90, 30)],
+  ],
+  atol: 2e-6,
+  bad: [
+    outside(
+      () => tensor([1, 2]).indexAdd(0, tensor(Int32Array.of(-1)), tensor([1])),
+      /index -1 at position 0 is not in \[0, 2\)/,
+    ),
+    {
+      what: 'source',
+      run: () => tensor([1, 2]).indexAdd(0, tensor(Int32Array.of(1)), tensor([1, 2])),
+      code: 'AUX_SHAPE_MISMATCH',
+      message: /indexAdd: expected source of shape \[1\], got \[2\]/,
+    },
+    { what: 'indices', run: () => tensor([1]).indexAdd(0, tensor([[0]]), tensor([1])), code: 'AUX_DTYPE_MISMATCH' },
+  ],
+})
+add({
+  name: 'bincount',
+  f: (i, w) => aux.bincount(i, { classes: 6, weights: w }),
+  reference: (i, w) => make([6], ([c]) => sum([...w.data].filter((_, k) => i.data[k] === c))),
+  samples: [
+    [indices(5, 3, 4), s(3, 4)],
+    [indices(6, 0), s(0)],
+  ],
+  bad: [
+    outside(() => aux.bincount(tensor(Int32Array.of(7)), { classes: 5 }), /index 7 at position 0 is not in \[0, 5\)/),
+    {
+      what: 'weights',
+      run: () => aux.bincount(tensor(Int32Array.of(7)), { weights: tensor([1, 2]) }),
+      code: 'AUX_SHAPE_MISMATCH',
+    },
+  ],
+})
+for (const right of [false, true])
+  add({
+    name: `searchsorted ${right ? 'right' : 'left'}`,
+    f: (x, v) => aux.searchsorted(x.round(), v.round(), { right }),
+    reference: (x, v) => map(v, (y) => [...x.data].filter((z) => roundEven(z) < roundEven(y) || (right && roundEven(z) === roundEven(y))).length), // prettier-ignore
+    samples: [0, 1, 2, 3, 7, 8, 9].map((n) => [
+      { shape: [n], values: Array.from({ length: n }, (_, i) => Math.floor((i * 5) / 4) - 2) },
+      within(-4, 9, 3, 20),
+    ]),
+    wanted: [],
+    bad: [
+      { what: 'two axes', run: () => aux.searchsorted(aux.zeros([2, 2]), tensor([1])), code: 'AUX_SHAPE_MISMATCH' },
+    ],
+  })
 add({
   name: 'oneHot',
   f: (i) => aux.oneHot(i, 5),
@@ -2170,6 +2336,32 @@ for (const [equation, ...shapes] of [
     ...product,
     samples: [shapes.map((shape) => s(...(shape as readonly number[])))],
   })
+for (const [equation, written, ...shapes] of [
+  ['...ij,...jk->...ik', 'abij,bjk->abik', [2, 3, 2, 4], [3, 4, 5]],
+  ['...ij,...jk', 'bij,bjk->bik', [3, 2, 4], [3, 4, 5]],
+  ['i...,...i->...', 'iab,bi->ab', [3, 2, 4], [4, 3]],
+  ['...i->i', 'abi->i', [2, 3, 4]],
+  ['...->...', 'ab->ab', [2, 3]],
+] as const)
+  add({
+    name: `einsum ${equation}`,
+    f: (...x) => aux.einsum(equation, ...x),
+    reference: (...x) => einsum(written, ...x),
+    ...product,
+    twoPaths: true,
+    samples: [shapes.map((shape) => s(...(shape as readonly number[])))],
+  })
+add({
+  name: 'einsum broadcasting',
+  f: (x, y) => aux.einsum('...i,...i', x, y),
+  reference: (x, y) => reduce(zip(x, y, (a, b) => a * b), [-1], sum), // prettier-ignore
+  ...product,
+  samples: [
+    [s(3, 1, 4), s(2, 4)],
+    [s(1, 4), s(1, 4)],
+    [s(1, 4), s(4)],
+  ],
+})
 add({
   name: 'einsum without an arrow',
   f: (x, y) => aux.einsum('kj, ik', x, y),
@@ -2177,7 +2369,13 @@ add({
   ...product,
   samples: [[s(3, 2), s(4, 3)]],
   bad: [
-    { what: 'an ellipsis', run: () => aux.einsum('...i->i', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'dots', run: () => aux.einsum('..i->i', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'too few axes', run: () => aux.einsum('...ij', aux.zeros([2])), code: 'AUX_SHAPE_MISMATCH' },
+    {
+      what: 'axes that do not broadcast',
+      run: () => aux.einsum('...i,...i', aux.zeros([2, 4]), aux.zeros([3, 4])),
+      code: 'AUX_SHAPE_MISMATCH',
+    },
     { what: 'a letter twice', run: () => aux.einsum('ii->i', aux.zeros([2, 2])), code: 'AUX_INVALID_ARGUMENT' },
     { what: 'a letter of none', run: () => aux.einsum('i->j', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
     { what: 'one tensor', run: () => aux.einsum('i,i', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },

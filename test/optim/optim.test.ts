@@ -219,8 +219,8 @@ test('schedules', () => {
       12,
     )
   const cycle = oneCycle(1, { steps: 100 })
-  expect(at(cycle, 0, 30, 100)).toEqual([0.04, 1, 0.0001])
-  expect(cycle(15)).toBeCloseTo(0.52, 6)
+  expect(at(cycle, 0, 29, 99, 200)).toEqual([0.04, 1, 0.000004, 0.000004])
+  expect(cycle(14.5)).toBeCloseTo(0.52, 6)
   expect(() => stepDecay(1, { every: 0 })).toThrow(withCode('AUX_INVALID_ARGUMENT'))
 })
 

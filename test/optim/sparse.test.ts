@@ -1,5 +1,5 @@
 import fc from 'fast-check'
-import { compile, nn, optim, seed, type Tensor } from '../../src'
+import { compile, nn, optim, seed, tensor, type Tensor } from '../../src'
 import { native } from '../../src/native'
 import type { Base, BaseOptions } from '../../src/optim/base'
 import { check } from '../support/property'
@@ -77,6 +77,7 @@ describe('sparse tables', () => {
     'momentum with dampening': (o) => new optim.SGD({ ...o, momentum: 0.9, dampening: 0.5 }),
     AMSGrad: (o) => new optim.AdamW({ ...o, amsgrad: true }),
     RAdam: (o) => new optim.RAdam(o),
+    Adadelta: (o) => new optim.Adadelta(o),
   }
   test.each(Object.keys(lazy))(
     '%s changes the rows of the batch as a table of these rows alone would',
@@ -149,6 +150,30 @@ describe('sparse tables', () => {
     native().setThreads(before)
     expect(results[1]).toEqual(results[0])
     expect(results[2]).toEqual(results[0])
+  })
+
+  test('of bags, in rows or by offsets, it is the dense gradient too', async () => {
+    for (const offsets of [undefined, tensor(Int32Array.of(0, 1, 4))]) {
+      const [dense, sparse] = await Promise.all(
+        [false, true].map(async (sparse) => {
+          seed(1)
+          const bag = new nn.EmbeddingBag(50, 4, { sparse, paddingIdx: 7 })
+          const s = compile({
+            model: bag,
+            loss: ({ x }) => bag.forward(x, offsets).square().sum(),
+            optimizer: new optim.SGD({ lr: 0.1 }),
+          })
+          const x = tensor(Int32Array.of(3, 7, 49, 3, 0, 3), offsets ? [6] : [2, 3])
+          await s.run({ x })
+          const plan = s.plan({ x })
+          expect(s.measuredArenaBytes).toBe(plan.arenaBytes)
+          expect(plan.ops.some((op) => op.kernel === 'put_rows')).toBe(sparse)
+          s.close()
+          return values(bag.weight)
+        }),
+      )
+      sparse.forEach((v, i) => expect(v).toBeCloseTo(dense[i], 6))
+    }
   })
 
   test('what cannot be is refused by name', async () => {

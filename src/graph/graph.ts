@@ -72,8 +72,8 @@ export class Node {
   ) {}
 }
 
-/** JSON has no infinities, NaN or -0. */
-const exact = (_: string, v: unknown): unknown =>
+/** For `JSON.stringify`, which has no infinities, NaN or -0. */
+export const exact = (_: string, v: unknown): unknown =>
   typeof v === 'number' && (!Number.isFinite(v) || Object.is(v, -0)) ? `${1 / v} ${v}` : v
 
 /** Where in the model nodes are being added. */

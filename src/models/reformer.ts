@@ -1,6 +1,7 @@
 import { expectIntegers, expectOptions } from '../errors'
 import * as nn from '../nn'
 import { arange, concat, couple } from '../ops'
+import { constant } from '../ops/constant'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 
@@ -111,7 +112,7 @@ export class Reformer extends nn.Module {
 
   /** Tokens i32 [N, T], whole chunks (or fewer than one), to logits [N, T, vocabulary]. */
   forward(tokens: Tensor): Tensor {
-    const x = tidy(() => this.tokens.forward(tokens).add(this.positions.forward(arange(0, tokens.shape[1], 1, 'i32'))))
+    const x = tidy(() => this.tokens.forward(tokens).add(this.positions.forward(constant(arange, 0, tokens.shape[1], 1, 'i32'))))
     let [a, b] = [x, x]
     for (const block of this.blocks) [a, b] = block.forward(a, b)
     return this.head.forward(this.norm.forward(a.add(b).mul(0.5)))

@@ -2,6 +2,7 @@ import { expectOptions, fail } from '../errors'
 import { expectTensor } from '../graph/op'
 import * as nn from '../nn'
 import { arange } from '../ops'
+import { constant } from '../ops/constant'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
@@ -26,7 +27,7 @@ function embedded(
   if (tokens.rank !== 2 || tokens.shape[1] > length)
     fail('AUX_SHAPE_MISMATCH', `${model}: expected tokens [N, T], T at most ${length}, got ${showShape(tokens.shape)}`)
   return tidy(() => {
-    const places = positions ?? arange(0, tokens.shape[1], 1, 'i32')
+    const places = positions ?? constant(arange, 0, tokens.shape[1], 1, 'i32')
     return tables.tokens.forward(tokens).add(tables.positions.forward(places))
   })
 }

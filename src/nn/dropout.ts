@@ -1,4 +1,5 @@
 import { ones } from '../ops'
+import { constant } from '../ops/constant'
 import { checkDropout, dropout } from '../ops/random'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
@@ -37,7 +38,7 @@ export class Dropout2d extends Module {
   /** [N, ..., C], such as images; unchanged in evaluation mode. */
   forward(x: Tensor): Tensor {
     if (!this.training || this.p === 0) return x
-    return tidy(() => x.mul(dropout(ones(x.shape.map((n, i) => (i === 0 || i === x.rank - 1 ? n : 1))), this.p)))
+    return tidy(() => x.mul(dropout(constant(ones, x.shape.map((n, i) => (i === 0 || i === x.rank - 1 ? n : 1))), this.p)))
   }
 }
 
@@ -61,7 +62,7 @@ export class AlphaDropout extends Module {
     if (p === 1) return x.mul(0) // as PyTorch: nothing is left whose variance could stay
     const scale = 1 / Math.sqrt((1 - p) * (1 + p * lowest ** 2))
     return tidy(() => {
-      const kept = dropout(ones(x.shape), p).mul(1 - p) // 1 or 0
+      const kept = dropout(constant(ones, x.shape), p).mul(1 - p) // 1 or 0
       return kept
         .mul(x.sub(lowest))
         .add(lowest * (1 - p))

@@ -1,9 +1,11 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
 import { arange, concat, normal, stack, where } from '../ops'
 import { attend } from '../ops/attention'
+import { constant } from '../ops/constant'
 import { keptOrder } from '../ops/sort'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 import { Linear } from './linear'
 import { Module } from './module'
 
@@ -56,12 +58,17 @@ export class LSHAttention extends Module {
 
   /** [N, T, features] to the same. */
   forward(x: Tensor): Tensor {
-    const { chunk = 64, rounds = 1, buckets, causal = false } = this.#options
+    const { chunk = 64 } = this.#options
     if (x.rank !== 3 || (x.shape[1] > chunk && x.shape[1] % chunk))
       fail(
         'AUX_SHAPE_MISMATCH',
         `LSHAttention: expected [N, T, features], chunks of ${chunk} in T, got ${showShape(x.shape)}`,
       )
+    return tidy(() => this.#attend(x))
+  }
+
+  #attend(x: Tensor): Tensor {
+    const { chunk = 64, rounds = 1, buckets, causal = false } = this.#options
     const [n, length, features] = x.shape
     const heads = this.#heads
     const size = Math.min(chunk, length)
@@ -75,7 +82,7 @@ export class LSHAttention extends Module {
     const [q, v] = [rows(this.q.forward(x)), rows(this.v.forward(x))]
     const k = q.div(q.square().sum(-1, true).add(1e-12).sqrt())
     // Where the positions of each sequence begin among the rows.
-    const first = arange(0, n * heads, 1, 'i32')
+    const first = constant(arange, 0, n * heads, 1, 'i32')
       .mul(length)
       .unsqueeze(-1)
     const results: Tensor[] = []

@@ -1,5 +1,6 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
 import { batchNorm, groupNorm, layerNorm, ones, rmsNorm, zeros } from '../ops'
+import { constant } from '../ops/constant'
 import { sameShape, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
@@ -146,7 +147,7 @@ class InstanceNorm extends Module {
   /** [N, ..., channels] to the same. */
   forward(x: Tensor): Tensor {
     const n = this.#channels
-    return tidy(() => groupNorm(x, n, this.weight ?? ones([n]), this.bias ?? zeros([n]), this.#eps))
+    return tidy(() => groupNorm(x, n, this.weight ?? constant(ones, [n]), this.bias ?? constant(zeros, [n]), this.#eps))
   }
 }
 /** Of [N, T, C]. */

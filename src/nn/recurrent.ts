@@ -1,10 +1,12 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
 import { expectShape } from '../graph/op'
 import { arange, concat, dropout, stack, where, zeros } from '../ops'
+import { constant } from '../ops/constant'
 import { expectIndices } from '../ops/indices'
 import { checkDropout } from '../ops/random'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 import { Linear } from './linear'
 import { Module } from './module'
 
@@ -42,7 +44,7 @@ abstract class Cell extends Module {
 
   /** Zeros for each of N rows. */
   start(rows: number): Tensor[] {
-    return Array.from({ length: this.states }, (_, i) => zeros([rows, i ? this.hidden : this.outputs]))
+    return Array.from({ length: this.states }, (_, i) => constant(zeros, [rows, i ? this.hidden : this.outputs]))
   }
 }
 
@@ -101,8 +103,8 @@ export class LSTMCell extends Cell {
   }
 
   /** x [N, inputs] and the state [h, c], [N, hidden] (h [N, projSize]), to the next state. */
-  forward(x: Tensor, state: readonly Tensor[] = this.start(x.shape[0])): [Tensor, Tensor] {
-    return this.next(this.ih.forward(x), state)
+  forward(x: Tensor, state?: readonly Tensor[]): [Tensor, Tensor] {
+    return tidy(() => this.next(this.ih.forward(x), state ?? this.start(x.shape[0])))
   }
 }
 
@@ -133,8 +135,8 @@ export class GRUCell extends Cell {
   }
 
   /** x [N, inputs] and the state [h], [N, hidden], to the next state. */
-  forward(x: Tensor, state: readonly Tensor[] = this.start(x.shape[0])): [Tensor] {
-    return this.next(this.ih.forward(x), state)
+  forward(x: Tensor, state?: readonly Tensor[]): [Tensor] {
+    return tidy(() => this.next(this.ih.forward(x), state ?? this.start(x.shape[0])))
   }
 }
 
@@ -168,8 +170,8 @@ export class RNNCell extends Cell {
   }
 
   /** x [N, inputs] and the state [h], [N, hidden], to the next state. */
-  forward(x: Tensor, state: readonly Tensor[] = this.start(x.shape[0])): [Tensor] {
-    return this.next(this.ih.forward(x), state)
+  forward(x: Tensor, state?: readonly Tensor[]): [Tensor] {
+    return tidy(() => this.next(this.ih.forward(x), state ?? this.start(x.shape[0])))
   }
 }
 
@@ -224,6 +226,14 @@ abstract class Recurrent<C extends LSTMCell | GRUCell | RNNCell> extends Module 
       fail('AUX_SHAPE_MISMATCH', `${name}: expected input [N, T, inputs], got ${showShape(x.shape)}`)
     if (states && states.length !== this.cells.length)
       fail('AUX_SHAPE_MISMATCH', `${name}: expected states of ${this.cells.length} cells, got ${states.length}`)
+    return tidy(() => this.#through(x, states, lengths))
+  }
+
+  #through(
+    x: Tensor,
+    states?: readonly (readonly Tensor[])[],
+    lengths?: Tensor,
+  ): { output: Tensor; states: Tensor[][] } {
     const [rows, steps] = x.shape
     const last: Tensor[][] = []
     const counts = lengths && this.#counts(lengths, rows, steps)
@@ -246,7 +256,7 @@ abstract class Recurrent<C extends LSTMCell | GRUCell | RNNCell> extends Module 
     const { name } = this.constructor
     const own = expectIndices(name, 'lengths', lengths)
     expectShape(name, 'lengths', own, [rows])
-    return arange(0, steps, 1, 'i32').unsqueeze(0).lt(own.unsqueeze(1)).unsqueeze(2)
+    return constant(arange, 0, steps, 1, 'i32').unsqueeze(0).lt(own.unsqueeze(1)).unsqueeze(2)
   }
 }
 

@@ -3,6 +3,7 @@ import { expectRank } from '../graph/op'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { triple, type Triple } from './conv3d'
+import { constant } from './constant'
 import { tensor } from './create'
 import { pair, type Pair } from './geometry'
 import { twice } from './pool3d'
@@ -18,15 +19,22 @@ declare module '../tensor/tensor' {
   }
 }
 
-/** An axis laid out so that all bins are as long, one behind the other: shorter ones repeat their last entry. */
-function inBins(x: Tensor, axis: number, parts: number): { x: Tensor; length: number } {
-  const size = x.shape[axis]
-  if (size % parts === 0) return { x, length: size / parts }
+/** The entries of all bins of an axis, one behind the other, i32: shorter ones repeat their last entry. */
+function entriesOf(size: number, parts: number): Tensor {
   const starts = Array.from({ length: parts }, (_, i) => Math.floor((i * size) / parts))
   const ends = starts.map((_, i) => Math.ceil(((i + 1) * size) / parts))
   const length = Math.max(...starts.map((start, i) => ends[i] - start))
-  const entries = starts.flatMap((start, i) => Array.from({ length }, (_, k) => Math.min(start + k, ends[i] - 1)))
-  return { x: x.indexSelect(axis, tensor(Int32Array.from(entries))), length }
+  return tensor(
+    Int32Array.from(starts.flatMap((start, i) => Array.from({ length }, (_, k) => Math.min(start + k, ends[i] - 1)))),
+  )
+}
+
+/** An axis laid out so that all bins are as long, one behind the other. */
+function inBins(x: Tensor, axis: number, parts: number): { x: Tensor; length: number } {
+  const size = x.shape[axis]
+  if (size % parts === 0) return { x, length: size / parts }
+  const entries = constant(entriesOf, size, parts)
+  return { x: x.indexSelect(axis, entries), length: entries.size / parts }
 }
 
 Tensor.prototype.adaptiveMaxPool2d = function (size) {

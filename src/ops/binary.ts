@@ -1,9 +1,10 @@
 import { fail } from '../errors'
 import { apply, defineOp, expectDType, expectTensor, type Derivation, type Op } from '../graph/op'
+import type { DType } from '../tensor/dtype'
 import { broadcastShapes, showShape } from '../tensor/shape'
-import type { Storage } from '../tensor/storage'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
+import { constant } from './constant'
 import { expand } from './shape'
 import { scalarAdd, scalarMul } from './unary'
 
@@ -116,23 +117,17 @@ const whereOp = defineOp<undefined>({
 /** A tensor or a number. */
 export type Operand = Tensor | number
 
-/** Memory of the numbers in traced functions: plans of other shapes share it, so that none holds what another did not count. */
-const constants = new Map<string, WeakRef<Storage>>()
+type Like = Pick<Tensor, 'dtype'>
 
-type Like = Pick<Tensor, 'dtype' | 'node'>
+function numberOf(dtype: DType, value: number): Tensor {
+  const data = dtype === 'f32' ? Float32Array.of(value) : dtype === 'i32' ? Int32Array.of(value) : Uint8Array.of(value)
+  return Tensor.from(data, [], dtype)
+}
 
-function scalar(like: Like, value: number): Tensor {
-  if (like.dtype !== 'f32' && !Number.isInteger(value))
-    fail('AUX_DTYPE_MISMATCH', `cannot combine ${like.dtype} with the fraction ${value}; cast to f32 first`)
-  const key = `${like.dtype} ${Object.is(value, -0) ? '-0' : value}`
-  const known = like.node && constants.get(key)?.deref()
-  if (known && !known.disposed)
-    return new Tensor({ dtype: like.dtype, layout: { shape: [], strides: [], offset: 0 }, storage: known.retain() })
-  const data =
-    like.dtype === 'f32' ? Float32Array.of(value) : like.dtype === 'i32' ? Int32Array.of(value) : Uint8Array.of(value)
-  const made = Tensor.from(data, [], like.dtype)
-  if (like.node) constants.set(key, new WeakRef(made.liveStorage()))
-  return made
+function scalar({ dtype }: Like, value: number): Tensor {
+  if (dtype !== 'f32' && !Number.isInteger(value))
+    fail('AUX_DTYPE_MISMATCH', `cannot combine ${dtype} with the fraction ${value}; cast to f32 first`)
+  return constant(numberOf, dtype, value)
 }
 
 /** A number as a tensor like another one; throws unless it is either. */
@@ -154,7 +149,7 @@ function broadcast(op: Op<undefined>, a: Tensor, b: Operand): Tensor {
 export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
   expectTensor('where', condition)
   return tidy(() => {
-    const like = [a, b].find((t) => t instanceof Tensor) ?? { dtype: 'f32' as const, node: condition.node }
+    const like = [a, b].find((t) => t instanceof Tensor) ?? { dtype: 'f32' as const }
     const [x, y] = [a, b].map((t) => operand('where', like, t))
     const shape = broadcastShapes('where', broadcastShapes('where', condition.shape, x.shape), y.shape)
     return apply(whereOp, [expand(condition, shape), expand(x, shape), expand(y, shape)], undefined)[0]

@@ -2,6 +2,7 @@ import { expectOptions, fail } from '../errors'
 import { apply, defineOp, expectRank, expectTensor, type Op } from '../graph/op'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
+import { constant } from './constant'
 import { tensor } from './create'
 import { pair, type Pair } from './geometry'
 import { matmul } from './matmul'
@@ -52,13 +53,15 @@ const spreadOp: Op<{ factors: readonly [number, number] }> = defineOp({
   },
 })
 
+/** The pixel of a row of `from` that is nearest to each of `to`, i32. */
+const pixels = (from: number, to: number): Tensor =>
+  tensor(Int32Array.from({ length: to }, (_, i) => Math.floor((i * from) / to)))
+
 function nearest(x: Tensor, p: number, q: number): Tensor {
   const [n, h, w, c] = x.shape
   if (x.size && p % h === 0 && q % w === 0)
     return apply(spreadOp, [x], { factors: [p / h, q / w] })[0].reshape([n, p, q, c])
-  const pixels = (from: number, to: number): Tensor =>
-    tensor(Int32Array.from({ length: to }, (_, i) => Math.floor((i * from) / to)))
-  return x.indexSelect(1, pixels(h, p)).indexSelect(2, pixels(w, q))
+  return x.indexSelect(1, constant(pixels, h, p)).indexSelect(2, constant(pixels, w, q))
 }
 
 /** Images of another size: [N, H, W, C] to [N, P, Q, C]. Bilinear is two matrix products, one an axis. */
@@ -77,7 +80,7 @@ export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
   if (mode !== 'bilinear')
     fail('AUX_INVALID_ARGUMENT', `${name}: expected mode nearest or bilinear, got ${String(mode)}`)
   return tidy(() => {
-    const rows = matmul(linearMatrix(w, q, alignCorners), x) // [N, H, Q, C]
-    return matmul(linearMatrix(h, p, alignCorners), rows.reshape([n, h, q * c])).reshape([n, p, q, c])
+    const rows = matmul(constant(linearMatrix, w, q, alignCorners), x) // [N, H, Q, C]
+    return matmul(constant(linearMatrix, h, p, alignCorners), rows.reshape([n, h, q * c])).reshape([n, p, q, c])
   })
 }

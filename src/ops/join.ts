@@ -3,6 +3,7 @@ import { apply, defineOp, expectDType, type Op } from '../graph/op'
 import { tidy } from '../tensor/tidy'
 import { checkShape, resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
+import { constant } from './constant'
 import { tensor } from './create'
 import { alias } from './shape'
 
@@ -175,6 +176,10 @@ const entries: Record<PadMode, (at: number, n: number) => number> = {
   circular: (at, n) => (at + n) % n,
 }
 
+/** The entry of an axis of `n` that stands at each place of the padded one, i32. */
+const placesOf = (mode: PadMode, before: number, n: number, after: number): Tensor =>
+  tensor(Int32Array.from({ length: before + n + after }, (_, i) => entries[mode](i - before, n)))
+
 /** Pads from the tensor itself, axis by axis. */
 function extended(x: Tensor, pairs: readonly (readonly [number, number])[], mode: PadMode): Tensor {
   if (!Object.hasOwn(entries, mode))
@@ -188,8 +193,7 @@ function extended(x: Tensor, pairs: readonly (readonly [number, number])[], mode
         'AUX_SHAPE_MISMATCH',
         `pad: mode ${mode} cannot add ${before} and ${after} to axis ${axis} of ${showShape(x.shape)}`,
       )
-    const places = Int32Array.from({ length: n + before + after }, (_, i) => entries[mode](i - before, n))
-    return y.indexSelect(axis, tensor(places))
+    return y.indexSelect(axis, constant(placesOf, mode, before, n, after))
   }, alias(x))
 }
 

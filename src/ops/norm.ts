@@ -1,19 +1,36 @@
-import { describe, fail } from '../errors'
-import { apply, defineOp, expectDType, expectRank, expectShape, graphOf, type Derivation, type Op } from '../graph/op'
+import { describe, expectOptions, fail } from '../errors'
+import {
+  apply,
+  defineOp,
+  expectDType,
+  expectRank,
+  expectShape,
+  expectTensor,
+  graphOf,
+  type Derivation,
+  type Op,
+} from '../graph/op'
 import { showShape, sizeOf } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
 import { fillOp } from './create'
 
+type Specs = Readonly<Record<string, Spec | undefined>>
+
 const f32 = (shape: readonly number[]): { shape: readonly number[]; dtype: 'f32' } => ({ shape, dtype: 'f32' })
 const channels = (shape: readonly number[]): number[] => [shape[shape.length - 1]]
 
-/** Throws unless the weight of a norm has an element for each feature of the input. */
-function expectFeatures(name: string, x: Spec, gamma: Spec): void {
+/** Throws unless the weight of a norm, and what else it has for each feature, fits the input. */
+function expectFeatures(name: string, x: Spec | undefined, gamma: Spec | undefined, others: Specs = {}): void {
   expectDType(name, 'input', x, 'f32')
+  expectDType(name, 'weight', gamma, 'f32')
   expectRank(name, 'weight', gamma, 1)
-  const { shape } = x
-  if (shape[shape.length - 1] !== gamma.shape[0])
-    fail('AUX_SHAPE_MISMATCH', `${name}: expected input of shape [..., ${gamma.shape[0]}], got ${showShape(shape)}`)
+  const { shape } = x!
+  if (shape[shape.length - 1] !== gamma!.shape[0])
+    fail('AUX_SHAPE_MISMATCH', `${name}: expected input of shape [..., ${gamma!.shape[0]}], got ${showShape(shape)}`)
+  for (const [what, t] of Object.entries(others)) {
+    expectDType(name, what, t, 'f32')
+    expectShape(name, what, t, gamma!.shape)
+  }
 }
 
 /** What the derivative of a norm's gradient has to know of the norm. */
@@ -98,8 +115,8 @@ const gradOp: Op<{ own: boolean }> = defineOp({
 /** `own`: mean and rstd are the statistics of this very batch, and gradients flow through them. */
 const applyOp: Op<{ own: boolean; relu?: boolean }> = defineOp({
   name: 'batch_norm_apply',
-  infer: ([x, , , gamma]) => {
-    expectFeatures('batchNorm', x!, gamma!)
+  infer: ([x, mean, rstd, gamma, beta]) => {
+    expectFeatures('batchNorm', x, gamma, { bias: beta, mean, 'inverse deviation': rstd })
     return [f32(x!.shape)]
   },
   kernel: (_, __, a) => ({ name: 'batch_norm_apply', numbers: [a.relu ? 1 : 0] }),
@@ -161,14 +178,21 @@ export function batchNorm(
   eps = 1e-5,
 ): Tensor {
   expectEps('batchNorm', eps)
+  expectOptions('batchNorm: state', state)
+  const { runningMean, runningVar, momentum } = state
+  if (training && !(typeof momentum === 'number' && momentum >= 0 && momentum <= 1))
+    fail('AUX_INVALID_ARGUMENT', `batchNorm: expected momentum in [0, 1], got ${describe(momentum)}`)
+  // All is checked before the running statistics change.
+  for (const t of [x, gamma, beta, runningMean, runningVar]) expectTensor('batchNorm', t)
+  expectFeatures('batchNorm', x, gamma, { bias: beta, 'the running mean': runningMean, 'the running variance': runningVar })
   if (!training) {
-    const rstd = state.runningVar.add(eps).rsqrt()
-    return apply(applyOp, [x, state.runningMean, rstd, gamma, beta], { own: false })[0]
+    const rstd = runningVar.add(eps).rsqrt()
+    return apply(applyOp, [x, runningMean, rstd, gamma, beta], { own: false })[0]
   }
   const [mean, variance, rstd] = apply(statsOp, [x], { eps })
   const rows = sizeOf(x.shape.slice(0, -1))
-  apply(runningOp, [state.runningMean, mean], { momentum: state.momentum, factor: 1 })
-  apply(runningOp, [state.runningVar, variance], { momentum: state.momentum, factor: rows / Math.max(1, rows - 1) })
+  apply(runningOp, [runningMean, mean], { momentum, factor: 1 })
+  apply(runningOp, [runningVar, variance], { momentum, factor: rows / Math.max(1, rows - 1) })
   return apply(applyOp, [x, mean, rstd, gamma, beta], { own: true })[0]
 }
 
@@ -192,8 +216,8 @@ const layerGradOp: Op<undefined> = defineOp({
 
 const layerOp: Op<{ eps: number }> = defineOp({
   name: 'layer_norm',
-  infer: ([x, gamma]) => {
-    expectFeatures('layerNorm', x!, gamma!)
+  infer: ([x, gamma, beta]) => {
+    expectFeatures('layerNorm', x, gamma, { bias: beta })
     return [f32(x!.shape), f32(x!.shape.slice(0, -1)), f32(x!.shape.slice(0, -1))]
   },
   kernel: (_, __, a) => ({ name: 'layer_norm', numbers: [a.eps] }),
@@ -238,8 +262,10 @@ const groupOp: Op<{ groups: number; eps: number }> = defineOp({
     const [c] = channels(x!.shape)
     if (!Number.isInteger(groups) || groups < 1 || c % groups)
       fail('AUX_INVALID_ARGUMENT', `groupNorm: expected a number of groups that divides ${c} channels, got ${groups}`)
-    expectShape('groupNorm', 'weight', gamma!, [c])
-    expectShape('groupNorm', 'bias', beta!, [c])
+    for (const [what, t] of Object.entries({ weight: gamma, bias: beta })) {
+      expectDType('groupNorm', what, t, 'f32')
+      expectShape('groupNorm', what, t, [c])
+    }
     const statistics = f32([x!.shape[0], groups])
     return [f32(x!.shape), statistics, statistics]
   },
@@ -276,7 +302,7 @@ const rmsGradOp: Op<undefined> = defineOp({
 const rmsOp: Op<{ eps: number }> = defineOp({
   name: 'rms_norm',
   infer: ([x, gamma]) => {
-    expectFeatures('rmsNorm', x!, gamma!)
+    expectFeatures('rmsNorm', x, gamma)
     return [f32(x!.shape), f32(x!.shape.slice(0, -1))]
   },
   kernel: (_, __, a) => ({ name: 'rms_norm', numbers: [a.eps] }),

@@ -414,6 +414,39 @@ test('grad and valueAndGrad agree with finite differences', async () => {
   ).toEqual([[0, 0]])
 })
 
+test('grad: inputs are independent of one another, and those that f reads by itself count; eager and compiled alike', async () => {
+  const three = tensor([3])
+  const weight = new nn.Parameter(tensor([2]))
+  const cases: [name: string, f: (x: Tensor) => Tensor[], expected: number[]][] = [
+    ['one tensor twice', (x) => grad((a, b) => a.mul(b.square()).sum())(x, x), [9, 18]],
+    [
+      'one made of another',
+      (x) => {
+        const y = x.mul(2)
+        return grad((a, b) => a.mul(b).sum())(x, y)
+      },
+      [6, 3],
+    ],
+    [
+      'one output of two',
+      (x) => {
+        const [a] = x.expand([2]).split(1)
+        return grad((a, x) => a.mul(x).sum())(a, x)
+      },
+      [3, 3],
+    ],
+    ['of a parameter, read by the model', (x) => grad(() => weight.mul(x).square().sum())(weight), [36]],
+    ['of a captured input', (x) => grad(() => x.square().sum())(x), [6]],
+    ['twice', (x) => grad((x) => grad((a, b) => a.mul(b.square()).sum())(x, x)[1].sum())(x), [12]],
+  ]
+  for (const [name, f, expected] of cases) {
+    expect([name, f(three).map((t) => t.item())]).toEqual([name, expected])
+    const compiled = compile(({ x }) => Object.fromEntries(f(x).map((t, i) => [`d${i}`, t])))
+    const values = Object.values(await compiled.run({ x: [3] })).map(({ data }) => data[0])
+    expect([name, values]).toEqual([name, expected])
+  }
+})
+
 test('grad leaves nothing behind', async () => {
   const x = tensor([1, 2, 3])
   const f = grad((t) => t.mul(t).sum())

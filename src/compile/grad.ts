@@ -60,6 +60,7 @@ export function valueAndGrad(f: ScalarFunction): (...inputs: Tensor[]) => {
   /** One gradient for each input, of its shape. */
   grads: Tensor[]
 } {
+  if (typeof f !== 'function') fail('AUX_INVALID_ARGUMENT', `grad: expected a function, got ${describe(f)}`)
   return (...inputs) => {
     for (const t of inputs) expectTensor('grad', t)
     const around = tracing()
@@ -85,10 +86,11 @@ export function valueAndGrad(f: ScalarFunction): (...inputs: Tensor[]) => {
 }
 
 /** The gradients of f with respect to its inputs, as eager tensors. */
-export const grad =
-  (f: ScalarFunction) =>
-  (...inputs: Tensor[]): Tensor[] => {
-    const { value, grads } = valueAndGrad(f)(...inputs)
+export function grad(f: ScalarFunction): (...inputs: Tensor[]) => Tensor[] {
+  const both = valueAndGrad(f)
+  return (...inputs) => {
+    const { value, grads } = both(...inputs)
     value.dispose()
     return grads
   }
+}

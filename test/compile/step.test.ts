@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process'
 import { getEventListeners } from 'node:events'
 import fc from 'fast-check'
 import {
@@ -15,7 +16,7 @@ import {
   type MemoryAssignment,
   type Tensor,
 } from '../../src'
-import { native } from '../../src/native'
+import { binaryPath, native } from '../../src/native'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { check, liveBytes } from '../support/property'
 import { snapshot } from '../support/record'
@@ -445,6 +446,16 @@ test('grad: inputs are independent of one another, and those that f reads by its
     const values = Object.values(await compiled.run({ x: [3] })).map(({ data }) => data[0])
     expect([name, values]).toEqual([name, expected])
   }
+})
+
+test('what looks for open handles finds none that is not in use', () => {
+  const program = `
+    const handles = []
+    const init = (id, type, trigger, resource) => type === 'auxgrad' && handles.push(resource)
+    require('node:async_hooks').createHook({ init }).enable()
+    require(process.argv[1])
+    console.log(handles.map((handle) => handle.hasRef()).join())`
+  expect(execFileSync(process.execPath, ['-e', program, binaryPath()], { encoding: 'utf8' })).toBe('false\n')
 })
 
 test('grad leaves nothing behind', async () => {

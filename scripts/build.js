@@ -35,9 +35,9 @@ for (const [entry, branches] of Object.entries(manifest.exports)) {
 
 let library
 try {
-  library = createRequire(import.meta.url)('${path.posix.join(manifest.name, entry)}')
+  library = createRequire(import.meta.url ?? __filename)('${path.posix.join(manifest.name, entry)}')
 } catch (cause) {
-  const advice = 'If a bundler took it, leave it out of the bundle (esbuild: --external:${manifest.name})'
+  const advice = 'If a bundler took it, leave it out of the bundle (esbuild: --external:${manifest.name}, webpack: externals, Next.js: serverExternalPackages)'
   const message = \`${manifest.name} did not load: \${cause.message.split('\\n')[0]}. \${advice}\`
   throw Object.assign(new Error(message, { cause }), { code: 'AUX_NO_NATIVE' })
 }

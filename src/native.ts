@@ -121,7 +121,8 @@ function missing(message: string, cause: unknown): AuxgradError {
   })
   const advice = existsSync(path.join(packageRoot, 'native'))
     ? 'Build one from the sources in the package, with a C++ compiler and no download: npx auxgrad build'
-    : 'The code is not in its package, as when a bundler took it: leave auxgrad out of the bundle (esbuild: --external:auxgrad)'
+    : 'The code is not in its package, as when a bundler took it: leave auxgrad out of the bundle ' +
+      '(esbuild: --external:auxgrad, webpack: externals, Next.js: serverExternalPackages)'
   const tried = process.env.AUXGRAD_BINARY ?? `${places.join(' and ')} in ${packageRoot}`
   return new AuxgradError(
     'AUX_NO_NATIVE',

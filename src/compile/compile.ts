@@ -7,8 +7,11 @@ import type { Optimizer } from './optimizer'
 import { TrainingStep, type StepOptions } from './step'
 import type { Trainable } from './trainable'
 
-/** The tensors of a batch, by name; a function may say in its type which there are: `({ x }: { x: Tensor }) => ...`. */
-export type Inputs = Record<string, Tensor>
+/**
+ * The tensors of a batch, by name; a function may say in its type which there are, `({ x, y }: Inputs<'x' | 'y'>) => ...`,
+ * and has to where TypeScript's `noUncheckedIndexedAccess` is set.
+ */
+export type Inputs<Names extends string = string> = Record<Names, Tensor>
 
 /** An evaluation of a model, for `compile`. */
 export interface ForwardOptions<R extends Traceable = Traceable, B extends Inputs = Inputs> {

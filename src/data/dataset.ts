@@ -105,6 +105,8 @@ export function range(first: number, count: number): Uint32Array {
 }
 
 function checkedIndices(what: string, indices: ArrayLike<number>, size: number): Uint32Array {
+  if (typeof indices?.length !== 'number')
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected an array of indices, got ${describe(indices)}`)
   for (let i = 0; i < indices.length; i++)
     if (!Number.isInteger(indices[i]) || indices[i] < 0 || indices[i] >= size)
       fail('AUX_INDEX_OUT_OF_RANGE', `${what}: expected indices in [0, ${size}), got ${indices[i]}`)

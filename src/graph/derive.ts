@@ -22,7 +22,7 @@ export interface DeriveOptions {
  * Reverse mode: adds the backward part of `loss` (one element) to its graph.
  *
  * `seed` is the gradient of the loss with respect to itself. Returns the gradient of each of `wanted` (traced tensors),
- * or undefined where the loss does not depend on it.
+ * or undefined where the loss does not depend on it. They count as independent, also where one is made of another.
  * @throws AUX_NO_GRADIENT at an op that has no derivative.
  */
 export function derive(
@@ -34,6 +34,7 @@ export function derive(
   const graph = loss.node!.graph
   const forward = graph.nodes.slice(0, loss.node!.id + 1)
   const reached = dependsOn(forward, wanted)
+  const found = new Map<Tensor, Tensor | undefined>(wanted.map((t) => [t, undefined]))
   const gradients = new Map<Tensor, Tensor>()
   const gathered = new Map<Tensor, Tensor[]>()
   const accumulate = (of: Tensor, gradient: Tensor): void => {
@@ -68,15 +69,21 @@ export function derive(
       if (!reached.has(node) || node.op.mutates || !node.outputs.some((t) => gradients.has(t) || gathered.has(t)))
         continue
       graph.beside(node, () => node.outputs.forEach(settle))
+      for (const t of node.outputs)
+        if (found.has(t)) {
+          found.set(t, gradients.get(t))
+          gradients.delete(t)
+        }
+      if (!node.outputs.some((t) => gradients.has(t))) continue
       if (node.reference || node.inputName !== null || node.op.constant) continue
       graph.beside(node, () => {
         const grads = inputGradients(node, gradients, (t) => reached.has(t.node!), options.keep)
         node.inputs.forEach((t, k) => t && grads[k] && reached.has(t.node!) && accumulate(t, grads[k]))
       })
-      if (!wanted.some((t) => t.node === node)) for (const t of node.outputs) gradients.delete(t)
+      for (const t of node.outputs) gradients.delete(t)
     }
   })
-  return wanted.map((t) => gradients.get(t))
+  return wanted.map((t) => found.get(t))
 }
 
 /** Nodes on a path from one of `sources`. */

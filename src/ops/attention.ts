@@ -1,5 +1,5 @@
 import { expectOptions, fail } from '../errors'
-import { apply, defineOp, expectDType, expectRank, expectShape, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectRank, expectShape, expectTensor, type Op } from '../graph/op'
 import { broadcastShapes, showShape } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
@@ -113,6 +113,7 @@ export function attend(
   v: Tensor,
   options: AttentionOptions = {},
 ): [y: Tensor, logSumExp: Tensor] {
+  for (const t of [q, k, v]) expectTensor('scaledDotProductAttention', t)
   expectOptions('scaledDotProductAttention', options, ['causal', 'mask', 'scale', 'dropoutP'])
   const { causal = false, mask, scale = 1 / Math.sqrt(q.shape[q.rank - 1]), dropoutP: p = 0 } = options
   checkDropout('scaledDotProductAttention dropoutP', p)

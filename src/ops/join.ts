@@ -1,5 +1,5 @@
 import { describe, expectIntegers, fail } from '../errors'
-import { apply, defineOp, expectDType, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectTensor, type Op } from '../graph/op'
 import { tidy } from '../tensor/tidy'
 import { checkShape, resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
@@ -114,6 +114,7 @@ function expectTensors(name: string, tensors: readonly Tensor[]): void {
       'AUX_INVALID_ARGUMENT',
       `${name}: expected an array of at least one tensor, got ${Array.isArray(tensors) ? 'none' : describe(tensors)}`,
     )
+  for (const t of tensors as readonly Tensor[]) expectTensor(name, t)
 }
 
 /** Tensors one after the other along an axis (the first by default). */
@@ -301,6 +302,8 @@ Tensor.prototype.split = function (sizes, axis = 0) {
     typeof sizes === 'number'
       ? Array.from({ length: Math.max(1, Math.ceil(size / sizes)) }, (_, i) => Math.min(sizes, size - i * sizes))
       : sizes
+  if (!Array.isArray(list))
+    fail('AUX_INVALID_ARGUMENT', `split: expected a size or an array of sizes, got ${describe(list)}`)
   if (list.reduce((n, s) => n + s, 0) !== size)
     fail('AUX_SHAPE_MISMATCH', `split: expected sizes that add up to ${size}, got ${showShape(list)}`)
   let from = 0

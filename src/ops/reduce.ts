@@ -113,6 +113,8 @@ function resolve(name: string, x: Tensor, axes: number | readonly number[] | und
 }
 
 function reduce(op: Op<Axes>, x: Tensor, axes: number | readonly number[] | undefined, keep = false): Tensor {
+  if (typeof keep !== 'boolean')
+    fail('AUX_INVALID_ARGUMENT', `${op.name}: expected keep to be true or false, got ${describe(keep)}`)
   return apply(op, [x], { axes: resolve(op.name, x, axes), keep })[0]
 }
 
@@ -158,9 +160,9 @@ declare module '../tensor/tensor' {
     /** Minimum over axes; NaN if any is. */
     min(axes?: number | readonly number[], keep?: boolean): Tensor
     /** Position of the first maximum along an axis (the last by default), as i32. */
-    argmax(axis?: number): Tensor
+    argmax(axis?: number, keep?: boolean): Tensor
     /** Position of the first minimum along an axis (the last by default), as i32. */
-    argmin(axis?: number): Tensor
+    argmin(axis?: number, keep?: boolean): Tensor
     /** Product over axes. */
     prod(axes?: number | readonly number[], keep?: boolean): Tensor
     /** True where any element is true (not 0). */
@@ -190,11 +192,11 @@ Tensor.prototype.max = function (axes, keep) {
 Tensor.prototype.min = function (axes, keep) {
   return pickOne(min, this, axes, keep)
 }
-Tensor.prototype.argmax = function (axis = -1) {
-  return pickOne(argmax, this, axis)
+Tensor.prototype.argmax = function (axis = -1, keep) {
+  return pickOne(argmax, this, axis, keep)
 }
-Tensor.prototype.argmin = function (axis = -1) {
-  return tidy(() => this.neg().argmax(axis))
+Tensor.prototype.argmin = function (axis = -1, keep) {
+  return tidy(() => this.neg().argmax(axis, keep))
 }
 Tensor.prototype.prod = function (axes, keep) {
   return reduce(prod, this, axes, keep)

@@ -97,8 +97,8 @@ declare module '../tensor/tensor' {
   interface Tensor {
     /** The same values in another shape; one size may be -1. Copies only where the strides demand it. */
     reshape(shape: Shape): Tensor
-    /** Axes from `from` to the end made one. */
-    flatten(from?: number): Tensor
+    /** Axes `from` to `to` (the last by default) made one. */
+    flatten(from?: number, to?: number): Tensor
     /** Axes in another order. */
     permute(order: readonly number[]): Tensor
     /** Two axes exchanged (the last two by default). */
@@ -138,9 +138,11 @@ Tensor.prototype.reshape = function (shape) {
   const alike = !graphOf([this]) && sameShape(target.filter(large), this.shape.filter(large))
   return tidy(() => apply(reshapeOp, [alike ? this : contiguous(this)], { shape: target })[0])
 }
-Tensor.prototype.flatten = function (from = 0) {
-  const at = resolveAxis('flatten', from, Math.max(this.rank, 1))
-  return this.reshape([...this.shape.slice(0, at), sizeOf(this.shape.slice(at))])
+Tensor.prototype.flatten = function (from = 0, to = -1) {
+  const [first, last] = [from, to].map((axis) => resolveAxis('flatten', axis, Math.max(this.rank, 1)))
+  if (last < first) fail('AUX_INVALID_ARGUMENT', `flatten: expected axes in order, got ${from} and ${to}`)
+  const merged = sizeOf(this.shape.slice(first, last + 1))
+  return this.reshape([...this.shape.slice(0, first), merged, ...this.shape.slice(last + 1)])
 }
 Tensor.prototype.permute = function (order) {
   expectArray('permute', order)

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process'
 import { getEventListeners } from 'node:events'
 import fc from 'fast-check'
 import {
@@ -15,7 +16,7 @@ import {
   type MemoryAssignment,
   type Tensor,
 } from '../../src'
-import { native } from '../../src/native'
+import { binaryPath, native } from '../../src/native'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { check, liveBytes } from '../support/property'
 import { snapshot } from '../support/record'
@@ -412,6 +413,49 @@ test('grad and valueAndGrad agree with finite differences', async () => {
         .add(tensor([1]).sum()),
     )(tensor([1, 2])).map((g) => [...g.dataSync()]),
   ).toEqual([[0, 0]])
+})
+
+test('grad: inputs are independent of one another, and those that f reads by itself count; eager and compiled alike', async () => {
+  const three = tensor([3])
+  const weight = new nn.Parameter(tensor([2]))
+  const cases: [name: string, f: (x: Tensor) => Tensor[], expected: number[]][] = [
+    ['one tensor twice', (x) => grad((a, b) => a.mul(b.square()).sum())(x, x), [9, 18]],
+    [
+      'one made of another',
+      (x) => {
+        const y = x.mul(2)
+        return grad((a, b) => a.mul(b).sum())(x, y)
+      },
+      [6, 3],
+    ],
+    [
+      'one output of two',
+      (x) => {
+        const [a] = x.expand([2]).split(1)
+        return grad((a, x) => a.mul(x).sum())(a, x)
+      },
+      [3, 3],
+    ],
+    ['of a parameter, read by the model', (x) => grad(() => weight.mul(x).square().sum())(weight), [36]],
+    ['of a captured input', (x) => grad(() => x.square().sum())(x), [6]],
+    ['twice', (x) => grad((x) => grad((a, b) => a.mul(b.square()).sum())(x, x)[1].sum())(x), [12]],
+  ]
+  for (const [name, f, expected] of cases) {
+    expect([name, f(three).map((t) => t.item())]).toEqual([name, expected])
+    const compiled = compile(({ x }) => Object.fromEntries(f(x).map((t, i) => [`d${i}`, t])))
+    const values = Object.values(await compiled.run({ x: [3] })).map(({ data }) => data[0])
+    expect([name, values]).toEqual([name, expected])
+  }
+})
+
+test('what looks for open handles finds none that is not in use', () => {
+  const program = `
+    const handles = []
+    const init = (id, type, trigger, resource) => type === 'auxgrad' && handles.push(resource)
+    require('node:async_hooks').createHook({ init }).enable()
+    require(process.argv[1])
+    console.log(handles.map((handle) => handle.hasRef()).join())`
+  expect(execFileSync(process.execPath, ['-e', program, binaryPath()], { encoding: 'utf8' })).toBe('false\n')
 })
 
 test('grad leaves nothing behind', async () => {

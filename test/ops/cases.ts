@@ -538,6 +538,19 @@ add({
   bad: nothingThere((t) => t.argmax(1)),
 })
 add({
+  name: 'argmax that keeps its axis',
+  f: (x) => x.argmax(1, true),
+  reference: (x) =>
+    reduce(
+      x,
+      [1],
+      arg((a, b) => a > b),
+      true,
+    ),
+  samples: [[s(2, 5, 3)]],
+  wanted: [],
+})
+add({
   name: 'argmin',
   f: (x) => x.argmin(),
   reference: (x) =>

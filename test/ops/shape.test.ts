@@ -1,5 +1,5 @@
 import fc from 'fast-check'
-import { concat, stack, tensor, type Tensor } from '../../src/index'
+import { concat, stack, tensor, zeros, type Tensor } from '../../src/index'
 import { broadcastShapes } from '../../src/tensor/shape'
 import { bytes } from '../support/run'
 
@@ -53,6 +53,16 @@ test('permuting by an order and back is the identity', () => {
     ),
     runs,
   )
+})
+
+test('flatten makes axes from one to another one', () => {
+  const x = zeros([2, 3, 4, 5])
+  expect(
+    [x.flatten(), x.flatten(1), x.flatten(1, 2), x.flatten(0, -2), x.flatten(-2, 3), x.flatten(2, 2)].map(
+      (t) => t.shape,
+    ),
+  ).toEqual([[120], [2, 60], [2, 12, 5], [24, 5], [2, 3, 20], [2, 3, 4, 5]])
+  expect(tensor(3).flatten().shape).toEqual([1])
 })
 
 test('reshaping any view keeps the order of its elements', () => {

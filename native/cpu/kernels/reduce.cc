@@ -5,107 +5,213 @@
 namespace auxgrad {
 namespace {
 
-// The kept axes and the reduced axes of an input, each as sizes and strides.
-struct Split {
-  int kept = 0, reduced = 0;
-  int64_t kept_size[kMaxRank], kept_stride[kMaxRank], reduced_size[kMaxRank], reduced_stride[kMaxRank];
-  int64_t outputs = 1, terms = 1;
+// Some axes of an input, neighbours made one where strides allow.
+struct AxisSet {
+  int rank = 0;
+  int64_t size[kMaxRank], stride[kMaxRank], count = 1;
+
+  void add(int64_t n, int64_t step) {
+    count *= n;
+    if (n == 1) return;
+    if (rank > 0 && stride[rank - 1] == step * n) n *= size[--rank];
+    size[rank] = n;
+    stride[rank++] = step;
+  }
+  // Of place i along the first `axes` of them.
+  int64_t offset(int64_t i, int axes) const {
+    int64_t sum = 0;
+    for (int axis = axes - 1; axis >= 0; axis--) {
+      sum += i % size[axis] * stride[axis];
+      i /= size[axis];
+    }
+    return sum;
+  }
+  int64_t offset(int64_t i) const { return offset(i, rank); }
+  bool dense() const { return rank > 0 && stride[rank - 1] == 1; }
 };
 
-Split split_axes(const Call& call, const View& x) {
-  bool gone[kMaxRank] = {};
-  for (int i = 0; i < call.n_number; i++) gone[call.integer(i)] = true;
-  Split s;
-  for (int axis = 0; axis < x.rank; axis++) {
-    if (gone[axis]) {
-      s.reduced_size[s.reduced] = x.shape[axis];
-      s.reduced_stride[s.reduced++] = x.stride[axis];
-      s.terms *= x.shape[axis];
-    } else {
-      s.kept_size[s.kept] = x.shape[axis];
-      s.kept_stride[s.kept++] = x.stride[axis];
-      s.outputs *= x.shape[axis];
+struct Split {
+  AxisSet kept, reduced;
+
+  Split(const Call& call, const View& x) {
+    bool gone[kMaxRank] = {};
+    for (int i = 0; i < call.n_number; i++) gone[call.integer(i)] = true;
+    for (int axis = 0; axis < x.rank; axis++) (gone[axis] ? reduced : kept).add(x.shape[axis], x.stride[axis]);
+  }
+};
+
+// --- any axes: terms are put together in double, in columns side by side ---
+
+constexpr int64_t kColumns = 1024, kSideBySide = 64;
+
+// What a reduction does with its terms. All take columns: n sums side by side, and for each a shift.
+struct Fold {
+  // Puts rows of n terms, `step` apart, to the sums. Terms are floats, or doubles where they are converted first.
+  void (*put)(const void* x, int64_t step, int64_t rows, const double* shift, double* sums, int64_t n);
+  void (*join)(const void* x, int64_t step, int64_t rows, const double* shift, double* sums, int64_t n);  // of doubles
+  double start, number;
+  void (*end)(const double* sums, const double* shift, double number, void* y, int64_t n);  // results, of the last fold
+};
+
+struct Add {
+  static double of(double sum, double x, double) { return sum + x; }
+};
+struct Multiply {
+  static double of(double sum, double x, double) { return sum * x; }
+};
+// NaN beats all.
+struct Most {
+  static double of(double best, double x, double) { return (best == best) & ((x > best) | (x != x)) ? x : best; }
+};
+struct Least {
+  static double of(double best, double x, double) { return (best == best) & ((x < best) | (x != x)) ? x : best; }
+};
+template <bool kMax>
+struct Choose {
+  typedef Most Op;
+};
+template <>
+struct Choose<false> {
+  typedef Least Op;
+};
+struct AddSquare {
+  static double of(double sum, double x, double shift) { return sum + (x - shift) * (x - shift); }
+};
+struct AddExp {
+  static double of(double sum, double x, double shift) { return sum + exp_f32(static_cast<float>(x - shift)); }
+};
+
+template <class Op, class T>
+__attribute__((noinline)) void put(const void* x, int64_t step, int64_t rows, const double* __restrict shift,
+                                   double* __restrict sums, int64_t n) {
+  const T* row = static_cast<const T*>(x);
+  constexpr int64_t kBlock = 16;
+  for (int64_t r = 0; r < rows; r++, row += step) {
+    int64_t c = 0;
+    for (; c + kBlock <= n; c += kBlock)
+      for (int64_t k = c; k < c + kBlock; k++) sums[k] = Op::of(sums[k], row[k], shift[k]);
+    for (; c < n; c++) {
+      sums[c] = Op::of(sums[c], row[c], shift[c]);
+      __asm__ volatile("");  // vectors of so few would be kilobytes of code
     }
   }
-  return s;
 }
 
-int64_t offset_of(int64_t i, int rank, const int64_t* size, const int64_t* stride) {
-  int64_t offset = 0;
-  for (int axis = rank - 1; axis >= 0; axis--) {
-    offset += i % size[axis] * stride[axis];
-    i /= size[axis];
+template <class T>
+void scaled(const double* sums, const double*, double number, void* y, int64_t n) {
+  for (int64_t i = 0; i < n; i++) static_cast<T*>(y)[i] = static_cast<T>(sums[i] * number);
+}
+
+template <class T>
+void convert(const void* x, int64_t step, double* y, int64_t n) {
+  for (int64_t i = 0; i < n; i++) y[i] = static_cast<double>(static_cast<const T*>(x)[i * step]);
+}
+// n elements `step` apart as what put() takes: floats remain.
+void gather_terms(const View& x, int64_t from, int64_t step, double* buffer, int64_t n) {
+  if (x.dtype == DType::i32) return convert<int32_t>(x.i32() + from, step, buffer, n);
+  if (dtype_size(x.dtype) == 1) return convert<uint8_t>(x.u8() + from, step, buffer, n);
+  gather(buffer, x.f32() + from, 4, step, n);
+}
+
+// How the terms of the outputs are walked: columns that lie side by side in blocks, down rows. Of few columns that follow
+// each other several rows are taken as one; of a single one its terms, wherever they are.
+struct Walk {
+  const View x;
+  const Split s;
+  int64_t columns, rows, step, wide, blocks, units, chunks;
+  int outer_kept, outer_reduced;
+
+  explicit Walk(const Call& call) : x(call.in[0]), s(call, call.in[0]) {
+    const bool side = s.kept.dense();
+    outer_kept = s.kept.rank - side, outer_reduced = s.reduced.rank > 0 ? s.reduced.rank - 1 : 0;
+    columns = side ? s.kept.size[outer_kept] : 1;
+    rows = s.reduced.rank > 0 ? s.reduced.size[outer_reduced] : 1;
+    step = s.reduced.rank > 0 ? s.reduced.stride[outer_reduced] : columns;
+    wide = columns == 1 || step == columns ? max64(1, kSideBySide / max64(1, columns)) : 1;
+    blocks = ceil_div(columns, kColumns);
+    units = s.kept.count / max64(1, columns) * blocks;
+    // By shape only; enough to share out, few enough to keep their sums small.
+    chunks = min64(ceil_div(64, max64(1, units)), 32768 / max64(1, s.kept.count));
+    chunks = max64(1, min64(chunks, s.reduced.count * min64(columns, kColumns) / 32768));
   }
-  return offset;
-}
+  int64_t first(int64_t unit) const { return unit / blocks * columns + unit % blocks * kColumns; }
+  int64_t width(int64_t unit) const { return min64(kColumns, columns - unit % blocks * kColumns); }
 
-// f(accumulator, value) over the terms of each output. The sum type is double for floats: exact enough for any length.
-template <class T, class Sum, class F, class End>
-void reduce(const Call& call, Sum start, const F& f, const End& end) {
-  const Split s = split_axes(call, call.in[0]);
-  const T* x = static_cast<const T*>(call.in[0].data);
-  const int inner_axis = s.reduced - 1;
-  const int64_t inner = s.reduced ? s.reduced_size[inner_axis] : 1;
-  const int64_t stride = s.reduced ? s.reduced_stride[inner_axis] : 0;
-  parallel_ranges(call, s.outputs, max64(1, 16384 / max64(s.terms, 1)), [&](int64_t begin, int64_t finish) {
-    for (int64_t o = begin; o < finish; o++) {
-      const T* base = x + offset_of(o, s.kept, s.kept_size, s.kept_stride);
-      Sum sum = start;
-      for (int64_t r = 0; inner && r < s.terms / inner; r++) {
-        const T* p = base + offset_of(r, inner_axis, s.reduced_size, s.reduced_stride);
-        for (int64_t i = 0; i < inner; i++) sum = f(sum, p[i * stride]);
+  // Those of the rows [begin, end) of a unit.
+  __attribute__((noinline)) void sum(const Fold& f, int64_t unit, int64_t begin, int64_t end, const double* given, double* sums) const {
+    const int64_t n = width(unit), lanes = wide * n, base = s.kept.offset(unit / blocks, outer_kept);
+    double shift[kColumns], buffer[kColumns];
+    for (int64_t i = 0; i < lanes; i++) sums[i] = f.start;
+    for (int64_t i = 0; i < lanes; i += n)
+      for (int64_t c = 0; c < n; c++) shift[i + c] = given ? given[c] : 0;
+    const bool direct = x.dtype == DType::f32 && (columns > 1 || step == 1);
+    for (int64_t at = begin, count; at < end; at += count) {
+      count = min64(rows - at % rows, end - at);
+      int64_t from = base + unit % blocks * kColumns + s.reduced.offset(at / rows, outer_reduced) + at % rows * step;
+      int64_t whole = count / wide, rest = count % wide * n;
+      if (direct) {
+        f.put(x.f32() + from, wide * step, whole, shift, sums, lanes);
+        if (rest > 0) f.put(x.f32() + from + whole * wide * step, 0, 1, shift, sums, rest);
+        continue;
       }
-      end(o, sum, s.terms);
-    }
-  });
-}
-
-// Leading axes of a contiguous f32 [rows, C] input reduced, C kept (a bias gradient): vectorises over C.
-bool is_column_sum(const Call& call) {
-  const View& x = call.in[0];
-  if (x.dtype != DType::f32 || x.rank < 2 || !x.contiguous() || call.n_number != x.rank - 1) return false;
-  for (int i = 0; i < call.n_number; i++)
-    if (call.integer(i) == x.rank - 1) return false;
-  return x.count() > 0;
-}
-
-constexpr int64_t kFloatRows = 32;  // rows added in float; the rest is added in double
-
-int64_t column_chunks(const View& x) {
-  const int64_t rows = x.count(0, x.rank - 1), columns = x.shape[x.rank - 1];
-  return max64(1, min64(min64(64, ceil_div(rows, 4 * kFloatRows)), 32768 / columns));
-}
-
-int64_t column_scratch(const Call& call) {
-  const View& x = call.in[0];
-  return column_chunks(x) * x.shape[x.rank - 1] * static_cast<int64_t>(sizeof(double) + sizeof(float));
-}
-
-void column_sum(const Call& call, double scale) {
-  const View& x = call.in[0];
-  const int64_t columns = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1), chunks = column_chunks(x);
-  double* partial = static_cast<double*>(call.scratch);
-  float* floats = reinterpret_cast<float*>(partial + chunks * columns);
-  parallel_tasks(call, chunks, [&](int64_t chunk, int) {
-    double* sum = partial + chunk * columns;
-    float* part = floats + chunk * columns;
-    memset(sum, 0, static_cast<size_t>(columns) * sizeof(double));
-    const int64_t end = rows * (chunk + 1) / chunks;
-    for (int64_t r = rows * chunk / chunks; r < end; r += kFloatRows) {
-      set_zero(part, columns);
-      for (int64_t i = r; i < min64(end, r + kFloatRows); i++) {
-        const float* row = x.f32() + i * columns;
-        for (int64_t c = 0; c < columns; c++) part[c] += row[c];
+      for (; whole >= 0; whole--, from += wide * step) {
+        const int64_t some = whole > 0 ? lanes : rest;
+        gather_terms(x, from, columns > 1 ? 1 : step, buffer, some);
+        f.put(buffer, 0, 1, shift, sums, some);
       }
-      for (int64_t c = 0; c < columns; c++) sum[c] += part[c];
     }
-  });
-  for (int64_t c = 0; c < columns; c++) {
-    double sum = 0;
-    for (int64_t chunk = 0; chunk < chunks; chunk++) sum += partial[chunk * columns + c];
-    call.out[0].f32()[c] = static_cast<float>(sum * scale);
+    for (int64_t k = wide; k > 1; k = ceil_div(k, 2)) f.join(sums + ceil_div(k, 2) * n, 0, 1, nullptr, sums, k / 2 * n);
   }
+};
+
+int64_t walk_scratch(const Call& call, int folds) {
+  const Walk walk(call);
+  return walk.chunks == 1 ? 0 : (walk.chunks + folds - 1) * walk.s.kept.count * static_cast<int64_t>(sizeof(double));
 }
+
+// The folds one after the other; the sums of one, times its number, are the shifts of the next.
+void reduce(const Call& call, const Fold* folds, int count) {
+  const Walk walk(call);
+  const int64_t outputs = walk.s.kept.count, terms = walk.s.reduced.count, chunks = walk.chunks;
+  const View& y = call.out[0];
+  const Fold& last = folds[count - 1];
+  const auto end = [&](int64_t first, int64_t n, const double* sums, const double* shift) {
+    last.end(sums, shift, last.number, y.u8() + first * dtype_size(y.dtype), n);
+  };
+  if (chunks == 1) {
+    const int64_t work = terms * min64(walk.columns, kColumns);
+    parallel_ranges(call, walk.units, max64(1, 32768 / max64(1, work)), [&](int64_t begin, int64_t finish) {
+      double sums[2][kColumns];
+      for (int64_t unit = begin; unit < finish; unit++) {
+        const double* shift = nullptr;
+        for (int i = 0; i < count; i++) {
+          if (i > 0) shift = sums[0];
+          walk.sum(folds[i], unit, 0, terms, shift, sums[i]);
+          for (int64_t c = 0; i < count - 1 && c < walk.width(unit); c++) sums[i][c] *= folds[i].number;
+        }
+        end(walk.first(unit), walk.width(unit), sums[count - 1], shift);
+      }
+    });
+    return;
+  }
+  double *partial = static_cast<double*>(call.scratch), *shift = nullptr;  // [chunks, outputs], [outputs]
+  for (int i = 0; i < count; i++) {
+    parallel_tasks(call, walk.units * chunks, [&](int64_t task, int) {
+      double sums[kColumns];
+      const int64_t unit = task / chunks, chunk = task % chunks, first = walk.first(unit);
+      walk.sum(folds[i], unit, terms * chunk / chunks, terms * (chunk + 1) / chunks, shift ? shift + first : nullptr,
+               sums);
+      memcpy(partial + chunk * outputs + first, sums, static_cast<size_t>(walk.width(unit)) * sizeof(double));
+    });
+    folds[i].join(partial + outputs, outputs, chunks - 1, nullptr, partial, outputs);
+    if (i == count - 1) break;
+    shift = partial + chunks * outputs;
+    for (int64_t o = 0; o < outputs; o++) shift[o] = partial[o] * folds[i].number;
+  }
+  end(0, outputs, partial, shift);
+}
+
+constexpr double kInfinity = __builtin_inf();
 
 // Rows of a contiguous f32 input whose last axes are the reduced ones: each output is one run of terms, long runs in
 // pieces that are worked on in parallel and put together in order.
@@ -122,139 +228,97 @@ bool is_row_reduction(const Call& call) {
 }
 
 int64_t row_scratch(const Call& call, int) {
-  if (!is_row_reduction(call)) return 0;
-  const Split s = split_axes(call, call.in[0]);
-  return s.terms <= kRun ? 0 : s.outputs * ceil_div(s.terms, kRun) * static_cast<int64_t>(sizeof(double));
+  if (!is_row_reduction(call)) return walk_scratch(call, 1);
+  const int64_t outputs = call.out[0].count(), terms = call.in[0].count() / outputs;
+  return terms <= kRun ? 0 : outputs * ceil_div(terms, kRun) * static_cast<int64_t>(sizeof(double));
 }
 
 // piece(x, n) of the runs, joined by join(a, b); end(output, result).
 template <class Piece, class Join, class End>
 void reduce_rows(const Call& call, const Piece& piece, const Join& join, const End& end) {
-  const Split s = split_axes(call, call.in[0]);
+  const int64_t outputs = call.out[0].count(), terms = call.in[0].count() / outputs;
   const float* x = call.in[0].f32();
-  if (s.terms <= kRun) {
-    parallel_ranges(call, s.outputs, max64(1, 32768 / s.terms), [&](int64_t begin, int64_t finish) {
-      for (int64_t o = begin; o < finish; o++) end(o, piece(x + o * s.terms, s.terms));
+  if (terms <= kRun) {
+    parallel_ranges(call, outputs, max64(1, 32768 / terms), [&](int64_t begin, int64_t finish) {
+      for (int64_t o = begin; o < finish; o++) end(o, piece(x + o * terms, terms));
     });
     return;
   }
-  const int64_t pieces = ceil_div(s.terms, kRun);
+  const int64_t pieces = ceil_div(terms, kRun);
   double* partial = static_cast<double*>(call.scratch);
-  parallel_tasks(call, s.outputs * pieces, [&](int64_t task, int) {
+  parallel_tasks(call, outputs * pieces, [&](int64_t task, int) {
     const int64_t from = task % pieces * kRun;
-    partial[task] = piece(x + task / pieces * s.terms + from, min64(kRun, s.terms - from));
+    partial[task] = piece(x + task / pieces * terms + from, min64(kRun, terms - from));
   });
-  for (int64_t o = 0; o < s.outputs; o++) {
+  for (int64_t o = 0; o < outputs; o++) {
     double result = partial[o * pieces];
     for (int64_t i = 1; i < pieces; i++) result = join(result, partial[o * pieces + i]);
     end(o, result);
   }
 }
 
-int64_t sum_scratch(const Call& call, int threads) {
-  return is_column_sum(call) ? column_scratch(call) : row_scratch(call, threads);
-}
+int64_t fold_scratch(const Call& call, int) { return walk_scratch(call, 1); }
 
-// Sum of floats, times `scale` of the number of terms.
-template <class Scale>
-void float_sum(const Call& call, const Scale& scale) {
-  const View& y = call.out[0];
-  const double factor = scale(split_axes(call, call.in[0]).terms);
-  const auto end = [&](int64_t o, double s) { y.f32()[o] = static_cast<float>(s * factor); };
-  if (is_column_sum(call)) column_sum(call, factor);
-  else if (is_row_reduction(call))
-    reduce_rows(
-        call, row_sum, [](double a, double b) { return a + b; }, end);
-  else
-    reduce<float>(
-        call, 0.0, [](double s, float v) { return s + v; }, [&](int64_t o, double s, int64_t) { end(o, s); });
-}
-
-bool sum(const Call& call) {
-  const View& y = call.out[0];
-  if (call.in[0].dtype == DType::i32)
-    reduce<int32_t>(
-        call, int64_t{0}, [](int64_t s, int32_t v) { return s + v; },
-        [&](int64_t o, int64_t s, int64_t) { y.i32()[o] = static_cast<int32_t>(s); });
-  else float_sum(call, [](int64_t) { return 1.0; });
+// Terms as they are, joined by Op.
+template <class Op>
+bool reduce_by(const Call& call, double start, double number = 1) {
+  const bool whole = call.in[0].dtype == DType::i32, bytes = dtype_size(call.in[0].dtype) == 1;
+  const Fold fold = {whole || bytes ? put<Op, double> : put<Op, float>, put<Op, double>, start, number,
+                     whole ? scaled<int32_t> : bytes ? scaled<uint8_t> : scaled<float>};
+  reduce(call, &fold, 1);
   return true;
 }
 
+bool sum_times(const Call& call, double factor) {
+  if (!is_row_reduction(call)) return reduce_by<Add>(call, 0, factor);
+  reduce_rows(
+      call, row_sum, [](double a, double b) { return a + b; },
+      [&](int64_t o, double s) { call.out[0].f32()[o] = static_cast<float>(s * factor); });
+  return true;
+}
+bool sum(const Call& call) { return sum_times(call, 1); }
 bool mean(const Call& call) {
-  float_sum(call, [](int64_t terms) { return 1 / static_cast<double>(terms); });
-  return true;
-}
-
-// Leading axes reduced, the last one kept: blocks of columns down the rows.
-template <bool kMax>
-void column_extreme(const Call& call) {
-  const View& x = call.in[0];
-  const int64_t columns = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
-  constexpr int64_t kBlock = 4 * kLanes;
-  parallel_tasks(call, ceil_div(columns, kBlock), [&](int64_t task, int) {
-    const int64_t begin = task * kBlock, end = min64(columns, begin + kBlock);
-    Vec best[4];
-    int k = 0;
-    each_vector(begin, end, [&](int64_t c, auto lanes) { best[k++] = lanes.load(x.f32() + c); });
-    for (int64_t r = 1; r < rows; r++) {
-      const float* row = x.f32() + r * columns;
-      k = 0;
-      each_vector(begin, end, [&](int64_t c, auto lanes) {
-        const Vec v = lanes.load(row + c), b = best[k];
-        best[k++] = (b == b) & ((kMax ? v > b : v < b) | (v != v)) ? v : b;
-      });
-    }
-    k = 0;
-    each_vector(begin, end, [&](int64_t c, auto lanes) { lanes.store(call.out[0].f32() + c, best[k++]); });
-  });
+  return sum_times(call, 1 / static_cast<double>(Split(call, call.in[0]).reduced.count));
 }
 
 template <bool kMax>
 bool extreme(const Call& call) {
-  const View& y = call.out[0];
-  if (call.in[0].dtype == DType::i32)
-    reduce<int32_t>(
-        call, kMax ? INT32_MIN : INT32_MAX, [](int32_t s, int32_t v) { return (kMax ? v > s : v < s) ? v : s; },
-        [&](int64_t o, int32_t s, int64_t) { y.i32()[o] = s; });
-  else if (is_column_sum(call)) column_extreme<kMax>(call);
-  else if (is_row_reduction(call))
-    reduce_rows(
-        call,
-        [](const float* x, int64_t n) -> double {
-          bool nan;
-          const float best = row_extreme<kMax>(x, n, &nan);
-          return nan ? __builtin_nanf("") : best;
-        },
-        [](double a, double b) { return a != a ? a : ((kMax ? b > a : b < a) || b != b ? b : a); },
-        [&](int64_t o, double s) { y.f32()[o] = static_cast<float>(s); });
-  else
-    reduce<float>(
-        call, kMax ? -__builtin_inff() : __builtin_inff(),
-        [](float s, float v) { return s != s ? s : ((kMax ? v > s : v < s) || v != v ? v : s); },
-        [&](int64_t o, float s, int64_t) { y.f32()[o] = s; });
+  typedef typename Choose<kMax>::Op Op;
+  if (call.in[0].dtype == DType::i32) return reduce_by<Op>(call, kMax ? INT32_MIN : INT32_MAX);
+  if (!is_row_reduction(call)) return reduce_by<Op>(call, kMax ? -kInfinity : kInfinity);
+  reduce_rows(
+      call,
+      [](const float* x, int64_t n) -> double {
+        bool nan;
+        const float best = row_extreme<kMax>(x, n, &nan);
+        return nan ? __builtin_nanf("") : best;
+      },
+      [](double a, double b) { return Op::of(a, b, 0); },
+      [&](int64_t o, double s) { call.out[0].f32()[o] = static_cast<float>(s); });
   return true;
 }
 
 // argmax over the one axis in numbers: x f32 -> i32; the first of equals wins, the first NaN beats all.
 bool argmax(const Call& call) {
   const View& x = call.in[0];
-  const Split s = split_axes(call, call.in[0]);
-  parallel_ranges(call, s.outputs, max64(1, 16384 / max64(s.terms, 1)), [&](int64_t begin, int64_t end) {
+  const Split s(call, x);
+  const int64_t n = s.reduced.count, step = s.reduced.rank > 0 ? s.reduced.stride[0] : 1;
+  parallel_ranges(call, s.kept.count, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; o++) {
-      const float* p = x.f32() + offset_of(o, s.kept, s.kept_size, s.kept_stride);
+      const float* p = x.f32() + s.kept.offset(o);
       int64_t best = 0;
-      if (s.reduced_stride[0] == 1 && s.terms > 0) {
+      if (step == 1 && n > 0) {
         bool nan;
-        const float top = row_extreme<true>(p, s.terms, &nan);
+        const float top = row_extreme<true>(p, n, &nan);
         const Vec wanted = broadcast(top);
         const auto here = [&](Vec v) { return any_lane(nan ? v != v : v == wanted); };
-        while (best + kLanes <= s.terms && !here(load(p + best))) best += kLanes;
+        while (best + kLanes <= n && !here(load(p + best))) best += kLanes;
         while (nan ? p[best] == p[best] : p[best] != top) best++;
         call.out[0].i32()[o] = static_cast<int32_t>(best);
         continue;
       }
-      for (int64_t i = 1; i < s.terms; i++) {
-        const float v = p[i * s.reduced_stride[0]], b = p[best * s.reduced_stride[0]];
+      for (int64_t i = 1; i < n; i++) {
+        const float v = p[i * step], b = p[best * step];
         if (b == b && (v > b || v != v)) best = i;
       }
       call.out[0].i32()[o] = static_cast<int32_t>(best);
@@ -263,101 +327,83 @@ bool argmax(const Call& call) {
   return true;
 }
 
-// g(value) for each term of an output that starts at `base`.
-template <class T, class G>
-inline void each_term(const Split& s, const T* base, const G& g) {
-  const int last = s.reduced - 1;
-  const int64_t inner = s.reduced ? s.reduced_size[last] : 1, stride = s.reduced ? s.reduced_stride[last] : 0;
-  for (int64_t r = 0; inner && r < s.terms / inner; r++) {
-    T* p = const_cast<T*>(base) + offset_of(r, last, s.reduced_size, s.reduced_stride);
-    for (int64_t i = 0; i < inner; i++) g(p[i * stride]);
-  }
-}
-
-// f(split, output, base): base is the output's first term.
-template <class F>
-void each_output(const Call& call, const View& x, const F& f) {
-  const Split s = split_axes(call, x);
-  parallel_ranges(call, s.outputs, max64(1, 16384 / max64(s.terms, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t o = begin; o < end; o++) f(s, o, x.f32() + offset_of(o, s.kept, s.kept_size, s.kept_stride));
-  });
-}
-
-bool prod(const Call& call) {
-  const View& y = call.out[0];
-  reduce<float>(
-      call, 1.0, [](double s, float v) { return s * v; },
-      [&](int64_t o, double s, int64_t) { y.f32()[o] = static_cast<float>(s); });
-  return true;
-}
+bool prod(const Call& call) { return reduce_by<Multiply>(call, 1); }
 
 // prod_grad: x, dy (both contiguous) -> dx, dy times the product of the other terms; numbers: the reduced axes
 bool prod_grad(const Call& call) {
-  const View& x = call.in[0];
-  float* dx = call.out[0].f32();
-  each_output(call, x, [&](const Split& s, int64_t o, const float* base) {
-    double others = 1;
-    int64_t zeros = 0;
-    each_term(s, base, [&](const float& v) {
-      if (v == 0) zeros++;
-      else others *= v;
-    });
-    const double scaled = others * call.in[1].f32()[o];
-    each_term(s, base, [&](const float& v) {
-      dx[&v - x.f32()] = static_cast<float>(zeros == 0 ? scaled / v : (zeros == 1 && v == 0 ? scaled : 0.0));
-    });
+  const Split s(call, call.in[0]);
+  parallel_ranges(call, s.kept.count, max64(1, 16384 / max64(s.reduced.count, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; o++) {
+      const float* x = call.in[0].f32() + s.kept.offset(o);
+      float* dx = call.out[0].f32() + s.kept.offset(o);
+      double others = 1;
+      int64_t zeros = 0;
+      for (int64_t i = 0; i < s.reduced.count; i++) {
+        const float v = x[s.reduced.offset(i)];
+        if (v == 0) zeros++;
+        else others *= v;
+      }
+      const double scaled = others * call.in[1].f32()[o];
+      for (int64_t i = 0; i < s.reduced.count; i++) {
+        const int64_t at = s.reduced.offset(i);
+        dx[at] = static_cast<float>(zeros == 0 ? scaled / x[at] : (zeros == 1 && x[at] == 0 ? scaled : 0.0));
+      }
+    }
   });
   return true;
 }
 
-template <bool kAll>
-bool logical(const Call& call) {
-  const View& y = call.out[0];
-  reduce<uint8_t>(
-      call, static_cast<uint8_t>(kAll), [](uint8_t s, uint8_t v) -> uint8_t { return kAll ? s && v : s || v; },
-      [&](int64_t o, uint8_t s, int64_t) { y.u8()[o] = s; });
-  return true;
-}
+bool any(const Call& call) { return reduce_by<Most>(call, 0); }
+bool all(const Call& call) { return reduce_by<Least>(call, 1); }
 
 // norm: the Euclidean norm
 bool norm(const Call& call) {
-  const View& y = call.out[0];
-  reduce<float>(
-      call, 0.0, [](double s, float v) { return s + static_cast<double>(v) * v; },
-      [&](int64_t o, double s, int64_t) { y.f32()[o] = static_cast<float>(__builtin_sqrt(s)); });
+  const auto roots = [](const double* sums, const double*, double, void* y, int64_t n) {
+    for (int64_t i = 0; i < n; i++) static_cast<float*>(y)[i] = static_cast<float>(__builtin_sqrt(sums[i]));
+  };
+  const Fold squares = {put<AddSquare, float>, put<Add, double>, 0, 1, roots};
+  reduce(call, &squares, 1);
   return true;
 }
 
 // var: numbers: correction, then the reduced axes. Two passes: a mean far from zero costs no digits.
-bool var(const Call& call) {
+Call without_correction(const Call& call) {
   Call axes = call;
   axes.number++;
   axes.n_number--;
-  each_output(axes, call.in[0], [&](const Split& s, int64_t o, const float* base) {
-    const double n = static_cast<double>(s.terms), rest = n - call.number[0];
-    double sum = 0, squares = 0;
-    each_term(s, base, [&](const float& v) { sum += v; });
-    each_term(s, base, [&](const float& v) { squares += (v - sum / n) * (v - sum / n); });
-    call.out[0].f32()[o] = static_cast<float>(squares / (rest > 0 ? rest : 0.0));
-  });
+  return axes;
+}
+int64_t var_scratch(const Call& call, int) { return walk_scratch(without_correction(call), 2); }
+
+bool var(const Call& call) {
+  const Call axes = without_correction(call);
+  const double n = static_cast<double>(Split(axes, axes.in[0]).reduced.count), rest = n - call.number[0];
+  const Fold folds[] = {{put<Add, float>, put<Add, double>, 0, 1 / n, nullptr},
+                        {put<AddSquare, float>, put<Add, double>, 0, 1 / (rest > 0 ? rest : 0.0), scaled<float>}};
+  reduce(axes, folds, 2);
   return true;
 }
 
+int64_t scratch_of_two(const Call& call, int) { return walk_scratch(call, 2); }
+
 bool log_sum_exp(const Call& call) {
-  each_output(call, call.in[0], [&](const Split& s, int64_t o, const float* base) {
-    float top = -__builtin_inff();
-    each_term(s, base, [&](const float& v) { top = v > top || v != v ? v : top; });
-    double sum = 0;
-    if (top - top == 0) each_term(s, base, [&](const float& v) { sum += exp_f32(v - top); });
-    call.out[0].f32()[o] = top - top == 0 ? top + log_f32(static_cast<float>(sum)) : top;
-  });
+  const auto logs = [](const double* sums, const double* top, double, void* y, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+      const float most = static_cast<float>(top[i]);
+      static_cast<float*>(y)[i] = most - most == 0 ? most + log_f32(static_cast<float>(sums[i])) : most;
+    }
+  };
+  const Fold folds[] = {{put<Most, float>, put<Most, double>, -kInfinity, 1, nullptr},
+                        {put<AddExp, float>, put<Add, double>, 0, 1, logs}};
+  reduce(call, folds, 2);
   return true;
 }
 
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"sum", sum, sum_scratch}, {"mean", mean, sum_scratch}, {"max", extreme<true>, row_scratch},
-                {"min", extreme<false>, row_scratch}, {"argmax", argmax}, {"prod", prod}, {"prod_grad", prod_grad},
-                {"any", logical<false>}, {"all", logical<true>}, {"norm", norm}, {"var", var},
-                {"log_sum_exp", log_sum_exp})
+AUXGRAD_KERNELS({"sum", sum, row_scratch}, {"mean", mean, row_scratch}, {"max", extreme<true>, row_scratch},
+                {"min", extreme<false>, row_scratch}, {"argmax", argmax}, {"prod", prod, fold_scratch},
+                {"prod_grad", prod_grad}, {"any", any, fold_scratch}, {"all", all, fold_scratch},
+                {"norm", norm, fold_scratch}, {"var", var, var_scratch},
+                {"log_sum_exp", log_sum_exp, scratch_of_two})

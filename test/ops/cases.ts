@@ -2139,6 +2139,8 @@ for (const o of [
   { stride: [2, 1, 2], padding: [1, 0, 1], outputPadding: [1, 0, 0] },
   { dilation: [2, 1, 1], padding: [2, 1, 0], groups: 2 },
   { stride: [3, 1, 1], outputPadding: [2, 0, 0] },
+  { stride: [2, 1, 1], padding: [1, 0, 0] },
+  { stride: [2, 1, 1], dilation: [3, 1, 1] },
 ] as const)
   add({
     name: `convTranspose3d ${JSON.stringify(o)}`,
@@ -2177,9 +2179,10 @@ for (const o of [
   })
 add({
   name: 'convTranspose3d that leaves padding alone',
-  f: (x, w, b) => aux.convTranspose3d(x, w, b, { stride: [2, 1, 1], padding: [1, 0, 0] }).add(x.mul(w).sum().mul(0)),
-  reference: (_, __, b) => make([1, 1, 1, 1, 1], () => get(b, [0])),
-  samples: [[s(1, 2, 1, 1, 1), s(1, 1, 1, 1, 1), s(1)]],
+  f: (x, w, b) =>
+    aux.convTranspose3d(x, w, b, { stride: [2, 1, 1], padding: [1, 0, 0] }).add(x.sum().add(w.sum()).mul(0)),
+  reference: (_, __, b) => make([1, 1, 2, 3, 2], (i) => get(b, [i[4]])),
+  samples: [[s(1, 2, 1, 2, 3), s(3, 1, 2, 2, 2), s(2)]],
 })
 const binned = (v: number[], parts: number): number[][] =>
   Array.from({ length: parts }, (_, i) =>

@@ -2345,6 +2345,9 @@ for (const [equation, written, ...shapes] of [
   ['i...,...i->...', 'iab,bi->ab', [3, 2, 4], [4, 3]],
   ['...i->i', 'abi->i', [2, 3, 4]],
   ['...->...', 'ab->ab', [2, 3]],
+  ['ii', 'ii->', [3, 3]],
+  ['bii->ib', 'bii->ib', [2, 3, 3]],
+  ['iji...i,j->...i', 'ijiai,j->ai', [2, 3, 2, 4, 2], [3]],
 ] as const)
   add({
     name: `einsum ${equation}`,
@@ -2379,7 +2382,8 @@ add({
       run: () => aux.einsum('...i,...i', aux.zeros([2, 4]), aux.zeros([3, 4])),
       code: 'AUX_SHAPE_MISMATCH',
     },
-    { what: 'a letter twice', run: () => aux.einsum('ii->i', aux.zeros([2, 2])), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'a letter twice', run: () => aux.einsum('i->ii', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'sizes of a diagonal', run: () => aux.einsum('ii', aux.zeros([2, 3])), code: 'AUX_SHAPE_MISMATCH' },
     { what: 'a letter of none', run: () => aux.einsum('i->j', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
     { what: 'one tensor', run: () => aux.einsum('i,i', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
     { what: 'axes', run: () => aux.einsum('ij', aux.zeros([2])), code: 'AUX_SHAPE_MISMATCH' },

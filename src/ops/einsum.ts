@@ -23,6 +23,15 @@ function summed({ t, axes }: Lettered, wanted: string): Lettered {
 
 const inOrder = ({ t, axes }: Lettered, order: string): Tensor => t.permute([...order].map((a) => axes.indexOf(a)))
 
+/** Each letter once: of axes that share one their diagonal. */
+function distinct({ t, axes }: Lettered): Lettered {
+  const a = [...axes].findIndex((letter, i) => axes.includes(letter, i + 1))
+  if (a < 0) return { t, axes }
+  const b = axes.indexOf(axes[a], a + 1)
+  const rest = [...axes].flatMap((_, i) => (i === a || i === b ? [] : [i]))
+  return distinct({ t: t.permute([...rest, a, b]).diagonal(), axes: [...rest, a].map((i) => axes[i]).join('') })
+}
+
 /** One batched matrix product: of two tensors, summed over what they share and nobody wants. */
 function product(left: Lettered, right: Lettered, wanted: string): Lettered {
   const a = summed(left, wanted + right.axes)
@@ -47,9 +56,8 @@ const form = new RegExp(`^\\s*(${side}(?:\\s*,\\s*${side})*)\\s*(?:->\\s*(${side
  * Sums of products by the letters of axes: `einsum('bhqd,bhkd->bhqk', q, k)`. An axis that stands behind no arrow is
  * summed over; without an arrow those stay, in order of the alphabet, that occur once. `...` stands for any further axes,
  * which broadcast and come first without an arrow: `einsum('...ij,...jk->...ik', a, b)`. Operands are multiplied from left to
- * right, each time by one matrix product.
- * @throws AUX_INVALID_ARGUMENT for an equation that makes no sense, or a letter that is twice in one operand;
- * AUX_SHAPE_MISMATCH for shapes that do not fit it.
+ * right, each time by one matrix product. A letter that comes again in an operand takes its diagonal.
+ * @throws AUX_INVALID_ARGUMENT for an equation that makes no sense; AUX_SHAPE_MISMATCH for shapes that do not fit it.
  */
 export function einsum(equation: string, ...tensors: readonly Tensor[]): Tensor {
   const parts = form.exec(String(equation))
@@ -65,8 +73,6 @@ export function einsum(equation: string, ...tensors: readonly Tensor[]): Tensor 
   const sizes = new Map<string, number>()
   letters.forEach((axes, i) => {
     const t = tensors[i]
-    if (new Set(axes).size !== axes.length)
-      fail('AUX_INVALID_ARGUMENT', `einsum: expected each letter once in an operand, got '${axes}'`)
     if (axes.length !== t.rank)
       fail('AUX_SHAPE_MISMATCH', `einsum: expected ${axes.length} axes for '${axes}', got shape ${showShape(t.shape)}`)
     ;[...axes].forEach((a, k) => {
@@ -90,7 +96,7 @@ export function einsum(equation: string, ...tensors: readonly Tensor[]): Tensor 
     const operands = letters.map((axes, i): Lettered => {
       const own = [...axes].filter((a, k) => tensors[i].shape[k] === sizes.get(a))
       const t = own.length < axes.length ? tensors[i].reshape(own.map((a) => sizes.get(a)!)) : tensors[i]
-      return { t, axes: own.join('') }
+      return distinct({ t, axes: own.join('') })
     })
     let result = operands[0]
     for (let i = 1; i < operands.length; i++)

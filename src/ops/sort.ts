@@ -63,7 +63,7 @@ declare module '../tensor/tensor' {
     topk(k: number, options?: { largest?: boolean }): Sorted
     /** Running sums along an axis. */
     cumsum(axis: number): Tensor
-    /** Running products along an axis: log2 of its length products, so gradients are exact where something is 0. */
+    /** Running products along an axis, in log2 of its length passes; gradients are right where something is 0, too. */
     cumprod(axis: number): Tensor
   }
 }

@@ -5,7 +5,7 @@ import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { triple, volumeOptions, type Conv3dOptions, type Triple } from './conv3d'
 import { zeros } from './create'
-import { place } from './join'
+import { place, stack } from './join'
 import { convTranspose2d, type ConvTransposeOptions } from './transposed'
 
 /** Geometry of a transposed convolution of volumes: that of the convolution it turns round. */
@@ -18,7 +18,7 @@ export interface ConvTranspose3dOptions extends Omit<Conv3dOptions, 'padding'> {
 
 /**
  * Transposed 3-D convolution, channels-last: x [N, D, H, W, I], weight [I, KD, KH, KW, O/groups], bias [O]; y [N, P,
- * Q, R, O], sizes as of `convTranspose2d`. It is the sum of one `convTranspose2d` a tap of depth.
+ * Q, R, O], sizes as of `convTranspose2d`. It is made of one `convTranspose2d` a tap of depth.
  */
 export function convTranspose3d(
   x: Tensor,
@@ -54,21 +54,30 @@ export function convTranspose3d(
   if (bias) expectShape(name, 'bias', bias, [outputs])
   return tidy(() => {
     const frame = { ...image, outputPadding: rest } as ConvTransposeOptions
-    let y: Tensor | undefined
-    let size = sides
-    for (let tap = 0; tap < taps; tap++) {
-      const at = tap * dilation - padding // where it puts the first frame
-      const first = Math.max(0, Math.ceil(-at / stride))
-      const count = Math.min(frames, Math.floor((positions - 1 - at) / stride) + 1) - first
-      if (count < 1) continue
-      const seen = x.narrow(1, first, count).reshape([n * count, ...sides])
-      const own = convTranspose2d(seen, weight.select(1, tap), undefined, frame)
-      size = own.shape.slice(1)
-      const starts = [0, first * stride + at, 0, 0, 0]
-      const put = place(own.reshape([n, count, ...size]), [n, positions, ...size], starts, [1, stride, 1, 1, 1], 0)
-      y = y ? y.add(put) : put
-    }
-    const sum = y ?? zeros([n, positions, ...size])
-    return bias ? sum.add(bias) : sum
+    // With stride s, a tap reaches every s-th position: those from each of the first s on are a sum of their own.
+    const every = Math.ceil(positions / stride)
+    let size: readonly number[] = []
+    const sums = Array.from({ length: stride }, (_, first) => {
+      let sum: Tensor | undefined
+      for (let tap = 0; tap < taps; tap++) {
+        const shift = (tap * dilation - padding - first) / stride // where it puts the first frame
+        const from = Math.max(0, -shift)
+        const count = Math.min(frames, every - shift) - from
+        if (!Number.isInteger(shift) || count < 1) continue
+        const seen = x.narrow(1, from, count).reshape([n * count, ...sides])
+        const own = convTranspose2d(seen, weight.select(1, tap), undefined, frame)
+        size = own.shape.slice(1)
+        const part = own.reshape([n, count, ...size])
+        const put =
+          count < every ? place(part, [n, every, ...size], [0, from + shift, 0, 0, 0], [1, 1, 1, 1, 1], 0) : part
+        sum = sum ? sum.add(put) : put
+      }
+      return sum
+    })
+    if (!size.length) size = convTranspose2d(zeros([0, ...sides]), weight.select(1, 0), undefined, frame).shape.slice(1)
+    const all = sums.map((sum) => sum ?? zeros([n, every, ...size]))
+    const whole = [n, every * stride, ...size]
+    const y = stride > 1 ? stack(all, 2).reshape(whole).narrow(1, 0, positions) : all[0]
+    return bias ? y.add(bias) : y
   })
 }

@@ -59,6 +59,23 @@ test('a transposed convolution undoes the shape of a convolution', () => {
   expect(() => new nn.Upsample({ size: 0 }).forward(zeros([1, 2, 2, 1]))).toThrow(/size/)
 })
 
+test('volumes are made in the memory of two results, and the input is kept once where no tap is cut', () => {
+  for (const [kernel, options, kept] of [
+    [2, { stride: 2 }, 1],
+    [4, { stride: 2, padding: 1 }, Infinity],
+  ] as const) {
+    const up = new nn.ConvTranspose3d(32, 16, kernel, options)
+    const shape = [2, 8, 16, 16, 32]
+    const [input, output] = [2 * 8 * 16 * 16 * 32 * 4, 2 * 16 * 32 * 32 * 16 * 4]
+    const plan = compile({ model: up, forward: ({ x }) => up.forward(x) }).plan({ x: shape })
+    expect(plan.arenaBytes).toBeLessThan(2.01 * output)
+    const loss = ({ x }: Record<string, Tensor>) => up.forward(x).square().mean()
+    const step = compile({ model: up, loss, optimizer: new optim.SGD({ lr: 0.1 }) })
+    expect(step.plan({ x: shape }).bytes.kept).toBeLessThan(output + kept * input + 1e4)
+    step.close()
+  }
+})
+
 test('sequences and volumes: the layers are the functions on their weights, and learn', async () => {
   const shapes = { x: [2, 5, 3], v: [1, 3, 4, 3, 2] }
   class Both extends nn.Module {

@@ -2152,6 +2152,8 @@ for (const o of [
   { stride: [2, 1, 2], padding: [1, 0, 1], outputPadding: [1, 0, 0] },
   { dilation: [2, 1, 1], padding: [2, 1, 0], groups: 2 },
   { stride: [3, 1, 1], outputPadding: [2, 0, 0] },
+  { stride: [2, 1, 1], padding: [1, 0, 0] },
+  { stride: [2, 1, 1], dilation: [3, 1, 1] },
 ] as const)
   add({
     name: `convTranspose3d ${JSON.stringify(o)}`,
@@ -2190,9 +2192,10 @@ for (const o of [
   })
 add({
   name: 'convTranspose3d that leaves padding alone',
-  f: (x, w, b) => aux.convTranspose3d(x, w, b, { stride: [2, 1, 1], padding: [1, 0, 0] }).add(x.mul(w).sum().mul(0)),
-  reference: (_, __, b) => make([1, 1, 1, 1, 1], () => get(b, [0])),
-  samples: [[s(1, 2, 1, 1, 1), s(1, 1, 1, 1, 1), s(1)]],
+  f: (x, w, b) =>
+    aux.convTranspose3d(x, w, b, { stride: [2, 1, 1], padding: [1, 0, 0] }).add(x.sum().add(w.sum()).mul(0)),
+  reference: (_, __, b) => make([1, 1, 2, 3, 2], (i) => get(b, [i[4]])),
+  samples: [[s(1, 2, 1, 2, 3), s(3, 1, 2, 2, 2), s(2)]],
 })
 const binned = (v: number[], parts: number): number[][] =>
   Array.from({ length: parts }, (_, i) =>
@@ -2355,6 +2358,9 @@ for (const [equation, written, ...shapes] of [
   ['i...,...i->...', 'iab,bi->ab', [3, 2, 4], [4, 3]],
   ['...i->i', 'abi->i', [2, 3, 4]],
   ['...->...', 'ab->ab', [2, 3]],
+  ['ii', 'ii->', [3, 3]],
+  ['bii->ib', 'bii->ib', [2, 3, 3]],
+  ['iji...i,j->...i', 'ijiai,j->ai', [2, 3, 2, 4, 2], [3]],
 ] as const)
   add({
     name: `einsum ${equation}`,
@@ -2389,7 +2395,8 @@ add({
       run: () => aux.einsum('...i,...i', aux.zeros([2, 4]), aux.zeros([3, 4])),
       code: 'AUX_SHAPE_MISMATCH',
     },
-    { what: 'a letter twice', run: () => aux.einsum('ii->i', aux.zeros([2, 2])), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'a letter twice', run: () => aux.einsum('i->ii', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'sizes of a diagonal', run: () => aux.einsum('ii', aux.zeros([2, 3])), code: 'AUX_SHAPE_MISMATCH' },
     { what: 'a letter of none', run: () => aux.einsum('i->j', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
     { what: 'one tensor', run: () => aux.einsum('i,i', aux.zeros([2])), code: 'AUX_INVALID_ARGUMENT' },
     { what: 'axes', run: () => aux.einsum('ij', aux.zeros([2])), code: 'AUX_SHAPE_MISMATCH' },

@@ -236,8 +236,8 @@ async function buildDirectly(o) {
   const common = []
   for (const folder of ['core', 'cpu'])
     for (const s of sources(path.join(native, folder)))
-      common.push(object(`${folder}-${stem(s)}`, s, [`-I${path.join(work, 'generated')}`]))
-  for (const s of target.sources) common.push(object(`target-${stem(s)}`, path.join(native, s), []))
+      common.push(object(`${folder}-${stem(s)}`, s, [...facts.coldFlags, `-I${path.join(work, 'generated')}`]))
+  for (const s of target.sources) common.push(object(`target-${stem(s)}`, path.join(native, s), facts.coldFlags))
   for (const [isa, isaFlags] of Object.entries(facts.isa[arch] ?? facts.isa.other))
     for (const s of kernels)
       common.push(
@@ -254,7 +254,7 @@ async function buildDirectly(o) {
     const defines = facts.addonDefines.map((d) => `-D${d}`)
     const include = includeDirs().flatMap((d) => ['-isystem', d])
     const objects = sources(path.join(native, 'binding')).map((s) =>
-      object(`binding-${stem(s)}`, s, [...defines, ...include]),
+      object(`binding-${stem(s)}`, s, [...facts.coldFlags, ...defines, ...include]),
     )
     const shared = [...loadable, ...(process.platform === 'darwin' ? ['-undefined', 'dynamic_lookup'] : [])]
     if (!windows) shared.push('-ldl')

@@ -75,13 +75,13 @@ bool where(const Call& call) {
   return map3<uint8_t, uint32_t, uint32_t>(call, call.in[0], call.in[1], call.in[2], call.out[0], Choice());
 }
 
-#define AUXGRAD_BINARY_KERNELS                                                                                      \
-  AUXGRAD_KERNELS({"add", arithmetic<Sum>}, {"sub", arithmetic<Difference>}, {"mul", arithmetic<Product>},          \
-                  {"div", of_floats<Division>}, {"maximum", arithmetic<Maximum>}, {"minimum", arithmetic<Minimum>}, \
-                  {"pow", of_floats<Power>}, {"eq", comparison<Equal>}, {"ne", comparison<NotEqual>},               \
-                  {"lt", comparison<Less>}, {"le", comparison<LessEqual>}, {"gt", comparison<Greater>},             \
-                  {"ge", comparison<GreaterEqual>}, {"where", where}, {"ratio", of_floats<Ratio>},                  \
-                  {"logical_and", logical<And>}, {"logical_or", logical<Or>}, {"logical_xor", logical<Xor>})
+#define AUXGRAD_BINARY_KERNELS                                                                                   \
+  AUXGRAD_ROWS({"add", arithmetic<Sum>}, {"sub", arithmetic<Difference>}, {"mul", arithmetic<Product>},          \
+               {"div", of_floats<Division>}, {"maximum", arithmetic<Maximum>}, {"minimum", arithmetic<Minimum>}, \
+               {"pow", of_floats<Power>}, {"eq", comparison<Equal>}, {"ne", comparison<NotEqual>},               \
+               {"lt", comparison<Less>}, {"le", comparison<LessEqual>}, {"gt", comparison<Greater>},             \
+               {"ge", comparison<GreaterEqual>}, {"where", where}, {"ratio", of_floats<Ratio>},                  \
+               {"logical_and", logical<And>}, {"logical_or", logical<Or>}, {"logical_xor", logical<Xor>})
 
 }  // namespace
 }  // namespace auxgrad

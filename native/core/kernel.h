@@ -84,6 +84,8 @@ struct KernelTable {
   extern const KernelTable table;                                      \
   const KernelTable table = {kRows, sizeof(kRows) / sizeof(kRows[0])}; \
   }
+// Rows of such a table that are written once for several.
+#define AUXGRAD_ROWS(...) __VA_ARGS__
 #define AUXGRAD_JOIN_(a, b, c) a##b##c
 #define AUXGRAD_JOIN(a, b, c) AUXGRAD_JOIN_(a, b, c)
 

@@ -35,7 +35,7 @@ bool bce_with_logits_grad(const Call& call) {
 }
 
 #define AUXGRAD_LOSS_KERNELS \
-  AUXGRAD_KERNELS({"bce_with_logits", bce_with_logits}, {"bce_with_logits_grad", bce_with_logits_grad})
+  AUXGRAD_ROWS({"bce_with_logits", bce_with_logits}, {"bce_with_logits_grad", bce_with_logits_grad})
 
 }  // namespace
 }  // namespace auxgrad

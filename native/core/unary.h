@@ -167,7 +167,7 @@ bool cast(const Call& call) {
 }
 
 #define AUXGRAD_UNARY_KERNELS                                                                                        \
-  AUXGRAD_KERNELS(                                                                                                   \
+  AUXGRAD_ROWS(                                                                                                      \
       {"neg", unary<Neg>}, {"abs", unary<Abs>}, {"sign", unary<Sign>}, {"exp", unary<Exp>}, {"log", unary<Log>},     \
       {"sqrt", unary<Sqrt>}, {"rsqrt", unary<Rsqrt>}, {"square", unary<Square>}, {"reciprocal", unary<Reciprocal>},  \
       {"tanh", unary<Tanh>}, {"sigmoid", unary<Sigmoid>}, {"erf", unary<Erf>}, {"gelu", unary<Gelu>},                \

@@ -128,6 +128,7 @@ __attribute__((noinline)) void scale_row(const float* from, int64_t n, float sca
 // until smaller stores have reached the cache.
 inline void fill_tail(float* row, int64_t n, int64_t end, float value) {
   BitWords lane;
+  AUXGRAD_UNROLL
   for (int l = 0; l < kLanes; l++) lane[l] = static_cast<uint32_t>(l);
   for (int64_t j = n / kLanes * kLanes; j < end; j += kLanes)
     store(row + j, lane < static_cast<uint32_t>(max64(0, n - j)) ? load(row + j) : broadcast(value));

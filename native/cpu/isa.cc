@@ -32,21 +32,19 @@ namespace auxgrad {
 
 namespace {
 
+// By Isa.
 struct Family {
-  const char* name;
   const KernelTable* tables[kIsaCount];
 };
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define AUXGRAD_FAMILY_ROW(family)                                                                         \
-  {#family,                                                                                                \
-   {&AUXGRAD_TABLE(family, scalar), nullptr, &AUXGRAD_TABLE(family, avx2), &AUXGRAD_TABLE(family, avx512), \
+  {{&AUXGRAD_TABLE(family, scalar), nullptr, &AUXGRAD_TABLE(family, avx2), &AUXGRAD_TABLE(family, avx512), \
     &AUXGRAD_TABLE(family, avx512)}},
 #elif defined(__aarch64__)
-#define AUXGRAD_FAMILY_ROW(family) \
-  {#family, {&AUXGRAD_TABLE(family, scalar), &AUXGRAD_TABLE(family, neon), nullptr, nullptr, nullptr}},
+#define AUXGRAD_FAMILY_ROW(family) {{&AUXGRAD_TABLE(family, scalar), &AUXGRAD_TABLE(family, neon)}},
 #else
-#define AUXGRAD_FAMILY_ROW(family) {#family, {&AUXGRAD_TABLE(family, scalar), nullptr, nullptr, nullptr, nullptr}},
+#define AUXGRAD_FAMILY_ROW(family) {{&AUXGRAD_TABLE(family, scalar)}},
 #endif
 const Family families[] = {
 #include "kernel_families.inc"
@@ -136,7 +134,6 @@ const KernelTable& family(Isa isa, int index) {
   while (i > 0 && !(tables[i] && tables[i]->count)) i--;  // to where the family was compiled
   return *tables[i];
 }
-const char* family_name(int index) { return families[index].name; }
 
 const Kernel* find_kernel(const char* name) {
   const Isa isa = current_isa();

@@ -20,6 +20,5 @@ bool set_isa(const char* name);
 // All kernels, for listings: every family of the table of one instruction set.
 int family_count();
 const KernelTable& family(Isa isa, int index);
-const char* family_name(int index);
 
 }  // namespace auxgrad

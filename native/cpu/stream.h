@@ -58,6 +58,7 @@ struct Stream {
     char* out = static_cast<char*>(to);
     Lanes lane;
     // Blocks in the order that leaves their words sorted.
+    AUXGRAD_UNROLL
     for (int k = 0; k < kWordLanes; k++) lane[k] = static_cast<uint64_t>(k / 2 + k % 2 * kWordLanes / 2);
     for (int i = 0; i < kBlocks; i += kSets * kWordLanes) {
       Lanes c0[kSets], c1[kSets], c2[kSets], c3[kSets];

@@ -1,5 +1,6 @@
-// Moving elements: contiguous copies of strided views, fills.
-#include "fill.cuh"
+// Moving elements to other places: copies of strided views, fills, windows, joins.
+#include "../core/moves.h"
+#include "unit.cuh"
 
 namespace auxgrad {
 namespace {
@@ -35,7 +36,7 @@ __global__ void copy_turned(const E* x, Layout outer, Layout target, E* y, int64
 }
 
 template <class E>
-bool copy_as(const Call& call) {
+bool contiguous_as(const Call& call) {
   const View &x = call.in[0], &y = call.out[0];
   const E* from = static_cast<const E*>(x.data);
   E* to = static_cast<E*>(y.data);
@@ -71,15 +72,82 @@ bool copy_as(const Call& call) {
 
 bool contiguous(const Call& call) {
   switch (dtype_size(call.in[0].dtype)) {
-    case 4: return copy_as<uint32_t>(call);
-    case 2: return copy_as<uint16_t>(call);
-    default: return copy_as<uint8_t>(call);
+    case 4: return contiguous_as<uint32_t>(call);
+    case 2: return contiguous_as<uint16_t>(call);
+    default: return contiguous_as<uint8_t>(call);
   }
 }
 
-bool fill(const Call& call) { return fill_view(call, call.out[0], call.number[0]); }
+template <class E>
+__global__ void fill_with(E* y, E value, int64_t n) {
+  for (int64_t i = first_item(); i < n; i += item_step()) y[i] = value;
+}
+
+template <class E>
+bool fill_as(const Call& call, E* y, int64_t n, E value) {
+  return launch_items(call, n, fill_with<E>, y, value, n);
+}
+// fill: -> y, every element number[0]
+bool fill(const Call& call) {
+  const View& y = call.out[0];
+  const uint32_t bits = element_bits(y.dtype, call.number[0]);
+  switch (dtype_size(y.dtype)) {
+    case 1: return fill_as(call, y.u8(), y.count(), static_cast<uint8_t>(bits));
+    case 2: return fill_as(call, y.bf16(), y.count(), static_cast<uint16_t>(bits));
+    default: return fill_as(call, y.u32(), y.count(), bits);
+  }
+}
+
+template <class E>
+__global__ void copy_elements(const E* x, Layout from, E* y, Layout to, int64_t n) {
+  for (int64_t i = first_item(); i < n; i += item_step()) y[to.at(i)] = x[from.at(i)];
+}
+template <class E>
+bool copy_as(const Call& call, const View& x, const View& y, int64_t offset, const int64_t* y_stride) {
+  return launch_items(call, x.count(), copy_elements<E>, static_cast<const E*>(x.data), Layout(x),
+                      static_cast<E*>(y.data) + offset, Layout(x.rank, x.shape, y_stride), x.count());
+}
+// Copies x (any strides) to y with the given strides, both of x's shape, as raw bits; `offset` elements into y.
+bool copy_bits(const Call& call, const View& x, const View& y, int64_t offset, const int64_t* y_stride) {
+  switch (dtype_size(x.dtype)) {
+    case 1: return copy_as<uint8_t>(call, x, y, offset, y_stride);
+    case 2: return copy_as<uint16_t>(call, x, y, offset, y_stride);
+    default: return copy_as<uint32_t>(call, x, y, offset, y_stride);
+  }
+}
+
+// place
+bool place(const Call& call) {
+  const Window at(call);
+  return fill(call) && copy_bits(call, call.in[0], call.out[0], at.offset, at.stride);
+}
+
+// concat
+bool concat(const Call& call) {
+  return each_joined(
+      call, [&](const View& x, int64_t offset) { return copy_bits(call, x, call.out[0], offset, call.out[0].stride); });
+}
+
+// flip
+bool flip(const Call& call) { return copy_bits(call, flipped(call), call.out[0], 0, call.out[0].stride); }
+
+__global__ void keep_triangle(const float* x, float* y, int64_t rows, int64_t columns, int64_t diagonal, bool upper,
+                              int64_t n) {
+  for (int64_t i = first_item(); i < n; i += item_step()) {
+    const int64_t r = quotient(i, columns), c = i - r * columns, border = r % rows + diagonal;
+    y[i] = (upper ? c >= border : c <= border) ? x[i] : 0.0f;
+  }
+}
+// triangle: x [..., M, N] f32 -> y, zero where column - row > diagonal (lower) or < diagonal (upper)
+// numbers: diagonal, 1 for the upper triangle
+bool triangle(const Call& call) {
+  const View& x = call.in[0];
+  return launch_items(call, x.count(), keep_triangle, x.f32(), call.out[0].f32(), x.shape[x.rank - 2],
+                      x.shape[x.rank - 1], call.integer(0), call.integer(1) != 0, x.count());
+}
 
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"contiguous", contiguous}, {"fill", fill})
+AUXGRAD_KERNELS({"contiguous", contiguous}, {"fill", fill}, {"place", place}, {"concat", concat}, {"flip", flip},
+                {"triangle", triangle})

@@ -1,60 +1,8 @@
-// Moving elements to other places: windows, joins, look-ups by index and their gradients. Every element has one writer
-// and sums run in the order of the source.
-#include "fill.cuh"
+// Look-ups by index and their gradients. Every element has one writer and sums run in the order of the source.
 #include "indices.cuh"
 
 namespace auxgrad {
 namespace {
-
-template <class E>
-__global__ void copy_elements(const E* x, Layout from, E* y, Layout to, int64_t n) {
-  for (int64_t i = first_item(); i < n; i += item_step()) y[to.at(i)] = x[from.at(i)];
-}
-template <class E>
-bool copy_as(const Call& call, const View& x, const View& y, int64_t offset, const int64_t* y_stride) {
-  return launch_items(call, x.count(), copy_elements<E>, static_cast<const E*>(x.data), Layout(x),
-                      static_cast<E*>(y.data) + offset, Layout(x.rank, x.shape, y_stride), x.count());
-}
-// Copies x (any strides) to y with the given strides, both of x's shape, as raw bits; `offset` elements into y.
-bool copy_bits(const Call& call, const View& x, const View& y, int64_t offset, const int64_t* y_stride) {
-  switch (dtype_size(x.dtype)) {
-    case 1: return copy_as<uint8_t>(call, x, y, offset, y_stride);
-    case 2: return copy_as<uint16_t>(call, x, y, offset, y_stride);
-    default: return copy_as<uint32_t>(call, x, y, offset, y_stride);
-  }
-}
-
-// place
-bool place(const Call& call) {
-  const Window at(call);
-  return fill_view(call, call.out[0], call.number[0]) && copy_bits(call, call.in[0], call.out[0], at.offset, at.stride);
-}
-
-// concat
-bool concat(const Call& call) {
-  return each_joined(
-      call, [&](const View& x, int64_t offset) { return copy_bits(call, x, call.out[0], offset, call.out[0].stride); });
-}
-
-// flip
-bool flip(const Call& call) { return copy_bits(call, flipped(call), call.out[0], 0, call.out[0].stride); }
-
-__global__ void keep_triangle(const float* x, float* y, int64_t rows, int64_t columns, int64_t diagonal, bool upper,
-                              int64_t n) {
-  for (int64_t i = first_item(); i < n; i += item_step()) {
-    const int64_t r = quotient(i, columns), c = i - r * columns, border = r % rows + diagonal;
-    y[i] = (upper ? c >= border : c <= border) ? x[i] : 0.0f;
-  }
-}
-// triangle: x [..., M, N] f32 -> y, zero where column - row > diagonal (lower) or < diagonal (upper)
-// numbers: diagonal, 1 for the upper triangle
-bool triangle(const Call& call) {
-  const View& x = call.in[0];
-  return launch_items(call, x.count(), keep_triangle, x.f32(), call.out[0].f32(), x.shape[x.rank - 2],
-                      x.shape[x.rank - 1], call.integer(0), call.integer(1) != 0, x.count());
-}
-
-// --- by index ---
 
 int32_t caller(const Call& call, int which) { return static_cast<int32_t>(call.integer(which)); }
 
@@ -219,5 +167,5 @@ bool one_hot(const Call& call) {
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"place", place}, {"concat", concat}, {"flip", flip}, {"triangle", triangle}, {"take", take},
-                {"take_grad", take_grad}, {"gather", gather}, {"scatter_add", scatter_add}, {"one_hot", one_hot})
+AUXGRAD_KERNELS({"take", take}, {"take_grad", take_grad}, {"gather", gather}, {"scatter_add", scatter_add},
+                {"one_hot", one_hot})

@@ -50,6 +50,24 @@ TEST(contiguous_turns_large_matrices) {
   });
 }
 
+// Runs, and rows of steps, longer than what one task copies.
+TEST(contiguous_cuts_long_runs) {
+  test::each_isa([] {
+    constexpr int64_t n = 70001;
+    test::Array x = test::Array::normal({2, 3, n}, 1), y = test::Array::f32({2, 2, n}), z = test::Array::f32({3, n});
+    auxgrad::View part = x.view();
+    part.shape[1] = 2;
+    test::call("contiguous", {part}, {y.view()});
+    for (int64_t i = 0; i < y.count(); i++) CHECK(y[i] == x[i / (2 * n) * 3 * n + i % (2 * n)]);
+    auxgrad::View every_second = z.view();
+    every_second.data = x.data();
+    every_second.stride[0] = 2 * n;
+    every_second.stride[1] = 2;
+    test::call("contiguous", {every_second}, {z.view()});
+    for (int64_t i = 0; i < z.count(); i++) CHECK(z[i] == x[2 * i]);
+  });
+}
+
 TEST(fill_writes_every_element) {
   test::each_isa([] {
     test::Array y = test::Array::f32({70001});

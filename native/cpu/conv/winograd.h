@@ -173,8 +173,10 @@ inline void pack_taps(const Call& call, const Product& p, float* target, int64_t
       const int64_t n = max64(0, min64(kLanes, columns - c - v));
       if (p.c_step == 1) {
         for (int64_t k = begin; k < end; k++) {
+          AUXGRAD_UNROLL
           for (int i = 0; i < 9; i++) g[i] = load_first(source + v + k * p.k_step + tap[i], n);
           transform_taps(g, u, kind);
+          AUXGRAD_UNROLL
           for (int i = 0; i < 16; i++) store(to + (i * depth + k) * width, u[i]);
         }
         continue;
@@ -186,8 +188,10 @@ inline void pack_taps(const Call& call, const Product& p, float* target, int64_t
         if (n < kLanes) memset(block, 0, sizeof(block));
         for (int64_t o = 0; o < n; o++) {
           const float* taps = source + (v + o) * p.c_step + k;
+          AUXGRAD_UNROLL
           for (int i = 0; i < 9; i++) g[i] = load_first(taps + tap[i], rows);
           transform_taps(g, u, kind);
+          AUXGRAD_UNROLL
           for (int i = 0; i < 16; i++) block[i][o] = u[i];
         }
         for (int i = 0; i < 16; i++) {

@@ -1,37 +1,51 @@
-// Moving elements: contiguous copies of strided views, fills.
+// Moving elements to other places: copies of strided views, fills, windows, joins.
+#include "../../core/moves.h"
+
 #include "../bypass.h"
-#include "../fill.h"
 #include "../vector.h"
 
 namespace auxgrad {
 namespace {
 
-// Copies an n-d strided view into a contiguous output, element size E bytes, rows of the last axis in parallel.
+// Copies x (any strides) to y with the given strides, both of x's shape, element type E.
 template <class E>
-void copy_strided(const Call& call) {
-  const View &x = call.in[0], &y = call.out[0];
+void copy_to(const Call& call, const View& x, E* y, const int64_t* y_stride) {
   const E* source = static_cast<const E*>(x.data);
-  E* target = static_cast<E*>(y.data);
-  const int rank = x.rank;
-  const int64_t inner = rank ? x.shape[rank - 1] : 1;
-  const int64_t inner_stride = rank ? x.stride[rank - 1] : 1;
-  const int64_t rows = rank ? x.count(0, rank - 1) : 1;
+  // The longest run of last axes that lie contiguously on both sides is copied piece by piece.
+  int outer = x.rank;
+  int64_t run = 1;
+  while (outer > 0 && (x.shape[outer - 1] == 1 || (x.stride[outer - 1] == run && y_stride[outer - 1] == run)))
+    run *= x.shape[--outer];
+  const bool runs = outer < x.rank || outer == 0;
+  const int last = runs ? outer : outer - 1;  // axes walked row by row
+  const int64_t inner = runs ? run : x.shape[last];
+  const int64_t from_step = runs ? 1 : x.stride[last], to_step = runs ? 1 : y_stride[last];
   if (inner == 0) return;
-  const int64_t grain = max64(1, 16384 / inner);
-  parallel_ranges(call, rows, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++) {
-      int64_t offset = 0, rest = row;
-      for (int axis = rank - 2; axis >= 0; axis--) {
-        offset += rest % x.shape[axis] * x.stride[axis];
+  const int64_t piece = min64(inner, 65536), pieces = ceil_div(inner, piece);
+  parallel_ranges(call, x.count(0, last) * pieces, max64(1, 16384 / piece), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t first = i % pieces * piece, n = min64(piece, inner - first);
+      int64_t from = first * from_step, to = first * to_step, rest = i / pieces;
+      for (int axis = last - 1; axis >= 0; axis--) {
+        const int64_t at = rest % x.shape[axis];
         rest /= x.shape[axis];
+        from += at * x.stride[axis];
+        to += at * y_stride[axis];
       }
-      const E* from = source + offset;
-      E* to = target + row * inner;
-      if (inner_stride == 1) memcpy(to, from, static_cast<size_t>(inner) * sizeof(E));
+      if (runs) memcpy(y + to, source + from, static_cast<size_t>(n) * sizeof(E));
       else
-        for (int64_t i = 0; i < inner; i++) to[i] = from[i * inner_stride];
+        for (int64_t k = 0; k < n; k++) y[to + k * to_step] = source[from + k * from_step];
     }
   });
+}
+
+// The copy with elements moved as raw bits; `offset` elements into y.
+void copy_bits(const Call& call, const View& x, const View& y, int64_t offset, const int64_t* y_stride) {
+  switch (dtype_size(x.dtype)) {
+    case 1: return copy_to<uint8_t>(call, x, y.u8() + offset, y_stride);
+    case 2: return copy_to<uint16_t>(call, x, y.bf16() + offset, y_stride);
+    default: return copy_to<uint32_t>(call, x, y.u32() + offset, y_stride);
+  }
 }
 
 constexpr int64_t kLarge = 1 << 20;  // elements of an output that is not kept in the caches anyway
@@ -104,22 +118,71 @@ bool copy_transposed(const Call& call) {
 
 // contiguous: x (any strides, any dtype) -> y (contiguous, same dtype and shape)
 bool contiguous(const Call& call) {
-  switch (dtype_size(call.in[0].dtype)) {
-    case 1: copy_strided<uint8_t>(call); break;
-    case 2: copy_strided<uint16_t>(call); break;
-    default:
-      if (!copy_transposed(call)) copy_strided<uint32_t>(call);
-  }
+  const View &x = call.in[0], &y = call.out[0];
+  if (dtype_size(x.dtype) != 4 || !copy_transposed(call)) copy_bits(call, x, y, 0, y.stride);
   return true;
+}
+
+template <class E>
+void fill_with(const Call& call, E* y, E value) {
+  parallel_ranges(call, call.out[0].count(), 65536, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) y[i] = value;
+  });
 }
 
 // fill: -> y, every element number[0]
 bool fill(const Call& call) {
-  fill_view(call, call.out[0], call.number[0]);
+  const View& y = call.out[0];
+  const uint32_t bits = element_bits(y.dtype, call.number[0]);
+  switch (dtype_size(y.dtype)) {
+    case 1: fill_with(call, y.u8(), static_cast<uint8_t>(bits)); break;
+    case 2: fill_with(call, y.bf16(), static_cast<uint16_t>(bits)); break;
+    default: fill_with(call, y.u32(), bits);
+  }
+  return true;
+}
+
+// place
+bool place(const Call& call) {
+  const Window at(call);
+  fill(call);
+  copy_bits(call, call.in[0], call.out[0], at.offset, at.stride);
+  return true;
+}
+
+// concat
+bool concat(const Call& call) {
+  return each_joined(call, [&](const View& x, int64_t offset) {
+    copy_bits(call, x, call.out[0], offset, call.out[0].stride);
+    return true;
+  });
+}
+
+// flip
+bool flip(const Call& call) {
+  copy_bits(call, flipped(call), call.out[0], 0, call.out[0].stride);
+  return true;
+}
+
+// triangle: x [..., M, N] f32 -> y, zero where column - row > diagonal (lower) or < diagonal (upper)
+// numbers: diagonal, 1 for the upper triangle
+bool triangle(const Call& call) {
+  const View& x = call.in[0];
+  const int64_t columns = x.shape[x.rank - 1], rows = x.shape[x.rank - 2];
+  const int64_t diagonal = call.integer(0);
+  const bool upper = call.integer(1) != 0;
+  parallel_ranges(call, x.count(0, x.rank - 1), max64(1, 16384 / max64(columns, 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r++) {
+      const int64_t border = r % rows + diagonal;
+      for (int64_t c = 0; c < columns; c++)
+        call.out[0].f32()[r * columns + c] = (upper ? c >= border : c <= border) ? x.f32()[r * columns + c] : 0.0f;
+    }
+  });
   return true;
 }
 
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"contiguous", contiguous}, {"fill", fill})
+AUXGRAD_KERNELS({"contiguous", contiguous}, {"fill", fill}, {"place", place}, {"concat", concat}, {"flip", flip},
+                {"triangle", triangle})

@@ -1,92 +1,10 @@
-// Moving elements to other places: windows, joins, look-ups by index and their gradients. Every element has one writer
-// and sums run in the order of the source, so results do not depend on threads.
+// Look-ups by index and their gradients. Every element has one writer and sums run in the order of the source, so results
+// do not depend on threads.
 #include "../bypass.h"
-#include "../fill.h"
 #include "../vector.h"
 
 namespace auxgrad {
 namespace {
-
-// Copies x (any strides) to y with the given strides, both of x's shape, element type E.
-template <class E>
-void copy_to(const Call& call, const View& x, E* y, const int64_t* y_stride) {
-  const E* source = static_cast<const E*>(x.data);
-  // The longest run of last axes that lie contiguously on both sides is one memcpy.
-  int outer = x.rank;
-  int64_t run = 1;
-  while (outer > 0 && (x.shape[outer - 1] == 1 || (x.stride[outer - 1] == run && y_stride[outer - 1] == run)))
-    run *= x.shape[--outer];
-  const bool runs = outer < x.rank || outer == 0;
-  const int last = runs ? outer : outer - 1;  // axes walked row by row
-  const int64_t inner = runs ? run : x.shape[last];
-  const int64_t from_step = runs ? 1 : x.stride[last], to_step = runs ? 1 : y_stride[last];
-  if (inner == 0) return;
-  parallel_ranges(call, x.count(0, last), max64(1, 16384 / inner), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++) {
-      int64_t from = 0, to = 0, rest = row;
-      for (int axis = last - 1; axis >= 0; axis--) {
-        const int64_t i = rest % x.shape[axis];
-        rest /= x.shape[axis];
-        from += i * x.stride[axis];
-        to += i * y_stride[axis];
-      }
-      if (runs) memcpy(y + to, source + from, static_cast<size_t>(inner) * sizeof(E));
-      else
-        for (int64_t i = 0; i < inner; i++) y[to + i * to_step] = source[from + i * from_step];
-    }
-  });
-}
-
-// The copy with elements moved as raw bits; `offset` elements into y.
-void copy_bits(const Call& call, const View& x, const View& y, int64_t offset, const int64_t* y_stride) {
-  switch (dtype_size(x.dtype)) {
-    case 1: return copy_to<uint8_t>(call, x, y.u8() + offset, y_stride);
-    case 2: return copy_to<uint16_t>(call, x, y.bf16() + offset, y_stride);
-    default: return copy_to<uint32_t>(call, x, y.u32() + offset, y_stride);
-  }
-}
-
-// place
-bool place(const Call& call) {
-  const Window at(call);
-  fill_view(call, call.out[0], call.number[0]);
-  if (call.in[0].count() > 0) copy_bits(call, call.in[0], call.out[0], at.offset, at.stride);
-  return true;
-}
-
-// concat
-bool concat(const Call& call) {
-  return each_joined(call, [&](const View& x, int64_t offset) {
-    if (x.count() > 0) copy_bits(call, x, call.out[0], offset, call.out[0].stride);
-    return true;
-  });
-}
-
-// flip
-bool flip(const Call& call) {
-  const View x = flipped(call);
-  if (x.count() > 0) copy_bits(call, x, call.out[0], 0, call.out[0].stride);
-  return true;
-}
-
-// triangle: x [..., M, N] f32 -> y, zero where column - row > diagonal (lower) or < diagonal (upper)
-// numbers: diagonal, 1 for the upper triangle
-bool triangle(const Call& call) {
-  const View& x = call.in[0];
-  const int64_t columns = x.shape[x.rank - 1], rows = x.shape[x.rank - 2];
-  const int64_t diagonal = call.integer(0);
-  const bool upper = call.integer(1) != 0;
-  parallel_ranges(call, x.count(0, x.rank - 1), max64(1, 16384 / max64(columns, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      const int64_t border = r % rows + diagonal;
-      for (int64_t c = 0; c < columns; c++)
-        call.out[0].f32()[r * columns + c] = (upper ? c >= border : c <= border) ? x.f32()[r * columns + c] : 0.0f;
-    }
-  });
-  return true;
-}
-
-// --- by index ---
 
 // All of the indices (contiguous i32) in [0, size); number[which] says for whom.
 bool check_indices(const Call& call, const View& indices, int64_t size, int which) {
@@ -311,6 +229,5 @@ bool one_hot(const Call& call) {
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_KERNELS({"place", place}, {"concat", concat}, {"flip", flip}, {"triangle", triangle}, {"take", take},
-                {"take_grad", take_grad, take_grad_scratch}, {"distinct", distinct, distinct_scratch},
+AUXGRAD_KERNELS({"take", take}, {"take_grad", take_grad, take_grad_scratch}, {"distinct", distinct, distinct_scratch},
                 {"put_rows", put_rows}, {"gather", gather}, {"scatter_add", scatter_add}, {"one_hot", one_hot})

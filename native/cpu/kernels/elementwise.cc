@@ -1,7 +1,10 @@
-// Elementwise functions of one tensor, and the gradients that are cheaper fused.
-#include "../../core/unary.h"
-
+// Elementwise functions, and the gradients and losses that are cheaper fused. One family: they share what is done around
+// a function.
 #include "../elementwise.h"
+
+#include "../../core/binary.h"
+#include "../../core/loss.h"
+#include "../../core/unary.h"
 #include "../piecewise.h"
 
 namespace auxgrad {
@@ -33,4 +36,4 @@ constexpr Vec (*kOnVectors<GeluTanhGrad>)(Vec, Vec) = gelu_tanh_grad_lanes;
 }  // namespace
 }  // namespace auxgrad
 
-AUXGRAD_UNARY_KERNELS
+AUXGRAD_KERNELS(AUXGRAD_UNARY_KERNELS, AUXGRAD_BINARY_KERNELS, AUXGRAD_LOSS_KERNELS)

@@ -1,6 +1,0 @@
-// Elementwise functions of one tensor, and the gradients that are cheaper fused.
-#include "../core/unary.h"
-
-#include "elementwise.cuh"
-
-AUXGRAD_UNARY_KERNELS

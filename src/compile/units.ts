@@ -53,7 +53,7 @@ export function unitsOf(plan: Plan, free: (path: string) => boolean): (readonly 
   }
   count(root)
 
-  const cutAt = (limit: number): Cut => {
+  const cutAt = (limit: number, ranges: boolean): Cut => {
     const cut: Cut = { units: [], kept: 0, peak: 0 }
     const visit = (caller: Call): void => {
       cut.kept += of(caller, sums).own
@@ -62,7 +62,7 @@ export function unitsOf(plan: Plan, free: (path: string) => boolean): (readonly 
         const { path } = call
         const { inside, given } = of(call, sums)
         const fits = path !== '' && cut.kept + inside <= limit && free(path)
-        if (fits && times.get(path) === 1) run.push(call)
+        if (fits && ranges && times.get(path) === 1) run.push(call)
         else {
           join(run, sums, limit, cut)
           run = []
@@ -79,16 +79,17 @@ export function unitsOf(plan: Plan, free: (path: string) => boolean): (readonly 
   }
 
   const whole = plan.kept.reduce((n, { bytes }) => n + bytes, 0)
-  const best = new Map<number, Cut>()
-  for (let limit = whole; limit > whole / 1000; limit *= 0.97) {
-    const cut = cutAt(limit)
-    const known = best.get(cut.units.length)
-    if (cut.peak < (known?.peak ?? whole)) best.set(cut.units.length, cut)
+  const best = (ranges: boolean): Cut[] => {
+    const found = new Map<number, Cut>()
+    for (let limit = whole; limit > whole / 1000; limit *= 0.97) {
+      const cut = cutAt(limit, ranges)
+      const known = found.get(cut.units.length)
+      if (cut.peak < (known?.peak ?? whole)) found.set(cut.units.length, cut)
+    }
+    return [...found.values()].sort((a, b) => a.peak - b.peak)
   }
-  return [...best.values()]
-    .sort((a, b) => a.peak - b.peak)
-    .slice(0, candidates)
-    .map(({ units }) => units)
+  // Of what lies between modules other methods can take care, as long as it is not run again.
+  return [...best(true).slice(0, candidates), ...best(false).slice(0, 1)].map(({ units }) => units)
 }
 
 function add(cut: Cut, unit: string, peak: number): void {

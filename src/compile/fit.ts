@@ -1,13 +1,12 @@
 import type { Node } from '../graph/graph'
 import { assigned, holds, isPolicy, Policies, type MemoryAssignment } from '../memory/assignment'
+import { checkpoint } from '../memory/checkpoint'
 import type { Answers, MemoryPolicy } from '../memory/policy'
 import type { Plan } from './plan'
 import { isStatistics, unitsOf } from './units'
 
 /** A policy and the module, or range of modules, it was chosen for. */
 export type ModulePolicy = readonly [path: string, policy: MemoryPolicy]
-
-type Modules = ReadonlyMap<string, object>
 
 /** What `fit` may do and how. */
 export interface Fitting<Entry> {
@@ -16,7 +15,7 @@ export interface Fitting<Entry> {
   /** Policies that it may give to any module, and assignments that it may take as they are; in order of preference. */
   readonly methods: readonly MemoryAssignment[]
   /** All modules by path. */
-  readonly modules: Modules
+  readonly modules: ReadonlyMap<string, object>
   /** What was asked for: where that is backpropagation, nothing is chosen. */
   readonly given: readonly ModulePolicy[]
   /** The plan under a choice. */
@@ -72,10 +71,16 @@ function search<Entry extends { readonly plan: Plan }>(
   free: (path: string) => boolean,
   { budget, methods, modules, make }: Fitting<Entry>,
 ): Candidate<Entry> {
+  const again = checkpoint()
+  const policies = new Policies(
+    units.map((path) => [path, again] as const),
+    modules,
+  )
+  const unitOf = (node: Node): string | undefined => policies.segment(node)?.path
   let base = first
   for (const method of methods) {
     const offered = isPolicy(method)
-      ? stepsOf(method, base.entry.plan, units, modules)
+      ? stepsOf(method, base.entry.plan, unitOf)
       : [{ rows: assigned(method, modules), saved: 1 }]
     const steps = offered
       .map(({ rows, saved }) => ({ rows: rows.filter(([path]) => free(path)), saved }))
@@ -86,8 +91,8 @@ function search<Entry extends { readonly plan: Plan }>(
       const rows = steps.slice(0, count).reduce((all, step) => joined(all, step.rows), chosen)
       return { entry: make(rows), chosen: rows }
     }
+    let best = after(steps.length)
     let [few, enough, most] = [0, steps.length, bytesOf(base)]
-    let best = after(enough)
     if (bytesOf(best) > budget && enough > 1) {
       const fewer = after(enough - 1)
       if (bytesOf(fewer) <= bytesOf(best)) [best, enough] = [fewer, enough - 1]
@@ -126,6 +131,9 @@ function joined(chosen: readonly ModulePolicy[], rows: readonly ModulePolicy[]):
   return [...chosen.filter((old) => !replaced(old)), ...rows]
 }
 
+/** The module, or range of modules, around a node that may be run again. */
+type UnitOf = (node: Node) => string | undefined
+
 /** A choice that goes together, and about how many bytes it saves. */
 interface Step {
   readonly rows: readonly ModulePolicy[]
@@ -133,9 +141,9 @@ interface Step {
 }
 
 /** The choices that a method offers, best first. */
-function stepsOf(policy: MemoryPolicy, plan: Plan, units: readonly string[], modules: Modules): Step[] {
+function stepsOf(policy: MemoryPolicy, plan: Plan, unitOf: UnitOf): Step[] {
   const answers = policy.at('')
-  if (answers.recompute) return segments(policy, plan, units, modules)
+  if (answers.recompute) return segments(policy, answers.recompute, plan, unitOf)
   if (answers.compress || answers.layer) return values(policy, answers, plan)
   return [{ rows: [['', policy]], saved: 1 }]
 }
@@ -144,35 +152,31 @@ function stepsOf(policy: MemoryPolicy, plan: Plan, units: readonly string[], mod
  * Modules, or ranges of modules, to be run again, first those that save most bytes for the time; without those that save
  * next to nothing. Backward begins with the one that forward ends with: what it makes again is wanted at once, so it is last.
  */
-function segments(policy: MemoryPolicy, plan: Plan, units: readonly string[], modules: Modules): Step[] {
-  const policies = new Policies(
-    units.map((path) => [path, policy] as const),
-    modules,
-  )
-  const again = (node: Node): string | undefined => {
-    const segment = isStatistics(node) ? undefined : policies.segment(node)
-    return segment?.again ? segment.path : undefined
-  }
-  const saved = new Map(units.map((path) => [path, { bytes: 0, time: 1 }]))
-  let last = ''
-  for (const node of plan.graph.nodes) {
-    const path = node.phase === 'forward' && node.op.kernel ? again(node) : undefined
-    if (path !== undefined) saved.get((last = path))!.time += work(node)
+function segments(policy: MemoryPolicy, recompute: (node: Node) => boolean, plan: Plan, unitOf: UnitOf): Step[] {
+  const again = (node: Node): string | undefined => (!isStatistics(node) && recompute(node) ? unitOf(node) : undefined)
+  const units = new Map<string, { bytes: number; time: number }>()
+  let last: string | undefined
+  for (const node of plan.steps) {
+    const path = node.phase === 'forward' ? again(node) : undefined
+    if (path === undefined) continue
+    const unit = units.get((last = path))
+    if (unit) unit.time += work(node)
+    else units.set(path, { bytes: 0, time: work(node) })
   }
   let all = 0
   plan.kept.forEach(({ bytes }, i) => {
     const path = again(plan.makers[i])
-    if (path === undefined || plan.readers[i].some((node) => policies.segment(node)?.path !== path)) return
-    saved.get(path)!.bytes += bytes
+    const unit = path === undefined ? undefined : units.get(path)
+    if (!unit || plan.readers[i].some((node) => unitOf(node) !== path)) return
+    unit.bytes += bytes
     all += bytes
   })
-  const least = Math.min(plan.bytes.total / 1000, all / units.length / 10)
-  const value = ([path, { bytes, time }]: [string, { bytes: number; time: number }]): number =>
-    path === last ? 0 : bytes / time
-  return [...saved]
+  const least = Math.min(plan.bytes.total / 1000, all / units.size / 10)
+  return [...units]
     .filter(([, { bytes }]) => bytes > least)
-    .sort((a, b) => value(b) - value(a))
-    .map(([path, { bytes }]) => ({ rows: [[path, policy]], saved: bytes }))
+    .map(([path, { bytes, time }]) => ({ path, bytes, value: path === last ? 0 : bytes / time }))
+    .sort((a, b) => b.value - a.value)
+    .map(({ path, bytes }) => ({ rows: [[path, policy]], saved: bytes }))
 }
 
 /** Modules in which a policy would pack a value that backward keeps as it is, the largest value first. */

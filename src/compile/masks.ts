@@ -10,9 +10,10 @@ import { readersOf } from './order'
  * those that a layer packs anyway (ASA), or bits of its own. So does that of ReLU6, whose bits are y between its bounds.
  */
 export function maskActivations(graph: Graph): void {
-  for (const [y, list] of readersOf(graph.nodes.filter((n) => n.phase !== 'forward' && !n.op.view))) {
-    if (y.node!.phase !== 'forward' || y.rank === 0 || !list.every((n) => n.inputs[1] === y && alike(n, list[0])))
-      continue
+  // What runs again for backward is as much forward as what ran first.
+  const forward = ({ phase, policy }: Node): boolean => phase === 'forward' || policy === 'checkpoint'
+  for (const [y, list] of readersOf(graph.nodes.filter((n) => !forward(n) && !n.op.view))) {
+    if (!forward(y.node!) || y.rank === 0 || !list.every((n) => n.inputs[1] === y && alike(n, list[0]))) continue
     const mask = list[0].op === reluGrad ? (claimedSigns(y) ?? pack(graph, y)) : pack(graph, y, list[0].attrs as Range)
     for (const n of list) {
       n.op = maskOp
@@ -30,9 +31,10 @@ function alike(n: Node, first: Node): boolean {
 
 /** The signs of y, or of what of it lies strictly within bounds that are not negative. */
 function pack(graph: Graph, y: Tensor, bounds?: Range): Tensor {
+  const { id, phase, position = id } = y.node!
   const add = (op: Node['op'], inputs: Tensor[], attrs?: Range): Tensor => {
-    const node = graph.withPhase('forward', () => graph.beside(y.node!, () => graph.add(op, inputs, attrs)))
-    node.position = y.node!.id // at once, so that y need not live on
+    const node = graph.withPhase(phase, () => graph.beside(y.node!, () => graph.add(op, inputs, attrs)))
+    node.position = position // at once, so that y need not live on
     return node.outputs[0]
   }
   return add(packOp, [bounds ? add(hardtanhGrad, [y, y], bounds) : y])

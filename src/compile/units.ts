@@ -3,14 +3,16 @@ import { bytesOf } from './builder'
 import { readersOf } from './order'
 import type { Plan } from './plan'
 
-/** Bytes of values, as a call has to do with them. */
+/** Bytes of values that backward reads, as a call has to do with them. */
 interface Sums {
-  /** Kept for backward, made and read within it. */
+  /** Made and read within it: what there is at once when it is run again. */
   inside: number
-  /** Kept, made within it and read for calls behind it in the same forward. */
+  /** Made within it and read for calls behind it in the same forward. */
   made: number
-  /** Kept, read for it and made by calls in front of it in the same forward. */
+  /** Read for it and made by calls in front of it in the same forward. */
   read: number
+  /** Kept of it unless it is run again as a whole: neither within calls of its own nor between such. */
+  own: number
   /** Given to calls behind it in the same forward: kept if those are run again apart from it. */
   given: number
   /** Whether its caller does something of its own before it calls the next one. */
@@ -51,16 +53,16 @@ export function unitsOf(plan: Plan, free: (path: string) => boolean): (readonly 
   }
   count(root)
 
-  const cutAt = (limit: number): Cut => {
+  const cutAt = (limit: number, ranges: boolean): Cut => {
     const cut: Cut = { units: [], kept: 0, peak: 0 }
     const visit = (caller: Call): void => {
-      cut.kept += own(caller, sums)
+      cut.kept += of(caller, sums).own
       let run: Call[] = []
       for (const call of caller.calls) {
         const { path } = call
         const { inside, given } = of(call, sums)
         const fits = path !== '' && cut.kept + inside <= limit && free(path)
-        if (fits && times.get(path) === 1) run.push(call)
+        if (fits && ranges && times.get(path) === 1) run.push(call)
         else {
           join(run, sums, limit, cut)
           run = []
@@ -76,17 +78,18 @@ export function unitsOf(plan: Plan, free: (path: string) => boolean): (readonly 
     return cut
   }
 
-  const whole = of(root, sums).inside
-  const best = new Map<number, Cut>()
-  for (let limit = whole; limit > whole / 1000; limit *= 0.97) {
-    const cut = cutAt(limit)
-    const known = best.get(cut.units.length)
-    if (cut.peak < (known?.peak ?? whole)) best.set(cut.units.length, cut)
+  const whole = plan.kept.reduce((n, { bytes }) => n + bytes, 0)
+  const best = (ranges: boolean): Cut[] => {
+    const found = new Map<number, Cut>()
+    for (let limit = whole; limit > whole / 1000; limit *= 0.97) {
+      const cut = cutAt(limit, ranges)
+      const known = found.get(cut.units.length)
+      if (cut.peak < (known?.peak ?? whole)) found.set(cut.units.length, cut)
+    }
+    return [...found.values()].sort((a, b) => a.peak - b.peak)
   }
-  return [...best.values()]
-    .sort((a, b) => a.peak - b.peak)
-    .slice(0, candidates)
-    .map(({ units }) => units)
+  // Of what lies between modules other methods can take care, as long as it is not run again.
+  return [...best(true).slice(0, candidates), ...best(false).slice(0, 1)].map(({ units }) => units)
 }
 
 function add(cut: Cut, unit: string, peak: number): void {
@@ -127,14 +130,10 @@ function join(run: readonly Call[], sums: Map<Call, Sums>, limit: number, cut: C
   }
 }
 
-/** Bytes kept of a call that are neither within nor between calls of its own. */
-const own = (call: Call, sums: Map<Call, Sums>): number =>
-  call.calls.reduce((left, part) => left - of(part, sums).inside - of(part, sums).read, of(call, sums).inside)
-
 function of(call: Call, sums: Map<Call, Sums>): Sums {
   const known = sums.get(call)
   if (known) return known
-  const none = { inside: 0, made: 0, read: 0, given: 0, followed: false, weighted: false }
+  const none = { inside: 0, made: 0, read: 0, own: 0, given: 0, followed: false, weighted: false }
   sums.set(call, none)
   return none
 }
@@ -161,9 +160,11 @@ function sumsOf(plan: Plan): Map<Call, Sums> {
     if (isStatistics(plan.makers[i])) return
     const { call, first, last } = around([plan.makers[i], ...plan.readers[i]])
     for (let at: Call | undefined = call; at; at = at.caller) of(at, sums).inside += bytes
-    if (first < 0) return
-    of(call.calls[first], sums).made += bytes
-    of(call.calls[last], sums).read += bytes
+    if (first < 0) of(call, sums).own += bytes
+    else {
+      of(call.calls[first], sums).made += bytes
+      of(call.calls[last], sums).read += bytes
+    }
   })
   const forward = plan.steps.filter(({ phase }) => phase === 'forward')
   for (const [value, readers] of readersOf(forward)) {

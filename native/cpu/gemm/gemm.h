@@ -20,13 +20,14 @@ namespace {
 // Blocks: kBlockFloats of B, of up to kBlockK rows, come from the third cache once for kBlockRows x kBlockK of A, which
 // take less than half of the second (of 1 MiB or more where there is AVX-512, else of 512 KiB). Every block of K reads and
 // writes C, every group of columns reads A, and where rows are as long as pages each of them is in another page: few large
-// blocks. With AVX-512 a panel fits a first cache of 48 KiB.
+// blocks. A panel and the rows of a tile fit the first cache together, with AVX-512 one of 48 KiB.
+constexpr int64_t kBlockK = 256;
 #if defined(__AVX512F__)
-constexpr int64_t kBlockRows = 280, kBlockK = 384, kBlockFloats = 512 * 1024;
+constexpr int64_t kBlockRows = 280, kBlockFloats = 512 * 1024;
 #elif defined(__AVX2__)
-constexpr int64_t kBlockRows = 168, kBlockK = 256, kBlockFloats = 256 * 1024;
+constexpr int64_t kBlockRows = 168, kBlockFloats = 256 * 1024;
 #else
-constexpr int64_t kBlockRows = 84, kBlockK = 256, kBlockFloats = 256 * 512;
+constexpr int64_t kBlockRows = 84, kBlockFloats = 256 * 512;
 #endif
 // With AVX-512 a B of so many floats stays in the second cache, and is no slower there than packed.
 constexpr int64_t kInPlaceFloats = kLanes == 16 ? 64 * 1024 : 0;

@@ -271,7 +271,7 @@ TEST(linear_fuses_signs_bias_activation_and_mask) {
         for (int t = 0; t < 4; t++) {
           check_linear({70, 45, 53, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});
           check_linear({33, 600, 17, bool(t & 1), bool(t & 2), false, t == 0, t == 1, alphabet, activation});
-          check_linear({11, 45, 53, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});   // wide panels
+          check_linear({11, 45, 117, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // wide panels
           check_linear({9, 9001, 17, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // K in parts
           check_linear({3, 700, 129, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // few rows
           check_linear({8, 4200, 33, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});

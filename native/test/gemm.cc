@@ -124,9 +124,9 @@ TEST(matmul_is_exact_around_its_blocks) {
 TEST(matmul_of_large_products) {
   test::each_isa([] {
     const int64_t shapes[][4] = {
-        {1, 96, 111, 128}, {1, 97, 127, 129},  {1, 31, 159, 257}, {1, 511, 33, 65},
-        {1, 513, 49, 255}, {1, 48, 545, 256},  {1, 24, 24, 2048}, {1, 25, 24, 9001},
-        {1, 1057, 47, 33}, {3, 100, 110, 100}, {9, 65, 130, 127}, {2, 24, 1400, 32},
+        {1, 96, 111, 128}, {1, 97, 127, 129}, {1, 31, 159, 257},  {1, 511, 33, 65},   {1, 513, 49, 255},
+        {1, 48, 545, 256}, {1, 24, 24, 2048}, {1, 25, 24, 9001},  {1, 1057, 47, 33},  {3, 100, 110, 100},
+        {9, 65, 130, 127}, {2, 24, 1400, 32}, {1, 280, 100, 400}, {1, 300, 100, 400},
     };
     for (const auto& s : shapes)
       for (int t = 0; t < 4; t++)
@@ -271,6 +271,7 @@ TEST(linear_fuses_signs_bias_activation_and_mask) {
         for (int t = 0; t < 4; t++) {
           check_linear({70, 45, 53, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});
           check_linear({33, 600, 17, bool(t & 1), bool(t & 2), false, t == 0, t == 1, alphabet, activation});
+          check_linear({11, 45, 117, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // wide panels
           check_linear({9, 9001, 17, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // K in parts
           check_linear({3, 700, 129, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});  // few rows
           check_linear({8, 4200, 33, bool(t & 1), bool(t & 2), true, true, true, alphabet, activation});

@@ -2,8 +2,9 @@
 //
 // A task computes a block of C, for groups of columns and blocks of K. The group of B is packed in panels as wide as
 // the register tile. Either the rows of A that a tile needs stay near while it passes along the group: in place where
-// their strides are kind, else copied in their own orientation; the tile reads either. Or the rows of many tiles, copied,
-// lie in the second cache while the panels pass, each by all of them before the next comes from the third.
+// their strides are kind, else copied in their own orientation; the tile reads either. Or the rows of many tiles lie in
+// the second cache while the panels pass, each by all of them before the next comes: where those are all rows of C, each
+// is packed where the one before it was.
 //
 // An element of C is the sum over blocks of K, each summed in order: K is cut by the shape alone, so the cut of M and N
 // may follow the threads without changing a bit.
@@ -17,15 +18,16 @@ namespace auxgrad {
 namespace {
 
 // Blocks: kBlockFloats of B, of up to kBlockK rows, come from the third cache once for kBlockRows x kBlockK of A, which
-// take a third of the second (of 1 MiB or more where there is AVX-512). Every block of K reads and writes C, every group
-// of columns reads A, and where rows are as long as pages each of them is in another page: few large blocks. With
-// AVX-512 a panel fits a first cache of 48 KiB.
+// take less than half of the second (of 1 MiB or more where there is AVX-512, else of 512 KiB). Every block of K reads and
+// writes C, every group of columns reads A, and where rows are as long as pages each of them is in another page: few large
+// blocks. A panel and the rows of a tile fit the first cache together, with AVX-512 one of 48 KiB.
+constexpr int64_t kBlockK = 256;
 #if defined(__AVX512F__)
-constexpr int64_t kBlockRows = 112, kBlockK = 384, kBlockFloats = 512 * 1024;
+constexpr int64_t kBlockRows = 280, kBlockFloats = 512 * 1024;
 #elif defined(__AVX2__)
-constexpr int64_t kBlockRows = 84, kBlockK = 256, kBlockFloats = 256 * 1024;
+constexpr int64_t kBlockRows = 168, kBlockFloats = 256 * 1024;
 #else
-constexpr int64_t kBlockRows = 84, kBlockK = 256, kBlockFloats = 256 * 512;
+constexpr int64_t kBlockRows = 84, kBlockFloats = 256 * 512;
 #endif
 // With AVX-512 a B of so many floats stays in the second cache, and is no slower there than packed.
 constexpr int64_t kInPlaceFloats = kLanes == 16 ? 64 * 1024 : 0;
@@ -53,6 +55,7 @@ struct Cut {
   bool turn_left;                     // from rows to columns
   int64_t together;                   // tiles whose rows are
   bool right_in_place;                // panels of B are read where they are
+  bool one_panel;                     // of B is packed at a time
   bool stream;                        // in one pass along the rows of B
   bool dots;                          // along its columns
   bool tiny;                          // operands and results lie in the first cache
@@ -147,7 +150,9 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.across = pieces(p.n, cut.columns);
 
   cut.group = round_up(piece(cut.columns, pieces(cut.columns, cut.group)), cut.panel);
-  cut.together = piece(pieces(cut.rows, kTileRows), pieces(pieces(cut.rows, kTileRows), cut.together));
+  const int64_t tiles = pieces(min64(cut.rows, p.m), kTileRows);
+  cut.together = piece(tiles, pieces(tiles, cut.together));
+  cut.one_panel = tiles == cut.together && cut.panel == kTileColumns;
   if (cut.copy_left)
     cut.left_floats =
         cut.together * round_up(cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kLeftStep, 16);
@@ -155,7 +160,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   if (cut.stream) {
     cut.right_floats = p.m * (cut.group + kStreamPad) + kStreamK * kTileColumns;
   } else if (!cut.dots && (!cut.right_in_place || p.n % kLanes != 0)) {
-    cut.right_floats = cut.depth * cut.group;
+    cut.right_floats = cut.depth * (cut.one_panel ? cut.panel : cut.group);
   }
   return cut;
 }
@@ -438,7 +443,8 @@ __attribute__((noinline)) void product_block(const Product& p, const Cut& cut, i
         int64_t turn = 0;
         const int64_t whole = i1 == tiles ? r1 : r0 + (end - r0) / 32 * 32;
         for (int64_t c = g0; c < g1; turn++) {
-          const Panel panel = panel_at(p, cut, c, g1, k, packed + (c - g0) * depth);
+          float* const to = packed + (cut.one_panel ? 0 : (c - g0) * depth);
+          const Panel panel = panel_at(p, cut, c, g1, k, to);
           t.right = panel.data;
           t.right_step = panel.step;
           t.columns = panel.columns;
@@ -446,12 +452,13 @@ __attribute__((noinline)) void product_block(const Product& p, const Cut& cut, i
           t.ahead_line = wide ? 0 : line;
           t.ahead_chunk = lines_are_rows ? kChunk : kChunk * line;
           const int64_t next_c = c + panel.columns;
-          // The first tiles have the panel packed, and fetch the next one: kLines parts of each row, or columns.
+          // The first tiles have the panel packed, and fetch the next one: kLines parts of each row, or columns. Later
+          // ones fetch what the first ones packed.
           constexpr int64_t kLines = kTileColumns > 16 ? kTileColumns / 16 : 1;
-          float* const to = packed + (c - g0) * depth;
-          const bool packs = i0 == 0 && panel.data == to, fetches = packs && !wide && next_c < g1;
+          const bool packs = i0 == 0 && panel.data == to;
+          const bool fetches = (packs || (panel.data == to && turn < others)) && !wide && next_c < g1;
           const int64_t fetched =
-              right_rows ? ceil_div(kChunk, ceil_div(i1 - i0, kLines)) : ceil_div(kTileColumns, i1 - i0);
+              packs && right_rows ? ceil_div(kChunk, ceil_div(i1 - i0, kLines)) : ceil_div(kTileColumns, i1 - i0);
           TileKernel packing = nullptr;  // for the first tile
           if (packs) {
             const float* from = p.b + k * p.b_k + c * p.b_column;
@@ -463,8 +470,8 @@ __attribute__((noinline)) void product_block(const Product& p, const Cut& cut, i
           }
           if (fetches) {
             t.ahead_lines = fetched;
-            t.ahead_line = right_rows ? p.b_k : p.b_column;
-            t.ahead_chunk = right_rows ? fetched * p.b_k : kChunk;
+            t.ahead_line = !packs ? 16 : right_rows ? p.b_k : p.b_column;
+            t.ahead_chunk = !packs ? fetched * 16 : right_rows ? fetched * p.b_k : kChunk;
           }
           const bool finishes = last && give_finish(p, c, t);
           for (int64_t i = i0; i < i1; i++) {
@@ -473,7 +480,8 @@ __attribute__((noinline)) void product_block(const Product& p, const Cut& cut, i
             t.left = cut.copy_left ? copied + (i - i0) * left_floats : left;
             t.ahead = left + (end - first) * p.a_row + (turn - others) * share * line;
             const int64_t j = i - i0, part = j % kLines * 16;
-            if (fetches)
+            if (fetches && !packs) t.ahead = to + depth * kTileColumns + j * depth / kChunk * t.ahead_chunk;
+            else if (fetches)
               t.ahead =
                   p.b + k * p.b_k + next_c * p.b_column +
                   (right_rows ? j / kLines * fetched * (depth / kChunk) * p.b_k + part : j * fetched * p.b_column);

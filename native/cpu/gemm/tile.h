@@ -121,7 +121,7 @@ __attribute__((noinline)) void tile_kernel(const Tile& t) {
   int64_t next_rows = M;
   for (int64_t k = 0; k < depth; k += chunk) {
     if (!kWide) {
-      for (int64_t i = 0; i < t.ahead_lines; i++) __builtin_prefetch(ahead + i * t.ahead_line, 0, 3);
+      for (int64_t i = 0; i < t.ahead_lines; i++) __builtin_prefetch(ahead + i * t.ahead_line, 0, 2);
       ahead += t.ahead_chunk;
       if (next_rows > 0) {
         AUXGRAD_UNROLL

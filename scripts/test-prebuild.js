@@ -123,7 +123,7 @@ for (const target of targets) {
   for (const name of nodes) {
     const node = name === process.execPath ? name : fetchNode(name)
     const [kind = 'Node'] = /bun|deno/.exec(name) ?? []
-    const version = `${kind} ${through(node, ['--version']).stdout.split('\n')[0].replace('deno ', '')}`
+    const version = `${kind} ${/v?\d+(\.\d+)+/.exec(through(node, ['--version']).stdout)?.[0]}`
     const script = (file) => (kind === 'deno' ? ['run', '--allow-all', file] : [file])
     for (const isa of isas) {
       const { status, stdout, stderr, seconds } = through(node, script('smoke.js'), {

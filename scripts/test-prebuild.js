@@ -1,8 +1,8 @@
 #!/usr/bin/env node
 // `npm run test:prebuild [-- target...]`: runs the binaries of prebuilds/ on their platforms: linux-x64 on this machine
-// with Node 20, 22 and 24, linux-arm64 under qemu, win32-x64 under wine. For each: the native tests on every instruction
-// set that is there (under qemu, which takes minutes, on the best one), then the package (its tarball, installed) in
-// Node: exact results, an error, a worker, a clean exit, and ten training steps whose losses equal this machine's.
+// with Node 20, 22, 24 and 26, Bun and Deno, linux-arm64 under qemu, win32-x64 under wine. For each: the native tests on
+// every instruction set that is there (under qemu, which takes minutes, on the best one), then the package (its tarball,
+// installed): exact results, an error, a worker, a clean exit, and ten training steps whose losses equal this machine's.
 'use strict'
 const { spawnSync } = require('node:child_process')
 const fs = require('node:fs')
@@ -18,7 +18,7 @@ const wine = ['wine64', 'wine', '/usr/lib/wine/wine64'].find((w) => spawnSync(w,
 const runners = {
   'linux-x64': {
     prefix: [],
-    nodes: [process.execPath, 'linux-x64-22', 'linux-x64-24'],
+    nodes: [process.execPath, 'linux-x64-22', 'linux-x64-24', 'linux-x64-26', 'linux-x64-bun', 'linux-x64-deno'],
     isas: ['scalar', 'avx2', 'avx512'],
   },
   'linux-arm64': {
@@ -125,26 +125,28 @@ for (const target of targets) {
 
   for (const name of nodes) {
     const node = name === process.execPath ? name : fetchNode(name)
-    const version = through(node, ['--version']).stdout.trim()
+    const [kind = 'Node'] = /bun|deno/.exec(name) ?? []
+    const version = `${kind} ${/v?\d+(\.\d+)+/.exec(through(node, ['--version']).stdout)?.[0]}`
+    const script = (file) => (kind === 'deno' ? ['run', '--allow-all', file] : [file])
     for (const isa of isas) {
-      const { status, stdout, stderr, seconds } = through(node, ['smoke.js'], {
+      const { status, stdout, stderr, seconds } = through(node, script('smoke.js'), {
         cwd: project,
         env: { ...env, AUXGRAD_ISA: isa },
       })
       reference.smoke ??= stdout
       check(
-        `${target}: Node ${version} ${isa}, ${seconds} s`,
+        `${target}: ${version} ${isa}, ${seconds} s`,
         status === 0 && stdout.includes('"worker":true') && stdout === reference.smoke,
         stdout + stderr,
       )
     }
     for (const isa of isas) {
-      const { status, stdout, stderr, seconds } = through(node, ['train-ten-steps.js'], {
+      const { status, stdout, stderr, seconds } = through(node, script('train-ten-steps.js'), {
         cwd: project,
         env: { ...env, AUXGRAD_ISA: isa },
       })
       const { verdict, ok } = status === 0 ? compareTraining(stdout, isa) : { verdict: 'fails', ok: false }
-      check(`${target}: Node ${version} ${isa} trains ten steps, ${verdict}, ${seconds} s`, ok, `${stdout}${stderr}`)
+      check(`${target}: ${version} ${isa} trains ten steps, ${verdict}, ${seconds} s`, ok, `${stdout}${stderr}`)
     }
   }
 }

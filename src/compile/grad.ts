@@ -8,7 +8,7 @@ import { Tensor } from '../tensor/tensor'
 import { maskActivations } from './masks'
 import { Plan } from './plan'
 import { Session } from './session'
-import { trace } from './trace'
+import { ownMemory, trace } from './trace'
 
 /** A function of tensors with one element as its result. */
 export type ScalarFunction = (...inputs: Tensor[]) => Tensor
@@ -66,9 +66,13 @@ export function valueAndGrad(f: ScalarFunction): (...inputs: Tensor[]) => {
     const around = tracing()
     if (around) return tracedGrad(around, f, inputs)
     const { graph, outputs } = trace(() => {
-      const { value, grads } = tracedGrad(tracing()!, f, inputs, 'backward')
-      maskActivations(tracing()!)
-      return { value, ...Object.fromEntries(grads.map((g, i) => [`gradient${i}`, g])) }
+      const graph = tracing()!
+      const { value, grads } = tracedGrad(graph, f, inputs, 'backward')
+      maskActivations(graph)
+      return graph.withPhase('backward', () => ({
+        value,
+        ...Object.fromEntries(grads.map((g, i) => [`gradient${i}`, ownMemory(graph, g)])),
+      }))
     }, new Map())
     let plan: Plan | undefined
     const session = new Session()

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { describe, fail } from '../errors'
 import { derive } from '../graph/derive'
 import { tracing, type Graph } from '../graph/graph'
 import { expectTensor } from '../graph/op'
@@ -52,6 +52,7 @@ export function valueAndGrad(f: ScalarFunction): (...inputs: Tensor[]) => {
   /** One gradient for each input, of its shape. */
   grads: Tensor[]
 } {
+  if (typeof f !== 'function') fail('AUX_INVALID_ARGUMENT', `grad: expected a function of tensors, got ${describe(f)}`)
   return (...inputs) => {
     for (const t of inputs) expectTensor('grad', t)
     const around = tracing()

@@ -49,7 +49,10 @@ export function assigned(
   const rows = Array.isArray(assignment)
     ? (assignment as readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[])
     : Object.entries(assignment as Record<string, MemoryPolicy>)
-  return rows.flatMap(([where, policy]) => {
+  return rows.flatMap((row) => {
+    if (!Array.isArray(row))
+      fail('AUX_INVALID_ARGUMENT', `memory: expected pairs [where, policy] in the list, got ${describe(row)}`)
+    const [where, policy] = row as (typeof rows)[number]
     if (!isPolicy(policy))
       fail(
         'AUX_INVALID_ARGUMENT',

@@ -1,5 +1,5 @@
 import { revision } from '../compile/trainable'
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { checkStoreFormat, emptyPacked, storedBytes, type StoreFormat } from '../ops/store'
 import { expectTensor } from '../graph/op'
 import { keep } from '../tensor/tidy'
@@ -18,6 +18,7 @@ export class Parameter extends Tensor {
 
   constructor(value: Tensor, options: { table?: boolean; sparse?: boolean } = {}) {
     expectTensor('Parameter', value)
+    expectOptions('Parameter', options, ['table', 'sparse'])
     if (value.traced)
       fail(
         'AUX_TRACED_VALUE',

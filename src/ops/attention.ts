@@ -1,5 +1,5 @@
 import { expectOptions, fail } from '../errors'
-import { apply, defineOp, expectDType, expectRank, expectShape, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectRank, expectShape, expectTensor, type Op } from '../graph/op'
 import { broadcastShapes, showShape } from '../tensor/shape'
 import type { Spec, Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
@@ -114,8 +114,10 @@ export function attend(
   options: AttentionOptions = {},
 ): [y: Tensor, logSumExp: Tensor] {
   expectOptions('scaledDotProductAttention', options, ['causal', 'mask', 'scale', 'dropoutP'])
+  for (const t of [q, k, v]) expectTensor('scaledDotProductAttention', t)
   const { causal = false, mask, scale = 1 / Math.sqrt(q.shape[q.rank - 1]), dropoutP: p = 0 } = options
   checkDropout('scaledDotProductAttention dropoutP', p)
+  if (mask !== undefined) expectTensor('scaledDotProductAttention mask', mask)
   return tidy(() => {
     const whole = [q.shape[0], q.shape[1], q.shape[2], k.shape[2]]
     if (

@@ -1,5 +1,5 @@
 import { describe, fail } from '../errors'
-import { apply, defineOp, expectDType, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectTensor, type Op } from '../graph/op'
 import { tidy } from '../tensor/tidy'
 import { checkShape, resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
@@ -114,6 +114,7 @@ function expectTensors(name: string, tensors: readonly Tensor[]): void {
       'AUX_INVALID_ARGUMENT',
       `${name}: expected an array of at least one tensor, got ${Array.isArray(tensors) ? 'none' : describe(tensors)}`,
     )
+  for (const t of tensors) expectTensor(name, t)
 }
 
 /** Tensors one after the other along an axis (the first by default). */

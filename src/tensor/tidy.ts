@@ -1,3 +1,4 @@
+import { describe, fail } from '../errors'
 import type { Tensor } from './tensor'
 
 const scopes: Set<Tensor>[] = []
@@ -27,6 +28,7 @@ function tensorsIn(value: unknown, found: Set<unknown>): Set<unknown> {
  * objects) and those passed to `keep`. `body` must be synchronous.
  */
 export function tidy<T>(body: () => T): T {
+  if (typeof body !== 'function') fail('AUX_INVALID_ARGUMENT', `tidy: expected a function, got ${describe(body)}`)
   const scope = new Set<Tensor>()
   scopes.push(scope)
   let result: T | undefined

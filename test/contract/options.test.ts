@@ -160,7 +160,7 @@ test('what stands for something of another kind is an error that says so, not on
     ],
     [() => auxiliary({ name: 'a' } as never), /expected a function keep/],
     [() => new optim.SGD({ lr: 1, groups: [{ lrScale: 1 } as never] }), /expected match to be a pattern/],
-    [() => new optim.SGD({ lr: 1, groups: [{ match: '**', lrScale: NaN }] }), /expected lrScale to be a number >= 0/],
+    [() => new optim.SGD({ lr: 1, groups: [{ match: '**', lrScale: NaN }] }), /group: lrScale: expected a number >= 0, got NaN/],
     [
       () => model.loadState(new Map([...model.state()].map(([n, t]) => [n, t.toArray() as never]))),
       /weight to be a tensor/,

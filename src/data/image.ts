@@ -72,7 +72,7 @@ export function randomCrop(
 ): FieldTransform {
   expectOptions('randomCrop', options, ['field', 'stream', 'padding', 'fill'])
   const { field = 'x', padding = 0, fill = 0 } = options
-  const [height, width] = typeof size === 'number' ? [size, size] : size
+  const [height, width] = (Array.isArray(size) ? size : [size, size]) as number[]
   expectIntegers('randomCrop', { height, width })
   expectIntegers('randomCrop', { padding }, 0)
   const stream = randomStream('randomCrop', streams.crop, options.stream)

@@ -21,6 +21,8 @@ export const isPolicy = (value: unknown): value is MemoryPolicy =>
 
 /** @internal `*` stands for one part of a path, `**` for any number of parts. */
 export function matcher(pattern: string): RegExp {
+  if (typeof pattern !== 'string')
+    fail('AUX_INVALID_ARGUMENT', `expected a path or a pattern such as 'blocks.*.fc1', got ${describe(pattern)}`)
   const parts = pattern
     .split('.')
     .map((part) => (part === '**' ? '.*' : part.replace(/[\\^$+?()|[\]{}]/g, '\\$&').replace(/\*/g, '[^.]*')))

@@ -99,10 +99,7 @@ export class Mixer extends nn.Module {
 
   constructor(options: MixerOptions) {
     super()
-    expectOptions('Mixer', options, [
-      ...['image', 'patch', 'classes', 'channels', 'layers'],
-      ...blockOptions,
-    ])
+    expectOptions('Mixer', options, [...['image', 'patch', 'classes', 'channels', 'layers'], ...blockOptions])
     const { layers, features, classes, eps = 1e-6 } = options
     expectIntegers('Mixer', { layers })
     this.patches = new Patches('Mixer', options)

@@ -119,7 +119,9 @@ export class Reformer extends nn.Module {
 
   /** Tokens i32 [N, T], whole chunks (or fewer than one), to logits [N, T, vocabulary]. */
   forward(tokens: Tensor): Tensor {
-    const x = tidy(() => this.tokens.forward(tokens).add(this.positions.forward(constant(arange, 0, tokens.shape[1], 1, 'i32'))))
+    const x = tidy(() =>
+      this.tokens.forward(tokens).add(this.positions.forward(constant(arange, 0, tokens.shape[1], 1, 'i32'))),
+    )
     let [a, b] = [x, x]
     for (const block of this.blocks) [a, b] = block.forward(a, b)
     return this.head.forward(this.norm.forward(a.add(b).mul(0.5)))

@@ -92,7 +92,10 @@ export class Encoder extends nn.Module {
     this.tokens = new nn.Embedding(vocabulary, features, { std: 0.02 })
     this.positions = new nn.Embedding(length, features, { std: 0.02 })
     this.norm = new nn.LayerNorm(features, { eps })
-    this.blocks = Array.from({ length: layers }, () => new TransformerBlock({ norm: 'after', ...ofBlocks(options), eps }))
+    this.blocks = Array.from(
+      { length: layers },
+      () => new TransformerBlock({ norm: 'after', ...ofBlocks(options), eps }),
+    )
     this.pooler = new nn.Linear(features, features)
     this.head = new nn.Linear(features, classes)
   }

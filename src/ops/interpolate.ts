@@ -76,7 +76,10 @@ export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
   const [n, h, w, c] = x.shape
   const factors = typeof scale === 'number' ? [scale, scale] : scale
   if (!Array.isArray(size ?? factors) && typeof size !== 'number')
-    fail('AUX_INVALID_ARGUMENT', `${name}: expected ${size === undefined ? 'scale' : 'size'} to be one number or two, got ${describe(size ?? scale)}`)
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${name}: expected ${size === undefined ? 'scale' : 'size'} to be one number or two, got ${describe(size ?? scale)}`,
+    )
   const [p, q] = pair(`${name}: size`, size ?? [Math.floor(h * factors![0]), Math.floor(w * factors![1])], undefined)
   if (mode === 'nearest') return tidy(() => nearest(x, p, q))
   if (mode !== 'bilinear')

@@ -298,6 +298,8 @@ Tensor.prototype.split = function (sizes, axis = 0) {
     typeof sizes === 'number'
       ? Array.from({ length: Math.max(1, Math.ceil(size / sizes)) }, (_, i) => Math.min(sizes, size - i * sizes))
       : sizes
+  if (!Array.isArray(list))
+    fail('AUX_INVALID_ARGUMENT', `split: expected a size or an array of sizes, got ${describe(list)}`)
   if (list.reduce((n, s) => n + s, 0) !== size)
     fail('AUX_SHAPE_MISMATCH', `split: expected sizes that add up to ${size}, got ${showShape(list)}`)
   let from = 0

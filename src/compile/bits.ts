@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import type { MemoryAssignment } from '../memory/assignment'
 import { backprop } from '../memory/backprop'
 import type { MemoryPolicy } from '../memory/policy'
@@ -209,6 +209,7 @@ export async function allotBits<R extends Traceable>(
   options: BitsOptions<R>,
   ...batches: Batch[]
 ): Promise<Record<string, MemoryPolicy>> {
+  expectOptions('allotBits', options)
   const { budget, rounding, ...rest } = options
   const limit = parseBytes(budget)
   if (!batches.length) fail('AUX_INVALID_ARGUMENT', 'allotBits: expected a batch to measure on')

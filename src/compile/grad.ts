@@ -60,7 +60,7 @@ export function valueAndGrad(f: ScalarFunction): (...inputs: Tensor[]) => {
   /** One gradient for each input, of its shape. */
   grads: Tensor[]
 } {
-  if (typeof f !== 'function') fail('AUX_INVALID_ARGUMENT', `grad: expected a function, got ${describe(f)}`)
+  if (typeof f !== 'function') fail('AUX_INVALID_ARGUMENT', `grad: expected a function of tensors, got ${describe(f)}`)
   return (...inputs) => {
     for (const t of inputs) expectTensor('grad', t)
     const around = tracing()

@@ -30,6 +30,8 @@ export interface NormalSpec {
 
 function normalSpec(name: string, spec: InputSpec): NormalSpec {
   if (ArrayBuffer.isView(spec)) return toHost(`input ${name}`, spec as TypedArray)
+  if (typeof spec !== 'object' || spec === null)
+    fail('AUX_INVALID_ARGUMENT', `input ${name}: expected a shape or { shape, dtype }, got ${describe(spec)}`)
   const { shape, dtype } = Array.isArray(spec)
     ? { shape: spec as Shape, dtype: undefined }
     : (spec as { shape: Shape; dtype?: DType })

@@ -26,6 +26,8 @@ export interface Optimizer {
   expectFit?(parameters: ReadonlyMap<string, Tensor>): void
   /** State of a parameter, made (as zeros, or as the method wants) at the first call. */
   state(name: string, parameter: Tensor): Readonly<Record<string, Tensor>>
+  /** Whether there is state of a parameter: what a plan that is refused has made anew is freed again. */
+  holds?(parameter: Tensor): boolean
   /** Frees the state of a parameter that is no longer in the model. */
   forget?(parameter: Tensor): void
   /** Traces the in-place update of a parameter and its state, by `assign`. */

@@ -1,4 +1,4 @@
-import { AuxgradError, describe, expectOptions, fail, nativeError } from '../errors'
+import { describe, expectOptions, fail, nativeError } from '../errors'
 import { check, native } from '../native'
 import { nextWords } from '../ops/random'
 import type { Device } from '../tensor/device'
@@ -11,7 +11,10 @@ import type { Plan } from './plan'
 
 /** Options of one run. */
 export interface RunOptions {
-  /** Stops the run between two kernels as long as nothing has changed; after that the step is finished. */
+  /**
+   * Stops the run between two kernels as long as nothing has changed: it then rejects with the signal's reason, whatever
+   * that is. After that the step is finished.
+   */
   signal?: AbortSignal
 }
 
@@ -98,7 +101,7 @@ export class Session {
     values: ReadonlyMap<string, HostArray | Tensor>,
     signal?: AbortSignal,
   ): Promise<HostArray[]> {
-    if (signal?.aborted) throw aborted(signal)
+    signal?.throwIfAborted()
     const handle = plan.handle()
     const arena = this.#write(plan, values)
     const { storages } = plan.program
@@ -109,7 +112,7 @@ export class Session {
         signal?.removeEventListener('abort', stop)
         this.measuredArena = Math.max(this.measuredArena, stats.arenaPeak, plan.inputEnd)
         if (status.code === 0) resolve()
-        else reject(signal?.aborted && status.code === 4 ? aborted(signal) : nativeError(status.code, status.message))
+        else reject(signal?.aborted && status.code === 4 ? signal.reason : nativeError(status.code, status.message))
       })
       if ('code' in job) reject(nativeError(job.code, job.message))
       else signal?.addEventListener('abort', stop, { once: true })
@@ -161,11 +164,6 @@ export class Session {
     this.#arena = null
   }
 }
-
-const aborted = (signal: AbortSignal): unknown =>
-  signal.reason instanceof Error
-    ? signal.reason
-    : new AuxgradError('AUX_ABORTED', 'the step was aborted before it changed anything', { cause: signal.reason })
 
 const sessions = new WeakMap<object, Session>()
 

@@ -250,15 +250,14 @@ export class TrainingStep<R extends Traceable = Traceable> {
 
   #entry(specs: ReadonlyMap<string, NormalSpec>, update: boolean): Entry {
     if (this.#closed) fail('AUX_DISPOSED', 'this training step was closed')
-    return this.#plans.entry(specs, {
-      variant: () => `${this.#session.variant}${update}|`,
-      make: () => this.#fit(specs, update),
-      budget: this.#budget?.bytes,
-      refusal: ({ unfit }) => ({
-        before: unfit,
-        alternatives: () => this.#alternatives(specs),
+    return this.#updates.planning(() =>
+      this.#plans.entry(specs, {
+        variant: () => `${this.#session.variant}${update}|`,
+        make: () => this.#fit(specs, update),
+        budget: this.#budget?.bytes,
+        refusal: ({ unfit }) => ({ before: unfit, alternatives: () => this.#alternatives(specs) }),
       }),
-    })
+    )
   }
 
   /** The plan under what was chosen so far and, if that is over the budget, more of its methods. */

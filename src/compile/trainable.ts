@@ -1,3 +1,4 @@
+import { describe, fail } from '../errors'
 import type { Tensor } from '../tensor/tensor'
 import { isPlainObject } from '../tensor/tidy'
 
@@ -27,6 +28,12 @@ export interface Trainable {
   namedParameters(): Iterable<[string, ParameterLike]>
   /** Parameters and buffers by path. */
   state(): ReadonlyMap<string, Tensor>
+}
+
+/** Throws unless it has modules inside: what JavaScript lets through. */
+export function expectModule(what: string, model: unknown): void {
+  if (typeof (model as Trainable | undefined | null)?.namedModules !== 'function')
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected a module, got ${describe(model)}`)
 }
 
 /** True for what may hold parts of a module: an array or a plain object. */

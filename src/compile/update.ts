@@ -36,11 +36,25 @@ export class Updates {
   /** Parameters that a plan updates or sums gradients of. */
   readonly #updated = new Set<ParameterLike>()
 
+  /** Frees what was made since the last plan was asked for. */
+  #undo: (() => void)[] = []
+
   constructor(
     readonly optimizer: Optimizer,
     readonly accumulate: number,
     readonly clip: ClipOptions = {},
   ) {}
+
+  /** Runs `body`, which makes a plan; where there can be none, frees what was made for it. */
+  planning<T>(body: () => T): T {
+    this.#undo = []
+    try {
+      return body()
+    } catch (error) {
+      for (const undo of this.#undo) undo()
+      throw error
+    }
+  }
 
   /** Traces an update or, with more runs to come before it, sums. Gives the tensors that are state, and the norm if one is taken. */
   trace(graph: Graph, gradients: readonly Gradient[], update: boolean): { state: Set<Tensor>; norm?: Tensor } {
@@ -62,6 +76,7 @@ export class Updates {
     const lr = graph.input(inputLr, [], 'f32')
     const step = graph.input(inputStep, [], 'f32')
     for (const { name, p, rows, gradient } of ready) {
+      if (optimizer.holds?.(p) === false) this.#undo.push(() => optimizer.forget?.(p))
       for (const t of Object.values(optimizer.state(name, p))) state.add(t)
       const inputs = { lr, step, scale }
       if (!rows) optimizer.update(name, p, gradient, inputs)
@@ -118,6 +133,10 @@ export class Updates {
       fail('AUX_INVALID_ARGUMENT', `accumulate: the gradient of the sparse table ${name} cannot be summed over runs`)
     const made = keep(Tensor.allocate(parameter.shape, parameter.dtype, { zero: true, what: `gradient of ${name}` }))
     this.#sums.set(parameter, made)
+    this.#undo.push(() => {
+      made.dispose()
+      this.#sums.delete(parameter)
+    })
     return made
   }
 }

@@ -1,9 +1,11 @@
+import { expectIntegers } from '../errors'
 import { Random } from '../tensor/philox'
 
 // Orders of rows: functions of a seed and an epoch, so that nothing has to be saved to have them again.
 
 /** The rows 0 to size - 1 in the order of an epoch: a Fisher-Yates shuffle by counter-based random numbers. */
 export function permutation(size: number, seed: number, epoch: number): Uint32Array {
+  expectIntegers('permutation', { size, epoch }, 0)
   const random = new Random(seed).seek(0, epoch, 0)
   const order = new Uint32Array(size)
   for (let i = 0; i < size; i++) {

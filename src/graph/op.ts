@@ -220,7 +220,8 @@ export function expectTensor(op: string, value: unknown): asserts value is Tenso
 
 /** Throws unless the input is there. */
 function expectInput(op: string, name: string, spec: Spec | undefined): asserts spec is Spec {
-  if (!spec) fail('AUX_INVALID_ARGUMENT', `${op}: expected ${name} to be a tensor, got undefined`)
+  if (!Array.isArray(spec?.shape))
+    fail('AUX_INVALID_ARGUMENT', `${op}: expected ${name} to be a tensor, got ${describe(spec)}`)
 }
 
 /** Throws unless the input has the dtype; for shape rules. */

@@ -31,6 +31,8 @@ export const isPolicy = (value: unknown): value is MemoryPolicy =>
 
 /** @internal `*` stands for one part of a path, `**` for any number of parts. */
 export function matcher(pattern: string): RegExp {
+  if (typeof pattern !== 'string')
+    fail('AUX_INVALID_ARGUMENT', `expected a path or a pattern such as 'blocks.*.fc1', got ${describe(pattern)}`)
   const parts = pattern
     .split('.')
     .map((part) => (part === '**' ? '.*' : part.replace(/[\\^$+?()|[\]{}]/g, '\\$&').replace(/\*/g, '[^.]*')))
@@ -59,7 +61,10 @@ export function assigned(
   const rows = Array.isArray(assignment)
     ? (assignment as readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[])
     : Object.entries(assignment as Record<string, MemoryPolicy>)
-  return rows.flatMap(([where, policy]): [string, MemoryPolicy][] => {
+  return rows.flatMap((row): [string, MemoryPolicy][] => {
+    if (!Array.isArray(row))
+      fail('AUX_INVALID_ARGUMENT', `memory: expected pairs [where, policy] in the list, got ${describe(row)}`)
+    const [where, policy] = row as (typeof rows)[number]
     if (!isPolicy(policy))
       fail(
         'AUX_INVALID_ARGUMENT',

@@ -1,4 +1,4 @@
-import { expectOneOf, fail } from '../errors'
+import { expectIntegers, expectOneOf, expectOptions, fail, picked } from '../errors'
 import * as nn from '../nn'
 import { couple } from '../ops'
 import type { Tensor } from '../tensor/tensor'
@@ -47,6 +47,12 @@ export const transformerOptions = [
   'reversible',
 ] as const
 
+const blockOptions = transformerOptions.filter((name) => name !== 'layers' && name !== 'reversible')
+
+/** @internal Those of the options of a model that are of its blocks. */
+export const ofBlocks = (options: TransformerOptions): Omit<TransformerOptions, 'layers' | 'reversible'> =>
+  picked(options, blockOptions)
+
 /** What the blocks of transformers are made of. */
 export abstract class TransformerBranches extends nn.Module {
   /** The attention branch. */
@@ -63,8 +69,9 @@ export abstract class TransformerBranches extends nn.Module {
   readonly dropout: nn.Dropout
   readonly #activation: (x: Tensor) => Tensor
 
-  constructor(options: Omit<TransformerOptions, 'layers'>) {
+  constructor(options: Omit<TransformerOptions, 'layers' | 'reversible'>) {
     super()
+    expectOptions(new.target.name, options, blockOptions)
     const { features, heads, hidden = 4 * features, dropout = 0, causal = false, eps = 1e-5 } = options
     const { activation = 'gelu' } = options
     expectOneOf(new.target.name, { activation }, ...Object.keys(activations))
@@ -98,7 +105,7 @@ export abstract class TransformerBranches extends nn.Module {
 export class TransformerBlock extends TransformerBranches {
   readonly #before: boolean
 
-  constructor(options: Omit<TransformerOptions, 'layers'>) {
+  constructor(options: Omit<TransformerOptions, 'layers' | 'reversible'>) {
     super(options)
     this.#before = (options.norm ?? 'before') === 'before'
   }
@@ -132,9 +139,11 @@ export type Blocks = TransformerBlock[] | ReversibleTransformerBlock[]
 /** As many as the options say. */
 export function makeBlocks(options: TransformerOptions): Blocks {
   const { layers, reversible = false, norm = 'before' } = options
-  if (!reversible) return Array.from({ length: layers }, () => new TransformerBlock(options))
+  expectIntegers('blocks', { layers })
+  const own = ofBlocks(options)
+  if (!reversible) return Array.from({ length: layers }, () => new TransformerBlock(own))
   if (norm !== 'before') fail('AUX_INVALID_ARGUMENT', `reversible: expected norms before the branches, got ${norm}`)
-  return Array.from({ length: layers }, () => new ReversibleTransformerBlock(options))
+  return Array.from({ length: layers }, () => new ReversibleTransformerBlock(own))
 }
 
 const reversed = (blocks: Blocks): blocks is ReversibleTransformerBlock[] =>

@@ -1,4 +1,4 @@
-import { expectOptions } from '../errors'
+import { expectIntegers, expectOptions, picked } from '../errors'
 import * as nn from '../nn'
 import type { Tensor } from '../tensor/tensor'
 import { Patches } from './patches'
@@ -43,6 +43,8 @@ class Perceptron extends nn.Module {
   }
 }
 
+const blockOptions = ['features', 'tokenHidden', 'hidden', 'dropout', 'eps'] as const
+
 /** An MLP over tokens, the same for all channels, and one over channels, the same for all tokens. */
 export class MixerBlock extends nn.Module {
   /** Norm before the MLP over tokens. */
@@ -56,8 +58,9 @@ export class MixerBlock extends nn.Module {
   /** Behind each. */
   readonly dropout: nn.Dropout
 
-  constructor(tokens: number, options: Omit<MixerOptions, 'image' | 'patch' | 'classes' | 'layers'>) {
+  constructor(tokens: number, options: Pick<MixerOptions, (typeof blockOptions)[number]>) {
     super()
+    expectOptions('MixerBlock', options, blockOptions)
     const { features, tokenHidden = Math.ceil(features / 2), hidden = 4 * features, dropout = 0, eps = 1e-6 } = options
     this.norm1 = new nn.LayerNorm(features, { eps })
     this.tokens = new Perceptron(tokens, tokenHidden)
@@ -96,12 +99,12 @@ export class Mixer extends nn.Module {
 
   constructor(options: MixerOptions) {
     super()
-    expectOptions('Mixer', options, [
-      ...['image', 'patch', 'classes', 'channels', 'layers', 'features', 'tokenHidden', 'hidden', 'dropout', 'eps'],
-    ])
+    expectOptions('Mixer', options, [...['image', 'patch', 'classes', 'channels', 'layers'], ...blockOptions])
     const { layers, features, classes, eps = 1e-6 } = options
+    expectIntegers('Mixer', { layers })
     this.patches = new Patches('Mixer', options)
-    this.blocks = Array.from({ length: layers }, () => new MixerBlock(this.patches.count, options))
+    const own = picked(options, blockOptions)
+    this.blocks = Array.from({ length: layers }, () => new MixerBlock(this.patches.count, own))
     this.norm = new nn.LayerNorm(features, { eps })
     this.head = new nn.Linear(features, classes)
   }

@@ -1,4 +1,4 @@
-import { expectOneOf, expectOptions, fail } from '../errors'
+import { expectIntegers, expectOneOf, expectOptions, fail } from '../errors'
 import * as nn from '../nn'
 import type { Tensor } from '../tensor/tensor'
 
@@ -40,7 +40,9 @@ export class InvertedResidual extends nn.Module {
 
   constructor(inputs: number, outputs: number, options: { stride?: number; expand?: number } = {}) {
     super()
+    expectOptions('InvertedResidual', options, ['stride', 'expand'])
     const { stride = 1, expand = 6 } = options
+    expectIntegers('InvertedResidual', { inputs, outputs, expand })
     const inside = inputs * expand
     this.widen = expand === 1 ? undefined : new ConvNorm(inputs, inside, 1)
     this.depthwise = new ConvNorm(inside, inside, 3, { stride, groups: inside })

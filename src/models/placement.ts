@@ -1,3 +1,4 @@
+import { expectModule } from '../compile/trainable'
 import { expectIntegers, fail } from '../errors'
 import { asa, type MemoryPolicy } from '../memory'
 import * as nn from '../nn'
@@ -28,6 +29,7 @@ export function asaPlacement(
   level: 1 | 2 | 3 | 4,
   policy: MemoryPolicy = asa(),
 ): Record<string, MemoryPolicy> {
+  expectModule('asaPlacement', model)
   expectIntegers('asaPlacement', { level }, 1, 4)
   const modules = [...model.namedModules()]
   const blocks = modules.map(([, m]) => m).filter(isPlaced)

@@ -1,4 +1,4 @@
-import { expectIntegers, expectOptions } from '../errors'
+import { expectIntegers, expectOptions, picked } from '../errors'
 import * as nn from '../nn'
 import { arange, concat, couple } from '../ops'
 import { constant } from '../ops/constant'
@@ -25,7 +25,14 @@ export interface ReformerOptions extends Omit<nn.LSHAttentionOptions, 'bias'> {
   dropout?: number
 }
 
-const attentionOf = ({ chunk, rounds, buckets, causal = true }: ReformerOptions): nn.LSHAttentionOptions => ({
+const blockOptions = [
+  ...(['features', 'heads', 'hidden', 'feed', 'dropout'] as const),
+  ...(['chunk', 'rounds', 'buckets', 'causal'] as const),
+] as const
+
+type BlockOptions = Pick<ReformerOptions, (typeof blockOptions)[number]>
+
+const attentionOf = ({ chunk, rounds, buckets, causal = true }: BlockOptions): nn.LSHAttentionOptions => ({
   causal,
   ...(chunk !== undefined && { chunk }),
   ...(rounds !== undefined && { rounds }),
@@ -48,8 +55,9 @@ export class ReformerBlock extends nn.Module {
   readonly dropout: nn.Dropout
   readonly #feed: number | undefined
 
-  constructor(options: ReformerOptions) {
+  constructor(options: BlockOptions) {
     super()
+    expectOptions('ReformerBlock', options, blockOptions)
     const { features, heads, hidden = 4 * features, dropout = 0, feed } = options
     if (feed !== undefined) expectIntegers('Reformer', { feed })
     this.norm1 = new nn.LayerNorm(features)
@@ -98,21 +106,22 @@ export class Reformer extends nn.Module {
 
   constructor(options: ReformerOptions) {
     super()
-    expectOptions('Reformer', options, [
-      ...['vocabulary', 'length', 'layers', 'features', 'heads', 'hidden', 'feed', 'dropout'],
-      ...['chunk', 'rounds', 'buckets', 'causal'],
-    ])
+    expectOptions('Reformer', options, ['vocabulary', 'length', 'layers', ...blockOptions])
     const { vocabulary, length, layers, features } = options
+    expectIntegers('Reformer', { layers })
+    const own = picked(options, blockOptions)
     this.tokens = new nn.Embedding(vocabulary, features, { std: 0.02 })
     this.positions = new nn.Embedding(length, features, { std: 0.02 })
-    this.blocks = Array.from({ length: layers }, () => new ReformerBlock(options))
+    this.blocks = Array.from({ length: layers }, () => new ReformerBlock(own))
     this.norm = new nn.LayerNorm(features)
     this.head = new nn.Linear(features, vocabulary, { bias: false })
   }
 
   /** Tokens i32 [N, T], whole chunks (or fewer than one), to logits [N, T, vocabulary]. */
   forward(tokens: Tensor): Tensor {
-    const x = tidy(() => this.tokens.forward(tokens).add(this.positions.forward(constant(arange, 0, tokens.shape[1], 1, 'i32'))))
+    const x = tidy(() =>
+      this.tokens.forward(tokens).add(this.positions.forward(constant(arange, 0, tokens.shape[1], 1, 'i32'))),
+    )
     let [a, b] = [x, x]
     for (const block of this.blocks) [a, b] = block.forward(a, b)
     return this.head.forward(this.norm.forward(a.add(b).mul(0.5)))

@@ -5,7 +5,7 @@ import { linear, tensor } from '../ops'
 import { showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
-import { TransformerBlock, TransformerBranches, transformerOptions, type TransformerOptions } from './block'
+import { ofBlocks, TransformerBlock, TransformerBranches, transformerOptions, type TransformerOptions } from './block'
 
 /** Options of `Transformer`. */
 export interface Seq2SeqOptions extends Omit<TransformerOptions, 'causal' | 'reversible' | 'layers'> {
@@ -98,7 +98,7 @@ export class Transformer extends nn.Module {
     const { layers, features, vocabulary, padding = 0, dropout = 0, norm = 'after', eps } = options
     expectIntegers('Transformer', { layers, features, vocabulary })
     expectIntegers('Transformer', { padding }, 0, vocabulary - 1)
-    const own = { activation: 'relu', ...options, norm } as const
+    const own = { activation: 'relu', ...ofBlocks(options), norm } as const
     this.tokens = new nn.Embedding(vocabulary, features, { std: features ** -0.5 })
     this.dropout = new nn.Dropout(dropout)
     const last = (): nn.LayerNorm | undefined => (norm === 'before' ? new nn.LayerNorm(features, { eps }) : undefined)

@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { expectTensor } from '../graph/op'
 import * as nn from '../nn'
 import { arange } from '../ops'
@@ -8,6 +8,7 @@ import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import {
   makeBlocks,
+  ofBlocks,
   throughBlocks,
   transformerOptions,
   TransformerBlock,
@@ -87,10 +88,14 @@ export class Encoder extends nn.Module {
     super()
     expectOptions('Encoder', options, ['vocabulary', 'length', 'classes', ...transformerOptions])
     const { vocabulary, length, classes, layers, features, eps = 1e-12 } = options
+    expectIntegers('Encoder', { layers })
     this.tokens = new nn.Embedding(vocabulary, features, { std: 0.02 })
     this.positions = new nn.Embedding(length, features, { std: 0.02 })
     this.norm = new nn.LayerNorm(features, { eps })
-    this.blocks = Array.from({ length: layers }, () => new TransformerBlock({ norm: 'after', ...options, eps }))
+    this.blocks = Array.from(
+      { length: layers },
+      () => new TransformerBlock({ norm: 'after', ...ofBlocks(options), eps }),
+    )
     this.pooler = new nn.Linear(features, features)
     this.head = new nn.Linear(features, classes)
   }

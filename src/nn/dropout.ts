@@ -38,7 +38,8 @@ export class Dropout2d extends Module {
   /** [N, ..., C], such as images; unchanged in evaluation mode. */
   forward(x: Tensor): Tensor {
     if (!this.training || this.p === 0) return x
-    return tidy(() => x.mul(dropout(constant(ones, x.shape.map((n, i) => (i === 0 || i === x.rank - 1 ? n : 1))), this.p)))
+    const channels = x.shape.map((n, i) => (i === 0 || i === x.rank - 1 ? n : 1))
+    return tidy(() => x.mul(dropout(constant(ones, channels), this.p)))
   }
 }
 

@@ -1,6 +1,6 @@
 import { expectOneOf, expectOptions } from '../errors'
 import type { Shape } from '../tensor/shape'
-import { sizeOf } from '../tensor/shape'
+import { checkShape, sizeOf } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { normal, truncatedNormal, uniform } from '../ops'
 
@@ -13,6 +13,7 @@ export function fans(shape: Shape): {
   /** Outputs of one input. */
   fanOut: number
 } {
+  checkShape('fans', shape)
   const taps = sizeOf(shape.slice(1, -1))
   return { fanIn: taps * shape[shape.length - 1], fanOut: taps * shape[0] }
 }

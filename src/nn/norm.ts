@@ -71,7 +71,7 @@ export class LayerNorm extends Module {
   /** `features`: the size of the last axis, or those of the last axes. */
   constructor(features: number | readonly number[], options: NormOptions = {}) {
     super()
-    const sizes = (Array.isArray(features) ? [...features] : [features]) as number[]
+    const sizes = Array.isArray(features) ? (features as readonly number[]) : [features as number]
     if (!sizes.length) fail('AUX_INVALID_ARGUMENT', 'LayerNorm: expected at least one size of features, got none')
     for (const size of sizes) expectIntegers('LayerNorm', { features: size })
     expectOptions('LayerNorm', options, ['eps'])

@@ -1,5 +1,5 @@
 import { revision } from '../compile/trainable'
-import { fail } from '../errors'
+import { describe, expectOptions, fail } from '../errors'
 import { checkStoreFormat, emptyPacked, storedBytes, type StoreFormat } from '../ops/store'
 import { expectTensor } from '../graph/op'
 import { keep } from '../tensor/tidy'
@@ -18,6 +18,7 @@ export class Parameter extends Tensor {
 
   constructor(value: Tensor, options: { table?: boolean; sparse?: boolean } = {}) {
     expectTensor('Parameter', value)
+    expectOptions('Parameter', options, ['table', 'sparse'])
     if (value.traced)
       fail(
         'AUX_TRACED_VALUE',
@@ -78,6 +79,8 @@ export class Parameter extends Tensor {
  */
 export function frozen<M>(format: StoreFormat, make: () => M): M {
   checkStoreFormat('frozen', format)
+  if (typeof make !== 'function')
+    fail('AUX_INVALID_ARGUMENT', `frozen: expected a function that makes a module, got ${describe(make)}`)
   const before = making
   making = format
   try {

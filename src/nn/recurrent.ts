@@ -155,6 +155,7 @@ export class RNNCell extends Cell {
   readonly #nonlinearity: 'tanh' | 'relu'
 
   constructor(inputs: number, hidden: number, options: RNNCellOptions = {}) {
+    expectOptions(new.target.name, options)
     super(inputs, hidden, 1, options.bias ?? true)
     this.#nonlinearity = options.nonlinearity ?? 'tanh'
     if (!['tanh', 'relu'].includes(this.#nonlinearity))
@@ -193,9 +194,9 @@ abstract class Recurrent<C extends LSTMCell | GRUCell | RNNCell> extends Module 
     own: readonly string[] = [],
   ) {
     super()
+    expectOptions(new.target.name, options, ['layers', 'bias', 'dropout', 'bidirectional', ...own])
     const { layers = 1, dropout: p = 0, bidirectional = false } = options
     expectIntegers(new.target.name, { inputs, hidden, layers })
-    expectOptions(new.target.name, options, ['layers', 'bias', 'dropout', 'bidirectional', ...own])
     checkDropout(`${new.target.name} dropout`, p)
     const directions = bidirectional ? 2 : 1
     this.cells = []

@@ -1,5 +1,5 @@
-import { isContainer } from '../compile/trainable'
-import { describe, fail } from '../errors'
+import { expectModule, isContainer } from '../compile/trainable'
+import { fail } from '../errors'
 import { testOf, type ModuleTest } from '../memory/assignment'
 import type { Module } from './module'
 
@@ -10,8 +10,7 @@ export function modulesMeant<M extends Module>(
   is: (module: Module) => module is M,
   what: string,
 ): [string, M][] {
-  if (typeof model?.namedModules !== 'function')
-    fail('AUX_INVALID_ARGUMENT', `${what.split(':')[0]}: expected a module, got ${describe(model)}`)
+  expectModule(what.split(':')[0], model)
   const meant = testOf<object>(where)
   const found = [...model.namedModules()].filter(([path, m]) => path && is(m) && meant(path, m)) as [string, M][]
   if (!found.length) fail('AUX_INVALID_ARGUMENT', `${what} inside the model is named by ${String(where)}`)

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { describe, fail } from '../errors'
 import { apply, copy, defineOp, expectDType, expectShape, graphOf } from '../graph/op'
 import type { Graph } from '../graph/graph'
 import { native } from '../native'
@@ -58,6 +58,8 @@ function assignNow(target: Tensor, values: Tensor | TypedArray | readonly number
   if (!target.contiguous) fail('AUX_INVALID_ARGUMENT', 'assign: expected a contiguous tensor, got a strided view')
   if (values instanceof Tensor && values.dtype !== dtype)
     fail('AUX_DTYPE_MISMATCH', `assign: expected ${dtype}, got ${values.dtype}`)
+  if (!(values instanceof Tensor || ArrayBuffer.isView(values) || Array.isArray(values)))
+    fail('AUX_INVALID_ARGUMENT', `assign: expected a tensor or an array of values, got ${describe(values)}`)
   const source = values instanceof Tensor ? values.rawSync() : values
   if (source.length !== size)
     fail('AUX_SHAPE_MISMATCH', `assign: expected ${size} values for shape ${showShape(shape)}, got ${source.length}`)

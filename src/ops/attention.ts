@@ -115,8 +115,10 @@ export function attend(
 ): [y: Tensor, logSumExp: Tensor] {
   for (const t of [q, k, v]) expectTensor('scaledDotProductAttention', t)
   expectOptions('scaledDotProductAttention', options, ['causal', 'mask', 'scale', 'dropoutP'])
+  for (const t of [q, k, v]) expectTensor('scaledDotProductAttention', t)
   const { causal = false, mask, scale = 1 / Math.sqrt(q.shape[q.rank - 1]), dropoutP: p = 0 } = options
   checkDropout('scaledDotProductAttention dropoutP', p)
+  if (mask !== undefined) expectTensor('scaledDotProductAttention mask', mask)
   return tidy(() => {
     const whole = [q.shape[0], q.shape[1], q.shape[2], k.shape[2]]
     if (

@@ -158,6 +158,7 @@ export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
 
 /** All products of two vectors: a [M], b [N]; y [M, N]. */
 export function outer(a: Tensor, b: Tensor): Tensor {
+  for (const t of [a, b]) expectTensor('outer', t)
   if (a.rank !== 1 || b.rank !== 1)
     fail('AUX_SHAPE_MISMATCH', `outer: expected two vectors, got ${showShape(a.shape)} and ${showShape(b.shape)}`)
   return tidy(() => a.unsqueeze(1).mul(b.unsqueeze(0)))

@@ -1,5 +1,5 @@
 import { fail } from '../errors'
-import { apply, defineOp, expectDType, expectShape, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectShape, expectTensor, type Op } from '../graph/op'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { mulScalar, scalarMul } from './unary'
@@ -44,6 +44,7 @@ const decayOp: typeof mulScalar = {
  */
 export function velocity(v: Tensor | undefined, f: Tensor, gamma: number): Tensor {
   if (!(gamma > 0 && gamma < 1)) fail('AUX_INVALID_ARGUMENT', `velocity: expected gamma between 0 and 1, got ${gamma}`)
+  expectTensor('velocity', f)
   return tidy(() => {
     const decay = (x: Tensor, value: number): Tensor => apply(decayOp, [x], { value })[0]
     return v ? couple(decay(v, gamma), f.mul(1 - gamma)) : decay(f, 1 - gamma)

@@ -1,4 +1,4 @@
-import { describe, expectIntegers, fail } from '../errors'
+import { AuxgradError, describe, expectIntegers, fail } from '../errors'
 import { apply, defineOp } from '../graph/op'
 import { checkDType, encode, fromBf16, type DType, type TypedArray } from '../tensor/dtype'
 import {
@@ -79,15 +79,18 @@ export function arange(start: number, stop?: number, step = 1, dtype: DType = 'f
   if (![from, to, step].every(Number.isFinite) || step === 0)
     fail('AUX_INVALID_ARGUMENT', `arange: expected finite bounds and a step that is not 0, got ${from}, ${to}, ${step}`)
   const n = Math.max(0, Math.ceil((to - from) / step))
-  return Tensor.from(
-    encode(
-      'arange',
-      Array.from({ length: n }, (_, i) => from + i * step),
-      dtype,
-    ),
-    [n],
-    dtype,
-  )
+  const values = numbersFor('arange', Float64Array, n)
+  for (let i = 0; i < n; i++) values[i] = from + i * step
+  return Tensor.from(encode('arange', values, dtype), [n], dtype)
+}
+
+/** Zeros in memory of JavaScript, or a clear error: what it has no room for would end the process. */
+function numbersFor<T extends Float32Array | Float64Array>(what: string, Kind: new (n: number) => T, n: number): T {
+  try {
+    return new Kind(n)
+  } catch (cause) {
+    throw new AuxgradError('AUX_OUT_OF_MEMORY', `${what}: JavaScript has no room for ${n} numbers`, { cause })
+  }
 }
 
 /** `count` values from start to stop, both included. */
@@ -95,16 +98,15 @@ export function linspace(start: number, stop: number, count: number): Tensor {
   expectIntegers('linspace', { count }, 0)
   if (![start, stop].every(Number.isFinite))
     fail('AUX_INVALID_ARGUMENT', `linspace: expected finite bounds, got ${start} and ${stop}`)
-  const data = Float32Array.from({ length: count }, (_, i) =>
-    count === 1 ? start : start + ((stop - start) * i) / (count - 1),
-  )
+  const data = numbersFor('linspace', Float32Array, count)
+  for (let i = 0; i < count; i++) data[i] = count === 1 ? start : start + ((stop - start) * i) / (count - 1)
   return Tensor.from(data, [count], 'f32')
 }
 
 /** The identity matrix. */
 export function eye(n: number): Tensor {
   checkShape('eye', [n, n])
-  const data = new Float32Array(n * n)
+  const data = numbersFor('eye', Float32Array, n * n)
   for (let i = 0; i < n; i++) data[i * n + i] = 1
   return Tensor.from(data, [n, n], 'f32')
 }

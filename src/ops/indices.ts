@@ -87,8 +87,7 @@ export const takeOp: Op<TakeAttrs> = defineOp({
  */
 export function embedding(indices: Tensor, weight: Tensor, options: { paddingIdx?: number } = {}): Tensor {
   expectOptions('embedding', options, ['paddingIdx'])
-  if (weight.rank !== 2)
-    fail('AUX_SHAPE_MISMATCH', `embedding: expected weight with 2 axes, got shape ${showShape(weight.shape)}`)
+  expectRank('embedding', 'weight', weight, 2)
   const padding =
     options.paddingIdx === undefined ? -1 : resolveAxis('embedding paddingIdx', options.paddingIdx, weight.shape[0])
   return tidy(

@@ -1,4 +1,4 @@
-import { expectOptions, fail } from '../errors'
+import { describe, expectOptions, fail } from '../errors'
 import { apply, defineOp, expectRank, expectTensor, type Op } from '../graph/op'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
@@ -75,6 +75,11 @@ export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
     fail('AUX_INVALID_ARGUMENT', `${name}: expected one of size and scale, got ${size === undefined ? 'none' : 'both'}`)
   const [n, h, w, c] = x.shape
   const factors = typeof scale === 'number' ? [scale, scale] : scale
+  if (!Array.isArray(size ?? factors) && typeof size !== 'number')
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${name}: expected ${size === undefined ? 'scale' : 'size'} to be one number or two, got ${describe(size ?? scale)}`,
+    )
   const [p, q] = pair(`${name}: size`, size ?? [Math.floor(h * factors![0]), Math.floor(w * factors![1])], undefined)
   if (mode === 'nearest') return tidy(() => nearest(x, p, q))
   if (mode !== 'bilinear')

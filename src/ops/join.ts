@@ -114,7 +114,7 @@ function expectTensors(name: string, tensors: readonly Tensor[]): void {
       'AUX_INVALID_ARGUMENT',
       `${name}: expected an array of at least one tensor, got ${Array.isArray(tensors) ? 'none' : describe(tensors)}`,
     )
-  for (const t of tensors as readonly Tensor[]) expectTensor(name, t)
+  for (const t of tensors) expectTensor(name, t)
 }
 
 /** Tensors one after the other along an axis (the first by default). */

@@ -180,6 +180,7 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
 /** Negative log-likelihood: log-probabilities [..., classes], labels i32 [...]; otherwise as `crossEntropy`. */
 export function nll(logProbabilities: Tensor, labels: Tensor, options: NllOptions = {}): Tensor {
   expectOptions('nll', options, ['ignoreIndex', 'reduction'])
+  expectTensor('nll', logProbabilities)
   if (logProbabilities.rank < 1)
     fail('AUX_SHAPE_MISMATCH', 'nll: expected log-probabilities [..., classes], got shape []')
   return tidy(() => {
@@ -315,6 +316,7 @@ export function klDivergence(
 ): Tensor {
   expectOptions('klDivergence', options, ['logTarget', 'reduction'])
   const { logTarget = false, reduction } = options
+  for (const t of [input, target]) expectTensor('klDivergence', t)
   return tidy(() => {
     const tiny = 2 ** -126
     const losses = logTarget ? target.exp().mul(target.sub(input)) : target.mul(target.maximum(tiny).log().sub(input))

@@ -184,7 +184,11 @@ export function batchNorm(
     fail('AUX_INVALID_ARGUMENT', `batchNorm: expected momentum in [0, 1], got ${describe(momentum)}`)
   // All is checked before the running statistics change.
   for (const t of [x, gamma, beta, runningMean, runningVar]) expectTensor('batchNorm', t)
-  expectFeatures('batchNorm', x, gamma, { bias: beta, 'the running mean': runningMean, 'the running variance': runningVar })
+  expectFeatures('batchNorm', x, gamma, {
+    bias: beta,
+    'the running mean': runningMean,
+    'the running variance': runningVar,
+  })
   if (!training) {
     const rstd = runningVar.add(eps).rsqrt()
     return apply(applyOp, [x, runningMean, rstd, gamma, beta], { own: false })[0]

@@ -1,6 +1,6 @@
 import { describe, expectOptions, fail } from '../errors'
 import { tracing, type Graph } from '../graph/graph'
-import { apply, defineOp, graphOf, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectTensor, graphOf, type Op } from '../graph/op'
 import { checkSeed } from '../tensor/philox'
 import { checkShape, resolveAxis, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
@@ -135,6 +135,7 @@ export const permutation = (n: number): Tensor => tidy(() => randomBits([n]).arg
 
 /** The entries of an axis in random order. */
 export function shuffle(x: Tensor, axis = 0): Tensor {
+  expectTensor('shuffle', x)
   const at = resolveAxis('shuffle', axis, x.rank)
   return tidy(() => x.indexSelect(at, permutation(x.shape[at])))
 }
@@ -162,7 +163,7 @@ export const randomFor = (inputs: readonly Tensor[]): { key: Tensor; id: number 
  */
 export function dropout(x: Tensor, p = 0.5, training = true): Tensor {
   checkDropout('dropout', p)
-  if (x.dtype !== 'f32') fail('AUX_DTYPE_MISMATCH', `dropout: expected input of dtype f32, got ${x.dtype}`)
+  expectDType('dropout', 'input', x, 'f32')
   if (!training || p === 0) return alias(x)
   return tidy(() => {
     const { key, id } = randomFor([x])

@@ -1,4 +1,4 @@
-import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
+import { apply, defineOp, expectDType, expectTensor, type Derivation, type Op } from '../graph/op'
 import { resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { describe, expectOptions, fail } from '../errors'
 import { Tensor } from '../tensor/tensor'
@@ -141,6 +141,7 @@ const truth = (x: Tensor): Tensor => (x.dtype === 'bool' ? x : x.ne(0))
 
 /** Sum of the products of two vectors. */
 export function dot(a: Tensor, b: Tensor): Tensor {
+  for (const t of [a, b]) expectTensor('dot', t)
   if (a.rank !== 1 || b.rank !== 1 || a.shape[0] !== b.shape[0])
     fail(
       'AUX_SHAPE_MISMATCH',

@@ -194,6 +194,8 @@ Tensor.prototype.copyTo = function (target) {
     target.assign(this)
     return
   }
+  if (!ArrayBuffer.isView(target))
+    fail('AUX_INVALID_ARGUMENT', `copyTo: expected a tensor or a typed array, got ${describe(target)}`)
   if (target.length !== this.size)
     fail('AUX_SHAPE_MISMATCH', `copyTo: expected an array of ${this.size} values, got ${target.length}`)
   target.set(this.dataSync())

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { expectDType, expectRank, expectShape, expectTensor } from '../graph/op'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
@@ -30,6 +30,7 @@ export function convTranspose2d(x: Tensor, weight: Tensor, bias?: Tensor, option
     expectDType(name, what, t, 'f32')
   }
   const kernel = weight.shape.slice(1, 3)
+  expectOptions(name, options)
   const { outputPadding, ...geometry } = options
   const attrs = convAttrs(name, kernel, geometry)
   const more = pair(`${name}: outputPadding`, outputPadding, 0, 0)

@@ -1,4 +1,4 @@
-import { expectIntegers, fail } from '../errors'
+import { expectIntegers, expectOptions, fail } from '../errors'
 import { expectTensor } from '../graph/op'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
@@ -29,6 +29,7 @@ export function convTranspose1d(
   const name = 'convTranspose1d'
   expectTensor(name, x)
   expectTensor(name, weight)
+  expectOptions(name, options)
   const { outputPadding = 0, ...geometry } = options
   const row = rowOptions(name, geometry)
   expectIntegers(name, { outputPadding }, 0)

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { expectOptions, fail } from '../errors'
 import { expectDType, expectShape, expectTensor } from '../graph/op'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
@@ -36,6 +36,7 @@ export function convTranspose3d(
       `${name}: expected input [N, D, H, W, I] and weight [I, KD, KH, KW, O / groups], got ${showShape(x.shape)} and ` +
         showShape(weight.shape),
     )
+  expectOptions(name, options)
   const { outputPadding, ...geometry } = options
   const { depth, image } = volumeOptions(name, weight.shape.slice(1, 4), geometry)
   const [more, ...rest] = triple(`${name}: outputPadding`, outputPadding, 0, 0)

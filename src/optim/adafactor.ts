@@ -1,8 +1,8 @@
 import type { Schedule, UpdateInputs } from '../compile/optimizer'
-import { fail } from '../errors'
+import { expectOptions } from '../errors'
 import { adafactorUpdate } from '../ops/optim'
 import type { Spec, Tensor } from '../tensor/tensor'
-import { Base, type BaseOptions } from './base'
+import { Base, expectPositive, type BaseOptions } from './base'
 import { factoredSlot } from './factored'
 
 /** Options of `Adafactor`. */
@@ -38,11 +38,10 @@ export class Adafactor extends Base {
   readonly #eps: number
 
   constructor(options: AdafactorOptions = {}) {
+    expectOptions('Adafactor', options)
     super({ ...options, lr: options.lr ?? relativeStep }, ['relative', 'least', 'decay', 'limit', 'eps'])
     const { relative = options.lr === undefined, least = 1e-3, decay = 0.8, limit = 1, eps = 1e-30 } = options
-    for (const [name, value] of Object.entries({ least, decay, limit, eps }))
-      if (!(value > 0 && Number.isFinite(value)))
-        fail('AUX_INVALID_ARGUMENT', `${name}: expected a number > 0, got ${value}`)
+    expectPositive({ least, decay, limit, eps })
     this.#least = relative ? least : 0
     this.#decay = decay
     this.#limit = limit

@@ -1,8 +1,7 @@
 import type { UpdateInputs } from '../compile/optimizer'
-import { fail } from '../errors'
 import { rmsUpdate } from '../ops/optim'
 import type { Tensor } from '../tensor/tensor'
-import { Base, checkEps, type BaseOptions } from './base'
+import { Base, checkEps, expectNonNegative, type BaseOptions } from './base'
 
 /** Options of `Adagrad`. */
 export interface AdagradOptions extends BaseOptions {
@@ -29,9 +28,7 @@ export class Adagrad extends Base {
   constructor(options: AdagradOptions) {
     super(options, ['lrDecay', 'initialAccumulatorValue', 'eps'])
     const { lrDecay = 0, initialAccumulatorValue = 0, eps = 1e-10 } = options
-    for (const [name, value] of Object.entries({ lrDecay, initialAccumulatorValue }))
-      if (!(value >= 0 && Number.isFinite(value)))
-        fail('AUX_INVALID_ARGUMENT', `${name}: expected a number >= 0, got ${value}`)
+    expectNonNegative({ lrDecay, initialAccumulatorValue })
     this.#lrDecay = lrDecay
     this.#start = initialAccumulatorValue
     this.#eps = checkEps(eps)

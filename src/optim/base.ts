@@ -43,9 +43,23 @@ export function checkBetas(betas: readonly [number, number]): readonly [number, 
   return betas
 }
 
+/** @internal Throws unless each of the named values is a finite number, at least 0. */
+export function expectNonNegative(values: Readonly<Record<string, unknown>>, of = ''): void {
+  for (const [name, value] of Object.entries(values))
+    if (!(Number.isFinite(value) && (value as number) >= 0))
+      fail('AUX_INVALID_ARGUMENT', `${of}${name}: expected a number >= 0, got ${describe(value)}`)
+}
+
+/** @internal Throws unless each of the named values is a finite number above 0. */
+export function expectPositive(values: Readonly<Record<string, unknown>>): void {
+  for (const [name, value] of Object.entries(values))
+    if (!(Number.isFinite(value) && (value as number) > 0))
+      fail('AUX_INVALID_ARGUMENT', `${name}: expected a number > 0, got ${describe(value)}`)
+}
+
 /** @internal Throws unless it is positive. */
 export function checkEps(eps: number): number {
-  if (!(eps > 0)) fail('AUX_INVALID_ARGUMENT', `eps: expected a number > 0, got ${eps}`)
+  expectPositive({ eps })
   return eps
 }
 
@@ -66,17 +80,18 @@ export abstract class Base implements Optimizer {
     const given = own ? ['lr', 'weightDecay', 'groups', ...own] : undefined
     expectOptions(new.target.name, options, given)
     const { lr, weightDecay = 0, groups = [] } = options
-    for (const group of groups) {
+    if (!Array.isArray(groups))
+      fail('AUX_INVALID_ARGUMENT', `groups: expected an array of { match, ... }, got ${describe(groups)}`)
+    for (const group of groups as readonly ParameterGroup[]) {
       expectOptions(`${new.target.name}: group`, group, ['match', 'lrScale', 'weightDecay'])
       if (typeof group.match !== 'string' && typeof group.match !== 'function' && !types.isRegExp(group.match))
         fail('AUX_INVALID_ARGUMENT', `group: expected match to be a pattern or a test, got ${describe(group.match)}`)
       for (const name of ['lrScale', 'weightDecay'] as const)
-        if (group[name] !== undefined && !(group[name] >= 0))
-          fail('AUX_INVALID_ARGUMENT', `group: expected ${name} to be a number >= 0, got ${describe(group[name])}`)
+        if (group[name] !== undefined) expectNonNegative({ [name]: group[name] }, 'group: ')
     }
     if (typeof lr !== 'function' && !(lr >= 0 && Number.isFinite(lr)))
       fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0 or a schedule, got ${describe(lr)}`)
-    if (!(weightDecay >= 0)) fail('AUX_INVALID_ARGUMENT', `weightDecay: expected a number >= 0, got ${weightDecay}`)
+    expectNonNegative({ weightDecay })
     this.lr = lr
     this.#groups = groups.map((group) => ({ ...group, test: testOf(group.match) }))
     this.#weightDecay = weightDecay
@@ -109,6 +124,10 @@ export abstract class Base implements Optimizer {
     }
     this.#state.set(parameter, made)
     return made
+  }
+
+  holds(parameter: Tensor): boolean {
+    return this.#state.has(parameter)
   }
 
   forget(parameter: Tensor): void {

@@ -1,6 +1,6 @@
 import type { UpdateInputs } from '../compile/optimizer'
-import { fail } from '../errors'
 import type { Spec, Tensor } from '../tensor/tensor'
+import { expectNonNegative } from './base'
 import { average, decayed, Moments, shareOf, type MomentsOptions } from './moments'
 
 /** Options of `NAdam`. */
@@ -22,8 +22,7 @@ export class NAdam extends Moments {
   constructor(options: NAdamOptions) {
     super(options, ['momentumDecay'])
     this.#momentumDecay = options.momentumDecay ?? 0.004
-    if (!(this.#momentumDecay >= 0 && Number.isFinite(this.#momentumDecay)))
-      fail('AUX_INVALID_ARGUMENT', `momentumDecay: expected a number >= 0, got ${this.#momentumDecay}`)
+    expectNonNegative({ momentumDecay: this.#momentumDecay })
   }
 
   protected override slot(name: string, parameter: Tensor): Spec {

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { describe, fail } from '../errors'
 import type { Traceable } from '../compile'
 import type { FitEvent } from './fit'
 
@@ -44,6 +44,8 @@ export class History {
  * of an epoch its mean, `epoch/loss`, and `epoch/validation`. For `History` and `EventWriter`.
  */
 export function scalarsOf(event: FitEvent<Traceable>): Record<string, number> {
+  if (event?.type !== 'epoch' && event?.type !== 'step')
+    fail('AUX_INVALID_ARGUMENT', `scalarsOf: expected an event of fit, got ${describe(event)}`)
   if (event.type === 'epoch')
     return {
       'epoch/loss': event.loss,

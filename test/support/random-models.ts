@@ -1,5 +1,5 @@
 import fc from 'fast-check'
-import { models, nn, tensor, where, zeros, type DType, type Tensor } from '../../src'
+import { models, nn, zeros, type DType, type Tensor } from '../../src'
 import { Module } from '../../src/nn'
 import { generator } from './run'
 
@@ -59,7 +59,8 @@ const divisor = (n: number, wanted: number): number => {
   while (n % wanted) wanted--
   return wanted
 }
-const sized = (shape: readonly number[]): boolean => shape.every((n) => n >= 1) && shape.reduce((p, n) => p * n, 1) <= most
+const sized = (shape: readonly number[]): boolean =>
+  shape.every((n) => n >= 1) && shape.reduce((p, n) => p * n, 1) <= most
 const same = (a: readonly number[], b: readonly number[]): boolean => `${a}` === `${b}`
 const last = (shape: readonly number[]): number => shape[shape.length - 1]
 
@@ -72,7 +73,12 @@ const keeps =
 /** Of sequences, images or volumes, by the number of their axes. */
 function spatial(
   sizeOf: (n: number, o: { kernel: number; stride: number; padding: number }) => number,
-  make: (axes: number, channels: number, o: { kernel: number; stride: number; padding: number }, a: number) => [nn.Layer, number] | undefined,
+  make: (
+    axes: number,
+    channels: number,
+    o: { kernel: number; stride: number; padding: number },
+    a: number,
+  ) => [nn.Layer, number] | undefined,
 ): Maker {
   return (shape, a, b) => {
     const axes = shape.length - 1
@@ -98,7 +104,9 @@ function branch(shape: readonly number[], inside: readonly Gene[]): nn.Sequentia
   return undefined
 }
 
-const tokens = (f: (channels: number, a: number, b: number, length: number) => [nn.Layer, number] | undefined): Maker => {
+const tokens = (
+  f: (channels: number, a: number, b: number, length: number) => [nn.Layer, number] | undefined,
+): Maker => {
   return (shape, a, b) => {
     const made = shape.length === 2 ? f(shape[1], a, b, shape[0]) : undefined
     return made && { layer: made[0], shape: [shape[0], made[1]] }
@@ -173,7 +181,12 @@ const makers: Record<string, Maker> = {
     return { layer: new Pad(1), shape: out }
   },
   batchNorm: (shape) =>
-    shape.length > 4 ? undefined : { layer: new [nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d][shape.length - 1](last(shape)), shape },
+    shape.length > 4
+      ? undefined
+      : {
+          layer: new [nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d][shape.length - 1](last(shape)),
+          shape,
+        },
   batchNormLeaky: keeps((c) => new nn.Sequential(new nn.BatchNorm2d(c), new nn.LeakyReLU(0.1)), 3, 3),
   layerNorm: keeps((c) => new nn.LayerNorm(c)),
   groupNorm: keeps((c, a) => new nn.GroupNorm(divisor(c, 1 + (a % 3)), c)),
@@ -194,16 +207,21 @@ const makers: Record<string, Maker> = {
   transpose: (shape) =>
     shape.length === 2 ? { layer: new Apply((x) => x.permute([0, 2, 1])), shape: [shape[1], shape[0]] } : undefined,
   mean: (shape) => (shape.length === 1 ? undefined : { layer: new Apply((x) => x.mean(1)), shape: shape.slice(1) }),
-  crop: (shape, a) =>
-    shape[0] < 2 ? undefined : { layer: new Apply((x) => x.narrow(1, 1, x.shape[1] - 1)), shape: [shape[0] - 1, ...shape.slice(1)] },
+  crop: (shape) =>
+    shape[0] < 2
+      ? undefined
+      : { layer: new Apply((x) => x.narrow(1, 1, x.shape[1] - 1)), shape: [shape[0] - 1, ...shape.slice(1)] },
   softmax: keeps(() => new Apply((x) => x.softmax(-1))),
   gate: keeps((c) => new Around((x, gate) => x.mul((gate as nn.Linear).forward(x).sigmoid()), new nn.Linear(c, c))),
   weightNorm: keeps((c) => new nn.WeightNorm(new nn.Linear(c, c))),
   spectralNorm: keeps((c) => new nn.SpectralNorm(new nn.Linear(c, c))),
   lora: keeps((c, a) => new nn.LoRA(new nn.Linear(c, c), { rank: 1 + (a % 3) })),
   frozen: keeps((c) => new nn.Linear(c, c).freeze()),
-  bilinear: keeps((c, a) => new Around((x, f) => (f as nn.Bilinear).forward(x, x), new nn.Bilinear(c, c, c)), 1, 1),
-  attention: tokens((c, a, b) => [new nn.MultiHeadAttention(c, divisor(c, 1 + (a % 4)), { causal: b % 2 === 0, dropout: b % 3 ? 0 : 0.2 }), c]),
+  bilinear: keeps((c) => new Around((x, f) => (f as nn.Bilinear).forward(x, x), new nn.Bilinear(c, c, c)), 1, 1),
+  attention: tokens((c, a, b) => [
+    new nn.MultiHeadAttention(c, divisor(c, 1 + (a % 4)), { causal: b % 2 === 0, dropout: b % 3 ? 0 : 0.2 }),
+    c,
+  ]),
   transformer: tokens((c, a, b) => [
     new models.TransformerBlock({
       features: c,
@@ -216,7 +234,10 @@ const makers: Record<string, Maker> = {
     }),
     c,
   ]),
-  lsh: tokens((c, a, b) => [new nn.LSHAttention(c, divisor(c, 1 + (a % 3)), { rounds: 1 + (b % 2), causal: a % 2 === 0 }), c]),
+  lsh: tokens((c, a, b) => [
+    new nn.LSHAttention(c, divisor(c, 1 + (a % 3)), { rounds: 1 + (b % 2), causal: a % 2 === 0 }),
+    c,
+  ]),
   recurrent: tokens((c, a, b) => {
     const hidden = widths[a % 6]
     const Cell = [nn.LSTM, nn.GRU, nn.RNN][b % 3]
@@ -251,7 +272,7 @@ const makers: Record<string, Maker> = {
     const f = branch(shape, inside)
     return f && { layer: new Around((x, m) => (m as nn.Momentum).forward(x)[0], new nn.Momentum(f)), shape }
   },
-  lite: (shape, a, _b, inside) => {
+  lite: (shape, _a, _b, inside) => {
     const f = shape.length === 3 ? branch(shape, inside) : undefined
     return f && { layer: new nn.LiteResidual(f, last(shape), last(shape), { kernel: 3 }), shape }
   },
@@ -336,14 +357,23 @@ const gene: fc.Arbitrary<Gene> = fc.letrec<{ gene: Gene }>((tie) => {
   const one = fc.record({ is: fc.constantFrom(...flat), a: digit, b: digit, inside: fc.constant([]) }, plain)
   const inside = fc.array(tie('gene'), { minLength: 1, maxLength: 4 })
   const nested = fc.record({ is: fc.constantFrom(...nesting), a: digit, b: digit, inside }, plain)
-  return { gene: fc.oneof({ maxDepth: 2, depthSize: 'small' }, { arbitrary: one, weight: 3 }, { arbitrary: nested, weight: 1 }) }
+  return {
+    gene: fc.oneof(
+      { maxDepth: 2, depthSize: 'small' },
+      { arbitrary: one, weight: 3 },
+      { arbitrary: nested, weight: 1 },
+    ),
+  }
 }).gene
 
 /** A description of a model and its batch. */
-export const description: fc.Arbitrary<Description> = fc.record({
-  input: fc.constantFrom('rows', 'sequences', 'images', 'volumes', 'tokens'),
-  rows: fc.constantFrom(1, 2, 3, 5, 7, 13, 33),
-  size: fc.nat(29),
-  seed: fc.nat(1000),
-  layers: fc.array(gene, { minLength: 1, maxLength: 6 }),
-}, plain)
+export const description: fc.Arbitrary<Description> = fc.record(
+  {
+    input: fc.constantFrom('rows', 'sequences', 'images', 'volumes', 'tokens'),
+    rows: fc.constantFrom(1, 2, 3, 5, 7, 13, 33),
+    size: fc.nat(29),
+    seed: fc.nat(1000),
+    layers: fc.array(gene, { minLength: 1, maxLength: 6 }),
+  },
+  plain,
+)

@@ -188,6 +188,24 @@ TEST(reductions_of_whole_numbers_and_truths) {
   });
 }
 
+TEST(running_sums_along_any_axis) {
+  test::each_isa([] {
+    for (std::vector<int64_t> shape : {std::vector<int64_t>{3, 5, 7}, {2, 9, 1100}, {1, 40, 1}, {4, 1, 3}, {2, 0, 3}})
+      for (int axis = 0; axis < 3; axis++)
+        for (double reverse : {0, 1}) {
+          test::Array x = test::Array::normal(shape, 1), y = test::Array::f32(shape);
+          test::call("cumsum", {x.view()}, {y.view()}, {double(axis), reverse});
+          const int64_t n = shape[size_t(axis)], inner = x.view().stride[axis];
+          for (int64_t i = 0; i < x.count(); i++) {
+            const int64_t place = i / inner % n, last = reverse != 0 ? n - 1 : 0, step = reverse != 0 ? -1 : 1;
+            double sum = 0;
+            for (int64_t k = last; k != place + step; k += step) sum += x[i + (k - place) * inner];
+            CHECK_NEAR(y[i], sum, 1e-6 * (1 + std::fabs(sum)));
+          }
+        }
+  });
+}
+
 TEST(reductions_of_strided_and_empty_inputs) {
   test::each_isa([] {
     test::Array x = test::Array::integers({6, 35}, 1), y = test::Array::f32({6}), z = test::Array::f32({35});

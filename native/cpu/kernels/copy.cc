@@ -1,38 +1,10 @@
 // Moving elements: contiguous copies of strided views, fills.
-#include "../bypass.h"
+#include "../copy.h"
 #include "../fill.h"
 #include "../vector.h"
 
 namespace auxgrad {
 namespace {
-
-// Copies an n-d strided view into a contiguous output, element size E bytes, rows of the last axis in parallel.
-template <class E>
-void copy_strided(const Call& call) {
-  const View &x = call.in[0], &y = call.out[0];
-  const E* source = static_cast<const E*>(x.data);
-  E* target = static_cast<E*>(y.data);
-  const int rank = x.rank;
-  const int64_t inner = rank ? x.shape[rank - 1] : 1;
-  const int64_t inner_stride = rank ? x.stride[rank - 1] : 1;
-  const int64_t rows = rank ? x.count(0, rank - 1) : 1;
-  if (inner == 0) return;
-  const int64_t grain = max64(1, 16384 / inner);
-  parallel_ranges(call, rows, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++) {
-      int64_t offset = 0, rest = row;
-      for (int axis = rank - 2; axis >= 0; axis--) {
-        offset += rest % x.shape[axis] * x.stride[axis];
-        rest /= x.shape[axis];
-      }
-      const E* from = source + offset;
-      E* to = target + row * inner;
-      if (inner_stride == 1) memcpy(to, from, static_cast<size_t>(inner) * sizeof(E));
-      else
-        for (int64_t i = 0; i < inner; i++) to[i] = from[i * inner_stride];
-    }
-  });
-}
 
 constexpr int64_t kLarge = 1 << 20;  // elements of an output that is not kept in the caches anyway
 // A block: the source is read in runs of so many elements, as far as processors fetch ahead, the output written in runs of
@@ -104,12 +76,8 @@ bool copy_transposed(const Call& call) {
 
 // contiguous: x (any strides, any dtype) -> y (contiguous, same dtype and shape)
 bool contiguous(const Call& call) {
-  switch (dtype_size(call.in[0].dtype)) {
-    case 1: copy_strided<uint8_t>(call); break;
-    case 2: copy_strided<uint16_t>(call); break;
-    default:
-      if (!copy_transposed(call)) copy_strided<uint32_t>(call);
-  }
+  const View &x = call.in[0], &y = call.out[0];
+  if (dtype_size(x.dtype) != 4 || !copy_transposed(call)) copy_elements(call, x, y.data, y.stride);
   return true;
 }
 

@@ -1,63 +1,29 @@
 // Moving elements to other places: windows, joins, look-ups by index and their gradients. Every element has one writer
 // and sums run in the order of the source, so results do not depend on threads.
-#include "../bypass.h"
+#include "../copy.h"
 #include "../fill.h"
 #include "../vector.h"
 
 namespace auxgrad {
 namespace {
 
-// Copies x (any strides) to y with the given strides, both of x's shape, element type E.
-template <class E>
-void copy_to(const Call& call, const View& x, E* y, const int64_t* y_stride) {
-  const E* source = static_cast<const E*>(x.data);
-  // The longest run of last axes that lie contiguously on both sides is one memcpy.
-  int outer = x.rank;
-  int64_t run = 1;
-  while (outer > 0 && (x.shape[outer - 1] == 1 || (x.stride[outer - 1] == run && y_stride[outer - 1] == run)))
-    run *= x.shape[--outer];
-  const bool runs = outer < x.rank || outer == 0;
-  const int last = runs ? outer : outer - 1;  // axes walked row by row
-  const int64_t inner = runs ? run : x.shape[last];
-  const int64_t from_step = runs ? 1 : x.stride[last], to_step = runs ? 1 : y_stride[last];
-  if (inner == 0) return;
-  parallel_ranges(call, x.count(0, last), max64(1, 16384 / inner), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; row++) {
-      int64_t from = 0, to = 0, rest = row;
-      for (int axis = last - 1; axis >= 0; axis--) {
-        const int64_t i = rest % x.shape[axis];
-        rest /= x.shape[axis];
-        from += i * x.stride[axis];
-        to += i * y_stride[axis];
-      }
-      if (runs) memcpy(y + to, source + from, static_cast<size_t>(inner) * sizeof(E));
-      else
-        for (int64_t i = 0; i < inner; i++) y[to + i * to_step] = source[from + i * from_step];
-    }
-  });
-}
-
-// The copy with elements moved as raw bits; `offset` elements into y.
-void copy_bits(const Call& call, const View& x, const View& y, int64_t offset, const int64_t* y_stride) {
-  switch (dtype_size(x.dtype)) {
-    case 1: return copy_to<uint8_t>(call, x, y.u8() + offset, y_stride);
-    case 2: return copy_to<uint16_t>(call, x, y.bf16() + offset, y_stride);
-    default: return copy_to<uint32_t>(call, x, y.u32() + offset, y_stride);
-  }
+// x to the output, `offset` elements into it.
+void copy_at(const Call& call, const View& x, int64_t offset, const int64_t* stride) {
+  copy_elements(call, x, call.out[0].u8() + offset * dtype_size(x.dtype), stride);
 }
 
 // place
 bool place(const Call& call) {
   const Window at(call);
   fill_view(call, call.out[0], call.number[0]);
-  if (call.in[0].count() > 0) copy_bits(call, call.in[0], call.out[0], at.offset, at.stride);
+  copy_at(call, call.in[0], at.offset, at.stride);
   return true;
 }
 
 // concat
 bool concat(const Call& call) {
   return each_joined(call, [&](const View& x, int64_t offset) {
-    if (x.count() > 0) copy_bits(call, x, call.out[0], offset, call.out[0].stride);
+    copy_at(call, x, offset, call.out[0].stride);
     return true;
   });
 }
@@ -65,7 +31,7 @@ bool concat(const Call& call) {
 // flip
 bool flip(const Call& call) {
   const View x = flipped(call);
-  if (x.count() > 0) copy_bits(call, x, call.out[0], 0, call.out[0].stride);
+  copy_at(call, x, 0, call.out[0].stride);
   return true;
 }
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 
 #include "harness.h"
@@ -65,6 +66,43 @@ TEST(contiguous_cuts_long_runs) {
     every_second.stride[1] = 2;
     test::call("contiguous", {every_second}, {z.view()});
     for (int64_t i = 0; i < z.count(); i++) CHECK(z[i] == x[2 * i]);
+  });
+}
+
+// Every order of axes, for elements of every size, within the caches and past them: short rows, runs of whole lines, and
+// one run too long for a tile.
+TEST(contiguous_takes_axes_in_any_order) {
+  test::each_isa([] {
+    using auxgrad::DType;
+    const int64_t cache = auxgrad::cache_bytes();
+    for (int64_t bytes : {cache, int64_t{1}}) {
+      auxgrad::set_cache_bytes(bytes);
+      for (DType type : {DType::u8, DType::bf16, DType::f32})
+        for (std::vector<int64_t> shape :
+             {std::vector<int64_t>{2, 3, 40, 3}, {5, 2, 4, 64}, {3, 1, 7, 33}, {2, 0, 3, 4}, {1, 2, 1, 70001}}) {
+          std::vector<int> order = {0, 1, 2, 3};
+          do {
+            std::vector<int64_t> turned;
+            for (int axis : order) turned.push_back(shape[size_t(axis)]);
+            test::Array x(type, shape), y(type, turned);
+            const int64_t size = auxgrad::dtype_size(type);
+            for (int64_t i = 0; i < x.count() * size; i++) x.u8()[i] = static_cast<uint8_t>(i * 7919 % 251);
+            const auxgrad::View from = test::permuted(x.view(), order);
+            test::call("contiguous", {from}, {y.view()});
+            bool same = true;
+            for (int64_t i = 0; i < y.count(); i++) {
+              int64_t at = 0, rest = i;
+              for (int axis = 3; axis >= 0; axis--) {
+                at += rest % from.shape[axis] * from.stride[axis];
+                rest /= from.shape[axis];
+              }
+              same = same && memcmp(y.u8() + i * size, x.u8() + at * size, static_cast<size_t>(size)) == 0;
+            }
+            CHECK(same);
+          } while (std::next_permutation(order.begin(), order.end()));
+        }
+    }
+    auxgrad::set_cache_bytes(cache);
   });
 }
 

@@ -28,7 +28,11 @@ const Shape kShapes[] = {{{1}, {0}},
                          {{2, 70000}, {1}},
                          {{3, 1, 4}, {1}},
                          {{1, 7}, {0}},
-                         {{4, 5}, {}}};
+                         {{4, 5}, {}},
+                         {{9, 130, 1030}, {1}},
+                         {{40, 3, 70, 12}, {0, 2}},
+                         {{3, 900, 5}, {0, 2}},
+                         {{50000, 3}, {0}}};
 
 // Calls f(output, input) for every element; returns the number of outputs.
 template <class F>
@@ -78,6 +82,127 @@ TEST(sum_mean_and_extremes) {
         CHECK(a[o] == top[size_t(o)] && b[o] == low[size_t(o)]);
       }
     }
+  });
+}
+
+// Dense inputs, and inputs whose elements are two apart.
+TEST(norm_variance_product_and_log_sum_exp) {
+  test::each_isa([] {
+    uint32_t seed = 1;
+    for (const Shape& s : kShapes)
+      for (int64_t apart : {1, 2}) {
+        std::vector<int64_t> shape = s.shape;
+        shape.push_back(apart);
+        test::Array x = test::Array::normal(shape, seed++, 0.1f);
+        for (int64_t i = 0; i < x.count(); i++) x[i] += 1;
+        auxgrad::View view = x.view();
+        view.rank--;
+        const int64_t n = each_element(s, [](int64_t, int64_t) {});
+        const size_t size = static_cast<size_t>(n);
+        std::vector<double> sum(size), square(size), product(size, 1), exp(size), var(size), terms(size);
+        each_element(s, [&](int64_t o, int64_t i) {
+          const double v = x[i * apart];
+          const size_t at = static_cast<size_t>(o);
+          sum[at] += v, square[at] += v * v, product[at] *= v, exp[at] += std::exp(v), terms[at]++;
+        });
+        each_element(s, [&](int64_t o, int64_t i) {
+          const size_t at = static_cast<size_t>(o);
+          var[at] += std::pow(x[i * apart] - sum[at] / terms[at], 2);
+        });
+        std::vector<double> corrected = {1};
+        corrected.insert(corrected.end(), s.axes.begin(), s.axes.end());
+        test::Array a = test::Array::f32({n}), b = test::Array::f32({n}), c = test::Array::f32({n}),
+                    d = test::Array::f32({n});
+        test::call("norm", {view}, {a.view()}, s.axes);
+        test::call("var", {view}, {b.view()}, corrected);
+        test::call("prod", {view}, {c.view()}, s.axes);
+        test::call("log_sum_exp", {view}, {d.view()}, s.axes);
+        for (int64_t o = 0; o < n; o++) {
+          const size_t at = static_cast<size_t>(o);
+          CHECK_NEAR(a[o], std::sqrt(square[at]), 1e-7 * std::sqrt(square[at]));
+          if (terms[at] > 1) CHECK_NEAR(b[o], var[at] / (terms[at] - 1), 1e-6 * var[at] / (terms[at] - 1));
+          else CHECK(std::isnan(b[o]));
+          CHECK_NEAR(c[o], product[at], 1e-7 * std::fabs(product[at]) + 1e-45);
+          CHECK_NEAR(d[o], std::log(exp[at]), 1e-6 * std::log(exp[at]));
+        }
+      }
+  });
+}
+
+// Squares of what is large or small do not leave the range of numbers, and a mean far from zero costs no digits.
+TEST(norm_and_variance_of_extreme_numbers) {
+  test::each_isa([] {
+    for (auto [scale, middle] : {std::pair<float, float>{1e30f, 0}, {1e-30f, 0}, {0.25f, 1e5f}}) {
+      test::Array x = test::Array::integers({40, 300}, 1), y = test::Array::f32({300}), v = test::Array::f32({40});
+      for (int64_t i = 0; i < x.count(); i++) x[i] = x[i] * scale + middle;
+      test::call("norm", {x.view()}, {y.view()}, {0});
+      for (int64_t c = 0; c < 300; c++) {
+        double sum = 0;
+        for (int64_t r = 0; r < 40; r++) sum += double(x[r * 300 + c]) * x[r * 300 + c];
+        CHECK_NEAR(y[c], std::sqrt(sum), 1e-7 * std::sqrt(sum));
+      }
+      if (middle == 0) continue;
+      test::call("var", {x.view()}, {v.view()}, {0, 1});
+      for (int64_t r = 0; r < 40; r++) {
+        double sum = 0, squares = 0;
+        for (int64_t c = 0; c < 300; c++) sum += x[r * 300 + c];
+        for (int64_t c = 0; c < 300; c++) squares += std::pow(x[r * 300 + c] - sum / 300, 2);
+        CHECK_NEAR(v[r], squares / 300, 1e-6 * squares / 300);
+      }
+    }
+  });
+}
+
+// Of whole numbers and of truths, along axes first, last and in the middle.
+TEST(reductions_of_whole_numbers_and_truths) {
+  test::each_isa([] {
+    for (const Shape& s : kShapes) {
+      test::Array x(auxgrad::DType::i32, s.shape), t(auxgrad::DType::boolean, s.shape);
+      for (int64_t i = 0; i < x.count(); i++) {
+        x.i32()[i] = int32_t(i * 7919 % 2003) * 1000003 / 3 - 1000000;
+        t.u8()[i] = i * 7919 % 2003 < 900;
+      }
+      const int64_t n = each_element(s, [](int64_t, int64_t) {});
+      const size_t size = static_cast<size_t>(n);
+      std::vector<int64_t> sum(size), top(size, INT32_MIN), low(size, INT32_MAX), some(size, 0), every(size, 1);
+      each_element(s, [&](int64_t o, int64_t i) {
+        const size_t at = static_cast<size_t>(o);
+        sum[at] += x.i32()[i], top[at] = std::max<int64_t>(top[at], x.i32()[i]);
+        low[at] = std::min<int64_t>(low[at], x.i32()[i]);
+        some[at] |= t.u8()[i], every[at] &= t.u8()[i];
+      });
+      test::Array a(auxgrad::DType::i32, {n}), b(auxgrad::DType::i32, {n}), c(auxgrad::DType::i32, {n});
+      test::Array d(auxgrad::DType::boolean, {n}), e(auxgrad::DType::boolean, {n});
+      test::call("sum", {x.view()}, {a.view()}, s.axes);
+      test::call("max", {x.view()}, {b.view()}, s.axes);
+      test::call("min", {x.view()}, {c.view()}, s.axes);
+      test::call("any", {t.view()}, {d.view()}, s.axes);
+      test::call("all", {t.view()}, {e.view()}, s.axes);
+      for (int64_t o = 0; o < n; o++) {
+        const size_t at = static_cast<size_t>(o);
+        CHECK(a.i32()[o] == static_cast<int32_t>(sum[at]));  // the lower bits, where it does not fit
+        CHECK(b.i32()[o] == top[at] && c.i32()[o] == low[at]);
+        CHECK(d.u8()[o] == some[at] && e.u8()[o] == every[at]);
+      }
+    }
+  });
+}
+
+TEST(running_sums_along_any_axis) {
+  test::each_isa([] {
+    for (std::vector<int64_t> shape : {std::vector<int64_t>{3, 5, 7}, {2, 9, 1100}, {1, 40, 1}, {4, 1, 3}, {2, 0, 3}})
+      for (int axis = 0; axis < 3; axis++)
+        for (double reverse : {0, 1}) {
+          test::Array x = test::Array::normal(shape, 1), y = test::Array::f32(shape);
+          test::call("cumsum", {x.view()}, {y.view()}, {double(axis), reverse});
+          const int64_t n = shape[size_t(axis)], inner = x.view().stride[axis];
+          for (int64_t i = 0; i < x.count(); i++) {
+            const int64_t place = i / inner % n, last = reverse != 0 ? n - 1 : 0, step = reverse != 0 ? -1 : 1;
+            double sum = 0;
+            for (int64_t k = last; k != place + step; k += step) sum += x[i + (k - place) * inner];
+            CHECK_NEAR(y[i], sum, 1e-6 * (1 + std::fabs(sum)));
+          }
+        }
   });
 }
 

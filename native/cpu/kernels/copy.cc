@@ -7,45 +7,81 @@
 namespace auxgrad {
 namespace {
 
-// Copies x (any strides) to y with the given strides, both of x's shape, element type E.
 template <class E>
-void copy_to(const Call& call, const View& x, E* y, const int64_t* y_stride) {
-  const E* source = static_cast<const E*>(x.data);
-  // The longest run of last axes that lie contiguously on both sides is copied piece by piece.
-  int outer = x.rank;
-  int64_t run = 1;
-  while (outer > 0 && (x.shape[outer - 1] == 1 || (x.stride[outer - 1] == run && y_stride[outer - 1] == run)))
-    run *= x.shape[--outer];
-  const bool runs = outer < x.rank || outer == 0;
-  const int last = runs ? outer : outer - 1;  // axes walked row by row
-  const int64_t inner = runs ? run : x.shape[last];
-  const int64_t from_step = runs ? 1 : x.stride[last], to_step = runs ? 1 : y_stride[last];
-  if (inner == 0) return;
-  const int64_t piece = min64(inner, 65536), pieces = ceil_div(inner, piece);
-  parallel_ranges(call, x.count(0, last) * pieces, max64(1, 16384 / piece), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t first = i % pieces * piece, n = min64(piece, inner - first);
-      int64_t from = first * from_step, to = first * to_step, rest = i / pieces;
-      for (int axis = last - 1; axis >= 0; axis--) {
-        const int64_t at = rest % x.shape[axis];
-        rest /= x.shape[axis];
-        from += at * x.stride[axis];
-        to += at * y_stride[axis];
+__attribute__((noinline)) void copy_apart(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    reinterpret_cast<E*>(to)[i * to_step] = reinterpret_cast<const E*>(from)[i * from_step];
+}
+
+// A run of bytes, mostly short.
+void copy_run(char* to, const char* from, int64_t bytes, bool past) {
+  constexpr int64_t kBytes = sizeof(Vec);
+  if (past) return bypass_copy(to, from, bytes);
+  if (bytes > 1024 || bytes < kBytes) {
+    memcpy(to, from, static_cast<size_t>(bytes));
+    return;
+  }
+  for (int64_t i = 0;; i = min64(i + kBytes, bytes - kBytes)) {
+    memcpy(to + i, from + i, kBytes);
+    if (i == bytes - kBytes) return;
+  }
+}
+
+// x (any strides) into the output, from y on and with the strides given. The last two axes are walked in blocks.
+__attribute__((noinline)) void copy_elements(const Call& call, const View& x, void* y, const int64_t* y_stride) {
+  if (x.count() == 0) return;
+  // Neighbours made one where both sides allow; two at least.
+  int rank = 2;
+  int64_t shape[kMaxRank + 2] = {1, 1}, from[kMaxRank + 2] = {}, to[kMaxRank + 2] = {};
+  for (int axis = 0; axis < x.rank; axis++) {
+    int64_t n = x.shape[axis];
+    if (n == 1) continue;
+    if (shape[rank - 1] > 1 && from[rank - 1] == x.stride[axis] * n && to[rank - 1] == y_stride[axis] * n)
+      n *= shape[--rank];
+    shape[rank] = n, from[rank] = x.stride[axis], to[rank++] = y_stride[axis];
+  }
+  const int64_t size = dtype_size(x.dtype);
+  const int rows = rank - 2, columns = rank - 1;
+  const bool runs = from[columns] == 1 && to[columns] == 1;
+  // Of short rows columns are walked instead.
+  const bool down = !runs && shape[columns] < 16 && shape[rows] > shape[columns];
+  bool past = runs && too_large(call.out[0]) && lines_apart(y, shape[columns] * size);
+  for (int axis = 0; axis < columns; axis++) past = past && lines_apart(nullptr, to[axis] * size);
+  const int64_t width = min64(shape[columns], 65536), height = min64(shape[rows], ceil_div(16384, width));
+  const int64_t across = ceil_div(shape[columns], width), along = ceil_div(shape[rows], height);
+  const auto copy = size == 1 ? copy_apart<uint8_t> : size == 2 ? copy_apart<uint16_t> : copy_apart<uint32_t>;
+  int64_t tiles = across * along;
+  for (int axis = 0; axis < rows; axis++) tiles *= shape[axis];
+  parallel_ranges(call, tiles, max64(1, 32768 / (width * height)), [&](int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; tile++) {
+      const int64_t column = tile % across * width, row = tile / across % along * height;
+      const int64_t n = min64(width, shape[columns] - column), m = min64(height, shape[rows] - row);
+      int64_t source = row * from[rows] + column * from[columns], target = row * to[rows] + column * to[columns];
+      int64_t rest = tile / across / along;
+      for (int axis = rows - 1; axis >= 0 && rest > 0; axis--) {
+        source += rest % shape[axis] * from[axis];
+        target += rest % shape[axis] * to[axis];
+        rest /= shape[axis];
       }
-      if (runs) memcpy(y + to, source + from, static_cast<size_t>(n) * sizeof(E));
+      const char* p = static_cast<const char*>(x.data) + source * size;
+      char* q = static_cast<char*>(y) + target * size;
+      const int64_t p_row = from[rows] * size, q_row = to[rows] * size;
+      if (down)
+        for (int64_t j = 0; j < n; j++)
+          copy(q + j * to[columns] * size, to[rows], p + j * from[columns] * size, from[rows], m);
       else
-        for (int64_t k = 0; k < n; k++) y[to + k * to_step] = source[from + k * from_step];
+        for (int64_t i = 0; i < m; i++) {
+          if (runs) copy_run(q + i * q_row, p + i * p_row, n * size, past);
+          else copy(q + i * q_row, to[columns], p + i * p_row, from[columns], n);
+        }
     }
+    if (past) end_bypass();
   });
 }
 
-// The copy with elements moved as raw bits; `offset` elements into y.
-void copy_bits(const Call& call, const View& x, const View& y, int64_t offset, const int64_t* y_stride) {
-  switch (dtype_size(x.dtype)) {
-    case 1: return copy_to<uint8_t>(call, x, y.u8() + offset, y_stride);
-    case 2: return copy_to<uint16_t>(call, x, y.bf16() + offset, y_stride);
-    default: return copy_to<uint32_t>(call, x, y.u32() + offset, y_stride);
-  }
+// x to the output, `offset` elements into it.
+void copy_at(const Call& call, const View& x, int64_t offset, const int64_t* stride) {
+  copy_elements(call, x, call.out[0].u8() + offset * dtype_size(x.dtype), stride);
 }
 
 constexpr int64_t kLarge = 1 << 20;  // elements of an output that is not kept in the caches anyway
@@ -119,7 +155,7 @@ bool copy_transposed(const Call& call) {
 // contiguous: x (any strides, any dtype) -> y (contiguous, same dtype and shape)
 bool contiguous(const Call& call) {
   const View &x = call.in[0], &y = call.out[0];
-  if (dtype_size(x.dtype) != 4 || !copy_transposed(call)) copy_bits(call, x, y, 0, y.stride);
+  if (dtype_size(x.dtype) != 4 || !copy_transposed(call)) copy_elements(call, x, y.data, y.stride);
   return true;
 }
 
@@ -146,21 +182,21 @@ bool fill(const Call& call) {
 bool place(const Call& call) {
   const Window at(call);
   fill(call);
-  copy_bits(call, call.in[0], call.out[0], at.offset, at.stride);
+  copy_at(call, call.in[0], at.offset, at.stride);
   return true;
 }
 
 // concat
 bool concat(const Call& call) {
   return each_joined(call, [&](const View& x, int64_t offset) {
-    copy_bits(call, x, call.out[0], offset, call.out[0].stride);
+    copy_at(call, x, offset, call.out[0].stride);
     return true;
   });
 }
 
 // flip
 bool flip(const Call& call) {
-  copy_bits(call, flipped(call), call.out[0], 0, call.out[0].stride);
+  copy_at(call, flipped(call), 0, call.out[0].stride);
   return true;
 }
 

@@ -1,5 +1,6 @@
 // Reductions over any axes. numbers: the reduced axes. Sums run in a fixed order, whatever the number of threads.
 #include "../elementwise.h"
+#include "../piecewise.h"
 #include "../rows.h"
 
 namespace auxgrad {
@@ -42,7 +43,7 @@ struct Split {
 
 // --- any axes: terms are put together in double, in columns side by side ---
 
-constexpr int64_t kColumns = 1024, kSideBySide = 64;
+constexpr int64_t kColumns = 1024;
 
 // What a reduction does with its terms. All take columns: n sums side by side, and for each a shift.
 struct Fold {
@@ -53,53 +54,85 @@ struct Fold {
   void (*end)(const double* sums, const double* shift, double number, void* y, int64_t n);  // results, of the last fold
 };
 
+// What a term is, and how two are joined.
 struct Add {
-  static double of(double sum, double x, double) { return sum + x; }
+  static constexpr bool kShifted = false;
+  template <class V>
+  static V term(V x, double) {
+    return x;
+  }
+  template <class V>
+  static V join(V a, V b) {
+    return a + b;
+  }
 };
-struct Multiply {
-  static double of(double sum, double x, double) { return sum * x; }
+struct AddSquare : Add {
+  static constexpr bool kShifted = true;
+  static double term(double x, double shift) { return (x - shift) * (x - shift); }
+};
+struct Multiply : Add {
+  static double term(double x, double) { return x; }
+  static double join(double a, double b) { return a * b; }
 };
 // NaN beats all.
-struct Most {
-  static double of(double best, double x, double) { return (best == best) & ((x > best) | (x != x)) ? x : best; }
-};
-struct Least {
-  static double of(double best, double x, double) { return (best == best) & ((x < best) | (x != x)) ? x : best; }
-};
 template <bool kMax>
-struct Choose {
-  typedef Most Op;
-};
-template <>
-struct Choose<false> {
-  typedef Least Op;
-};
-struct AddSquare {
-  static double of(double sum, double x, double shift) { return sum + (x - shift) * (x - shift); }
-};
-struct AddExp {
-  static double of(double sum, double x, double shift) { return sum + exp_f32(static_cast<float>(x - shift)); }
+struct Extreme : Add {
+  template <class V>
+  static V join(V a, V b) {
+    const V best = (kMax ? b <= a : b >= a) ? a : b;
+    return a != a ? a : best;
+  }
 };
 
-template <class Op, class T>
-__attribute__((noinline)) void put(const void* x, int64_t step, int64_t rows, const double* __restrict shift,
-                                   double* __restrict sums, int64_t n) {
-  const T* row = static_cast<const T*>(x);
+// Four rows at a time, or one: most terms meet in registers, and a sum is read and written once for all of them.
+template <class Op, int kRows, class T>
+inline void put_rows(const T* x, int64_t step, const double* shift, double* sums, int64_t n) {
   constexpr int64_t kBlock = 16;
-  for (int64_t r = 0; r < rows; r++, row += step) {
-    int64_t c = 0;
-    for (; c + kBlock <= n; c += kBlock)
-      for (int64_t k = c; k < c + kBlock; k++) sums[k] = Op::of(sums[k], row[k], shift[k]);
-    for (; c < n; c++) {
-      sums[c] = Op::of(sums[c], row[c], shift[c]);
-      __asm__ volatile("");  // vectors of so few would be kilobytes of code
-    }
+  const auto put = [=](int64_t c) {
+    const auto term = [=](int64_t r) { return Op::term(x[r * step + c], Op::kShifted ? shift[c] : 0.0); };
+    auto all = term(0);
+    if constexpr (kRows == 4) all = Op::join(Op::join(all, term(1)), Op::join(term(2), term(3)));
+    sums[c] = Op::join(sums[c], static_cast<double>(all));
+  };
+  int64_t c = 0;
+  for (; c + kBlock <= n; c += kBlock) {
+    AUXGRAD_INDEPENDENT
+    for (int64_t k = c; k < c + kBlock; k++) put(k);
+  }
+#pragma GCC unroll 1
+  for (; c < n; c++) {
+    put(c);
+    __asm__ volatile("");  // vectors of so few would be kilobytes of code
   }
 }
 
-template <class T>
+template <class Op, class T>
+__attribute__((noinline)) void put(const void* x, int64_t step, int64_t rows, const double* shift, double* sums,
+                                   int64_t n) {
+  const T* row = static_cast<const T*>(x);
+  for (; rows >= 4; rows -= 4, row += 4 * step) put_rows<Op, 4>(row, step, shift, sums, n);
+  for (; rows > 0; rows--, row += step) put_rows<Op, 1>(row, step, shift, sums, n);
+}
+
+// Exponentials of what terms are above the shifts.
+void put_exp(const void* x, int64_t step, int64_t rows, const double* shift, double* sums, int64_t n) {
+  float e[kColumns];
+  for (int64_t r = 0; r < rows; r++) {
+    const float* row = static_cast<const float*>(x) + r * step;
+    for (int64_t c = 0; c < n; c++) e[c] = static_cast<float>(row[c] - shift[c]);
+#if defined(__AVX2__)
+    each_vector(0, n, [&](int64_t c, auto lanes) { lanes.store(e + c, exp_lanes(lanes.load(e + c))); });
+#else
+    for (int64_t c = 0; c < n; c++) e[c] = exp_f32(e[c]);
+#endif
+    put<Add, float>(e, 0, 1, shift, sums, n);
+  }
+}
+
+// Of whole numbers the lower bits.
+template <class T, class Exact = T>
 void scaled(const double* sums, const double*, double number, void* y, int64_t n) {
-  for (int64_t i = 0; i < n; i++) static_cast<T*>(y)[i] = static_cast<T>(sums[i] * number);
+  for (int64_t i = 0; i < n; i++) static_cast<T*>(y)[i] = static_cast<T>(static_cast<Exact>(sums[i] * number));
 }
 
 template <class T>
@@ -127,7 +160,8 @@ struct Walk {
     columns = side ? s.kept.size[outer_kept] : 1;
     rows = s.reduced.rank > 0 ? s.reduced.size[outer_reduced] : 1;
     step = s.reduced.rank > 0 ? s.reduced.stride[outer_reduced] : columns;
-    wide = columns == 1 || step == columns ? max64(1, kSideBySide / max64(1, columns)) : 1;
+    const int64_t together = rows * columns >= 1024 ? 256 : 64;
+    wide = columns == 1 || step == columns ? max64(1, together / max64(1, columns)) : 1;
     blocks = ceil_div(columns, kColumns);
     units = s.kept.count / max64(1, columns) * blocks;
     // By shape only; enough to share out, few enough to keep their sums small.
@@ -138,12 +172,12 @@ struct Walk {
   int64_t width(int64_t unit) const { return min64(kColumns, columns - unit % blocks * kColumns); }
 
   // Those of the rows [begin, end) of a unit.
-  __attribute__((noinline)) void sum(const Fold& f, int64_t unit, int64_t begin, int64_t end, const double* given, double* sums) const {
+  __attribute__((noinline)) void sum(const Fold& f, int64_t unit, int64_t begin, int64_t end, const double* given,
+                                     double* sums) const {
     const int64_t n = width(unit), lanes = wide * n, base = s.kept.offset(unit / blocks, outer_kept);
-    double shift[kColumns], buffer[kColumns];
+    alignas(64) double shift[kColumns], buffer[kColumns];
     for (int64_t i = 0; i < lanes; i++) sums[i] = f.start;
-    for (int64_t i = 0; i < lanes; i += n)
-      for (int64_t c = 0; c < n; c++) shift[i + c] = given ? given[c] : 0;
+    for (int64_t i = 0; i < lanes; i++) shift[i] = !given ? 0 : n == 1 ? *given : i < n ? given[i] : shift[i - n];
     const bool direct = x.dtype == DType::f32 && (columns > 1 || step == 1);
     for (int64_t at = begin, count; at < end; at += count) {
       count = min64(rows - at % rows, end - at);
@@ -181,7 +215,7 @@ void reduce(const Call& call, const Fold* folds, int count) {
   if (chunks == 1) {
     const int64_t work = terms * min64(walk.columns, kColumns);
     parallel_ranges(call, walk.units, max64(1, 32768 / max64(1, work)), [&](int64_t begin, int64_t finish) {
-      double sums[2][kColumns];
+      alignas(64) double sums[2][kColumns];
       for (int64_t unit = begin; unit < finish; unit++) {
         const double* shift = nullptr;
         for (int i = 0; i < count; i++) {
@@ -197,7 +231,7 @@ void reduce(const Call& call, const Fold* folds, int count) {
   double *partial = static_cast<double*>(call.scratch), *shift = nullptr;  // [chunks, outputs], [outputs]
   for (int i = 0; i < count; i++) {
     parallel_tasks(call, walk.units * chunks, [&](int64_t task, int) {
-      double sums[kColumns];
+      alignas(64) double sums[kColumns];
       const int64_t unit = task / chunks, chunk = task % chunks, first = walk.first(unit);
       walk.sum(folds[i], unit, terms * chunk / chunks, terms * (chunk + 1) / chunks, shift ? shift + first : nullptr,
                sums);
@@ -264,7 +298,9 @@ template <class Op>
 bool reduce_by(const Call& call, double start, double number = 1) {
   const bool whole = call.in[0].dtype == DType::i32, bytes = dtype_size(call.in[0].dtype) == 1;
   const Fold fold = {whole || bytes ? put<Op, double> : put<Op, float>, put<Op, double>, start, number,
-                     whole ? scaled<int32_t> : bytes ? scaled<uint8_t> : scaled<float>};
+                     whole   ? scaled<int32_t, int64_t>
+                     : bytes ? scaled<uint8_t>
+                             : scaled<float>};
   reduce(call, &fold, 1);
   return true;
 }
@@ -277,13 +313,11 @@ bool sum_times(const Call& call, double factor) {
   return true;
 }
 bool sum(const Call& call) { return sum_times(call, 1); }
-bool mean(const Call& call) {
-  return sum_times(call, 1 / static_cast<double>(Split(call, call.in[0]).reduced.count));
-}
+bool mean(const Call& call) { return sum_times(call, 1 / static_cast<double>(Split(call, call.in[0]).reduced.count)); }
 
 template <bool kMax>
 bool extreme(const Call& call) {
-  typedef typename Choose<kMax>::Op Op;
+  typedef Extreme<kMax> Op;
   if (call.in[0].dtype == DType::i32) return reduce_by<Op>(call, kMax ? INT32_MIN : INT32_MAX);
   if (!is_row_reduction(call)) return reduce_by<Op>(call, kMax ? -kInfinity : kInfinity);
   reduce_rows(
@@ -293,7 +327,7 @@ bool extreme(const Call& call) {
         const float best = row_extreme<kMax>(x, n, &nan);
         return nan ? __builtin_nanf("") : best;
       },
-      [](double a, double b) { return Op::of(a, b, 0); },
+      [](double a, double b) { return Op::join(a, b); },
       [&](int64_t o, double s) { call.out[0].f32()[o] = static_cast<float>(s); });
   return true;
 }
@@ -353,8 +387,8 @@ bool prod_grad(const Call& call) {
   return true;
 }
 
-bool any(const Call& call) { return reduce_by<Most>(call, 0); }
-bool all(const Call& call) { return reduce_by<Least>(call, 1); }
+bool any(const Call& call) { return reduce_by<Extreme<true>>(call, 0); }
+bool all(const Call& call) { return reduce_by<Extreme<false>>(call, 1); }
 
 // norm: the Euclidean norm
 bool norm(const Call& call) {
@@ -393,8 +427,8 @@ bool log_sum_exp(const Call& call) {
       static_cast<float*>(y)[i] = most - most == 0 ? most + log_f32(static_cast<float>(sums[i])) : most;
     }
   };
-  const Fold folds[] = {{put<Most, float>, put<Most, double>, -kInfinity, 1, nullptr},
-                        {put<AddExp, float>, put<Add, double>, 0, 1, logs}};
+  const Fold folds[] = {{put<Extreme<true>, float>, put<Extreme<true>, double>, -kInfinity, 1, nullptr},
+                        {put_exp, put<Add, double>, 0, 1, logs}};
   reduce(call, folds, 2);
   return true;
 }
@@ -405,5 +439,4 @@ bool log_sum_exp(const Call& call) {
 AUXGRAD_KERNELS({"sum", sum, row_scratch}, {"mean", mean, row_scratch}, {"max", extreme<true>, row_scratch},
                 {"min", extreme<false>, row_scratch}, {"argmax", argmax}, {"prod", prod, fold_scratch},
                 {"prod_grad", prod_grad}, {"any", any, fold_scratch}, {"all", all, fold_scratch},
-                {"norm", norm, fold_scratch}, {"var", var, var_scratch},
-                {"log_sum_exp", log_sum_exp, scratch_of_two})
+                {"norm", norm, fold_scratch}, {"var", var, var_scratch}, {"log_sum_exp", log_sum_exp, scratch_of_two})

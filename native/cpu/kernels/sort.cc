@@ -63,19 +63,34 @@ bool sort(const Call& call) {
 
 // cumsum: x f32 -> running sums along an axis, in double; numbers: axis, 1 to run from the end
 bool cumsum(const Call& call) {
+  constexpr int64_t kColumns = 1024;  // side by side: rows are read as they lie
   const View& x = call.in[0];
   const int axis = static_cast<int>(call.integer(0));
   const bool reverse = call.integer(1) != 0;
-  const int64_t n = x.shape[axis], inner = x.count(axis + 1, x.rank);
-  if (n == 0) return true;
-  parallel_ranges(call, x.count() / n, max64(1, 8192 / n), [&](int64_t begin, int64_t end) {
-    for (int64_t lane = begin; lane < end; lane++) {
-      const int64_t base = lane / inner * n * inner + lane % inner;
-      double sum = 0;
-      for (int64_t i = 0; i < n; i++) {
-        const int64_t at = base + (reverse ? n - 1 - i : i) * inner;
-        sum += x.f32()[at];
-        call.out[0].f32()[at] = static_cast<float>(sum);
+  const int64_t n = x.shape[axis], inner = x.count(axis + 1, x.rank), blocks = ceil_div(inner, kColumns);
+  if (x.count() == 0) return true;
+  const int64_t step = reverse ? -inner : inner, work = n * min64(inner, kColumns);
+  parallel_ranges(call, x.count(0, axis) * blocks, max64(1, 8192 / work), [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; task++) {
+      const int64_t first = task % blocks * kColumns, columns = min64(kColumns, inner - first);
+      int64_t at = (task / blocks * n + (reverse ? n - 1 : 0)) * inner + first;
+      if (inner == 1) {
+        double sum = 0;
+        for (int64_t i = 0; i < n; i++, at += step) {
+          sum += x.f32()[at];
+          call.out[0].f32()[at] = static_cast<float>(sum);
+        }
+        continue;
+      }
+      double sum[kColumns];
+      for (int64_t c = 0; c < columns; c++) sum[c] = 0;
+      for (int64_t i = 0; i < n; i++, at += step) {
+        const float* in = x.f32() + at;
+        float* y = call.out[0].f32() + at;
+        for (int64_t c = 0; c < columns; c++) {
+          sum[c] += in[c];
+          y[c] = static_cast<float>(sum[c]);
+        }
       }
     }
   });

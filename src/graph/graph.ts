@@ -45,7 +45,7 @@ export class Node {
   position?: number
   /** True if no module's forward was running when it was made: the loss, and what prepares the batch. */
   outside = false
-  /** The call that began last in the forward that made it, or that forward itself if it had not called any. */
+  /** @internal The call that began last in the forward that made it, or that forward itself if it had not called any. */
   place!: Call
   /** An input whose dtype was not declared: the first op that wants indices settles it. */
   flexible?: boolean

@@ -4,8 +4,14 @@ import { Tensor, type Layout, type Spec } from '../tensor/tensor'
 
 type Make<A extends readonly unknown[]> = (...args: A) => Tensor
 
-/** What was made in traced functions, by its maker and what that was given. */
-const known = new Map<unknown, Map<string, { memory: WeakRef<Storage>; spec: Spec & Layout }>>()
+interface Known {
+  readonly memory: WeakRef<Storage>
+  readonly spec: Spec & Layout
+}
+
+/** What was made in traced functions, by its maker and what that was given; for as long as its memory is there. */
+const known = new Map<unknown, Map<string, Known>>()
+const forgotten = new FinalizationRegistry<() => void>((forget) => forget())
 
 /**
  * A tensor that nobody changes, made by `make`. In traced functions those of one maker and the same numbers share memory:
@@ -21,6 +27,9 @@ export function constant<A extends readonly unknown[]>(make: Make<A>, ...args: A
     return new Tensor({ dtype: before!.spec.dtype, layout: before!.spec, storage: memory.retain() })
   const t = make(...args)
   const { dtype, shape, strides, offset } = t
-  made.set(key, { memory: new WeakRef(t.liveStorage()), spec: { dtype, shape, strides, offset } })
+  const storage = t.liveStorage()
+  const entry = { memory: new WeakRef(storage), spec: { dtype, shape, strides, offset } }
+  made.set(key, entry)
+  forgotten.register(storage, () => made.get(key) === entry && made.delete(key))
   return t
 }

@@ -17,7 +17,9 @@ import {
   type MemoryAssignment,
   type Tensor,
 } from '../../src'
+import { trace } from '../../src/compile/trace'
 import { binaryPath, native } from '../../src/native'
+import { constant } from '../../src/ops/constant'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { check, liveBytes } from '../support/property'
 import { snapshot } from '../support/record'
@@ -467,6 +469,29 @@ test('grad leaves nothing behind', async () => {
   const before = native().memory()
   for (let i = 0; i < 20; i++) f(x).forEach((g) => g.dispose())
   expect(native().memory()).toMatchObject({ live: before.live, blocks: before.blocks })
+})
+
+test('numbers of traced functions, always other ones, are forgotten', async () => {
+  const x = tensor([1, 2, 3])
+  const collected = async (): Promise<number> => {
+    for (let i = 0; i < 3; i++) {
+      globalThis.gc!()
+      await new Promise((resolve) => setTimeout(resolve, 10)) // finalizers run in a task of their own
+    }
+    return process.memoryUsage().heapUsed
+  }
+  const numberOf = (n: number): Tensor => tensor([n])
+  const run = (first: number): void => {
+    const { graph } = trace(() => {
+      for (let i = 0; i < 1000; i++) constant(numberOf, first + i / 1000).dispose()
+      return x.add(1)
+    }, new Map())
+    graph.dispose()
+  }
+  run(0)
+  const before = await collected()
+  for (let i = 1; i <= 30; i++) run(i)
+  expect((await collected()) - before).toBeLessThan(2e6) // 30,000 numbers, of more than 200 bytes each
 })
 
 test('reading a traced value is an error that names the layer; so is a traced tensor of another compilation', async () => {

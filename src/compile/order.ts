@@ -1,5 +1,6 @@
 import type { Graph, Node } from '../graph/graph'
 import type { Tensor } from '../tensor/tensor'
+import { Heap } from './heap'
 
 /**
  * Orders of execution worth comparing. The forward part is as traced. Of the other nodes that are ready, one order
@@ -9,46 +10,31 @@ import type { Tensor } from '../tensor/tensor'
  */
 export function executionOrders(graph: Graph, outputs: readonly Tensor[], bytesOf: (t: Tensor) => number): Node[][] {
   const needed = liveNodes(graph, outputs)
-  const place = (n: Node): number => n.position ?? n.id
   const forward = needed.filter((n) => n.phase === 'forward').sort((a, b) => place(a) - place(b) || a.id - b.id)
   const rest = needed.filter((n) => n.phase !== 'forward')
   if (!rest.length) return [forward]
   const readers = readersOf(needed.filter((n) => !n.op.view))
-  const edges = dependencies(rest, readers)
   // A view reads no memory.
   const roots = new Map(needed.map((n) => [n, n.op.view ? [] : rootsOf(n)]))
   const remaining = new Map([...readers].map(([t, { length }]) => [t, length]))
   for (const t of outputs) remaining.set(root(t), Infinity)
 
-  const growth = (n: Node, left: ReadonlyMap<Tensor, number>): number => {
+  const growth: Rank = (n, left) => {
     let bytes = 0
     for (const t of n.outputs) if (!t.base) bytes += bytesOf(t)
     for (const t of roots.get(n)!) if (left.get(t) === 1) bytes -= bytesOf(t)
     return bytes
   }
-  const frugal = (ready: readonly Node[], left: ReadonlyMap<Tensor, number>): number => {
-    let best = 0
-    let least = Infinity
-    for (let i = 0; i < ready.length; i++) {
-      const g = growth(ready[i], left)
-      if (g < least || (g === least && place(ready[i]) < place(ready[best]))) {
-        best = i
-        least = g
-      }
-    }
-    return best
-  }
-  const eager = (ready: readonly Node[]): number => {
-    let best = 0
-    for (let i = 1; i < ready.length; i++) {
-      const [a, b] = [ready[i], ready[best]]
-      const first = Number(b.op.mutates !== undefined) - Number(a.op.mutates !== undefined)
-      if (first < 0 || (first === 0 && place(a) < place(b))) best = i
-    }
-    return best
-  }
-  return [eager, frugal].map((pick) => [...forward, ...schedule(forward, rest, edges, roots, remaining, pick)])
+  const updatesFirst: Rank = (n) => (n.op.mutates ? 0 : 1)
+  const uses = { ...dependencies(rest, readers), readers, roots, remaining }
+  return [updatesFirst, growth].map((rank) => [...forward, ...schedule(forward, rest, uses, rank)])
 }
+
+/** What a node is chosen by, the least first; of equal ones the one traced first. It falls as fewer are left to read. */
+type Rank = (n: Node, left: ReadonlyMap<Tensor, number>) => number
+
+/** Where a node stands in the trace. */
+const place = (n: Node): number => n.position ?? n.id
 
 /** Rest nodes that wait for a node, and how many each waits for. */
 interface Edges {
@@ -79,34 +65,52 @@ function dependencies(rest: readonly Node[], readers: ReadonlyMap<Tensor, readon
   return { users, waiting }
 }
 
+/** Who uses what. */
+interface Uses extends Edges {
+  readonly readers: ReadonlyMap<Tensor, readonly Node[]>
+  /** Tensors that a node reads. */
+  readonly roots: ReadonlyMap<Node, readonly Tensor[]>
+  /** How many read a tensor. */
+  readonly remaining: ReadonlyMap<Tensor, number>
+}
+
 function schedule(
   forward: readonly Node[],
   rest: readonly Node[],
-  { users, waiting }: Edges,
-  roots: ReadonlyMap<Node, readonly Tensor[]>,
-  remaining: ReadonlyMap<Tensor, number>,
-  pick: (ready: readonly Node[], left: ReadonlyMap<Tensor, number>) => number,
+  { users, waiting, readers, roots, remaining }: Uses,
+  rankOf: Rank,
 ): Node[] {
   const left = new Map(remaining)
   const open = new Map(waiting)
-  const consume = (n: Node): void => {
-    for (const t of roots.get(n)!) left.set(t, left.get(t)! - 1)
+  const done = new Set<Node>()
+  // A node whose rank has fallen is in it again.
+  const ready = new Heap<{ node: Node; rank: number }>(
+    (a, b) => (a.rank - b.rank || place(a.node) - place(b.node) || a.node.id - b.node.id) < 0,
+  )
+  const offer = (node: Node): void => {
+    if (!open.get(node) && !done.has(node)) ready.push({ node, rank: rankOf(node, left) })
+  }
+  const consume = (n: Node): Tensor[] => {
+    done.add(n)
+    return roots.get(n)!.filter((t) => {
+      const count = left.get(t)! - 1
+      left.set(t, count)
+      return count === 1
+    })
   }
   forward.forEach(consume)
+  rest.forEach(offer)
   const order: Node[] = []
-  const ready = rest.filter((n) => !open.get(n))
-  while (ready.length) {
-    const at = pick(ready, left)
-    const node = ready[at]
-    ready[at] = ready[ready.length - 1]
-    ready.pop()
+  for (let next = ready.pop(); next; next = ready.pop()) {
+    const { node } = next
+    if (done.has(node)) continue
     order.push(node)
-    consume(node)
+    const last = consume(node)
     for (const user of users.get(node) ?? []) {
-      const count = open.get(user)! - 1
-      open.set(user, count)
-      if (count === 0) ready.push(user)
+      open.set(user, open.get(user)! - 1)
+      offer(user)
     }
+    for (const t of last) offer(readers.get(t)!.find((n) => !done.has(n))!)
   }
   return order
 }

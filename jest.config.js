@@ -1,3 +1,5 @@
+const os = require('node:os')
+
 module.exports = {
   testEnvironment: 'node',
   roots: ['<rootDir>/test'],
@@ -9,4 +11,6 @@ module.exports = {
     ],
   },
   testTimeout: 60000,
+  // Of two cores jest would use one.
+  maxWorkers: Math.max(2, os.availableParallelism() - 1),
 }

@@ -157,7 +157,7 @@ export class Graph {
     return this.#within(beginning(call), forward)
   }
 
-  /** Runs `body`; what it adds belongs to the module that this node belongs to. */
+  /** @internal Runs `body`; what it adds belongs to the module that this node belongs to. */
   beside<T>({ scope, place }: Node, body: () => T): T {
     return this.#within({ scope, call: place, place }, body)
   }

@@ -1,5 +1,3 @@
-const os = require('node:os')
-
 module.exports = {
   testEnvironment: 'node',
   roots: ['<rootDir>/test'],
@@ -11,6 +9,4 @@ module.exports = {
     ],
   },
   testTimeout: 60000,
-  // Of two cores jest would use one.
-  maxWorkers: Math.max(2, os.availableParallelism() - 1),
 }

@@ -168,7 +168,7 @@ async function trained(d: Description, w: Way) {
   const optimizer = optimizers[w.optimizer]()
   let budget: number | undefined
   if (w.budget) budget = Math.ceil((bytesOf(model, w, batches[0]) ?? 0) * w.budget)
-  expect(memory().live).toBe(before + own)
+  expect(memory().live).toBeLessThanOrEqual(before + own)
   const step = stepOf(model, w, optimizer, budget)
   try {
     resetPeakMemory()
@@ -210,7 +210,7 @@ async function trained(d: Description, w: Way) {
     step.close()
     optimizer.dispose()
     model.dispose()
-    expect(memory().live).toBe(before)
+    expect(memory().live).toBeLessThanOrEqual(before) // what others left may be collected meanwhile
   }
 }
 
@@ -255,7 +255,7 @@ test('constants of a forward are counted once, also where runs are summed up and
   expect(memory().peak - before).toBe(total)
   step.close()
   cells.dispose()
-  expect(memory().live).toBe(before)
+  expect(memory().live).toBeLessThanOrEqual(before)
 })
 
 test(

@@ -64,11 +64,11 @@ export class LSHAttention extends Module {
         'AUX_SHAPE_MISMATCH',
         `LSHAttention: expected [N, T, features], chunks of ${chunk} in T, got ${showShape(x.shape)}`,
       )
-    return tidy(() => this.#attend(x))
+    return tidy(() => this.#attend(x, chunk))
   }
 
-  #attend(x: Tensor): Tensor {
-    const { chunk = 64, rounds = 1, buckets, causal = false } = this.#options
+  #attend(x: Tensor, chunk: number): Tensor {
+    const { rounds = 1, buckets, causal = false } = this.#options
     const [n, length, features] = x.shape
     const heads = this.#heads
     const size = Math.min(chunk, length)

@@ -113,7 +113,6 @@ export function attend(
   v: Tensor,
   options: AttentionOptions = {},
 ): [y: Tensor, logSumExp: Tensor] {
-  for (const t of [q, k, v]) expectTensor('scaledDotProductAttention', t)
   expectOptions('scaledDotProductAttention', options, ['causal', 'mask', 'scale', 'dropoutP'])
   for (const t of [q, k, v]) expectTensor('scaledDotProductAttention', t)
   const { causal = false, mask, scale = 1 / Math.sqrt(q.shape[q.rank - 1]), dropoutP: p = 0 } = options

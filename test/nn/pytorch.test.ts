@@ -1,27 +1,12 @@
-import { readFileSync } from 'node:fs'
-import path from 'node:path'
 import { asa, checkpoint, nn, seed, tensor, valueAndGrad, zeros, type Tensor } from '../../src'
+import { near, pytorch, wave } from '../support/pytorch'
 import { gradientsOf, snapshot } from '../support/record'
 import { withCode } from '../support/refusals'
 
-/** Made by `pytorch.py` there. */
-const { losses, spectral } = JSON.parse(
-  readFileSync(path.join(__dirname, '..', 'fixtures', 'pytorch.json'), 'utf8'),
-) as {
+const { losses, spectral } = pytorch<{
   losses: Record<string, { loss: number[]; gradient: number[] }>
   spectral: Record<string, number[]>
-}
-
-const wave = (shape: readonly number[], phase: number, scale = 1): Tensor =>
-  tensor(
-    Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => scale * Math.sin(1.3 * i + phase)),
-    shape,
-  )
-const near = (got: ArrayLike<number>, expected: readonly number[]): void => {
-  expect(got.length).toBe(expected.length)
-  const scale = Math.max(1, ...expected.map(Math.abs))
-  expected.forEach((v, i) => expect(Math.abs(got[i] - v)).toBeLessThan(2e-6 * scale))
-}
+}>()
 
 /** A layer that computes with these tensors in the place of its parameters. */
 const using = <L>(layer: L, tensors: Record<string, Tensor>): L => Object.assign(layer as object, tensors) as L

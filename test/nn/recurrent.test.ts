@@ -1,14 +1,12 @@
-import { readFileSync } from 'node:fs'
-import path from 'node:path'
 import { asa, checkpoint, compile, concat, nn, optim, quantized, stack, tensor, zeros, type Tensor } from '../../src'
+import { pytorch, wave } from '../support/pytorch'
 import { gradientsOf } from '../support/record'
 import { withCode } from '../support/refusals'
 import { generator } from '../support/run'
 
-/** Made by `pytorch.py` there. */
-const { recurrent } = JSON.parse(readFileSync(path.join(__dirname, '..', 'fixtures', 'pytorch.json'), 'utf8')) as {
+const { recurrent } = pytorch<{
   recurrent: Record<string, { output: number[]; states: number[]; x: number[]; parameters: number[] }>
-}
+}>()
 
 const [rows, length, inputs, hidden, layers] = [2, 3, 2, 3, 2]
 const random = generator(1)
@@ -184,14 +182,6 @@ test('gradients of the positions are put together: the work grows with their num
   expect(work(24) / work(6)).toBeLessThan(4.5)
 })
 
-const wave = (phase: number, shape: number[], scale = 1): Tensor => {
-  const size = shape.reduce((a, b) => a * b)
-  return tensor(
-    Float32Array.from({ length: size }, (_, i) => scale * Math.sin(1.3 * i + phase)),
-    shape,
-  )
-}
-
 /** The parameters of all cells in the order in which PyTorch has them. */
 const partsOf = ({ cells }: nn.LSTM | nn.GRU | nn.RNN): string[] =>
   cells.flatMap((cell, c) => {
@@ -201,14 +191,14 @@ const partsOf = ({ cells }: nn.LSTM | nn.GRU | nn.RNN): string[] =>
 
 /** Two layers in both directions over rows of 4, 2 and 1 positions, with what each begins with. */
 class Packed extends nn.Module {
-  readonly x = new nn.Parameter(wave(0.1, [3, 4, 2]))
+  readonly x = new nn.Parameter(wave([3, 4, 2], 0.1))
   constructor(readonly layer: nn.LSTM | nn.GRU | nn.RNN) {
     super()
     const state = layer.state()
-    partsOf(layer).forEach((name, k) => state.get(name)!.assign(wave(k, [...state.get(name)!.shape], 0.5)))
+    partsOf(layer).forEach((name, k) => state.get(name)!.assign(wave([...state.get(name)!.shape], k, 0.5)))
   }
   forward(lengths: Tensor) {
-    const starts = this.layer.cells[0].start(3).map(({ shape }, k) => wave(0.2 + k, [4, ...shape], 0.5))
+    const starts = this.layer.cells[0].start(3).map(({ shape }, k) => wave([4, ...shape], 0.2 + k, 0.5))
     const states = this.layer.cells.map((_, c) => starts.map((s) => s.select(0, c)))
     const { output, states: last } = this.layer.forward(this.x, states, lengths)
     return { output, states: stack(last.map((s) => concat(s.map((t) => t.flatten())))) }
@@ -229,8 +219,8 @@ describe.each([
   const lengths = { data: Int32Array.of(4, 2, 1), shape: [3] }
   const loss = (model: Packed) => (batch: Record<string, Tensor>) => {
     const { output, states } = model.forward(batch.lengths)
-    const total = output.mul(wave(0.4, [...output.shape])).sum()
-    return { loss: total.add(states.mul(wave(0.6, [...states.shape])).sum()), output, states }
+    const total = output.mul(wave([...output.shape], 0.4)).sum()
+    return { loss: total.add(states.mul(wave([...states.shape], 0.6)).sum()), output, states }
   }
 
   test("values, states and gradients are PyTorch's, under policies too", async () => {
@@ -281,7 +271,7 @@ test('one direction with lengths is each row by itself; dropout is between layer
     const f = compile({ model: layer, forward: ({ x, lengths }) => layer.forward(x, undefined, lengths).output })
     return (await f.run({ x, lengths: Int32Array.from(lengths) })).data
   }
-  const x = wave(0, [2, 4, 2])
+  const x = wave([2, 4, 2], 0)
   const both = await run(x, 4, 3)
   near(both.subarray(12, 21), [...(await run(x.slice([1, 2], [0, 3]), 3))], 1e-6)
   expect([...both.subarray(21)]).toEqual([0, 0, 0])

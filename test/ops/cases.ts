@@ -2336,6 +2336,21 @@ const einsum = (equation: string, ...arrays: Arr[]): Arr => {
     return total
   })
 }
+/** An equation, and what it is written out. */
+const einsumCase = (
+  equation: string,
+  written: string,
+  shapes: readonly (readonly number[])[],
+  more: Partial<Row> = {},
+) =>
+  add({
+    name: `einsum ${equation}`,
+    f: (...x) => aux.einsum(equation, ...x),
+    reference: (...x) => einsum(written, ...x),
+    ...product,
+    ...more,
+    samples: [shapes.map((shape) => s(...shape))],
+  })
 for (const [equation, ...shapes] of [
   ['ij,jk->ik', [3, 4], [4, 5]],
   ['bhqd,bhkd->bhqk', [2, 3, 4, 5], [2, 3, 2, 5]],
@@ -2345,13 +2360,7 @@ for (const [equation, ...shapes] of [
   ['ij,ij->', [3, 4], [3, 4]],
   ['ijk->kj', [2, 3, 4]],
 ] as const)
-  add({
-    name: `einsum ${equation}`,
-    f: (...x) => aux.einsum(equation, ...x),
-    reference: (...x) => einsum(equation, ...x),
-    ...product,
-    samples: [shapes.map((shape) => s(...(shape as readonly number[])))],
-  })
+  einsumCase(equation, equation, shapes)
 for (const [equation, written, ...shapes] of [
   ['...ij,...jk->...ik', 'abij,bjk->abik', [2, 3, 2, 4], [3, 4, 5]],
   ['...ij,...jk', 'bij,bjk->bik', [3, 2, 4], [3, 4, 5]],
@@ -2362,14 +2371,7 @@ for (const [equation, written, ...shapes] of [
   ['bii->ib', 'bii->ib', [2, 3, 3]],
   ['iji...i,j->...i', 'ijiai,j->ai', [2, 3, 2, 4, 2], [3]],
 ] as const)
-  add({
-    name: `einsum ${equation}`,
-    f: (...x) => aux.einsum(equation, ...x),
-    reference: (...x) => einsum(written, ...x),
-    ...product,
-    twoPaths: true,
-    samples: [shapes.map((shape) => s(...(shape as readonly number[])))],
-  })
+  einsumCase(equation, written, shapes, { twoPaths: true })
 add({
   name: 'einsum broadcasting',
   f: (x, y) => aux.einsum('...i,...i', x, y),

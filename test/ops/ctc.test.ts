@@ -1,15 +1,13 @@
 import fc from 'fast-check'
-import { readFileSync } from 'node:fs'
-import path from 'node:path'
 import { compile, ctc, nn, optim, tensor, valueAndGrad, type Tensor } from '../../src'
 import { check } from '../support/property'
+import { pytorch } from '../support/pytorch'
 import { withCode } from '../support/refusals'
 import { generator } from '../support/run'
 
-/** Made by `pytorch.py` beside it. */
-const { losses } = JSON.parse(readFileSync(path.join(__dirname, '..', 'fixtures', 'pytorch.json'), 'utf8')) as {
+const { losses } = pytorch<{
   losses: Record<string, { loss: (number | string)[]; gradient: (number | string)[] }>
-}
+}>()
 
 const ints = (rows: number[] | number[][]): Tensor => tensor(Int32Array.from(rows.flat()), shapeOf(rows))
 const shapeOf = (rows: number[] | number[][]): number[] =>

@@ -1,12 +1,10 @@
-import { readFileSync } from 'node:fs'
-import path from 'node:path'
 import { cosineSimilarity, nn, tensor, valueAndGrad, zeros, type Tensor } from '../../src'
+import { pytorch } from '../support/pytorch'
 import { withCode } from '../support/refusals'
 
-/** Made by `pytorch.py` beside it. */
-const { losses } = JSON.parse(readFileSync(path.join(__dirname, '..', 'fixtures', 'pytorch.json'), 'utf8')) as {
+const { losses } = pytorch<{
   losses: Record<string, { loss: number[]; gradient: number[] }>
-}
+}>()
 
 const pair = [4, 3]
 const row = [4]

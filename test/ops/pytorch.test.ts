@@ -1,5 +1,3 @@
-import { readFileSync } from 'node:fs'
-import path from 'node:path'
 import {
   bincount,
   compile,
@@ -13,26 +11,14 @@ import {
   valueAndGrad,
   type Tensor,
 } from '../../src'
+import { near, pytorch, wave } from '../support/pytorch'
 import { withCode } from '../support/refusals'
 
-/** Made by `pytorch.py` there. */
-const { tensors, counts } = JSON.parse(
-  readFileSync(path.join(__dirname, '..', 'fixtures', 'pytorch.json'), 'utf8'),
-) as {
+const { tensors, counts } = pytorch<{
   tensors: Record<string, { loss: number[]; gradient: number[] }>
   counts: Record<string, number[]>
-}
+}>()
 
-const wave = (shape: readonly number[], phase: number, scale = 1): Tensor =>
-  tensor(
-    Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => scale * Math.sin(1.3 * i + phase)),
-    shape,
-  )
-const near = (got: ArrayLike<number>, expected: readonly number[]): void => {
-  expect(got.length).toBe(expected.length)
-  const scale = Math.max(1, ...expected.map(Math.abs))
-  expected.forEach((v, i) => expect(Math.abs(got[i] - v)).toBeLessThan(2e-6 * scale))
-}
 const labels = Int32Array.of(1, 3, 0, 2, 0, 3, 3)
 
 const cases: [string, (...x: Tensor[]) => Tensor, number[][]][] = [

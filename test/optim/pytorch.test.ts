@@ -1,15 +1,11 @@
-import { readFileSync } from 'node:fs'
-import path from 'node:path'
 import { compile, nn, optim, tensor, type Tensor } from '../../src'
+import { pytorch } from '../support/pytorch'
 import { withCode } from '../support/refusals'
 
-/** Made by `pytorch.py` beside it. */
-const { optimizers, schedules } = JSON.parse(
-  readFileSync(path.join(__dirname, '..', 'fixtures', 'pytorch.json'), 'utf8'),
-) as {
+const { optimizers, schedules } = pytorch<{
   optimizers: Record<string, number[][]>
   schedules: Record<string, number[]>
-}
+}>()
 
 const wave = (n: number, phase: number, scale = 1): Float32Array =>
   Float32Array.from({ length: n }, (_, i) => scale * Math.sin(1.3 * i + phase))

@@ -9,4 +9,7 @@ module.exports = {
     ],
   },
   testTimeout: 60000,
+  maxWorkers: '100%',
+  // A process for each file: tests that count bytes would otherwise see garbage of other files freed.
+  workerIdleMemoryLimit: '1MB',
 }

@@ -93,14 +93,22 @@ function outputDir(o) {
   return path.join(root, 'build', name.filter(Boolean).join('-'))
 }
 
-// The folder of intermediate files: one for each combination that needs its own.
-const workDir = (o, kind) =>
-  path.join(root, 'build', [kind, o.target, o.config, o.sanitize.replace(/,/g, '-')].filter(Boolean).join('-'))
+// The folder of intermediate files: one for each combination that needs its own. A release for this platform is linked
+// otherwise, not compiled.
+function workDir(o, kind) {
+  const own = o.target === `${process.platform}-${process.arch}` && !facts.targets[o.target].flags.length
+  return path.join(
+    root,
+    'build',
+    [kind, !own && o.target, o.config, o.sanitize.replace(/,/g, '-')].filter(Boolean).join('-'),
+  )
+}
 
 // The compiler that makes code for the target, or the first of this machine's.
 function findCompiler(o) {
   const target = facts.targets[o.target]
-  const found = target ? [process.env.CXX, ...target.compilers] : [process.env.CXX, 'c++', 'g++', 'clang++']
+  const own = facts.targets[`${process.platform}-${process.arch}`]?.compilers ?? []
+  const found = [process.env.CXX, ...(target?.compilers ?? [...own, 'c++', 'g++', 'clang++'])]
   for (const compiler of found.filter(Boolean)) {
     const machine = works(compiler, ['-dumpmachine'])
     if (machine !== null && (!target || new RegExp(target.machine).test(machine.trim()))) return compiler
@@ -270,10 +278,8 @@ async function buildDirectly(o) {
     }
     program('auxgrad_test', path.join(native, 'test'))
     program('auxgrad_run', path.join(native, 'run'))
-    if (!windows) {
-      program('auxgrad_bench', path.join(root, 'benchmarks/native'))
-      program('auxgrad_host_device.so', path.join(native, 'test/library'), loadable)
-    }
+    if (!windows && !o.sanitize && !o.target) program('auxgrad_bench', path.join(root, 'benchmarks/native'))
+    if (!windows) program('auxgrad_host_device.so', path.join(native, 'test/library'), loadable)
   }
 
   const queue = jobs.filter((job) => stale(job.file, job.args.join('\n')))

@@ -21,10 +21,11 @@ const tools = {
 
 const steps = {
   test: { command: script('test.js') },
+  // Types and contracts are part of the first step.
   check: {
-    command: script('check.js'),
+    command: script('check.js', 'format-native', 'format', 'lint', 'docs', 'cuda'),
     tools: ['clang-format-14'],
-    instead: script('check.js', 'format', 'lint', 'types', 'docs', 'contracts'),
+    instead: script('check.js', 'format', 'lint', 'docs'),
   },
   // Before package, which then sees what is published.
   prebuild: { command: script('prebuild.js'), tools: Object.keys(tools), instead: script('prebuild.js', 'linux-x64') },

@@ -337,6 +337,10 @@ int main(int argc, char** argv) {
     if (test::failures) std::printf("FAIL %s (%d checks)\n", c.name, test::failures);
     (test::failures ? broken : passed)++;
   }
+  if (!index) {
+    std::printf("no test is named so\n");
+    broken++;
+  }
   std::printf("%d passed, %d failed\n", passed, broken);
   test::the_device.reset();
   return broken ? 1 : 0;

@@ -200,6 +200,18 @@ test('dropping plans, closing steps and disposing models give every byte back', 
   expect(await liveBytes()).toBe(start)
 })
 
+test('a plan of shapes whose run has been planned before leaves none behind', async () => {
+  const start = await liveBytes()
+  const { step, model, optimizer } = make()
+  await step.run(batchOf(3))
+  step.plan({ x: [3, 6], y: [3] })
+  await step.run(batchOf(3))
+  step.close()
+  model.dispose()
+  optimizer.dispose()
+  expect(native().memory().live).toBe(start)
+})
+
 test('a model evaluated where it is not trained follows the memory it is said to have been trained with', async () => {
   const { step, model } = make({ memory: asa({ epsilon: 0.5 }) } as never)
   const { x } = batchOf(4)

@@ -244,7 +244,7 @@ async function expectAlike({ world, name, requests }: Journal, twin: World, twin
 test(
   'whatever is asked for at the same time, each model is what the same requests make of it one by one',
   async () => {
-    await check(30 * times, schedules, async (schedule) => {
+    await check(12 * times, schedules, async (schedule) => {
       const before = memory().live
       const worlds = [1, 1, 2, 2].map(begin)
       const [, twin0, , twin1] = worlds

@@ -842,7 +842,7 @@ afterEach(() => native().setIsa(isa))
 test(
   'random programs: values and gradients are those of an interpreter, at once and planned',
   async () => {
-    await check(400 * times, program, fc.constantFrom(...isaAvailable), async (p, set) => {
+    await check(150 * times, program, fc.constantFrom(...isaAvailable), async (p, set) => {
       native().setIsa(set)
       const before = memory().live
       tidy(() => {

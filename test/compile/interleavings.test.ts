@@ -172,6 +172,15 @@ const kinds: Record<string, (journal: Journal, a: number, folder: string) => unk
     }
     void journal.run(a % 2, given).catch(expectRefusal)
   },
+  'batch given away': (journal, a) => {
+    const { x, y } = batchFor(a)
+    const given = (): unknown => {
+      const values = x.data.slice()
+      queueMicrotask(() => structuredClone(values, { transfer: [values.buffer] }))
+      return { x: { ...x, data: values }, y }
+    }
+    void journal.run(a % 2, given).catch(expectRefusal)
+  },
   save: (journal, a, folder) => {
     const n = journal.requests.length
     const saving = (w: World, name: string): Promise<void> =>

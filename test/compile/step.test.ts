@@ -147,6 +147,19 @@ test('batches: missing, wrong and additional fields', async () => {
   expect((await step.run({ y, name: [1, 2, 3, 4], x })).loss).toBeGreaterThan(0)
 })
 
+test('values whose memory is given away before the turn of their run are missed, not those of a run before taken', async () => {
+  const { step } = make()
+  const { x, y } = batchOf(4)
+  const asked = [step.run(batchOf(4)), step.run({ x, y })]
+  structuredClone(x.data, { transfer: [x.data.buffer as ArrayBuffer] })
+  await asked[0]
+  await expect(asked[1]).rejects.toEqual(
+    withCode('AUX_INVALID_ARGUMENT', /input x: expected 24 values when the run begins, got 0: .* before its turn/),
+  )
+  expect(step.runs).toBe(1)
+  step.close()
+})
+
 test('plans: what was planned from shapes is what runs; nothing is planned twice', async () => {
   const { step, model, optimizer } = make()
   let traces = 0

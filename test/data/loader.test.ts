@@ -378,6 +378,16 @@ test('batches are kept by nobody else', async () => {
   expect(new Set(kept.map((b) => b.x.data.buffer)).size).toBe(3)
 })
 
+test('rows whose memory is given away are missed, not made up', async () => {
+  const x = new Float32Array(6).fill(1)
+  const set = data.fromArrays({ x: { data: x, shape: [2, 3] } })
+  expect([...(await set.batch([1])).x.data]).toEqual([1, 1, 1])
+  structuredClone(x, { transfer: [x.buffer] })
+  await expect(set.batch([1])).rejects.toEqual(
+    withCode('AUX_INVALID_ARGUMENT', /fromArrays: expected field x to have its 6 values still, got 0/),
+  )
+})
+
 test('wrong arguments are named', () => {
   const make = (options: Partial<LoaderOptions<XY, XY>>) => () =>
     new data.DataLoader(rows(4), { batchSize: 2, ...options })

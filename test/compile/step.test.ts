@@ -213,6 +213,14 @@ test('dropping plans, closing steps and disposing models give every byte back', 
   expect(await liveBytes()).toBe(start)
 })
 
+test('a step that sums gradients has none to save once it is closed, and makes none', async () => {
+  const { step } = make({ accumulate: 2 } as never)
+  step.close()
+  const { live } = native().memory()
+  expect(() => [...step.stateTensors()]).toThrow(withCode('AUX_DISPOSED', /was closed, its sums are gone/))
+  expect(native().memory().live).toBe(live)
+})
+
 test('a plan of shapes whose run has been planned before leaves none behind', async () => {
   const start = await liveBytes()
   const { step, model, optimizer } = make()

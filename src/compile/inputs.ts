@@ -81,8 +81,8 @@ function hostValue(name: string, value: InputValue): HostArray | Tensor {
 /** The bytes to write for a value of an input of this dtype. */
 export function bytesOfValue(name: string, value: HostArray | Tensor, dtype: DType): TypedArray {
   const data = value instanceof Tensor ? value.rawSync() : value.data
+  // They were there when the run was asked for.
   if (data.length !== sizeOf(value.shape))
-    // it was there when the run was asked for
     fail(
       'AUX_INVALID_ARGUMENT',
       `input ${name}: expected ${sizeOf(value.shape)} values when the run begins, got ${data.length}: their memory was ` +

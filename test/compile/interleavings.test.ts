@@ -22,7 +22,7 @@ import { snapshot } from '../support/record'
 import { generator } from '../support/run'
 
 // Random schedules of what a program may ask for at the same time of two models: runs of several steps and evaluations,
-// aborted or not, saving and loading, planning, closing, eager work. Each model must become what the same requests, one after
+// aborted or not, saving, planning, closing, eager work. Each model must become what the same requests, one after
 // the other, make of another one; what is refused changes nothing. AUXGRAD_FUZZ=n runs n times as many, AUXGRAD_SEED
 // others.
 const times = Number(process.env.AUXGRAD_FUZZ ?? (process.env.AUXGRAD_LONG === '1' ? 30 : 1))

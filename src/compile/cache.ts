@@ -68,7 +68,9 @@ export class PlanCache<Entry extends { readonly plan: Plan }> {
   }
 
   #set(key: string, entry: Entry): void {
+    const replaced = this.#entries.get(key)
     this.#entries.set(key, entry)
+    if (replaced) this.#release(replaced) // one whose dtypes are known now is as one whose dtypes were given
     for (const [oldest, dropped] of this.#entries) {
       if (new Set(this.#entries.values()).size <= maxPlans) break
       this.#entries.delete(oldest)

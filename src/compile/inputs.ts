@@ -81,6 +81,13 @@ function hostValue(name: string, value: InputValue): HostArray | Tensor {
 /** The bytes to write for a value of an input of this dtype. */
 export function bytesOfValue(name: string, value: HostArray | Tensor, dtype: DType): TypedArray {
   const data = value instanceof Tensor ? value.rawSync() : value.data
+  // They were there when the run was asked for.
+  if (data.length !== sizeOf(value.shape))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `input ${name}: expected ${sizeOf(value.shape)} values when the run begins, got ${data.length}: their memory was ` +
+        'transferred or resized before its turn',
+    )
   return value.dtype === 'f32' && dtype === 'i32' ? storeAll(`input ${name}`, data, dtype) : data
 }
 

@@ -372,6 +372,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
    * those alone that have learnt, or that are among the `saved` names.
    */
   *stateTensors(saved?: Iterable<string>): Iterable<[string, Tensor]> {
+    if (this.#closed && this.#accumulate > 1) fail('AUX_DISPOSED', 'this training step was closed, its sums are gone')
     yield* this.#updates.tensors(this.model, saved)
   }
 

@@ -177,6 +177,12 @@ class ArrayDataset<B extends Batch> extends Dataset<B> {
   read({ indices }: BatchContext, into?: B): B {
     const batch: Batch = {}
     for (const [name, source] of Object.entries(this.fields)) {
+      if (source.data.length !== sizeOf(source.shape))
+        fail(
+          'AUX_INVALID_ARGUMENT',
+          `fromArrays: expected field ${name} to have its ${sizeOf(source.shape)} values still, got ${source.data.length}: ` +
+            'their memory was transferred or resized',
+        )
       const shape = [indices.length, ...source.shape.slice(1)]
       const target = into?.[name]
       if (target && (!sameShape(target.shape, shape) || target.dtype !== source.dtype))

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import { expectIntegers, expectOptions, fail } from '../errors'
 import { checkSeed } from '../tensor/philox'
 import { checkBatch, Dataset, range, Stack, type Batch, type BatchContext, type Transform } from './dataset'
@@ -33,7 +34,7 @@ export interface LoaderState {
   readonly epoch: number
   /** Batches of the epoch that were handed out. */
   readonly position: number
-  /** The loader's, as the next four; a loader with others refuses the state. */
+  /** The loader's, as the next six; a loader with others refuses the state. */
   readonly seed: number
   /** Rows of a batch. */
   readonly batchSize: number
@@ -43,6 +44,10 @@ export interface LoaderState {
   readonly dropLast: boolean
   /** Rows of the data set; null for a stream of unknown size. */
   readonly size: number | null
+  /** SHA-256 of the running sums of the weights, null without; a state of before may lack it. */
+  readonly weights?: string | null
+  /** Of a stream that is shuffled, null otherwise; a state of before may lack it. */
+  readonly shuffleBuffer?: number | null
 }
 
 /** Running sums of the weights of so many rows. */
@@ -84,6 +89,7 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
   readonly #data: Dataset<A> | SampleStream<A>
   readonly #transform: Transform<A, B> | undefined
   readonly #sums: Float64Array | undefined
+  #digest: string | undefined
   #epoch = 0
   #position = 0
   // True if the next loop starts exactly here; false while a loop runs and after it was left early.
@@ -154,11 +160,26 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
     return this.#epoch
   }
 
+  /** What the batches of an epoch depend on, besides the data. */
+  get #order(): Omit<LoaderState, 'epoch' | 'position'> {
+    const { seed, batchSize, shuffle, dropLast } = this
+    if (this.#sums) this.#digest ??= createHash('sha256').update(this.#sums).digest('hex')
+    const shuffleBuffer = (shuffle && !(this.#data instanceof Dataset) && this.#data.options.shuffleBuffer) || null
+    return {
+      version: 1,
+      seed,
+      batchSize,
+      shuffle,
+      dropLast,
+      size: this.#size,
+      weights: this.#digest ?? null,
+      shuffleBuffer,
+    }
+  }
+
   /** Where the loader stands: plain JSON, for `restore`. */
   state(): LoaderState {
-    const { seed, batchSize, shuffle, dropLast } = this
-    const [epoch, position, size] = [this.#epoch, this.#position, this.#size]
-    return { version: 1, epoch, position, seed, batchSize, shuffle, dropLast, size }
+    return { ...this.#order, epoch: this.#epoch, position: this.#position }
   }
 
   /**
@@ -166,11 +187,10 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
    * @throws AUX_INVALID_ARGUMENT if the data set or the options are not those of the state.
    */
   restore(state: LoaderState): void {
-    const { seed, batchSize, shuffle, dropLast } = this
-    const expected = { version: 1, seed, batchSize, shuffle, dropLast, size: this.#size }
-    for (const [name, value] of Object.entries(expected)) {
+    for (const [name, value] of Object.entries(this.#order)) {
       const got = (state as unknown as Record<string, unknown> | null)?.[name]
-      if (got !== value)
+      const unknown = got === undefined && (name === 'weights' || name === 'shuffleBuffer')
+      if (got !== value && !unknown)
         fail(
           'AUX_INVALID_ARGUMENT',
           `DataLoader.restore: expected a state with ${name} ${String(value)} as in this loader, got ${String(got)}`,

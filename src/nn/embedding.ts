@@ -1,6 +1,7 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
 import { expectRank } from '../graph/op'
 import { arange, embedding, normal, ones, searchsorted, where, zeros } from '../ops'
+import { constant } from '../ops/constant'
 import { expectIndices } from '../ops/indices'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
@@ -103,7 +104,7 @@ export class EmbeddingBag extends Module {
       const sumOf = offsets ? bagSums(ids, offsets) : (x: Tensor): Tensor => x.sum(-2)
       const sum = sumOf(counts ? where(counts, rows, 0) : rows)
       if (this.#mode === 'sum') return sum
-      return sum.div(sumOf(counts?.cast('f32') ?? ones([ids.size, 1])).maximum(1))
+      return sum.div(sumOf(counts?.cast('f32') ?? constant(ones, [ids.size, 1])).maximum(1))
     })
   }
 }
@@ -112,6 +113,6 @@ export class EmbeddingBag extends Module {
 function bagSums(ids: Tensor, offsets: Tensor): (x: Tensor) => Tensor {
   expectRank('EmbeddingBag', 'indices with offsets', ids, 1)
   const starts = expectIndices('EmbeddingBag', 'offsets', offsets)
-  const bag = searchsorted(starts, arange(0, ids.size, 1, 'i32'), { right: true }).sub(1)
-  return (x) => zeros([starts.size, x.shape[1]]).indexAdd(0, bag, x)
+  const bag = searchsorted(starts, constant(arange, 0, ids.size, 1, 'i32'), { right: true }).sub(1)
+  return (x) => constant(zeros, [starts.size, x.shape[1]]).indexAdd(0, bag, x)
 }

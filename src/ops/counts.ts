@@ -4,6 +4,7 @@ import { sizeOf } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { where } from './binary'
+import { constant } from './constant'
 import { ones, zeros } from './create'
 import { expectIndices } from './indices'
 
@@ -23,7 +24,8 @@ export function bincount(labels: Tensor, options: { classes?: number; weights?: 
     if (weights) expectShape('bincount', 'weights', weights, ids.shape)
     const classes = options.classes ?? (ids.dataSync() as Int32Array).reduce((n, label) => Math.max(n, label + 1), 0)
     expectIntegers('bincount', { classes }, 0)
-    return zeros([classes]).indexAdd(0, ids.flatten(), weights?.flatten() ?? ones([ids.size]))
+    const each = weights?.flatten() ?? constant(ones, [ids.size])
+    return constant(zeros, [classes]).indexAdd(0, ids.flatten(), each)
   })
 }
 
@@ -36,7 +38,7 @@ export function searchsorted(sorted: Tensor, values: Tensor, options: { right?: 
   expectOptions('searchsorted', options, ['right'])
   const n = sorted.size
   return tidy(() => {
-    let at = zeros(values.shape, 'i32')
+    let at: Tensor = constant(zeros, values.shape, 'i32')
     // As many entries lie before it as can be skipped, in leaps of powers of two.
     for (let leap = 2 ** Math.floor(Math.log2(n)); leap >= 1; leap /= 2) {
       const next = at.add(leap)

@@ -357,8 +357,8 @@ Tensor.prototype.roll = function (shifts, axes) {
     along.reduce((x: Tensor, axis, i) => {
       const n = x.shape[axis]
       const cut = n && ((-by[i] % n) + n) % n
-      return cut ? concat([x.narrow(axis, cut, n - cut), x.narrow(axis, 0, cut)], axis) : alias(x)
-    }, this),
+      return cut ? concat([x.narrow(axis, cut, n - cut), x.narrow(axis, 0, cut)], axis) : x
+    }, alias(this)),
   )
 }
 Tensor.prototype.tile = function (repeats) {

@@ -165,7 +165,8 @@ Tensor.prototype.expand = function (shape) {
   const lead = shape.length - this.rank
   if (lead < 0 || this.shape.some((d, i) => d !== 1 && d !== shape[i + lead]))
     fail('AUX_SHAPE_MISMATCH', `expand: cannot expand ${showShape(this.shape)} to ${showShape(shape)}`)
-  return expand(this, shape)
+  const y = expand(this, shape)
+  return y === this ? alias(this) : y
 }
 Tensor.prototype.unsqueeze = function (axis) {
   const at = resolveAxis('unsqueeze', axis, this.rank + 1)

@@ -4,6 +4,7 @@ import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { triple, volumeOptions, type Conv3dOptions, type Triple } from './conv3d'
+import { constant } from './constant'
 import { zeros } from './create'
 import { place, stack } from './join'
 import { convTranspose2d, type ConvTransposeOptions } from './transposed'
@@ -75,8 +76,9 @@ export function convTranspose3d(
       }
       return sum
     })
-    if (!size.length) size = convTranspose2d(zeros([0, ...sides]), weight.select(1, 0), undefined, frame).shape.slice(1)
-    const all = sums.map((sum) => sum ?? zeros([n, every, ...size]))
+    if (!size.length)
+      size = convTranspose2d(constant(zeros, [0, ...sides]), weight.select(1, 0), undefined, frame).shape.slice(1)
+    const all = sums.map((sum) => sum ?? constant(zeros, [n, every, ...size]))
     const whole = [n, every * stride, ...size]
     const y = stride > 1 ? stack(all, 2).reshape(whole).narrow(1, 0, positions) : all[0]
     return bias ? y.add(bias) : y

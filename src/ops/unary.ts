@@ -4,6 +4,7 @@ import { checkDType, type DType } from '../tensor/dtype'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import type { Operand } from './binary'
+import { alias } from './shape'
 
 // Elementwise functions of one tensor. A row: name, derivative.
 
@@ -310,7 +311,7 @@ Tensor.prototype.clamp = function (low = -Infinity, high = Infinity) {
 }
 Tensor.prototype.cast = function (dtype) {
   checkDType('cast', dtype)
-  return dtype === this.dtype ? this : one(castOp, [this], { dtype })
+  return dtype === this.dtype ? alias(this) : one(castOp, [this], { dtype })
 }
 Tensor.prototype.gelu = function (options = {}) {
   return one(geluOf(options), [this], undefined)

@@ -1,3 +1,4 @@
+import { types } from 'node:util'
 import { describe, fail } from '../errors'
 import type { Tensor } from './tensor'
 
@@ -25,7 +26,8 @@ function tensorsIn(value: unknown, found: Set<unknown>): Set<unknown> {
 
 /**
  * Runs `body` and disposes every eager tensor made inside, except those it returns (alone, or in arrays and plain
- * objects) and those passed to `keep`. `body` must be synchronous.
+ * objects) and those passed to `keep`.
+ * @throws AUX_INVALID_ARGUMENT where `body` returns a promise: what it makes later would be nobody's.
  */
 export function tidy<T>(body: () => T): T {
   if (typeof body !== 'function') fail('AUX_INVALID_ARGUMENT', `tidy: expected a function, got ${describe(body)}`)
@@ -34,6 +36,13 @@ export function tidy<T>(body: () => T): T {
   let result: T | undefined
   try {
     result = body()
+    if (types.isPromise(result)) {
+      result.catch(() => {}) // of no use to anyone
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        'tidy: expected a function that has ended when it returns, got a promise; dispose() what is made around an await',
+      )
+    }
     return result
   } finally {
     scopes.pop()

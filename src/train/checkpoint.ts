@@ -3,6 +3,7 @@ import { sessionOf } from '../compile/session'
 import { parameterOf } from '../compile/update'
 import type { DataLoader, LoaderState } from '../data'
 import { describe, expectOptions, fail, listed } from '../errors'
+import { badFile } from '../io/file'
 import { loadCheckpoint, saveCheckpoint, type Json, type LoadedCheckpoint } from '../io'
 import { typedArray } from '../tensor/dtype'
 import type { HostArray } from '../tensor/host'
@@ -119,8 +120,14 @@ function restore({ tensors, state: raw, path }: LoadedCheckpoint, training: Trai
   for (const count of [state.updates, state.runs])
     if (!Number.isSafeInteger(count) || count < 0)
       fail('AUX_BAD_FILE', `${path}: expected whole numbers of updates and runs, got ${String(count)}`)
-  if (loader && state.loader) loader.restore(state.loader)
-  stopping?.restore(state.stopping ?? { best: null, waited: 0 })
+  const before = stopping?.state()
+  try {
+    stopping?.restore(state.stopping ?? { best: null, waited: 0 })
+    if (loader && state.loader) loader.restore(state.loader)
+  } catch (cause) {
+    stopping?.restore(before!)
+    throw badFile(path, (cause as Error).message, cause)
+  }
   for (const [name, t] of own) t.assign(tensors.get(name)?.data ?? typedArray(t.dtype, t.size))
   step.optimizer.steps = state.updates
   step.runs = state.runs

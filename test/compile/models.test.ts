@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import fc from 'fast-check'
@@ -9,8 +9,10 @@ import {
   AuxgradError,
   auxiliary,
   backprop,
+  bincount,
   checkpoint,
   compile,
+  data,
   inPlaceBatchNorm,
   invert,
   memory,
@@ -26,6 +28,7 @@ import {
   valueAndGrad,
   type Graph,
   type MemoryPolicy,
+  type ShapedArray,
   type StepOptions,
   type Tensor,
 } from '../../src'
@@ -259,6 +262,39 @@ test('constants of a forward are counted once, also where runs are summed up and
   expect(memory().live).toBe(before)
 })
 
+test.each<[string, () => nn.Module, (m: never, x: Record<string, Tensor>) => Tensor, Record<string, ShapedArray>]>([
+  [
+    'ConvTranspose3d',
+    () => new nn.ConvTranspose3d(1, 2, 1, { stride: 2 }),
+    (m: nn.ConvTranspose3d, { x }) => m.forward(x).mean(),
+    { x: { data: new Float32Array(8), shape: [1, 2, 2, 2, 1] } },
+  ],
+  [
+    'EmbeddingBag',
+    () => new nn.EmbeddingBag(5, 3),
+    (m: nn.EmbeddingBag, { x, at }) => m.forward(x, at).mean(),
+    { x: { data: Int32Array.of(0, 4, 2, 1), shape: [4] }, at: { data: Int32Array.of(0, 3), shape: [2] } },
+  ],
+  [
+    'bincount',
+    () => new nn.Linear(5, 2),
+    (m: nn.Linear, { x }) => m.forward(bincount(x, { classes: 5 }).unsqueeze(0)).mean(),
+    { x: { data: Int32Array.of(0, 4, 2, 1), shape: [4] } },
+  ],
+])('constants of %s are counted once', async (_, made, loss, batch) => {
+  const before = memory().live
+  const model = made()
+  const optimizer = new optim.SGD({ lr: 0.1 })
+  const step = compile({ model, loss: (x) => loss(model as never, x), optimizer, accumulate: 2 })
+  resetPeakMemory()
+  const { total } = step.plan(batch).bytes
+  for (let i = 0; i < 4; i++) await step.run(batch)
+  expect(memory().peak - before).toBe(total)
+  step.close()
+  model.dispose()
+  expect(memory().live).toBe(before)
+})
+
 test(
   'checkpoints, a budget, the indicator and threads change no bit',
   async () => {
@@ -440,32 +476,144 @@ test(
 const snapshotOf = (model: nn.Module): Record<string, number[]> =>
   Object.fromEntries([...model.state()].map(([name, t]) => [name, [...t.dataSync()]]))
 
+/** Everything that training changes, bit for bit. */
+const everything = (model: nn.Module, step: ReturnType<typeof stepOf>) => ({
+  ...snapshot(model),
+  ...Object.fromEntries([...step.stateTensors()].map(([name, t]) => [name, [...t.rawSync()].join()])),
+  runs: `${step.runs}`,
+})
+
+const interruption = fc.record(
+  {
+    /** Steps done when it is saved, and what the other run has done before it loads. */
+    after: fc.integer({ min: 1, max: 6 }),
+    used: fc.nat(2),
+    batchSize: fc.integer({ min: 1, max: 9 }),
+    weighted: fc.boolean(),
+    threads: fc.integer({ min: 1, max: 4 }),
+    /** What is done to a copy of the file, and where. */
+    damage: fc.constantFrom('flip', 'cut', 'extend'),
+    at: fc.nat(1e6),
+  },
+  { noNullPrototype: true },
+)
+
 test(
-  'a run that is saved and loaded goes on as if it had never stopped',
+  'a run that is saved and loaded goes on as if it had never stopped; damaged files and those of others change nothing',
   async () => {
-    await check(10 * times, description, way(...Object.keys(policies)), async (d, w) => {
+    let resumed = 0
+    await check(10 * times, description, way(...Object.keys(policies)), interruption, async (d, w, o) => {
       const file = path.join(folder, 'run')
-      const both = [make(d, w.sparse), make({ ...d, seed: d.seed + 1 }, w.sparse)]
-      const batch = batchOf(both[0], d.rows, 1)
-      const used = both.map(() => optimizers[w.optimizer]())
-      const [a, b] = both.map((model, i) => stepOf(model, w, used[i]))
+      const models = [make(d, w.sparse), make({ ...d, seed: d.seed + 1 }, w.sparse)]
+      models.push(make({ ...d, size: d.size + 1 }, w.sparse))
+      const used = models.map(() => optimizers[w.optimizer]())
+      const steps = models.map((model, i) => stepOf(model, w, used[i]))
+      const rows = data.fromArrays(batchOf(models[0], 12, 1))
+      const weights = Array.from({ length: 12 }, (_, i) => i % 3)
+      const loaders = models.map(
+        () =>
+          new data.DataLoader(rows, { batchSize: o.batchSize, shuffle: true, seed: 3, ...(o.weighted && { weights }) }),
+      )
+      const [a, b, other] = steps
+      const reading: (AsyncIterator<data.Batch> | undefined)[] = []
+      /** Trains until so many steps are done; the loop over the loader stays open. */
+      const until = async (i: number, runs: number): Promise<number[]> => {
+        const losses: number[] = []
+        while (steps[i].runs < runs) {
+          const { value, done } = await (reading[i] ??= loaders[i][Symbol.asyncIterator]()).next()
+          if (done) reading[i] = undefined
+          else losses.push((await steps[i].run(value as data.Batch)).loss)
+        }
+        return losses
+      }
       try {
-        for (let i = 0; i < 3; i++) await a.run(batch)
-        await a.save(path.join(folder, 'plan'), batch)
-        await train.saveTraining(file, { step: a })
-        await train.loadTraining(file, { step: b })
-        const ends = [await a.run(batch), await b.run(batch)]
-        expect(ends[1].loss).toBe(ends[0].loss)
-        expect(snapshot(both[1])).toEqual(snapshot(both[0]))
-        const state = (step: typeof a) => [...step.stateTensors()].map(([name, t]) => [name, [...t.rawSync()]])
-        expect(state(b)).toEqual(state(a))
+        native().setThreads(w.threads)
+        await until(0, o.after)
+        await a.save(path.join(folder, 'plan'), await rows.batch([0, 3]))
+        await train.saveTraining(file, { step: a, loader: loaders[0] })
+        native().setThreads(o.threads)
+        await until(1, o.used)
+        const bytes = readFileSync(file)
+        const place = o.at % bytes.length
+        const damaged = {
+          flip: () => Buffer.from(bytes).fill(bytes[place] ^ 1, place, place + 1),
+          cut: () => bytes.subarray(0, place),
+          extend: () => Buffer.concat([bytes, Buffer.alloc(1 + (place % 9))]),
+        }[o.damage]()
+        writeFileSync(`${file}.damaged`, damaged)
+        const before = [1, 2].map((i) => ({ ...everything(models[i], steps[i]), loader: loaders[i].state() }))
+        const refused = { code: 'AUX_BAD_FILE', message: expect.stringMatching(/run(\.damaged)?: /) as string }
+        const load = (name: string, i: number) =>
+          train.loadTraining(name, { step: steps[i], loader: loaders[i] }).then(() => 'loaded')
+        await expect(load(`${file}.damaged`, 1)).rejects.toMatchObject(refused)
+        const shapes = (i: number): string =>
+          JSON.stringify([...models[i].state(), ...steps[i].stateTensors()].map(([name, t]) => [name, t.shape]))
+        if (shapes(2) !== shapes(0)) await expect(load(file, 2)).rejects.toMatchObject(refused)
+        expect([1, 2].map((i) => ({ ...everything(models[i], steps[i]), loader: loaders[i].state() }))).toEqual(before)
+        await load(file, 1)
+        reading[1] = undefined
+        expect(everything(models[1], b)).toEqual(everything(models[0], a))
+        seed(d.seed + 5)
+        const ends = [await until(0, o.after + 4), await until(1, o.after + 4)]
+        expect(ends[1]).toEqual(ends[0])
+        expect(everything(models[1], b)).toEqual(everything(models[0], a))
+        resumed++
       } catch (error) {
         expectRefusal(error)
       } finally {
-        for (const step of [a, b]) step.close()
-        for (const t of [...used, ...both]) t.dispose()
+        for (const step of [a, b, other]) step.close()
+        for (const t of [...used, ...models]) t.dispose()
       }
     })
+    expect(resumed).toBeGreaterThan(2 * times)
+  },
+  limit,
+)
+
+test(
+  'an allocation that fails anywhere is an error of memory, leaves nothing and changes nothing',
+  async () => {
+    let met = 0
+    const fault = fc.record({ at: fc.nat(1e6), on: fc.boolean() }, { noNullPrototype: true })
+    await check(10 * times, description, way(...Object.keys(policies)), fault, async (d, w, { at, on }) => {
+      const before = memory().live
+      native().setThreads(w.threads)
+      const models = [make(d, w.sparse), make(d, w.sparse)]
+      const used = models.map(() => optimizers[w.optimizer]())
+      const [twin, step] = models.map((model, i) => stepOf(model, w, used[i]))
+      const batch = batchOf(models[0], d.rows, 1)
+      try {
+        const { allocations } = native().memory()
+        const losses: number[] = []
+        for (let i = 0; i < 3; i++) losses.push((await twin.run(batch)).loss)
+        // Of the first run nearly all; some are of native code alone.
+        const k = 1 + (at % (native().memory().allocations - allocations + 3))
+        const start = snapshot(models[1])
+        native().setFault(k, on)
+        let error: unknown
+        try {
+          expect((await step.run(batch)).loss).toBe(losses[0])
+        } catch (caught) {
+          error = caught
+        }
+        native().setFault(0, false)
+        if (error) {
+          if (!(error instanceof AuxgradError) || error.code !== 'AUX_OUT_OF_MEMORY') throw error
+          met++
+          expect(snapshot(models[1])).toEqual(start)
+        }
+        for (let i = error ? 0 : 1; i < 3; i++) expect((await step.run(batch)).loss).toBe(losses[i])
+        expect(everything(models[1], step)).toEqual(everything(models[0], twin))
+      } catch (error) {
+        expectRefusal(error)
+      } finally {
+        native().setFault(0, false)
+        for (const s of [twin, step]) s.close()
+        for (const t of [...used, ...models]) t.dispose()
+      }
+      expect(memory().live).toBe(before)
+    })
+    expect(met).toBeGreaterThan(times)
   },
   limit,
 )

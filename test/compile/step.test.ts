@@ -147,6 +147,19 @@ test('batches: missing, wrong and additional fields', async () => {
   expect((await step.run({ y, name: [1, 2, 3, 4], x })).loss).toBeGreaterThan(0)
 })
 
+test('values whose memory is given away before the turn of their run are missed, not those of a run before taken', async () => {
+  const { step } = make()
+  const { x, y } = batchOf(4)
+  const asked = [step.run(batchOf(4)), step.run({ x, y })]
+  structuredClone(x.data, { transfer: [x.data.buffer as ArrayBuffer] })
+  await asked[0]
+  await expect(asked[1]).rejects.toEqual(
+    withCode('AUX_INVALID_ARGUMENT', /input x: expected 24 values when the run begins, got 0: .* before its turn/),
+  )
+  expect(step.runs).toBe(1)
+  step.close()
+})
+
 test('plans: what was planned from shapes is what runs; nothing is planned twice', async () => {
   const { step, model, optimizer } = make()
   let traces = 0
@@ -198,6 +211,26 @@ test('dropping plans, closing steps and disposing models give every byte back', 
   model.dispose()
   optimizer.dispose()
   expect(await liveBytes()).toBe(start)
+})
+
+test('a step that sums gradients has none to save once it is closed, and makes none', async () => {
+  const { step } = make({ accumulate: 2 } as never)
+  step.close()
+  const { live } = native().memory()
+  expect(() => [...step.stateTensors()]).toThrow(withCode('AUX_DISPOSED', /was closed, its sums are gone/))
+  expect(native().memory().live).toBe(live)
+})
+
+test('a plan of shapes whose run has been planned before leaves none behind', async () => {
+  const start = await liveBytes()
+  const { step, model, optimizer } = make()
+  await step.run(batchOf(3))
+  step.plan({ x: [3, 6], y: [3] })
+  await step.run(batchOf(3))
+  step.close()
+  model.dispose()
+  optimizer.dispose()
+  expect(native().memory().live).toBe(start)
 })
 
 test('a model evaluated where it is not trained follows the memory it is said to have been trained with', async () => {

@@ -346,6 +346,18 @@ test('weights: rows come as often as they say, a function of seed and epoch, and
   const resumed = make()
   resumed.restore({ ...make().state(), epoch: 1, position: 1 })
   expect(labels(await all(resumed))).toEqual(first[1].slice(4))
+  // By other weights other rows would come: that state is refused, and one of before, without them, is not.
+  const others = new data.DataLoader(rows(6), { batchSize: 4, weights: [1, 1, 3, 0, 4, 0], seed: 5 })
+  const even = new data.DataLoader(rows(6), { batchSize: 4, shuffle: true, seed: 5 })
+  for (const other of [others, even])
+    expect(() => other.restore(make().state())).toThrow(withCode('AUX_INVALID_ARGUMENT', /a state with weights /))
+  const { weights: _, shuffleBuffer: __, ...before } = make().state()
+  others.restore(before)
+  const mixing = (shuffleBuffer: number) =>
+    new data.DataLoader(data.fromSamples([{ y: 1 }], { shuffleBuffer }), { batchSize: 1, shuffle: true })
+  expect(() => mixing(3).restore(mixing(4).state())).toThrow(
+    withCode('AUX_INVALID_ARGUMENT', /a state with shuffleBuffer 3 as in this loader, got 4/),
+  )
   const wrong = (options: object) => () => new data.DataLoader(rows(2), { batchSize: 1, ...options })
   for (const bad of [[1], [1, -1], [0, 0], [1, NaN], [1, Infinity], [1, 2, 3]])
     expect(wrong({ weights: bad })).toThrow(
@@ -364,6 +376,16 @@ test('batches are kept by nobody else', async () => {
   for (const { x } of kept) x.data.fill(-1)
   expect((await all(loader))[0].x.data[1]).toBe(1)
   expect(new Set(kept.map((b) => b.x.data.buffer)).size).toBe(3)
+})
+
+test('rows whose memory is given away are missed, not made up', async () => {
+  const x = new Float32Array(6).fill(1)
+  const set = data.fromArrays({ x: { data: x, shape: [2, 3] } })
+  expect([...(await set.batch([1])).x.data]).toEqual([1, 1, 1])
+  structuredClone(x, { transfer: [x.buffer] })
+  await expect(set.batch([1])).rejects.toEqual(
+    withCode('AUX_INVALID_ARGUMENT', /fromArrays: expected field x to have its 6 values still, got 0/),
+  )
 })
 
 test('wrong arguments are named', () => {

@@ -173,3 +173,12 @@ test('an axis of size 1 comes and goes without copying, whatever the strides', (
   expect(() => x.select(1, 2).assign([7, 8, 9])).toThrow(/expected a contiguous tensor, got a strided view/)
   for (const t of [...views, x]) t.dispose()
 })
+
+test('what changes nothing gives a tensor of its own: to dispose it leaves the other', () => {
+  const x = counting([2, 3])
+  for (const y of [x.cast('f32'), x.expand([2, 3]), x.roll([], []), x.slice(), x.detach()]) {
+    expect(y).not.toBe(x)
+    y.dispose()
+  }
+  expect(x.disposed).toBe(false)
+})

@@ -89,7 +89,9 @@ function spatial(
     const made = sizes.every((n) => n >= 1) ? make(axes, last(shape), o, a) : undefined
     if (!made) return undefined
     const out = [...sizes, made[1]]
-    return sized(out) ? { layer: made[0], shape: out } : undefined
+    if (sized(out)) return { layer: made[0], shape: out }
+    made[0].dispose()
+    return undefined
   }
 }
 

@@ -3,7 +3,7 @@ import { inspect } from 'node:util'
 import v8 from 'node:v8'
 import vm from 'node:vm'
 import * as aux from '../../src/index'
-import { codeOf } from '../support/refusals'
+import { codeOf, withCode } from '../support/refusals'
 
 const { tensor, memory, tidy } = aux
 
@@ -167,6 +167,17 @@ describe('memory', () => {
       ),
     ).toThrow()
     expect(memory().live).toBe(start.live)
+  })
+
+  test('tidy refuses what goes on after it', () => {
+    const start = memory().live
+    const later = async (): Promise<unknown> => {
+      const t = aux.zeros([3])
+      await Promise.resolve()
+      return t.add(1)
+    }
+    expect(() => tidy(later)).toThrow(withCode('AUX_INVALID_ARGUMENT', /^tidy: expected .* got a promise/))
+    expect(memory().live).toBe(start)
   })
 
   test('a view keeps its memory alive, and only that', () => {

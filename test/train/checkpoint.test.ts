@@ -18,6 +18,7 @@ import {
 } from '../../src'
 import { generator } from '../support/run'
 import { scratchFolder } from '../support/folder'
+import { withCode } from '../support/refusals'
 
 class Net extends nn.Module {
   conv1 = new nn.Conv2d(1, 4, 3, { padding: 1 })
@@ -227,6 +228,13 @@ test('a file that does not fit changes nothing', async () => {
     optimizer: new optim.SGD({ lr: 1 }),
   })
   await expect(train.loadTraining(file, { step: sgd })).rejects.toMatchObject({ code: 'AUX_BAD_FILE' })
+  const loader = new data.DataLoader(rows, { batchSize: 8, shuffle: true, seed: 2 })
+  const stopping = new train.EarlyStopping()
+  stopping.observe(1)
+  await expect(train.loadTraining(file, { step: saved.step, loader, stopping })).rejects.toEqual(
+    withCode('AUX_BAD_FILE', /misfit: DataLoader.restore: expected a state with batchSize 8 as in this loader, got 7/),
+  )
+  expect(stopping.state()).toEqual({ best: 1, waited: 0 })
   writeFileSync(file, 'no checkpoint')
   await expect(train.loadTraining(file, saved)).rejects.toMatchObject({ code: 'AUX_BAD_FILE' })
 })

@@ -111,7 +111,7 @@ TEST(remainders_have_the_sign_of_the_divisor) {
       CHECK(same(y[i], float(expected)));
     }
     const int32_t whole[] = {INT32_MIN, -7, -6, -1, 0, 1, 6, 7, INT32_MAX}, divisors[] = {-3, -1, 0, 1, 3, INT32_MAX};
-    test::Array p(DType::i32, {54}), q(DType::i32, {54}), r(DType::i32, {54});
+    test::Array p(auxgrad::DType::i32, {54}), q(auxgrad::DType::i32, {54}), r(auxgrad::DType::i32, {54});
     for (int i = 0; i < 54; i++) p.i32()[i] = whole[i / 6], q.i32()[i] = divisors[i % 6];
     test::call("remainder", {p.view(), q.view()}, {r.view()});
     for (int i = 0; i < 54; i++) {

@@ -224,6 +224,8 @@ abstract class Recurrent<C extends LSTMCell | GRUCell | RNNCell> extends Module 
     const { name } = this.constructor
     if (x.rank !== 3 || x.shape[1] < 1)
       fail('AUX_SHAPE_MISMATCH', `${name}: expected input [N, T, inputs], got ${showShape(x.shape)}`)
+    if (states !== undefined && !Array.isArray(states))
+      fail('AUX_INVALID_ARGUMENT', `${name}: expected an array with the state of each cell, got ${describe(states)}`)
     if (states && states.length !== this.cells.length)
       fail('AUX_SHAPE_MISMATCH', `${name}: expected states of ${this.cells.length} cells, got ${states.length}`)
     return tidy(() => this.#through(x, states, lengths))

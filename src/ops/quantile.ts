@@ -40,7 +40,7 @@ declare module '../tensor/tensor' {
 
 Tensor.prototype.quantile = function (q, axis, keep = false) {
   const shares = [q].flat()
-  if (!shares.length || !shares.every((share) => share >= 0 && share <= 1))
+  if (!shares.length || !shares.every((share) => typeof share === 'number' && share >= 0 && share <= 1))
     fail('AUX_INVALID_ARGUMENT', `quantile: expected shares in [0, 1], got ${JSON.stringify(q)}`)
   return tidy(() => {
     const [values, result] = inOrder('quantile', this, axis, keep)

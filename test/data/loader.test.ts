@@ -403,7 +403,9 @@ test('wrong arguments are named', () => {
     { transform: 3 as never },
   ])
     expect(make(options)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
-  expect(() => new data.DataLoader([1] as never, { batchSize: 1 })).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+  expect(() => new data.DataLoader([1] as never, { batchSize: 1 })).toThrow(
+    withCode('AUX_INVALID_ARGUMENT', /expected a data set, .*got Array$/),
+  )
   expect(() => new data.DataLoader(data.fromSamples([{ y: 1 }]), { batchSize: 1, shuffle: true })).toThrow(
     withCode('AUX_INVALID_ARGUMENT'),
   )

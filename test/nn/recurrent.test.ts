@@ -253,8 +253,11 @@ describe.each([
     const x = zeros([3, 4, 2])
     const state = layer.cells[0].start(3)
     expect(() => layer.forward(x, [state])).toThrow(withCode('AUX_SHAPE_MISMATCH', /states of 4 cells, got 1$/))
+    expect(() => layer.forward(x, state[0] as never)).toThrow(
+      withCode('AUX_INVALID_ARGUMENT', /expected an array with the state of each cell, got Tensor$/),
+    )
     const [cell] = layer.cells
-    const expected = (got: string): object =>
+    const expected = (got: string): Error =>
       withCode(
         'AUX_INVALID_ARGUMENT',
         new RegExp(`^${cell.constructor.name}: expected the state as \\[h.*, got ${got}$`),

@@ -6,6 +6,16 @@
 namespace auxgrad {
 namespace {
 
+// a - b floor(a / b), of the sign of b. By 0: NaN, of whole numbers 0.
+AUXGRAD_HOST_DEVICE inline float remainder_of(float a, float b) {
+  const float r = __builtin_fmodf(a, b);
+  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
+}
+AUXGRAD_HOST_DEVICE inline int32_t remainder_of(int32_t a, int32_t b) {
+  const int32_t r = b == 0 || b == -1 ? 0 : a % b;
+  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
+}
+
 // f32 or i32.
 #define AUXGRAD_ARITHMETIC(Name, expression)           \
   struct Name {                                        \
@@ -19,10 +29,12 @@ AUXGRAD_ARITHMETIC(Difference, a - b)
 AUXGRAD_ARITHMETIC(Product, a* b)
 AUXGRAD_ARITHMETIC(Maximum, a != a ? a : (a < b || b != b ? b : a))
 AUXGRAD_ARITHMETIC(Minimum, a != a ? a : (b < a || b != b ? b : a))
+AUXGRAD_ARITHMETIC(Remainder, remainder_of(a, b))
 // f32 alone.
 AUXGRAD_ARITHMETIC(Division, a / b)
 AUXGRAD_ARITHMETIC(Ratio, b == 0 ? 0.0f : a / b)  // 0 where b is 0
 AUXGRAD_ARITHMETIC(Power, power_f32(a, b))
+AUXGRAD_ARITHMETIC(Angle, static_cast<float>(__builtin_atan2(static_cast<double>(a), static_cast<double>(b))))
 #undef AUXGRAD_ARITHMETIC
 
 #define AUXGRAD_COMPARISON(Name, expression)                 \
@@ -81,7 +93,8 @@ bool where(const Call& call) {
                {"pow", of_floats<Power>}, {"eq", comparison<Equal>}, {"ne", comparison<NotEqual>},               \
                {"lt", comparison<Less>}, {"le", comparison<LessEqual>}, {"gt", comparison<Greater>},             \
                {"ge", comparison<GreaterEqual>}, {"where", where}, {"ratio", of_floats<Ratio>},                  \
-               {"logical_and", logical<And>}, {"logical_or", logical<Or>}, {"logical_xor", logical<Xor>})
+               {"logical_and", logical<And>}, {"logical_or", logical<Or>}, {"logical_xor", logical<Xor>},        \
+               {"remainder", arithmetic<Remainder>}, {"atan2", of_floats<Angle>})
 
 }  // namespace
 }  // namespace auxgrad

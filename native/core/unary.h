@@ -31,8 +31,8 @@ AUXGRAD_UNARY(Floor, __builtin_floorf(x))
 AUXGRAD_UNARY(Ceil, __builtin_ceilf(x))
 // To the nearest whole number, ties to even: adding kRound leaves no bits for the fraction.
 AUXGRAD_UNARY(Round, __builtin_fabsf(x) < 4194304.0f ? __builtin_copysignf((x + kRound) - kRound, x) : x)
-AUXGRAD_UNARY(Sin, static_cast<float>(__builtin_sin(static_cast<double>(x))))
-AUXGRAD_UNARY(Cos, static_cast<float>(__builtin_cos(static_cast<double>(x))))
+AUXGRAD_UNARY(Sin, sin_f32(x, 0))
+AUXGRAD_UNARY(Cos, sin_f32(x, 1))
 AUXGRAD_UNARY(Expm1, expm1_f32(x))
 AUXGRAD_UNARY(Log1p, log1p_f32(x))
 // numbers: the scalar

@@ -98,6 +98,39 @@ TEST(bias_over_many_rows_and_long_rows) {
   });
 }
 
+TEST(remainders_have_the_sign_of_the_divisor) {
+  test::each_isa([] {
+    const float divided[] = {-7, -6, -0.5f, 0, 0.5f, 6, 7, 1e30f, INFINITY, NAN},
+                by[] = {-3, -2.5f, 0.3f, 2, 3, 1e10f, INFINITY, -INFINITY, 0, NAN};
+    test::Array a = test::Array::f32({100}), b = test::Array::f32({100}), y = test::Array::f32({100});
+    for (int i = 0; i < 100; i++) a[i] = divided[i / 10], b[i] = by[i % 10];
+    test::call("remainder", {a.view(), b.view()}, {y.view()});
+    for (int i = 0; i < 100; i++) {
+      double expected = std::fmod(double(a[i]), double(b[i]));
+      if (expected != 0 && (expected < 0) != (b[i] < 0)) expected += b[i];
+      CHECK(same(y[i], float(expected)));
+    }
+    const int32_t whole[] = {INT32_MIN, -7, -6, -1, 0, 1, 6, 7, INT32_MAX}, divisors[] = {-3, -1, 0, 1, 3, INT32_MAX};
+    test::Array p(auxgrad::DType::i32, {54}), q(auxgrad::DType::i32, {54}), r(auxgrad::DType::i32, {54});
+    for (int i = 0; i < 54; i++) p.i32()[i] = whole[i / 6], q.i32()[i] = divisors[i % 6];
+    test::call("remainder", {p.view(), q.view()}, {r.view()});
+    for (int i = 0; i < 54; i++) {
+      const int64_t n = q.i32()[i];
+      CHECK(r.i32()[i] == (n == 0 ? 0 : (p.i32()[i] % n + n) % n));
+    }
+  });
+}
+
+TEST(angles_of_all_quadrants_and_limits) {
+  test::each_isa([] {
+    const float values[] = {-INFINITY, -2, -1e-30f, -0.0f, 0, 1e-30f, 0.7f, 3, INFINITY, NAN};
+    test::Array a = test::Array::f32({100}), b = test::Array::f32({100}), y = test::Array::f32({100});
+    for (int i = 0; i < 100; i++) a[i] = values[i / 10], b[i] = values[i % 10];
+    test::call("atan2", {a.view(), b.view()}, {y.view()});
+    for (int i = 0; i < 100; i++) CHECK(same(y[i], float(std::atan2(double(a[i]), double(b[i])))));
+  });
+}
+
 TEST(power_by_sign_and_exponent) {
   test::each_isa([] {
     const float bases[] = {0, 0.5f, 1, 2, 3.7f, 100, -0.5f, -1, -2, -3.7f},

@@ -153,7 +153,7 @@ async function trainOnce(
     })
     if (options.budget) output.note(`${rule}: ${memoryInWords(step.memory)}`)
     const run = { step, loader }
-    const made = { model: name, rule, optimizer: options.optimizer, batch: batchSize, seed }
+    const made = { model: name, rule, optimizer: options.optimizer, batch: batchSize, seed, limit: data.train.size }
     const save = (to: string): Promise<void> => training.saveTraining(to, run, { extra: made })
     if (file && options.resume && existsSync(file)) {
       await expectMade(file, made)

@@ -91,6 +91,11 @@ export abstract class Dataset<B extends Batch = Batch> {
     return sizes.map((n) => this.select(order.subarray(from, (from += n))))
   }
 
+  /** These rows, then those of other data sets that have the same fields. */
+  concat(...others: readonly Dataset<B>[]): Dataset<B> {
+    return new JoinedDataset([this, ...others])
+  }
+
   /** The rows with these indices, in this order. */
   select(indices: ArrayLike<number>): Dataset<B> {
     return new SelectedDataset(this, checkedIndices('Dataset.select', indices, this.size))
@@ -146,6 +151,52 @@ class SelectedDataset<B extends Batch> extends Dataset<B> {
 
   read(context: BatchContext, into?: B): B | Promise<B> {
     return this.source.read({ ...context, indices: context.indices.map((i) => this.rows[i]) }, into)
+  }
+}
+
+class JoinedDataset<B extends Batch> extends Dataset<B> {
+  readonly size: number
+
+  constructor(readonly parts: readonly Dataset<B>[]) {
+    super()
+    for (const part of parts)
+      if (!(part instanceof Dataset))
+        fail('AUX_INVALID_ARGUMENT', `Dataset.concat: expected data sets, got ${describe(part)}`)
+    this.size = parts.reduce((n, part) => n + part.size, 0)
+  }
+
+  async read({ indices, ...context }: BatchContext): Promise<B> {
+    const result: Batch = {}
+    let from = 0
+    for (const part of this.parts) {
+      const own = [...indices.keys()].filter((k) => indices[k] >= from && indices[k] < from + part.size)
+      if (own.length || !indices.length) {
+        const rows = await part.read({ ...context, indices: Uint32Array.from(own, (k) => indices[k] - from) })
+        placeRows(checkBatch('Dataset.read', rows), own, indices.length, result)
+      }
+      from += part.size
+    }
+    return result as B
+  }
+}
+
+/** Puts rows where they belong in a batch of so many; the first ones that come say which fields it has. */
+function placeRows(rows: Batch, places: readonly number[], count: number, batch: Batch): void {
+  const names = Object.keys(rows)
+  const fields = Object.keys(batch)
+  if (fields.length && (names.length !== fields.length || !names.every((name) => name in batch)))
+    fail('AUX_SHAPE_MISMATCH', `Dataset.concat: expected fields ${fields.join(', ')}, got ${names.join(', ')}`)
+  for (const [name, { data, shape, dtype }] of Object.entries(rows)) {
+    const row = shape.slice(1)
+    const size = sizeOf(row)
+    const whole = (batch[name] ??= { data: typedArray(dtype, count * size), shape: [count, ...row], dtype })
+    if (whole.dtype !== dtype || !sameShape(whole.shape.slice(1), row))
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `Dataset.concat: expected field ${name} to be ${whole.dtype} ${showShape([count, ...whole.shape.slice(1)])}, got ` +
+          `${dtype} ${showShape([count, ...row])}`,
+      )
+    places.forEach((at, i) => whole.data.set(data.subarray(i * size, (i + 1) * size), at * size))
   }
 }
 

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { expectIntegers, expectOptions, fail } from '../errors'
+import { describe, expectIntegers, expectOptions, fail } from '../errors'
 import { checkSeed } from '../tensor/philox'
 import { checkBatch, Dataset, range, Stack, type Batch, type BatchContext, type Transform } from './dataset'
 import { drawn, permutation } from './order'
@@ -111,7 +111,7 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
     if (!(data instanceof Dataset) && !(data instanceof SampleStream))
       fail(
         'AUX_INVALID_ARGUMENT',
-        `DataLoader: expected a data set, from data.fromArrays() or data.fromSamples(), got ${typeof data}`,
+        `DataLoader: expected a data set, from data.fromArrays() or data.fromSamples(), got ${describe(data)}`,
       )
     if (data instanceof Dataset) expectIntegers('DataLoader', { 'size of the data set': data.size }, 0)
     expectIntegers('DataLoader', { batchSize })

@@ -1,5 +1,5 @@
-import { expectIntegers, expectOptions, fail } from '../errors'
-import { expectShape } from '../graph/op'
+import { describe, expectIntegers, expectOptions, fail } from '../errors'
+import { expectShape, expectTensor } from '../graph/op'
 import { arange, concat, dropout, stack, where, zeros } from '../ops'
 import { constant } from '../ops/constant'
 import { expectIndices } from '../ops/indices'
@@ -11,7 +11,7 @@ import { Linear } from './linear'
 import { Module } from './module'
 
 /** One step of a recurrent layer: what the input and the state make of the state. Both projections have the gates' width. */
-abstract class Cell extends Module {
+abstract class Cell<S extends Tensor[]> extends Module {
   /** Projection of the input to the gates. */
   readonly ih: Linear
   /** Projection of the hidden state to the gates. */
@@ -40,11 +40,25 @@ abstract class Cell extends Module {
   }
 
   /** The next state from the projected input [N, gates · hidden]. */
-  abstract next(projected: Tensor, state: readonly Tensor[]): Tensor[]
+  abstract next(projected: Tensor, state: readonly Tensor[]): S
 
-  /** Zeros for each of N rows. */
-  start(rows: number): Tensor[] {
-    return Array.from({ length: this.states }, (_, i) => constant(zeros, [rows, i ? this.hidden : this.outputs]))
+  /** The state to begin N rows with: zeros unless given. */
+  start(rows: number, state?: readonly Tensor[]): readonly Tensor[] {
+    if (state === undefined)
+      return Array.from({ length: this.states }, (_, i) => constant(zeros, [rows, i ? this.hidden : this.outputs]))
+    const { name } = this.constructor
+    if (!Array.isArray(state) || state.length !== this.states)
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${name}: expected the state as ${this.states > 1 ? '[h, c]' : '[h]'}, got ${describe(state)}`,
+      )
+    for (const t of state as Tensor[]) expectTensor(name, t)
+    return state
+  }
+
+  /** x [N, inputs] and the state, [h, c] of LSTM, [h] of the others (h [N, outputs], c [N, hidden]), to the next state. */
+  forward(x: Tensor, state?: readonly Tensor[]): S {
+    return tidy(() => this.next(this.ih.forward(x), this.start(x.shape[0], state)))
   }
 }
 
@@ -72,7 +86,7 @@ export interface LSTMCellOptions {
  * Long short-term memory, one step (Hochreiter & Schmidhuber 1997): gates i, f, g, o in this order, as PyTorch's. With
  * `projSize` the hidden state is a projection of what it was (Sak et al. 2014), and h has that width.
  */
-export class LSTMCell extends Cell {
+export class LSTMCell extends Cell<[Tensor, Tensor]> {
   /** Hidden state and memory. */
   readonly states = 2
   /** Projection of the hidden state; PyTorch's `weight_hr`. */
@@ -101,15 +115,10 @@ export class LSTMCell extends Cell {
       .mul(memory.tanh())
     return [this.hr?.forward(out) ?? out, memory]
   }
-
-  /** x [N, inputs] and the state [h, c], [N, hidden] (h [N, projSize]), to the next state. */
-  forward(x: Tensor, state?: readonly Tensor[]): [Tensor, Tensor] {
-    return tidy(() => this.next(this.ih.forward(x), state ?? this.start(x.shape[0])))
-  }
 }
 
 /** Gated recurrent unit, one step (Cho et al. 2014): gates r, z, n in this order, the reset behind the product, as PyTorch's. */
-export class GRUCell extends Cell {
+export class GRUCell extends Cell<[Tensor]> {
   /** The hidden state alone. */
   readonly states = 1
 
@@ -133,11 +142,6 @@ export class GRUCell extends Cell {
       .tanh()
     return [candidate.add(z.mul(h.sub(candidate)))]
   }
-
-  /** x [N, inputs] and the state [h], [N, hidden], to the next state. */
-  forward(x: Tensor, state?: readonly Tensor[]): [Tensor] {
-    return tidy(() => this.next(this.ih.forward(x), state ?? this.start(x.shape[0])))
-  }
 }
 
 /** Options of `RNNCell`. */
@@ -149,7 +153,7 @@ export interface RNNCellOptions {
 }
 
 /** The plain recurrent cell, one step (Elman 1990): the next state is tanh, or relu, of both projections' sum. */
-export class RNNCell extends Cell {
+export class RNNCell extends Cell<[Tensor]> {
   /** The hidden state alone. */
   readonly states = 1
   readonly #nonlinearity: 'tanh' | 'relu'
@@ -168,11 +172,6 @@ export class RNNCell extends Cell {
   /** From [N, hidden] and [h] to the next [h]. */
   next(projected: Tensor, [h]: readonly Tensor[]): [Tensor] {
     return [projected.add(this.hh.forward(h))[this.#nonlinearity]()]
-  }
-
-  /** x [N, inputs] and the state [h], [N, hidden], to the next state. */
-  forward(x: Tensor, state?: readonly Tensor[]): [Tensor] {
-    return tidy(() => this.next(this.ih.forward(x), state ?? this.start(x.shape[0])))
   }
 }
 
@@ -225,6 +224,8 @@ abstract class Recurrent<C extends LSTMCell | GRUCell | RNNCell> extends Module 
     const { name } = this.constructor
     if (x.rank !== 3 || x.shape[1] < 1)
       fail('AUX_SHAPE_MISMATCH', `${name}: expected input [N, T, inputs], got ${showShape(x.shape)}`)
+    if (states !== undefined && !Array.isArray(states))
+      fail('AUX_INVALID_ARGUMENT', `${name}: expected an array with the state of each cell, got ${describe(states)}`)
     if (states && states.length !== this.cells.length)
       fail('AUX_SHAPE_MISMATCH', `${name}: expected states of ${this.cells.length} cells, got ${states.length}`)
     return tidy(() => this.#through(x, states, lengths))
@@ -242,7 +243,7 @@ abstract class Recurrent<C extends LSTMCell | GRUCell | RNNCell> extends Module 
     for (let layer = 0; layer < this.cells.length; layer += this.#directions) {
       if (layer) y = dropout(y, this.#dropout, this.training)
       const sides = this.cells.slice(layer, layer + this.#directions).map((cell, side) => {
-        const start = states?.[layer + side] ?? cell.start(rows)
+        const start = cell.start(rows, states?.[layer + side])
         return over(cell, y, start, { backward: side === 1, counts })
       })
       last.push(...sides.map(({ state }) => state))

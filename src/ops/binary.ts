@@ -6,7 +6,7 @@ import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { constant } from './constant'
 import { expand } from './shape'
-import { scalarAdd, scalarMul } from './unary'
+import { clampTo, scalarAdd, scalarMul } from './unary'
 
 // Elementwise functions of two tensors, with numpy broadcasting (as zero-copy views).
 
@@ -53,12 +53,25 @@ const pow = arithmetic(
   ],
   ['f32'],
 )
-const pick = (d: Derivation<undefined>, g: Tensor): [() => Tensor, () => Tensor] => {
-  const first = (): Tensor => d.output().eq(d.input(0)).cast('f32')
-  return [() => g.mul(first()), () => g.sub(g.mul(first()))]
-}
-const maximum = { ...arithmetic('maximum', pick), exact: true }
-const minimum = { ...arithmetic('minimum', pick), exact: true }
+// Not by products with 0 and 1: an infinite gradient of what was taken leaves the other at 0.
+/** Of the larger or the smaller of two: the gradient of the one that was taken, half of it each where they are equal. */
+const taken =
+  (loses: 'lt' | 'gt'): Rule =>
+  (d, g) => {
+    const to = (own: Tensor, other: Tensor): Tensor => where(own.eq(other), g.mul(0.5), where(own[loses](other), 0, g))
+    return [() => to(d.input(0), d.input(1)), () => to(d.input(1), d.input(0))]
+  }
+/** Of a tensor that is clamped, which keeps its gradient at the bound, and of that bound. */
+const clamped =
+  (loses: 'lt' | 'gt'): Rule =>
+  (d, g) => {
+    const beyond = (): Tensor => d.input(0)[loses](d.input(1))
+    return [() => where(beyond(), 0, g), () => where(beyond(), g, 0)]
+  }
+const maximum = { ...arithmetic('maximum', taken('lt')), exact: true }
+const minimum = { ...arithmetic('minimum', taken('gt')), exact: true }
+const raised = { ...arithmetic('maximum', clamped('lt')), exact: true }
+const lowered = { ...arithmetic('minimum', clamped('gt')), exact: true }
 const ratioOp = arithmetic(
   'ratio',
   (d, g) => [() => ratio(g, d.input(1)), () => ratio(g.mul(d.output()), d.input(1)).neg()],
@@ -66,6 +79,19 @@ const ratioOp = arithmetic(
 )
 /** @internal a / b, and 0 where b is 0: gradients of roots. */
 export const ratio = (a: Tensor, b: Tensor): Tensor => broadcast(ratioOp, a, b)
+
+const remainder = arithmetic('remainder', (d, g) => [
+  () => g,
+  () => g.mul(d.output().sub(d.input(0)).div(d.input(1)).round()),
+])
+const atan2Op = arithmetic(
+  'atan2',
+  (d, g) => {
+    const over = (x: Tensor): Tensor => ratio(g.mul(x), d.input(0).square().add(d.input(1).square()))
+    return [() => over(d.input(1)), () => over(d.input(0)).neg()]
+  },
+  ['f32'],
+)
 
 const logical = (name: string): Op<undefined> =>
   defineOp({
@@ -107,11 +133,13 @@ const whereOp = defineOp<undefined>({
     return [{ shape: a!.shape, dtype: a!.dtype }]
   },
   kernel: () => ({ name: 'where' }),
-  derive: (d) => {
-    const c = d.input(0).cast('f32')
-    return [undefined, d.grad()!.mul(c), d.grad()!.sub(d.grad()!.mul(c))]
-  },
+  derive: (d) => [
+    undefined,
+    d.needs(1) ? where(d.input(0), d.grad()!, 0) : undefined,
+    d.needs(2) ? where(d.input(0), 0, d.grad()!) : undefined,
+  ],
   strided: 'all',
+  inplace: [1, 2],
 })
 
 /** A tensor or a number. */
@@ -156,6 +184,15 @@ export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
   })
 }
 
+/**
+ * The angle of the points (x, y), in [−π, π], with broadcasting; at the origin it is 0 or ±π by the signs of zero, its
+ * gradient 0.
+ */
+export function atan2(y: Tensor, x: Operand): Tensor {
+  expectTensor('atan2', y)
+  return broadcast(atan2Op, y, x)
+}
+
 /** All products of two vectors: a [M], b [N]; y [M, N]. */
 export function outer(a: Tensor, b: Tensor): Tensor {
   for (const t of [a, b]) expectTensor('outer', t)
@@ -176,10 +213,17 @@ declare module '../tensor/tensor' {
     div(b: Operand): Tensor
     /** Power, with broadcasting. */
     pow(b: Operand): Tensor
-    /** The larger of two, with broadcasting; NaN if either is. */
+    /** The larger of two, with broadcasting; NaN if either is. Both have half of the gradient where they are equal. */
     maximum(b: Operand): Tensor
     /** The smaller of two, with broadcasting; NaN if either is. */
     minimum(b: Operand): Tensor
+    /**
+     * Values below `low` or above `high` become these; either may be left out (`clamp(0)`, `clamp(undefined, 1)`). Bounds that
+     * are tensors broadcast, and have the gradient of what they replace.
+     */
+    clamp(low?: Operand, high?: Operand): Tensor
+    /** a − b ⌊a / b⌋, of the sign of b, with broadcasting; by 0 it is NaN, of whole numbers (i32) 0. */
+    remainder(b: Operand): Tensor
     /** Where equal, as bool; so the next five. */
     eq(b: Operand): Tensor
     /** Where different. */
@@ -209,7 +253,7 @@ declare module '../tensor/tensor' {
   }
 }
 
-for (const [name, op] of Object.entries({ pow, maximum, minimum, ...comparisons, ...logicals }))
+for (const [name, op] of Object.entries({ pow, maximum, minimum, remainder, ...comparisons, ...logicals }))
   Object.defineProperty(Tensor.prototype, name, {
     value: function (this: Tensor, b: Operand) {
       return broadcast(op, this, b)
@@ -228,6 +272,13 @@ Tensor.prototype.mul = function (b) {
 }
 Tensor.prototype.div = function (b) {
   return float(this, b) ? scalarMul(this, 1 / b) : broadcast(div, this, b)
+}
+Tensor.prototype.clamp = function (low = -Infinity, high = Infinity) {
+  if (!(low instanceof Tensor || high instanceof Tensor)) return clampTo(this, low, high)
+  return tidy(() => {
+    const above = low === -Infinity ? this : broadcast(raised, this, low)
+    return high === Infinity ? above : broadcast(lowered, above, high)
+  })
 }
 Tensor.prototype.logicalNot = function () {
   return apply(logicalNot, [this], undefined)[0]

@@ -2,8 +2,6 @@ import { describe, expectOptions, fail } from '../errors'
 import { apply, defineOp, expectDType, type Derivation, type Op } from '../graph/op'
 import { checkDType, type DType } from '../tensor/dtype'
 import { Tensor } from '../tensor/tensor'
-import { tidy } from '../tensor/tidy'
-import type { Operand } from './binary'
 import { alias } from './shape'
 
 // Elementwise functions of one tensor. A row: name, derivative.
@@ -200,6 +198,12 @@ const castOp = defineOp<{ dtype: DType }>({
   strided: 'all',
 })
 
+/** @internal Elementwise between two numbers. */
+export function clampTo(x: Tensor, low: number, high: number): Tensor {
+  expectNumbers('clamp', low, high)
+  return one(clamp, [x], { low, high })
+}
+
 declare module '../tensor/tensor' {
   interface Tensor {
     /** −x. */
@@ -236,11 +240,6 @@ declare module '../tensor/tensor' {
     floor(): Tensor
     /** The next whole number above. */
     ceil(): Tensor
-    /**
-     * Values below `low` or above `high` become these; either may be left out (`clamp(0)`, `clamp(undefined, 1)`). Bounds that
-     * are tensors broadcast, and have the gradient of what they replace.
-     */
-    clamp(low?: Operand, high?: Operand): Tensor
     /** To the nearest whole number, ties to even; its gradient is zero. */
     round(): Tensor
     /** Sine, of radians. */
@@ -299,15 +298,6 @@ for (const [name, op] of Object.entries(methods))
 function expectNumbers(op: string, ...values: unknown[]): void {
   for (const value of values)
     if (typeof value !== 'number') fail('AUX_INVALID_ARGUMENT', `${op}: expected a number, got ${describe(value)}`)
-}
-Tensor.prototype.clamp = function (low = -Infinity, high = Infinity) {
-  if (low instanceof Tensor || high instanceof Tensor)
-    return tidy(() => {
-      const raised = low === -Infinity ? this : this.maximum(low)
-      return high === Infinity ? raised : raised.minimum(high)
-    })
-  expectNumbers('clamp', low, high)
-  return one(clamp, [this], { low, high })
 }
 Tensor.prototype.cast = function (dtype) {
   checkDType('cast', dtype)

@@ -139,6 +139,8 @@ test('a finished run has nothing left to do, and another model does not go on fr
   expect(run).not.toHaveProperty('measuredPeakBytes')
   const other = await cli(...flags, '--model', 'cnn')
   expect(other).toMatchObject({ code: 1, err: expect.stringContaining('is a run with --model mlp, got cnn') })
+  const more = await cli(...flags, '--model', 'mlp', '--limit', '300')
+  expect(more).toMatchObject({ code: 1, err: expect.stringContaining('is a run with --limit 256, got 300') })
   rmSync(folder, { recursive: true })
 })
 

@@ -305,6 +305,31 @@ test('data sets map, slice and select', async () => {
   await expect(set.map(() => ({ x: 3 }) as never).batch([0])).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
 })
 
+test('data sets one behind the other, in any order of rows', async () => {
+  const seen: number[][] = []
+  const third = rows(4).map((batch, { indices }) => (seen.push([...indices]), batch))
+  const joined = rows(3).concat(rows(0), rows(5).slice(2), third)
+  expect(joined.size).toBe(10)
+  const { x, y } = await joined.batch([9, 0, 4, 6, 2, 4])
+  expect([...y.data]).toEqual([3, 0, 3, 0, 2, 3])
+  expect(x.shape).toEqual([6, 3])
+  y.data.forEach((label, i) => expect([...x.data.slice(3 * i, 3 * i + 3)]).toEqual([0, 1, 2].map((k) => 3 * label + k)))
+  expect(seen).toEqual([[3, 0]]) // as the part counts them
+  expect((await joined.batch([])).x.shape).toEqual([0, 3])
+  expect(labels(await all(new data.DataLoader(joined, { batchSize: 4 })))).toEqual([0, 1, 2, 2, 3, 4, 0, 1, 2, 3])
+  const refused = (other: unknown, message: RegExp): Promise<void> =>
+    expect(
+      (async () =>
+        rows(1)
+          .concat(other as typeof joined)
+          .batch([0, 1]))(),
+    ).rejects.toEqual(withCode(other instanceof data.Dataset ? 'AUX_SHAPE_MISMATCH' : 'AUX_INVALID_ARGUMENT', message))
+  await refused(data.fromArrays({ x: [[1, 2, 3]] }), /^Dataset.concat: expected fields x, y, got x$/)
+  await refused(data.fromArrays({ x: [[1, 2]], y: [1] }), /expected field x to be f32 \[2, 3\], got f32 \[2, 2\]$/)
+  await refused(data.fromArrays({ x: [[1, 2, 3]], y: [1] }), /expected field y to be i32 \[2\], got f32 \[2\]$/)
+  await refused([], /^Dataset.concat: expected data sets, got Array$/)
+})
+
 test('a data set in parts: each row in one of them, by seed', async () => {
   const of = async (set: data.Dataset) =>
     (await all(new data.DataLoader(set, { batchSize: 99 }))).flatMap((b) => [...b.y.data])
@@ -400,7 +425,9 @@ test('wrong arguments are named', () => {
     { transform: 3 as never },
   ])
     expect(make(options)).toThrow(withCode('AUX_INVALID_ARGUMENT'))
-  expect(() => new data.DataLoader([1] as never, { batchSize: 1 })).toThrow(withCode('AUX_INVALID_ARGUMENT'))
+  expect(() => new data.DataLoader([1] as never, { batchSize: 1 })).toThrow(
+    withCode('AUX_INVALID_ARGUMENT', /expected a data set, .*got Array$/),
+  )
   expect(() => new data.DataLoader(data.fromSamples([{ y: 1 }]), { batchSize: 1, shuffle: true })).toThrow(
     withCode('AUX_INVALID_ARGUMENT'),
   )

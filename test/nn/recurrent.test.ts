@@ -253,6 +253,18 @@ describe.each([
     const x = zeros([3, 4, 2])
     const state = layer.cells[0].start(3)
     expect(() => layer.forward(x, [state])).toThrow(withCode('AUX_SHAPE_MISMATCH', /states of 4 cells, got 1$/))
+    expect(() => layer.forward(x, state[0] as never)).toThrow(
+      withCode('AUX_INVALID_ARGUMENT', /expected an array with the state of each cell, got Tensor$/),
+    )
+    const [cell] = layer.cells
+    const expected = (got: string): Error =>
+      withCode(
+        'AUX_INVALID_ARGUMENT',
+        new RegExp(`^${cell.constructor.name}: expected the state as \\[h.*, got ${got}$`),
+      )
+    expect(() => cell.forward(zeros([3, 2]), state[0] as never)).toThrow(expected('Tensor'))
+    expect(() => layer.forward(x, [state[0], state[0], state[0], state[0]] as never)).toThrow(expected('Tensor'))
+    expect(() => cell.forward(zeros([3, 2]), [...state, state[0]])).toThrow(expected('Array'))
     expect(() => layer.forward(x, undefined, tensor(Int32Array.of(1, 2)))).toThrow(
       withCode(
         'AUX_SHAPE_MISMATCH',

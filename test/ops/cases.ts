@@ -156,8 +156,8 @@ add({
   atol: 0,
   wanted: [],
 })
-unary('sin', (x) => x.sin(), Math.sin, { low: -1000, high: 1000, gtol: 1e-4 })
-unary('cos', (x) => x.cos(), Math.cos, { low: -1000, high: 1000, gtol: 1e-4 })
+unary('sin', (x) => x.sin(), Math.sin, { low: -1000, high: 1000, gtol: 1e-4, ...fused })
+unary('cos', (x) => x.cos(), Math.cos, { ...fused, low: -1000, high: 1000, gtol: 1e-4 })
 unary('expm1', (x) => x.expm1(), Math.expm1, { rtol: 5e-7, atol: 0, ...fused })
 unary('log1p', (x) => x.log1p(), Math.log1p, { low: -0.9, high: 5, rtol: 5e-7, atol: 0 })
 add({
@@ -193,6 +193,14 @@ unary(
 const clamp = (low: number, high: number) => (v: number) => (v < low ? low : v > high ? high : v)
 unary('clamp', (x) => x.clamp(-1, 0.5), clamp(-1, 0.5))
 unary('hardtanh', (x) => x.hardtanh(), clamp(-1, 1))
+unary('tan', (x) => x.tan(), Math.tan, { low: -1.2, high: 1.2, special: false, ...fused })
+unary('asin', (x) => x.asin(), Math.asin, { low: -0.97, high: 0.97 })
+unary('acos', (x) => x.acos(), Math.acos, { low: -0.97, high: 0.97 })
+unary('atan', (x) => x.atan(), Math.atan, { low: -50, high: 50 })
+unary('sinh', (x) => x.sinh(), Math.sinh, fused)
+unary('cosh', (x) => x.cosh(), Math.cosh, fused)
+unary('acosh', (x) => x.acosh(), Math.acosh, { low: 1.1, high: 20, ...fused })
+unary('atanh', (x) => x.atanh(), Math.atanh, { low: -0.95, high: 0.95, ...fused })
 unary('relu6', (x) => x.relu6(), clamp(0, 6), { high: 9 })
 unary(
   'add a number',
@@ -284,6 +292,13 @@ binary(
   { samples: positive },
 )
 binary('pow', (a, b) => a.pow(b), Math.pow, { samples: positive, special: false, rtol: 4e-6, ...fused })
+binary('atan2', (a, b) => aux.atan2(a, b), Math.atan2)
+binary(
+  'remainder',
+  (a, b) => a.remainder(b),
+  (a, b) => ((a % b) + b) % b,
+  { samples: positive, special: false },
+)
 binary('maximum', (a, b) => a.maximum(b), Math.max)
 binary('minimum', (a, b) => a.minimum(b), Math.min)
 for (const [name, g] of Object.entries({
@@ -331,6 +346,37 @@ binary(
   (a, b) => a + b,
   { samples: [[ints(3, 4), ints(4)]], special: false, bad: [] },
 )
+const middle = (v: number[], share: number): number => {
+  const sorted = [...v].sort((a, b) => a - b)
+  const at = share * (v.length - 1)
+  const low = sorted[Math.floor(at)]
+  return low + (sorted[Math.ceil(at)] - low) * (at % 1)
+}
+add({
+  name: 'quantile',
+  f: (x) => x.quantile(0.3, 1),
+  reference: (x) => reduce(x, [1], (v) => middle(v, 0.3)),
+  samples: [[s(2, 7, 3)], [s(1, 1)], [s(3, 6)]],
+  bad: [
+    { what: 'a share beyond 1', run: () => tensor([1]).quantile([0.5, 1.5]), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'no share', run: () => tensor([1]).quantile([]), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'nothing', run: () => tensor([]).quantile(0.5), code: 'AUX_INVALID_ARGUMENT' },
+    { what: 'whole numbers', run: () => tensor(Int32Array.of(1)).quantile(0.5), code: 'AUX_DTYPE_MISMATCH' },
+  ],
+})
+add({
+  name: 'quantiles of all',
+  f: (x) => x.quantile([0, 0.55, 1], undefined, true),
+  reference: (x) => make([3, ...x.shape.map(() => 1)], ([i]) => middle([...x.data], [0, 0.55, 1][i])),
+  samples: [[s(4, 5)], [s()]],
+})
+add({
+  name: 'median',
+  f: (x) => x.median(0, true),
+  reference: (x) => reduce(x, [0], (v) => [...v].sort((a, b) => a - b)[(v.length - 1) >> 1], true),
+  samples: [[s(6, 3)], [s(5)]],
+  bad: [{ what: 'an axis that is not', run: () => tensor([1]).median(1), code: 'AUX_INVALID_ARGUMENT' }],
+})
 add({
   name: 'where',
   f: (c, a, b) => aux.where(c, a, b),

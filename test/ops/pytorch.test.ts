@@ -1,4 +1,5 @@
 import {
+  atan2,
   bincount,
   compile,
   einsum,
@@ -9,6 +10,8 @@ import {
   tensor,
   unique,
   valueAndGrad,
+  where,
+  zeros,
   type Tensor,
 } from '../../src'
 import { near, pytorch, wave } from '../support/pytorch'
@@ -21,8 +24,23 @@ const { tensors, counts } = pytorch<{
 
 const labels = Int32Array.of(1, 3, 0, 2, 0, 3, 3)
 
+/** x where that is below y, to the last bit, else y; the gradient is y's. */
+const equal = (x: Tensor, y: Tensor): Tensor => where(x.lt(y), y.sub(y.detach()).add(x.detach()), y)
+
 const cases: [string, (...x: Tensor[]) => Tensor, number[][]][] = [
   ['clamp', (x, low, high) => x.clamp(low, high), [[4, 3], [3], [4, 1]]],
+  ['clamp, equal', (x, y) => x.clamp(equal(x, y)), [[4, 3], [4, 3]]], // prettier-ignore
+  ['maximum, equal', (x, y) => x.maximum(equal(x, y)), [[4, 3], [4, 3]]], // prettier-ignore
+  ['minimum, equal', (x, y) => x.minimum(equal(x, y)), [[4, 3], [4, 3]]], // prettier-ignore
+  ['where, infinite', (x, y) => where(x.gt(y), x.sub(y), 0).sqrt(), [[4, 3], [4, 3]]], // prettier-ignore
+  ['maximum, infinite', (x) => zeros([]).maximum(x.abs().neg()).sqrt(), [[4, 3]]],
+  ['remainder', (x, y) => x.mul(7).remainder(y), [[4, 3], [4, 3]]], // prettier-ignore
+  ['atan2', (x, y) => atan2(x, y), [[4, 3], [3]]],
+  ['asin, ends', (x) => x.clamp(-1, 1).asin(), [[4, 3]]],
+  ['acos, ends', (x) => x.clamp(-1, 1).acos(), [[4, 3]]],
+  ['quantile', (x) => x.quantile([0.1, 0.75], 0), [[5, 3]]],
+  ['quantile of all', (x) => x.quantile(0.4), [[4, 3]]],
+  ['median', (x) => x.median(1), [[3, 4]]],
   ['cumprod', (x) => x.cumprod(1), [[2, 5]]],
   ['cumprod, zeros', (x) => x.mul(tensor([1, 0, 1, 0, 1])).cumprod(1), [[2, 5]]],
   ['diagonal', (x) => x.diagonal(-1), [[2, 4, 3]]],

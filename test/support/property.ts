@@ -32,7 +32,11 @@ export function interpret(
   const compute = (node: Node): Tensor[] => {
     if (node.inputName !== null) return [inputs.get(node.inputName)!]
     const outside = node.reference
-    if (outside) return [Tensor.from(outside.rawSync(), outside.shape, outside.dtype)]
+    if (outside) {
+      // The graph holds the memory, also of a constant whose tensor a `tidy` around it has disposed.
+      using held = new Tensor({ dtype: outside.dtype, layout: outside, storage: outside.storage!.retain() })
+      return [Tensor.from(held.rawSync(), held.shape, held.dtype)]
+    }
     return apply(
       node.op,
       node.inputs.map((x) => x && value(x)),

@@ -19,18 +19,21 @@ struct Dots {
   bool add;
   // Fetched into the second cache meanwhile, as much as is read: `depth` floats at each step.
   const float* ahead;
-  int64_t ahead_step;
+  int64_t ahead_step;  // 0: nothing is to come
 };
 
 constexpr int kDotRows = 8;
-constexpr int kRegisters = kTileRows * kTileVecs > 16 ? 32 : 16;
-// Rows of the kernel for so many. Of 16 registers 8 rows would leave but one column, and each row loaded for it alone.
-constexpr int dot_rows(int rows) { return rows <= 2 ? rows : rows <= 4 || kRegisters == 16 ? 4 : kDotRows; }
-// Columns side by side: their vectors, one of the left operand and the sums have registers.
-constexpr int dot_columns(int rows) { return rows == 1 && kRegisters == 32 ? 8 : (kRegisters - 1) / (rows + 1); }
+// Sums side by side, which the latency of multiply-adds wants, in registers that leave some for what is multiplied.
+constexpr int kDotSums = kTileRows * kTileVecs > 16 ? 16 : 8;
+// Rows of the kernel for so many. Of few registers 8 rows would leave but one column, and each row loaded for it alone.
+constexpr int dot_rows(int rows) { return rows <= 2 ? rows : rows <= 4 || kDotSums == 8 ? 4 : kDotRows; }
+constexpr int dot_columns(int rows) { return kDotSums / rows; }
 
 // Lane i is the sum of the lanes of v[i].
-inline __attribute__((always_inline)) Vec sums_of_lanes(Vec (&v)[kLanes]) {
+inline __attribute__((always_inline)) Vec sums_of_lanes(const Vec* sum) {
+  Vec v[kLanes];
+  AUXGRAD_UNROLL
+  for (int i = 0; i < kLanes; i++) v[i] = sum[i];
   AUXGRAD_UNROLL
   for (int half = kLanes / 2; half > 0; half /= 2) {
     AUXGRAD_UNROLL
@@ -41,23 +44,6 @@ inline __attribute__((always_inline)) Vec sums_of_lanes(Vec (&v)[kLanes]) {
     }
   }
   return v[0];
-}
-
-// Puts the sums of `step` columns from c on, whose lanes are still apart, where they belong.
-__attribute__((noinline)) void place_sums(const Dots& d, const Vec* sum, int64_t c, int step) {
-  alignas(64) float total[kRegisters + kLanes];
-  for (int i = 0; i < d.rows * step; i += kLanes) {
-    Vec v[kLanes];
-    AUXGRAD_UNROLL
-    for (int l = 0; l < kLanes; l++) v[l] = sum[i + l];
-    store(total + i, sums_of_lanes(v));
-  }
-  const int64_t columns = min64(step, d.columns - c);
-  for (int m = 0; m < d.rows; m++)
-    for (int64_t n = 0; n < columns; n++) {
-      float& to = d.out[m * d.out_step + c + n];
-      to = d.add ? to + total[m * step + n] : total[m * step + n];
-    }
 }
 
 // Of M rows; those beyond the last one are it once more, and their sums are left.
@@ -85,10 +71,7 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
       }
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) {
-        Vec y = lanes.load(left[m] + k);
-#if defined(__AVX2__) && !defined(__AVX512F__)
-        asm("" : "+x"(y));  // once, not for every product; with AVX-512 that is slower from memory
-#endif
+        const Vec y = lanes.load(left[m] + k);
         AUXGRAD_UNROLL
         for (int n = 0; n < N; n++) sum[m * N + n] = fma(y, x[n], sum[m * N + n]);
       }
@@ -96,10 +79,15 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
     int64_t k = 0;
     for (; k + kLanes <= d.depth; k += kLanes) step(WholeLanes(), k);
     if (k < d.depth) step(PartLanes{d.depth - k}, k);
-    Vec sums[(M * N + kLanes - 1) / kLanes * kLanes] = {};  // a copy, or the sums would live in memory
+    alignas(64) float total[kDotSums];
     AUXGRAD_UNROLL
-    for (int i = 0; i < M * N; i++) sums[i] = sum[i];
-    place_sums(d, sums, c, N);
+    for (int i = 0; i < kDotSums; i += kLanes) store(total + i, sums_of_lanes(sum + i));
+    const auto place = [&](int64_t count) __attribute__((always_inline)) {
+      float* out = d.out + c;
+      for (int m = 0; m < d.rows; m++, out += d.out_step)
+        for (int64_t n = 0; n < count; n++) out[n] = d.add ? out[n] + total[m * N + n] : total[m * N + n];
+    };
+    columns == N ? place(N) : place(columns);
   }
 }
 

@@ -53,21 +53,42 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
   // In the order of memory, where these lie together: the processor does not see far ahead along many columns at once.
   const bool together = d.ahead_step == d.depth;
   const int64_t line = together ? 16 : d.ahead_step, chunk = together ? N : 1;
-  for (int64_t c = 0; c < d.columns; c += N) {
-    const int64_t columns = min64(N, d.columns - c);
-    const float *p[N], *left[M], *next = d.ahead + c * d.ahead_step;
+  // Of many columns so many share a pointer, as rows of a tile do. The last ones then begin earlier, with columns that are
+  // there; where fewer are at all, they come one by one.
+  constexpr int kShared = N > 4 ? 3 : 1, kPointers = (N + kShared - 1) / kShared;
+  const bool alone = d.columns < kShared;
+  const int64_t right_step = alone ? 0 : d.right_step;
+  for (int64_t c = 0, count; c < d.columns; c += count) {
+    count = alone ? 1 : min64(N, d.columns - c);
+    const auto first = [=](int i) {
+      const int together = N - kShared * i < kShared ? N - kShared * i : kShared;
+      return alone ? 0 : min64(kShared * i, count - together);
+    };
+    const float *p[kPointers], *left[M], *next = d.ahead + c * d.ahead_step;
     AUXGRAD_UNROLL
-    for (int n = 0; n < N; n++) p[n] = d.right + (c + min64(n, columns - 1)) * d.right_step;
+    for (int i = 0; i < kPointers; i++) p[i] = d.right + (c + first(i)) * d.right_step;
     AUXGRAD_UNROLL
     for (int m = 0; m < M; m++) left[m] = d.left + min64(m, d.rows - 1) * d.left_step;
     Vec sum[M * N] = {};
     const auto step = [&](const auto& lanes, int64_t k) __attribute__((always_inline)) {
+      if (d.ahead_step > 0 && (kLanes == 16 || k % 16 == 0)) {
+        const float* ahead = next + k * chunk;
+        AUXGRAD_UNROLL
+        for (int n = 0; n < N; n++, ahead += line) {
+          asm("" : "+r"(ahead));  // or all of them would be kept
+          __builtin_prefetch(ahead, 0, 2);
+        }
+      }
       Vec x[N];
-      const float* ahead = next + k * chunk;
+      if (kShared > 1) {
+        AUXGRAD_UNROLL
+        for (int i = 0; i < kPointers; i++) asm("" : "+r"(p[i]));
+      }
       AUXGRAD_UNROLL
-      for (int n = 0; n < N; n++, ahead += line) {
-        x[n] = lanes.load(p[n] + k);
-        if (kLanes == 16 || k % 16 == 0) __builtin_prefetch(ahead, 0, 2);
+      for (int n = 0; n < N; n++) x[n] = lanes.load(p[n / kShared] + (kShared > 1 ? n % kShared * right_step : k));
+      if (kShared > 1) {
+        AUXGRAD_UNROLL
+        for (int i = 0; i < kPointers; i++) p[i] += kLanes;
       }
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) {
@@ -82,12 +103,15 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
     alignas(64) float total[kDotSums];
     AUXGRAD_UNROLL
     for (int i = 0; i < kDotSums; i += kLanes) store(total + i, sums_of_lanes(sum + i));
-    const auto place = [&](int64_t count) __attribute__((always_inline)) {
-      float* out = d.out + c;
-      for (int m = 0; m < d.rows; m++, out += d.out_step)
-        for (int64_t n = 0; n < count; n++) out[n] = d.add ? out[n] + total[m * N + n] : total[m * N + n];
-    };
-    columns == N ? place(N) : place(columns);
+    float* out = d.out + c;
+    for (int m = 0; m < d.rows; m++, out += d.out_step) {
+      const float* from = total + m * N;
+      const auto place = [&](int64_t n, float x) { out[n] = d.add ? out[n] + x : x; };
+      if (count == N)
+        for (int n = 0; n < N; n++) place(n, from[n]);
+      else
+        for (int n = 0; n < count; n++) place(n, from[n + n / kShared * kShared - first(n / kShared)]);
+    }
   }
 }
 

@@ -31,8 +31,8 @@ constexpr int64_t kBlockRows = 84, kBlockFloats = 256 * 512;
 #endif
 // With AVX-512 a B of so many floats stays in the second cache, and is no slower there than packed.
 constexpr int64_t kInPlaceFloats = kLanes == 16 ? 64 * 1024 : 0;
-// For so few rows a B of so many floats is not worth packing.
-constexpr int64_t kFewTiles = 64, kFewTilesFloats = 256 * 1024;
+// For so few rows a B of so many floats is not worth packing, nor fetching ahead.
+constexpr int64_t kNearRows = 64, kNearFloats = 256 * 1024;
 // Rows of A are copied into the order of columns for so many columns of B. It pays where tiles have few columns: a copy
 // in the order of the tile is one stream of few pages.
 constexpr bool kTurns = kLanes == 8;
@@ -41,8 +41,6 @@ constexpr int64_t kTurnColumns = 128;
 // which the second cache has room for twice, with their sums.
 constexpr int64_t kStreamRows = kTileRows > 12 ? kTileRows : 12, kStreamK = 8, kStreamColumns = 4096;
 constexpr int64_t kStreamPad = 80;  // floats between rows of the sums, so that they do not meet in a set of the cache
-// Of fewer floats nothing is fetched ahead.
-constexpr int64_t kNearFloats = 512 * 1024;
 // Few rows along columns of B at least so long, in blocks of K that leave the rows in the second cache.
 constexpr int64_t kDotDepth = 32, kDotsK = 4096;
 constexpr int64_t kPad = 16;  // floats between copied rows, so that they do not meet in a set of the cache
@@ -94,20 +92,20 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
   const bool small = p.k <= 128 && p.k * (right_rows ? p.b_k : p.n) <= 8192;
-  const bool few_rows = p.m <= kStreamRows, large = p.k * p.n > kFewTilesFloats;
+  const bool few_rows = p.m <= kStreamRows, large = p.k * p.n > kNearFloats;
   cut.stream = right_rows && few_rows && large;
   cut.dots = !kFallback && !right_rows && p.b_k == 1 && p.m <= kDotRows && p.k >= kDotDepth;
   if (cut.dots) cut.copy_left = signs || !left_rows, cut.left = kLeftRows;
   const bool stays = cut.left == kLeftRows && !cut.copy_left && p.k * p.b_k <= kInPlaceFloats && p.b_k % 1024 != 0;
-  const bool few_tiles = p.m <= kFewTiles && !large;
-  cut.right_in_place = right_rows && (small || stays || few_tiles || p.m <= kTileRows);
+  const bool near = p.m <= kNearRows && !large;
+  cut.right_in_place = right_rows && (small || stays || near || p.m <= kTileRows);
   const bool wide = p.m <= kWideRows ? cut.right_in_place : small && kLanes == 16;
   cut.panel = wide && kWideVecs > 0 && p.n > kTileColumns ? kWideVecs * kLanes : kTileColumns;
   cut.tiny = small && p.m * p.k <= 8192 && p.m * p.k > 0 && !cut.copy_left && !p.signs && !cut.dots;
   const bool blocks = !cut.tiny && !cut.stream && !cut.dots && !cut.right_in_place;
   cut.turn_left = kTurns && blocks && !few_rows && left_rows && p.n > kTurnColumns;
   if (cut.turn_left) cut.copy_left = true, cut.left = kLeftColumns;
-  cut.together = blocks || few_tiles ? kBlockRows / kTileRows : 1;
+  cut.together = blocks || near ? kBlockRows / kTileRows : 1;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
   const int64_t depth = cut.dots ? kDotsK : kBlockK;
   cut.depth = max64(1, min64(p.k, round_up(piece(p.k, pieces(p.k, depth)), kChunk)));
@@ -126,7 +124,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.slice = cut.tiny && batches == 1 && work >= 3e5 ? round_up(ceil_div(p.m, threads), 32) : max64(p.m, 1);
   int64_t wanted = 1;  // tasks: as few as the threads need, some more where there is much to do
   if (cut.parts == 1 && batches < 4 * threads && threads > 1)
-    wanted = work < 2e6 ? 1 : work < 2e7 ? threads : work < 3e8 ? 2 * threads : 4 * threads;
+    wanted = work < 2e6 ? 1 : work < 1e8 ? threads : work < 1e9 ? 2 * threads : 4 * threads;
   const int64_t most_down = pieces(p.m, 32), most_across = pieces(p.n, kTileColumns);
   // Every block of rows packs B again, every block of columns reads A again.
   const double pack_b = (cut.right_in_place ? 0.02 : right_rows ? 0.5 : 0.8) * static_cast<double>(p.n);

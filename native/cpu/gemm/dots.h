@@ -46,6 +46,24 @@ inline __attribute__((always_inline)) Vec sums_of_lanes(const Vec* sum) {
   return v[0];
 }
 
+// The first column of pointer i, which has `shared` of them or what is left of `all`: of `count` that there are, earlier ones
+// again rather than any beyond.
+inline int64_t first_shared(int i, int all, int64_t count, int shared) {
+  return min64(shared * i, count - min64(shared, all - shared * i));
+}
+
+// Puts the sums of `count` columns from c on where they belong, fewer than `all`.
+__attribute__((noinline, cold)) void place_part(const Dots& d, const float* total, int all, int64_t c, int64_t count,
+                                                int shared) {
+  for (int m = 0; m < d.rows; m++, total += all)
+    for (int i = 0, n = 0; n < count; n++) {
+      if (n >= shared * (i + 1)) i++;
+      const float x = total[n + shared * i - first_shared(i, all, count, shared)];
+      float& to = d.out[m * d.out_step + c + n];
+      to = d.add ? to + x : x;
+    }
+}
+
 // Of M rows; those beyond the last one are it once more, and their sums are left.
 template <int M>
 __attribute__((noinline)) void dot_kernel(const Dots& d) {
@@ -53,20 +71,16 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
   // In the order of memory, where these lie together: the processor does not see far ahead along many columns at once.
   const bool together = d.ahead_step == d.depth;
   const int64_t line = together ? 16 : d.ahead_step, chunk = together ? N : 1;
-  // Of many columns so many share a pointer, as rows of a tile do. The last ones then begin earlier, with columns that are
-  // there; where fewer are at all, they come one by one.
+  // Of many columns so many share a pointer, as rows of a tile do. Where there are fewer in all, each comes alone.
   constexpr int kShared = N > 4 ? 3 : 1, kPointers = (N + kShared - 1) / kShared;
   const bool alone = d.columns < kShared;
   const int64_t right_step = alone ? 0 : d.right_step;
   for (int64_t c = 0, count; c < d.columns; c += count) {
     count = alone ? 1 : min64(N, d.columns - c);
-    const auto first = [=](int i) {
-      const int together = N - kShared * i < kShared ? N - kShared * i : kShared;
-      return alone ? 0 : min64(kShared * i, count - together);
-    };
     const float *p[kPointers], *left[M], *next = d.ahead + c * d.ahead_step;
     AUXGRAD_UNROLL
-    for (int i = 0; i < kPointers; i++) p[i] = d.right + (c + first(i)) * d.right_step;
+    for (int i = 0; i < kPointers; i++)
+      p[i] = d.right + c * d.right_step + first_shared(i, N, count, kShared) * right_step;
     AUXGRAD_UNROLL
     for (int m = 0; m < M; m++) left[m] = d.left + min64(m, d.rows - 1) * d.left_step;
     Vec sum[M * N] = {};
@@ -103,14 +117,18 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
     alignas(64) float total[kDotSums];
     AUXGRAD_UNROLL
     for (int i = 0; i < kDotSums; i += kLanes) store(total + i, sums_of_lanes(sum + i));
+    if (count < N) {
+      place_part(d, total, N, c, count, kShared);
+      continue;
+    }
+    typedef float Row __attribute__((vector_size(4 * N)));
     float* out = d.out + c;
     for (int m = 0; m < d.rows; m++, out += d.out_step) {
-      const float* from = total + m * N;
-      const auto place = [&](int64_t n, float x) { out[n] = d.add ? out[n] + x : x; };
-      if (count == N)
-        for (int n = 0; n < N; n++) place(n, from[n]);
-      else
-        for (int n = 0; n < count; n++) place(n, from[n + n / kShared * kShared - first(n / kShared)]);
+      Row x, before;
+      memcpy(&x, total + m * N, sizeof x);
+      memcpy(&before, out, sizeof before);
+      if (d.add) x = x + before;
+      memcpy(out, &x, sizeof x);
     }
   }
 }

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
+#include <limits>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -64,29 +65,22 @@ class Pool : public Parallel {
     if (!turn.owns_lock()) return inline_run(tasks, task, context);
     if (workers_.empty()) start();
     if (workers_.empty()) return inline_run(tasks, task, context);
-    wait_for_workers();  // woken by a short run
-    begin(tasks, task, context, limit);
-    drain(0);
-    wait_for_workers();
+    share(tasks, task, context, limit);
   }
 
   void run_short(int64_t tasks, Task task, void* context, int limit) override {
     if (tasks <= 1 || limit <= 1 || threads() == 1) return inline_run(tasks, task, context);
     std::unique_lock<std::mutex> turn(turn_, std::try_to_lock);
     if (!turn.owns_lock()) return inline_run(tasks, task, context);
-    const bool awake = !workers_.empty() && sleeping_.load(std::memory_order_acquire) == 0 &&
-                       busy_.load(std::memory_order_acquire) == 0;
-    if (awake) {
+    if (!workers_.empty() && sleeping_.load(std::memory_order_acquire) == 0) {
       short_runs_ = 0;
-      begin(tasks, task, context, limit);
-      drain(0);
-      return wait_for_workers();
+      return share(tasks, task, context, limit);
     }
     inline_run(tasks, task, context);
-    if (++short_runs_ < kShortRuns || busy_.load(std::memory_order_acquire) != 0) return;
+    if (++short_runs_ < kShortRuns) return;
     short_runs_ = 0;
-    if (workers_.empty()) return start();
-    begin(0, task, context, 0);
+    if (workers_.empty()) start();
+    else call_workers();
   }
 
  private:
@@ -94,24 +88,19 @@ class Pool : public Parallel {
     for (int64_t i = 0; i < tasks; i++) task(context, i, 0);
   }
 
-  // Gives the workers something to do, and wakes those that sleep.
-  void begin(int64_t tasks, Task task, void* context, int limit) {
+  // Runs the tasks here and in the workers that come while some are left. One that comes later, because it slept or the
+  // system gave its core to somebody else, is not waited for.
+  void share(int64_t tasks, Task task, void* context, int limit) {
     task_ = task;
     context_ = context;
     tasks_ = tasks;
     limit_ = limit;
     next_.store(0, std::memory_order_relaxed);
-    busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      epoch_.fetch_add(1, std::memory_order_release);
-    }
-    if (sleeping_.load(std::memory_order_acquire) > 0) wake_.notify_all();
-  }
-
-  // Every worker has seen this epoch before the next may begin: none can read half of a later one's fields.
-  void wait_for_workers() {
-    for (int spins = 0; busy_.load(std::memory_order_acquire) != 0;) {
+    inside_.store(0, std::memory_order_release);
+    call_workers();
+    drain(0);
+    inside_.fetch_add(kClosed, std::memory_order_relaxed);
+    for (int spins = 0; inside_.load(std::memory_order_acquire) != kClosed;) {
       if (spins < kSpins) {
         spins++;
         AUXGRAD_PAUSE();
@@ -120,6 +109,24 @@ class Pool : public Parallel {
       }
     }
   }
+
+  void call_workers() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      epoch_.fetch_add(1, std::memory_order_release);
+    }
+    if (sleeping_.load(std::memory_order_acquire) > 0) wake_.notify_all();
+  }
+
+  // Whether a worker may read the fields of a run: until it leaves they stay as they are.
+  bool enter() {
+    int inside = inside_.load(std::memory_order_relaxed);
+    while (inside >= 0)
+      if (inside_.compare_exchange_weak(inside, inside + 1, std::memory_order_acquire, std::memory_order_relaxed))
+        return true;
+    return false;
+  }
+  void leave() { inside_.fetch_sub(1, std::memory_order_release); }
 
   void drain(int thread) {
     for (;;) {
@@ -132,7 +139,6 @@ class Pool : public Parallel {
   // Both under turn_.
   void start() {
     quit_.store(false);
-    busy_.store(0);  // those that ended may not have seen what woke them
     const uint64_t epoch = epoch_.load();
     const int wanted = threads();
     try {
@@ -171,8 +177,9 @@ class Pool : public Parallel {
       }
       seen = epoch_.load(std::memory_order_acquire);
       if (quit_.load()) return;
+      if (!enter()) continue;
       if (thread < limit_) drain(thread);
-      busy_.fetch_sub(1, std::memory_order_acq_rel);
+      leave();
     }
   }
 
@@ -183,7 +190,9 @@ class Pool : public Parallel {
   std::atomic<int> threads_;
   std::atomic<uint64_t> epoch_{0};
   std::atomic<int> sleeping_{0};
-  std::atomic<int> busy_{0};
+  // Workers in the run; kClosed is added when nobody may enter it any more.
+  static constexpr int kClosed = std::numeric_limits<int>::min();
+  std::atomic<int> inside_{kClosed};
   std::atomic<int64_t> next_{0};
   Task task_ = nullptr;
   void* context_ = nullptr;

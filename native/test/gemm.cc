@@ -229,7 +229,7 @@ TEST(matmul_of_few_rows) {
         check_matmul(1, m, 331, 1001, t & 1, t & 2, true);
         check_matmul(1, m, 331, 1001, t & 1, t & 2, false);
         check_matmul(1, m, 37, 4200, t & 1, t & 2, true);
-        check_matmul(1, m, 8197, 19, t & 1, t & 2, true);
+        check_matmul(1, m, 8197, 35, t & 1, t & 2, true);
         check_matmul(3, m, 70, 130, t & 1, t & 2, true);
       }
     }

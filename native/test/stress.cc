@@ -1,5 +1,10 @@
 // The thread pool and the executor under many hands at once. Short by default; AUXGRAD_STRESS=n does n times as much.
 // Made for ThreadSanitizer (scripts/reliability.js builds it so), and run with every other build too.
+#ifndef _WIN32
+#include <pthread.h>
+#include <signal.h>
+#endif
+
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -142,6 +147,49 @@ TEST(stress_pool_wakes_sleeping_workers) {
   }
   auxgrad::set_threads(auxgrad::default_threads());
 }
+
+#ifndef _WIN32
+// A worker that is held up outside of a task, as where the system gives its core to others: a signal takes it.
+TEST(stress_pool_runs_on_without_a_worker_that_is_held_up) {
+  static std::atomic<bool> held, released;
+  held = released = false;
+  struct sigaction action = {}, before = {};
+  action.sa_handler = [](int) {
+    held.store(true);
+    while (!released.load()) std::this_thread::yield();
+  };
+  sigaction(SIGUSR1, &action, &before);
+  auxgrad::set_threads(2);
+  struct Worker {
+    std::atomic<bool> known{false};
+    pthread_t thread;
+  } worker;
+  auxgrad::process_pool().run(
+      2,
+      [](void* context, int64_t, int thread) {
+        Worker& w = *static_cast<Worker*>(context);
+        if (thread == 1) w.thread = pthread_self(), w.known.store(true);
+        while (!w.known.load()) std::this_thread::yield();
+      },
+      &worker);
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // it sleeps
+  pthread_kill(worker.thread, SIGUSR1);
+  while (!held.load()) std::this_thread::yield();
+  std::thread rescue([] {  // so that a pool that waits fails rather than hangs
+    for (int i = 0; i < 500 && !released.load(); i++) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    released.store(true);
+  });
+  std::atomic<int> done{0};
+  auxgrad::process_pool().run(
+      16, [](void* context, int64_t, int) { (*static_cast<std::atomic<int>*>(context))++; }, &done);
+  CHECK(done.load() == 16);
+  CHECK(!released.load());
+  released.store(true);
+  rescue.join();
+  auxgrad::set_threads(auxgrad::default_threads());
+  sigaction(SIGUSR1, &before, nullptr);
+}
+#endif
 
 // Every task once, whether threads are awake, asleep or ended, and in turns with long runs.
 TEST(stress_short_runs_of_the_pool) {

@@ -19,18 +19,21 @@ struct Dots {
   bool add;
   // Fetched into the second cache meanwhile, as much as is read: `depth` floats at each step.
   const float* ahead;
-  int64_t ahead_step;
+  int64_t ahead_step;  // 0: nothing is to come
 };
 
 constexpr int kDotRows = 8;
-constexpr int kRegisters = kTileRows * kTileVecs > 16 ? 32 : 16;
-// Rows of the kernel for so many. Of 16 registers 8 rows would leave but one column, and each row loaded for it alone.
-constexpr int dot_rows(int rows) { return rows <= 2 ? rows : rows <= 4 || kRegisters == 16 ? 4 : kDotRows; }
-// Columns side by side: their vectors, one of the left operand and the sums have registers.
-constexpr int dot_columns(int rows) { return rows == 1 && kRegisters == 32 ? 8 : (kRegisters - 1) / (rows + 1); }
+// Sums side by side, which the latency of multiply-adds wants, in registers that leave some for what is multiplied.
+constexpr int kDotSums = kTileRows * kTileVecs > 16 ? 16 : 8;
+// Rows of the kernel for so many. Of few registers 8 rows would leave but one column, and each row loaded for it alone.
+constexpr int dot_rows(int rows) { return rows <= 2 ? rows : rows <= 4 || kDotSums == 8 ? 4 : kDotRows; }
+constexpr int dot_columns(int rows) { return kDotSums / rows; }
 
 // Lane i is the sum of the lanes of v[i].
-inline __attribute__((always_inline)) Vec sums_of_lanes(Vec (&v)[kLanes]) {
+inline __attribute__((always_inline)) Vec sums_of_lanes(const Vec* sum) {
+  Vec v[kLanes];
+  AUXGRAD_UNROLL
+  for (int i = 0; i < kLanes; i++) v[i] = sum[i];
   AUXGRAD_UNROLL
   for (int half = kLanes / 2; half > 0; half /= 2) {
     AUXGRAD_UNROLL
@@ -43,20 +46,21 @@ inline __attribute__((always_inline)) Vec sums_of_lanes(Vec (&v)[kLanes]) {
   return v[0];
 }
 
-// Puts the sums of `step` columns from c on, whose lanes are still apart, where they belong.
-__attribute__((noinline)) void place_sums(const Dots& d, const Vec* sum, int64_t c, int step) {
-  alignas(64) float total[kRegisters + kLanes];
-  for (int i = 0; i < d.rows * step; i += kLanes) {
-    Vec v[kLanes];
-    AUXGRAD_UNROLL
-    for (int l = 0; l < kLanes; l++) v[l] = sum[i + l];
-    store(total + i, sums_of_lanes(v));
-  }
-  const int64_t columns = min64(step, d.columns - c);
-  for (int m = 0; m < d.rows; m++)
-    for (int64_t n = 0; n < columns; n++) {
+// The first column of pointer i, which has `shared` of them or what is left of `all`: of `count` that there are, earlier ones
+// again rather than any beyond.
+inline int64_t first_shared(int i, int all, int64_t count, int shared) {
+  return min64(shared * i, count - min64(shared, all - shared * i));
+}
+
+// Puts the sums of `count` columns from c on where they belong, fewer than `all`.
+__attribute__((noinline, cold)) void place_part(const Dots& d, const float* total, int all, int64_t c, int64_t count,
+                                                int shared) {
+  for (int m = 0; m < d.rows; m++, total += all)
+    for (int i = 0, n = 0; n < count; n++) {
+      if (n >= shared * (i + 1)) i++;
+      const float x = total[n + shared * i - first_shared(i, all, count, shared)];
       float& to = d.out[m * d.out_step + c + n];
-      to = d.add ? to + total[m * step + n] : total[m * step + n];
+      to = d.add ? to + x : x;
     }
 }
 
@@ -67,28 +71,42 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
   // In the order of memory, where these lie together: the processor does not see far ahead along many columns at once.
   const bool together = d.ahead_step == d.depth;
   const int64_t line = together ? 16 : d.ahead_step, chunk = together ? N : 1;
-  for (int64_t c = 0; c < d.columns; c += N) {
-    const int64_t columns = min64(N, d.columns - c);
-    const float *p[N], *left[M], *next = d.ahead + c * d.ahead_step;
+  // Of many columns so many share a pointer, as rows of a tile do. Where there are fewer in all, each comes alone.
+  constexpr int kShared = N > 4 ? 3 : 1, kPointers = (N + kShared - 1) / kShared;
+  const bool alone = d.columns < kShared;
+  const int64_t right_step = alone ? 0 : d.right_step;
+  for (int64_t c = 0, count; c < d.columns; c += count) {
+    count = alone ? 1 : min64(N, d.columns - c);
+    const float *p[kPointers], *left[M], *next = d.ahead + c * d.ahead_step;
     AUXGRAD_UNROLL
-    for (int n = 0; n < N; n++) p[n] = d.right + (c + min64(n, columns - 1)) * d.right_step;
+    for (int i = 0; i < kPointers; i++)
+      p[i] = d.right + c * d.right_step + first_shared(i, N, count, kShared) * right_step;
     AUXGRAD_UNROLL
     for (int m = 0; m < M; m++) left[m] = d.left + min64(m, d.rows - 1) * d.left_step;
     Vec sum[M * N] = {};
     const auto step = [&](const auto& lanes, int64_t k) __attribute__((always_inline)) {
+      if (d.ahead_step > 0 && (kLanes == 16 || k % 16 == 0)) {
+        const float* ahead = next + k * chunk;
+        AUXGRAD_UNROLL
+        for (int n = 0; n < N; n++, ahead += line) {
+          asm("" : "+r"(ahead));  // or all of them would be kept
+          __builtin_prefetch(ahead, 0, 2);
+        }
+      }
       Vec x[N];
-      const float* ahead = next + k * chunk;
+      if (kShared > 1) {
+        AUXGRAD_UNROLL
+        for (int i = 0; i < kPointers; i++) asm("" : "+r"(p[i]));
+      }
       AUXGRAD_UNROLL
-      for (int n = 0; n < N; n++, ahead += line) {
-        x[n] = lanes.load(p[n] + k);
-        if (kLanes == 16 || k % 16 == 0) __builtin_prefetch(ahead, 0, 2);
+      for (int n = 0; n < N; n++) x[n] = lanes.load(p[n / kShared] + (kShared > 1 ? n % kShared * right_step : k));
+      if (kShared > 1) {
+        AUXGRAD_UNROLL
+        for (int i = 0; i < kPointers; i++) p[i] += kLanes;
       }
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) {
-        Vec y = lanes.load(left[m] + k);
-#if defined(__AVX2__) && !defined(__AVX512F__)
-        asm("" : "+x"(y));  // once, not for every product; with AVX-512 that is slower from memory
-#endif
+        const Vec y = lanes.load(left[m] + k);
         AUXGRAD_UNROLL
         for (int n = 0; n < N; n++) sum[m * N + n] = fma(y, x[n], sum[m * N + n]);
       }
@@ -96,10 +114,22 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
     int64_t k = 0;
     for (; k + kLanes <= d.depth; k += kLanes) step(WholeLanes(), k);
     if (k < d.depth) step(PartLanes{d.depth - k}, k);
-    Vec sums[(M * N + kLanes - 1) / kLanes * kLanes] = {};  // a copy, or the sums would live in memory
+    alignas(64) float total[kDotSums];
     AUXGRAD_UNROLL
-    for (int i = 0; i < M * N; i++) sums[i] = sum[i];
-    place_sums(d, sums, c, N);
+    for (int i = 0; i < kDotSums; i += kLanes) store(total + i, sums_of_lanes(sum + i));
+    if (count < N) {
+      place_part(d, total, N, c, count, kShared);
+      continue;
+    }
+    typedef float Row __attribute__((vector_size(4 * N)));
+    float* out = d.out + c;
+    for (int m = 0; m < d.rows; m++, out += d.out_step) {
+      Row x, before;
+      memcpy(&x, total + m * N, sizeof x);
+      memcpy(&before, out, sizeof before);
+      if (d.add) x = x + before;
+      memcpy(out, &x, sizeof x);
+    }
   }
 }
 

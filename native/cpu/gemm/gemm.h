@@ -31,6 +31,8 @@ constexpr int64_t kBlockRows = 84, kBlockFloats = 256 * 512;
 #endif
 // With AVX-512 a B of so many floats stays in the second cache, and is no slower there than packed.
 constexpr int64_t kInPlaceFloats = kLanes == 16 ? 64 * 1024 : 0;
+// For so few rows a B of so many floats is not worth packing, nor fetching ahead.
+constexpr int64_t kNearRows = 64, kNearFloats = 256 * 1024;
 // Rows of A are copied into the order of columns for so many columns of B. It pays where tiles have few columns: a copy
 // in the order of the tile is one stream of few pages.
 constexpr bool kTurns = kLanes == 8;
@@ -90,18 +92,20 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.copy_left = signs || !(left_rows || left_columns) || !kind;
 
   const bool small = p.k <= 128 && p.k * (right_rows ? p.b_k : p.n) <= 8192;
-  const bool few_rows = p.m <= kStreamRows, large = p.k * p.n > 65536;
+  const bool few_rows = p.m <= kStreamRows, large = p.k * p.n > kNearFloats;
   cut.stream = right_rows && few_rows && large;
   cut.dots = !kFallback && !right_rows && p.b_k == 1 && p.m <= kDotRows && p.k >= kDotDepth;
   if (cut.dots) cut.copy_left = signs || !left_rows, cut.left = kLeftRows;
   const bool stays = cut.left == kLeftRows && !cut.copy_left && p.k * p.b_k <= kInPlaceFloats && p.b_k % 1024 != 0;
-  cut.right_in_place = right_rows && (small || stays || p.m <= kTileRows);
-  cut.panel = small && kWideVecs > 0 && p.n > kTileColumns && p.m > kWideRows ? kWideVecs * kLanes : kTileColumns;
+  const bool near = p.m <= kNearRows && !large;
+  cut.right_in_place = right_rows && (small || stays || near || p.m <= kTileRows);
+  const bool wide = p.m <= kWideRows ? cut.right_in_place : small && kLanes == 16;
+  cut.panel = wide && kWideVecs > 0 && p.n > kTileColumns ? kWideVecs * kLanes : kTileColumns;
   cut.tiny = small && p.m * p.k <= 8192 && p.m * p.k > 0 && !cut.copy_left && !p.signs && !cut.dots;
   const bool blocks = !cut.tiny && !cut.stream && !cut.dots && !cut.right_in_place;
   cut.turn_left = kTurns && blocks && !few_rows && left_rows && p.n > kTurnColumns;
   if (cut.turn_left) cut.copy_left = true, cut.left = kLeftColumns;
-  cut.together = blocks ? kBlockRows / kTileRows : 1;
+  cut.together = blocks || near ? kBlockRows / kTileRows : 1;
   // What is read once is read in its own order: along rows of B as far as they go, along columns one panel at a time.
   const int64_t depth = cut.dots ? kDotsK : kBlockK;
   cut.depth = max64(1, min64(p.k, round_up(piece(p.k, pieces(p.k, depth)), kChunk)));
@@ -120,7 +124,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
   cut.slice = cut.tiny && batches == 1 && work >= 3e5 ? round_up(ceil_div(p.m, threads), 32) : max64(p.m, 1);
   int64_t wanted = 1;  // tasks: as few as the threads need, some more where there is much to do
   if (cut.parts == 1 && batches < 4 * threads && threads > 1)
-    wanted = work < 2e6 ? 1 : work < 3e8 ? threads : 2 * threads;
+    wanted = work < 2e6 ? 1 : work < 1e8 ? threads : work < 1e9 ? 2 * threads : 4 * threads;
   const int64_t most_down = pieces(p.m, 32), most_across = pieces(p.n, kTileColumns);
   // Every block of rows packs B again, every block of columns reads A again.
   const double pack_b = (cut.right_in_place ? 0.02 : right_rows ? 0.5 : 0.8) * static_cast<double>(p.n);
@@ -158,7 +162,7 @@ inline Cut cut_product(const Product& p, int64_t batches, int threads) {
         cut.together * round_up(cut.left == kLeftRows ? kTileRows * (cut.depth + kPad) : cut.depth * kLeftStep, 16);
   if (cut.stream || (cut.dots && cut.copy_left)) cut.left_floats = round_up(p.m * (cut.depth + kPad), 16);
   if (cut.stream) {
-    cut.right_floats = p.m * (cut.group + kStreamPad) + kStreamK * kTileColumns;
+    cut.right_floats = p.m * (cut.group + kStreamPad) + kStreamK * cut.panel;
   } else if (!cut.dots && (!cut.right_in_place || p.n % kLanes != 0)) {
     cut.right_floats = cut.depth * (cut.one_panel ? cut.panel : cut.group);
   }
@@ -205,6 +209,11 @@ inline int64_t packed_step(int64_t columns) {
   return columns > kTileColumns ? kWideVecs * kLanes : columns > kLanes ? kTileColumns : kLanes;
 }
 
+// Columns of the next panel of so many that are left; of a wide one that does not fill up, two vectors.
+inline int64_t panel_columns(const Cut& cut, int64_t left) {
+  return left >= cut.panel ? cut.panel : min64(kTileColumns, left);
+}
+
 // Where a panel of B is while a block of C is computed: where it was, or packed.
 struct Panel {
   const float* data;
@@ -214,8 +223,7 @@ struct Panel {
 inline Panel panel_at(const Product& p, const Cut& cut, int64_t c, int64_t c1, int64_t k, float* packed) {
   Panel panel;
   const bool right_rows = p.b_column == 1 || p.n <= 1;
-  panel.columns = min64(cut.panel, c1 - c);
-  if (panel.columns < cut.panel && panel.columns > kTileColumns) panel.columns = kTileColumns;  // of a wide one
+  panel.columns = panel_columns(cut, c1 - c);
   const bool in_place =
       right_rows && panel.columns % kLanes == 0 && (cut.right_in_place || panel.columns < kTileColumns);
   panel.data = in_place ? p.b + k * p.b_k + c * p.b_column : packed;
@@ -255,14 +263,14 @@ inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r
         // The steps after these are fetched in the order of memory.
         const float* right = p.b + k * p.b_k + g0;
         LinesAhead ahead = {right + depth * p.b_k, p.b_k, min64(kStreamK, k1 - k - depth), columns};
-        for (int64_t c = 0; c < columns; c += kTileColumns) {
-          ahead.fetch(depth * kTileColumns);
-          Tile t = {};
+        Tile t = {};
+        for (int64_t c = 0; c < columns; c += t.columns) {
+          ahead.fetch(depth * cut.panel);
           t.depth = depth;
           t.left_step = left_step;
           t.out_step = sum_step;
           t.add = k > k0;
-          t.columns = min64(kTileColumns, columns - c);
+          t.columns = panel_columns(cut, columns - c);
           t.right = right + c;
           t.right_step = p.b_k;
           if (t.columns % kLanes != 0) {
@@ -272,7 +280,7 @@ inline void stream_block(const Product& p, const Cut& cut, int64_t r0, int64_t r
           }
           for (int64_t i = 0, r = 0; i < tiles; i++) {
             const int64_t m = low + (i < high);
-            t.left = copied + r * left_step + k - block;
+            t.ahead = t.left = copied + r * left_step + k - block;
             t.next_out = t.out = sums + r * sum_step + c;
             tile_kernels(kLeftRows, t.columns)[m](t);
             r += m;
@@ -306,6 +314,7 @@ inline void dots_block(const Product& p, const Cut& cut, int64_t c0, int64_t c1,
               k > k0,
               right + dot_columns(dot_rows(rows)) * p.b_column,
               p.b_column};
+    if (p.k * p.n <= kNearFloats) d.ahead = p.a + k, d.ahead_step = 0;
     if (cut.copy_left) {
       copy_rows(p.a + k * p.a_k, p.a_row, p.a_k, p.m, depth, copied, depth + kPad, p.positive, p.negative);
       d.left = copied;

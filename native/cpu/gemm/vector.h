@@ -10,6 +10,8 @@ namespace {
 constexpr int kTileVecs = 2;
 #if defined(__AVX512F__)
 constexpr int kWideRows = 6, kWideVecs = 4;
+#elif defined(__AVX2__)
+constexpr int kWideRows = 2, kWideVecs = 4;
 #else
 constexpr int kWideRows = 0, kWideVecs = 0;
 #endif

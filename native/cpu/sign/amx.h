@@ -1,10 +1,13 @@
 // Sums of codes on the AMX matrix unit, in integers.
 //
-// Each output channel's deltas of a step are rounded to multiples of 2^(e - 30), e the exponent of the largest: a
-// 32-bit integer, the largest 1/128 of them exact. Its four bytes ("limbs") are multiplied separately with the code
-// values, bytes themselves, and summed exactly; so the error of a step is at most 2^-31 of its largest delta a token.
-// The matrix unit sums 1024 products of bytes a cycle where the vector units do 32 of floats: with four limbs still
-// eight times as many.
+// Each output channel's deltas of a step are rounded to multiples of 2^(e - 22), e the exponent of the largest: integers
+// of three bytes ("limbs"), which are multiplied separately with the code values, bytes themselves, and summed exactly.
+// The matrix unit sums 1024 products of bytes a cycle where the vector units do 32 of floats: with three limbs still
+// ten times as many.
+//
+// Rounding errs by at most 2^-23 of the largest delta a token. With signs that know nothing of it, n tokens err together
+// by 2^(e - 22) sqrt(n / 12), and their sum is as large as the deltas are long, the root of their squares. Where few are
+// so much larger than the others that this is more than kRounding of it, sixteen outputs take four limbs: 2^(e - 30).
 #pragma once
 #include "../amx/tiles.h"
 #include "codes.h"
@@ -14,8 +17,10 @@ namespace auxgrad {
 namespace {
 
 constexpr int kTileTokens = 64, kTiles = kStep / kTileTokens;
-constexpr int kLimbs = 4;
-constexpr int kBundle = 4, kAmxOutputs = 16 * kBundle;  // of a task
+constexpr int kMostLimbs = 4;
+constexpr float kRounding = 0x1p-21f;
+constexpr int64_t kPackedBytes = kMostLimbs * kTiles * kTileBytes;  // of the deltas of 16 outputs
+constexpr int kBundle = 4, kAmxOutputs = 16 * kBundle;              // of a task
 
 // Brings rows of deltas near before they are packed.
 struct Ahead {
@@ -95,44 +100,66 @@ struct DeltaRows {
   }
 };
 
-// Packs them for each 16 channels as tiles [tile][limb][16 quads of tokens][16 outputs][4 tokens]. units: what an
-// integer 1 stands for, 2^(e - 30); middles: the sums of deltas times the middles of their tokens, if scaled.
+// What 16 outputs of a step are packed as. unit: what an integer 1 stands for; middle: the sum of deltas times the middles
+// of their tokens, of two-bit codes.
+struct Packed {
+  alignas(64) float unit[16];
+  float middle[16];
+  int limbs;
+};
+
+// Packs them for each 16 channels as tiles [tile][limb][16 quads of tokens][16 outputs][4 tokens].
 template <int n, bool scaled>
-inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* out, float (*units)[16],
-                      float (*middles)[16], Ahead& later) {
+inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* out, Packed* packed, Ahead& later) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   __m512i largest[n];
-  __m512 middle[n];
+  __m512 middle[n], squares[n];
 #pragma GCC unroll 4
-  for (int i = 0; i < n; i++) largest[i] = _mm512_setzero_si512(), middle[i] = _mm512_setzero_ps();
+  for (int i = 0; i < n; i++) {
+    largest[i] = _mm512_setzero_si512();
+    middle[i] = squares[i] = _mm512_setzero_ps();
+  }
   for (int64_t t = 0; t < count; t++) {
     const float* ahead = rows.rows + min64(t + 32, count - 1) * rows.stride;
 #pragma GCC unroll 4
     for (int i = 0; i < n; i++) {
       _mm_prefetch(reinterpret_cast<const char*>(ahead + 16 * i), _MM_HINT_T0);
-      largest[i] = _mm512_max_epi32(largest[i], _mm512_and_si512(_mm512_castps_si512(rows.load(t, i)), magnitude));
+      const __m512 x = rows.load(t, i);
+      largest[i] = _mm512_max_epi32(largest[i], _mm512_and_si512(_mm512_castps_si512(x), magnitude));
+      squares[i] = _mm512_fmadd_ps(x, x, squares[i]);
       if (scaled) middle[i] = _mm512_fmadd_ps(rows.plain(t, i), _mm512_set1_ps(rows.scales.middle[t]), middle[i]);
     }
   }
-  if (scaled)
-    for (int i = 0; i < n; i++) _mm512_store_ps(middles[i], middle[i]);
   __m512 up[n];
+  __m512i most[n];  // the largest delta may be rounded up to one more than there is
+  int limbs[n];
 #pragma GCC unroll 4
   for (int i = 0; i < n; i++) {
+    if (scaled) _mm512_store_ps(packed[i].middle, middle[i]);
     const __mmask16 finite = _mm512_cmplt_epi32_mask(largest[i], _mm512_set1_epi32(0x7f800000));
     const __m512i exponent = _mm512_max_epi32(_mm512_srli_epi32(largest[i], 23), _mm512_set1_epi32(31));
-    up[i] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(284), exponent), 23));
-    const __m512 down = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(exponent, _mm512_set1_epi32(30)), 23));
-    _mm512_store_ps(units[i], _mm512_mask_blend_ps(finite, _mm512_set1_ps(__builtin_nanf("")), down));
+    const auto power = [](__m512i e) { return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23)); };
+    const float error = static_cast<float>(count) / 12 * 0x1p-44f / (kRounding * kRounding);
+    const __m512 one = power(exponent), least = _mm512_mul_ps(_mm512_mul_ps(one, one), _mm512_set1_ps(error));
+    const __mmask16 few = _mm512_cmp_ps_mask(squares[i], least, _CMP_GT_OQ) &
+                          _mm512_cmp_ps_mask(squares[i], _mm512_set1_ps(__builtin_inff()), _CMP_LT_OQ);
+    const bool three = (few | _mm512_testn_epi32_mask(largest[i], largest[i])) == 0xffff;
+    const int bits = three ? 22 : 30;
+    packed[i].limbs = limbs[i] = three ? 3 : 4;
+    most[i] = _mm512_set1_epi32(three ? 0x7fffff : 0x7fffffff);
+    up[i] = power(_mm512_sub_epi32(_mm512_set1_epi32(254 + bits), exponent));
+    const __m512 down = power(_mm512_sub_epi32(exponent, _mm512_set1_epi32(bits)));
+    _mm512_store_ps(packed[i].unit, _mm512_mask_blend_ps(finite, _mm512_set1_ps(__builtin_nanf("")), down));
   }
   const auto quad = [&](int64_t t, int64_t there) {
-    uint8_t* to = out + t / kTileTokens * kLimbs * kTileBytes + t % kTileTokens / 4 * 64;
 #pragma GCC unroll 4
-    for (int i = 0; i < n; i++, to += kStep * 64) {
+    for (int i = 0; i < n; i++) {
+      uint8_t* to = out + i * kPackedBytes + t / kTileTokens * limbs[i] * kTileBytes + t % kTileTokens / 4 * 64;
       __m512i q[4];
 #pragma GCC unroll 4
       for (int j = 0; j < 4; j++)
-        q[j] = j < there ? _mm512_cvtps_epi32(_mm512_mul_ps(rows.load(t + j, i), up[i])) : _mm512_setzero_si512();
+        q[j] = j < there ? _mm512_min_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(rows.load(t + j, i), up[i])), most[i])
+                         : _mm512_setzero_si512();
       const __m512i low02 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[0], _mm512_slli_epi32(q[2], 16));
       const __m512i low13 = _mm512_mask_blend_epi16(0xaaaaaaaa, q[1], _mm512_slli_epi32(q[3], 16));
       const __m512i high02 = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(q[0], 16), q[2]);
@@ -141,7 +168,8 @@ inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* o
       _mm512_store_si512(to, _mm512_mask_blend_epi8(odd, low02, _mm512_slli_epi16(low13, 8)));
       _mm512_store_si512(to + kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(low02, 8), low13));
       _mm512_store_si512(to + 2 * kTileBytes, _mm512_mask_blend_epi8(odd, high02, _mm512_slli_epi16(high13, 8)));
-      _mm512_store_si512(to + 3 * kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(high02, 8), high13));
+      if (limbs[i] == kMostLimbs)
+        _mm512_store_si512(to + 3 * kTileBytes, _mm512_mask_blend_epi8(odd, _mm512_srli_epi16(high02, 8), high13));
     }
   };
   int64_t t = 0;
@@ -154,74 +182,79 @@ inline void pack_rows(const DeltaRows<n, scaled> rows, int64_t count, uint8_t* o
 
 // Deltas of outputs [o0, o0 + outputs), at most kAmxOutputs. Rows are read whole, for they lie far apart.
 inline void pack_delta(const CodeGradient& g, int64_t t0, int64_t count, int64_t o0, int64_t outputs,
-                       const Scales& scales, uint8_t* out, float (*units)[16], float (*middles)[16], Ahead& later) {
+                       const Scales& scales, uint8_t* out, Packed* packed, Ahead& later) {
   const float* rows = g.delta + t0 * g.outputs + o0;
   if (outputs == kAmxOutputs) {
-    if (g.bits == 1) pack_rows<kBundle, false>({rows, g.outputs, 0xffff, scales}, count, out, units, middles, later);
-    else pack_rows<kBundle, true>({rows, g.outputs, 0xffff, scales}, count, out, units, middles, later);
+    if (g.bits == 1) pack_rows<kBundle, false>({rows, g.outputs, 0xffff, scales}, count, out, packed, later);
+    else pack_rows<kBundle, true>({rows, g.outputs, 0xffff, scales}, count, out, packed, later);
     return;
   }
-  for (int64_t o = 0; o < outputs; o += 16, out += kStep * 64, units++, middles++) {
+  for (int64_t o = 0; o < outputs; o += 16, out += kPackedBytes, packed++) {
     const __mmask16 lanes = static_cast<__mmask16>((1u << min64(16, outputs - o)) - 1);
-    if (g.bits == 1) pack_rows<1, false>({rows + o, g.outputs, lanes, scales}, count, out, units, middles, later);
-    else pack_rows<1, true>({rows + o, g.outputs, lanes, scales}, count, out, units, middles, later);
+    if (g.bits == 1) pack_rows<1, false>({rows + o, g.outputs, lanes, scales}, count, out, packed, later);
+    else pack_rows<1, true>({rows + o, g.outputs, lanes, scales}, count, out, packed, later);
   }
 }
 
 // total[c][o] (+)= start[o] + unit[o] * (the limbs of column c and output o put together), for columns [from, to).
+template <int limbs>
 inline void add_limbs(const int32_t (*sums)[16][16], int from, int to, __m512 unit, __m512 high_unit,
                       const float* start, float (*total)[16]) {
 #pragma GCC unroll 2
   for (int c = from; c < to; c++) {
-    const __m512i low =
-        _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[1][c]), 8), _mm512_load_si512(sums[0][c]));
-    const __m512i high =
-        _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[3][c]), 8), _mm512_load_si512(sums[2][c]));
+    const auto pair = [&](int l) {
+      return _mm512_add_epi32(_mm512_slli_epi32(_mm512_load_si512(sums[l + 1][c]), 8), _mm512_load_si512(sums[l][c]));
+    };
+    const __m512i low = pair(0), high = limbs == 4 ? pair(2) : _mm512_load_si512(sums[2][c]);
     const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(low), unit, _mm512_loadu_ps(start ? start : total[c]));
     _mm512_store_ps(total[c], _mm512_fmadd_ps(_mm512_cvtepi32_ps(high), high_unit, sum));
   }
 }
 
+// Limbs of a tile of deltas with the codes in one tile register; the `next` codes, if any, go into the other.
+#define AUXGRAD_SUM_LIMBS(codes, other, next)     \
+  do {                                            \
+    _tile_loadd(6, delta, 64);                    \
+    _tile_dpbsud(0, codes, 6);                    \
+    _tile_loadd(7, delta + kTileBytes, 64);       \
+    _tile_dpbsud(1, codes, 7);                    \
+    if (next) _tile_loadd(other, next, 64);       \
+    _tile_loadd(6, delta + 2 * kTileBytes, 64);   \
+    if (limbs == 3) {                             \
+      _tile_dpbssd(2, codes, 6);                  \
+    } else {                                      \
+      _tile_dpbsud(2, codes, 6);                  \
+      _tile_loadd(7, delta + 3 * kTileBytes, 64); \
+      _tile_dpbssd(3, codes, 7);                  \
+    }                                             \
+    delta += limbs * kTileBytes;                  \
+    meanwhile();                                  \
+  } while (0)
+
 // Sums limb l of column c and output o of a block into sums[l][c][o]. The first tile of codes was loaded before; that of
 // `next` is loaded ahead. meanwhile() runs once a tile: the matrix unit leaves the others idle.
-template <class F>
+template <int limbs, class F>
 AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const int8_t* next, const uint8_t* delta, int tiles,
                                   int32_t (*sums)[16][16], const F& meanwhile) {
   memory_barrier();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
-  _tile_zero(3);
-  for (int k = 0; k < tiles; k += 2, codes += 2 * kTileBytes, delta += 2 * kLimbs * kTileBytes) {
-    _tile_loadd(6, delta, 64);
-    _tile_dpbsud(0, 4, 6);
-    _tile_loadd(7, delta + kTileBytes, 64);
-    _tile_dpbsud(1, 4, 7);
-    if (k + 1 < tiles) _tile_loadd(5, codes + kTileBytes, 64);
-    _tile_loadd(6, delta + 2 * kTileBytes, 64);
-    _tile_dpbsud(2, 4, 6);
-    _tile_loadd(7, delta + 3 * kTileBytes, 64);
-    _tile_dpbssd(3, 4, 7);
-    meanwhile();
+  if (limbs == 4) _tile_zero(3);
+  for (int k = 0; k < tiles; k += 2, codes += 2 * kTileBytes) {
+    AUXGRAD_SUM_LIMBS(4, 5, k + 1 < tiles ? codes + kTileBytes : nullptr);
     if (k + 1 == tiles) break;
-    _tile_loadd(6, delta + 4 * kTileBytes, 64);
-    _tile_dpbsud(0, 5, 6);
-    _tile_loadd(7, delta + 5 * kTileBytes, 64);
-    _tile_dpbsud(1, 5, 7);
-    if (k + 2 < tiles) _tile_loadd(4, codes + 2 * kTileBytes, 64);
-    _tile_loadd(6, delta + 6 * kTileBytes, 64);
-    _tile_dpbsud(2, 5, 6);
-    _tile_loadd(7, delta + 7 * kTileBytes, 64);
-    _tile_dpbssd(3, 5, 7);
-    meanwhile();
+    AUXGRAD_SUM_LIMBS(5, 4, k + 2 < tiles ? codes + 2 * kTileBytes : nullptr);
   }
   _tile_loadd(4, next, 64);
   _tile_stored(0, sums[0], 64);
   _tile_stored(1, sums[1], 64);
   _tile_stored(2, sums[2], 64);
-  _tile_stored(3, sums[3], 64);
+  if (limbs == 4) _tile_stored(3, sums[3], 64);
   memory_barrier();
 }
+
+#undef AUXGRAD_SUM_LIMBS
 
 // dw[o][column] (+)= total[column][o] for outputs [first, last) of the sixteen.
 inline void add_total(const float (*total)[16], float* dw, int64_t stride, int first, int last, int64_t columns,

@@ -181,12 +181,40 @@ inline void add_middles(const CodeGradient& g, const Places& places, const Task&
   });
 }
 
+// Sums blocks `range` and 16 outputs of a step, whose deltas are packed.
+template <int limbs>
+AUXGRAD_AMX __attribute__((noinline)) void sum_bundle(const Places& places, const Task& task, BlockRange range,
+                                                      int64_t step, int tiles, const uint8_t* delta, __m512 unit,
+                                                      const float* start, int64_t bundle,
+                                                      float (*total)[kBundle][16][16], Ahead& ahead) {
+  alignas(64) int32_t sums[2][limbs][16][16];
+  const __m512 high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));
+  const auto codes = [&](int64_t i) { return reinterpret_cast<const int8_t*>(places.code(i - task.chunk, step)); };
+  int at = 0;
+  float(*before)[16] = nullptr;
+  _tile_loadd(4, codes(range.first), 64);
+  for (int64_t i = range.first; i < range.last; i++) {
+    const int32_t(*old)[16][16] = sums[1 - at];
+    int done = before ? 0 : 16;
+    const auto meanwhile = [&] {
+      if (done < 16) add_limbs<limbs>(old, done, done + 2, unit, high_unit, start, before);
+      done += 2;
+      ahead(3);
+    };
+    sum_tiles<limbs>(codes(i), codes(i + 1 < range.last ? i + 1 : i), delta, tiles, sums[at], meanwhile);
+    while (done < 16) meanwhile();
+    before = total[i - task.begin][bundle];
+    at = 1 - at;
+  }
+  add_limbs<limbs>(sums[1 - at], 0, 16, unit, high_unit, start, before);
+}
+
 AUXGRAD_AMX __attribute__((noinline)) void amx_task(const CodeGradient& g, const Places& places, const Task& task) {
   const int64_t o0 = task.o0, o1 = min64(o0 + kAmxOutputs, g.outputs), row = g.taps() * g.depth;
   uint8_t* delta = places.thread(task.thread);
   float(*total)[kBundle][16][16] = reinterpret_cast<float(*)[kBundle][16][16]>(delta + kBundleBytes);
-  alignas(64) int32_t sums[2][kLimbs][16][16];
-  alignas(64) float units[kBundle][16], middles[kBundle][16], zero[16] = {};
+  alignas(64) float zero[16] = {};
+  Packed packed[kBundle];
   Scales scales;
   start_tiles();
   for (int64_t t0 = task.t0, step = 0; t0 < task.t1; t0 += kStep, step++) {
@@ -199,35 +227,17 @@ AUXGRAD_AMX __attribute__((noinline)) void amx_task(const CodeGradient& g, const
     Ahead ahead = {reinterpret_cast<const char*>(g.delta + later * g.outputs + later_o0), g.outputs * 4,
                    later_o0 < g.outputs ? min64(kStep, task.t1 - later) : 0,
                    static_cast<int>(min64(kBundle, ceil_div(g.outputs - later_o0, 16)))};
-    pack_delta(g, t0, count, o0, o1 - o0, scales, delta, units, middles, ahead);
-    const float* start = step == 0 ? zero : nullptr;
-    int at = 0;
-    float(*before)[16] = nullptr;
+    pack_delta(g, t0, count, o0, o1 - o0, scales, delta, packed, ahead);
     for (int64_t bundle = 0; o0 + 16 * bundle < o1; bundle++) {
-      const uint8_t* packed = delta + bundle * kStep * 64;
-      __m512 unit = _mm512_load_ps(units[bundle]);
+      const Packed& of = packed[bundle];
+      __m512 unit = _mm512_load_ps(of.unit);
       if (g.bits == 1) unit = _mm512_mul_ps(unit, _mm512_set1_ps(g.scale));
-      const __m512 high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));
       const int64_t from = o0 + 16 * bundle;
-      const auto [first, last] = block_range(g, task.begin, task.end, from, min64(o1, from + 16));
-      const auto codes = [&](int64_t i) { return reinterpret_cast<const int8_t*>(places.code(i - task.chunk, step)); };
-      if (first < last) _tile_loadd(4, codes(first), 64);
-      for (int64_t i = first; i < last; i++) {
-        const int32_t(*old)[16][16] = sums[1 - at];
-        int done = before ? 0 : 16;
-        const auto meanwhile = [&] {
-          if (done < 16) add_limbs(old, done, done + 2, unit, high_unit, start, before);
-          done += 2;
-          ahead(3);
-        };
-        sum_tiles(codes(i), codes(i + 1 < last ? i + 1 : i), packed, tiles, sums[at], meanwhile);
-        while (done < 16) meanwhile();
-        before = total[i - task.begin][bundle];
-        at = 1 - at;
-      }
-      if (before) add_limbs(sums[1 - at], 0, 16, unit, high_unit, start, before);
-      before = nullptr;
-      if (g.bits == 2) add_middles(g, places, task, scales, t0, step, bundle, middles[bundle], total);
+      const BlockRange range = block_range(g, task.begin, task.end, from, min64(o1, from + 16));
+      if (range.first >= range.last) continue;
+      (of.limbs == 3 ? sum_bundle<3> : sum_bundle<4>)(places, task, range, step, tiles, delta + bundle * kPackedBytes,
+                                                      unit, step == 0 ? zero : nullptr, bundle, total, ahead);
+      if (g.bits == 2) add_middles(g, places, task, scales, t0, step, bundle, of.middle, total);
     }
   }
   stop_tiles();

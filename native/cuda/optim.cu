@@ -16,7 +16,8 @@ struct Weights {
 
   explicit Weights(const Call& call) {
     if (call.out[0].dtype == DType::f32) f32 = call.out[0].f32();
-    else bf16 = call.out[0].bf16(), stream = Stream(call.in[call.n_in - 1], call.number[call.n_number - 1], kNoiseRounds);
+    else
+      bf16 = call.out[0].bf16(), stream = Stream(call.in[call.n_in - 1], call.number[call.n_number - 1], kNoiseRounds);
   }
   __device__ void write(int64_t i, float w) const {
     if (!bf16) {
@@ -76,8 +77,8 @@ bool adam_update(const Call& call) {
                       Weights(call), call.out[1].f32(), call.out[2].f32(), Adam(call), n);
 }
 
-__global__ void rms(const float* grad, const float* lr, const float* scale, Weights weights, float* square,
-                    float* mean, float* last, Rms a, int64_t n) {
+__global__ void rms(const float* grad, const float* lr, const float* scale, Weights weights, float* square, float* mean,
+                    float* last, Rms a, int64_t n) {
   a.lr = *lr;
   a.scale = scale ? *scale : 1.0f;
   for (int64_t i = first_item(); i < n; i += item_step())

@@ -477,7 +477,8 @@ TEST(round_bf16_keeps_the_mean) {
     const int64_t n = 1 << 18;
     test::Array x = test::Array::f32({n}), y(auxgrad::DType::bf16, {n}), key = key_of_rounding();
     for (double share : {1 / 65536.0, 0.01, 0.25, 0.5, 0.75, 1 - 1 / 65536.0})
-      for (double unit : {std::ldexp(1, -7), -std::ldexp(1, -7), std::ldexp(1, -133)}) {  // the last one: of what is denormal
+      for (double unit :
+           {std::ldexp(1, -7), -std::ldexp(1, -7), std::ldexp(1, -133)}) {  // the last one: of what is denormal
         const double low = 128 * unit;
         for (int64_t i = 0; i < n; i++) x[i] = float(low + unit * share);
         test::call("round_bf16", {x.view(), key.view()}, {y.view()}, {kStream});
@@ -510,7 +511,11 @@ TEST(updates_of_bf16_are_those_of_f32_rounded) {
       return r > 1 ? Specs{of(DType::f32, r), of(DType::f32, c)} : Specs{of(DType::f32, c)};
     };
     const Update updates[] = {
-        {"sgd_update", false, {0.9, 1, 0.01}, [](int64_t r, int64_t c) { return Specs(1, of(DType::f32, r * c)); }, true},
+        {"sgd_update",
+         false,
+         {0.9, 1, 0.01},
+         [](int64_t r, int64_t c) { return Specs(1, of(DType::f32, r * c)); },
+         true},
         {"adam_update",
          true,
          {0.9, 0.999, 1e-8, 0.1, 1},
@@ -545,7 +550,9 @@ TEST(updates_of_bf16_are_those_of_f32_rounded) {
         test::Array whole = test::Array::normal(shape, 1), half(DType::bf16, shape), lr = scalar(1e-2f);
         test::Array scale = scalar(0.5f), key = key_of_rounding();
         for (int64_t i = 0; i < n; i++) patterns(half)[i] = auxgrad::f32_to_bf16(whole[i]);
-        const auto bytes = [](test::Array& a) { return size_t(a.count()) * size_t(auxgrad::dtype_size(a.view().dtype)); };
+        const auto bytes = [](test::Array& a) {
+          return size_t(a.count()) * size_t(auxgrad::dtype_size(a.view().dtype));
+        };
         std::vector<test::Array> states[2];
         for (auto& arrays : states)
           for (const auto& [dtype, size] : u.state(rows, columns)) {
@@ -572,7 +579,8 @@ TEST(updates_of_bf16_are_those_of_f32_rounded) {
             CHECK(std::memcmp(states[0][k].data(), states[1][k].data(), bytes(states[0][k])) == 0);
           for (int64_t i = 0; i < n; i++) {
             const uint16_t got = patterns(half)[i];
-            if (sums) CHECK_NEAR(auxgrad::bf16_to_f32(got), double(whole[i]), std::fabs(double(whole[i])) / 128 + 1e-30);
+            if (sums)
+              CHECK_NEAR(auxgrad::bf16_to_f32(got), double(whole[i]), std::fabs(double(whole[i])) / 128 + 1e-30);
             else CHECK(got == rounded(whole[i], i));
           }
         }

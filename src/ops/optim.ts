@@ -18,7 +18,10 @@ const inPlace = <A = undefined>(name: string, changed: number, numbers?: (attrs:
  * that is stored in bf16 is changed there, rounded stochastically.
  */
 const update = <A>(name: string, changed: number, numbers: (attrs: A) => number[]) => {
-  const op = inPlace<{ attrs: A; stream: number[] }>(name, changed, ({ attrs, stream }) => [...numbers(attrs), ...stream])
+  const op = inPlace<{ attrs: A; stream: number[] }>(name, changed, ({ attrs, stream }) => [
+    ...numbers(attrs),
+    ...stream,
+  ])
   return ([w, ...others]: readonly [Tensor, ...(Tensor | undefined)[]], attrs: A): void => {
     const stored = changing(w)
     if (stored) apply(op, [stored.patterns, ...others, stored.key], { attrs, stream: [stored.id] })

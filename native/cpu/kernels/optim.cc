@@ -40,8 +40,7 @@ bool adam_update(const Call& call) {
   float *m = call.out[1].f32(), *v = call.out[2].f32();
   const Weights weights(call);
   parallel_ranges(call, call.out[0].count(), 32768, [&](int64_t begin, int64_t end) {
-    weights.change(begin, end,
-                   [&](float* w, int64_t at, int64_t n) { a.update(grad + at, w, m + at, v + at, n); });
+    weights.change(begin, end, [&](float* w, int64_t at, int64_t n) { a.update(grad + at, w, m + at, v + at, n); });
   });
   return true;
 }
@@ -151,4 +150,5 @@ bool accumulate(const Call& call) {
 }  // namespace auxgrad
 
 AUXGRAD_KERNELS({"sgd_update", sgd_update}, {"adam_update", adam_update}, {"rms_update", rms_update},
-                {"lion_update", lion_update}, {"round_bf16", round_bf16}, {"running_update", running_update}, {"accumulate", accumulate})
+                {"lion_update", lion_update}, {"round_bf16", round_bf16}, {"running_update", running_update},
+                {"accumulate", accumulate})

@@ -12,7 +12,8 @@ namespace {
 class Weights {
  public:
   // out[0]: the parameter. In bf16 the last operand is the key of the random numbers and the last number their stream.
-  explicit Weights(const Call& call) : data_(call.out[0].data), bf16_(call.out[0].dtype == DType::bf16) {
+  __attribute__((noinline)) explicit Weights(const Call& call)
+      : data_(call.out[0].data), bf16_(call.out[0].dtype == DType::bf16) {
     if (bf16_) stream_ = stream_of(call.in[call.n_in - 1], call.number[call.n_number - 1], kNoiseRounds);
   }
 

@@ -30,31 +30,29 @@ import { bytes, eachSetting, generator } from '../support/run'
 
 // Weights that learn and lie in memory as bfloat16: updates round stochastically.
 
-const at = (
-  (folder) => (name: string) =>
-    path.join(folder, name)
-)(scratchFolder())
-const key = (words: number[]) => Eager.from(Int32Array.from(words), [4], 'i32')
+const folder = scratchFolder()
+const at = (name: string) => path.join(folder, name)
 
 /** Distance of neighbours in bf16 where x lies. */
 const unit = (x: number) => 2 ** (Math.floor(Math.log2(Math.max(Math.abs(x), 2 ** -126))) - 7)
 
 test('a number is rounded down or up, with a mean that is the number; what bf16 can say stays', () => {
   const random = generator(1)
-  const given = Float32Array.from({ length: 3000 }, () => (2 * random() - 1) * 2 ** Math.floor(40 * random() - 20))
+  const given = Float32Array.from({ length: 1000 }, () => (2 * random() - 1) * 2 ** Math.floor(40 * random() - 20))
   given.set([0, -0, Infinity, -Infinity, NaN, 1, -2.5, 2 ** -130])
   const stays = fromBf16(toBf16(given)).map((v, i) => Number(Object.is(v, given[i])))
   let sums = new Float64Array(given.length)
-  const draws = 400
+  const draws = 200
   for (let k = 0; k < draws; k++) {
     const x = Eager.from(given, [given.length], 'f32')
     const y = Eager.allocate([given.length], 'bf16')
-    roundInto({ patterns: y, key: key([1, 2, k, 0]), id: 3 }, x)
+    const key = Eager.from(Int32Array.of(1, 2, k, 0), [4], 'i32')
+    roundInto({ patterns: y, key, id: 3 }, x)
     const values = y.dataSync() as Float32Array
     const right = (x: number, v: number, i: number) => (stays[i] ? Object.is(v, x) : Math.abs(v - x) < unit(x))
     expect([...given].filter((x, i) => !right(x, values[i], i))).toEqual([])
     sums = sums.map((s, i) => s + values[i])
-    for (const t of [x, y]) t.dispose()
+    for (const t of [x, y, key]) t.dispose()
   }
   // Over all numbers, in units: each mean has the variance share (1 - share) / draws.
   let [off, far] = [0, 0]
@@ -343,7 +341,7 @@ class Nearest extends optim.Base {
   }
 }
 
-// One epoch of 8000 images, five seeds: the mean losses on 2000 others have standard errors of about 0.004 (measured).
+// One epoch of 8000 images, the same five seeds: mean losses on 2000 others were 1.667, 1.666 and, to the nearest, 1.789.
 test('a classifier of digits learns as in float32, where rounding to the nearest leaves it behind', async () => {
   const { train: all } = await data.mnist()
   const [digits, others] = [all.slice(0, 8000), all.slice(8000, 10000)]
@@ -368,9 +366,8 @@ test('a classifier of digits learns as in float32, where rounding to the nearest
     await lossOf('bf16', () => new optim.SGD({ lr })),
     await lossOf('f32', () => new Nearest({ lr })),
   ]
-  console.log(exact, stochastic, nearest)
-  expect(Math.abs(stochastic - exact)).toBeLessThan(0.02)
-  expect(nearest).toBeGreaterThan(exact + 0.1)
+  expect(Math.abs(stochastic - exact)).toBeLessThan(0.01)
+  expect(nearest).toBeGreaterThan(exact + 0.08)
 })
 
 const on = process.platform === 'win32' ? describe.skip : describe

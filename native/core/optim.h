@@ -6,6 +6,12 @@
 namespace auxgrad {
 namespace {
 
+// A parameter of bf16 on its way back: down or up, by a draw of 16 bits, of which the mean is the number. NaN stays NaN.
+AUXGRAD_HOST_DEVICE inline uint16_t rounded_by(uint32_t draw, float f) {
+  const uint32_t bits = bits_of(f);
+  return static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : (bits + draw) >> 16);
+}
+
 // The formulas are PyTorch's.
 struct Sgd {
   float lr, scale, momentum, decay;

@@ -1,6 +1,8 @@
 // Parameter updates against the published formulas in float64, several steps in a row.
 #include <algorithm>
 
+#include "core/arithmetic.h"
+#include "core/philox.h"
 #include "harness.h"
 
 namespace {
@@ -422,6 +424,166 @@ TEST(running_update_and_accumulate) {
       for (int64_t i = 0; i < n; i++) {
         CHECK_NEAR(r[i], 0.9 * before[size_t(i)] + 0.125 * x[i], 3e-7 * (1 + std::fabs(x[i])));
         CHECK(total[i] == sums[size_t(i)] + add[i]);
+      }
+    }
+  });
+}
+
+namespace {
+
+constexpr uint32_t kKey[4] = {5, 6, 7, 8};
+constexpr uint32_t kStream = 3;
+
+test::Array key_of_rounding() {
+  test::Array key(auxgrad::DType::i32, {4});
+  std::memcpy(key.data(), kKey, sizeof(kKey));
+  return key;
+}
+
+uint16_t* patterns(test::Array& a) { return reinterpret_cast<uint16_t*>(a.data()); }
+
+// Element i of what is rounded: half i % 8 of Philox block i / 8 is what is added below the bits that stay.
+uint16_t rounded(float x, int64_t i) {
+  const uint32_t counter[4] = {uint32_t(i / 8), kStream, kKey[2], kKey[3]};
+  uint32_t words[4];
+  auxgrad::Philox{{kKey[0], kKey[1]}, auxgrad::kNoiseRounds}(counter, words);
+  const uint32_t draw = words[i % 8 / 2] >> (16 * (i % 2)) & 0xffffu, bits = auxgrad::bits_of(x);
+  return std::isnan(x) ? uint16_t(bits >> 16 | 0x40) : uint16_t((bits + draw) >> 16);
+}
+
+}  // namespace
+
+TEST(round_bf16_draws_the_bits_that_it_drops) {
+  test::each_isa([] {
+    for (int64_t n : {0, 1, 7, 9, 255, 257, 70001}) {
+      test::Array x = test::Array::normal({n}, 1), y(auxgrad::DType::bf16, {n}), key = key_of_rounding();
+      const float odd[] = {0.0f, -0.0f, INFINITY, -INFINITY, std::nanf(""), -std::nanf(""), 1.5f, -3.0f, 1e-40f};
+      for (int64_t i = 0; i < n && i < 90; i++) x[i] = odd[i % 9];
+      test::call("round_bf16", {x.view(), key.view()}, {y.view()}, {kStream});
+      for (int64_t i = 0; i < n; i++) {
+        CHECK(patterns(y)[i] == rounded(x[i], i));
+        const float back = auxgrad::bf16_to_f32(patterns(y)[i]);
+        const bool exact = auxgrad::f32_to_bf16(x[i]) << 16 == int64_t(auxgrad::bits_of(x[i]));
+        if (exact) CHECK(auxgrad::bits_of(back) == auxgrad::bits_of(x[i]));
+        if (std::isnan(x[i])) CHECK(std::isnan(back));
+      }
+    }
+  });
+}
+
+// Of n draws the mean is off by more than 5 standard deviations one time in a million; the draws are always the same.
+TEST(round_bf16_keeps_the_mean) {
+  test::each_isa([] {
+    const int64_t n = 1 << 18;
+    test::Array x = test::Array::f32({n}), y(auxgrad::DType::bf16, {n}), key = key_of_rounding();
+    for (double share : {1 / 65536.0, 0.01, 0.25, 0.5, 0.75, 1 - 1 / 65536.0})
+      for (double unit :
+           {std::ldexp(1, -7), -std::ldexp(1, -7), std::ldexp(1, -133)}) {  // the last one: of what is denormal
+        const double low = 128 * unit;
+        for (int64_t i = 0; i < n; i++) x[i] = float(low + unit * share);
+        test::call("round_bf16", {x.view(), key.view()}, {y.view()}, {kStream});
+        int64_t up = 0;
+        for (int64_t i = 0; i < n; i++) {
+          const double steps = (double(auxgrad::bf16_to_f32(patterns(y)[i])) - low) / unit;
+          CHECK(steps == 0 || steps == 1);
+          up += steps == 1;
+        }
+        const double exact = (double(x[0]) - low) / unit;
+        CHECK_NEAR(double(up) / double(n), exact, 5 * std::sqrt(exact * (1 - exact) / double(n)) + 1e-12);
+      }
+  });
+}
+
+// The parameter of every update in bf16: what f32 would have become, rounded stochastically; state as with f32.
+TEST(updates_of_bf16_are_those_of_f32_rounded) {
+  test::each_isa([] {
+    using auxgrad::DType;
+    using Specs = std::vector<std::pair<DType, std::vector<int64_t>>>;
+    struct Update {
+      const char* name;
+      bool counts;  // reads the step
+      std::vector<double> numbers;
+      Specs (*state)(int64_t rows, int64_t columns);
+      bool on_device;
+    };
+    static const auto of = [](DType dtype, int64_t n) { return Specs::value_type(dtype, {n}); };
+    const auto factors = [](int64_t r, int64_t c) {
+      return r > 1 ? Specs{of(DType::f32, r), of(DType::f32, c)} : Specs{of(DType::f32, c)};
+    };
+    const Update updates[] = {
+        {"sgd_update",
+         false,
+         {0.9, 1, 0.01},
+         [](int64_t r, int64_t c) { return Specs(1, of(DType::f32, r * c)); },
+         true},
+        {"adam_update",
+         true,
+         {0.9, 0.999, 1e-8, 0.1, 1},
+         [](int64_t r, int64_t c) { return Specs(2, of(DType::f32, r * c)); },
+         true},
+        {"rms_update",
+         false,
+         {0.9, 0.1, 0, 1e-3, 0.1, 0.8},
+         [](int64_t r, int64_t c) { return Specs(3, of(DType::f32, r * c)); },
+         true},
+        {"adam8_update",
+         true,
+         {0.9, 0.999, 1e-8, 0.1, 1},
+         [](int64_t r, int64_t c) {
+           return Specs{of(DType::u8, r * c), of(DType::u8, r * c), of(DType::f32, 2 * ((r * c + 255) / 256))};
+         },
+         false},
+        {"lion_update",
+         false,
+         {0.9, 0.99, 0.1},
+         [](int64_t r, int64_t c) { return Specs(1, of(DType::bf16, r * c)); },
+         false},
+        {"adafactor_update", true, {1e-30, 0, 1, 0.1, 0.8}, factors, false},
+        {"adafactor_update", true, {1e-30, 1e-3, 1, 0.1, 0.8}, factors, false},
+        {"sm3_update", false, {0, 0.1}, factors, false},
+    };
+    for (const Update& u : updates) {
+      if (test::device() && !u.on_device) continue;
+      for (auto [rows, columns] : {std::pair<int64_t, int64_t>{1, 1}, {1, 40001}, {5, 17}, {33, 2100}}) {
+        const int64_t n = rows * columns;
+        const std::vector<int64_t> shape = rows > 1 ? std::vector<int64_t>{rows, columns} : std::vector<int64_t>{n};
+        test::Array whole = test::Array::normal(shape, 1), half(DType::bf16, shape), lr = scalar(1e-2f);
+        test::Array scale = scalar(0.5f), key = key_of_rounding();
+        for (int64_t i = 0; i < n; i++) patterns(half)[i] = auxgrad::f32_to_bf16(whole[i]);
+        const auto bytes = [](test::Array& a) {
+          return size_t(a.count()) * size_t(auxgrad::dtype_size(a.view().dtype));
+        };
+        std::vector<test::Array> states[2];
+        for (auto& arrays : states)
+          for (const auto& [dtype, size] : u.state(rows, columns)) {
+            arrays.emplace_back(dtype, size);
+            std::memset(arrays.back().data(), 0, bytes(arrays.back()));
+          }
+        // A sum over the parameter depends on the pieces that it is read in.
+        const bool sums = u.numbers[1] == 1e-3;
+        for (int step = 1; step <= 3; step++) {
+          test::Array g = test::Array::normal(shape, uint32_t(1 + step)), count = scalar(float(step));
+          for (int64_t i = 0; i < n; i++) whole[i] = auxgrad::bf16_to_f32(patterns(half)[i]);
+          for (int k = 0; k < 2; k++) {
+            std::vector<auxgrad::View> in = {g.view(), lr.view()}, out = {(k ? half : whole).view()};
+            if (u.counts) in.push_back(count.view());
+            in.push_back(scale.view());
+            for (auto& a : states[k]) out.push_back(a.view());
+            while (out.size() < 4 && std::strncmp(u.name, "adafactor", 9) != 0) out.push_back(test::absent());
+            if (out.size() < 3) out.push_back(test::absent());
+            std::vector<double> numbers = u.numbers;
+            if (k) in.push_back(key.view()), numbers.push_back(kStream);
+            test::call(u.name, in, out, numbers);
+          }
+          for (size_t k = 0; k < states[0].size(); k++)
+            CHECK(std::memcmp(states[0][k].data(), states[1][k].data(), bytes(states[0][k])) == 0);
+          for (int64_t i = 0; i < n; i++) {
+            const uint16_t got = patterns(half)[i];
+            if (sums)
+              CHECK_NEAR(auxgrad::bf16_to_f32(got), double(whole[i]), std::fabs(double(whole[i])) / 128 + 1e-30);
+            else CHECK(got == rounded(whole[i], i));
+          }
+        }
       }
     }
   });

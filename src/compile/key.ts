@@ -35,7 +35,7 @@ export class ModelKey {
     const mode = (m: Moded): string => (m.training ? 't' : 'e')
     const modes = this.model ? [...this.model.namedModules()].map(([, m]) => mode(m)) : []
     const frozen = this.model
-      ? [...this.model.namedParameters()].map(([, p]) => (p.trainable ? '1' : (p.packed?.format ?? '0')))
+      ? [...this.model.namedParameters()].map(([, p]) => `${p.trainable ? 1 : 0}${p.packed?.format ?? ''}`)
       : []
     const others = [...this.#others].map(mode)
     return (this.#key = `${this.structure}|${modes.join('')}|${frozen.join('')}|${others.join('')}|`)

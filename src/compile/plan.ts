@@ -99,7 +99,7 @@ export class Plan {
   readonly bytes: PlanBytes
   /** What backward keeps, value by value. */
   readonly kept: KeptValue[]
-  /** Frozen weights that do not lie in memory as float32. */
+  /** Weights that do not lie in memory as float32. */
   readonly stored: StoredWeight[]
   /** Every kernel call, in order. */
   readonly ops: PlannedOp[]
@@ -227,7 +227,7 @@ export class Plan {
     )
     if (this.stored.length)
       table(
-        'frozen weights in fewer bytes, by layer and format:',
+        'weights in fewer bytes, by layer and format:',
         this.stored.map(({ layer, format, bytes }) => [layer, format, bytes]),
       )
     return lines.join('\n')

@@ -9,7 +9,7 @@ import type { Storage } from '../tensor/storage'
 import type { Tensor } from '../tensor/tensor'
 import { root } from './order'
 
-/** A frozen weight that does not lie in memory as float32. */
+/** A weight that does not lie in memory as float32. */
 export interface StoredWeight {
   /** Path of the module that reads it (first, of several). */
   layer: string

@@ -2,6 +2,7 @@ import { fail } from '../errors'
 import type { Graph } from '../graph/graph'
 import { accumulateInto, clear } from '../ops/optim'
 import { rowGradient, type RowGradient } from '../ops/rows'
+import { canLearn } from '../ops/store'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
 import type { Optimizer } from './optimizer'
@@ -91,7 +92,7 @@ export class Updates {
   left(model: Trainable): Left[] {
     const own = new Set(Array.from(model.namedParameters(), ([, p]) => p))
     return [...this.#updated]
-      .map((parameter) => ({ parameter, gone: !own.has(parameter) || parameter.packed !== null }))
+      .map((parameter) => ({ parameter, gone: !own.has(parameter) || !canLearn(parameter.packed?.format) }))
       .filter(({ parameter, gone }) => gone || !parameter.trainable)
   }
 
@@ -112,7 +113,7 @@ export class Updates {
   *tensors(model: Trainable, saved: Iterable<string> = []): Iterable<[string, Tensor]> {
     const meant = new Set(Array.from(saved, parameterOf))
     for (const [name, p] of model.namedParameters()) {
-      if (p.packed) continue // it cannot learn
+      if (!canLearn(p.packed?.format)) continue
       if (meant.has(name)) this.#updated.add(p)
       if (!p.trainable && !this.#updated.has(p)) continue
       for (const [key, t] of Object.entries(this.optimizer.state(name, p))) yield [`optimizer.${key}.${name}`, t]

@@ -4,7 +4,7 @@ import { isContainer, revision, type Trainable } from '../compile/trainable'
 import { describe, expectOptions, fail } from '../errors'
 import { tracing } from '../graph/graph'
 import { matcher } from '../memory/assignment'
-import { checkStoreFormat, type StoreFormat } from '../ops/store'
+import { canLearn, checkStoreFormat, type StoreFormat } from '../ops/store'
 import { deviceNamed } from '../tensor/device'
 import { sameShape, showShape } from '../tensor/shape'
 import { keep } from '../tensor/tidy'
@@ -147,7 +147,7 @@ export abstract class Module implements Trainable {
 
   #setTrainable(paths: string[], trainable: boolean): this {
     const meant = this.#parametersBelow(trainable ? 'unfreeze' : 'freeze', paths)
-    const stored = trainable && [...meant].find(([, p]) => p.packed)
+    const stored = trainable && [...meant].find(([, p]) => !canLearn(p.stored))
     if (stored)
       fail(
         'AUX_INVALID_ARGUMENT',
@@ -175,23 +175,24 @@ export abstract class Module implements Trainable {
   }
 
   /**
-   * Stores frozen weights below the paths or patterns (all without one) in 2 bytes an element (`bf16`), about 1 (`q8`) or
-   * about half a one (`q4`, each 256 elements with a range of their own), or again in 4 (`f32`). They are rounded once, now;
-   * what reads one gets float32, which exists while one kernel runs and is not kept. Names, shapes and values read as
-   * before. Left as they are: what learns, vectors, and what would not take less.
-   * @throws AUX_INVALID_ARGUMENT where nothing that is meant is frozen, and while a run of the module is under way.
+   * Stores weights below the paths or patterns (all without one) in 2 bytes an element (`bf16`) or, where they are frozen, in
+   * about 1 (`q8`) or about half a one (`q4`, each 256 elements with a range of their own), or again in 4 (`f32`). They are
+   * rounded now; what reads one gets float32, which exists while one kernel runs and is not kept. Updates of what learns in
+   * bf16 round stochastically, so that in the mean nothing is lost; nowhere is there a float32 copy. Names, shapes and
+   * values read as before. Left as they are: vectors, what would not take less, and of codes what learns.
+   * @throws AUX_INVALID_ARGUMENT for codes where nothing that is meant is frozen, and while a run of the module is under way.
    */
   store(format: StoreFormat | 'f32', ...paths: string[]): this {
     checkStoreFormat('store', format, 'f32')
-    const frozen = [...this.#parametersBelow('store', paths).values()].filter((p) => !p.trainable)
-    if (!frozen.length)
+    const meant = [...this.#parametersBelow('store', paths).values()].filter((p) => !p.trainable || canLearn(format))
+    if (!meant.length)
       fail(
         'AUX_INVALID_ARGUMENT',
-        'store: every parameter that is meant learns, and what is stored in fewer bytes cannot; freeze() it first, or ' +
-          'nn.adapt() the model',
+        `store: every parameter that is meant learns, and what is stored in ${format} cannot; freeze() it first, ` +
+          'nn.adapt() the model, or take bf16',
       )
     sessionOf(this).expectIdle('weights were stored otherwise while a run of their model')
-    for (const p of frozen) p.store(format)
+    for (const p of meant) p.store(format)
     return this
   }
 

@@ -1,6 +1,6 @@
 import { revision } from '../compile/trainable'
 import { describe, expectOptions, fail } from '../errors'
-import { checkStoreFormat, emptyPacked, storedBytes, type StoreFormat } from '../ops/store'
+import { canLearn, checkStoreFormat, emptyPacked, storedBytes, type StoreFormat } from '../ops/store'
 import { expectTensor } from '../graph/op'
 import { keep } from '../tensor/tidy'
 import { Tensor } from '../tensor/tensor'
@@ -43,10 +43,10 @@ export class Parameter extends Tensor {
 
   /** Freezes or lets learn again; a step makes its plan anew. */
   set trainable(trainable: boolean) {
-    if (trainable && this.packed)
+    if (trainable && !canLearn(this.stored))
       fail(
         'AUX_INVALID_ARGUMENT',
-        `a weight that is stored in ${this.packed.format} cannot learn: store('f32') of its module brings it back to float32; ` +
+        `a weight that is stored in ${this.stored} cannot learn: store('f32') of its module brings it back to float32; ` +
           'or let something beside it learn (nn.adapt)',
       )
     if (trainable !== this.#trainable) revision.current++

@@ -1,4 +1,5 @@
 import { showBytes } from '../compile/bytes'
+import { canLearn } from '../ops/store'
 import { showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import type { Module } from './module'
@@ -43,6 +44,6 @@ const sizeOf = (tensors: readonly Tensor[]): number => tensors.reduce((n, t) => 
 /** What is no parameter that learns, or lies in another form. */
 function noteOf(t: Tensor): string {
   if (!(t instanceof Parameter)) return ' buffer'
-  if (t.stored !== 'f32') return ` ${t.stored}`
-  return t.trainable ? '' : ' frozen'
+  const stored = t.stored === 'f32' ? '' : ` ${t.stored}`
+  return t.trainable || !canLearn(t.stored) ? stored : `${stored} frozen`
 }

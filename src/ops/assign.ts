@@ -6,6 +6,7 @@ import { bytesPerElement, encode, type TypedArray } from '../tensor/dtype'
 import { naturalDType } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
+import { changing, roundInto } from './store'
 
 const assignOp = defineOp<undefined>({
   name: 'assign',
@@ -25,7 +26,8 @@ declare module '../tensor/tensor' {
     /**
      * Overwrites the values in place: of a parameter, a buffer, the state of an optimizer. Numbers are rounded to its dtype.
      * With values that are traced, every run does so, when all that it held before has been read; what reads it later in
-     * the trace gets the new values, through which no gradient flows.
+     * the trace gets the new values, through which no gradient flows. What is stored in bf16 then holds them rounded
+     * stochastically.
      * @throws AUX_SHAPE_MISMATCH if the number of values differs (of traced ones, the shape).
      */
     assign(values: Tensor | TypedArray | readonly number[]): this
@@ -47,7 +49,9 @@ function assignTraced(graph: Graph, target: Tensor, values: Tensor): void {
   // Of what lies outside of the arena, the values of now: another assignment may change it.
   const source = values.traced ? (values.base ?? values).node!.reference : values
   const value = (source ? copy(values) : values).detach()
-  if (!local) apply(assignOp, [target, value], undefined)
+  const stored = changing(target)
+  if (stored) roundInto(stored, value)
+  else if (!local) apply(assignOp, [target, value], undefined)
   graph.assign(target, value)
 }
 

@@ -1,5 +1,6 @@
 import { apply, defineOp, type Op } from '../graph/op'
 import type { Tensor } from '../tensor/tensor'
+import { changing } from './store'
 
 // In-place updates: the first inputs are changed, the others read.
 
@@ -12,10 +13,20 @@ const inPlace = <A = undefined>(name: string, changed: number, numbers?: (attrs:
     constant: true,
   })
 
-/** Of a parameter, its state (both changed), its gradient, and what else of lr, step and scale the kernel reads. */
+/**
+ * Of a parameter, its state (both changed), its gradient, and what else of lr, step and scale the kernel reads. A parameter
+ * that is stored in bf16 is changed there, rounded stochastically.
+ */
 const update = <A>(name: string, changed: number, numbers: (attrs: A) => number[]) => {
-  const op = inPlace(name, changed, numbers)
-  return (tensors: readonly (Tensor | undefined)[], attrs: A): void => void apply(op, tensors, attrs)
+  const op = inPlace<{ attrs: A; stream: number[] }>(name, changed, ({ attrs, stream }) => [
+    ...numbers(attrs),
+    ...stream,
+  ])
+  return ([w, ...others]: readonly [Tensor, ...(Tensor | undefined)[]], attrs: A): void => {
+    const stored = changing(w)
+    if (stored) apply(op, [stored.patterns, ...others, stored.key], { attrs, stream: [stored.id] })
+    else apply(op, [w, ...others], { attrs, stream: [] })
+  }
 }
 
 /** @internal [w, momentum?, gradient, lr, scale?]. */

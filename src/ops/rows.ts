@@ -4,6 +4,7 @@ import { sizeOf } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { code, takeGradOp, type TakeAttrs } from './indices'
 import { concat } from './join'
+import { changing } from './store'
 
 // Some rows of a table: the gradient of what a step has looked up, and how such rows are written back.
 
@@ -17,10 +18,10 @@ const distinctOp = defineOp<{ size: number; first: number }>({
   constant: true,
 })
 
-const putRowsOp = defineOp<undefined>({
+const putRowsOp = defineOp<{ id: number }>({
   name: 'put_rows',
   infer: () => [],
-  kernel: () => ({ name: 'put_rows', numbers: [code('embedding')] }),
+  kernel: (_, __, { id }) => ({ name: 'put_rows', numbers: [code('embedding'), id] }),
   mutates: [0],
   constant: true,
 })
@@ -59,5 +60,7 @@ export function rowGradient(gradient: Tensor): RowGradient | undefined {
 }
 
 /** @internal Overwrites rows of a table in place: `rows` as in `RowGradient`, values [m, ...]. */
-export const putRows = (table: Tensor, rows: Tensor, values: Tensor): void =>
-  void apply(putRowsOp, [table, rows, values], undefined)
+export function putRows(table: Tensor, rows: Tensor, values: Tensor): void {
+  const { patterns = table, key, id = 0 } = changing(table) ?? {}
+  apply(putRowsOp, [patterns, rows, values, key], { id })
+}

@@ -1,4 +1,5 @@
-import { eagerly } from '../graph/graph'
+import { eagerly, tracing } from '../graph/graph'
+import { apply, defineOp, expectDType, expectShape } from '../graph/op'
 import { describe, fail } from '../errors'
 import { bytesPerElement, type TypedArray } from '../tensor/dtype'
 import { contiguousStrides, showShape, sizeOf, type Shape } from '../tensor/shape'
@@ -6,10 +7,11 @@ import { Storage } from '../tensor/storage'
 import { Tensor, type Spec } from '../tensor/tensor'
 import { keep, tidy } from '../tensor/tidy'
 import { codeSpecs, dequantize, groupElements, quantize, type CodeBits } from './quantize'
+import { randomFor } from './random'
 
 // Values of f32 tensors in fewer bytes: what reads them gets f32, and nobody else needs to know.
 
-/** Formats in which a module can store weights that are frozen: bfloat16, or codes of 8 or 4 bits. */
+/** Formats in which a module can store weights: bfloat16, or codes of 8 or 4 bits where they are frozen. */
 export type StoreFormat = 'bf16' | 'q8' | 'q4'
 
 interface Codec {
@@ -19,6 +21,8 @@ interface Codec {
   decode(parts: readonly Tensor[], shape: Shape): Tensor
   /** Elements that are only read together. */
   readonly group: number
+  /** Whether a step can change them: what learns may be stored so. */
+  readonly learns: boolean
 }
 
 const codes = (bits: CodeBits): Codec => ({
@@ -32,6 +36,7 @@ const codes = (bits: CodeBits): Codec => ({
   },
   decode: ([codes, ranges], shape) => dequantize({ codes, ranges }, bits, shape),
   group: groupElements,
+  learns: false,
 })
 
 const codecs: Record<StoreFormat, Codec> = {
@@ -40,6 +45,7 @@ const codecs: Record<StoreFormat, Codec> = {
     encode: (x) => [x.cast('bf16')],
     decode: ([x]) => x.cast('f32'),
     group: 1,
+    learns: true,
   },
   q8: codes(8),
   q4: codes(4),
@@ -51,6 +57,9 @@ export function checkStoreFormat(caller: string, format: unknown, ...others: str
   if (!known.includes(format as string))
     fail('AUX_INVALID_ARGUMENT', `${caller}: expected one of ${known.join(', ')}, got ${describe(format)}`)
 }
+
+/** @internal Whether what learns can be stored so. */
+export const canLearn = (format: StoreFormat | 'f32' = 'f32'): boolean => format === 'f32' || codecs[format].learns
 
 const bytesOf = ({ shape, dtype }: Spec): number => sizeOf(shape) * bytesPerElement(dtype)
 
@@ -122,6 +131,46 @@ export class Packed {
     )
   }
 }
+
+const roundOp = defineOp<{ id: number }>({
+  name: 'round',
+  infer: ([patterns, x]) => {
+    expectDType('assign', 'values', x, 'f32')
+    expectShape('assign', 'values', x, patterns!.shape)
+    return []
+  },
+  kernel: (_, __, { id }) => ({ name: 'round_bf16', numbers: [id] }),
+  mutates: [0],
+  constant: true,
+})
+
+/** @internal What a step changes in the place of a stored tensor. */
+export interface Changing {
+  /** bf16, on the same memory. */
+  patterns: Tensor
+  /** Key of the random numbers by which f32 is rounded, i32 [4]. */
+  key: Tensor
+  /** Their stream. */
+  id: number
+}
+
+/**
+ * @internal What a step changes in the place of a stored tensor; undefined if it is f32, or in codes (which ops
+ * refuse to change).
+ */
+export function changing(t: Tensor): Changing | undefined {
+  const patterns = t.packed && canLearn(t.packed.format) ? t.packed.parts.get('') : undefined
+  if (!patterns) return undefined
+  tracing()?.reference(t) // a plan that only writes it is to know when it has come to lie elsewhere
+  return { patterns, ...randomFor([t]) }
+}
+
+/**
+ * @internal Overwrites patterns with f32 values, each rounded down or up by chance so that the mean is the value (Gupta et
+ * al. 2015); infinities and NaN stay. Above the largest bf16 it may become infinite, as when rounded to the nearest.
+ */
+export const roundInto = ({ patterns, key, id }: Changing, values: Tensor): void =>
+  void apply(roundOp, [patterns, values, key], { id })
 
 /** @internal A tensor of this shape in a format; its values are to be assigned. */
 export function emptyPacked(format: StoreFormat, shape: Shape, what?: string): Tensor & { packed: Packed } {

@@ -4,6 +4,7 @@ import { describe, expectOptions, fail } from '../errors'
 import { Module } from '../nn'
 import { ones } from '../ops'
 import { sgdUpdate } from '../ops/optim'
+import { canLearn } from '../ops/store'
 import type { Tensor } from '../tensor/tensor'
 
 /** Options of `WeightAverage`. */
@@ -47,8 +48,8 @@ export class WeightAverage<M extends Module = Module> {
     average.loadState(model.state())
     const own = average.state()
     this.#pairs = [...model.state()].map(([name, t]) => [own.get(name)!, t] as const)
-    const moved = this.#pairs.filter(([t]) => t.dtype === 'f32' && !t.packed)
-    this.#copied = this.#pairs.filter(([t]) => t.dtype !== 'f32' || t.packed)
+    const moved = this.#pairs.filter(([t]) => isMean(t))
+    this.#copied = this.#pairs.filter(([t]) => !isMean(t))
     // A step of gradient descent on half the squared distance, at the rate 1 - decay.
     const still = { momentum: 0, nesterov: false, weightDecay: 0 }
     this.#move = compile(({ rate }) => {
@@ -80,6 +81,9 @@ export class WeightAverage<M extends Module = Module> {
     this.close()
   }
 }
+
+/** What is averaged; codes, which stand for what is frozen, and whole numbers are copied. */
+const isMean = ({ dtype, packed }: Tensor): boolean => dtype === 'f32' && canLearn(packed?.format)
 
 function checkDecay(decay: number): number {
   if (!(decay >= 0 && decay <= 1))

@@ -258,7 +258,7 @@ test('a model in words: its modules by path, what they hold, and how much of it 
     '            Net          scales.0 [2]                                                            2',
     'conv        Conv2d       weight [4, 3, 3, 1], bias [4] frozen                                   40',
     'blocks.0    Sequential',
-    'blocks.0.0  Linear       weight [64, 64] bf16, bias [64]                                      4160',
+    'blocks.0.0  Linear       weight [64, 64] bf16 frozen, bias [64]                               4160',
     'blocks.0.1  ReLU',
     'norm        BatchNorm1d  weight [4], bias [4], runningMean [4] buffer, runningVar [4] buffer     8',
   ])

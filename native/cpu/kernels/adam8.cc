@@ -6,7 +6,7 @@
 // the number n + j, so that its exponent as a float tells the decade; a sign is bit 7. Numbers go to the nearest code, but
 // no square other than 0 to the code of 0: updates divide by its root.
 #include "../adam.h"
-#include "../vector.h"
+#include "../weights.h"
 
 namespace auxgrad {
 namespace {
@@ -17,7 +17,7 @@ constexpr int64_t kTogether = 64;  // blocks of a task
 // Vectors at a time, in steps of all of them: a processor looks only so far ahead for what it can do.
 constexpr int kVecs = kLanes >= 8 ? 4 : 1;
 constexpr int64_t kStep = kVecs * kLanes;
-constexpr int64_t kGroup = 64;  // elements, of which one pass is made after the other
+constexpr int64_t kPass = 64;  // elements, of which one pass is made after the other
 
 template <class F>
 inline __attribute__((always_inline)) void each(const F& f) {
@@ -330,9 +330,9 @@ __attribute__((noinline)) void step(const AdamStep& a, const Block* block, Momen
   const Vec rate = broadcast(-a.rate / unit), eps = broadcast(a.eps / unit);
   const float mean_scale = 1.0f / *last.largest_mean, square_scale = 1.0f / *last.largest_square;
   BitWords top_mean = {}, top_square = {};
-  for (int64_t group = 0; group < kBlock; group += kGroup) {
+  for (int64_t group = 0; group < kBlock; group += kPass) {
     const auto each_step = [group](const auto& f) {
-      for (int64_t i = group; i < group + kGroup; i += kStep) f(i);
+      for (int64_t i = group; i < group + kPass; i += kStep) f(i);
     };
     if (block)
       each_step([&](int64_t i) {
@@ -374,21 +374,23 @@ __attribute__((noinline)) void step(const AdamStep& a, const Block* block, Momen
 bool adam8_update(const Call& call) {
   const AdamRun a(call);
   const float* grad = call.in[0].f32();
-  float *param = call.out[0].f32(), *largest = call.out[3].f32();
+  float* largest = call.out[3].f32();
+  const Weights weights(call);
   uint8_t *means = static_cast<uint8_t*>(call.out[1].data), *squares = static_cast<uint8_t*>(call.out[2].data);
   const int64_t n = call.out[0].count(), blocks = ceil_div(n, kBlock);
   parallel_ranges(call, blocks, kTogether, [&](int64_t begin, int64_t end) {
     Block block[2] = {};
     Moments moments[2];
     Padded padded;
-    const int64_t rest = n - (end - 1) * kBlock;  // elements of the last block
+    alignas(64) float piece[kBlock];
     for (int64_t b = begin; b <= end; b++) {
-      const int64_t at = b * kBlock;
+      const int64_t at = b * kBlock, count = b < end ? min64(kBlock, n - at) : 0;
       Block& now = block[b % 2];
-      now = {grad + at, param + at, means + at, squares + at, largest + b, largest + blocks + b};
-      if (b == end - 1 && rest < kBlock) now = padded.take(now, static_cast<size_t>(rest));
+      now = {grad + at, weights.read(at, count, piece), means + at, squares + at, largest + b, largest + blocks + b};
+      if (b < end && count < kBlock) now = padded.take(now, static_cast<size_t>(count));
       step(a, b < end ? &now : nullptr, moments[b % 2], b > begin ? &block[(b + 1) % 2] : nullptr,
            moments[(b + 1) % 2]);
+      weights.write(at, count, now.w);
     }
     padded.give();
   });

@@ -3,6 +3,7 @@
 #include "../adam.h"
 #include "../channels.h"
 #include "../rows.h"
+#include "../weights.h"
 
 namespace auxgrad {
 namespace {
@@ -24,8 +25,13 @@ struct Matrix {
 
 constexpr int64_t kPiece = 16384;  // elements of a task
 
-__attribute__((noinline)) double squares(const float* x, int64_t n) {
-  return sum_terms(n, [x](int64_t i, auto lanes) { return lanes.load(x + i) * lanes.load(x + i); });
+// Sum of the squares of elements [begin, end).
+__attribute__((noinline)) double squares(const Weights& weights, int64_t begin, int64_t end) {
+  double sum = 0;
+  weights.look(begin, end, [&](const float* x, int64_t, int64_t n) {
+    sum += sum_terms(n, [x](int64_t i, auto lanes) { return lanes.load(x + i) * lanes.load(x + i); });
+  });
+  return sum;
 }
 
 struct Adafactor {
@@ -57,16 +63,21 @@ struct Adafactor {
   float shrink = 1;
 };
 
-// w = shrink w - rate u
+// w = shrink w - rate u for elements [begin, end); of u they are counted from `begin` on.
 template <class Update>
-inline void step_down(float* w, int64_t n, float shrink, float rate, const Update& update) {
-  each_vector(0, n,
-              [&](int64_t i, auto lanes) { lanes.store(w + i, lanes.load(w + i) * shrink - update(i, lanes) * rate); });
+inline void step_down(const Weights& weights, int64_t begin, int64_t end, float shrink, float rate,
+                      const Update& update) {
+  weights.change(begin, end, [&](float* w, int64_t at, int64_t n) {
+    each_vector(0, n, [&](int64_t i, auto lanes) {
+      lanes.store(w + i, lanes.load(w + i) * shrink - update(at - begin + i, lanes) * rate);
+    });
+  });
 }
 
 void adafactor_elements(const Call& call, Adafactor a) {
   const float* grad = call.in[0].f32();
-  float *w = call.out[0].f32(), *v = call.out[1].f32();
+  float* v = call.out[1].f32();
+  const Weights weights(call);
   double* sums = static_cast<double*>(call.scratch);  // of the parameter and of the update, a pair a piece
   const int64_t n = call.out[0].count();
   const auto update = [=](int64_t i, auto lanes) { return lanes.load(grad + i) * a.scale / root(lanes.load(v + i)); };
@@ -75,7 +86,7 @@ void adafactor_elements(const Call& call, Adafactor a) {
       const Vec g = lanes.load(grad + i) * a.scale;
       lanes.store(v + i, a.keep * lanes.load(v + i) + a.fresh * (g * g + a.eps));
     });
-    sums[begin / kPiece * 2] = a.least > 0 ? squares(w + begin, end - begin) : 0;
+    sums[begin / kPiece * 2] = a.least > 0 ? squares(weights, begin, end) : 0;
     sums[begin / kPiece * 2 + 1] = sum_terms(end - begin, [&](int64_t i, auto lanes) {
       const Vec u = update(begin + i, lanes);
       return u * u;
@@ -88,14 +99,15 @@ void adafactor_elements(const Call& call, Adafactor a) {
   }
   const float rate = a.rate(parameter, changed), shrink = a.shrink;
   parallel_ranges(call, n, kPiece, [&](int64_t begin, int64_t end) {
-    step_down(w + begin, end - begin, shrink, rate, [&](int64_t i, auto lanes) { return update(begin + i, lanes); });
+    step_down(weights, begin, end, shrink, rate, [&](int64_t i, auto lanes) { return update(begin + i, lanes); });
   });
 }
 
 void adafactor_matrix(const Call& call, Adafactor a) {
   const Matrix x(call.out[0]);
   const float* grad = call.in[0].f32();
-  float *w = call.out[0].f32(), *row = call.out[1].f32(), *column = call.out[2].f32();
+  float *row = call.out[1].f32(), *column = call.out[2].f32();
+  const Weights weights(call);
   double* parameter = static_cast<double*>(call.scratch);  // [chunks]
   double *changed = parameter + x.chunks, *sums = changed + x.chunks;
   float *part = reinterpret_cast<float*>(sums + x.chunks * x.columns), *factor = part + x.chunks * x.columns;
@@ -103,7 +115,7 @@ void adafactor_matrix(const Call& call, Adafactor a) {
     double* sum = sums + chunk * x.columns;
     float* floats = part + chunk * x.columns;
     memset(sum, 0, static_cast<size_t>(x.columns) * 8);
-    parameter[chunk] = a.least > 0 ? squares(w + begin * x.columns, (end - begin) * x.columns) : 0;
+    parameter[chunk] = a.least > 0 ? squares(weights, begin * x.columns, end * x.columns) : 0;
     for (int64_t first = begin; first < end; first += kFloatRows) {
       set_zero(floats, x.columns);
       for (int64_t i = first; i < min64(end, first + kFloatRows); i++) {
@@ -148,7 +160,8 @@ void adafactor_matrix(const Call& call, Adafactor a) {
   }
   const float rate = a.rate(own, all), shrink = a.shrink;
   x.each_chunk(call, [&](int64_t, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) step_down(w + i * x.columns, x.columns, shrink, rate, update_of(i));
+    for (int64_t i = begin; i < end; i++)
+      step_down(weights, i * x.columns, (i + 1) * x.columns, shrink, rate, update_of(i));
   });
 }
 
@@ -191,15 +204,19 @@ struct Sm3 {
 // numbers: momentum (of the update), weight decay (decoupled). Anil et al. 2019, SM3-II.
 bool sm3_update(const Call& call) {
   const float *grad = call.in[0].f32(), *rates = call.in[1].f32();
-  float *w = call.out[0].f32(), *row = call.out[1].f32();
+  float* row = call.out[1].f32();
+  const Weights weights(call);
   float *column = call.out[2] ? call.out[2].f32() : nullptr, *m = call.out[3] ? call.out[3].f32() : nullptr;
   const Sm3 a = {*rates, gradient_scale(call, 2), call.real(0), static_cast<float>(1 - call.number[0]),
                  static_cast<float>(1 - static_cast<double>(*rates) * call.number[1])};
   if (call.out[0].count() == 0) return true;
   if (!column) {
     parallel_ranges(call, call.out[0].count(), kPiece, [&](int64_t begin, int64_t end) {
-      each_vector(begin, end, [&](int64_t i, auto lanes) {
-        lanes.store(row + i, a.step(lanes, grad + i, lanes.load(row + i), w + i, m ? m + i : nullptr));
+      weights.change(begin, end, [&](float* w, int64_t at, int64_t n) {
+        each_vector(0, n, [&](int64_t i, auto lanes) {
+          const int64_t k = at + i;
+          lanes.store(row + k, a.step(lanes, grad + k, lanes.load(row + k), w + i, m ? m + k : nullptr));
+        });
       });
     });
     return true;
@@ -209,20 +226,22 @@ bool sm3_update(const Call& call) {
   x.each_chunk(call, [&](int64_t chunk, int64_t begin, int64_t end) {
     float* top = tops + chunk * x.columns;
     set_zero(top, x.columns);
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t at = i * x.columns;
-      const Vec own = broadcast(row[i]);
+    for (int64_t r = begin; r < end; r++) {
+      const int64_t at = r * x.columns;
+      const Vec own = broadcast(row[r]);
       Vec best = {};
-      each_vector(0, x.columns, [&](int64_t j, auto lanes) {
-        const Vec other = lanes.load(column + j), highest = lanes.load(top + j);
-        const Vec square =
-            lanes.keep(a.step(lanes, grad + at + j, other < own ? other : own, w + at + j, m ? m + at + j : nullptr));
-        lanes.store(top + j, square > highest ? square : highest);
-        best = square > best ? square : best;
+      weights.change(at, at + x.columns, [&](float* w, int64_t first, int64_t n) {
+        each_vector(0, n, [&](int64_t i, auto lanes) {
+          const int64_t k = first + i, j = k - at;
+          const Vec other = lanes.load(column + j), highest = lanes.load(top + j);
+          const Vec square = lanes.keep(a.step(lanes, grad + k, other < own ? other : own, w + i, m ? m + k : nullptr));
+          lanes.store(top + j, square > highest ? square : highest);
+          best = square > best ? square : best;
+        });
       });
       float largest = 0;
       for (int k = 0; k < kLanes; k++) largest = best[k] > largest ? best[k] : largest;
-      row[i] = largest;
+      row[r] = largest;
     }
   });
   for (int64_t j = 0; j < x.columns; j++) {

@@ -1,7 +1,7 @@
 // Look-ups by index and their gradients. Every element has one writer and sums run in the order of the source, so results
 // do not depend on threads.
 #include "../bypass.h"
-#include "../vector.h"
+#include "../weights.h"
 
 namespace auxgrad {
 namespace {
@@ -138,16 +138,23 @@ bool distinct(const Call& call) {
   return true;
 }
 
-// put_rows: rows i32 [m] as distinct gives them, x [m, ...] -> y [n, ...] in place, where these rows become those of x
-// numbers: caller
+// put_rows: rows i32 [m] as distinct gives them, x [m, ...], key or absent -> y [n, ...] in place, where these rows become
+// those of x; of f32 in bf16 rounded stochastically (../weights.h). numbers: caller, stream
 bool put_rows(const Call& call) {
   const View &rows = call.in[0], &x = call.in[1], &y = call.out[0];
-  const int64_t m = rows.count(), bytes = x.count(1, x.rank) * dtype_size(x.dtype);
+  const int64_t m = rows.count(), columns = x.count(1, x.rank), bytes = columns * dtype_size(x.dtype);
   if (!check_indices(call, rows, y.shape[0], 0)) return false;
-  parallel_ranges(call, m, max64(1, 131072 / max64(bytes, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end && !(r > 0 && rows.i32()[r] == rows.i32()[0]); r++)
-      memcpy(y.u8() + rows.i32()[r] * bytes, x.u8() + r * bytes, static_cast<size_t>(bytes));
-  });
+  const auto put = [&](const auto& row) {
+    parallel_ranges(call, m, max64(1, 131072 / max64(bytes, 1)), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end && !(r > 0 && rows.i32()[r] == rows.i32()[0]); r++) row(r, rows.i32()[r]);
+    });
+  };
+  if (x.dtype == y.dtype) {
+    put([&](int64_t r, int64_t to) { memcpy(y.u8() + to * bytes, x.u8() + r * bytes, static_cast<size_t>(bytes)); });
+  } else {
+    const Weights table(call);
+    put([&](int64_t r, int64_t to) { table.write(to * columns, columns, x.f32() + r * columns); });
+  }
   return true;
 }
 

@@ -267,11 +267,24 @@ int64_t row_scratch(const Call& call, int) {
   return terms <= kRun ? 0 : outputs * ceil_div(terms, kRun) * static_cast<int64_t>(sizeof(double));
 }
 
-// piece(x, n) of the runs, joined by join(a, b); end(output, result).
-template <class Piece, class Join, class End>
-void reduce_rows(const Call& call, const Piece& piece, const Join& join, const End& end) {
+// piece(x, n) of the runs, joined by join(a, b), of several short ones group(rows, terms); end(output, result).
+template <class Piece, class Join, class Group, class End>
+void reduce_rows(const Call& call, const Piece& piece, const Join& join, float none, const Group& group,
+                 const End& end) {
   const int64_t outputs = call.out[0].count(), terms = call.in[0].count() / outputs;
   const float* x = call.in[0].f32();
+  if (terms <= kLanes) {
+    const ShortRows s(terms);
+    parallel_ranges(call, outputs, 32768 / terms / s.together * s.together, [&](int64_t begin, int64_t finish) {
+      for (int64_t o = begin; o < finish; o += s.together) {
+        const int64_t rows = min64(s.together, finish - o);
+        float results[kLanes];
+        s.store_first(results, rows, group(s, s.load(x + o * terms, rows, broadcast(none))));
+        for (int64_t r = 0; r < rows; r++) end(o + r, results[r]);
+      }
+    });
+    return;
+  }
   if (terms <= kRun) {
     parallel_ranges(call, outputs, max64(1, 32768 / terms), [&](int64_t begin, int64_t finish) {
       for (int64_t o = begin; o < finish; o++) end(o, piece(x + o * terms, terms));
@@ -308,7 +321,8 @@ bool reduce_by(const Call& call, double start, double number = 1) {
 bool sum_times(const Call& call, double factor) {
   if (!is_row_reduction(call)) return reduce_by<Add>(call, 0, factor);
   reduce_rows(
-      call, row_sum, [](double a, double b) { return a + b; },
+      call, row_sum, [](double a, double b) { return a + b; }, 0,
+      [](const ShortRows& rows, Vec terms) { return rows.sum(terms); },
       [&](int64_t o, double s) { call.out[0].f32()[o] = static_cast<float>(s * factor); });
   return true;
 }
@@ -327,7 +341,10 @@ bool extreme(const Call& call) {
         const float best = row_extreme<kMax>(x, n, &nan);
         return nan ? __builtin_nanf("") : best;
       },
-      [](double a, double b) { return Op::join(a, b); },
+      [](double a, double b) { return Op::join(a, b); }, kMax ? -__builtin_inff() : __builtin_inff(),
+      [](const ShortRows& rows, Vec terms) {
+        return join_lanes(terms, rows.width, [](Vec a, Vec b) { return Op::join(a, b); });
+      },
       [&](int64_t o, double s) { call.out[0].f32()[o] = static_cast<float>(s); });
   return true;
 }
@@ -337,26 +354,30 @@ bool argmax(const Call& call) {
   const View& x = call.in[0];
   const Split s(call, x);
   const int64_t n = s.reduced.count, step = s.reduced.rank > 0 ? s.reduced.stride[0] : 1;
-  parallel_ranges(call, s.kept.count, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t o = begin; o < end; o++) {
-      const float* p = x.f32() + s.kept.offset(o);
-      int64_t best = 0;
-      if (step == 1 && n > 0) {
-        bool nan;
-        const float top = row_extreme<true>(p, n, &nan);
-        const Vec wanted = broadcast(top);
-        const auto here = [&](Vec v) { return any_lane(nan ? v != v : v == wanted); };
-        while (best + kLanes <= n && !here(load(p + best))) best += kLanes;
-        while (nan ? p[best] == p[best] : p[best] != top) best++;
-        call.out[0].i32()[o] = static_cast<int32_t>(best);
-        continue;
-      }
-      for (int64_t i = 1; i < n; i++) {
-        const float v = p[i * step], b = p[best * step];
-        if (b == b && (v > b || v != v)) best = i;
-      }
-      call.out[0].i32()[o] = static_cast<int32_t>(best);
-    }
+  if (step == 1) {
+    parallel_ranges(call, s.kept.count, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; o++) call.out[0].i32()[o] = n > 0 ? row_place(x.f32() + s.kept.offset(o), n) : 0;
+    });
+    return true;
+  }
+  // Columns that lie side by side, in blocks, down their rows.
+  const int64_t columns = s.kept.dense() ? max64(1, s.kept.size[s.kept.rank - 1]) : 1,
+                blocks = ceil_div(columns, kColumns);
+  parallel_tasks(call, s.kept.count / columns * blocks, [&](int64_t task, int) {
+    const int64_t first = task / blocks * columns + task % blocks * kColumns;
+    const int64_t count = min64(kColumns, columns - task % blocks * kColumns);
+    const float* p = x.f32() + s.kept.offset(first);
+    float top[kColumns], *place = static_cast<float*>(call.out[0].data) + first;
+    for (int64_t c = 0; c < count; c++) top[c] = -__builtin_inff();
+    set_zero(place, count);
+    for (int64_t i = 0; i < n; i++)
+      each_vector(0, count, [&](int64_t c, auto lanes) {
+        Vec best = lanes.load(top + c);
+        IntVec at = (IntVec)lanes.load(place + c);
+        take_larger(lanes.load(p + i * step + c), static_cast<int32_t>(i), &best, &at);
+        lanes.store(top + c, best);
+        lanes.store(place + c, (Vec)at);
+      });
   });
   return true;
 }

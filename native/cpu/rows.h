@@ -143,21 +143,25 @@ inline int32_t row_place(const float* x, int64_t n) {
 // Rows of at most kLanes elements that follow each other, several in one vector: each in the first lanes of a group of
 // `width`, a power of two. Sums of a group are, bit by bit, those of sum_terms.
 struct ShortRows {
-  int64_t n, width = 1, together;
-  bool loose;                     // not as in memory
-  IntVec inside, spread, packed;  // lanes of a group that are there; where elements of each lie in the other order
+  int64_t n, width = 1,
+             together = 0;  // elements of a row, lanes of a group, rows of a vector: none if they are too long
+  bool loose = false;       // not as in memory
+  IntVec inside = {}, spread = {}, packed = {};  // lanes that are there; where elements of each lie in the other order
 
-  explicit ShortRows(int64_t columns) : n(columns) {
-    while (width < n) width *= 2;
+  __attribute__((noinline)) explicit ShortRows(int64_t columns) : n(columns) {
+    if (n > kLanes) return;
+    int log = 0;
+    while (1 << log < n) log++;
+    width = 1 << log;
     together = kLanes / width;
     loose = together > 1 && n < width;
-    for (int lane = 0; lane < kLanes; lane++) {
-      const int64_t group = lane / width, place = lane % width, row = lane / max64(1, n);
-      inside[lane] = place < n ? -1 : 0;
-      spread[lane] = static_cast<int32_t>(group * n + place);
-      packed[lane] = static_cast<int32_t>(row * width + lane - row * n);
-    }
+    const int32_t step = static_cast<int32_t>(n), share = 65536 / static_cast<int32_t>(max64(1, n)) + 1;
+    const IntVec lane = lane_numbers(), group = lane >> log, place = lane - (group << log), row = lane * share >> 16;
+    inside = place < step;
+    spread = group * step + place;
+    packed = (row << log) + lane - row * step;
   }
+  explicit operator bool() const { return together > 0; }
 
   // The first `rows` rows from x on; `none` in lanes that are not there.
   Vec load(const float* x, int64_t rows, Vec none) const {

@@ -267,24 +267,29 @@ int64_t row_scratch(const Call& call, int) {
   return terms <= kRun ? 0 : outputs * ceil_div(terms, kRun) * static_cast<int64_t>(sizeof(double));
 }
 
-// piece(x, n) of the runs, joined by join(a, b), of several short ones group(rows, terms); end(output, result).
-template <class Piece, class Join, class Group, class End>
-void reduce_rows(const Call& call, const Piece& piece, const Join& join, float none, const Group& group,
-                 const End& end) {
+// Runs no longer than a vector, several at a time: join_all(rows, terms) gives each its result in all of its lanes. False
+// if they are longer.
+__attribute__((noinline)) bool reduce_short(const Call& call, Vec (*join_all)(const ShortRows&, Vec), double none,
+                                            double factor) {
+  const float* x = call.in[0].f32();
+  float* y = call.out[0].f32();
+  const ShortRows s(call.in[0].count() / call.out[0].count());
+  if (!s) return false;
+  parallel_ranges(call, call.out[0].count(), 32768 / s.n / s.together * s.together, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; o += s.together) {
+      const int64_t rows = min64(s.together, end - o);
+      s.store_first(y + o, rows, join_all(s, s.load(x + o * s.n, rows, broadcast(static_cast<float>(none)))));
+    }
+    for (int64_t o = begin; o < end; o++) y[o] = static_cast<float>(y[o] * factor);
+  });
+  return true;
+}
+
+// piece(x, n) of the runs, joined by join(a, b); end(output, result).
+template <class Piece, class Join, class End>
+void reduce_rows(const Call& call, const Piece& piece, const Join& join, const End& end) {
   const int64_t outputs = call.out[0].count(), terms = call.in[0].count() / outputs;
   const float* x = call.in[0].f32();
-  if (terms <= kLanes) {
-    const ShortRows s(terms);
-    parallel_ranges(call, outputs, 32768 / terms / s.together * s.together, [&](int64_t begin, int64_t finish) {
-      for (int64_t o = begin; o < finish; o += s.together) {
-        const int64_t rows = min64(s.together, finish - o);
-        float results[kLanes];
-        s.store_first(results, rows, group(s, s.load(x + o * terms, rows, broadcast(none))));
-        for (int64_t r = 0; r < rows; r++) end(o + r, results[r]);
-      }
-    });
-    return;
-  }
   if (terms <= kRun) {
     parallel_ranges(call, outputs, max64(1, 32768 / terms), [&](int64_t begin, int64_t finish) {
       for (int64_t o = begin; o < finish; o++) end(o, piece(x + o * terms, terms));
@@ -318,11 +323,13 @@ bool reduce_by(const Call& call, double start, double number = 1) {
   return true;
 }
 
-bool sum_times(const Call& call, double factor) {
+__attribute__((noinline)) bool sum_times(const Call& call, double factor) {
   if (!is_row_reduction(call)) return reduce_by<Add>(call, 0, factor);
+  if (reduce_short(
+          call, [](const ShortRows& rows, Vec terms) { return rows.sum(terms); }, 0, factor))
+    return true;
   reduce_rows(
-      call, row_sum, [](double a, double b) { return a + b; }, 0,
-      [](const ShortRows& rows, Vec terms) { return rows.sum(terms); },
+      call, row_sum, [](double a, double b) { return a + b; },
       [&](int64_t o, double s) { call.out[0].f32()[o] = static_cast<float>(s * factor); });
   return true;
 }
@@ -333,7 +340,12 @@ template <bool kMax>
 bool extreme(const Call& call) {
   typedef Extreme<kMax> Op;
   if (call.in[0].dtype == DType::i32) return reduce_by<Op>(call, kMax ? INT32_MIN : INT32_MAX);
-  if (!is_row_reduction(call)) return reduce_by<Op>(call, kMax ? -kInfinity : kInfinity);
+  constexpr double kNone = kMax ? -kInfinity : kInfinity;
+  if (!is_row_reduction(call)) return reduce_by<Op>(call, kNone);
+  const auto join_all = [](const ShortRows& rows, Vec terms) {
+    return join_lanes(terms, rows.width, [](Vec a, Vec b) { return Op::join(a, b); });
+  };
+  if (reduce_short(call, join_all, kNone, 1)) return true;
   reduce_rows(
       call,
       [](const float* x, int64_t n) -> double {
@@ -341,10 +353,7 @@ bool extreme(const Call& call) {
         const float best = row_extreme<kMax>(x, n, &nan);
         return nan ? __builtin_nanf("") : best;
       },
-      [](double a, double b) { return Op::join(a, b); }, kMax ? -__builtin_inff() : __builtin_inff(),
-      [](const ShortRows& rows, Vec terms) {
-        return join_lanes(terms, rows.width, [](Vec a, Vec b) { return Op::join(a, b); });
-      },
+      [](double a, double b) { return Op::join(a, b); },
       [&](int64_t o, double s) { call.out[0].f32()[o] = static_cast<float>(s); });
   return true;
 }

@@ -58,28 +58,32 @@ inline void each_rows(const Call& call, int64_t rows, int64_t n, const F& f) {
   });
 }
 
-// The same for what makes rows of an output: f(first row, rows, y, past) writes them to y, past the caches if `past`. Of short
-// rows, which may begin anywhere in a line, that is a buffer whose lines go past them.
-template <class F>
-inline void write_rows(const Call& call, int64_t rows, int64_t n, const F& f) {
-  float* out = call.out[0].f32();
-  const bool large = too_large(call.out[0], kLineFloats), past = n > kPiece / kManyRows && too_large(call.out[0], n);
-  each_rows(call, rows, n, [&](int64_t first, int64_t some) {
+// Makes rows of an output from those of its operands, which have its shape: f writes rows [first, first + rows) to y, past the
+// caches if `past`. Of short rows, which may begin anywhere in a line, that is a buffer whose lines go past them.
+typedef void Writer(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* y, bool past);
+
+__attribute__((noinline)) bool write_rows(const Call& call, Writer* f) {
+  const View& out = call.out[0];
+  const int64_t n = out.shape[out.rank - 1];
+  const ShortRows s(n);
+  const bool large = too_large(out, kLineFloats), past = n > kPiece / kManyRows && too_large(out, n);
+  each_rows(call, out.count(0, out.rank - 1), n, [&](int64_t first, int64_t some) {
     alignas(64) float buffer[kPiece];
-    float* y = out + first * n;
+    float* y = out.f32() + first * n;
     const int64_t count = some * n;
     const bool aside = large && !past && count <= kPiece && count % kLineFloats == 0;
-    f(first, some, aside ? buffer : y, past);
+    f(call, s, first, some, aside ? buffer : y, past);
     if (aside) bypass_copy(y, buffer, 4 * count);
     if (large) end_bypass();
   });
+  return true;
 }
 
 // lse[r] = max + log(sum(exp(x - max))) of rows [0, rows), at most kPiece.
-inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
+inline void log_sum_exp(const ShortRows& s, const float* x, int64_t rows, float* lse) {
+  const int64_t n = s.n;
   float sums[kPiece];
-  if (n <= kLanes) {
-    const ShortRows s(n);
+  if (s) {
     for (int64_t r = 0; r < rows; r += s.together) {
       const int64_t some = min64(rows - r, s.together);
       const Vec v = s.load(x + r * n, some, broadcast(-__builtin_inff())), top = s.largest(v);
@@ -124,90 +128,69 @@ inline void softmax_rows(const float* x, float* y, bool past, int64_t rows, int6
   if (before) each_vector(0, n, [&](int64_t i, auto lanes) { scaled(i, lanes, y - n); });
 }
 
-// Runs f(s, rows, vectors of some rows) -> vector for short rows.
+// y = f(vectors of some short rows, one of each input), a vector.
 template <int N, class F>
-inline void map_short(const float* const (&in)[N], float none, int64_t rows, int64_t n, float* y, const F& f) {
-  const ShortRows s(n);
+inline void map_short(const ShortRows& s, const float* const (&in)[N], float none, int64_t rows, float* y, const F& f) {
   for (int64_t r = 0; r < rows; r += s.together) {
     const int64_t some = min64(rows - r, s.together);
     Vec v[N];
-    for (int i = 0; i < N; i++) v[i] = s.load(in[i] + r * n, some, broadcast(none));
-    s.store(y + r * n, some, f(s, v));
+    for (int i = 0; i < N; i++) v[i] = s.load(in[i] + r * s.n, some, broadcast(none));
+    s.store(y + r * s.n, some, f(v));
   }
 }
 
 // softmax: x [..., C] -> y
-bool softmax(const Call& call) {
-  const View& x = call.in[0];
-  const int64_t n = x.shape[x.rank - 1];
-  write_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows, float* y, bool past) {
-    const float* in = x.f32() + first * n;
-    if (n > kLanes) return softmax_rows(in, y, past && n <= kPiece, rows, n);
-    map_short<1>({in}, -__builtin_inff(), rows, n, y, [](const ShortRows& s, const Vec(&v)[1]) {
-      const Vec e = exp_below(v[0] - s.largest(v[0]));
-      return e * inverse(s.sum(e));
-    });
+void softmax_of(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* y, bool past) {
+  const float* x = call.in[0].f32() + first * s.n;
+  if (!s) return softmax_rows(x, y, past && s.n <= kPiece, rows, s.n);
+  map_short<1>(s, {x}, -__builtin_inff(), rows, y, [&](const Vec(&v)[1]) {
+    const Vec e = exp_below(v[0] - s.largest(v[0]));
+    return e * inverse(s.sum(e));
   });
-  return true;
 }
 
 // softmax_grad: dy, y -> dx = y (dy - sum(dy y))
-bool softmax_grad(const Call& call) {
-  const View& x = call.in[1];
-  const int64_t n = x.shape[x.rank - 1];
-  write_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows, float* dx, bool past) {
-    const float *g = call.in[0].f32() + first * n, *y = x.f32() + first * n;
-    if (n <= kLanes)
-      return map_short<2>({g, y}, 0, rows, n, dx,
-                          [](const ShortRows& s, const Vec(&v)[2]) { return v[1] * (v[0] - s.sum(v[0] * v[1])); });
-    for (int64_t r = 0; r < rows; r++, g += n, y += n, dx += n) {
-      const auto product = [=](int64_t i, auto lanes) { return lanes.load(g + i) * lanes.load(y + i); };
-      const Vec dot = broadcast(static_cast<float>(sum_terms(n, product)));
-      each_vector(0, n, [=](int64_t i, auto lanes) {
-        put(past, lanes, dx + i, lanes.load(y + i) * (lanes.load(g + i) - dot));
-      });
-    }
-  });
-  return true;
+void softmax_gradient(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* dx, bool past) {
+  const int64_t n = s.n;
+  const float *g = call.in[0].f32() + first * n, *y = call.in[1].f32() + first * n;
+  if (s)
+    return map_short<2>(s, {g, y}, 0, rows, dx, [&](const Vec(&v)[2]) { return v[1] * (v[0] - s.sum(v[0] * v[1])); });
+  for (int64_t r = 0; r < rows; r++, g += n, y += n, dx += n) {
+    const auto product = [=](int64_t i, auto lanes) { return lanes.load(g + i) * lanes.load(y + i); };
+    const Vec dot = broadcast(static_cast<float>(sum_terms(n, product)));
+    each_vector(
+        0, n, [=](int64_t i, auto lanes) { put(past, lanes, dx + i, lanes.load(y + i) * (lanes.load(g + i) - dot)); });
+  }
 }
 
 // log_softmax: x [..., C] -> y
-bool log_softmax(const Call& call) {
-  const View& x = call.in[0];
-  const int64_t n = x.shape[x.rank - 1];
-  write_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows, float* y, bool past) {
-    const float* in = x.f32() + first * n;
-    float lse[kPiece];
-    log_sum_exp(in, rows, n, lse);
-    for (int64_t r = 0; r < rows; r++, in += n, y += n) {
-      const Vec shift = broadcast(lse[r]);
-      each_vector(0, n, [=](int64_t i, auto lanes) { put(past, lanes, y + i, lanes.load(in + i) - shift); });
-    }
-  });
-  return true;
+void log_softmax_of(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* y, bool past) {
+  const float* x = call.in[0].f32() + first * s.n;
+  float lse[kPiece];
+  log_sum_exp(s, x, rows, lse);
+  for (int64_t r = 0; r < rows; r++, x += s.n, y += s.n) {
+    const Vec shift = broadcast(lse[r]);
+    each_vector(0, s.n, [=](int64_t i, auto lanes) { put(past, lanes, y + i, lanes.load(x + i) - shift); });
+  }
 }
 
 // log_softmax_grad: dy, y -> dx = dy - exp(y) sum(dy)
-bool log_softmax_grad(const Call& call) {
-  const View& x = call.in[1];
-  const int64_t n = x.shape[x.rank - 1];
-  write_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows, float* dx, bool past) {
-    const float *g = call.in[0].f32() + first * n, *y = x.f32() + first * n;
-    if (n <= kLanes)
-      return map_short<2>({g, y}, 0, rows, n, dx, [](const ShortRows& s, const Vec(&v)[2]) {
-        const Vec e = exp_below(v[1]);
-        return v[0] - e * s.sum(v[0]);
-      });
-    for (int64_t r = 0; r < rows; r++, g += n, y += n, dx += n) {
-      const Vec sum = broadcast(static_cast<float>(row_sum(g, n)));
-      each_vector(0, n, [=](int64_t i, auto lanes) {
-        fetch_next(y + i, n);
-        const Vec e = exp_below(lanes.load(y + i));
-        put(past, lanes, dx + i, lanes.load(g + i) - e * sum);
-      });
-    }
-  });
-  return true;
+void log_softmax_gradient(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* dx, bool past) {
+  const int64_t n = s.n;
+  const float *g = call.in[0].f32() + first * n, *y = call.in[1].f32() + first * n;
+  if (s)
+    return map_short<2>(s, {g, y}, 0, rows, dx, [&](const Vec(&v)[2]) {
+      const Vec e = exp_below(v[1]);
+      return v[0] - e * s.sum(v[0]);
+    });
+  for (int64_t r = 0; r < rows; r++, g += n, y += n, dx += n) {
+    const Vec sum = broadcast(static_cast<float>(row_sum(g, n)));
+    each_vector(0, n, [=](int64_t i, auto lanes) {
+      fetch_next(y + i, n);
+      const Vec e = exp_below(lanes.load(y + i));
+      put(past, lanes, dx + i, lanes.load(g + i) - e * sum);
+    });
+  }
 }
 
 // cross_entropy: logits [rows, C], labels i32 [rows] -> loss [rows], lse [rows]
@@ -220,9 +203,10 @@ bool cross_entropy(const Call& call) {
     const int64_t label = call.in[1].i32()[r];
     if (label != ignore && (label < 0 || label >= n)) return call.failure->set(Fault{1, kFaultLabel, label, r, n});
   }
+  const ShortRows s(n);
   each_rows(call, rows, n, [&](int64_t first, int64_t count) {
     float* lse = call.out[1].f32();
-    log_sum_exp(x.f32() + first * n, count, n, lse + first);
+    log_sum_exp(s, x.f32() + first * n, count, lse + first);
     for (int64_t r = first; r < first + count; r++) {
       const float* row = x.f32() + r * n;
       const int64_t label = call.in[1].i32()[r];
@@ -238,30 +222,32 @@ bool cross_entropy(const Call& call) {
 }
 
 // cross_entropy_grad: upstream [rows], logits, labels, lse -> dlogits; numbers as above
-bool cross_entropy_grad(const Call& call) {
-  const View& x = call.in[1];
-  const int64_t rows = x.shape[0], n = x.shape[1], ignore = call.integer(1);
+void cross_entropy_gradient(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* dx, bool past) {
+  const int64_t n = s.n, ignore = call.integer(1);
   const float smooth = call.real(0);
   const Vec less = broadcast(smooth / static_cast<float>(n));
-  write_rows(call, rows, n, [&](int64_t first, int64_t count, float* dx, bool past) {
-    for (int64_t r = first; r < first + count; r++, dx += n) {
-      const float* row = x.f32() + r * n;
-      const int64_t label = call.in[2].i32()[r];
-      const float g = label == ignore ? 0.0f : call.in[0].f32()[r];
-      if (g == 0) {
-        set_zero(dx, n);
-        continue;
-      }
-      const Vec scale = broadcast(g), shift = broadcast(call.in[3].f32()[r]), own = broadcast(g * (1 - smooth));
-      each_vector(0, n, [=](int64_t i, auto lanes) {
-        fetch_next(row + i, n);
-        const Vec e = exp_below(lanes.load(row + i) - shift), v = scale * (e - less);
-        put(past, lanes, dx + i, lane_numbers() == static_cast<int32_t>(label - i) ? v - own : v);
-      });
+  for (int64_t r = first; r < first + rows; r++, dx += n) {
+    const float* row = call.in[1].f32() + r * n;
+    const int64_t label = call.in[2].i32()[r];
+    const float g = label == ignore ? 0.0f : call.in[0].f32()[r];
+    if (g == 0) {
+      set_zero(dx, n);
+      continue;
     }
-  });
-  return true;
+    const Vec scale = broadcast(g), shift = broadcast(call.in[3].f32()[r]), own = broadcast(g * (1 - smooth));
+    each_vector(0, n, [=](int64_t i, auto lanes) {
+      fetch_next(row + i, n);
+      const Vec e = exp_below(lanes.load(row + i) - shift), v = scale * (e - less);
+      put(past, lanes, dx + i, lane_numbers() == static_cast<int32_t>(label - i) ? v - own : v);
+    });
+  }
 }
+
+bool softmax(const Call& call) { return write_rows(call, softmax_of); }
+bool softmax_grad(const Call& call) { return write_rows(call, softmax_gradient); }
+bool log_softmax(const Call& call) { return write_rows(call, log_softmax_of); }
+bool log_softmax_grad(const Call& call) { return write_rows(call, log_softmax_gradient); }
+bool cross_entropy_grad(const Call& call) { return write_rows(call, cross_entropy_gradient); }
 
 }  // namespace
 }  // namespace auxgrad

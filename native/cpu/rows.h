@@ -143,9 +143,10 @@ inline int32_t row_place(const float* x, int64_t n) {
 // Rows of at most kLanes elements that follow each other, several in one vector: each in the first lanes of a group of
 // `width`, a power of two. Sums of a group are, bit by bit, those of sum_terms.
 struct ShortRows {
-  int64_t n, width = 1,
-             together = 0;  // elements of a row, lanes of a group, rows of a vector: none if they are too long
-  bool loose = false;       // not as in memory
+  int64_t n;                                     // elements of a row
+  int64_t width = 1;                             // lanes of a group
+  int64_t together = 0;                          // rows of a vector: none if they are longer
+  bool loose = false;                            // not as in memory
   IntVec inside = {}, spread = {}, packed = {};  // lanes that are there; where elements of each lie in the other order
 
   __attribute__((noinline)) explicit ShortRows(int64_t columns) : n(columns) {

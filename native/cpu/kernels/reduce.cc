@@ -365,29 +365,33 @@ bool argmax(const Call& call) {
   const int64_t n = s.reduced.count, step = s.reduced.rank > 0 ? s.reduced.stride[0] : 1;
   if (step == 1) {
     parallel_ranges(call, s.kept.count, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-      for (int64_t o = begin; o < end; o++) call.out[0].i32()[o] = n > 0 ? row_place(x.f32() + s.kept.offset(o), n) : 0;
+      for (int64_t o = begin; o < end; o++) call.out[0].i32()[o] = row_place(x.f32() + s.kept.offset(o), n);
     });
     return true;
   }
   // Columns that lie side by side, in blocks, down their rows.
-  const int64_t columns = s.kept.dense() ? max64(1, s.kept.size[s.kept.rank - 1]) : 1,
-                blocks = ceil_div(columns, kColumns);
-  parallel_tasks(call, s.kept.count / columns * blocks, [&](int64_t task, int) {
-    const int64_t first = task / blocks * columns + task % blocks * kColumns;
-    const int64_t count = min64(kColumns, columns - task % blocks * kColumns);
-    const float* p = x.f32() + s.kept.offset(first);
-    float top[kColumns], *place = static_cast<float*>(call.out[0].data) + first;
-    for (int64_t c = 0; c < count; c++) top[c] = -__builtin_inff();
-    set_zero(place, count);
-    for (int64_t i = 0; i < n; i++)
-      each_vector(0, count, [&](int64_t c, auto lanes) {
-        Vec best = lanes.load(top + c);
-        IntVec at = (IntVec)lanes.load(place + c);
-        take_larger(lanes.load(p + i * step + c), static_cast<int32_t>(i), &best, &at);
-        lanes.store(top + c, best);
-        lanes.store(place + c, (Vec)at);
-      });
-  });
+  const int64_t columns = s.kept.dense() ? max64(1, s.kept.size[s.kept.rank - 1]) : 1;
+  const int64_t blocks = ceil_div(columns, kColumns), work = n * min64(columns, kColumns);
+  parallel_ranges(call, s.kept.count / columns * blocks, max64(1, 16384 / max64(1, work)),
+                  [&](int64_t begin, int64_t end) {
+                    float top[kColumns];
+                    for (int64_t unit = begin; unit < end; unit++) {
+                      const int64_t from = unit % blocks * kColumns, first = unit / blocks * columns + from;
+                      const int64_t count = min64(kColumns, columns - from);
+                      const float* p = x.f32() + s.kept.offset(first);
+                      float* place = static_cast<float*>(call.out[0].data) + first;  // whole numbers, bit by bit
+                      for (int64_t c = 0; c < count; c++) top[c] = -__builtin_inff();
+                      set_zero(place, count);
+                      for (int64_t i = 0; i < n; i++)
+                        each_vector(0, count, [&](int64_t c, auto lanes) {
+                          Vec best = lanes.load(top + c);
+                          IntVec at = (IntVec)lanes.load(place + c);
+                          take_larger(lanes.load(p + i * step + c), static_cast<int32_t>(i), &best, &at);
+                          lanes.store(top + c, best);
+                          lanes.store(place + c, (Vec)at);
+                        });
+                    }
+                  });
   return true;
 }
 

@@ -180,7 +180,6 @@ bool max_pool2d_grad(const Call& call) {
     int32_t tap;
   };
   constexpr int kReaders = 16;
-  const bool past = too_large(dx, channels);
   each_row(call, dx.shape[0], rows, columns * channels * 4, [&](int64_t n, int64_t i) {
     const Range a = v.readers(i);
     for (int64_t j = 0; j < columns; j++) {
@@ -189,14 +188,14 @@ bool max_pool2d_grad(const Call& call) {
       Reader readers[kReaders];
       int count = 0;
       bool first = true;
-      const auto add = [&](bool last) {
+      const auto add = [&] {
         each_vector(0, channels, [&](int64_t c, auto lanes) {
           Vec sum = first ? Vec{} : lanes.load(out + c);
           for (int r = 0; r < count; r++) {
             const IntVec mine = load_bytes(index.u8() + readers[r].from + c, lanes) == readers[r].tap;
             sum += mine ? lanes.load(dy.f32() + readers[r].from + c) : Vec{};
           }
-          put(past && last, lanes, out + c, sum);
+          lanes.store(out + c, sum);
         });
         count = 0;
         first = false;
@@ -206,12 +205,12 @@ bool max_pool2d_grad(const Call& call) {
         for (int64_t q = b.begin; kh >= 0 && q < b.end; q++) {
           const int64_t kw = h.tap(q, j);
           if (kw < 0) continue;
-          if (count == kReaders) add(false);
+          if (count == kReaders) add();
           readers[count++] = {((n * v.outputs + p) * h.outputs + q) * channels,
                               static_cast<int32_t>(kh * h.kernel + kw)};
         }
       }
-      add(true);
+      if (first || count > 0) add();
     }
   });
   return true;

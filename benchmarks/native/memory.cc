@@ -218,6 +218,23 @@ double softmax_of(const Operands& o, int input, int64_t i) {
   return std::exp(o.x(input)[i]) / row_sum(i, [&](int64_t j) { return std::exp(o.x(input)[j]); });
 }
 
+// Of as many elements in short rows: what a classifier or a window of attention has.
+template <int columns>
+void add_short_softmax(bench::Group& group, const char* name) {
+  constexpr int64_t rows = kElements / columns, elements = rows * columns;
+  add(
+      group, name, "softmax", 8.0 * elements,
+      [] {
+        return Operands{{reals({rows, columns}, 1)}, {reals({rows, columns}, 2)}};
+      },
+      [](const Operands& o, int64_t i) {
+        double sum = 0;
+        for (int64_t j = i / columns * columns, end = j + columns; j < end; j++) sum += std::exp(double{o.x()[j]});
+        return near(o.y()[i], std::exp(double{o.x()[i]}) / sum, 1e-6);
+      },
+      1009, elements);
+}
+
 // Some rows by the weights of a layer, as where text is generated.
 template <int rows>
 void add_product(bench::Group& group, const char* name) {
@@ -419,6 +436,8 @@ GROUP(memory, "memory") {
         return Operands{{matrix(1)}, {matrix(2)}};
       },
       [](const Operands& o, int64_t i) { return near(o.y()[i], softmax_of(o, 0, i), 1e-6); }, 100003);
+  add_short_softmax<10>(group, "softmax of 10 columns");
+  add_short_softmax<49>(group, "softmax of 49 columns");
   add(
       group, "softmax gradient", "softmax_grad", 3 * one,
       [] {

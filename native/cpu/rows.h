@@ -83,32 +83,28 @@ inline double row_sum(const float* x, int64_t n) {
 // The largest (or smallest) number of a row, -inf (inf) if there is none; *nan tells whether there was a NaN, if kNan.
 template <bool kMax, bool kNan = true>
 inline float row_extreme(const float* x, int64_t n, bool* nan) {
-  const float none = kMax ? -__builtin_inff() : __builtin_inff();
-  const auto better = [](auto v, auto best) { return kMax ? v > best : v < best; };
-  float best = none;
-  bool odd = false;
+  const Vec none = broadcast(kMax ? -__builtin_inff() : __builtin_inff());
+  const auto better = [](Vec v, Vec best) { return (kMax ? v > best : v < best) ? v : best; };
+  Vec top[kSideVecs];
+  IntVec bad = {};
+  AUXGRAD_UNROLL
+  for (int v = 0; v < kSideVecs; v++) top[v] = none;
   int64_t i = 0;
-  if (n >= kSide) {
-    Vec top[kSideVecs];
-    IntVec bad = {};
-    for (int v = 0; v < kSideVecs; v++) top[v] = broadcast(none);
-    for (; i + kSide <= n; i += kSide) {
-      AUXGRAD_UNROLL
-      for (int v = 0; v < kSideVecs; v++) {
-        const Vec given = load(x + i + v * kLanes);
-        top[v] = better(given, top[v]) ? given : top[v];
-        if (kNan) bad |= given != given;
-      }
+  for (; i + kSide <= n; i += kSide) {
+    AUXGRAD_UNROLL
+    for (int v = 0; v < kSideVecs; v++) {
+      const Vec given = load(x + i + v * kLanes);
+      top[v] = better(given, top[v]);
+      if (kNan) bad |= given != given;
     }
-    best = fold(top, [&](Vec a, Vec b) { return better(b, a) ? b : a; });
-    odd = kNan && any_lane(bad);
   }
-  for (; i < n; i++) {
-    best = better(x[i], best) ? x[i] : best;
-    odd |= x[i] != x[i];
-  }
-  *nan = odd;
-  return best;
+  each_vector(i, n, [&](int64_t at, auto lanes) {
+    const Vec given = lanes.load(x + at);
+    top[0] = better(first_lanes(lanes.count()) ? given : none, top[0]);
+    if (kNan) bad |= given != given;
+  });
+  *nan = kNan && any_lane(bad);
+  return fold(top, better);
 }
 
 // The largest number of a row, whatever NaN there is.
@@ -116,6 +112,82 @@ inline float row_max(const float* x, int64_t n) {
   bool nan;
   return row_extreme<true, false>(x, n, &nan);
 }
+
+// The place of the largest number of a row; the first of equals wins, the first NaN beats all.
+inline int32_t row_place(const float* x, int64_t n) {
+  constexpr int kChains = 4;
+  Vec top[kChains];
+  IntVec at[kChains] = {};
+  for (int k = 0; k < kChains; k++) top[k] = broadcast(-__builtin_inff());
+  int64_t i = 0;
+  for (; i + kChains * kLanes <= n; i += kChains * kLanes) {
+    fetch_next(x + i, n);
+    AUXGRAD_UNROLL
+    for (int k = 0; k < kChains; k++)
+      take_larger(load(x + i + k * kLanes), static_cast<int32_t>(i) + k * kLanes, &top[k], &at[k]);
+  }
+  each_vector(i, n, [&](int64_t c, auto lanes) {
+    const Vec given = first_lanes(lanes.count()) ? lanes.load(x + c) : broadcast(-__builtin_inff());
+    take_larger(given, static_cast<int32_t>(c), &top[0], &at[0]);
+  });
+  IntVec odd = {};
+  for (int k = 0; k < kChains; k++) odd |= top[k] != top[k];
+  const bool nan = any_lane(odd);
+  const Vec best = broadcast(fold(top, [](Vec a, Vec b) { return greater(a, b); }));
+  Vec place[kChains];
+  for (int k = 0; k < kChains; k++)
+    place[k] = (Vec)((nan ? top[k] != top[k] : top[k] == best) ? at[k] + lane_numbers() : INT32_MAX);
+  return static_cast<int32_t>(bits_of(fold(place, [](Vec a, Vec b) { return (IntVec)a < (IntVec)b ? a : b; })));
+}
+
+// Rows of at most kLanes elements that follow each other, several in one vector: each in the first lanes of a group of
+// `width`, a power of two. Sums of a group are, bit by bit, those of sum_terms.
+struct ShortRows {
+  int64_t n;                                     // elements of a row
+  int64_t width = 1;                             // lanes of a group
+  int64_t together = 0;                          // rows of a vector: none if they are longer
+  bool loose = false;                            // not as in memory
+  IntVec inside = {}, spread = {}, packed = {};  // lanes that are there; where elements of each lie in the other order
+
+  __attribute__((noinline)) explicit ShortRows(int64_t columns) : n(columns) {
+    if (n > kLanes) return;
+    int log = 0;
+    while (1 << log < n) log++;
+    width = 1 << log;
+    together = kLanes / width;
+    loose = together > 1 && n < width;
+    const int32_t step = static_cast<int32_t>(n), share = 65536 / static_cast<int32_t>(max64(1, n)) + 1;
+    const IntVec lane = lane_numbers(), group = lane >> log, place = lane - (group << log), row = lane * share >> 16;
+    inside = place < step;
+    spread = group * step + place;
+    packed = (row << log) + lane - row * step;
+  }
+  explicit operator bool() const { return together > 0; }
+
+  // The first `rows` rows from x on; `none` in lanes that are not there.
+  Vec load(const float* x, int64_t rows, Vec none) const {
+    const Vec v = load_first(x, rows * n);
+    return inside ? (loose ? permute(v, spread) : v) : none;
+  }
+  void store(float* y, int64_t rows, Vec v) const {
+    if (loose) v = permute(v, packed);
+    if (rows * n == kLanes) auxgrad::store(y, v);
+    else store_part(y, v, rows * n);
+  }
+  // A number of each row, from the lanes of its group.
+  void store_first(float* y, int64_t rows, Vec v) const {
+    float lanes[kLanes];
+    auxgrad::store(lanes, v);
+    for (int64_t r = 0; r < rows; r++) y[r] = lanes[r * width];
+  }
+  Vec sum(Vec v) const {
+    return join_lanes(v, width, [](Vec a, Vec b) { return a + b; });
+  }
+  // Whatever NaN there is.
+  Vec largest(Vec v) const {
+    return join_lanes(v, width, [](Vec a, Vec b) { return greater(a, b); });
+  }
+};
 
 }  // namespace
 }  // namespace auxgrad

@@ -85,6 +85,16 @@ inline Vec greater(Vec x, Vec y) {
 // Zero where y is below it; NaN stays NaN.
 inline Vec relu(Vec y) { return greater(Vec{}, y); }
 
+// 1 / x of normal numbers, to within a unit of the last place.
+inline Vec inverse(Vec x) {
+#if defined(__AVX512F__)
+  const Vec y = (Vec)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);
+  return fma(fma(-x, y, broadcast(1.0f)), y, y);
+#else
+  return 1.0f / x;
+#endif
+}
+
 inline Vec root(Vec x) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_maskz_sqrt_ps(0xffff, (__m512)x);
@@ -134,17 +144,17 @@ inline void set_zero(float* target, int64_t n) {
   if (n > 0) memset(target, 0, static_cast<size_t>(n) * 4);
 }
 
-// Lane numbers, all bits set where a lane is one of the first n.
-inline IntVec first_lanes(int64_t n) {
+inline IntVec lane_numbers() {
 #if defined(__AVX512F__)
-  const IntVec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return IntVec{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #elif defined(__AVX2__)
-  const IntVec lane = {0, 1, 2, 3, 4, 5, 6, 7};
+  return IntVec{0, 1, 2, 3, 4, 5, 6, 7};
 #else
-  const IntVec lane = {0, 1, 2, 3};
+  return IntVec{0, 1, 2, 3};
 #endif
-  return lane < static_cast<int32_t>(n);
 }
+// All bits set where a lane is one of the first n.
+inline IntVec first_lanes(int64_t n) { return lane_numbers() < static_cast<int32_t>(n); }
 
 // The first n lanes (n <= kLanes) from memory, zeros behind them; nothing behind them is read.
 inline Vec load_part(const float* p, int64_t n) {
@@ -192,6 +202,21 @@ inline void store_bytes(uint8_t* p, IntVec v) {
 #endif
 }
 
+// Takes the values that are larger than the best ones, or NaN where those are none, and notes where they are from.
+inline void take_larger(Vec value, int32_t tap, Vec* best, IntVec* at) {
+#if defined(__AVX512F__)
+  const __m512 old = (__m512)*best;
+  const __mmask16 better =
+      _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(old, old, _CMP_ORD_Q), (__m512)value, old, _CMP_NLE_UQ);
+  *best = (Vec)_mm512_mask_mov_ps(old, better, (__m512)value);
+  *at = (IntVec)_mm512_mask_mov_epi32((__m512i)*at, better, _mm512_set1_epi32(tap));
+#else
+  const IntVec better = ~(value <= *best) & (*best == *best);
+  *best = better ? value : *best;
+  *at = better ? IntVec{} + tap : *at;
+#endif
+}
+
 // Access to a whole vector, and to the ragged end of a row: code over channels is written once for both.
 struct WholeLanes {
   Vec load(const float* p) const { return auxgrad::load(p); }
@@ -214,6 +239,45 @@ inline void each_vector(int64_t begin, int64_t end, const F& f) {
   if (c < end) f(c, PartLanes{end - c});
 }
 
+// Lanes i and i ^ kDistance in each other's place.
+template <int kDistance>
+inline Vec exchange(Vec x) {
+#if defined(__AVX512F__)
+  if constexpr (kDistance == 8) return (Vec)_mm512_maskz_shuffle_f32x4(0xffff, (__m512)x, (__m512)x, 0x4e);
+  else if constexpr (kDistance == 4) return (Vec)_mm512_maskz_shuffle_f32x4(0xffff, (__m512)x, (__m512)x, 0xb1);
+  else return (Vec)_mm512_maskz_permute_ps(0xffff, (__m512)x, kDistance == 2 ? 0x4e : 0xb1);
+#elif defined(__AVX2__)
+  if constexpr (kDistance == 4) return (Vec)_mm256_permute2f128_ps((__m256)x, (__m256)x, 1);
+  else return (Vec)_mm256_permute_ps((__m256)x, kDistance == 2 ? 0x4e : 0xb1);
+#else
+  if constexpr (kDistance == 2) return __builtin_shufflevector(x, x, 2, 3, 0, 1);
+  else return __builtin_shufflevector(x, x, 1, 0, 3, 2);
+#endif
+}
+
+// Lane i: lane place[i] of x.
+inline Vec permute(Vec x, IntVec place) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)place, (__m512)x);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_permutevar8x32_ps((__m256)x, (__m256i)place);
+#else
+  return Vec{x[place[0] & 3], x[place[1] & 3], x[place[2] & 3], x[place[3] & 3]};
+#endif
+}
+
+// All lanes of a group of `width` joined by f, in each of them: first those that are half a group apart. A power of two.
+template <class F>
+inline __attribute__((always_inline)) Vec join_lanes(Vec x, int64_t width, const F& f) {
+  if constexpr (kLanes >= 16)
+    if (width > 8) x = f(x, exchange<8>(x));
+  if constexpr (kLanes >= 8)
+    if (width > 4) x = f(x, exchange<4>(x));
+  if (width > 2) x = f(x, exchange<2>(x));
+  if (width > 1) x = f(x, exchange<1>(x));
+  return x;
+}
+
 // One number of all lanes of some vectors, a power of two: each of the first half becomes f(it, its partner in the second),
 // until one is left.
 template <int kVecs, class F>
@@ -223,21 +287,7 @@ inline __attribute__((always_inline)) float fold(const Vec (&vecs)[kVecs], const
   AUXGRAD_UNROLL
   for (int half = kVecs / 2; half > 0; half /= 2)
     for (int k = 0; k < half; k++) v[k] = f(v[k], v[k + half]);
-  Vec x = v[0];
-#if defined(__AVX512F__)
-  x = f(x, (Vec)_mm512_maskz_shuffle_f32x4(0xffff, (__m512)x, (__m512)x, 0x4e));
-  x = f(x, (Vec)_mm512_maskz_shuffle_f32x4(0xffff, (__m512)x, (__m512)x, 0xb1));
-  x = f(x, (Vec)_mm512_maskz_permute_ps(0xffff, (__m512)x, 0x4e));
-  x = f(x, (Vec)_mm512_maskz_permute_ps(0xffff, (__m512)x, 0xb1));
-#elif defined(__AVX2__)
-  x = f(x, (Vec)_mm256_permute2f128_ps((__m256)x, (__m256)x, 1));
-  x = f(x, (Vec)_mm256_permute_ps((__m256)x, 0x4e));
-  x = f(x, (Vec)_mm256_permute_ps((__m256)x, 0xb1));
-#else
-  x = f(x, __builtin_shufflevector(x, x, 2, 3, 0, 1));
-  x = f(x, __builtin_shufflevector(x, x, 1, 0, 3, 2));
-#endif
-  return x[0];
+  return join_lanes(v[0], kLanes, f)[0];
 }
 
 // The lanes of a and b in turn.

@@ -89,6 +89,7 @@ TEST(results_stored_past_the_caches_are_the_same) {
         same("rms_norm_grad", {D, X, V, G}, with_row, rows, c, {});
         same("softmax", {X}, matrix, rows, c, {});
         same("softmax_grad", {D, X}, matrix, rows, c, {});
+        same("log_softmax", {X}, matrix, rows, c, {});
         same("log_softmax_grad", {D, X}, matrix, rows, c, {});
         same("cross_entropy_grad", {V, X, label.view(), M}, matrix, rows, c, {0.1, -100});
         same("dropout", {X, key.view()}, matrix, rows, c, {3, 0.5});
@@ -108,8 +109,10 @@ TEST(results_stored_past_the_caches_are_the_same) {
     for (const int64_t channels : {6, 32, 96}) {
       Array x = Array::normal({3, 4, 6, channels}, 1), dy = Array::normal({3, 4, 6, channels}, 2),
             g = Array::normal({channels}, 3), m = Array::normal({3, 2}, 4), v = Array::normal({3, 2}, 5),
-            small = Array::normal({3, 2, 3, channels}, 6), taken(DType::u8, {3, 2, 3, channels});
+            small = Array::normal({3, 2, 3, channels}, 6), taken(DType::u8, {3, 2, 3, channels}),
+            every(DType::u8, {3, 4, 6, channels});
       for (int64_t i = 0; i < taken.count(); i++) taken.u8()[i] = static_cast<uint8_t>(i * 7 % 4);
+      for (int64_t i = 0; i < every.count(); i++) every.u8()[i] = static_cast<uint8_t>(i * 7 % 25);
       const auto maps = [](int64_t, int64_t c) { return list(Array::f32({3, 4, 6, c})); };
       same("group_norm", {x.view(), g.view(), g.view()},
            [](int64_t, int64_t c) {
@@ -127,6 +130,8 @@ TEST(results_stored_past_the_caches_are_the_same) {
            },
            3, channels, {2, 2, 2, 2, 0, 0, 1, 1});
       same("max_pool2d_grad", {small.view(), taken.view()}, maps, 3, channels, {2, 2, 2, 2, 0, 0, 1, 1});
+      same("max_pool2d_grad", {small.view(), taken.view()}, maps, 3, channels, {3, 3, 2, 2, 1, 1, 1, 1});
+      same("max_pool2d_grad", {dy.view(), every.view()}, maps, 3, channels, {5, 5, 1, 1, 2, 2, 1, 1});
     }
   });
 }

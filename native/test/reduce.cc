@@ -32,6 +32,10 @@ const Shape kShapes[] = {{{1}, {0}},
                          {{9, 130, 1030}, {1}},
                          {{40, 3, 70, 12}, {0, 2}},
                          {{3, 900, 5}, {0, 2}},
+                         {{50, 2}, {1}},
+                         {{37, 3}, {1}},
+                         {{41, 12}, {1}},
+                         {{9, 16}, {1}},
                          {{50000, 3}, {0}}};
 
 // Calls f(output, input) for every element; returns the number of outputs.
@@ -238,7 +242,7 @@ TEST(reductions_of_strided_and_empty_inputs) {
 
 TEST(extremes_and_argmax_with_nan_infinities_and_ties) {
   test::each_isa([] {
-    for (int64_t n : {1, 2, 15, 16, 31, 33, 64, 65, 200, 70001})
+    for (int64_t n : {1, 2, 3, 5, 15, 16, 31, 33, 64, 65, 200, 70001})
       for (int64_t at : {int64_t{0}, n / 2, n - 1}) {
         test::Array x = test::Array::integers({2, n}, 7), a = test::Array::f32({2}), b = test::Array::f32({2});
         test::Array i(auxgrad::DType::i32, {2});
@@ -261,6 +265,33 @@ TEST(extremes_and_argmax_with_nan_infinities_and_ties) {
         test::call("max", {all.view()}, {c.view()}, {0});
         CHECK(!std::isnan(c[0]) && std::isnan(c[1]) && !std::isnan(c[2]));
       }
+  });
+}
+
+// Of equals the first, of what has NaN the first of them: axes in the middle, many columns, elements apart.
+TEST(argmax_along_any_axis) {
+  test::each_isa([] {
+    for (std::vector<int64_t> shape : {std::vector<int64_t>{3, 5, 7}, {2, 9, 1100}, {2, 40, 1}, {1, 4, 17}})
+      for (int axis = 0; axis < 3; axis++)
+        for (int64_t apart : {1, 2}) {
+          std::vector<int64_t> wide = shape;
+          wide.push_back(apart);
+          test::Array x = test::Array::integers(wide, 1);
+          for (int64_t i = 0; i < x.count(); i += 11 * apart) x[i] = NAN;
+          auxgrad::View view = x.view();
+          view.rank--;
+          const int64_t n = shape[size_t(axis)], inner = view.stride[axis] / apart, count = x.count() / apart;
+          test::Array y(auxgrad::DType::i32, {count / n});
+          CHECK(test::call("argmax", {view}, {y.view()}, {double(axis)}));
+          for (int64_t o = 0; o < count / n; o++) {
+            const int64_t start = o / inner * inner * n + o % inner;
+            const auto at = [&](int64_t i) { return x[(start + i * inner) * apart]; };
+            int64_t best = 0;
+            for (int64_t i = 1; i < n; i++)
+              if (!std::isnan(at(best)) && (std::isnan(at(i)) || at(i) > at(best))) best = i;
+            CHECK(y.i32()[o] == best);
+          }
+        }
   });
 }
 

@@ -334,6 +334,11 @@ __attribute__((noinline)) void step(const AdamStep& a, const Block* block, Momen
     const auto each_step = [group](const auto& f) {
       for (int64_t i = group; i < group + kPass; i += kStep) f(i);
     };
+    // Of itself a processor reads ahead to the end of a page, and there is too much to do to look further.
+    fetch(now.grad + kAhead + group, 4 * kGroup);
+    fetch(now.w + kAhead + group, 4 * kGroup);
+    fetch(now.means + kAhead + group, kGroup);
+    fetch(now.squares + kAhead + group, kGroup);
     if (block)
       each_step([&](int64_t i) {
         Vec m[kVecs], v[kVecs], g[kVecs];

@@ -39,21 +39,6 @@ inline void bypass_bytes(uint8_t* p, IntVec v) {
 #endif
 }
 
-// Takes the values that are larger than the best ones, or NaN where those are none, and notes where they are from.
-inline void take_larger(Vec value, int32_t tap, Vec* best, IntVec* at) {
-#if defined(__AVX512F__)
-  const __m512 old = (__m512)*best;
-  const __mmask16 better =
-      _mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(old, old, _CMP_ORD_Q), (__m512)value, old, _CMP_NLE_UQ);
-  *best = (Vec)_mm512_mask_mov_ps(old, better, (__m512)value);
-  *at = (IntVec)_mm512_mask_mov_epi32((__m512i)*at, better, _mm512_set1_epi32(tap));
-#else
-  const IntVec better = ~(value <= *best) & (*best == *best);
-  *best = better ? value : *best;
-  *at = better ? IntVec{} + tap : *at;
-#endif
-}
-
 // Windows of two columns, none of which reaches over an edge, of what comes from memory and goes there, in whole lines of y:
 // the rows of a window are read one after the other, each from end to end for a run of outputs, whose maxima so far are
 // kept aside. Rows side by side are more than processors fetch ahead of well.

@@ -267,6 +267,24 @@ int64_t row_scratch(const Call& call, int) {
   return terms <= kRun ? 0 : outputs * ceil_div(terms, kRun) * static_cast<int64_t>(sizeof(double));
 }
 
+// Runs no longer than a vector, several at a time: join_all(rows, terms) gives each its result in all of its lanes. False
+// if they are longer.
+__attribute__((noinline)) bool reduce_short(const Call& call, Vec (*join_all)(const ShortRows&, Vec), double none,
+                                            double factor) {
+  const float* x = call.in[0].f32();
+  float* y = call.out[0].f32();
+  const ShortRows s(call.in[0].count() / call.out[0].count());
+  if (!s) return false;
+  parallel_ranges(call, call.out[0].count(), 32768 / s.n / s.together * s.together, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; o += s.together) {
+      const int64_t rows = min64(s.together, end - o);
+      s.store_first(y + o, rows, join_all(s, s.load(x + o * s.n, rows, broadcast(static_cast<float>(none)))));
+    }
+    for (int64_t o = begin; o < end; o++) y[o] = static_cast<float>(y[o] * factor);
+  });
+  return true;
+}
+
 // piece(x, n) of the runs, joined by join(a, b); end(output, result).
 template <class Piece, class Join, class End>
 void reduce_rows(const Call& call, const Piece& piece, const Join& join, const End& end) {
@@ -305,8 +323,11 @@ bool reduce_by(const Call& call, double start, double number = 1) {
   return true;
 }
 
-bool sum_times(const Call& call, double factor) {
+__attribute__((noinline)) bool sum_times(const Call& call, double factor) {
   if (!is_row_reduction(call)) return reduce_by<Add>(call, 0, factor);
+  if (reduce_short(
+          call, [](const ShortRows& rows, Vec terms) { return rows.sum(terms); }, 0, factor))
+    return true;
   reduce_rows(
       call, row_sum, [](double a, double b) { return a + b; },
       [&](int64_t o, double s) { call.out[0].f32()[o] = static_cast<float>(s * factor); });
@@ -319,7 +340,12 @@ template <bool kMax>
 bool extreme(const Call& call) {
   typedef Extreme<kMax> Op;
   if (call.in[0].dtype == DType::i32) return reduce_by<Op>(call, kMax ? INT32_MIN : INT32_MAX);
-  if (!is_row_reduction(call)) return reduce_by<Op>(call, kMax ? -kInfinity : kInfinity);
+  constexpr double kNone = kMax ? -kInfinity : kInfinity;
+  if (!is_row_reduction(call)) return reduce_by<Op>(call, kNone);
+  const auto join_all = [](const ShortRows& rows, Vec terms) {
+    return join_lanes(terms, rows.width, [](Vec a, Vec b) { return Op::join(a, b); });
+  };
+  if (reduce_short(call, join_all, kNone, 1)) return true;
   reduce_rows(
       call,
       [](const float* x, int64_t n) -> double {
@@ -337,27 +363,35 @@ bool argmax(const Call& call) {
   const View& x = call.in[0];
   const Split s(call, x);
   const int64_t n = s.reduced.count, step = s.reduced.rank > 0 ? s.reduced.stride[0] : 1;
-  parallel_ranges(call, s.kept.count, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t o = begin; o < end; o++) {
-      const float* p = x.f32() + s.kept.offset(o);
-      int64_t best = 0;
-      if (step == 1 && n > 0) {
-        bool nan;
-        const float top = row_extreme<true>(p, n, &nan);
-        const Vec wanted = broadcast(top);
-        const auto here = [&](Vec v) { return any_lane(nan ? v != v : v == wanted); };
-        while (best + kLanes <= n && !here(load(p + best))) best += kLanes;
-        while (nan ? p[best] == p[best] : p[best] != top) best++;
-        call.out[0].i32()[o] = static_cast<int32_t>(best);
-        continue;
-      }
-      for (int64_t i = 1; i < n; i++) {
-        const float v = p[i * step], b = p[best * step];
-        if (b == b && (v > b || v != v)) best = i;
-      }
-      call.out[0].i32()[o] = static_cast<int32_t>(best);
-    }
-  });
+  if (step == 1) {
+    parallel_ranges(call, s.kept.count, max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; o++) call.out[0].i32()[o] = row_place(x.f32() + s.kept.offset(o), n);
+    });
+    return true;
+  }
+  // Columns that lie side by side, in blocks, down their rows.
+  const int64_t columns = s.kept.dense() ? max64(1, s.kept.size[s.kept.rank - 1]) : 1;
+  const int64_t blocks = ceil_div(columns, kColumns), work = n * min64(columns, kColumns);
+  parallel_ranges(call, s.kept.count / columns * blocks, max64(1, 16384 / max64(1, work)),
+                  [&](int64_t begin, int64_t end) {
+                    float top[kColumns];
+                    for (int64_t unit = begin; unit < end; unit++) {
+                      const int64_t from = unit % blocks * kColumns, first = unit / blocks * columns + from;
+                      const int64_t count = min64(kColumns, columns - from);
+                      const float* p = x.f32() + s.kept.offset(first);
+                      float* place = static_cast<float*>(call.out[0].data) + first;  // whole numbers, bit by bit
+                      for (int64_t c = 0; c < count; c++) top[c] = -__builtin_inff();
+                      set_zero(place, count);
+                      for (int64_t i = 0; i < n; i++)
+                        each_vector(0, count, [&](int64_t c, auto lanes) {
+                          Vec best = lanes.load(top + c);
+                          IntVec at = (IntVec)lanes.load(place + c);
+                          take_larger(lanes.load(p + i * step + c), static_cast<int32_t>(i), &best, &at);
+                          lanes.store(top + c, best);
+                          lanes.store(place + c, (Vec)at);
+                        });
+                    }
+                  });
   return true;
 }
 

@@ -6,10 +6,8 @@
 namespace auxgrad {
 namespace {
 
-// Several short rows are worked on together, so that exp sees long runs; a long row in pieces.
-constexpr int64_t kPiece = 4096;
-
-inline int64_t rows_together(int64_t n) { return max64(1, kPiece / max64(1, n)); }
+// Rows are taken some at a time: of short ones as many as a buffer in the first cache holds, in whole lines.
+constexpr int64_t kPiece = 4096, kManyRows = 16;
 
 constexpr float kLn2 = 0.69314718f;
 
@@ -50,49 +48,57 @@ inline Product exp_below(Vec x) {
 #endif
 }
 
-inline void exp_all(float* e, int64_t n) {
-  for (int64_t i = 0; i < n; i++) e[i] = exp_f32(e[i]);
-}
-
-// y = x - shift for a row.
-inline void subtract(const float* x, float shift, float* y, int64_t n) {
-  const Vec s = broadcast(shift);
-  each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(y + i, lanes.load(x + i) - s); });
-}
-
-// y = exp(x - shift[r]) for short rows [0, rows), no shift less than what it is taken from; in one run.
-inline void exp_rows(const float* x, const float* shift, float* y, int64_t rows, int64_t n) {
-  for (int64_t r = 0; r < rows; r++) subtract(x + r * n, shift[r], y + r * n, n);
-  exp_all(y, rows * n);
-}
-
-// Calls f(first row, rows) over all rows: as many at a time as rows_together says.
+// Calls f(first row, rows) over all rows.
 template <class F>
 inline void each_rows(const Call& call, int64_t rows, int64_t n, const F& f) {
-  const int64_t together = rows_together(n);
-  parallel_ranges(call, rows, max64(together, 16384 / max64(n, 1) / together * together),
-                  [&](int64_t begin, int64_t end) {
-                    for (int64_t r = begin; r < end; r += together) f(r, min64(together, end - r));
-                  });
+  const int64_t task = 16384 / max64(n, 1);
+  const int64_t together = n * kManyRows > kPiece ? max64(1, task) : kPiece / max64(n, 1) / kManyRows * kManyRows;
+  parallel_ranges(call, rows, max64(together, task / together * together), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; r += together) f(r, min64(together, end - r));
+  });
 }
 
-// lse[r] = max + log(sum(exp(x - max))) of rows [0, rows). A row of some length is summed as it is read.
-inline void log_sum_exp(const float* x, int64_t rows, int64_t n, float* lse) {
+// Makes rows of an output from those of its operands, which have its shape: f writes rows [first, first + rows) to y, past the
+// caches if `past`. Of short rows, which may begin anywhere in a line, that is a buffer whose lines go past them.
+typedef void Writer(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* y, bool past);
+
+__attribute__((noinline)) bool write_rows(const Call& call, Writer* f) {
+  const View& out = call.out[0];
+  const int64_t n = out.shape[out.rank - 1];
+  const ShortRows s(n);
+  const bool large = too_large(out, kLineFloats), past = n > kPiece / kManyRows && too_large(out, n);
+  each_rows(call, out.count(0, out.rank - 1), n, [&](int64_t first, int64_t some) {
+    alignas(64) float buffer[kPiece];
+    float* y = out.f32() + first * n;
+    const int64_t count = some * n;
+    const bool aside = large && !past && count <= kPiece && count % kLineFloats == 0;
+    f(call, s, first, some, aside ? buffer : y, past);
+    if (aside) bypass_copy(y, buffer, 4 * count);
+    if (large) end_bypass();
+  });
+  return true;
+}
+
+// lse[r] = max + log(sum(exp(x - max))) of rows [0, rows), at most kPiece.
+inline void log_sum_exp(const ShortRows& s, const float* x, int64_t rows, float* lse) {
+  const int64_t n = s.n;
   float sums[kPiece];
-  for (int64_t r = 0; r < rows; r++) {
-    const float* row = x + r * n;
-    lse[r] = row_max(row, n);
-    if (n < kSide) continue;
-    const Vec top = broadcast(lse[r]);
-    sums[r] = static_cast<float>(sum_terms(n, [&](int64_t i, auto lanes) {
-      fetch_next(row + i, n);
-      return exp_below(lanes.load(row + i) - top);
-    }));
-  }
-  if (n < kSide) {
-    float e[kPiece];
-    exp_rows(x, lse, e, rows, n);
-    for (int64_t r = 0; r < rows; r++) sums[r] = static_cast<float>(row_sum(e + r * n, n));
+  if (s) {
+    for (int64_t r = 0; r < rows; r += s.together) {
+      const int64_t some = min64(rows - r, s.together);
+      const Vec v = s.load(x + r * n, some, broadcast(-__builtin_inff())), top = s.largest(v);
+      s.store_first(lse + r, some, top);
+      s.store_first(sums + r, some, s.sum(exp_below(v - top)));
+    }
+  } else {
+    for (int64_t r = 0; r < rows; r++, x += n) {
+      lse[r] = row_max(x, n);
+      const Vec top = broadcast(lse[r]);
+      sums[r] = static_cast<float>(sum_terms(n, [&](int64_t i, auto lanes) {
+        fetch_next(x + i, n);
+        return exp_below(lanes.load(x + i) - top);
+      }));
+    }
   }
   for (int64_t r = 0; r < rows; r++) lse[r] += log_f32(sums[r]);
 }
@@ -122,79 +128,69 @@ inline void softmax_rows(const float* x, float* y, bool past, int64_t rows, int6
   if (before) each_vector(0, n, [&](int64_t i, auto lanes) { scaled(i, lanes, y - n); });
 }
 
-// softmax: x [..., C] -> y
-bool softmax(const Call& call) {
-  const View& x = call.in[0];
-  const int64_t n = x.shape[x.rank - 1];
-  const bool past = n <= kPiece && too_large(call.out[0], n);
-  if (n >= kSide) {
-    parallel_ranges(call, x.count(0, x.rank - 1), max64(1, 16384 / n), [&](int64_t begin, int64_t end) {
-      softmax_rows(x.f32() + begin * n, call.out[0].f32() + begin * n, past, end - begin, n);
-      if (past) end_bypass();
-    });
-    return true;
+// y = f(vectors of some short rows, one of each input), a vector.
+template <int N, class F>
+inline void map_short(const ShortRows& s, const float* const (&in)[N], float none, int64_t rows, float* y, const F& f) {
+  for (int64_t r = 0; r < rows; r += s.together) {
+    const int64_t some = min64(rows - r, s.together);
+    Vec v[N];
+    for (int i = 0; i < N; i++) v[i] = s.load(in[i] + r * s.n, some, broadcast(none));
+    s.store(y + r * s.n, some, f(v));
   }
-  each_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows) {
-    const float* in = x.f32() + first * n;
-    float *y = call.out[0].f32() + first * n, top[kPiece];
-    for (int64_t r = 0; r < rows; r++) top[r] = row_max(in + r * n, n);
-    exp_rows(in, top, y, rows, n);
-    for (int64_t r = 0; r < rows; r++) {
-      float* row = y + r * n;
-      const Vec scale = broadcast(static_cast<float>(1 / row_sum(row, n)));
-      each_vector(0, n, [&](int64_t i, auto lanes) { lanes.store(row + i, lanes.load(row + i) * scale); });
-    }
-  });
-  return true;
 }
 
-// Calls f(dy, y, dx, n, past) for each row: `past` says how to put() results.
-template <class F>
-inline bool gradient_rows(const Call& call, const F& f) {
-  const View& y = call.in[1];
-  const int64_t n = y.shape[y.rank - 1];
-  const bool past = too_large(call.out[0], n);
-  parallel_ranges(call, y.count(0, y.rank - 1), max64(1, 16384 / max64(n, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t at = begin * n; at < end * n; at += n)
-      f(call.in[0].f32() + at, y.f32() + at, call.out[0].f32() + at, n, past);
-    if (past) end_bypass();
+// softmax: x [..., C] -> y
+void softmax_of(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* y, bool past) {
+  const float* x = call.in[0].f32() + first * s.n;
+  if (!s) return softmax_rows(x, y, past && s.n <= kPiece, rows, s.n);
+  map_short<1>(s, {x}, -__builtin_inff(), rows, y, [&](const Vec(&v)[1]) {
+    const Vec e = exp_below(v[0] - s.largest(v[0]));
+    return e * inverse(s.sum(e));
   });
-  return true;
 }
 
 // softmax_grad: dy, y -> dx = y (dy - sum(dy y))
-bool softmax_grad(const Call& call) {
-  return gradient_rows(call, [](const float* g, const float* y, float* dx, int64_t n, bool past) {
+void softmax_gradient(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* dx, bool past) {
+  const int64_t n = s.n;
+  const float *g = call.in[0].f32() + first * n, *y = call.in[1].f32() + first * n;
+  if (s)
+    return map_short<2>(s, {g, y}, 0, rows, dx, [&](const Vec(&v)[2]) { return v[1] * (v[0] - s.sum(v[0] * v[1])); });
+  for (int64_t r = 0; r < rows; r++, g += n, y += n, dx += n) {
     const auto product = [=](int64_t i, auto lanes) { return lanes.load(g + i) * lanes.load(y + i); };
     const Vec dot = broadcast(static_cast<float>(sum_terms(n, product)));
     each_vector(
-        0, n, [&](int64_t i, auto lanes) { put(past, lanes, dx + i, lanes.load(y + i) * (lanes.load(g + i) - dot)); });
-  });
+        0, n, [=](int64_t i, auto lanes) { put(past, lanes, dx + i, lanes.load(y + i) * (lanes.load(g + i) - dot)); });
+  }
 }
 
 // log_softmax: x [..., C] -> y
-bool log_softmax(const Call& call) {
-  const View& x = call.in[0];
-  const int64_t n = x.shape[x.rank - 1];
-  each_rows(call, x.count(0, x.rank - 1), n, [&](int64_t first, int64_t rows) {
-    float lse[kPiece];
-    log_sum_exp(x.f32() + first * n, rows, n, lse);
-    for (int64_t r = 0; r < rows; r++)
-      subtract(x.f32() + (first + r) * n, lse[r], call.out[0].f32() + (first + r) * n, n);
-  });
-  return true;
+void log_softmax_of(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* y, bool past) {
+  const float* x = call.in[0].f32() + first * s.n;
+  float lse[kPiece];
+  log_sum_exp(s, x, rows, lse);
+  for (int64_t r = 0; r < rows; r++, x += s.n, y += s.n) {
+    const Vec shift = broadcast(lse[r]);
+    each_vector(0, s.n, [=](int64_t i, auto lanes) { put(past, lanes, y + i, lanes.load(x + i) - shift); });
+  }
 }
 
 // log_softmax_grad: dy, y -> dx = dy - exp(y) sum(dy)
-bool log_softmax_grad(const Call& call) {
-  return gradient_rows(call, [](const float* g, const float* y, float* dx, int64_t n, bool past) {
+void log_softmax_gradient(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* dx, bool past) {
+  const int64_t n = s.n;
+  const float *g = call.in[0].f32() + first * n, *y = call.in[1].f32() + first * n;
+  if (s)
+    return map_short<2>(s, {g, y}, 0, rows, dx, [&](const Vec(&v)[2]) {
+      const Vec e = exp_below(v[1]);
+      return v[0] - e * s.sum(v[0]);
+    });
+  for (int64_t r = 0; r < rows; r++, g += n, y += n, dx += n) {
     const Vec sum = broadcast(static_cast<float>(row_sum(g, n)));
-    each_vector(0, n, [&](int64_t i, auto lanes) {
+    each_vector(0, n, [=](int64_t i, auto lanes) {
       fetch_next(y + i, n);
       const Vec e = exp_below(lanes.load(y + i));
       put(past, lanes, dx + i, lanes.load(g + i) - e * sum);
     });
-  });
+  }
 }
 
 // cross_entropy: logits [rows, C], labels i32 [rows] -> loss [rows], lse [rows]
@@ -207,9 +203,10 @@ bool cross_entropy(const Call& call) {
     const int64_t label = call.in[1].i32()[r];
     if (label != ignore && (label < 0 || label >= n)) return call.failure->set(Fault{1, kFaultLabel, label, r, n});
   }
+  const ShortRows s(n);
   each_rows(call, rows, n, [&](int64_t first, int64_t count) {
     float* lse = call.out[1].f32();
-    log_sum_exp(x.f32() + first * n, count, n, lse + first);
+    log_sum_exp(s, x.f32() + first * n, count, lse + first);
     for (int64_t r = first; r < first + count; r++) {
       const float* row = x.f32() + r * n;
       const int64_t label = call.in[1].i32()[r];
@@ -225,46 +222,32 @@ bool cross_entropy(const Call& call) {
 }
 
 // cross_entropy_grad: upstream [rows], logits, labels, lse -> dlogits; numbers as above
-bool cross_entropy_grad(const Call& call) {
-  const View& x = call.in[1];
-  const int64_t rows = x.shape[0], n = x.shape[1], ignore = call.integer(1);
-  const float smooth = call.real(0), rest = smooth / static_cast<float>(n);
-  const bool past = n >= kSide && too_large(call.out[0], n);
-  each_rows(call, rows, n, [&](int64_t first, int64_t count) {
-    const float *in = x.f32() + first * n, *lse = call.in[3].f32() + first;
-    float* dx = call.out[0].f32() + first * n;
-    if (n < kSide) exp_rows(in, lse, dx, count, n);
-    for (int64_t r = 0; r < count; r++) {
-      float* row = dx + r * n;
-      const int64_t label = call.in[2].i32()[first + r];
-      const float g = label == ignore ? 0.0f : call.in[0].f32()[first + r];
-      if (g == 0) {
-        set_zero(row, n);
-        continue;
-      }
-      const float* from = n < kSide ? row : in + r * n;
-      const Vec scale = broadcast(g), less = broadcast(rest), shift = broadcast(lse[r]);
-      const int64_t at = label / kLanes * kLanes;
-      each_vector(0, n, [&](int64_t i, auto lanes) {
-        Vec v = lanes.load(from + i);
-        if (n >= kSide) {
-          fetch_next(from + i, n);
-          v = exp_below(v - shift);
-        }
-        v = scale * (v - less);
-        if (i == at) {
-          float own[kLanes];
-          store(own, v);
-          own[label - at] -= g * (1 - smooth);
-          v = load(own);
-        }
-        put(past, lanes, row + i, v);
-      });
+void cross_entropy_gradient(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* dx, bool past) {
+  const int64_t n = s.n, ignore = call.integer(1);
+  const float smooth = call.real(0);
+  const Vec less = broadcast(smooth / static_cast<float>(n));
+  for (int64_t r = first; r < first + rows; r++, dx += n) {
+    const float* row = call.in[1].f32() + r * n;
+    const int64_t label = call.in[2].i32()[r];
+    const float g = label == ignore ? 0.0f : call.in[0].f32()[r];
+    if (g == 0) {
+      set_zero(dx, n);
+      continue;
     }
-    if (past) end_bypass();
-  });
-  return true;
+    const Vec scale = broadcast(g), shift = broadcast(call.in[3].f32()[r]), own = broadcast(g * (1 - smooth));
+    each_vector(0, n, [=](int64_t i, auto lanes) {
+      fetch_next(row + i, n);
+      const Vec e = exp_below(lanes.load(row + i) - shift), v = scale * (e - less);
+      put(past, lanes, dx + i, lane_numbers() == static_cast<int32_t>(label - i) ? v - own : v);
+    });
+  }
 }
+
+bool softmax(const Call& call) { return write_rows(call, softmax_of); }
+bool softmax_grad(const Call& call) { return write_rows(call, softmax_gradient); }
+bool log_softmax(const Call& call) { return write_rows(call, log_softmax_of); }
+bool log_softmax_grad(const Call& call) { return write_rows(call, log_softmax_gradient); }
+bool cross_entropy_grad(const Call& call) { return write_rows(call, cross_entropy_gradient); }
 
 }  // namespace
 }  // namespace auxgrad

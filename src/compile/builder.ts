@@ -32,12 +32,12 @@ export class Builder {
   readonly ops: PlannedOp[] = []
   readonly blocks: readonly Draft[]
   words: Float64Array = new Float64Array()
-  arenaBytes = 0
   readonly liveBytes: number
   stagingBytes = 0
   workspaceBytes = 0
   readonly #order: readonly Node[]
   readonly steps: readonly Node[]
+  #arenaBytes: number | undefined
   #blocks = new Map<Tensor, Draft>()
   #buffers = new Map<Node, number>()
   #lastUse = new Map<Tensor, number>()
@@ -75,13 +75,18 @@ export class Builder {
     this.liveBytes = largestLiveSum(this.blocks)
   }
 
-  /** Offsets, and all that follows from them. */
-  place(): void {
-    this.arenaBytes = allocate(this.blocks)
+  /** Bytes of the arena; the blocks have their places in it once it is asked for. */
+  get arenaBytes(): number {
+    return (this.#arenaBytes ??= allocate(this.blocks))
+  }
+
+  /** What follows from the places of the blocks. */
+  finish(): void {
+    const { arenaBytes } = this
     for (const n of this.#order)
       if (n.inputName !== null && this.#blocks.has(n.outputs[0])) this.inputs.set(n.inputName, this.slot(n.outputs[0]))
     this.#findKept(this.#order, this.steps)
-    this.words = this.#encode(this.steps)
+    this.words = this.#encode(this.steps, arenaBytes)
     this.steps.forEach((n, i) => this.#describe(n, i))
   }
 
@@ -202,9 +207,9 @@ export class Builder {
     return { layout: t, dtype: t.dtype, buffer: 0, byteOffset: this.#blocks.get(owner)!.offset }
   }
 
-  #encode(steps: readonly Node[]): Float64Array {
+  #encode(steps: readonly Node[], arenaBytes: number): Float64Array {
     const firstUpdate = steps.findIndex((n) => n.op.mutates)
-    const words = [magic, version, this.arenaBytes, steps.length, firstUpdate < 0 ? steps.length : firstUpdate]
+    const words = [magic, version, arenaBytes, steps.length, firstUpdate < 0 ? steps.length : firstUpdate]
     const index = new Map<string, number>()
     for (const n of steps) {
       const { name, numbers = [] } = kernelCall(n.op, n.inputs, n.outputs, n.attrs)

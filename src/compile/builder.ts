@@ -19,7 +19,7 @@ const version = 1
 export const bytesOf = (t: Tensor): number =>
   t.node!.reference ? 0 : aligned(sizeOf(t.shape) * bytesPerElement(t.dtype))
 
-type Draft = { -readonly [K in keyof PlannedBlock]: PlannedBlock[K] }
+type OpenBlock = { -readonly [K in keyof PlannedBlock]: PlannedBlock[K] }
 
 /** Turns an order of execution into blocks, offsets and words. */
 export class Builder {
@@ -30,7 +30,7 @@ export class Builder {
   readonly makers: Node[] = []
   readonly readers: Node[][] = []
   readonly ops: PlannedOp[] = []
-  readonly blocks: readonly Draft[]
+  readonly blocks: readonly OpenBlock[]
   words: Float64Array = new Float64Array()
   readonly liveBytes: number
   stagingBytes = 0
@@ -38,10 +38,10 @@ export class Builder {
   readonly #order: readonly Node[]
   readonly steps: readonly Node[]
   #arenaBytes: number | undefined
-  #blocks = new Map<Tensor, Draft>()
+  #blocks = new Map<Tensor, OpenBlock>()
   #buffers = new Map<Node, number>()
   #lastUse = new Map<Tensor, number>()
-  #scratch = new Map<Node, Draft>()
+  #scratch = new Map<Node, OpenBlock>()
 
   /** Lifetimes. `scratchBytes` remembers what kernels asked for, over the orders that are compared. */
   constructor(
@@ -82,11 +82,10 @@ export class Builder {
 
   /** What follows from the places of the blocks. */
   finish(): void {
-    const { arenaBytes } = this
+    this.words = this.#encode(this.steps)
     for (const n of this.#order)
       if (n.inputName !== null && this.#blocks.has(n.outputs[0])) this.inputs.set(n.inputName, this.slot(n.outputs[0]))
     this.#findKept(this.#order, this.steps)
-    this.words = this.#encode(this.steps, arenaBytes)
     this.steps.forEach((n, i) => this.#describe(n, i))
   }
 
@@ -161,7 +160,7 @@ export class Builder {
 
   #findKept(order: readonly Node[], steps: readonly Node[]): void {
     const border = steps.findIndex((n) => n.phase !== 'forward')
-    const keptBlocks = new Map<Draft, number>()
+    const keptBlocks = new Map<OpenBlock, number>()
     if (border >= 0)
       for (const reader of steps.slice(border)) {
         for (const t of reader.inputs) {
@@ -207,9 +206,9 @@ export class Builder {
     return { layout: t, dtype: t.dtype, buffer: 0, byteOffset: this.#blocks.get(owner)!.offset }
   }
 
-  #encode(steps: readonly Node[], arenaBytes: number): Float64Array {
+  #encode(steps: readonly Node[]): Float64Array {
     const firstUpdate = steps.findIndex((n) => n.op.mutates)
-    const words = [magic, version, arenaBytes, steps.length, firstUpdate < 0 ? steps.length : firstUpdate]
+    const words = [magic, version, this.arenaBytes, steps.length, firstUpdate < 0 ? steps.length : firstUpdate]
     const index = new Map<string, number>()
     for (const n of steps) {
       const { name, numbers = [] } = kernelCall(n.op, n.inputs, n.outputs, n.attrs)

@@ -51,28 +51,33 @@ export const alternatives: Readonly<Record<string, MemoryAssignment>> = {
   ],
 }
 
+/** A method at hand, and the bytes of a plan under it. */
+export interface Alternative {
+  readonly name: string
+  readonly bytes: number
+}
+
 /** What a plan over the budget is refused with. */
 export interface Refusal {
   /** Bytes before any method of the budget was used. */
   before?: number
-  /** The same step under other methods. */
-  alternatives?: () => { name: string; bytes: number }[]
+  /** The method under which the same step takes least, if that is less than so many bytes. */
+  alternative?: (below: number) => Alternative | undefined
 }
 
 /**
  * Refuses a plan that does not fit, before anything runs.
  * @throws AUX_BUDGET_TOO_SMALL naming the plan's bytes and the smallest that would do.
  */
-export function checkBudget(plan: Plan, budget: number | undefined, refusal: Refusal = {}): void {
-  const { before, alternatives } = refusal
+export function checkBudget(plan: Plan, budget: number | undefined, { before, alternative }: Refusal = {}): void {
   const { total } = plan.bytes
   if (budget === undefined || total <= budget) return
   const both = (bytes: number): string => `${showBytes(bytes)} (${bytes} bytes)`
-  const others = (alternatives?.() ?? []).filter((a) => a.bytes < total).sort((a, b) => a.bytes - b.bytes)
+  const other = alternative?.(total)
   const reduced =
     before !== undefined && before > total ? `, ${both(total)} at least with the methods of the budget` : ''
-  const advice = others.length
-    ? `; the smallest with the methods at hand is ${showBytes(others[0].bytes)} (${others[0].bytes} bytes, ${others[0].name})`
+  const advice = other
+    ? `; the smallest with the methods at hand is ${showBytes(other.bytes)} (${other.bytes} bytes, ${other.name})`
     : ''
   plan.dispose()
   fail(

@@ -19,7 +19,7 @@ const version = 1
 export const bytesOf = (t: Tensor): number =>
   t.node!.reference ? 0 : aligned(sizeOf(t.shape) * bytesPerElement(t.dtype))
 
-type Draft = { -readonly [K in keyof PlannedBlock]: PlannedBlock[K] }
+type OpenBlock = { -readonly [K in keyof PlannedBlock]: PlannedBlock[K] }
 
 /** Turns an order of execution into blocks, offsets and words. */
 export class Builder {
@@ -30,18 +30,18 @@ export class Builder {
   readonly makers: Node[] = []
   readonly readers: Node[][] = []
   readonly ops: PlannedOp[] = []
-  readonly blocks: readonly Draft[]
+  readonly blocks: readonly OpenBlock[]
   words: Float64Array = new Float64Array()
-  arenaBytes = 0
   readonly liveBytes: number
   stagingBytes = 0
   workspaceBytes = 0
   readonly #order: readonly Node[]
   readonly steps: readonly Node[]
-  #blocks = new Map<Tensor, Draft>()
+  #arenaBytes: number | undefined
+  #blocks = new Map<Tensor, OpenBlock>()
   #buffers = new Map<Node, number>()
   #lastUse = new Map<Tensor, number>()
-  #scratch = new Map<Node, Draft>()
+  #scratch = new Map<Node, OpenBlock>()
 
   /** Lifetimes. `scratchBytes` remembers what kernels asked for, over the orders that are compared. */
   constructor(
@@ -75,13 +75,17 @@ export class Builder {
     this.liveBytes = largestLiveSum(this.blocks)
   }
 
-  /** Offsets, and all that follows from them. */
-  place(): void {
-    this.arenaBytes = allocate(this.blocks)
+  /** Bytes of the arena; the blocks have their places in it once it is asked for. */
+  get arenaBytes(): number {
+    return (this.#arenaBytes ??= allocate(this.blocks))
+  }
+
+  /** What follows from the places of the blocks. */
+  finish(): void {
+    this.words = this.#encode(this.steps)
     for (const n of this.#order)
       if (n.inputName !== null && this.#blocks.has(n.outputs[0])) this.inputs.set(n.inputName, this.slot(n.outputs[0]))
     this.#findKept(this.#order, this.steps)
-    this.words = this.#encode(this.steps)
     this.steps.forEach((n, i) => this.#describe(n, i))
   }
 
@@ -156,7 +160,7 @@ export class Builder {
 
   #findKept(order: readonly Node[], steps: readonly Node[]): void {
     const border = steps.findIndex((n) => n.phase !== 'forward')
-    const keptBlocks = new Map<Draft, number>()
+    const keptBlocks = new Map<OpenBlock, number>()
     if (border >= 0)
       for (const reader of steps.slice(border)) {
         for (const t of reader.inputs) {

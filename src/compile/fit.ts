@@ -2,7 +2,7 @@ import type { Node } from '../graph/graph'
 import { assigned, holds, isPolicy, Policies, type MemoryAssignment } from '../memory/assignment'
 import { checkpoint } from '../memory/checkpoint'
 import type { Answers, MemoryPolicy } from '../memory/policy'
-import type { Plan } from './plan'
+import type { Draft, Plan } from './plan'
 import { isStatistics, unitsOf } from './units'
 
 /** A policy and the module, or range of modules, it was chosen for. */
@@ -18,59 +18,86 @@ export interface Fitting<Entry> {
   readonly modules: ReadonlyMap<string, object>
   /** What was asked for: where that is backpropagation, nothing is chosen. */
   readonly given: readonly ModulePolicy[]
-  /** The plan under a choice. */
+  /** The step under a choice. */
   readonly make: (chosen: readonly ModulePolicy[]) => Entry
 }
 
 /** To move an element takes a kernel about as long as this many multiplications and additions. */
 const operationsPerElement = 40
 
-/** A plan and the choice it is under. */
+/** A step and the choice it is under. */
 interface Candidate<Entry> {
   readonly entry: Entry
   readonly chosen: readonly ModulePolicy[]
 }
 
+/** The drafts made for a choice, of which few are there at a time. */
+class Candidates<Entry extends { readonly draft: Draft }> {
+  readonly #made = new Set<Entry>()
+
+  constructor(readonly fitting: Fitting<Entry>) {}
+
+  under(chosen: readonly ModulePolicy[]): Candidate<Entry> {
+    const entry = this.fitting.make(chosen)
+    this.#made.add(entry)
+    return { entry, chosen }
+  }
+
+  /** Disposes of all others. */
+  keep(...candidates: readonly (Candidate<Entry> | undefined)[]): void {
+    for (const entry of this.#made)
+      if (candidates.every((c) => c?.entry !== entry)) {
+        this.#made.delete(entry)
+        entry.draft.dispose()
+      }
+  }
+}
+
 /**
  * Policies for modules by which a step fits its budget: of the first method for as few modules as will do, those first
  * where a byte costs least; where all of them will not do, all of them, and as few as will do of the next method.
- * Every candidate is planned: what is estimated is the order alone. Where nothing will do, the smallest plan found.
- * `first` is too large; whatever is passed over is disposed of.
+ * Every candidate is drafted, and planned unless it takes too much wherever its values lie: what is estimated is the order
+ * alone. Where nothing will do, the smallest plan found. `first` is too large; whatever is passed over is disposed of.
  */
-export function fit<Entry extends { readonly plan: Plan }>(
+export function fit<Entry extends { readonly draft: Draft }>(
   first: Candidate<Entry>,
-  { make, ...fitting }: Fitting<Entry>,
+  fitting: Fitting<Entry>,
 ): Candidate<Entry> {
   const { budget, methods, given } = fitting
-  const made = [first.entry]
-  let found: Candidate<Entry> | undefined
+  const candidates = new Candidates(fitting)
+  let best: Candidate<Entry> | undefined
   try {
-    const remembered = (chosen: readonly ModulePolicy[]): Entry => made[made.push(make(chosen)) - 1]
     const pinned = given.flatMap(([path, { name }]) => (name === 'backpropagation' ? [path] : []))
     const free = (path: string): boolean => !pinned.some((at) => holds(at, path))
     const apart = (path: string): boolean => free(path) && !pinned.some((at) => holds(path, at))
     const again = methods.some((method) => isPolicy(method) && method.at('').recompute)
-    const lists = again ? unitsOf(first.entry.plan, apart) : []
-    let best = first
+    const lists = again ? unitsOf(first.entry.draft.plan, apart) : []
+    let smallest = first
     for (const units of lists.length ? lists : [[]]) {
-      const tried = search(first, units, free, { make: remembered, ...fitting })
-      if (bytesOf(tried) < bytesOf(best)) best = tried
-      if (bytesOf(best) <= budget) break
+      const tried = search(first, smallest, units, free, candidates)
+      if (bytesOf(tried, bytesOf(smallest)) < bytesOf(smallest)) smallest = tried
+      candidates.keep(smallest)
+      if (bytesOf(smallest) <= budget) break
     }
-    return (found = best)
+    return (best = smallest)
   } finally {
-    for (const entry of made) if (entry !== found?.entry) entry.plan.dispose()
+    candidates.keep(best)
+    if (best?.entry !== first.entry) first.entry.draft.dispose()
   }
 }
 
-const bytesOf = ({ entry }: Candidate<{ readonly plan: Plan }>): number => entry.plan.bytes.total
+/** Bytes under a choice; where they exceed `limit` in any case, perhaps fewer than it takes. */
+const bytesOf = ({ entry }: Candidate<{ readonly draft: Draft }>, limit?: number): number => entry.draft.bytes(limit)
 
-function search<Entry extends { readonly plan: Plan }>(
+function search<Entry extends { readonly draft: Draft }>(
   first: Candidate<Entry>,
+  kept: Candidate<Entry>,
   units: readonly string[],
   free: (path: string) => boolean,
-  { budget, methods, modules, make }: Fitting<Entry>,
+  candidates: Candidates<Entry>,
 ): Candidate<Entry> {
+  const { budget, methods, modules } = candidates.fitting
+  const fits = (candidate: Candidate<Entry>): boolean => bytesOf(candidate, budget) <= budget
   const again = checkpoint()
   const policies = new Policies(
     units.map((path) => [path, again] as const),
@@ -80,26 +107,24 @@ function search<Entry extends { readonly plan: Plan }>(
   let base = first
   for (const method of methods) {
     const offered = isPolicy(method)
-      ? stepsOf(method, base.entry.plan, unitOf)
+      ? stepsOf(method, base.entry.draft.plan, unitOf)
       : [{ rows: assigned(method, modules), saved: 1 }]
     const steps = offered
       .map(({ rows, saved }) => ({ rows: rows.filter(([path]) => free(path)), saved }))
       .filter(({ rows }) => rows.length)
     if (!steps.length) continue
     const { chosen } = base
-    const after = (count: number): Candidate<Entry> => {
-      const rows = steps.slice(0, count).reduce((all, step) => joined(all, step.rows), chosen)
-      return { entry: make(rows), chosen: rows }
-    }
+    const after = (count: number): Candidate<Entry> => candidates.under(joined(chosen, steps.slice(0, count)))
     let best = after(steps.length)
     let [few, enough, most] = [0, steps.length, bytesOf(base)]
-    if (bytesOf(best) > budget && enough > 1) {
+    if (!fits(best) && enough > 1) {
       const fewer = after(enough - 1)
-      if (bytesOf(fewer) <= bytesOf(best)) [best, enough] = [fewer, enough - 1]
+      if (bytesOf(fewer, bytesOf(best)) <= bytesOf(best)) [best, enough] = [fewer, enough - 1]
     }
-    if (bytesOf(best) >= bytesOf(base)) continue
-    if (bytesOf(best) > budget) {
+    if (bytesOf(best, bytesOf(base)) >= bytesOf(base)) continue
+    if (!fits(best)) {
       base = best
+      candidates.keep(kept, base)
       continue
     }
     for (let tries = 1; enough - few > 1; tries++) {
@@ -108,8 +133,9 @@ function search<Entry extends { readonly plan: Plan }>(
       const between = steps.slice(few, enough)
       const count = few + (tries <= 3 ? partOf(between, share) : between.length >> 1)
       const tried = after(count)
-      if (bytesOf(tried) <= budget) [best, enough] = [tried, count]
-      else [few, most] = [count, bytesOf(tried)]
+      if (fits(tried)) [best, enough] = [tried, count]
+      else [few, most] = [count, bytesOf(tried, budget)]
+      candidates.keep(kept, best)
     }
     return best
   }
@@ -123,12 +149,14 @@ function partOf(steps: readonly Step[], share: number): number {
   return Math.min(count || steps.length, steps.length - 1)
 }
 
-/** The later choice for a module takes the place of an earlier one of its kind. */
-function joined(chosen: readonly ModulePolicy[], rows: readonly ModulePolicy[]): readonly ModulePolicy[] {
-  const again = (policy: MemoryPolicy): boolean => policy.at('').recompute !== undefined
-  const replaced = ([path, policy]: ModulePolicy): boolean =>
-    rows.some(([at, by]) => at === path && again(by) === again(policy))
-  return [...chosen.filter((old) => !replaced(old)), ...rows]
+/** What is chosen after some steps: the later choice for a module takes the place of an earlier one of its kind. */
+function joined(chosen: readonly ModulePolicy[], steps: readonly Step[]): readonly ModulePolicy[] {
+  const kind = ([path, policy]: ModulePolicy): string => `${policy.at('').recompute !== undefined} ${path}`
+  const last = new Map(steps.flatMap((step) => step.rows.map((row) => [kind(row), step])))
+  return [
+    ...chosen.filter((row) => !last.has(kind(row))),
+    ...steps.flatMap((step) => step.rows.filter((row) => last.get(kind(row)) === step)),
+  ]
 }
 
 /** The module, or range of modules, around a node that may be run again. */

@@ -9,7 +9,7 @@ import { PlanCache } from './cache'
 import { fuseActivations, fuseStatistics } from './fuse'
 import { specsOf, valuesOf, type Batch, type NormalSpec, type Specs } from './inputs'
 import { ModelKey } from './key'
-import { Plan } from './plan'
+import { Draft, type Plan } from './plan'
 import { savePlan } from './save'
 import { sessionOf, signalOf, type RunOptions, type Session } from './session'
 import { soleOutput, trace } from './trace'
@@ -28,7 +28,7 @@ interface Entry {
 /** A plan of the graph, which is let go of if there can be none. */
 function planOf(graph: Graph, outputs: readonly Tensor[], device: Device | null): Plan {
   try {
-    return new Plan(graph, outputs, { device })
+    return new Draft(graph, outputs, { device }).plan
   } catch (error) {
     graph.dispose()
     throw error

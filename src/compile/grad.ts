@@ -6,7 +6,7 @@ import { fillOp } from '../ops/create'
 import { showShape, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 import { maskActivations } from './masks'
-import { Plan } from './plan'
+import { Draft, type Plan } from './plan'
 import { Session } from './session'
 import { ownMemory, trace } from './trace'
 
@@ -77,7 +77,7 @@ export function valueAndGrad(f: ScalarFunction): (...inputs: Tensor[]) => {
     let plan: Plan | undefined
     const session = new Session()
     try {
-      plan = new Plan(graph, [...outputs.values()])
+      plan = new Draft(graph, [...outputs.values()]).plan
       const values = session.executeSync(plan, new Map())
       const [value, ...grads] = values.map(({ data, shape, dtype }) => Tensor.from(data, shape, dtype))
       return { value, grads }

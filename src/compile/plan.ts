@@ -93,6 +93,55 @@ export interface PlanOptions {
   device?: Device | null
 }
 
+/** What a step runs and how long each value lives: what it takes at least is known, where anything lies is not. */
+export class Draft {
+  readonly device: Device | null
+  /** Frozen weights that do not lie in memory as float32. */
+  readonly stored: ReadonlyMap<Storage, StoredWeight>
+  readonly builder: Builder
+  /** Bytes outside of the arena. */
+  readonly outside: { readonly parameters: number; readonly optimizer: number }
+  /** Bytes that its plan takes at least. */
+  readonly leastBytes: number
+  #plan: Plan | undefined
+
+  /** Of the part of the graph that `outputs` and the changes of state need. */
+  constructor(
+    readonly graph: Graph,
+    readonly outputs: readonly Tensor[],
+    { device = null, optimizer = new Set() }: PlanOptions = {},
+  ) {
+    this.device = device
+    this.stored = readStored(graph)
+    const scratch = new Map<Node, number>()
+    this.builder = executionOrders(graph, outputs, bytesOf)
+      .map((order) => new Builder(order, outputs, scratch, device))
+      .reduce((best, b) => (b.liveBytes < best.liveBytes ? b : best))
+    const held = new Map(this.builder.references.map((t) => [t.storage!, optimizer.has(t)]))
+    const sum = (state: boolean): number =>
+      [...held].reduce((n, [{ bytes }, is]) => n + (is === state ? Math.max(64, aligned(bytes)) : 0), 0)
+    this.outside = { parameters: sum(false), optimizer: sum(true) }
+    this.leastBytes = this.outside.parameters + this.outside.optimizer + this.builder.liveBytes
+  }
+
+  /** Bytes that its plan takes: of what cannot be within `limit` wherever its values lie, the bytes that it takes at least. */
+  bytes(limit = Infinity): number {
+    const { leastBytes, builder } = this
+    return leastBytes > limit ? leastBytes : leastBytes - builder.liveBytes + builder.arenaBytes
+  }
+
+  /** The plan, made when it is first asked for. */
+  get plan(): Plan {
+    return (this.#plan ??= new Plan(this))
+  }
+
+  /** Lets go of what it reads; its plan with it. */
+  dispose(): void {
+    if (this.#plan) this.#plan.dispose()
+    else this.graph.dispose()
+  }
+}
+
 /** The program of one step: kernel calls with fixed addresses, and the bytes it takes. Plain data; prints as a table. */
 export class Plan {
   /** Every byte that the step holds, by kind. */
@@ -121,17 +170,11 @@ export class Plan {
   readonly #storages: readonly Storage[]
   #handle: PlanHandle | null = null
 
-  /** Plans the part of the graph that `outputs` and the changes of state need. */
-  constructor(graph: Graph, outputs: readonly Tensor[], options: PlanOptions = {}) {
+  /** @internal `Draft.plan` makes it. */
+  constructor({ graph, device, stored, builder, outside, outputs }: Draft) {
     this.graph = graph
-    this.device = options.device ?? null
-    const stored = readStored(graph)
-    const scratch = new Map<Node, number>()
-    const candidates = executionOrders(graph, outputs, bytesOf).map(
-      (order) => new Builder(order, outputs, scratch, this.device),
-    )
-    const builder = candidates.reduce((best, b) => (b.liveBytes < best.liveBytes ? b : best))
-    builder.place()
+    this.device = device
+    builder.finish()
     this.#words = builder.words
     this.#kernels = builder.kernels
     this.#storages = builder.references.map((t) => t.storage!)
@@ -146,30 +189,13 @@ export class Plan {
     this.blocks = builder.blocks
     this.inputs = builder.inputs
     this.outputs = outputs.map((t) => builder.slot(t))
-    this.bytes = this.#account(builder, options.optimizer ?? new Set())
-  }
-
-  #account(builder: Builder, optimizer: ReadonlySet<Tensor>): PlanBytes {
-    const storages = new Map<object, { bytes: number; state: boolean }>()
-    for (const t of builder.references) storages.set(t.storage!, { bytes: t.storage!.bytes, state: optimizer.has(t) })
-    const held = [...storages.values()].map((s) => ({ ...s, bytes: Math.max(64, aligned(s.bytes)) }))
-    const sum = (list: { bytes: number }[]): number => list.reduce((n, s) => n + s.bytes, 0)
-    const optimizerBytes = sum(held.filter((s) => s.state))
-    const parameters = sum(held.filter((s) => !s.state))
-    const arena = this.arenaBytes
-    const kept = sum(this.kept)
-    const staging = Math.min(builder.stagingBytes, arena - kept)
-    const workspace = Math.min(builder.workspaceBytes, arena - kept - staging)
-    const transient = arena - kept - staging - workspace
-    return {
-      parameters,
-      optimizer: optimizerBytes,
-      kept,
-      transient,
-      workspace,
-      staging,
-      total: parameters + optimizerBytes + arena,
-    }
+    const { arenaBytes } = this
+    const kept = this.kept.reduce((n, { bytes }) => n + bytes, 0)
+    const staging = Math.min(builder.stagingBytes, arenaBytes - kept)
+    const workspace = Math.min(builder.workspaceBytes, arenaBytes - kept - staging)
+    const transient = arenaBytes - kept - staging - workspace
+    const total = outside.parameters + outside.optimizer + arenaBytes
+    this.bytes = { ...outside, kept, transient, workspace, staging, total }
   }
 
   /** @internal End of the last byte that a run writes inputs to. */

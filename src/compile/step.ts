@@ -6,7 +6,7 @@ import { fillOp } from '../ops/create'
 import type { HostArray } from '../tensor/host'
 import { showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
-import { alternatives, parseBudget, type Budget } from './budget'
+import { alternatives, parseBudget, type Alternative, type Budget } from './budget'
 import type { Bytes } from './bytes'
 import { PlanCache } from './cache'
 import type { Traceable } from './function'
@@ -16,7 +16,7 @@ import { specsOf, valuesOf, type Batch, type NormalSpec, type Specs } from './in
 import { ModelKey } from './key'
 import { maskActivations } from './masks'
 import { rateAt, type Optimizer } from './optimizer'
-import { Plan } from './plan'
+import { Draft, type Plan } from './plan'
 import { keeping } from './keeping'
 import { inputLr, inputRandom, inputStep, savePlan, type Program } from './save'
 import { sessionOf, signalOf, type RunOptions, type Session } from './session'
@@ -71,6 +71,13 @@ export type StepResult<R extends Traceable> = {
   /** There with `indicator`. */
   indicators?: Record<string, Indicator>
 } & (R extends Tensor ? unknown : { [K in Exclude<keyof R, 'loss'>]: HostArray })
+
+/** Before it is known whether it becomes a plan. */
+interface Drafted {
+  readonly draft: Draft
+  readonly names: readonly string[]
+  readonly indicators: readonly string[]
+}
 
 interface Entry {
   readonly plan: Plan
@@ -255,7 +262,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
         variant: () => `${this.#session.variant}${update}|`,
         make: () => this.#fit(specs, update),
         budget: this.#budget?.bytes,
-        refusal: ({ unfit }) => ({ before: unfit, alternatives: () => this.#alternatives(specs) }),
+        refusal: ({ unfit }) => ({ before: unfit, alternative: (below) => this.#alternative(specs, below) }),
       }),
     )
   }
@@ -264,33 +271,40 @@ export class TrainingStep<R extends Traceable = Traceable> {
   #fit(specs: ReadonlyMap<string, NormalSpec>, update: boolean): Entry {
     const modules = this.#modules
     const given = assigned(this.#options.memory, modules)
-    const make = (chosen: readonly ModulePolicy[]): Entry => this.#make(specs, [...given, ...chosen], update)
+    const make = (chosen: readonly ModulePolicy[]): Drafted => this.#make(specs, [...given, ...chosen], update)
     const before = this.#chosen.filter(([path]) => namesModules(path, modules))
+    const planned = ({ draft, ...names }: Drafted): Entry => ({ plan: draft.plan, ...names })
     const first = make(before)
-    const { total } = first.plan.bytes
-    if (!this.#budget || total <= this.#budget.bytes) return first
+    if (!this.#budget || first.draft.bytes() <= this.#budget.bytes) return planned(first)
     const { bytes: budget, methods } = this.#budget
+    const unfit = first.draft.bytes()
     const { entry, chosen } = fit({ entry: first, chosen: before }, { budget, methods, modules, given, make })
-    if (entry.plan.bytes.total > budget) return { ...entry, unfit: total }
+    if (entry.draft.bytes() > budget) return { ...planned(entry), unfit }
     this.#chosen = chosen
     this.#session.memory = this.memory
-    return entry
+    return planned(entry)
   }
 
-  /** The bytes of the same step under the methods at hand. */
-  #alternatives(specs: ReadonlyMap<string, NormalSpec>): { name: string; bytes: number }[] {
-    return Object.entries(alternatives).flatMap(([name, memory]) => {
+  /** The method at hand under which the same step takes least, if that is less than so many bytes. */
+  #alternative(specs: ReadonlyMap<string, NormalSpec>, below: number): Alternative | undefined {
+    let least: Alternative | undefined
+    for (const [name, memory] of Object.entries(alternatives))
       try {
-        const { plan } = this.#make(specs, memory, true)
-        plan.dispose()
-        return [{ name, bytes: plan.bytes.total }]
+        const { draft } = this.#make(specs, memory, true)
+        try {
+          const limit = least?.bytes ?? below
+          const bytes = draft.bytes(limit)
+          if (bytes < limit) least = { name, bytes }
+        } finally {
+          draft.dispose()
+        }
       } catch {
-        return [] // a method that this model does not admit is no alternative
+        // a method that this model does not admit is no alternative
       }
-    })
+    return least
   }
 
-  #make(specs: ReadonlyMap<string, NormalSpec>, memory: MemoryAssignment, update: boolean): Entry {
+  #make(specs: ReadonlyMap<string, NormalSpec>, memory: MemoryAssignment, update: boolean): Drafted {
     this.optimizer.expectFit?.(new Map(this.model.namedParameters()))
     const policies = new Policies(memory, new Map(this.model.namedModules()))
     const traced = trace(this.#options.loss, specs, { model: this.model, policies, indicator: this.#options.indicator })
@@ -303,7 +317,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     }
   }
 
-  #finish({ graph, outputs, indicators }: Traced, policies: Policies, update: boolean): Entry {
+  #finish({ graph, outputs, indicators }: Traced, policies: Policies, update: boolean): Drafted {
     const loss = outputs.get('loss') ?? outputs.get(soleOutput)
     if (!loss)
       fail(
@@ -327,11 +341,11 @@ export class TrainingStep<R extends Traceable = Traceable> {
       if (norm) all.set('gradNorm', norm)
       return state
     })
-    const plan = new Plan(graph, [...all.values(), ...indicators.values()], {
+    const draft = new Draft(graph, [...all.values(), ...indicators.values()], {
       optimizer: state,
       device: this.#session.device,
     })
-    return { plan, names: [...all.keys()], indicators: [...indicators.keys()] }
+    return { draft, names: [...all.keys()], indicators: [...indicators.keys()] }
   }
 
   #gradients(graph: Graph, loss: Tensor, policies: Policies): Gradient[] {

@@ -76,9 +76,9 @@ export function assigned(
         'AUX_INVALID_ARGUMENT',
         `memory: expected checkpoint() for the modules ${where}, got ${policy.name}; name each of them`,
       )
+    if (typeof where === 'string' && namesModules(where, modules)) return [[where, policy]]
     const test = testOf<object>(where)
     const found = range ? [] : [...modules].filter(([path, module]) => test(path, module))
-    if (range && namesModules(where, modules)) return [[where, policy]]
     if (!found.length)
       fail(
         'AUX_INVALID_ARGUMENT',

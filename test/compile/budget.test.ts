@@ -16,6 +16,8 @@ import {
   zeros,
   type Tensor,
 } from '../../src'
+import { Builder } from '../../src/compile/builder'
+import { Draft } from '../../src/compile/plan'
 import { native } from '../../src/native'
 import { check } from '../support/property'
 import { snapshot } from '../support/record'
@@ -97,6 +99,36 @@ test('a budget that the methods cannot meet is refused, naming what they reach; 
   while (open.length) open.pop()!.dispose()
   expect(native().memory().live).toBe(before)
   expect(total({ budget: fewest })).toBe(fewest)
+})
+
+test('of candidates that take too much wherever their values lie no plan is made, and few are there at a time', () => {
+  const { bytes, dispose } = Draft.prototype
+  const places = Object.getOwnPropertyDescriptor(Builder.prototype, 'arenaBytes')!
+  const drafts = new Set<Draft>()
+  const there = new Set<Draft>()
+  const placed = new Set<Builder>()
+  let most = 0
+  const spies = [
+    jest.spyOn(Draft.prototype, 'bytes').mockImplementation(function (this: Draft, limit?: number) {
+      drafts.add(this)
+      most = Math.max(most, there.add(this).size)
+      return bytes.call(this, limit)
+    }),
+    jest.spyOn(Draft.prototype, 'dispose').mockImplementation(function (this: Draft) {
+      there.delete(this)
+      dispose.call(this)
+    }),
+    jest.spyOn(Builder.prototype, 'arenaBytes', 'get').mockImplementation(function (this: Builder) {
+      placed.add(this)
+      return places.get!.call(this) as number
+    }),
+  ]
+  expect(() => make({ budget: 1 }).step.plan(shapes)).toThrow(withCode('AUX_BUDGET_TOO_SMALL'))
+  for (const spy of spies) spy.mockRestore()
+  expect(drafts.size).toBeGreaterThan(20)
+  expect(placed.size).toBeLessThan(0.8 * drafts.size)
+  expect(most).toBeLessThan(6)
+  for (const draft of drafts) expect(draft.leastBytes).toBeLessThanOrEqual(draft.bytes())
 })
 
 test('without methods nothing is changed: a plan over the budget is refused', () => {

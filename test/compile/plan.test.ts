@@ -20,7 +20,7 @@ import {
 import { allocate, largestLiveSum, type Block } from '../../src/compile/allocate'
 import { fuseActivations } from '../../src/compile/fuse'
 import { maskActivations } from '../../src/compile/masks'
-import { Plan } from '../../src/compile/plan'
+import { Draft } from '../../src/compile/plan'
 import { derive } from '../../src/graph/derive'
 import { Graph } from '../../src/graph/graph'
 import { copy } from '../../src/graph/op'
@@ -159,7 +159,7 @@ test('random programs and their gradients: a plan computes, bit for bit, what no
         maskActivations(graph)
       })
       const outputs = [...named.values()]
-      const plan = new Plan(graph, outputs)
+      const { plan } = new Draft(graph, outputs)
       expectNoOverlap(plan.blocks, plan.arenaBytes)
       expect(plan.arenaBytes).toBeGreaterThanOrEqual(plan.liveBytes)
       const arena = new Storage(plan.arenaBytes)

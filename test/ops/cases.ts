@@ -1842,6 +1842,7 @@ const labelsBad = [
 ]
 add({
   name: 'crossEntropy',
+  ...fused, // exp
   f: (x, y) => aux.crossEntropy(x, y),
   reference: (x, y) => scalar(mean(rowsOf(x).map((v, i) => entropy(v, y.data[i])))),
   samples: [
@@ -1853,12 +1854,14 @@ add({
 })
 add({
   name: 'crossEntropy by u8, smoothed, summed',
+  ...fused, // exp
   f: (x, y) => aux.crossEntropy(x, y, { labelSmoothing: 0.1, reduction: 'sum' }),
   reference: (x, y) => scalar(sum(rowsOf(x).map((v, i) => entropy(v, y.data[i], 0.1)))),
   samples: [[s(4, 5), { shape: [4], low: 0, high: 5, dtype: 'u8' }]],
 })
 add({
   name: 'crossEntropy, each',
+  ...fused, // exp
   f: (x, y) => aux.crossEntropy(x, y, { reduction: 'none' }),
   reference: (x, y) => ({ shape: y.shape, data: Float64Array.from(rowsOf(x), (v, i) => entropy(v, y.data[i])) }),
   samples: [[s(2, 3, 4), indices(4, 2, 3)]],
@@ -1875,6 +1878,7 @@ const someIgnored: Sample[][] = [
 ]
 add({
   name: 'crossEntropy, ignoring',
+  ...fused, // exp
   f: (x, y) => aux.crossEntropy(x, y, { ignoreIndex: -1 }),
   reference: (x, y) => ignored(x, y, entropy),
   samples: someIgnored,
@@ -1883,6 +1887,7 @@ const classWeights = [0.5, 2, 1.5]
 for (const reduction of ['mean', 'sum', 'none'] as const)
   add({
     name: `crossEntropy, weighted, ${reduction}`,
+    ...fused, // exp
     f: (x, y) => aux.crossEntropy(x, y, { weight: tensor(classWeights), ignoreIndex: -1, reduction }),
     reference: (x, y) => {
       const factors = [...y.data].map((label) => (label === -1 ? 0 : classWeights[label]))

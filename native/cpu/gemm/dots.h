@@ -27,7 +27,7 @@ constexpr int kDotRows = 8;
 constexpr int kDotSums = kTileRows * kTileVecs > 16 ? 16 : 8;
 // Rows of the kernel for so many. Of few registers 8 rows would leave but one column, and each row loaded for it alone.
 constexpr int dot_rows(int rows) { return rows <= 2 ? rows : rows <= 4 || kDotSums == 8 ? 4 : kDotRows; }
-constexpr int dot_columns(int rows) { return kDotSums / rows; }
+constexpr int dot_columns(int rows) { return rows == 4 && kDotSums == 8 ? 3 : kDotSums / rows; }
 
 // Lane i is the sum of the lanes of v[i].
 inline __attribute__((always_inline)) Vec sums_of_lanes(const Vec* sum) {
@@ -83,7 +83,8 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
       p[i] = d.right + c * d.right_step + first_shared(i, N, count, kShared) * right_step;
     AUXGRAD_UNROLL
     for (int m = 0; m < M; m++) left[m] = d.left + min64(m, d.rows - 1) * d.left_step;
-    Vec sum[M * N] = {};
+    constexpr int kSums = (M * N + kLanes - 1) / kLanes * kLanes;
+    Vec sum[kSums] = {};
     const auto step = [&](const auto& lanes, int64_t k) __attribute__((always_inline)) {
       if (d.ahead_step > 0 && (kLanes == 16 || k % 16 == 0)) {
         const float* ahead = next + k * chunk;
@@ -106,7 +107,10 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
       }
       AUXGRAD_UNROLL
       for (int m = 0; m < M; m++) {
-        const Vec y = lanes.load(left[m] + k);
+        Vec y = lanes.load(left[m] + k);
+#if defined(__AVX2__) && !defined(__AVX512F__)
+        asm("" : "+x"(y));  // once, not for every product
+#endif
         AUXGRAD_UNROLL
         for (int n = 0; n < N; n++) sum[m * N + n] = fma(y, x[n], sum[m * N + n]);
       }
@@ -114,21 +118,17 @@ __attribute__((noinline)) void dot_kernel(const Dots& d) {
     int64_t k = 0;
     for (; k + kLanes <= d.depth; k += kLanes) step(WholeLanes(), k);
     if (k < d.depth) step(PartLanes{d.depth - k}, k);
-    alignas(64) float total[kDotSums];
+    alignas(64) float total[kSums];
     AUXGRAD_UNROLL
-    for (int i = 0; i < kDotSums; i += kLanes) store(total + i, sums_of_lanes(sum + i));
+    for (int i = 0; i < kSums; i += kLanes) store(total + i, sums_of_lanes(sum + i));
     if (count < N) {
       place_part(d, total, N, c, count, kShared);
       continue;
     }
-    typedef float Row __attribute__((vector_size(4 * N)));
-    float* out = d.out + c;
-    for (int m = 0; m < d.rows; m++, out += d.out_step) {
-      Row x, before;
-      memcpy(&x, total + m * N, sizeof x);
-      memcpy(&before, out, sizeof before);
-      if (d.add) x = x + before;
-      memcpy(out, &x, sizeof x);
+    for (int m = 0; m < d.rows; m++) {
+      float* out = d.out + m * d.out_step + c;
+      AUXGRAD_UNROLL
+      for (int n = 0; n < N; n++) out[n] = d.add ? out[n] + total[m * N + n] : total[m * N + n];
     }
   }
 }

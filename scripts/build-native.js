@@ -231,7 +231,7 @@ async function buildDirectly(o) {
   const link = ['-pthread', ...target.link]
   if (o.sanitize) {
     flags.push(`-fsanitize=${o.sanitize}`, '-fno-omit-frame-pointer', '-O1', '-g1', '-Wno-uninitialized')
-    if (o.sanitize.includes('undefined')) flags.push('-fno-sanitize-recover=all')
+    if (o.sanitize.includes('undefined')) flags.push('-fno-sanitize-recover=all', '-fno-sanitize=null,object-size')
     link.push(`-fsanitize=${o.sanitize}`)
   }
   const jobs = []

@@ -204,30 +204,46 @@ AUXGRAD_HOST_DEVICE inline float inverse_erf(float x, float log_rest) {
   return (w < 5.0f ? p : q) * x;
 }
 
-// sin(x + turns pi / 2) within 0.51 ULP, for |x| to 10^15; beyond, where neighbours are many turns apart, something in
-// [-1, 1]. In double: x is brought to [-pi / 4, pi / 4] by exact products with the two parts of pi / 2, where a series will do.
-AUXGRAD_HOST_DEVICE inline float sin_f32(float x, uint64_t turns) {
+// a b + c of doubles, in one rounding where the machine can.
+AUXGRAD_HOST_DEVICE inline double fused(double a, double b, double c) {
 #if defined(AUXGRAD_FMA)
+  return __builtin_fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// x - n c in one rounding, for x near the product: of halves of the factors its error is known (Dekker 1971).
+AUXGRAD_HOST_DEVICE inline double less_product(double x, double n, double c) {
+#if defined(AUXGRAD_FMA)
+  return __builtin_fma(-n, c, x);
+#else
+  constexpr double kSplit = 134217729.0;  // 2^27 + 1
+  const double product = n * c, n_high = n * kSplit - (n * kSplit - n), c_high = c * kSplit - (c * kSplit - c);
+  const double n_low = n - n_high, c_low = c - c_high;
+  return (x - product) - (((n_high * c_high - product) + n_high * c_low + n_low * c_high) + n_low * c_low);
+#endif
+}
+
+// sin(x + turns pi / 2) within 0.51 ULP, for |x| to 10^15; beyond, where neighbours are many turns apart, something in
+// [-1, 1]. In double: x is brought to [-pi / 4, pi / 4] by products with the two parts of pi / 2, where a series will do.
+AUXGRAD_HOST_DEVICE inline float sin_f32(float x, uint64_t turns) {
   constexpr double kWhole = 6755399441055744.0;  // 1.5 * 2^52: as kRound
-  const double t = __builtin_fma(static_cast<double>(x), 0.6366197723675814, kWhole), n = t - kWhole;
-  double r = __builtin_fma(-n, 1.5707963267948966, static_cast<double>(x));
-  r = __builtin_fma(-n, 6.123233995736766e-17, r);
+  const double t = fused(static_cast<double>(x), 0.6366197723675814, kWhole), n = t - kWhole;
+  double r = fused(-n, 6.123233995736766e-17, less_product(static_cast<double>(x), n, 1.5707963267948966));
   r = r > 1 ? 1 : (r < -1 ? -1 : r);
   const double z = r * r;
   double s = -1.0 / 39916800, c = -1.0 / 3628800;
-  s = __builtin_fma(s, z, 1.0 / 362880), c = __builtin_fma(c, z, 1.0 / 40320);
-  s = __builtin_fma(s, z, -1.0 / 5040), c = __builtin_fma(c, z, -1.0 / 720);
-  s = __builtin_fma(s, z, 1.0 / 120), c = __builtin_fma(c, z, 1.0 / 24);
-  s = __builtin_fma(s, z, -1.0 / 6), c = __builtin_fma(c, z, -0.5);
-  s = __builtin_fma(s * z, r, r), c = __builtin_fma(c, z, 1.0);
+  s = fused(s, z, 1.0 / 362880), c = fused(c, z, 1.0 / 40320);
+  s = fused(s, z, -1.0 / 5040), c = fused(c, z, -1.0 / 720);
+  s = fused(s, z, 1.0 / 120), c = fused(c, z, 1.0 / 24);
+  s = fused(s, z, -1.0 / 6), c = fused(c, z, -0.5);
+  s = fused(s * z, r, r), c = fused(c, z, 1.0);
   uint64_t quarter;
   memcpy(&quarter, &t, 8);
   quarter += turns;
   const double y = quarter & 1 ? c : s;
   return static_cast<float>(quarter & 2 ? -y : y);
-#else
-  return static_cast<float>(turns ? __builtin_cos(static_cast<double>(x)) : __builtin_sin(static_cast<double>(x)));
-#endif
 }
 
 // pow(a, b) = exp(b log |a|) with the sign rules for whole b; exact for b = 0, 1, 2, 3.

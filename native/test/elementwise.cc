@@ -41,8 +41,13 @@ TEST(elementary_functions_are_within_their_ulp) {
     CHECK(worst_ulp("log1p", std::log1p, 1e-30f, 1e30f, true) <= 4);
     CHECK(worst_ulp("sin", std::sin, -1e5f, 1e5f) <= 0.51);
     CHECK(worst_ulp("cos", std::cos, -1e5f, 1e5f) <= 0.51);
-    CHECK(worst_ulp("sin", std::sin, 1e-38f, 1e15f, true) <= 0.51);
-    CHECK(worst_ulp("cos", std::cos, 1e-38f, 1e15f, true) <= 0.51);
+#ifdef _WIN32
+    const float most = 1e5f;  // of larger numbers the sine of its C library is not good enough to compare with
+#else
+    const float most = 1e15f;
+#endif
+    CHECK(worst_ulp("sin", std::sin, 1e-38f, most, true) <= 0.51);
+    CHECK(worst_ulp("cos", std::cos, 1e-38f, most, true) <= 0.51);
     test::Array far = test::Array::f32({64}), y = test::Array::f32({64});
     for (int i = 0; i < 64; i++) far[i] = std::ldexp(i % 2 ? -1.9f : 1.1f, 64 + i);
     for (const char* kernel : {"sin", "cos"}) {

@@ -230,8 +230,8 @@ async function buildDirectly(o) {
   if (o.config === 'Debug') flags.push('-g')
   const link = ['-pthread', ...target.link]
   if (o.sanitize) {
-    flags.push(`-fsanitize=${o.sanitize}`, '-fno-omit-frame-pointer', '-O1', '-g1', '-Wno-uninitialized')
-    if (o.sanitize.includes('undefined')) flags.push('-fno-sanitize-recover=all', '-fno-sanitize=null,object-size')
+    flags.push(`-fsanitize=${o.sanitize}`, ...facts.sanitizedFlags)
+    if (o.sanitize.includes('undefined')) flags.push(...facts.undefinedFlags)
     link.push(`-fsanitize=${o.sanitize}`)
   }
   const jobs = []

@@ -67,10 +67,12 @@ AUXGRAD_HOST_DEVICE inline uint16_t f32_to_bf16(float f) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
-// a b + c, in one rounding where the machine has it.
-AUXGRAD_HOST_DEVICE inline float mul_add(float a, float b, float c) {
+// a b + c of floats or doubles, in one rounding where the machine has it.
+template <class T>
+AUXGRAD_HOST_DEVICE inline T mul_add(T a, T b, T c) {
 #if defined(AUXGRAD_FMA)
-  return __builtin_fmaf(a, b, c);
+  if constexpr (sizeof(T) == 4) return __builtin_fmaf(a, b, c);
+  else return __builtin_fma(a, b, c);
 #else
   return a * b + c;
 #endif

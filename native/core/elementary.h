@@ -204,15 +204,6 @@ AUXGRAD_HOST_DEVICE inline float inverse_erf(float x, float log_rest) {
   return (w < 5.0f ? p : q) * x;
 }
 
-// a b + c of doubles, in one rounding where the machine can.
-AUXGRAD_HOST_DEVICE inline double fused(double a, double b, double c) {
-#if defined(AUXGRAD_FMA)
-  return __builtin_fma(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
 // x - n c in one rounding, for x near the product: of halves of the factors its error is known (Dekker 1971).
 AUXGRAD_HOST_DEVICE inline double less_product(double x, double n, double c) {
 #if defined(AUXGRAD_FMA)
@@ -229,16 +220,16 @@ AUXGRAD_HOST_DEVICE inline double less_product(double x, double n, double c) {
 // [-1, 1]. In double: x is brought to [-pi / 4, pi / 4] by products with the two parts of pi / 2, where a series will do.
 AUXGRAD_HOST_DEVICE inline float sin_f32(float x, uint64_t turns) {
   constexpr double kWhole = 6755399441055744.0;  // 1.5 * 2^52: as kRound
-  const double t = fused(static_cast<double>(x), 0.6366197723675814, kWhole), n = t - kWhole;
-  double r = fused(-n, 6.123233995736766e-17, less_product(static_cast<double>(x), n, 1.5707963267948966));
+  const double t = mul_add(static_cast<double>(x), 0.6366197723675814, kWhole), n = t - kWhole;
+  double r = mul_add(-n, 6.123233995736766e-17, less_product(static_cast<double>(x), n, 1.5707963267948966));
   r = r > 1 ? 1 : (r < -1 ? -1 : r);
   const double z = r * r;
   double s = -1.0 / 39916800, c = -1.0 / 3628800;
-  s = fused(s, z, 1.0 / 362880), c = fused(c, z, 1.0 / 40320);
-  s = fused(s, z, -1.0 / 5040), c = fused(c, z, -1.0 / 720);
-  s = fused(s, z, 1.0 / 120), c = fused(c, z, 1.0 / 24);
-  s = fused(s, z, -1.0 / 6), c = fused(c, z, -0.5);
-  s = fused(s * z, r, r), c = fused(c, z, 1.0);
+  s = mul_add(s, z, 1.0 / 362880), c = mul_add(c, z, 1.0 / 40320);
+  s = mul_add(s, z, -1.0 / 5040), c = mul_add(c, z, -1.0 / 720);
+  s = mul_add(s, z, 1.0 / 120), c = mul_add(c, z, 1.0 / 24);
+  s = mul_add(s, z, -1.0 / 6), c = mul_add(c, z, -0.5);
+  s = mul_add(s * z, r, r), c = mul_add(c, z, 1.0);
   uint64_t quarter;
   memcpy(&quarter, &t, 8);
   quarter += turns;

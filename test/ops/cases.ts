@@ -301,14 +301,7 @@ binary(
 )
 binary('maximum', (a, b) => a.maximum(b), Math.max)
 binary('minimum', (a, b) => a.minimum(b), Math.min)
-for (const [name, g] of Object.entries({
-  eq: (a: number, b: number) => a === b,
-  ne: (a: number, b: number) => a !== b,
-  lt: (a: number, b: number) => a < b,
-  le: (a: number, b: number) => a <= b,
-  gt: (a: number, b: number) => a > b,
-  ge: (a: number, b: number) => a >= b,
-}))
+for (const [name, g] of Object.entries(ref.comparisons))
   binary(
     name,
     (a, b) => a[name as 'eq'](b),

@@ -18,7 +18,7 @@ import {
 } from '../../src'
 import { native } from '../../src/native'
 import { check } from '../support/property'
-import { broadcast, eachIndex, sizeOf } from '../support/reference'
+import { broadcast, comparisons, eachIndex, sizeOf } from '../support/reference'
 import { bytes, generator } from '../support/run'
 
 // Random programs of the ops that move, join, select, compare and sum values, on small whole numbers, against a plain
@@ -480,7 +480,7 @@ const unary: Record<string, (x: Value, draw: Draw) => Made | undefined> = {
   compare: (x, draw) => {
     const [name, k] = [(['eq', 'ne', 'lt', 'le', 'gt', 'ge'] as const)[draw(6)], draw(5) - 2]
     if (dtypes(x, 'u8', 'bool')) return undefined
-    return { f: (t) => t[name](k), value: mapped(x, (v) => Number(relations[name](v, k)), undefined, 'bool') }
+    return { f: (t) => t[name](k), value: mapped(x, (v) => Number(comparisons[name](v, k)), undefined, 'bool') }
   },
   not: (x) => (dtypes(x, 'bool') ? { f: (t) => t.logicalNot(), value: mapped(x, (v) => 1 - v) } : undefined),
   reduce: (x, draw) => {
@@ -617,14 +617,6 @@ const unary: Record<string, (x: Value, draw: Draw) => Made | undefined> = {
   },
 }
 
-const relations = {
-  eq: (a: number, b: number) => a === b,
-  ne: (a: number, b: number) => a !== b,
-  lt: (a: number, b: number) => a < b,
-  le: (a: number, b: number) => a <= b,
-  gt: (a: number, b: number) => a > b,
-  ge: (a: number, b: number) => a >= b,
-}
 const spreads = (x: Value, y: Value): boolean =>
   broadcast([...x.shape], [...y.shape]).every((n, i, all) =>
     [x, y].every(({ shape }) => {
@@ -650,7 +642,10 @@ const binary: Record<string, (x: Value, y: Value, draw: Draw) => Made | undefine
   compare: (x, y, draw) => {
     if (x.dtype !== y.dtype || !spreads(x, y)) return undefined
     const name = (['eq', 'ne', 'lt', 'le', 'gt', 'ge'] as const)[draw(6)]
-    return { f: (s, t) => s[name](t), value: zipped(x, y, (a, b) => Number(relations[name](a, b)), undefined, 'bool') }
+    return {
+      f: (s, t) => s[name](t),
+      value: zipped(x, y, (a, b) => Number(comparisons[name](a, b)), undefined, 'bool'),
+    }
   },
   logic: (x, y, draw) => {
     if (!dtypes(x, 'bool') || !dtypes(y, 'bool') || !spreads(x, y)) return undefined

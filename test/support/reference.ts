@@ -33,6 +33,16 @@ export function get(a: Arr, index: readonly number[]): number {
   return a.data[at]
 }
 
+/** Of two numbers, by the names of the operations. */
+export const comparisons = {
+  eq: (a: number, b: number) => a === b,
+  ne: (a: number, b: number) => a !== b,
+  lt: (a: number, b: number) => a < b,
+  le: (a: number, b: number) => a <= b,
+  gt: (a: number, b: number) => a > b,
+  ge: (a: number, b: number) => a >= b,
+}
+
 export const map = (a: Arr, f: (v: number) => number): Arr => ({ shape: a.shape, data: a.data.map(f) })
 
 export function broadcast(...shapes: number[][]): number[] {

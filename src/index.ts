@@ -8,6 +8,7 @@ export * from './ops'
 export * as optim from './optim'
 export * as train from './train'
 export { AuxgradError, type ErrorCode } from './errors'
+export { info, setThreads, type Info } from './info'
 export type { Graph, Node, Phase } from './graph/graph'
 export type { Derivation, KernelCall, Op, Weighted } from './graph/op'
 export {

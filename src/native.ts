@@ -32,7 +32,6 @@ export interface NativeInfo {
   isa: string
   isaAvailable: string[]
   threads: number
-  platform: string
   compiler: string
 }
 
@@ -107,7 +106,7 @@ function libc(): string {
   return header.glibcVersionRuntime ? `glibc ${header.glibcVersionRuntime}` : 'musl'
 }
 
-/** This platform in words, for errors and `auxgrad info`. */
+/** This platform in words, for errors and `info()`. */
 export function platformText(): string {
   return [`${process.platform}-${process.arch}`, libc(), `Node ${process.versions.node}`].filter(Boolean).join(', ')
 }

@@ -9,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "cores.h"
+
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #define AUXGRAD_PAUSE() _mm_pause()
@@ -229,8 +231,8 @@ int default_threads() {
     const int n = std::atoi(text);
     if (n >= 1) return n < 256 ? n : 256;
   }
-  const unsigned n = std::thread::hardware_concurrency();
-  return n < 1 ? 1 : n < 256 ? static_cast<int>(n) : 256;
+  const int n = available_cores();
+  return n < 256 ? n : 256;
 }
 
 Parallel& process_pool() { return pool(); }

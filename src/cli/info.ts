@@ -1,7 +1,8 @@
 import { Command } from 'commander'
 import os from 'node:os'
 import { AuxgradError } from '../errors'
-import { binaryPath, native, platformText, version } from '../native'
+import { info as about } from '../info'
+import { platformText, version } from '../native'
 import { deviceNamed } from '../tensor/device'
 import { device } from './options'
 import { action, exitCode } from './output'
@@ -14,18 +15,12 @@ export function info(): Command {
     .option('--json', 'one JSON object on stdout')
     .action(
       action<{ device: string; json?: boolean }>((options, output) => {
-        const about = {
-          auxgrad: version(),
-          node: process.versions.node,
-          platform: platformText(),
-          cpu: os.cpus()[0]?.model.trim() ?? 'unknown',
-          memory: os.totalmem(),
-        }
+        const machine = { cpu: os.cpus()[0]?.model.trim() ?? 'unknown', memory: os.totalmem() }
+        const known = { auxgrad: version(), node: process.versions.node, platform: platformText(), ...machine }
         const found = deviceNamed('info', options.device)?.description // or an error that says why there is none
         try {
-          const binary = binaryPath()
-          const { isa, isaAvailable, threads, compiler } = native().info()
-          const all = { ...about, binary, isa, isaAvailable, threads, compiler, ...(found && { device: found }) }
+          const { binary, isa, isaAvailable, threads, compiler } = about()
+          const all = { ...known, binary, isa, isaAvailable, threads, compiler, ...(found && { device: found }) }
           output.result(
             all,
             [
@@ -42,8 +37,8 @@ export function info(): Command {
         } catch (error) {
           if (!(error instanceof AuxgradError)) throw error
           output.result(
-            { ...about, binary: null, error: { code: error.code, message: error.message } },
-            `auxgrad   ${about.auxgrad}\nplatform  ${about.platform}\nbinary    none`,
+            { ...known, binary: null, error: { code: error.code, message: error.message } },
+            `auxgrad   ${known.auxgrad}\nplatform  ${known.platform}\nbinary    none`,
           )
           process.stderr.write(`auxgrad: ${error.message}\n`)
           return exitCode.failed

@@ -7,6 +7,7 @@ const root = path.resolve(__dirname, '../..')
 const rooms = [
   'errors',
   'native',
+  'info',
   'tensor',
   'io',
   'graph',

@@ -1,20 +1,22 @@
 #!/usr/bin/env node
 // `npm run bench [-- --quick] [--only gemm,step] [--match TEXT] [--threads 1,2] [--python PROGRAM] [--json FILE]
 // [--svg FILE] [--merge FILE]...`
-// Builds and runs the native suite, then the same convolutions (and the dense weight gradients that those of signs
-// replace) in PyTorch and whole training steps beside PyTorch's (where a Python with torch is found) and TensorFlow.js's
-// (where it is installed), prints the tables, writes the JSON and a roofline. At most 10 minutes, with --quick one;
-// meanwhile each case is told on stderr.
+// Builds and runs the native suite, PyTorch taking its turns with the convolutions (and with the dense weight gradients that
+// those of signs replace), then whole training steps beside PyTorch's (where a Python with torch is found) and
+// TensorFlow.js's (where it is installed), prints the tables, writes the JSON and a roofline. At most 10 minutes, with
+// --quick one; meanwhile each case is told on stderr. A ratio with ~ has not settled: the best of one of both sides was
+// seen only once.
 // Of what only moves memory `fractionOfPeak` is of the peer `stream`: the same bytes read and written in order, without
 // arithmetic, measured in turn with the kernel. Of the rest it is of the multiply-add peak, or of what memory allows.
 // The last table sums up the families (summary.js): geometric means, the lowest, and what misses the project's goals.
 // AUXGRAD_ISA=avx2 holds this library and its peers to AVX2.
 // --merge adds the results of other programs (of the same JSON form: {"results":[{"group","name","threads",...}]}).
 'use strict'
-const { spawnSync } = require('node:child_process')
+const { spawn, spawnSync } = require('node:child_process')
 const fs = require('node:fs')
 const os = require('node:os')
 const path = require('node:path')
+const readline = require('node:readline')
 const Table = require('cli-table3')
 const { findPython, holdTo, Peer } = require('./compare/peer')
 const { roofline } = require('./roofline')
@@ -58,13 +60,12 @@ function options(argv) {
 
 const sameCase = (row) => (r) => r.group === row.group && r.name === row.name && r.threads === row.threads
 
-// A row of another program joins ours of the same case: its peers' numbers, and the ratio as it measured it. Where
-// PyTorch is among the peers the ratio is to PyTorch: the others of a sign gradient are our own and bare products.
+// A row of another program joins ours of the same case: its peers' numbers, and the ratio as it measured it.
 function mergeRow(rows, row) {
   const own = rows.find(sameCase(row))
   if (!own) return rows.push(row)
   own.peers = { ...own.peers, ...row.peers }
-  own.ratioToBestPeer = row.ratioToBestPeer ?? own.gflops / (own.peers.pytorch ?? Math.max(...Object.values(own.peers)))
+  own.ratioToBestPeer = row.ratioToBestPeer ?? own.gflops / Math.max(...Object.values(own.peers))
 }
 
 function runNode(...args) {
@@ -72,20 +73,41 @@ function runNode(...args) {
   if (result.status !== 0) process.exit(result.status ?? 1)
 }
 
-/** The convolutions of some groups in PyTorch, in a process for each number of threads. */
-function torchConvolutions(report, python, groups) {
-  for (const { threads } of report.machine.byThreads) {
-    const args = ['--only', groups.join(), '--threads', String(threads), '--match', o.match]
-    if (o.quick) args.push('--quick')
-    const result = spawnSync(
-      python,
-      [path.join(__dirname, 'peers/conv_torch.py'), ...args, '--rounds', o.quick ? '1' : '2', '--seconds', '0.02'],
-      { encoding: 'utf8', maxBuffer: 1 << 26, stdio: ['ignore', 'pipe', 'inherit'] },
-    )
-    if (result.status === 0) {
-      const theirs = JSON.parse(result.stdout)
-      merge(report, { ...theirs, results: theirs.results.filter((row) => report.results.some(sameCase(row))) })
-    } else report.missing.push(`pytorch: conv_torch.py failed (${result.error?.message ?? `exit ${result.status}`})`)
+/**
+ * Runs the native suite, PyTorch (in a process for each number of threads) answering what it asks for.
+ * @returns its exit code and the version of PyTorch, if that was asked
+ */
+async function nativeSuite(program, args, python) {
+  const child = spawn(program, [...args, ...(python ? ['--ask', 'pytorch'] : [])], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
+  child.stdin.on('error', () => {}) // it has ended: its exit code tells
+  const ended = new Promise((resolve, reject) => child.on('error', reject).on('close', resolve))
+  const peers = new Map()
+  let torch
+  try {
+    for await (const line of readline.createInterface({ input: child.stdout })) {
+      const [word, group, name, threads, seconds] = line.split('\t')
+      if (word !== 'ask') {
+        console.error(line)
+        if (line.startsWith('kernels: ')) holdTo(line.slice('kernels: '.length))
+        continue
+      }
+      try {
+        if (!peers.has(threads)) {
+          peers.set(threads, new Peer(python, threads, { script: path.join(__dirname, 'peers/conv_torch.py') }))
+          torch = (await peers.get(threads).hello()).torch
+        }
+        const answer = await peers.get(threads).ask({ do: 'time', group, name, seconds: Number(seconds) })
+        child.stdin.write(`${answer.seconds}\n`)
+      } catch (error) {
+        child.stdin.write(`${error.message.replace(/\s+/g, ' ')}\n`)
+      }
+    }
+    return { status: await ended, torch }
+  } finally {
+    for (const peer of peers.values()) peer.end()
+    child.kill()
   }
 }
 
@@ -173,13 +195,16 @@ function print(report) {
       number(r.gbs),
       share,
       ...peers.map(cell),
-      number(r.ratioToBestPeer, 2),
+      number(r.ratioToBestPeer, 2) + (r.settled === false && !report.quick && r.ratioToBestPeer ? ' ~' : ''),
     ])
   }
   if (kernels.length) console.log(table.toString())
   if (steps.length) printSteps(steps, missing('pytorch'))
   if (report.tfjs?.length) printTfjs(report.tfjs, steps)
   printSummary(summary(report))
+  const open = kernels.filter((r) => r.settled === false).length
+  if (open && !report.quick)
+    console.log(`~ ${open} of ${kernels.length} did not settle: the best of one of both sides was seen only once`)
   console.log(`kernels ${machine.isa}`)
   for (const m of machine.byThreads)
     console.log(`threads ${m.threads}: peak ${number(m.fmaPeakGflops)} GF/s, memory ${number(m.bandwidthGBs)} GB/s`)
@@ -278,17 +303,16 @@ async function main() {
     ...(native?.length === 0 ? ['--match', '(none)'] : ['--match', o.match]),
     ...(native?.length ? ['--only', native.join()] : []),
   ]
-  const run = spawnSync(program, [...args, '--json', file], { stdio: ['ignore', 2, 'inherit'] })
-  if (!fs.existsSync(file)) fail(`${program} wrote no results${run.error ? `: ${run.error.message}` : ''}`)
+  const wanted = (group) => !o.only || o.only.includes(group)
+  const compared = ['conv', 'conv-sign-gradient', 'step'].some(wanted)
+  const python = compared ? findPython(o.python) : undefined
+  const run = await nativeSuite(program, [...args, '--json', file], python)
+  if (!fs.existsSync(file)) fail(`${program} wrote no results (exit ${run.status})`)
   const report = JSON.parse(fs.readFileSync(file, 'utf8'))
   fs.rmSync(folder, { recursive: true })
-  holdTo(report.machine.isa)
-  const wanted = (group) => !o.only || o.only.includes(group)
-  const convolutions = ['conv', 'conv-sign-gradient'].filter((g) => report.results.some((r) => r.group === g))
-  const python = convolutions.length || wanted('step') ? findPython(o.python) : undefined
-  if (!python && (convolutions.length || wanted('step')))
+  if (run.torch) report.peers.pytorch = `PyTorch ${run.torch}`
+  if (compared && !python)
     report.missing.push('pytorch: absent (no Python that imports torch and numpy: apt-get install python3-torch)')
-  if (python && convolutions.length) torchConvolutions(report, python, convolutions)
   if (wanted('step')) await trainingSteps(report, python)
   for (const name of o.merge) {
     const other = JSON.parse(fs.readFileSync(name, 'utf8'))

@@ -25,8 +25,9 @@ class Peer {
   /**
    * @param threads how many it computes with, in its own kernels and in its BLAS
    * @param options.patient threads without work sleep instead of spinning: slower alone, far faster beside others
+   * @param options.script what it runs
    */
-  constructor(python, threads, { patient = false } = {}) {
+  constructor(python, threads, { patient = false, script = path.join(__dirname, 'train.py') } = {}) {
     const n = String(threads)
     const env = {
       ...process.env,
@@ -35,7 +36,7 @@ class Peer {
       MKL_NUM_THREADS: n,
       ...(patient ? { OMP_WAIT_POLICY: 'passive' } : {}),
     }
-    this.#child = spawn(python, [path.join(__dirname, 'train.py'), n], { env, stdio: ['pipe', 'pipe', 'pipe'] })
+    this.#child = spawn(python, [script, n], { env, stdio: ['pipe', 'pipe', 'pipe'] })
     this.#child.stderr.setEncoding('utf8').on('data', (text) => (this.#errors += text))
     this.#lines = readline.createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]()
   }

@@ -126,7 +126,7 @@ GROUP(attention, "attention") {
       c.flops = Attention(s).products() * (gradient ? 5 : 2);
       c.bytes = 4.0 * static_cast<double>(s.batch * s.heads * s.tokens * s.depth) * (gradient ? 8 : 4);
       c.quick = true;
-      c.prepare = [=](int) {
+      c.prepare = [=] {
         const auto a = std::make_shared<Attention>(s);
         a->forward().run();
         const auto call = std::make_shared<bench::KernelCall>(gradient ? a->gradient() : a->forward());

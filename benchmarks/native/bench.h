@@ -1,7 +1,7 @@
 // The native benchmark suite: one file a group, registered by GROUP, each case checked before it is timed.
 //
 //   GROUP(memory) {
-//     group.add({"add 1M", /*flops*/ 0, /*bytes*/ 12e6, /*quick*/ true, [](int threads) {
+//     group.add({"add 1M", /*flops*/ 0, /*bytes*/ 12e6, /*quick*/ true, [] {
 //       auto call = std::make_shared<bench::KernelCall>("add", in, out);
 //       bench::Prepared p;
 //       p.contenders.push_back({"auxgrad", [call] { call->run(); }, [call] { return check(...); }});
@@ -36,12 +36,13 @@ struct Prepared {
 
 struct Case {
   std::string name;
-  double flops = 0;    // of one run; 0 for a case that moves memory only
-  double bytes = 0;    // of one run, each operand counted once
-  bool quick = false;  // part of --quick too
-  std::function<Prepared(int threads)> prepare;
+  double flops = 0;                   // of one run; 0 for a case that moves memory only
+  double bytes = 0;                   // of one run, each operand counted once
+  bool quick = false;                 // part of --quick too
+  std::function<Prepared()> prepare;  // for all numbers of threads
   std::vector<int> threads = {1, 2};  // those the machine lacks are left out
   bool streams = false;  // operands come from memory, so that its bandwidth may end first even where flops are counted
+  bool asks = false;     // another program does the same work, too: the one that --ask names
 };
 
 class Group {

@@ -142,7 +142,8 @@ void add(bench::Group& group, const Layer& l, Direction direction) {
   c.bytes = 4 * (outputs + inputs + weights);
   c.quick = l.quick;
   c.streams = l.depthwise;
-  c.prepare = [=](int) {
+  c.asks = true;
+  c.prepare = [=] {
     auto s = std::make_shared<Operands>(
         Operands{l, bench::Array::integers({l.batch, l.size, l.size, l.channels}, 1),
                  bench::Array::integers({l.outputs, l.kernel, l.kernel, l.channels / l.groups()}, 2),

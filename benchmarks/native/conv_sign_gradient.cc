@@ -14,7 +14,7 @@ struct Layer {
   int64_t columns() const { return kernel * kernel * channels; }
 };
 
-bench::Prepared prepare(Layer l, bool signs, int threads) {
+bench::Prepared prepare(Layer l, bool signs) {
   const int64_t out = l.out_side(), positions = l.images * l.side * l.side;
   bench::Array delta = bench::Array::integers({l.images, out, out, l.outputs}, 1);
   bench::Array x = bench::Array::integers({l.images, l.side, l.side, l.channels}, 2);
@@ -55,7 +55,7 @@ bench::Prepared prepare(Layer l, bool signs, int threads) {
       std::make_shared<std::vector<bench::Array>>(std::vector<bench::Array>{delta, x, words, ranges, dw, dense});
   prepared.contenders.push_back({"auxgrad", [call] { call->run(); }, [=] { return check(dw); }});
   prepared.contenders.push_back({"dense", [plain] { plain->run(); }, [=] { return check(dense); }});
-  bench::add_dense_products(prepared, delta, columns, l.tokens(), l.outputs, l.columns(), threads);
+  bench::add_dense_products(prepared, delta, columns, l.tokens(), l.outputs, l.columns());
   return prepared;
 }
 
@@ -81,7 +81,8 @@ GROUP(conv_sign_gradient, "conv-sign-gradient") {
       c.bytes = 4.0 * static_cast<double>(l.tokens() * l.outputs + l.outputs * l.columns()) +
                 static_cast<double>(l.images * l.side * l.side * l.channels) / (signs ? 8 : 4);
       c.quick = l.quick && signs;
-      c.prepare = [=](int threads) { return prepare(l, signs, threads); };
+      c.asks = true;
+      c.prepare = [=] { return prepare(l, signs); };
       group.add(std::move(c));
     }
 }

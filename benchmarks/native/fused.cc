@@ -229,7 +229,7 @@ GROUP(fused, "fused") {
     c.flops = 2.0 * static_cast<double>(tokens * out * in);
     c.bytes = 4.0 * static_cast<double>(tokens * in + out * in + tokens * out);
     c.quick = true;
-    c.prepare = [=](int) { return prepare(tokens, out, in); };
+    c.prepare = [=] { return prepare(tokens, out, in); };
     group.add(std::move(c));
   }
   const Conv convolutions[] = {{"3x3 64 at 32", 32, 32, 64, 64, 3},
@@ -248,7 +248,7 @@ GROUP(fused, "fused") {
       c.bytes = 4.0 * static_cast<double>(conv.tokens() * (conv.channels + conv.outputs) +
                                           conv.outputs * conv.kernel * conv.kernel * conv.channels);
       c.quick = asked.quick && conv.side == 32;
-      c.prepare = [=](int) { return prepare(conv, asked); };
+      c.prepare = [=] { return prepare(conv, asked); };
       group.add(std::move(c));
     }
 }

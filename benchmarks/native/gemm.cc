@@ -47,7 +47,7 @@ std::string check_product(const auxgrad::View& a, const auxgrad::View& b, const 
 // Operands that a training step would find in memory, not in a cache, take turns from several copies.
 bool rotates(const Shape& s) { return s.m <= 16 && s.n * s.k > (int64_t{2} << 20); }
 
-bench::Prepared prepare(Shape s, bool ta, bool tb, int threads) {
+bench::Prepared prepare(Shape s, bool ta, bool tb) {
   const int copies = rotates(s) ? 8 : 1;
   struct Set {
     bench::Array a, b;
@@ -83,7 +83,6 @@ bench::Prepared prepare(Shape s, bool ta, bool tb, int threads) {
         {"auxgrad", [=] { (*calls)[(*turn)++ % calls->size()].run(); }, [=] { return check(c); }});
   }
   for (const bench::Blas& blas : bench::blas_libraries()) {
-    blas.set_threads(threads);
     bench::Array c({s.batch, s.m, s.n});
     auto turn = std::make_shared<size_t>(0);
     const bench::Blas* library = &blas;
@@ -116,7 +115,7 @@ GROUP(gemm, "gemm") {
       c.streams = rotates(s);
       c.bytes = 4.0 * static_cast<double>(s.batch * (s.m * s.k + s.k * s.n + s.m * s.n));
       c.quick = s.quick && (t == 0 || t == 1);
-      c.prepare = [=](int threads) { return prepare(s, ta, tb, threads); };
+      c.prepare = [=] { return prepare(s, ta, tb); };
       group.add(std::move(c));
     }
 }

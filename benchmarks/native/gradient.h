@@ -27,9 +27,8 @@ inline std::string check_gradient(const float* dw, const float* delta, const flo
 
 // The dense product of each library of the machine: dw = delta^T v with v as floats.
 inline void add_dense_products(Prepared& prepared, Array delta, Array v, int64_t tokens, int64_t outputs,
-                               int64_t inputs, int threads) {
+                               int64_t inputs) {
   for (const Blas& blas : blas_libraries()) {
-    blas.set_threads(threads);
     const Blas* library = &blas;
     Array dw({outputs, inputs});
     prepared.contenders.push_back(

@@ -1,7 +1,10 @@
-// Runs the groups: `auxgrad_bench [--quick] [--only gemm,fused] [--match TEXT] [--threads 1,2] [--json FILE] [--list]`;
-// --match takes the cases whose name contains the text.
+// Runs the groups: `auxgrad_bench [--quick] [--only gemm,fused] [--match TEXT] [--threads 1,2] [--json FILE] [--list]
+// [--ask NAME]`; --match takes the cases whose name contains the text.
 // A case is measured as best of many, its contenders taking turns so that a slow moment of the machine hits them alike;
-// and in two passes over all cases, minutes apart, so that a slow minute does not stay.
+// and in passes over all cases, so that a slow minute does not stay; the later ones over those alone of which the best of
+// either side was seen but once.
+// With --ask another program takes its turns, too, in the cases it can do: what it is to measure is a line on stdout, "ask",
+// group, name, threads and seconds, separated by tabs; its answer is a line on stdin, the seconds of a run or why there are none.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -135,7 +138,7 @@ struct Options {
   bool quick = false, list = false;
   std::vector<std::string> only;
   std::vector<int> threads = {1, 2};
-  std::string json, match;
+  std::string json, match, ask;
 };
 
 struct Roof {
@@ -145,22 +148,42 @@ struct Roof {
 
 struct Speed {
   std::string name;
-  double seconds = 0;
+  double seconds = 1e9, second = 1e9;  // the best of all passes and the next to it
   std::string wrong;
-};
 
-struct Job {
-  const Group* group;
-  const Case* c;
-  int threads;
+  void take(double measured) {
+    second = std::min(second, std::max(seconds, measured));
+    seconds = std::min(seconds, measured);
+  }
+  bool settled() const { return !wrong.empty() || second <= 1.02 * seconds; }
 };
 
 struct Result {
   std::string group, name;
   int threads;
   double flops, bytes;
-  bool streams;
-  std::vector<Speed> speeds;  // ours first
+  bool streams, asks;
+  std::vector<Speed> speeds;  // ours first, that of the program asked last
+
+  // Of the others those count that may be the best, and the program asked.
+  bool settled() const {
+    double best = 1e9;
+    for (size_t i = 1; i < speeds.size(); i++) best = std::min(best, speeds[i].seconds);
+    for (size_t i = 0; i < speeds.size(); i++)
+      if ((i == 0 || speeds[i].seconds < 1.1 * best || (asks && i + 1 == speeds.size())) && !speeds[i].settled())
+        return false;
+    return !speeds.empty();
+  }
+};
+
+struct Job {
+  const Group* group;
+  const Case* c;
+  std::vector<Result> results;  // one for each number of threads
+
+  bool settled() const {
+    return std::all_of(results.begin(), results.end(), [](const Result& r) { return r.settled(); });
+  }
 };
 
 std::vector<std::string> split(const char* text) {
@@ -185,10 +208,11 @@ Options parse(int argc, char** argv) {
     else if (arg == "--json") o.json = value();
     else if (arg == "--only") o.only = split(value());
     else if (arg == "--match") o.match = value();
+    else if (arg == "--ask") o.ask = value();
     else if (arg == "--threads") {
       o.threads.clear();
       for (const std::string& t : split(value())) o.threads.push_back(std::atoi(t.c_str()));
-    } else die("unknown option " + arg + "; there are --quick, --only, --match, --threads, --json, --list");
+    } else die("unknown option " + arg + "; there are --quick, --only, --match, --threads, --ask, --json, --list");
   }
   for (int t : o.threads)
     if (t < 1 || t > 256) die("--threads must be numbers from 1 to 256, separated by commas");
@@ -221,32 +245,48 @@ void settle(int threads) {
   if (threads > 1) std::this_thread::sleep_for(std::chrono::milliseconds(30));
 }
 
-Result measure(const Group& group, const Case& c, int threads, double time, bool quick) {
-  auxgrad::set_threads(threads);
-  const Prepared prepared = c.prepare(threads);
-  Result result = {group.name, c.name, threads, c.flops, c.bytes, c.streams, {}};
-  for (const Contender& contender : prepared.contenders) {
-    contender.run();
-    result.speeds.push_back({contender.name, 1e9, contender.check ? contender.check() : std::string()});
-    settle(threads);
-  }
-  const int rounds = quick ? 1 : 2;
-  const double slice = time / (rounds * static_cast<double>(prepared.contenders.size()));
-  for (int round = 0; round < rounds; round++)
-    for (size_t i = 0; i < prepared.contenders.size(); i++) {
-      if (!result.speeds[i].wrong.empty()) continue;
-      result.speeds[i].seconds = std::min(result.speeds[i].seconds, best_of(prepared.contenders[i].run, slice));
-      settle(threads);
-    }
-  return result;
+bool is_library(const std::string& name) {
+  return std::any_of(blas_libraries().begin(), blas_libraries().end(), [&](const Blas& b) { return b.name == name; });
 }
 
-// The better of two measurements of one case.
-void take_better(Result& best, const Result& other) {
-  for (size_t i = 0; i < best.speeds.size(); i++) {
-    Speed& mine = best.speeds[i];
-    mine.seconds = std::min(mine.seconds, other.speeds[i].seconds);
-    if (mine.wrong.empty()) mine.wrong = other.speeds[i].wrong;
+// Lets the other program measure a case.
+void ask(Speed& s, const Result& r, double seconds) {
+  std::printf("ask\t%s\t%s\t%d\t%g\n", r.group.c_str(), r.name.c_str(), r.threads, seconds);
+  std::fflush(stdout);
+  char line[512] = "no answer";
+  const bool answered = std::fgets(line, sizeof(line), stdin) != nullptr;
+  const double measured = answered ? std::atof(line) : 0;
+  if (measured > 0) s.take(measured);
+  else s.wrong = std::string(line, std::strcspn(line, "\n"));
+}
+
+// One turn of each contender for each number of threads; `time` is for all of them.
+void measure(Job& job, double time, const std::string& asked) {
+  const Prepared prepared = job.c->prepare();
+  for (Result& r : job.results) {
+    auxgrad::set_threads(r.threads);
+    for (const Blas& blas : blas_libraries()) blas.set_threads(r.threads);
+    if (r.speeds.empty()) {
+      for (const Contender& contender : prepared.contenders) {
+        r.speeds.emplace_back();
+        r.speeds.back().name = contender.name;
+        contender.run();
+        if (contender.check) r.speeds.back().wrong = contender.check();
+      }
+      settle(r.threads);
+      if (r.asks && !asked.empty()) {
+        r.speeds.emplace_back();
+        r.speeds.back().name = asked;
+      }
+    }
+    const double slice = time / static_cast<double>(job.results.size() * r.speeds.size());
+    for (size_t i = 0; i < r.speeds.size(); i++) {
+      Speed& s = r.speeds[i];
+      if (!s.wrong.empty()) continue;
+      if (i < prepared.contenders.size()) s.take(best_of(prepared.contenders[i].run, slice));
+      else ask(s, r, slice);
+      if (i >= prepared.contenders.size() || is_library(s.name)) settle(r.threads);
+    }
   }
 }
 
@@ -261,9 +301,11 @@ double roof_of(const Result& r, const Roof& roof) {
   return !r.streams ? roof.gflops : std::min(roof.gflops, r.flops / r.bytes * roof.gbs);
 }
 
-double ratio(const Result& r) {
+// To the best of the others; or to the program that was asked, which does the whole of the work where others may do a part.
+double ratio(const Result& r, const std::string& asked) {
   double best = 1e9;
-  for (size_t i = 1; i < r.speeds.size(); i++)
+  const bool alone = r.speeds.back().name == asked && r.speeds.back().wrong.empty();
+  for (size_t i = alone ? r.speeds.size() - 1 : 1; i < r.speeds.size(); i++)
     if (r.speeds[i].wrong.empty()) best = std::min(best, r.speeds[i].seconds);
   return best < 1e8 && r.speeds[0].wrong.empty() ? best / r.speeds[0].seconds : 0;
 }
@@ -272,7 +314,7 @@ const Roof& roof_for(const Result& r, const std::vector<Roof>& roofs) {
   return *std::find_if(roofs.begin(), roofs.end(), [&](const Roof& x) { return x.threads == r.threads; });
 }
 
-void print(const Result& r, const std::vector<Roof>& roofs) {
+void print(const Result& r, const std::vector<Roof>& roofs, const std::string& asked) {
   std::printf("%-34s %dt", r.name.c_str(), r.threads);
   for (size_t k = 0; k < r.speeds.size(); k++) {
     const Speed& s = r.speeds[k];
@@ -281,13 +323,16 @@ void print(const Result& r, const std::vector<Roof>& roofs) {
     if (k == 0 && s.wrong.empty())
       std::printf(" (%.0f %%)", 100 * speed(r, s.seconds) / roof_of(r, roof_for(r, roofs)));
   }
-  if (ratio(r) > 0) std::printf("  ratio %.2f", ratio(r));
-  std::printf("\n");
+  if (ratio(r, asked) > 0) std::printf("  ratio %.2f", ratio(r, asked));
+  const bool seen_once = r.speeds[0].second > 1e8;
+  std::printf("%s\n", seen_once || r.settled() ? "" : " ~");
   std::fflush(stdout);
 }
 
 void write_json(const std::string& file, const Options& o, const std::vector<Roof>& roofs,
-                const std::vector<Result>& results) {
+                const std::vector<Job>& jobs) {
+  std::vector<Result> results;
+  for (const Job& job : jobs) results.insert(results.end(), job.results.begin(), job.results.end());
   std::FILE* out = std::fopen(file.c_str(), "w");
   if (!out) die("cannot write " + file);
   const auto text = [](const std::string& s) {
@@ -337,17 +382,19 @@ void write_json(const std::string& file, const Options& o, const std::vector<Roo
       std::fprintf(out, "%s%s:%s", k > 1 ? "," : "", text(s.name).c_str(),
                    number(s.wrong.empty() ? speed(r, s.seconds) : 0).c_str());
     }
-    std::fprintf(out, "},\"ratioToBestPeer\":%s,\"flops\":%s,\"bytes\":%s,\"roof\":%s,\"wrong\":[%s]}",
-                 number(ratio(r)).c_str(), number(r.flops).c_str(), number(r.bytes).c_str(),
-                 number(roof_of(r, roof)).c_str(), wrong.c_str());
+    std::fprintf(out, "},\"ratioToBestPeer\":%s,\"settled\":%s,\"flops\":%s,\"bytes\":%s,\"roof\":%s,\"wrong\":[%s]}",
+                 number(ratio(r, o.ask)).c_str(), r.settled() ? "true" : "false", number(r.flops).c_str(),
+                 number(r.bytes).c_str(), number(roof_of(r, roof)).c_str(), wrong.c_str());
   }
   std::fprintf(out, "\n]}\n");
   if (std::fclose(out) != 0) die("cannot write " + file);
 }
 
 int run(const Options& o) {
-  // Seconds. run.js adds what the other programs take, about 40 and 300: together they may take 60 and 600.
-  const double total = o.quick ? 9 : 160;
+  // Seconds. run.js adds what the training steps take, about 40 and 200: together they may take 60 and 600.
+  const double total = o.quick ? 9 : 380;
+  // A machine shared with others is slow for seconds: all cases are seen in some passes, however much alike two of them are.
+  const size_t passes = o.quick ? 1 : 6, of_all = 3;
   const auto begin = Clock::now();
   const auto wanted = [&](const Group& g) {
     return o.only.empty() || std::find(o.only.begin(), o.only.end(), g.name) != o.only.end();
@@ -360,13 +407,18 @@ int run(const Options& o) {
   std::vector<Job> jobs;
   for (const Group& g : groups())
     if (wanted(g))
-      for (const Case& c : g.cases)
+      for (const Case& c : g.cases) {
+        if ((o.quick && !c.quick) || c.name.find(o.match) == std::string::npos) continue;
+        Job job = {&g, &c, {}};
         for (int t : threads)
-          if ((c.quick || !o.quick) && c.name.find(o.match) != std::string::npos &&
-              std::find(c.threads.begin(), c.threads.end(), t) != c.threads.end())
-            jobs.push_back({&g, &c, t});
+          if (std::find(c.threads.begin(), c.threads.end(), t) != c.threads.end())
+            job.results.push_back({g.name, c.name, t, c.flops, c.bytes, c.streams, c.asks, {}});
+        if (!job.results.empty()) jobs.push_back(std::move(job));
+      }
   if (o.list) {
-    for (const Job& j : jobs) std::printf("%s: %s, threads %d\n", j.group->name, j.c->name.c_str(), j.threads);
+    for (const Job& job : jobs)
+      for (const Result& r : job.results)
+        std::printf("%s: %s, threads %d\n", r.group.c_str(), r.name.c_str(), r.threads);
     return 0;
   }
 
@@ -383,28 +435,31 @@ int run(const Options& o) {
     }
   };
 
-  std::vector<Result> results;
   bool wrong = false;
-  const size_t passes = o.quick ? 1 : 2;
   for (size_t pass = 0; pass < passes; pass++) {
-    std::string group;
+    const auto again = [&](const Job& job) { return pass < of_all || !job.settled(); };
+    const int64_t open = std::count_if(jobs.begin(), jobs.end(), again);
+    if (pass && (open == 0 || since(begin) > total)) break;
+    if (pass)
+      std::printf("\npass %zu: %lld of %zu cases to be seen again\n", pass + 1, static_cast<long long>(open),
+                  jobs.size());
     measure_roofs();
-    for (size_t i = 0; i < jobs.size(); i++) {
-      const Job& job = jobs[i];
-      if (group != job.group->name) {
-        group = job.group->name;
-        std::printf("\n%s%s\n", group.c_str(), pass ? ", the better of two passes" : "");
+    int64_t left = open * static_cast<int64_t>(passes - pass);
+    const Group* group = nullptr;
+    for (Job& job : jobs) {
+      if (!again(job)) continue;
+      if (pass && since(begin) > total) break;
+      if (group != job.group) std::printf("\n%s\n", (group = job.group)->name);
+      // What is left is shared among the looks that are to come; a case late in a slow first pass still gets its one.
+      const double share = (total - since(begin)) / static_cast<double>(left--);
+      measure(job, std::min(0.6 * share, 2.0), o.ask);
+      for (const Result& r : job.results) {
+        print(r, roofs, o.ask);
+        wrong |= !r.speeds[0].wrong.empty();
       }
-      // What is left is shared among what is to come; a case late in a slow run still gets its one look.
-      const double share = (total - since(begin)) / static_cast<double>((passes - pass) * jobs.size() - i);
-      const Result r = measure(*job.group, *job.c, job.threads, std::min(0.6 * share, 2.0), o.quick);
-      if (pass == 0) results.push_back(r);
-      else take_better(results[i], r);
-      print(results[i], roofs);
-      wrong |= !results[i].speeds[0].wrong.empty();
     }
   }
-  if (!o.json.empty()) write_json(o.json, o, roofs, results);
+  if (!o.json.empty()) write_json(o.json, o, roofs, jobs);
   return wrong ? 1 : 0;
 }
 

@@ -147,7 +147,7 @@ void add(bench::Group& group, const std::string& name, const char* kernel, doubl
   c.name = name;
   c.bytes = bytes;
   c.quick = true;
-  c.prepare = [=](int) {
+  c.prepare = [=] {
     const auto o = std::make_shared<Operands>(make());
     std::vector<auxgrad::View> in, out;
     for (const Array& a : o->in) in.push_back(a.count() > 0 ? a.view() : bench::absent());

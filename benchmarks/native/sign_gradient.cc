@@ -16,7 +16,7 @@ std::string name_of(const Shape& s) {
 }
 
 // Packs v, a matrix of -1 and 1 (signs) or of -1 ... 2 (codes of range -1, 3), and sums from the packed words.
-bench::Prepared prepare(Shape s, bool signs, int threads) {
+bench::Prepared prepare(Shape s, bool signs) {
   bench::Array delta = bench::Array::integers({s.tokens, s.outputs}, 1),
                v = bench::Array::integers({s.tokens, s.inputs}, 2);
   for (int64_t i = 0; i < v.count(); i++) {
@@ -37,7 +37,7 @@ bench::Prepared prepare(Shape s, bool signs, int threads) {
   prepared.contenders.push_back(
       {"auxgrad", [call] { call->run(); },
        [=] { return bench::check_gradient(dw.f32(), delta.f32(), v.f32(), s.tokens, s.outputs, s.inputs); }});
-  bench::add_dense_products(prepared, delta, v, s.tokens, s.outputs, s.inputs, threads);
+  bench::add_dense_products(prepared, delta, v, s.tokens, s.outputs, s.inputs);
   return prepared;
 }
 
@@ -87,14 +87,14 @@ GROUP(sign_gradient, "sign-gradient") {
       c.bytes = 4.0 * static_cast<double>(s.tokens * s.outputs + s.outputs * s.inputs) +
                 static_cast<double>(s.tokens * s.inputs) / (signs ? 8 : 4);
       c.quick = s.quick;
-      c.prepare = [=](int threads) { return prepare(s, signs, threads); };
+      c.prepare = [=] { return prepare(s, signs); };
       group.add(std::move(c));
     }
     bench::Case c;
     c.name = std::string(signs ? "sign_pack" : "code2_pack") + " 8192x3072";
     c.bytes = 8192.0 * 3072 * (4 + (signs ? 0.125 : 0.25));
     c.quick = true;
-    c.prepare = [=](int) { return prepare_pack(8192, 3072, signs); };
+    c.prepare = [=] { return prepare_pack(8192, 3072, signs); };
     group.add(std::move(c));
   }
 }

@@ -7,7 +7,7 @@ import { accumulateInto, clear } from '../ops/optim'
 import type { CodeBits } from '../ops/quantize'
 import { Tensor } from '../tensor/tensor'
 import { keep } from '../tensor/tidy'
-import { parseBytes, showBytes, type Bytes } from './bytes'
+import { exactBytes, parseBytes, type Bytes } from './bytes'
 import { compile } from './compile'
 import type { Traceable } from './function'
 import { valuesOf, type Batch, type Specs } from './inputs'
@@ -231,7 +231,7 @@ export async function allotBits<R extends Traceable>(
     if (least > limit)
       fail(
         'AUX_BUDGET_TOO_SMALL',
-        `allotBits: with two bits everywhere this plan needs ${showBytes(least)} (${least} bytes), more than the budget of ${showBytes(limit)} (${limit} bytes)`,
+        `allotBits: with two bits everywhere this plan needs ${exactBytes(least)}, more than the budget of ${exactBytes(limit)}`,
       )
     while (low < high) {
       const middle = (low + high) >> 1

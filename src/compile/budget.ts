@@ -3,7 +3,7 @@ import { asa } from '../memory/asa'
 import type { MemoryAssignment } from '../memory/assignment'
 import { checkpoint } from '../memory/checkpoint'
 import { quantized } from '../memory/quantized'
-import { parseBytes, showBytes, type Bytes } from './bytes'
+import { exactBytes, parseBytes, showBytes, type Bytes } from './bytes'
 import type { Plan } from './plan'
 
 /** Bytes that a plan may take, and what may be done to keep within them. */
@@ -72,16 +72,15 @@ export interface Refusal {
 export function checkBudget(plan: Plan, budget: number | undefined, { before, alternative }: Refusal = {}): void {
   const { total } = plan.bytes
   if (budget === undefined || total <= budget) return
-  const both = (bytes: number): string => `${showBytes(bytes)} (${bytes} bytes)`
   const other = alternative?.(total)
   const reduced =
-    before !== undefined && before > total ? `, ${both(total)} at least with the methods of the budget` : ''
+    before !== undefined && before > total ? `, ${exactBytes(total)} at least with the methods of the budget` : ''
   const advice = other
     ? `; the smallest with the methods at hand is ${showBytes(other.bytes)} (${other.bytes} bytes, ${other.name})`
     : ''
   plan.dispose()
   fail(
     'AUX_BUDGET_TOO_SMALL',
-    `this plan needs ${both(before ?? total)}${reduced}, more than the budget of ${both(budget)}${advice}`,
+    `this plan needs ${exactBytes(before ?? total)}${reduced}, more than the budget of ${exactBytes(budget)}${advice}`,
   )
 }

@@ -39,3 +39,7 @@ export function showBytes(bytes: number): string {
   for (const [size, unit] of steps) if (bytes >= size) return `${(bytes / size).toFixed(2)} ${unit}`
   return `${bytes} bytes`
 }
+
+/** Bytes for people and to the last one. */
+export const exactBytes = (bytes: number): string =>
+  bytes < 1024 ? showBytes(bytes) : `${showBytes(bytes)} (${bytes} bytes)`

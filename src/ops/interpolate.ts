@@ -11,7 +11,7 @@ import { matmul } from './matmul'
 export interface InterpolateOptions {
   /** Height and width of the result. */
   size?: Pair
-  /** Factors of height and width, whole or not. */
+  /** Factors of height and width, whole or not: places follow from them, sizes are rounded down; what keeps its size stays. */
   scale?: number | readonly [number, number]
   /** The nearest pixel (the default), or the mean of the four around, by their distance. */
   mode?: 'nearest' | 'bilinear'
@@ -19,16 +19,20 @@ export interface InterpolateOptions {
   alignCorners?: boolean
 }
 
+/** A place in a row of `from` pixels for one in a row of `to`: by the factor; by their sizes without one (0), or if equal. */
+const placeOf = (i: number, from: number, to: number, factor: number): number =>
+  factor && from !== to ? i / factor : (i * from) / to
+
 /** Where each pixel of a row of `to` lies in one of `from`. */
-const places = (from: number, to: number, alignCorners: boolean): number[] =>
+const places = (from: number, to: number, factor: number, alignCorners: boolean): number[] =>
   Array.from({ length: to }, (_, i) =>
-    alignCorners ? (to > 1 ? (i * (from - 1)) / (to - 1) : 0) : Math.max(0, ((i + 0.5) * from) / to - 0.5),
+    alignCorners ? (to > 1 ? (i * (from - 1)) / (to - 1) : 0) : Math.max(0, placeOf(i + 0.5, from, to, factor) - 0.5),
   )
 
 /** The matrix [to, from] that interpolates linearly along an axis. */
-function linearMatrix(from: number, to: number, alignCorners: boolean): Tensor {
+function linearMatrix(from: number, to: number, factor: number, alignCorners: boolean): Tensor {
   const data = new Float32Array(to * from)
-  places(from, to, alignCorners).forEach((at, i) => {
+  places(from, to, factor, alignCorners).forEach((at, i) => {
     const low = Math.min(Math.floor(at), from - 1)
     const share = Math.min(1, at - low)
     data[i * from + low] += 1 - share
@@ -54,14 +58,16 @@ const spreadOp: Op<{ factors: readonly [number, number] }> = defineOp({
 })
 
 /** The pixel of a row of `from` that is nearest to each of `to`, i32. */
-const pixels = (from: number, to: number): Tensor =>
-  tensor(Int32Array.from({ length: to }, (_, i) => Math.floor((i * from) / to)))
+const pixels = (from: number, to: number, factor: number): Tensor =>
+  tensor(Int32Array.from({ length: to }, (_, i) => Math.min(from - 1, Math.floor(placeOf(i, from, to, factor)))))
 
-function nearest(x: Tensor, p: number, q: number): Tensor {
+function nearest(x: Tensor, [p, q]: readonly number[], [fh, fw]: readonly number[]): Tensor {
   const [n, h, w, c] = x.shape
-  if (x.size && p % h === 0 && q % w === 0)
+  const whole = (from: number, to: number, factor: number): boolean =>
+    to === from || (to % from === 0 && to === from * (factor || to / from))
+  if (x.size && whole(h, p, fh) && whole(w, q, fw))
     return apply(spreadOp, [x], { factors: [p / h, q / w] })[0].reshape([n, p, q, c])
-  return x.indexSelect(1, constant(pixels, h, p)).indexSelect(2, constant(pixels, w, q))
+  return x.indexSelect(1, constant(pixels, h, p, fh)).indexSelect(2, constant(pixels, w, q, fw))
 }
 
 /** Images of another size: [N, H, W, C] to [N, P, Q, C]. Bilinear is two matrix products, one an axis. */
@@ -74,18 +80,23 @@ export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
   if ((size === undefined) === (scale === undefined))
     fail('AUX_INVALID_ARGUMENT', `${name}: expected one of size and scale, got ${size === undefined ? 'none' : 'both'}`)
   const [n, h, w, c] = x.shape
-  const factors = typeof scale === 'number' ? [scale, scale] : scale
+  const factors = typeof scale === 'number' ? [scale, scale] : (scale ?? [0, 0])
   if (!Array.isArray(size ?? factors) && typeof size !== 'number')
     fail(
       'AUX_INVALID_ARGUMENT',
       `${name}: expected ${size === undefined ? 'scale' : 'size'} to be one number or two, got ${describe(size ?? scale)}`,
     )
-  const [p, q] = pair(`${name}: size`, size ?? [Math.floor(h * factors![0]), Math.floor(w * factors![1])], undefined)
-  if (mode === 'nearest') return tidy(() => nearest(x, p, q))
+  const [p, q] = pair(`${name}: size`, size ?? [Math.floor(h * factors[0]), Math.floor(w * factors[1])], undefined)
+  if (mode === 'nearest') return tidy(() => nearest(x, [p, q], factors))
   if (mode !== 'bilinear')
     fail('AUX_INVALID_ARGUMENT', `${name}: expected mode nearest or bilinear, got ${String(mode)}`)
   return tidy(() => {
-    const rows = matmul(constant(linearMatrix, w, q, alignCorners), x) // [N, H, Q, C]
-    return matmul(constant(linearMatrix, h, p, alignCorners), rows.reshape([n, h, q * c])).reshape([n, p, q, c])
+    const rows = matmul(constant(linearMatrix, w, q, factors[1], alignCorners), x) // [N, H, Q, C]
+    return matmul(constant(linearMatrix, h, p, factors[0], alignCorners), rows.reshape([n, h, q * c])).reshape([
+      n,
+      p,
+      q,
+      c,
+    ])
   })
 }

@@ -1250,6 +1250,7 @@ for (const o of [
   { stride: 2, padding: 1 },
   { stride: 3, padding: 1, outputPadding: 2 },
   { stride: 2, dilation: 2, groups: 2, outputPadding: 1 },
+  { stride: 1, padding: 2, dilation: 4, outputPadding: 3 },
 ])
   add({
     name: `convTranspose2d ${JSON.stringify(o)}`,
@@ -1310,12 +1311,14 @@ add({
   ...product,
   samples: [[s(2, 3, 2, 3), s(2, 6, 4, 2)]],
 })
+// Of sizes, or of the factor and 1.
 const cornersMeet = (from: number, to: number) => (i: number) => (to > 1 ? (i * (from - 1)) / (to - 1) : 0)
 const edgesMeet = (from: number, to: number) => (i: number) => Math.max(0, ((i + 0.5) * from) / to - 0.5)
 for (const [name, options, place] of [
   ['edges meet', { size: [5, 8] }, edgesMeet],
   ['smaller', { size: [2, 1] }, edgesMeet],
-  ['by a factor', { scale: 2 }, edgesMeet],
+  ['by a factor', { scale: [2, 2] }, edgesMeet],
+  ['by another factor', { scale: [1.4, 0.7] }, edgesMeet],
   ['corners meet', { size: [5, 7], alignCorners: true }, cornersMeet],
 ] as const)
   add({
@@ -1323,8 +1326,9 @@ for (const [name, options, place] of [
     f: (x) => aux.interpolate(x, { mode: 'bilinear', ...options } as never),
     reference: (x) => {
       const [n, h, w, c] = x.shape
-      const [p, q] = 'scale' in options ? [2 * h, 2 * w] : options.size
-      const [down, across] = [place(h, p), place(w, q)]
+      const [by, wide] = 'scale' in options ? options.scale : [1, 1]
+      const [p, q] = 'scale' in options ? [Math.floor(by * h), Math.floor(wide * w)] : options.size
+      const [down, across] = 'scale' in options ? [place(1, by), place(1, wide)] : [place(h, p), place(w, q)]
       return make([n, p, q, c], ([b, i, j, k]) => {
         const [y, z] = [down(i), across(j)]
         const at = (u: number, v: number): number => get(x, [b, Math.min(u, h - 1), Math.min(v, w - 1), k])
@@ -1334,11 +1338,12 @@ for (const [name, options, place] of [
       })
     },
     ...product,
-    samples: [[s(2, 3, 4, 2)], [s(1, 1, 1, 1)]],
+    samples: [[s(2, 3, 4, 2)], [s(1, 1, 2, 1)]],
   })
 for (const [name, options, size] of [
   ['a whole factor', { scale: 2 }, (n: number) => 2 * n],
   ['a factor and a half', { scale: [1.5, 1.5] }, (n: number) => Math.floor(1.5 * n)],
+  ['twice and a bit', { scale: 2.2 }, (n: number) => Math.floor(2.2 * n)],
   ['the same', { scale: 1 }, (n: number) => n],
 ] as const)
   add({
@@ -1347,7 +1352,8 @@ for (const [name, options, size] of [
     reference: (x) => {
       const [n, h, w, c] = x.shape
       const [p, q] = [size(h), size(w)]
-      return make([n, p, q, c], ([b, i, j, k]) => get(x, [b, Math.floor((i * h) / p), Math.floor((j * w) / q), k]))
+      const by = [options.scale].flat()[0]
+      return make([n, p, q, c], ([b, i, j, k]) => get(x, [b, Math.floor(i / by), Math.floor(j / by), k]))
     },
     samples: [[s(2, 3, 4, 2)], [s(1, 1, 1, 3)]],
     bad: [

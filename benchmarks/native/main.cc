@@ -392,7 +392,7 @@ void write_json(const std::string& file, const Options& o, const std::vector<Roo
 
 int run(const Options& o) {
   // Seconds. run.js adds what the training steps take, about 40 and 200: together they may take 60 and 600.
-  const double total = o.quick ? 9 : 380;
+  const double total = o.quick ? 9 : 340;
   // A machine shared with others is slow for seconds: all cases are seen in some passes, however much alike two of them are.
   const size_t passes = o.quick ? 1 : 6, of_all = 3;
   const auto begin = Clock::now();

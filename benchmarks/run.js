@@ -75,7 +75,7 @@ function runNode(...args) {
 
 /**
  * Runs the native suite, PyTorch (in a process for each number of threads) answering what it asks for.
- * @returns its exit code and the version of PyTorch, if that was asked
+ * @returns its exit code, the version of PyTorch if that was asked, and why it failed if it did
  */
 async function nativeSuite(program, args, python) {
   const child = spawn(program, [...args, ...(python ? ['--ask', 'pytorch'] : [])], {
@@ -85,6 +85,7 @@ async function nativeSuite(program, args, python) {
   const ended = new Promise((resolve, reject) => child.on('error', reject).on('close', resolve))
   const peers = new Map()
   let torch
+  let failed // why nothing is asked of PyTorch any more
   try {
     for await (const line of readline.createInterface({ input: child.stdout })) {
       const [word, group, name, threads, seconds] = line.split('\t')
@@ -94,17 +95,18 @@ async function nativeSuite(program, args, python) {
         continue
       }
       try {
-        if (!peers.has(threads)) {
+        if (!failed && !peers.has(threads)) {
           peers.set(threads, new Peer(python, threads, { script: path.join(__dirname, 'peers/conv_torch.py') }))
           torch = (await peers.get(threads).hello()).torch
         }
-        const answer = await peers.get(threads).ask({ do: 'time', group, name, seconds: Number(seconds) })
-        child.stdin.write(`${answer.seconds}\n`)
+        const ask = { do: 'time', group, name, seconds: Number(seconds) }
+        child.stdin.write(`${failed ?? (await peers.get(threads).ask(ask)).seconds}\n`)
       } catch (error) {
-        child.stdin.write(`${error.message.replace(/\s+/g, ' ')}\n`)
+        failed = error.message.replace(/\s+/g, ' ')
+        child.stdin.write(`${failed}\n`)
       }
     }
-    return { status: await ended, torch }
+    return { status: await ended, torch, failed }
   } finally {
     for (const peer of peers.values()) peer.end()
     child.kill()
@@ -178,11 +180,12 @@ function print(report) {
     colAligns: ['left', 'left', ...Array(5 + peers.length).fill('right')],
     style: { head: [], border: [], compact: true },
   })
+  const open = (r) => r.settled === false && !report.quick
   const missing = (peer) => (report.missing ?? []).some((m) => m.startsWith(`${peer}:`))
   for (const r of kernels) {
     const share = typeof r.fractionOfPeak === 'number' ? `${(100 * r.fractionOfPeak).toFixed(0)} %` : ''
     const cell = (peer) => {
-      if (r.wrong?.some((w) => w.startsWith(`${peer}: `))) return 'wrong'
+      if (r.wrong?.some((w) => w.startsWith(`${peer}: `))) return missing(peer) ? 'absent' : 'wrong'
       if (r.peers && peer in r.peers) return number(r.peers[peer])
       return missing(peer) && (peer === 'pytorch' ? r.group.startsWith('conv') : r.group === 'gemm') ? 'absent' : ''
     }
@@ -195,16 +198,16 @@ function print(report) {
       number(r.gbs),
       share,
       ...peers.map(cell),
-      number(r.ratioToBestPeer, 2) + (r.settled === false && !report.quick && r.ratioToBestPeer ? ' ~' : ''),
+      number(r.ratioToBestPeer, 2) + (r.ratioToBestPeer && open(r) ? ' ~' : ''),
     ])
   }
   if (kernels.length) console.log(table.toString())
   if (steps.length) printSteps(steps, missing('pytorch'))
   if (report.tfjs?.length) printTfjs(report.tfjs, steps)
   printSummary(summary(report))
-  const open = kernels.filter((r) => r.settled === false).length
-  if (open && !report.quick)
-    console.log(`~ ${open} of ${kernels.length} did not settle: the best of one of both sides was seen only once`)
+  const unsettled = kernels.filter(open).length
+  if (unsettled)
+    console.log(`~ ${unsettled} of ${kernels.length} did not settle: the best of one of both sides was seen only once`)
   console.log(`kernels ${machine.isa}`)
   for (const m of machine.byThreads)
     console.log(`threads ${m.threads}: peak ${number(m.fmaPeakGflops)} GF/s, memory ${number(m.bandwidthGBs)} GB/s`)
@@ -311,6 +314,7 @@ async function main() {
   const report = JSON.parse(fs.readFileSync(file, 'utf8'))
   fs.rmSync(folder, { recursive: true })
   if (run.torch) report.peers.pytorch = `PyTorch ${run.torch}`
+  if (run.failed) report.missing.push(`pytorch: ${run.failed}`)
   if (compared && !python)
     report.missing.push('pytorch: absent (no Python that imports torch and numpy: apt-get install python3-torch)')
   if (wanted('step')) await trainingSteps(report, python)

@@ -162,8 +162,8 @@ struct Result {
   std::string group, name;
   int threads;
   double flops, bytes;
-  bool streams, asks;
-  std::vector<Speed> speeds;  // ours first, that of the program asked last
+  bool streams, asks;         // asks: the last of the speeds is that of the program asked
+  std::vector<Speed> speeds;  // ours first
 
   // Of the others those count that may be the best, and the program asked.
   bool settled() const {
@@ -274,7 +274,7 @@ void measure(Job& job, double time, const std::string& asked) {
         if (contender.check) r.speeds.back().wrong = contender.check();
       }
       settle(r.threads);
-      if (r.asks && !asked.empty()) {
+      if (r.asks) {
         r.speeds.emplace_back();
         r.speeds.back().name = asked;
       }
@@ -302,9 +302,9 @@ double roof_of(const Result& r, const Roof& roof) {
 }
 
 // To the best of the others; or to the program that was asked, which does the whole of the work where others may do a part.
-double ratio(const Result& r, const std::string& asked) {
+double ratio(const Result& r) {
   double best = 1e9;
-  const bool alone = r.speeds.back().name == asked && r.speeds.back().wrong.empty();
+  const bool alone = r.asks && r.speeds.back().wrong.empty();
   for (size_t i = alone ? r.speeds.size() - 1 : 1; i < r.speeds.size(); i++)
     if (r.speeds[i].wrong.empty()) best = std::min(best, r.speeds[i].seconds);
   return best < 1e8 && r.speeds[0].wrong.empty() ? best / r.speeds[0].seconds : 0;
@@ -314,7 +314,7 @@ const Roof& roof_for(const Result& r, const std::vector<Roof>& roofs) {
   return *std::find_if(roofs.begin(), roofs.end(), [&](const Roof& x) { return x.threads == r.threads; });
 }
 
-void print(const Result& r, const std::vector<Roof>& roofs, const std::string& asked) {
+void print(const Result& r, const std::vector<Roof>& roofs) {
   std::printf("%-34s %dt", r.name.c_str(), r.threads);
   for (size_t k = 0; k < r.speeds.size(); k++) {
     const Speed& s = r.speeds[k];
@@ -323,7 +323,7 @@ void print(const Result& r, const std::vector<Roof>& roofs, const std::string& a
     if (k == 0 && s.wrong.empty())
       std::printf(" (%.0f %%)", 100 * speed(r, s.seconds) / roof_of(r, roof_for(r, roofs)));
   }
-  if (ratio(r, asked) > 0) std::printf("  ratio %.2f", ratio(r, asked));
+  if (ratio(r) > 0) std::printf("  ratio %.2f", ratio(r));
   const bool seen_once = r.speeds[0].second > 1e8;
   std::printf("%s\n", seen_once || r.settled() ? "" : " ~");
   std::fflush(stdout);
@@ -383,7 +383,7 @@ void write_json(const std::string& file, const Options& o, const std::vector<Roo
                    number(s.wrong.empty() ? speed(r, s.seconds) : 0).c_str());
     }
     std::fprintf(out, "},\"ratioToBestPeer\":%s,\"settled\":%s,\"flops\":%s,\"bytes\":%s,\"roof\":%s,\"wrong\":[%s]}",
-                 number(ratio(r, o.ask)).c_str(), r.settled() ? "true" : "false", number(r.flops).c_str(),
+                 number(ratio(r)).c_str(), r.settled() ? "true" : "false", number(r.flops).c_str(),
                  number(r.bytes).c_str(), number(roof_of(r, roof)).c_str(), wrong.c_str());
   }
   std::fprintf(out, "\n]}\n");
@@ -412,7 +412,7 @@ int run(const Options& o) {
         Job job = {&g, &c, {}};
         for (int t : threads)
           if (std::find(c.threads.begin(), c.threads.end(), t) != c.threads.end())
-            job.results.push_back({g.name, c.name, t, c.flops, c.bytes, c.streams, c.asks, {}});
+            job.results.push_back({g.name, c.name, t, c.flops, c.bytes, c.streams, c.asks && !o.ask.empty(), {}});
         if (!job.results.empty()) jobs.push_back(std::move(job));
       }
   if (o.list) {
@@ -454,7 +454,7 @@ int run(const Options& o) {
       const double share = (total - since(begin)) / static_cast<double>(left--);
       measure(job, std::min(0.6 * share, 2.0), o.ask);
       for (const Result& r : job.results) {
-        print(r, roofs, o.ask);
+        print(r, roofs);
         wrong |= !r.speeds[0].wrong.empty();
       }
     }

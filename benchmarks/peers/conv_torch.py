@@ -52,7 +52,7 @@ def time_layer(direction, shape, layout, seconds):
     w = torch.full((outputs, channels // groups, kernel, kernel), 0.25).contiguous(memory_format=layout)
     if direction == 'forward':
         return best_of(lambda: torch.conv2d(x, w, None, stride, pad, 1, groups), seconds)
-    dy = torch.empty_like(torch.conv2d(x, w, None, stride, pad, 1, groups)).fill_(1.0)
+    dy = torch.ones_like(torch.conv2d(x, w, None, stride, pad, 1, groups))
     mask = [direction == 'input grad', direction == 'weight grad', False]
     return best_of(lambda: torch.ops.aten.convolution_backward(
         dy, x, w, [0], [stride] * 2, [pad] * 2, [1, 1], False, [0, 0], groups, mask), seconds)

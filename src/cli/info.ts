@@ -15,18 +15,19 @@ export function info(): Command {
     .option('--json', 'one JSON object on stdout')
     .action(
       action<{ device: string; json?: boolean }>((options, output) => {
+        const node = process.versions.node
         const machine = { cpu: os.cpus()[0]?.model.trim() ?? 'unknown', memory: os.totalmem() }
-        const known = { auxgrad: version(), node: process.versions.node, platform: platformText(), ...machine }
         const found = deviceNamed('info', options.device)?.description // or an error that says why there is none
         try {
-          const { binary, isa, isaAvailable, threads, compiler } = about()
-          const all = { ...known, binary, isa, isaAvailable, threads, compiler, ...(found && { device: found }) }
+          const { version: auxgrad, platform, binary, compiler, isa, isaAvailable, threads } = about()
+          const here = { binary, isa, isaAvailable, threads, compiler, ...(found && { device: found }) }
+          const all = { auxgrad, node, platform, ...machine, ...here }
           output.result(
             all,
             [
-              `auxgrad   ${all.auxgrad}`,
-              `platform  ${all.platform}`,
-              `cpu       ${all.cpu}, ${(all.memory / 2 ** 30).toFixed(1)} GiB`,
+              `auxgrad   ${auxgrad}`,
+              `platform  ${platform}`,
+              `cpu       ${machine.cpu}, ${(machine.memory / 2 ** 30).toFixed(1)} GiB`,
               `binary    ${binary} (${compiler})`,
               `isa       ${isa} (available: ${isaAvailable.join(', ')})`,
               `threads   ${threads}`,
@@ -36,6 +37,7 @@ export function info(): Command {
           return exitCode.ok
         } catch (error) {
           if (!(error instanceof AuxgradError)) throw error
+          const known = { auxgrad: version(), node, platform: platformText(), ...machine }
           output.result(
             { ...known, binary: null, error: { code: error.code, message: error.message } },
             `auxgrad   ${known.auxgrad}\nplatform  ${known.platform}\nbinary    none`,

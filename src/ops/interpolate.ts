@@ -80,7 +80,7 @@ export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
   if ((size === undefined) === (scale === undefined))
     fail('AUX_INVALID_ARGUMENT', `${name}: expected one of size and scale, got ${size === undefined ? 'none' : 'both'}`)
   const [n, h, w, c] = x.shape
-  const factors = typeof scale === 'number' ? [scale, scale] : (scale ?? [0, 0])
+  const factors = typeof scale === 'number' ? [scale, scale] : scale === undefined ? [0, 0] : scale
   if (!Array.isArray(size ?? factors) && typeof size !== 'number')
     fail(
       'AUX_INVALID_ARGUMENT',
@@ -91,12 +91,9 @@ export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
   if (mode !== 'bilinear')
     fail('AUX_INVALID_ARGUMENT', `${name}: expected mode nearest or bilinear, got ${String(mode)}`)
   return tidy(() => {
-    const rows = matmul(constant(linearMatrix, w, q, factors[1], alignCorners), x) // [N, H, Q, C]
-    return matmul(constant(linearMatrix, h, p, factors[0], alignCorners), rows.reshape([n, h, q * c])).reshape([
-      n,
-      p,
-      q,
-      c,
-    ])
+    const down = constant(linearMatrix, h, p, factors[0], alignCorners)
+    const across = constant(linearMatrix, w, q, factors[1], alignCorners)
+    const rows = matmul(across, x) // [N, H, Q, C]
+    return matmul(down, rows.reshape([n, h, q * c])).reshape([n, p, q, c])
   })
 }

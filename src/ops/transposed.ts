@@ -5,7 +5,6 @@ import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { convInputGradient } from './conv'
 import { convAttrs, pair, type ConvOptions, type Pair } from './geometry'
-import { place } from './join'
 
 /** Geometry of a transposed convolution: that of the convolution it turns round. */
 export interface ConvTransposeOptions extends Omit<ConvOptions, 'padding'> {
@@ -59,11 +58,11 @@ export function convTranspose2d(x: Tensor, weight: Tensor, bias?: Tensor, option
   const outputs = weight.shape[3] * attrs.groups
   if (bias) expectShape(name, 'bias', bias, [outputs])
   // With as many rows added as the stride or more, the convolution that this turns round makes more of them than x has.
-  const [h, w] = [0, 1].map((i) => x.shape[1 + i] + Math.floor(more[i] / attrs.stride[i]))
-  const whole = h === x.shape[1] && w === x.shape[2]
+  const [rows, columns] = more.map((m, i) => Math.floor(m / attrs.stride[i]))
+  const none = [0, 0] as const
   return tidy(() => {
-    const rows = whole ? x : place(x, [n, h, w, inputs], [0, 0, 0, 0], [1, 1, 1, 1], 0)
-    const y = convInputGradient(rows, weight, attrs, [n, p, q, outputs])
+    const whole = rows || columns ? x.pad([none, [0, rows], [0, columns], none]) : x
+    const y = convInputGradient(whole, weight, attrs, [n, p, q, outputs])
     return bias ? y.add(bias) : y
   })
 }

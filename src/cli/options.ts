@@ -9,13 +9,15 @@ import { rules, type Rule } from './recipes'
 
 // Parsers of option values; what they refuse is wrong usage (exit code 2).
 
-/** A number of at least `least`. */
+/** A finite number from `least` to `most`. */
 export const number =
-  (least: number, whole: boolean) =>
+  (least: number, whole: boolean, most = Infinity) =>
   (text: string): number => {
     const n = Number(text)
-    if (!(n >= least) || !Number.isFinite(n) || (whole && !Number.isInteger(n)))
-      throw new InvalidArgumentError(`expected ${whole ? 'a whole number' : 'a number'} of at least ${least}`)
+    if (!(n >= least && n <= most) || !Number.isFinite(n) || (whole && !Number.isInteger(n)))
+      throw new InvalidArgumentError(
+        `expected ${whole ? 'a whole number' : 'a number'} ${most < Infinity ? `from ${least} to ${most}` : `of at least ${least}`}`,
+      )
     return n
   }
 

@@ -72,7 +72,7 @@ export function train(): Command {
     .option('--report <file>', 'a page in HTML: curves, what is kept by layer, the arena')
     .option('--events <folder>', 'events for TensorBoard, in a folder for each rule')
     .option('--device <name>', 'where it runs: cpu, cuda or cuda:1', device, 'cpu')
-    .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true))
+    .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true, 256))
     .option('--json', 'one JSON object as the last line of stdout, nothing else there; progress goes to stderr')
     .action(action<Options>(run))
 }

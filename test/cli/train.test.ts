@@ -68,6 +68,10 @@ test('wrong use exits with 2', async () => {
   expect((await cli('train', '--budget', 'much')).code).toBe(2)
   expect((await cli('train', '--resume')).code).toBe(2)
   expect((await cli('train', '--model', 'constructor')).code).toBe(2)
+  expect(await cli('train', '--threads', '257')).toMatchObject({
+    code: 2,
+    err: expect.stringContaining('expected a whole number from 1 to 256'),
+  })
   const { err, code } = await cli('train', '--model', 'mlp', '--rule', 'ara')
   expect(code).toBe(2)
   expect(err).toMatch(/expected one of bp, asa, q2, q8 for mlp, got ara/)

@@ -142,13 +142,26 @@ export function binaryPath(): string {
   }
 }
 
+/** What the environment asks for is had or refused: a name misspelt would be no sign that other kernels compute. */
+function expectEnvironment(isaAvailable: string[]): void {
+  const { AUXGRAD_ISA: isa, AUXGRAD_THREADS: threads } = process.env
+  const refuse = (what: string) => new AuxgradError('AUX_INVALID_ARGUMENT', `environment: expected ${what}`)
+  if (isa && !isaAvailable.includes(isa))
+    throw refuse(`AUXGRAD_ISA to be one that this machine has (${isaAvailable.join(', ')}), got "${isa}"`)
+  if (threads && !(/^[0-9]+$/.test(threads) && +threads >= 1 && +threads <= 256))
+    throw refuse(`AUXGRAD_THREADS to be a whole number from 1 to 256, got "${threads}"`)
+}
+
 function load(): Native {
   const file = binaryPath()
+  let loaded: Native
   try {
-    return require(file) as Native
+    loaded = require(file) as Native
   } catch (cause) {
     throw missing((cause as Error).message, cause)
   }
+  expectEnvironment(loaded.info().isaAvailable)
+  return loaded
 }
 
 let instance: Native | undefined

@@ -26,6 +26,28 @@ test('setThreads() counts from the next call on and changes no result', async ()
   expect(new Set(results).size).toBe(1)
 })
 
+test.each([
+  ['AUXGRAD_ISA', 'AVX2', /expected AUXGRAD_ISA to be one that this machine has \(scalar, .*\), got "AVX2"$/],
+  ['AUXGRAD_THREADS', 'all', /expected AUXGRAD_THREADS to be a whole number from 1 to 256, got "all"$/],
+  ['AUXGRAD_THREADS', '300', /, got "300"$/],
+])('%s=%s in the environment is refused at first use', (name, value, message) => {
+  const old = process.env[name]
+  process.env[name] = value
+  try {
+    jest.isolateModules(() => {
+      const { info: first } = require('../src/info') as typeof import('../src/info')
+      expect(first).toThrow(
+        expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT', message: expect.stringMatching(message) }),
+      )
+      process.env[name] = ''
+      expect(first().isa).toBe(before.isa)
+    })
+  } finally {
+    if (old === undefined) delete process.env[name]
+    else process.env[name] = old
+  }
+})
+
 test.each([0, 257, 1.5, NaN, '2', undefined])('setThreads(%p) is refused and changes nothing', (threads) => {
   expect(() => setThreads(threads as number)).toThrow(
     expect.objectContaining({

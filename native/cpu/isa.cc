@@ -75,7 +75,7 @@ Isa best_isa() {
   return Isa::scalar;
 }
 
-// A name in AUXGRAD_ISA that this machine cannot honour is ignored here and reported by info().
+// A name in AUXGRAD_ISA that this machine cannot honour is ignored here: refusing it is for programs and the add-on's loader.
 Isa first_isa() {
   const char* wanted = std::getenv("AUXGRAD_ISA");
   if (wanted)

@@ -235,6 +235,11 @@ test('what is no plan file is one clear error; so is wrong usage', async () => {
   expect(spawnSync(program, [at('none')], { encoding: 'utf8' }).stderr).toMatch(/AUX_BAD_FILE.*none.*No such file/)
   for (const args of [[], ['a', 'b'], ['a', '--steps', '0'], ['a', '--steps'], ['a', '--threads', '2x'], ['--what']])
     expect(spawnSync(program, args, { encoding: 'utf8' }).status).toBe(2)
+  const env = { ...process.env, AUXGRAD_ISA: 'AVX2' }
+  expect(spawnSync(program, ['a'], { env, encoding: 'utf8' })).toMatchObject({
+    status: 2,
+    stderr: expect.stringMatching(/no kernels for AUXGRAD_ISA=AVX2/),
+  })
   expect(spawnSync(program, ['--help'], { encoding: 'utf8' }).stdout).toMatch(/--profile/)
 })
 

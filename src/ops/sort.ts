@@ -36,16 +36,27 @@ const cumsumOp: Op<{ axis: number; reverse: boolean }> = defineOp({
   derive: (d) => [apply(cumsumOp, [d.grad()!], { ...d.attrs, reverse: !d.attrs.reverse })[0]],
 })
 
-function sorted(name: string, x: Tensor, descending: boolean, count?: number): Tensor[] {
-  const size = x.rank
-    ? x.shape[x.rank - 1]
-    : fail('AUX_SHAPE_MISMATCH', `${name}: expected at least one axis, got shape []`)
-  if (count !== undefined && (!Number.isInteger(count) || count < 0 || count > size))
-    fail('AUX_INVALID_ARGUMENT', `${name}: expected k in [0, ${size}] for shape ${showShape(x.shape)}, got ${count}`)
-  return apply(sortOp, [x], { descending, count: count ?? size })
+interface SortedOptions {
+  axis?: number
+  descending?: boolean
+  count?: number
 }
 
-/** Values and where they were along the last axis (i32). */
+function sorted(name: string, x: Tensor, { axis = -1, descending = false, count }: SortedOptions): Sorted {
+  if (!x.rank) fail('AUX_SHAPE_MISMATCH', `${name}: expected at least one axis, got shape []`)
+  const at = resolveAxis(name, axis, x.rank)
+  const size = x.shape[at]
+  if (count !== undefined && (!Number.isInteger(count) || count < 0 || count > size))
+    fail('AUX_INVALID_ARGUMENT', `${name}: expected k in [0, ${size}] for shape ${showShape(x.shape)}, got ${count}`)
+  const last = at === x.rank - 1
+  return tidy(() => {
+    const both = apply(sortOp, [last ? x : x.transpose(at, -1)], { descending, count: count ?? size })
+    const [values, indices] = last ? both : both.map((y) => y.transpose(at, -1))
+    return { values, indices }
+  })
+}
+
+/** Values and where they were along an axis (i32). */
 export interface Sorted {
   /** In order. */
   values: Tensor
@@ -55,12 +66,12 @@ export interface Sorted {
 
 declare module '../tensor/tensor' {
   interface Tensor {
-    /** Sorted along the last axis, stably, NaN as the largest. */
-    sort(options?: { descending?: boolean }): Sorted
-    /** The positions that sort the last axis, as i32. */
-    argsort(options?: { descending?: boolean }): Tensor
-    /** The k largest (or smallest) along the last axis, in order. */
-    topk(k: number, options?: { largest?: boolean }): Sorted
+    /** Sorted along an axis (the last), stably, NaN as the largest. */
+    sort(options?: { axis?: number; descending?: boolean }): Sorted
+    /** The positions that sort an axis (the last), as i32. */
+    argsort(options?: { axis?: number; descending?: boolean }): Tensor
+    /** The k largest (or smallest) along an axis (the last), in order. */
+    topk(k: number, options?: { axis?: number; largest?: boolean }): Sorted
     /** Running sums along an axis. */
     cumsum(axis: number): Tensor
     /** Running products along an axis, in log2 of its length passes; gradients are right where something is 0, too. */
@@ -69,23 +80,19 @@ declare module '../tensor/tensor' {
 }
 
 Tensor.prototype.sort = function (options = {}) {
-  expectOptions('sort', options, ['descending'])
-  const { descending = false } = options
-  const [values, indices] = sorted('sort', this, descending)
-  return { values, indices }
+  expectOptions('sort', options, ['axis', 'descending'])
+  return sorted('sort', this, options)
 }
 Tensor.prototype.argsort = function (options = {}) {
-  expectOptions('argsort', options, ['descending'])
-  const { descending = false } = options
-  const [values, indices] = sorted('argsort', this, descending)
+  expectOptions('argsort', options, ['axis', 'descending'])
+  const { values, indices } = sorted('argsort', this, options)
   values.dispose()
   return indices
 }
 Tensor.prototype.topk = function (k, options = {}) {
-  expectOptions('topk', options, ['largest'])
-  const { largest = true } = options
-  const [values, indices] = sorted('topk', this, largest, k)
-  return { values, indices }
+  expectOptions('topk', options, ['axis', 'largest'])
+  const { axis, largest = true } = options
+  return sorted('topk', this, { axis, descending: largest, count: k })
 }
 Tensor.prototype.cumsum = function (axis) {
   return apply(cumsumOp, [this], { axis: resolveAxis('cumsum', axis, this.rank), reverse: false })[0]

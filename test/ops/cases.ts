@@ -701,6 +701,24 @@ add({
   atol: 0,
   bad: [{ what: 'a number', run: () => tensor(1).sort(), code: 'AUX_SHAPE_MISMATCH' }],
 })
+for (const axis of [0, -2]) {
+  add({
+    name: `sort along ${axis}`,
+    f: (x) => x.sort({ axis }).values,
+    reference: (x) => lines(x, axis, sorted),
+    samples: [[s(7, 3, 5)], [s(2, 1)], [s(40, 2, 0)]],
+    rtol: 0,
+    atol: 0,
+    bad: [{ what: 'no such axis', run: () => tensor([1, 2]).sort({ axis: 1 }), code: 'AUX_INVALID_ARGUMENT' }],
+  })
+  add({
+    name: `topk along ${axis}, where they were`,
+    f: (x) => x.topk(2, { axis }).indices,
+    reference: (x) => lines(x, axis, (v) => order(v, true).slice(0, 2)),
+    samples: [[s(6, 3, 4)]],
+    wanted: [],
+  })
+}
 add({
   name: 'sort, descending',
   f: (x) => x.sort({ descending: true }).values,

@@ -380,6 +380,13 @@ check('or says to leave it out', alone.stderr.includes('leave it out of the bund
 
 // --- no binary, a broken binary, and the build that helps ---
 
+const refused = run(process.execPath, ['--no-addons', 'cjs.js'], project)
+check(
+  'where Node may load no add-on, it says how it may',
+  refused.stderr.includes('--allow-addons') && !refused.stderr.includes('npx auxgrad build'),
+  refused.text,
+)
+
 const broken = path.join(base, 'broken')
 fs.cpSync(project, broken, { recursive: true, verbatimSymlinks: true })
 const inside = path.join(broken, 'node_modules/auxgrad')

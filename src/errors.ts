@@ -33,9 +33,28 @@ export function fail(code: ErrorCode, message: string): never {
   throw new AuxgradError(code, message)
 }
 
+// Known to all copies of auxgrad in a process: two versions of it, or one that a test runner has loaded anew.
+const copy = Symbol.for('auxgrad.copy')
+const own = {}
+
+/** Marks instances of a class as those of this copy of auxgrad. */
+export function sign(type: { prototype: object }): void {
+  Object.defineProperty(type.prototype, copy, { value: own })
+}
+
+/** Whether a value is an instance of a class of another copy of auxgrad. */
+export function isForeign(value: unknown): value is object {
+  return typeof value === 'object' && value !== null && ((value as { [copy]?: object })[copy] ?? own) !== own
+}
+
 /** A value in the words of an error. */
 export function describe(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value)
+  if (isForeign(value))
+    return (
+      `a ${value.constructor.name} of another copy of auxgrad, which cannot be shared: ` +
+      'keep one (npm ls auxgrad tells of several; jest.resetModules makes another)'
+    )
   if (typeof value === 'object' && value !== null) return value.constructor?.name ?? 'an object'
   if (typeof value === 'bigint') return `${value}n`
   return typeof value === 'function' ? 'a function' : String(value)

@@ -5,7 +5,7 @@ import { binaryPath, native, platformText, version } from './native'
 export interface Info {
   /** Version of auxgrad. */
   version: string
-  /** System, processor family, C library and Node. */
+  /** System, processor family, C library, and Node, Bun or Deno. */
   platform: string
   /** File of the binary in use. */
   binary: string

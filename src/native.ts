@@ -108,10 +108,26 @@ function libc(): string {
 
 /** This platform in words, for errors and `info()`. */
 export function platformText(): string {
-  return [`${process.platform}-${process.arch}`, libc(), `Node ${process.versions.node}`].filter(Boolean).join(', ')
+  const { bun, deno, node } = process.versions
+  const runtime = bun ? `Bun ${bun}` : deno ? `Deno ${deno}` : `Node ${node}`
+  return [`${process.platform}-${process.arch}`, libc(), runtime].filter(Boolean).join(', ')
 }
 
+/** The first line of a message, with its full stop. */
+const sentence = (message: string): string => `${message.split('\n')[0].replace(/\.$/, '')}.`
+
+/** Whether this process may load no add-on, wherever it lies: then no other binary helps. */
+const isRefusal = ({ code, name }: NodeJS.ErrnoException): boolean =>
+  code === 'ERR_DLOPEN_DISABLED' || name === 'NotCapable'
+
 function missing(message: string, cause: unknown): AuxgradError {
+  if (isRefusal(cause as Error))
+    return new AuxgradError(
+      'AUX_NO_NATIVE',
+      `auxgrad may not load its binary, a native add-on: ${sentence((cause as Error).message)} Node loads it with ` +
+        '--allow-addons beside --permission and without --no-addons, Deno with --allow-read --allow-env --allow-ffi',
+      { cause },
+    )
   const places = ['build/Release', `prebuilds/${process.platform}-${process.arch}`].map((folder) => {
     const files = existsSync(path.join(packageRoot, folder))
       ? readdirSync(path.join(packageRoot, folder)).filter((file) => file.endsWith('.node'))
@@ -125,7 +141,7 @@ function missing(message: string, cause: unknown): AuxgradError {
   const tried = process.env.AUXGRAD_BINARY ?? `${places.join(' and ')} in ${packageRoot}`
   return new AuxgradError(
     'AUX_NO_NATIVE',
-    `auxgrad has no binary that loads here (${platformText()}): tried ${tried}: ${message.split('\n')[0]}. ${advice}`,
+    `auxgrad has no binary that loads here (${platformText()}): tried ${tried}: ${sentence(message)} ${advice}`,
     { cause },
   )
 }

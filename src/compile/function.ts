@@ -65,12 +65,13 @@ export class CompiledFunction<R extends Traceable> {
 
   /**
    * Runs off the event loop; resolves to values in JavaScript memory. Runs take turns: those of a model because they
-   * share its arena and a training step changes its weights, those of all models because one thread runs them.
+   * share its arena and a training step changes its weights, those of all models because one thread runs them, in the order
+   * in which they were asked for.
    */
   async run(batch: Batch, options: RunOptions = {}): Promise<Values<R>> {
     const values = valuesOf(batch)
     const signal = signalOf(options)
-    return this.#session.enqueue(async () => {
+    return this.#session.enqueueRun(async () => {
       const entry = this.#entry(values)
       return this.#named(entry, await this.#session.execute(entry.plan, values, signal))
     })

@@ -33,6 +33,11 @@ export function signalOf(options: RunOptions): AbortSignal | undefined {
   return options.signal
 }
 
+/** Sessions with a run on the executor's thread. */
+const running = new Set<Session>()
+/** How many bodies have been asked for, of all sessions. */
+let asked = 0
+
 /**
  * What all plans of one model share: the arena, as large as the hungriest of them, and the queue in which their runs
  * follow each other.
@@ -47,8 +52,8 @@ export class Session {
   #memory: MemoryAssignment | undefined
   #device: Device | null = null
   #arena: Storage | null = null
-  #tail: Promise<unknown> = Promise.resolve()
-  #pending = 0
+  /** What was asked for: the first is under way. */
+  readonly #queue: { ticket: number; ended: Promise<void> }[] = []
 
   /** Policies of the model's training step; its forward passes alone follow them too. */
   get memory(): MemoryAssignment | undefined {
@@ -80,14 +85,37 @@ export class Session {
 
   /** Runs `body` when all runs asked for before have ended. */
   enqueue<T>(body: () => Promise<T>): Promise<T> {
-    const result = this.#pending++ === 0 ? body() : this.#tail.then(body)
-    const done = (): void => void this.#pending--
-    this.#tail = result.then(done, done)
+    const before = this.#queue.at(-1)
+    const entry = { ticket: ++asked, ended: Promise.resolve() }
+    this.#queue.push(entry)
+    const result = before ? before.ended.then(body) : body()
+    const done = (): void => void this.#queue.shift()
+    entry.ended = result.then(done, done)
     return result
   }
 
+  /**
+   * The same for a run, which also lets pass what was asked for before of models that are running now: many predictions
+   * of one would otherwise take turns with the steps of another. It waits for no more than the ends of runs that the
+   * executor's thread has, and those wait for nothing.
+   */
+  enqueueRun<T>(body: () => Promise<T>): Promise<T> {
+    const ticket = asked + 1
+    const passing = (): Promise<void> | undefined => {
+      for (const session of running) {
+        const [current, next] = session.#queue
+        if (next?.ticket < ticket) return current.ended // by when the next one is running
+      }
+    }
+    const afterThem = async (): Promise<T> => {
+      for (let ended; (ended = passing());) await ended
+      return body()
+    }
+    return this.enqueue(() => (passing() ? afterThem() : body()))
+  }
+
   get #busy(): boolean {
-    return this.#pending > 0
+    return this.#queue.length > 0
   }
 
   /** @throws AUX_INVALID_ARGUMENT while a run is under way: what asks now would be out of turn. */
@@ -106,6 +134,7 @@ export class Session {
     const arena = this.#write(plan, values)
     const { storages } = plan.program
     for (const s of storages) s.pin()
+    running.add(this)
     await new Promise<void>((resolve, reject) => {
       const stop = (): void => native().abort(job as Exclude<typeof job, { code: number }>)
       const job = native().run(handle, arena.handle, (status, stats) => {
@@ -117,6 +146,7 @@ export class Session {
       if ('code' in job) reject(nativeError(job.code, job.message))
       else signal?.addEventListener('abort', stop, { once: true })
     }).finally(() => {
+      running.delete(this)
       for (const s of storages) s.unpin()
     })
     return this.#read(plan, arena)

@@ -164,7 +164,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
   async run(batch: Batch, options: RunOptions = {}): Promise<StepResult<R>> {
     const values = valuesOf(batch)
     const signal = signalOf(options)
-    return this.#session.enqueue(async () => {
+    return this.#session.enqueueRun(async () => {
       const { plan, done } = this.#turn(values)
       return done(await this.#session.execute(plan, values, signal))
     })

@@ -1,5 +1,5 @@
 import { types } from 'node:util'
-import { AuxgradError, describe, fail } from '../errors'
+import { AuxgradError, describe, fail, isForeign } from '../errors'
 import { Graph } from '../graph/graph'
 import { contiguous, copy } from '../graph/op'
 import { learningIndicator } from '../memory/indicator'
@@ -96,7 +96,7 @@ function namedOutputs(result: unknown): Outputs {
     result.catch(() => {}) // of no use to anyone
     fail('AUX_INVALID_ARGUMENT', 'expected the traced function to return its tensors at once, got a promise')
   }
-  if (result && typeof result === 'object' && !Array.isArray(result)) {
+  if (result && typeof result === 'object' && !Array.isArray(result) && !isForeign(result)) {
     const entries = Object.entries(result as Record<string, unknown>)
     for (const [name, t] of entries)
       if (!(t instanceof Tensor))

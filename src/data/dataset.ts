@@ -1,4 +1,4 @@
-import { describe, expectOptions, fail } from '../errors'
+import { describe, expectOptions, fail, sign } from '../errors'
 import { typedArray, type DType, type TypedArray } from '../tensor/dtype'
 import { isHostArray, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkSeed } from '../tensor/philox'
@@ -32,6 +32,10 @@ export interface FieldOptions {
 
 /** Rows that can be read in any order. Extend it (`size` and `read`) for data that lies elsewhere. */
 export abstract class Dataset<B extends Batch = Batch> {
+  static {
+    sign(this)
+  }
+
   /** Number of rows. */
   abstract readonly size: number
 

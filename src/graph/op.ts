@@ -1,4 +1,4 @@
-import { describe, fail } from '../errors'
+import { describe, fail, isForeign } from '../errors'
 import { check, native } from '../native'
 import { sameShape, showShape, type Shape } from '../tensor/shape'
 import { Tensor, type Layout, type Spec } from '../tensor/tensor'
@@ -214,8 +214,9 @@ export function kernelOperands<T>(op: Op, inputs: readonly T[], outputs: readonl
 
 /** Throws unless it is a tensor: what JavaScript lets through. */
 export function expectTensor(op: string, value: unknown): asserts value is Tensor {
-  if (!(value instanceof Tensor))
-    fail('AUX_INVALID_ARGUMENT', `${op}: expected a tensor, got ${describe(value)}; tensor() makes one of numbers`)
+  if (value instanceof Tensor) return
+  const advice = isForeign(value) ? '' : '; tensor() makes one of numbers'
+  fail('AUX_INVALID_ARGUMENT', `${op}: expected a tensor, got ${describe(value)}${advice}`)
 }
 
 /** Throws unless the input is there. */

@@ -1,7 +1,7 @@
 import { types } from 'node:util'
 import { sessionOf } from '../compile/session'
 import { isContainer, revision, type Trainable } from '../compile/trainable'
-import { describe, expectOptions, fail } from '../errors'
+import { describe, expectOptions, fail, sign } from '../errors'
 import { tracing } from '../graph/graph'
 import { matcher } from '../memory/assignment'
 import { canLearn, checkStoreFormat, type StoreFormat } from '../ops/store'
@@ -18,6 +18,10 @@ import { summary } from './summary'
  * names are the paths to them (`conv1.weight`, `blocks.0.fc.bias`). What is private (`#name`) or in a Map is not found.
  */
 export abstract class Module implements Trainable {
+  static {
+    sign(this)
+  }
+
   #training = true
 
   /** What the module computes, out of tensors and other modules; traced once for each plan. */

@@ -1,6 +1,6 @@
 import { types } from 'node:util'
 import type { Optimizer, Schedule, UpdateInputs } from '../compile/optimizer'
-import { describe, expectOptions, fail, listed } from '../errors'
+import { describe, expectOptions, fail, listed, sign } from '../errors'
 import { testOf } from '../memory/assignment'
 import { putRows } from '../ops/rows'
 import { sameShape, showShape } from '../tensor/shape'
@@ -65,6 +65,10 @@ export function checkEps(eps: number): number {
 
 /** What optimizers share: the learning rate, groups, and state of zeros made when a parameter is first met. */
 export abstract class Base implements Optimizer {
+  static {
+    sign(this)
+  }
+
   /** For checkpoints. */
   abstract readonly name: string
   /** Learning rate, or the rate of each update; may be changed at any time. */

@@ -1,4 +1,4 @@
-import { describe, fail } from '../errors'
+import { describe, fail, isForeign } from '../errors'
 import { typedArray, type DType, type TypedArray } from './dtype'
 import { checkShape, showShape, sizeOf, type Shape } from './shape'
 import { Tensor } from './tensor'
@@ -134,7 +134,7 @@ function asHost(what: string, values: HostValues, dtype?: DType): HostArray {
     fail(
       'AUX_INVALID_ARGUMENT',
       `${what}: expected a tensor, a typed array, { data, shape } with an array, or numbers in nested arrays, got ` +
-        (data ? `{ data: ${describe(data)}, shape: ${describe(shape)} }` : describe(values)),
+        (data && !isForeign(values) ? `{ data: ${describe(data)}, shape: ${describe(shape)} }` : describe(values)),
     )
   }
   const { numbers, shape, dtype: own } = flatten(what, values)

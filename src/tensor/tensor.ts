@@ -1,6 +1,6 @@
 import type { Node } from '../graph/graph'
 import type { Packed } from '../ops/store'
-import { AuxgradError, fail } from '../errors'
+import { AuxgradError, fail, sign } from '../errors'
 import { native } from '../native'
 import { bytesPerElement, typedArray, type DType, type TypedArray } from './dtype'
 import { format, nest, readable, type NestedArray } from './format'
@@ -32,6 +32,10 @@ export interface Layout {
  * attached by the files of `ops/`.
  */
 export class Tensor {
+  static {
+    sign(this)
+  }
+
   /** Sizes of the axes. */
   readonly shape: Shape
   /** Element type. */

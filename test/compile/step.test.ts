@@ -13,6 +13,7 @@ import {
   nn,
   optim,
   tensor,
+  train,
   valueAndGrad,
   type MemoryAssignment,
   type Tensor,
@@ -109,6 +110,32 @@ test('runs that are not awaited follow each other and give what awaited runs giv
   expect((await Promise.all(all)).map((r) => r.loss)).toEqual(losses)
   expect(snapshot(b.model)).toEqual(snapshot(a.model))
   expect(b.step.runs).toBe(8)
+})
+
+test('runs of several models follow each other as they were asked for, not one of each in turn', async () => {
+  const [asking, training] = [make(), make()]
+  const predict = compile({ model: asking.model, forward: ({ x }) => asking.model.forward(x) })
+  const order: string[] = []
+  const note = (name: string) => (): void => void order.push(name)
+  const batch = batchOf(4)
+  const predictions = (name: string) => Array.from({ length: 5 }, () => predict.run({ x: batch.x }).then(note(name)))
+  const before = predictions('before')
+  const step = training.step.run(batch).then(note('step'))
+  const after = predictions('after')
+  await Promise.all([...before, step, ...after])
+  expect(order.join(' ')).toBe('before before before before before step after after after after after')
+})
+
+test('an average that is moved between runs of both models is waited for, and waits for neither for ever', async () => {
+  const { model, step } = make()
+  const copy = new Net()
+  const average = new train.WeightAverage(copy, model, { decay: 0.5 })
+  const predict = compile({ model: copy, forward: ({ x }) => copy.forward(x) })
+  const batch = batchOf(4)
+  const { x } = batch
+  const round = () => [step.run(batch), average.update(), step.run(batch), predict.run({ x }), predict.run({ x })]
+  await Promise.all([...round(), ...round()])
+  expect([step.runs, average.updates]).toEqual([4, 2])
 })
 
 test('a rejected run does not stop those behind it', async () => {

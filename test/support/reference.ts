@@ -9,13 +9,10 @@ export const sizeOf = (shape: readonly number[]): number => shape.reduce((n, d) 
 /** Calls f for every index of a shape, in row-major order. */
 export function eachIndex(shape: readonly number[], f: (index: number[], at: number) => void): void {
   const n = sizeOf(shape)
+  const next = shape.map(() => 0)
   for (let at = 0; at < n; at++) {
-    const index = new Array<number>(shape.length)
-    for (let axis = shape.length - 1, rest = at; axis >= 0; axis--) {
-      index[axis] = rest % shape[axis]
-      rest = Math.floor(rest / shape[axis])
-    }
-    f(index, at)
+    f([...next], at)
+    for (let axis = shape.length - 1; axis >= 0 && ++next[axis] === shape[axis]; axis--) next[axis] = 0
   }
 }
 
@@ -29,7 +26,8 @@ export function make(shape: readonly number[], f: (index: number[]) => number): 
 export function get(a: Arr, index: readonly number[]): number {
   const lead = index.length - a.shape.length
   let at = 0
-  a.shape.forEach((d, axis) => (at = at * d + (d === 1 ? 0 : index[axis + lead])))
+  for (let axis = 0; axis < a.shape.length; axis++)
+    at = at * a.shape[axis] + (a.shape[axis] === 1 ? 0 : index[axis + lead])
   return a.data[at]
 }
 
@@ -313,13 +311,13 @@ export function convTranspose3d(
   )
   const y = make([x.shape[0], ...sizes, perGroup * groups], () => 0)
   eachIndex(x.shape, ([b, ...rest], from) =>
-    eachIndex(w.shape.slice(1), ([...tap]) => {
-      const [c, k] = [rest[3], tap[3]]
+    eachIndex(w.shape.slice(1, 4), (tap) => {
       const at = sizes.map((_, i) => rest[i] * stride[i] - padding[i] + tap[i] * dilation[i])
       if (at.some((v, i) => v < 0 || v >= sizes[i])) return
-      const channel = Math.floor(c / (inputs / groups)) * perGroup + k
+      const c = rest[3]
+      const channel = Math.floor(c / (inputs / groups)) * perGroup
       const place = [b, ...at, channel].reduce((p, v, i) => p * y.shape[i] + v, 0)
-      y.data[place] += x.data[from] * get(w, [c, ...tap])
+      for (let k = 0; k < perGroup; k++) y.data[place + k] += x.data[from] * get(w, [c, ...tap, k])
     }),
   )
   return y

@@ -22,14 +22,17 @@ export function make(shape: readonly number[], f: (index: number[]) => number): 
   return { shape: [...shape], data }
 }
 
-/** The element at an index; broadcast axes (missing in front, or of size 1) repeat. */
-export function get(a: Arr, index: readonly number[]): number {
+/** Where the element at an index lies; broadcast axes (missing in front, or of size 1) repeat. */
+function placeOf(a: Arr, index: readonly number[]): number {
   const lead = index.length - a.shape.length
   let at = 0
   for (let axis = 0; axis < a.shape.length; axis++)
     at = at * a.shape[axis] + (a.shape[axis] === 1 ? 0 : index[axis + lead])
-  return a.data[at]
+  return at
 }
+
+/** The element at an index, with broadcasting. */
+export const get = (a: Arr, index: readonly number[]): number => a.data[placeOf(a, index)]
 
 /** Of two numbers, by the names of the operations. */
 export const comparisons = {
@@ -95,27 +98,22 @@ export const permute = (a: Arr, order: number[]): Arr =>
 /** Along one axis: f maps a line of values to another (of any one length). */
 export function lines(a: Arr, axis: number, f: (values: number[]) => number[]): Arr {
   const at = axis < 0 ? axis + a.shape.length : axis
-  const known = new Map<string, number[]>()
-  const lineAt = (index: number[]): number[] => {
-    const key = index.map((v, k) => (k === at ? '' : v)).join()
-    const line =
-      known.get(key) ??
-      f(
-        Array.from({ length: a.shape[at] }, (_, i) =>
-          get(
-            a,
-            index.map((v, k) => (k === at ? i : v)),
-          ),
-        ),
-      )
-    known.set(key, line)
-    return line
-  }
-  const length = lineAt(a.shape.map(() => 0)).length
-  return make(
+  const size = a.shape[at]
+  const step = sizeOf(a.shape.slice(at + 1))
+  const mapped = Array.from({ length: sizeOf(a.shape.filter((_, i) => i !== at)) }, (_, line) => {
+    const first = Math.floor(line / step) * size * step + (line % step)
+    return f(Array.from({ length: size }, (_, i) => a.data[first + i * step]))
+  })
+  const length = (mapped[0] ?? f(new Array<number>(size).fill(0))).length
+  const result = make(
     a.shape.map((d, i) => (i === at ? length : d)),
-    (index) => lineAt(index)[index[at]],
+    () => 0,
   )
+  mapped.forEach((values, line) => {
+    const first = Math.floor(line / step) * length * step + (line % step)
+    values.forEach((v, i) => (result.data[first + i * step] = v))
+  })
+  return result
 }
 
 /** Error function: the series for small arguments, the continued fraction of erfc beyond. */
@@ -151,8 +149,9 @@ export const matmul = (a: Arr, b: Arr): Arr => {
   return make([...broadcast(a.shape.slice(0, -2), b.shape.slice(0, -2)), m, n], (index) => {
     const batch = index.slice(0, -2)
     const [i, j] = index.slice(-2)
+    const [row, column] = [placeOf(a, [...batch, i, 0]), placeOf(b, [...batch, 0, j])]
     let total = 0
-    for (let t = 0; t < k; t++) total += get(a, [...batch, i, t]) * get(b, [...batch, t, j])
+    for (let t = 0; t < k; t++) total += a.data[row + t] * b.data[column + t * n]
     return total
   })
 }

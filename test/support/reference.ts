@@ -100,19 +100,17 @@ export function lines(a: Arr, axis: number, f: (values: number[]) => number[]): 
   const at = axis < 0 ? axis + a.shape.length : axis
   const size = a.shape[at]
   const step = sizeOf(a.shape.slice(at + 1))
-  const mapped = Array.from({ length: sizeOf(a.shape.filter((_, i) => i !== at)) }, (_, line) => {
-    const first = Math.floor(line / step) * size * step + (line % step)
-    return f(Array.from({ length: size }, (_, i) => a.data[first + i * step]))
-  })
+  const placeIn = (line: number, length: number, i: number): number =>
+    (Math.floor(line / step) * length + i) * step + (line % step)
+  const mapped = Array.from({ length: sizeOf(a.shape.filter((_, i) => i !== at)) }, (_, line) =>
+    f(Array.from({ length: size }, (_, i) => a.data[placeIn(line, size, i)])),
+  )
   const length = (mapped[0] ?? f(new Array<number>(size).fill(0))).length
   const result = make(
     a.shape.map((d, i) => (i === at ? length : d)),
     () => 0,
   )
-  mapped.forEach((values, line) => {
-    const first = Math.floor(line / step) * length * step + (line % step)
-    values.forEach((v, i) => (result.data[first + i * step] = v))
-  })
+  mapped.forEach((values, line) => values.forEach((v, i) => (result.data[placeIn(line, length, i)] = v)))
   return result
 }
 

@@ -202,6 +202,32 @@ function stale(object, command) {
   return files.some((file) => !fs.existsSync(file) || fs.statSync(file).mtimeMs > built)
 }
 
+const stem = (file) => path.basename(file, '.cc')
+
+function sources(dir) {
+  if (!fs.existsSync(dir)) return []
+  const names = fs.readdirSync(dir).filter((name) => name.endsWith('.cc'))
+  return names.sort().map((name) => path.join(dir, name))
+}
+
+// Compiles what is out of date, on every core.
+async function compile(compiler, jobs) {
+  const queue = jobs.filter((job) => stale(job.file, job.args.join('\n')))
+  const worker = async () => {
+    for (let job = queue.shift(); job; job = queue.shift()) {
+      await new Promise((resolve) => {
+        const child = spawn(compiler, job.args, { stdio: 'inherit' })
+        child.on('exit', (code) => {
+          if (code !== 0) fail(`${compiler} failed on ${path.relative(root, job.source)}`)
+          fs.writeFileSync(`${job.file}.cmd`, job.args.join('\n'))
+          resolve()
+        })
+      })
+    }
+  }
+  await Promise.all(Array.from({ length: os.availableParallelism() }, worker))
+}
+
 async function buildDirectly(o) {
   const compiler = findCompiler(o)
   const target = facts.targets[o.target] ?? { flags: [], link: [], sources: [] }
@@ -212,15 +238,6 @@ async function buildDirectly(o) {
   fs.mkdirSync(path.join(work, 'generated'), { recursive: true })
   fs.mkdirSync(output, { recursive: true })
 
-  const sources = (dir) =>
-    fs.existsSync(dir)
-      ? fs
-          .readdirSync(dir)
-          .filter((f) => f.endsWith('.cc'))
-          .sort()
-          .map((f) => path.join(dir, f))
-      : []
-  const stem = (file) => path.basename(file, '.cc')
   const kernels = sources(path.join(native, 'cpu/kernels'))
   const families = kernels.map((k) => `AUXGRAD_FAMILY_ROW(${stem(k)})\n`).join('')
   const inc = path.join(work, 'generated/kernel_families.inc')
@@ -282,20 +299,7 @@ async function buildDirectly(o) {
     if (!windows) program('auxgrad_host_device.so', path.join(native, 'test/library'), loadable)
   }
 
-  const queue = jobs.filter((job) => stale(job.file, job.args.join('\n')))
-  const worker = async () => {
-    for (let job = queue.shift(); job; job = queue.shift()) {
-      await new Promise((resolve) => {
-        const child = spawn(compiler, job.args, { stdio: 'inherit' })
-        child.on('exit', (code) => {
-          if (code !== 0) fail(`${compiler} failed on ${path.relative(root, job.source)}`)
-          fs.writeFileSync(`${job.file}.cmd`, job.args.join('\n'))
-          resolve()
-        })
-      })
-    }
-  }
-  await Promise.all(Array.from({ length: os.availableParallelism() }, worker))
+  await compile(compiler, jobs)
   for (const binary of binaries) {
     const temporary = `${binary.file}.tmp`
     execFileSync(compiler, [...binary.objects, ...common, ...binary.args, ...link, '-o', temporary], {

@@ -51,7 +51,7 @@ const steps = {
     '*.js',
   ],
   lint: () => [...bin('oxlint', 'bin/oxlint'), 'src', 'test', 'benchmarks', 'scripts'],
-  types: () => [...bin('typescript', 'lib/tsc.js'), '--noEmit'],
+  types: () => [...bin('typescript-7', 'lib/tsc.js'), '--noEmit'],
   // typedoc.json makes an error of whatever is public and not documented, and of links that lead nowhere.
   docs: () => [...bin('typedoc', 'bin/typedoc'), '--emit', 'none'],
   cuda: () =>

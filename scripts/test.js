@@ -24,7 +24,7 @@ function step(name, command, args) {
 
 for (const [name, args] of [
   ['build', ['scripts/build-native.js', '--programs']],
-  ['types', ['node_modules/typescript/bin/tsc', '--noEmit']],
+  ['types', ['node_modules/typescript-7/lib/tsc.js', '--noEmit']],
 ]) {
   if (step(name, process.execPath, args).status === 0) passed++
   else if (name === 'build') {

@@ -1,3 +1,4 @@
+#include "convolution.h"
 #include "harness.h"
 
 namespace {
@@ -67,40 +68,20 @@ void check_linear(int64_t tokens, int64_t outputs, int64_t inputs) {
   CHECK(test::relative_error(dw.f32(), expected.data(), dw.count()) <= 1e-6);
 }
 
-struct Layer {
-  int64_t N, H, W, C, O, K, stride, pad, dilation, groups;
-};
-
-void check_conv(const Layer& l) {
-  const int64_t P = (l.H + 2 * l.pad - (l.K - 1) * l.dilation - 1) / l.stride + 1;
-  const int64_t Q = (l.W + 2 * l.pad - (l.K - 1) * l.dilation - 1) / l.stride + 1;
-  const int64_t depth = l.C / l.groups, tokens = l.N * l.H * l.W;
-  test::Array x = test::Array::normal({l.N, l.H, l.W, l.C}, 1), dy = test::Array::normal({l.N, P, Q, l.O}, 2);
+void check_conv(const test::SquareConvolution& layer) {
+  const test::Convolution s = layer;
+  const int64_t tokens = s.n * s.h * s.w;
+  test::Array x = test::Array::normal(s.x(), 1), dy = test::Array::normal(s.y(), 2);
   for (int64_t i = 0; i < x.count(); i++) x[i] += 0.5f;
-  Packed p = packed(x, tokens, l.C, l.N);
-  const std::vector<double> v = values(p, tokens, l.C, l.N);
-  test::Array dw = test::Array::f32({l.O, l.K, l.K, depth});
-  const auto d = [](int64_t i) { return static_cast<double>(i); };
-  test::call(
-      "conv2d_code2_weight_grad", {dy.view(), p.codes.view(), p.ranges.view()}, {dw.view()},
-      {d(l.stride), d(l.stride), d(l.pad), d(l.pad), d(l.dilation), d(l.dilation), d(l.groups), d(l.H), d(l.W), 0.5});
-  std::vector<double> expected;
-  for (int64_t o = 0; o < l.O; o++)
-    for (int64_t kh = 0; kh < l.K; kh++)
-      for (int64_t kw = 0; kw < l.K; kw++)
-        for (int64_t c = 0; c < depth; c++) {
-          double sum = 0;
-          for (int64_t n = 0; n < l.N; n++)
-            for (int64_t i = 0; i < P; i++)
-              for (int64_t j = 0; j < Q; j++) {
-                const int64_t h = i * l.stride - l.pad + kh * l.dilation, w = j * l.stride - l.pad + kw * l.dilation;
-                if (h < 0 || h >= l.H || w < 0 || w >= l.W) continue;
-                const int64_t channel = o / (l.O / l.groups) * depth + c;
-                sum += 0.5 * static_cast<double>(dy[((n * P + i) * Q + j) * l.O + o]) *
-                       v[static_cast<size_t>(((n * l.H + h) * l.W + w) * l.C + channel)];
-              }
-          expected.push_back(sum);
-        }
+  Packed p = packed(x, tokens, s.c, s.n);
+  const std::vector<double> v = values(p, tokens, s.c, s.n);
+  test::Array dw = test::Array::f32(s.weight());
+  std::vector<double> numbers = s.numbers(), expected(static_cast<size_t>(dw.count()));
+  numbers.insert(numbers.end(), {double(s.h), double(s.w), 0.5});
+  test::call("conv2d_code2_weight_grad", {dy.view(), p.codes.view(), p.ranges.view()}, {dw.view()}, numbers);
+  test::each_product(s, [&](int64_t o, int64_t i, int64_t k) {
+    expected[static_cast<size_t>(k)] += 0.5 * static_cast<double>(dy[o]) * v[static_cast<size_t>(i)];
+  });
   CHECK(test::relative_error(dw.f32(), expected.data(), dw.count()) <= 1e-6);
 }
 

@@ -1,3 +1,4 @@
+#include "convolution.h"
 #include "harness.h"
 
 namespace {
@@ -26,35 +27,17 @@ void check_linear(int64_t tokens, int64_t outputs, int64_t inputs, int alphabet)
   CHECK(test::relative_error(dw.f32(), expected.data(), dw.count()) <= 1e-6);
 }
 
-struct Layer {
-  int64_t N, H, W, C, O, K, stride, pad, dilation, groups;
-};
-
-void check_conv(const Layer& l, int alphabet) {
-  const int64_t P = (l.H + 2 * l.pad - (l.K - 1) * l.dilation - 1) / l.stride + 1;
-  const int64_t Q = (l.W + 2 * l.pad - (l.K - 1) * l.dilation - 1) / l.stride + 1, depth = l.C / l.groups;
-  test::Array x = test::Array::integers({l.N, l.H, l.W, l.C}, 1), dy = test::Array::integers({l.N, P, Q, l.O}, 2);
-  test::Array signs = packed(x, l.N * l.H * l.W, l.C), dw = test::Array::f32({l.O, l.K, l.K, depth});
-  const auto d = [](int64_t v) { return static_cast<double>(v); };
-  test::call("conv2d_sign_weight_grad", {dy.view(), signs.view()}, {dw.view()},
-             {d(l.stride), d(l.stride), d(l.pad), d(l.pad), d(l.dilation), d(l.dilation), d(l.groups), d(l.H), d(l.W),
-              1.0, d(alphabet)});
-  for (int64_t o = 0; o < l.O; o++)
-    for (int64_t kh = 0; kh < l.K; kh++)
-      for (int64_t kw = 0; kw < l.K; kw++)
-        for (int64_t c = 0; c < depth; c++) {
-          float sum = 0;  // exact: small integers
-          for (int64_t n = 0; n < l.N; n++)
-            for (int64_t p = 0; p < P; p++)
-              for (int64_t q = 0; q < Q; q++) {
-                const int64_t h = p * l.stride - l.pad + kh * l.dilation, w = q * l.stride - l.pad + kw * l.dilation;
-                if (h < 0 || h >= l.H || w < 0 || w >= l.W) continue;
-                const int64_t channel = o / (l.O / l.groups) * depth + c;
-                sum += dy[((n * P + p) * Q + q) * l.O + o] *
-                       sign_of(x[((n * l.H + h) * l.W + w) * l.C + channel], alphabet);
-              }
-          CHECK(dw[((o * l.K + kh) * l.K + kw) * depth + c] == sum);
-        }
+void check_conv(const test::SquareConvolution& layer, int alphabet) {
+  const test::Convolution s = layer;
+  test::Array x = test::Array::integers(s.x(), 1), dy = test::Array::integers(s.y(), 2);
+  test::Array signs = packed(x, s.n * s.h * s.w, s.c), dw = test::Array::f32(s.weight());
+  std::vector<double> numbers = s.numbers();
+  numbers.insert(numbers.end(), {double(s.h), double(s.w), 1.0, double(alphabet)});
+  test::call("conv2d_sign_weight_grad", {dy.view(), signs.view()}, {dw.view()}, numbers);
+  std::vector<float> expected(static_cast<size_t>(dw.count()));  // exact: small integers
+  test::each_product(
+      s, [&](int64_t o, int64_t i, int64_t k) { expected[static_cast<size_t>(k)] += dy[o] * sign_of(x[i], alphabet); });
+  for (int64_t k = 0; k < dw.count(); k++) CHECK(dw[k] == expected[static_cast<size_t>(k)]);
 }
 
 }  // namespace

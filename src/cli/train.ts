@@ -16,7 +16,7 @@ import * as training from '../train'
 import { interruptible } from './interrupt'
 import { bytes, device, expectWritable, number, ruleList } from './options'
 import { action, exitCode, usage, type Output } from './output'
-import { duration, progress } from './progress'
+import { duration, progress, type Progress } from './progress'
 import { compared, memoryOf, optimizerOf, optimizers, recipeOf, recipes, rules, type Rule } from './recipes'
 import { factsOf, memoryInWords, resultTable, type RunResult } from './report'
 
@@ -165,28 +165,17 @@ async function trainOnce(
       )
     }
     await events?.flush() // a folder that cannot be written is found out here
-    const bar = progress(`${name} ${rule.padEnd(3)}`, updates)
     let seconds = 0
     let rows = 0
-    try {
-      for await (const event of training.fit({ step, loader, epochs, signal })) {
-        const scalars = { ...training.scalarsOf(event), ...(event.type === 'step' ? { lr: lr(step.runs - 1) } : {}) }
-        history.scalars(scalars, step.runs)
-        events?.scalars(scalars, step.runs)
-        if (event.type === 'step')
-          bar.update(event.epoch * event.steps + event.step, {
-            loss: event.result.loss.toFixed(4),
-            'images/s': event.rate.toFixed(0),
-            left: duration(event.secondsLeft),
-          })
-        else {
-          seconds += event.seconds
-          rows += event.rows
-          if (file) await save(file)
-        }
-      }
-    } finally {
-      bar.end() // also of a run that fails: it shows the cursor again
+    const fitted = training.fit({ step, loader, epochs, signal })
+    for await (const event of withBar(fitted, progress(`${name} ${rule.padEnd(3)}`, updates))) {
+      const scalars = { ...training.scalarsOf(event), ...(event.type === 'step' ? { lr: lr(step.runs - 1) } : {}) }
+      history.scalars(scalars, step.runs)
+      events?.scalars(scalars, step.runs)
+      if (event.type === 'step') continue
+      seconds += event.seconds
+      rows += event.rows
+      if (file) await save(file)
     }
     if (signal.aborted && file) {
       await save(file)
@@ -221,6 +210,26 @@ async function trainOnce(
     step.close()
     optimizer.dispose()
     model.dispose()
+  }
+}
+
+/** The events of a run, of which the bar shows each step. */
+async function* withBar(
+  events: AsyncIterable<training.FitEvent>,
+  bar: Progress,
+): AsyncGenerator<training.FitEvent, void> {
+  try {
+    for await (const event of events) {
+      if (event.type === 'step')
+        bar.update(event.epoch * event.steps + event.step, {
+          loss: event.result.loss.toFixed(4),
+          'images/s': event.rate.toFixed(0),
+          left: duration(event.secondsLeft),
+        })
+      yield event
+    }
+  } finally {
+    bar.end() // also of a run that fails: it shows the cursor again
   }
 }
 

@@ -53,8 +53,10 @@ const pow = arithmetic(
   ],
   ['f32'],
 )
-// Not by products with 0 and 1: an infinite gradient of what was taken leaves the other at 0.
-/** Of the larger or the smaller of two: the gradient of the one that was taken, half of it each where they are equal. */
+/**
+ * Of the larger or the smaller of two: the gradient of the one that was taken, half of it each where they are equal. Not by
+ * products with 0 and 1: an infinite gradient of what was taken leaves the other at 0.
+ */
 const taken =
   (loses: 'lt' | 'gt'): Rule =>
   (d, g) => {

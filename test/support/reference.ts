@@ -9,13 +9,10 @@ export const sizeOf = (shape: readonly number[]): number => shape.reduce((n, d) 
 /** Calls f for every index of a shape, in row-major order. */
 export function eachIndex(shape: readonly number[], f: (index: number[], at: number) => void): void {
   const n = sizeOf(shape)
+  const next = shape.map(() => 0)
   for (let at = 0; at < n; at++) {
-    const index = new Array<number>(shape.length)
-    for (let axis = shape.length - 1, rest = at; axis >= 0; axis--) {
-      index[axis] = rest % shape[axis]
-      rest = Math.floor(rest / shape[axis])
-    }
-    f(index, at)
+    f([...next], at)
+    for (let axis = shape.length - 1; axis >= 0 && ++next[axis] === shape[axis]; axis--) next[axis] = 0
   }
 }
 
@@ -25,13 +22,17 @@ export function make(shape: readonly number[], f: (index: number[]) => number): 
   return { shape: [...shape], data }
 }
 
-/** The element at an index; broadcast axes (missing in front, or of size 1) repeat. */
-export function get(a: Arr, index: readonly number[]): number {
+/** Where the element at an index lies; broadcast axes (missing in front, or of size 1) repeat. */
+function placeOf(a: Arr, index: readonly number[]): number {
   const lead = index.length - a.shape.length
   let at = 0
-  a.shape.forEach((d, axis) => (at = at * d + (d === 1 ? 0 : index[axis + lead])))
-  return a.data[at]
+  for (let axis = 0; axis < a.shape.length; axis++)
+    at = at * a.shape[axis] + (a.shape[axis] === 1 ? 0 : index[axis + lead])
+  return at
 }
+
+/** The element at an index, with broadcasting. */
+export const get = (a: Arr, index: readonly number[]): number => a.data[placeOf(a, index)]
 
 /** Of two numbers, by the names of the operations. */
 export const comparisons = {
@@ -97,27 +98,20 @@ export const permute = (a: Arr, order: number[]): Arr =>
 /** Along one axis: f maps a line of values to another (of any one length). */
 export function lines(a: Arr, axis: number, f: (values: number[]) => number[]): Arr {
   const at = axis < 0 ? axis + a.shape.length : axis
-  const known = new Map<string, number[]>()
-  const lineAt = (index: number[]): number[] => {
-    const key = index.map((v, k) => (k === at ? '' : v)).join()
-    const line =
-      known.get(key) ??
-      f(
-        Array.from({ length: a.shape[at] }, (_, i) =>
-          get(
-            a,
-            index.map((v, k) => (k === at ? i : v)),
-          ),
-        ),
-      )
-    known.set(key, line)
-    return line
-  }
-  const length = lineAt(a.shape.map(() => 0)).length
-  return make(
-    a.shape.map((d, i) => (i === at ? length : d)),
-    (index) => lineAt(index)[index[at]],
+  const size = a.shape[at]
+  const step = sizeOf(a.shape.slice(at + 1))
+  const placeIn = (line: number, length: number, i: number): number =>
+    (Math.floor(line / step) * length + i) * step + (line % step)
+  const mapped = Array.from({ length: sizeOf(a.shape.filter((_, i) => i !== at)) }, (_, line) =>
+    f(Array.from({ length: size }, (_, i) => a.data[placeIn(line, size, i)])),
   )
+  const length = (mapped[0] ?? f(new Array<number>(size).fill(0))).length
+  const result = make(
+    a.shape.map((d, i) => (i === at ? length : d)),
+    () => 0,
+  )
+  mapped.forEach((values, line) => values.forEach((v, i) => (result.data[placeIn(line, length, i)] = v)))
+  return result
 }
 
 /** Error function: the series for small arguments, the continued fraction of erfc beyond. */
@@ -153,8 +147,9 @@ export const matmul = (a: Arr, b: Arr): Arr => {
   return make([...broadcast(a.shape.slice(0, -2), b.shape.slice(0, -2)), m, n], (index) => {
     const batch = index.slice(0, -2)
     const [i, j] = index.slice(-2)
+    const [row, column] = [placeOf(a, [...batch, i, 0]), placeOf(b, [...batch, 0, j])]
     let total = 0
-    for (let t = 0; t < k; t++) total += get(a, [...batch, i, t]) * get(b, [...batch, t, j])
+    for (let t = 0; t < k; t++) total += a.data[row + t] * b.data[column + t * n]
     return total
   })
 }
@@ -313,13 +308,13 @@ export function convTranspose3d(
   )
   const y = make([x.shape[0], ...sizes, perGroup * groups], () => 0)
   eachIndex(x.shape, ([b, ...rest], from) =>
-    eachIndex(w.shape.slice(1), ([...tap]) => {
-      const [c, k] = [rest[3], tap[3]]
+    eachIndex(w.shape.slice(1, 4), (tap) => {
       const at = sizes.map((_, i) => rest[i] * stride[i] - padding[i] + tap[i] * dilation[i])
       if (at.some((v, i) => v < 0 || v >= sizes[i])) return
-      const channel = Math.floor(c / (inputs / groups)) * perGroup + k
+      const c = rest[3]
+      const channel = Math.floor(c / (inputs / groups)) * perGroup
       const place = [b, ...at, channel].reduce((p, v, i) => p * y.shape[i] + v, 0)
-      y.data[place] += x.data[from] * get(w, [c, ...tap])
+      for (let k = 0; k < perGroup; k++) y.data[place + k] += x.data[from] * get(w, [c, ...tap, k])
     }),
   )
   return y

@@ -78,9 +78,9 @@ function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined):
 }
 
 /** The batches of an epoch that come before the signal, behind the last of which it leaves the loader. */
-async function* batchesUntil<B extends Batch>(
+async function* batchesUntil<A extends Batch, B extends Batch>(
   signal: AbortSignal | undefined,
-  loader: DataLoader<Batch, B>,
+  loader: DataLoader<A, B>,
 ): AsyncGenerator<B, void> {
   const batches = loader[Symbol.asyncIterator]()
   let place = loader.state()
@@ -132,7 +132,7 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
     let rows = 0
     let seconds = 0
     let started = performance.now()
-    for await (const batch of batchesUntil(signal, loader as unknown as DataLoader<Batch, B>)) {
+    for await (const batch of batchesUntil(signal, loader)) {
       const result = await step.run(batch)
       const size = Object.values(batch)[0].shape[0]
       seconds += (performance.now() - started) / 1000

@@ -55,7 +55,8 @@ class Candidates<Entry extends { readonly draft: Draft }> {
 
 /**
  * Policies for modules by which a step fits its budget: of the first method for as few modules as will do, those first
- * where a byte costs least; where all of them will not do, all of them, and as few as will do of the next method.
+ * where a byte costs least; where all of them will not do, all of them, and as few as will do of the next method. Where all
+ * methods together will not do, the same without the first ones, which may stand in the way of those that save more.
  * Every candidate is drafted, and planned unless it takes too much wherever its values lie: what is estimated is the order
  * alone. Where nothing will do, the smallest plan found. `first` is too large; whatever is passed over is disposed of.
  */
@@ -70,15 +71,16 @@ export function fit<Entry extends { readonly draft: Draft }>(
     const pinned = given.flatMap(([path, { name }]) => (name === 'backpropagation' ? [path] : []))
     const free = (path: string): boolean => !pinned.some((at) => holds(at, path))
     const apart = (path: string): boolean => free(path) && !pinned.some((at) => holds(path, at))
-    const again = methods.some((method) => isPolicy(method) && method.at('').recompute)
-    const lists = again ? unitsOf(first.entry.draft.plan, apart) : []
+    const again = (method: MemoryAssignment): boolean => isPolicy(method) && method.at('').recompute !== undefined
+    const lists = methods.some(again) ? unitsOf(first.entry.draft.plan, apart) : []
     let smallest = first
-    for (const units of lists.length ? lists : [[]]) {
-      const tried = search(first, smallest, units, free, candidates)
-      if (bytesOf(tried, bytesOf(smallest)) < bytesOf(smallest)) smallest = tried
-      candidates.keep(smallest)
-      if (bytesOf(smallest) <= budget) break
-    }
+    for (let left = methods; left.length; left = left.slice(1))
+      for (const units of left.some(again) && lists.length ? lists : [[]]) {
+        const tried = search(first, smallest, left, units, free, candidates)
+        if (bytesOf(tried, bytesOf(smallest)) < bytesOf(smallest)) smallest = tried
+        candidates.keep(smallest)
+        if (bytesOf(smallest) <= budget) return (best = smallest)
+      }
     return (best = smallest)
   } finally {
     candidates.keep(best)
@@ -92,11 +94,12 @@ const bytesOf = ({ entry }: Candidate<{ readonly draft: Draft }>, limit?: number
 function search<Entry extends { readonly draft: Draft }>(
   first: Candidate<Entry>,
   kept: Candidate<Entry>,
+  methods: readonly MemoryAssignment[],
   units: readonly string[],
   free: (path: string) => boolean,
   candidates: Candidates<Entry>,
 ): Candidate<Entry> {
-  const { budget, methods, modules } = candidates.fitting
+  const { budget, modules } = candidates.fitting
   const fits = (candidate: Candidate<Entry>): boolean => bytesOf(candidate, budget) <= budget
   const again = checkpoint()
   const policies = new Policies(

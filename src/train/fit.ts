@@ -12,7 +12,10 @@ export interface FitOptions<A extends Batch, B extends Batch, R extends Traceabl
   loader: DataLoader<A, B>
   /** The epoch after the last; training goes on from where the loader stands. */
   epochs: number
-  /** Ends the run after the step at hand. */
+  /**
+   * Ends the run after the step at hand, or at once where the loader still waits for its data. The loader stands behind the
+   * last batch that was trained on: another `fit` goes on there.
+   */
   signal?: AbortSignal
   /**
    * Asked after each epoch how good the model is, as a number that is to fall: `() => evaluate(validation, loader)`.
@@ -64,6 +67,40 @@ export interface EpochEvent {
 /** What `fit` tells of. */
 export type FitEvent<R extends Traceable = Traceable> = StepEvent<R> | EpochEvent
 
+/** What a promise gives, or undefined where the signal comes first. */
+function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T | undefined> {
+  if (!signal) return promise
+  return new Promise((resolve, reject) => {
+    const abort = (): void => resolve(undefined)
+    signal.addEventListener('abort', abort)
+    void promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', abort))
+  })
+}
+
+/** The batches of an epoch that come before the signal, behind the last of which it leaves the loader. */
+async function* batchesUntil<A extends Batch, B extends Batch>(
+  signal: AbortSignal | undefined,
+  loader: DataLoader<A, B>,
+): AsyncGenerator<B, void> {
+  const batches = loader[Symbol.asyncIterator]()
+  let place = loader.state()
+  try {
+    for (;;) {
+      const next = await unlessAborted(batches.next(), signal)
+      if (!next) return
+      place = loader.state()
+      if (next.done) return
+      yield next.value
+    }
+  } finally {
+    const closed = batches.return()
+    if (signal?.aborted) {
+      loader.restore(place) // a batch that is still to come is refused then; nobody can wait for it
+      closed.catch(() => {})
+    } else await closed
+  }
+}
+
 /**
  * Trains, telling of every step and epoch: `for await (const event of fit({ step, loader, epochs })) ...`.
  * Nothing runs ahead of the reader; leaving the loop ends the run after a whole step.
@@ -95,7 +132,7 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
     let rows = 0
     let seconds = 0
     let started = performance.now()
-    for await (const batch of loader) {
+    for await (const batch of batchesUntil(signal, loader)) {
       const result = await step.run(batch)
       const size = Object.values(batch)[0].shape[0]
       seconds += (performance.now() - started) / 1000
@@ -111,6 +148,7 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
       if (signal?.aborted) return
       started = performance.now()
     }
+    if (signal?.aborted && loader.epoch === epoch) return
     if (!rows && loader.epoch === epoch + 1 && !resumed)
       fail('AUX_INVALID_ARGUMENT', 'fit: expected batches, got a loader without any')
     rowsDone += rows

@@ -157,6 +157,28 @@ test('methods are used in their order, the next one where all of the first will 
   expect(names(packing, packed)).toContain('quantized 8')
 })
 
+test('a method that saves little does not stand in the way of one behind it that saves more', () => {
+  class Forecast extends nn.Module {
+    gru = new nn.GRU(3, 16)
+    out = new nn.Linear(16, 1)
+    forward(x: Tensor): Tensor {
+      return this.out.forward(this.gru.forward(x).output.select(1, -1))
+    }
+  }
+  const model = new Forecast()
+  const plan = (options: { memory?: MemoryAssignment; budget?: Budget }): number => {
+    const optimizer = new optim.SGD({ lr: 0.1 })
+    const loss = ({ x, y }: Record<string, Tensor>): Tensor => nn.mse(model.forward(x), y)
+    const step = compile({ model, loss, optimizer, ...options })
+    open.push({ dispose: () => (step.close(), optimizer.dispose()) })
+    return step.plan({ x: [128, 12, 3], y: [128, 1] }).bytes.total
+  }
+  const bytes = plan({ memory: quantized() })
+  expect(bytes).toBeLessThan(plan({ memory: checkpoint() }))
+  expect(plan({ budget: { bytes, methods: [checkpoint(), quantized()] } })).toBeLessThanOrEqual(bytes)
+  model.dispose()
+})
+
 test('a method may be an assignment, which is taken as it is', () => {
   const stages = { 'stage*': asa() }
   const { step } = make({ budget: { bytes: total({ memory: stages }), methods: [stages] } })

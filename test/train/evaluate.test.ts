@@ -99,3 +99,43 @@ test('mistakes are named', async () => {
   await expect(all(() => undefined)).rejects.toThrow(/validate to give a number, got undefined/)
   await expect(all(() => train.evaluate(validation, loader))).rejects.toThrow(/a loader of its own/)
 })
+
+test('fit ends at its signal while a loader waits, and goes on with the very batch that was not trained on', async () => {
+  const { step } = begin()
+  let release = (): void => {}
+  const stuck = new Promise<void>((resolve) => (release = resolve))
+  const read: number[] = []
+  const samples = data.fromSamples(async function* () {
+    for (let i = 0; i < 12; i++) {
+      if (i === 6) await stuck
+      read.push(i)
+      yield { x: [i, 1], y: [1] }
+    }
+  })
+  const loader = new data.DataLoader(samples, { batchSize: 3, prefetch: 1 })
+  const controller = new AbortController()
+  let steps = 0
+  for await (const event of train.fit({ step, loader, epochs: 2, signal: controller.signal }))
+    if (event.type === 'step' && ++steps === 2) setTimeout(() => controller.abort(), 20)
+  expect([steps, read.length, step.runs]).toEqual([2, 6, 2])
+  const place = loader.state()
+  expect(place).toMatchObject({ epoch: 0, position: 2 })
+  release()
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  expect(loader.state()).toEqual(place) // the batch that came too late does not count
+  const told: string[] = []
+  for await (const event of train.fit({ step, loader, epochs: 1 }))
+    told.push(event.type === 'step' ? `step ${event.step}` : `epoch of ${event.rows}`)
+  expect(told).toEqual(['step 3', 'step 4', 'epoch of 6'])
+})
+
+test('fit that was ended after a step goes on behind it', async () => {
+  const { step, loader } = begin()
+  const controller = new AbortController()
+  for await (const event of train.fit({ step, loader, epochs: 1, signal: controller.signal }))
+    if (event.type === 'step') controller.abort()
+  expect(loader.state()).toMatchObject({ epoch: 0, position: 1 })
+  let steps = 0
+  for await (const event of train.fit({ step, loader, epochs: 1 })) if (event.type === 'step') steps++
+  expect(steps).toBe(3)
+})

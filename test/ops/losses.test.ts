@@ -1,4 +1,4 @@
-import { cosineSimilarity, nn, tensor, valueAndGrad, zeros, type Tensor } from '../../src'
+import { cosineSimilarity, grad, nn, tensor, valueAndGrad, zeros, type Tensor } from '../../src'
 import { pytorch } from '../support/pytorch'
 import { withCode } from '../support/refusals'
 
@@ -121,6 +121,14 @@ test('vectors of no length have a similarity, and gradients', () => {
 test('focal with gamma 0 is half of the binary cross entropy', () => {
   const [x, t] = [tensor([-2, 0.5, 3]), tensor([0, 1, 1])]
   expect(nn.focal(x, t, { alpha: 0.5, gamma: 0 }).item()).toBeCloseTo(nn.bceWithLogits(x, t).item() / 2, 6)
+})
+
+test('focal has gradients where the probability of the target is 1 and gamma below 1', () => {
+  const targets = tensor([1, 0, 1])
+  const [dx] = grad((x) => nn.focal(x, targets, { gamma: 0.5, reduction: 'sum' }))(tensor([40, -40, 0]))
+  // -alpha (1 - p)^gamma (1 - p - gamma p log p), of p = 1/2.
+  const middle = (-0.25 * Math.SQRT1_2 * (1 + 0.5 * Math.LN2)) / 2
+  ;[0, 0, middle].forEach((expected, i) => expect(dx.dataSync()[i]).toBeCloseTo(expected, 6))
 })
 
 test('mistakes are named', () => {

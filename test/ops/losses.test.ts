@@ -47,6 +47,7 @@ const cases: [string, (...x: Tensor[]) => Tensor, number[][], Last | undefined][
     [pair, pair, pair],
     undefined,
   ],
+  ['tripletMargin, cubes', (a, p, n) => nn.tripletMargin(a, p, n, { margin: 2, p: 3 }), [pair, pair, pair], undefined],
   ['marginRanking', (x, y, t) => nn.marginRanking(x, y, t, { margin: 0.5 }), [row, row, row], sign],
   ['multiMargin', (x) => nn.multiMargin(x, labels()), [wide], undefined],
   [
@@ -77,6 +78,8 @@ const cases: [string, (...x: Tensor[]) => Tensor, number[][], Last | undefined][
     [wide],
     undefined,
   ],
+  ['nll, weighted', (x) => nn.nll(x, labels(), { weight: factors(), ignoreIndex: 4 }), [wide], undefined],
+  ['nll, weighted, of each', (x) => nn.nll(x, labels(), { weight: factors(), reduction: 'none' }), [wide], undefined],
   [
     'crossEntropy of weighted probabilities',
     (x, t) => nn.crossEntropy(x, t.softmax().detach(), { weight: factors(), labelSmoothing: 0.1 }),
@@ -143,7 +146,7 @@ test('mistakes are named', () => {
   expect(() => nn.focal(x, x, { alpha: 2 })).toThrow(wrong(/alpha.*got 2/))
   expect(() => nn.gaussianNll(x, x, x, { eps: 0 })).toThrow(wrong(/eps > 0/))
   expect(() => nn.hingeEmbedding(y, y, { margin: NaN })).toThrow(wrong(/margin.*NaN/))
-  expect(() => nn.tripletMargin(x, x, x, { p: 3 })).toThrow(wrong(/p to be 1, 2 or Infinity/))
+  expect(() => nn.tripletMargin(x, x, x, { p: 0.5 })).toThrow(wrong(/p to be a number >= 1, got 0.5/))
   expect(() => nn.tripletMargin(x, x, x, { marge: 3 } as never)).toThrow(wrong(/no option marge/))
   const two = tensor(Int32Array.of(0, 3))
   expect(() => nn.multiMargin(x, x)).toThrow(withCode('AUX_DTYPE_MISMATCH', /^multiMargin: expected labels/))
@@ -154,5 +157,6 @@ test('mistakes are named', () => {
   expect(() => nn.multilabelSoftMargin(x, y)).toThrow(shape(/^multilabelSoftMargin: expected targets/))
   expect(() => nn.softMargin(x, y)).toThrow(shape(/^softMargin: expected labels/))
   expect(() => nn.crossEntropy(x, two, { weight: y })).toThrow(shape(/^crossEntropy: expected weight of shape \[3\]/))
+  expect(() => nn.nll(x, two, { weight: y })).toThrow(shape(/^nll: expected weight of shape \[3\]/))
   expect(() => nn.poissonNll(x, [1] as never)).toThrow(wrong(/expected a tensor/))
 })

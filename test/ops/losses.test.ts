@@ -126,6 +126,13 @@ test('focal with gamma 0 is half of the binary cross entropy', () => {
   expect(nn.focal(x, t, { alpha: 0.5, gamma: 0 }).item()).toBeCloseTo(nn.bceWithLogits(x, t).item() / 2, 6)
 })
 
+test('bceWithLogits has all digits of small losses', () => {
+  const x = [16, -16, 30, -30, 0.25]
+  const losses = nn.bceWithLogits(tensor(x), tensor([1, 0, 1, 0, 0]), { posWeight: 3, reduction: 'none' }).dataSync()
+  const exact = x.map((v, i) => (i % 2 || i === 4 ? 1 : 3) * Math.log1p(Math.exp(i === 4 ? v : -Math.abs(v))))
+  exact.forEach((v, i) => expect(Math.abs(losses[i] - v)).toBeLessThan(5e-7 * v))
+})
+
 test('focal has gradients where the probability of the target is 1 and gamma below 1', () => {
   const targets = tensor([1, 0, 1])
   const [dx] = grad((x) => nn.focal(x, targets, { gamma: 0.5, reduction: 'sum' }))(tensor([40, -40, 0]))

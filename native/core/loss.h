@@ -7,11 +7,12 @@ namespace auxgrad {
 namespace {
 
 // Binary cross entropy of a logit x and a target y: (1 - y) x + w log(1 + exp(-x)), w = 1 + (weight - 1) y, where `weight`
-// is that of the positive class.
+// is that of the positive class. Written so that nothing cancels: small losses have all their digits.
 struct Bce {
   float weight;
   AUXGRAD_HOST_DEVICE float operator()(float x, float y) const {
-    return (1.0f - y) * x + (1.0f + (weight - 1.0f) * y) * softplus_f32(-x);
+    const float size = x > 0 ? (1.0f - y) * x : -weight * y * x;
+    return size + (1.0f + (weight - 1.0f) * y) * log1p_f32(exp_f32(-__builtin_fabsf(x)));
   }
 };
 

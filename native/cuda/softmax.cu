@@ -19,10 +19,10 @@ __device__ inline double sum_of_exp(Threads threads, const float* x, int64_t n, 
   for (int64_t i = threads.lane(); i < n; i += Threads::kStep) sum += exp_f32(x[i] - top);
   return threads.sum(sum);
 }
+// log(sum(exp(x - top))), `top` the largest number: added to `top` it would be rounded to few digits where that is large.
 template <class Threads>
-__device__ inline float log_sum_exp(Threads threads, const float* x, int64_t n) {
-  const float top = row_max(threads, x, n);
-  return top + log_f32(static_cast<float>(sum_of_exp(threads, x, n, top)));
+__device__ inline float log_sum_exp(Threads threads, const float* x, int64_t n, float top) {
+  return log_f32(static_cast<float>(sum_of_exp(threads, x, n, top)));
 }
 
 struct Rows {
@@ -73,8 +73,8 @@ struct LogSoftmax {
   int64_t n;
   template <class Threads>
   __device__ void operator()(Threads threads, int64_t r) const {
-    const float lse = log_sum_exp(threads, x + r * n, n);
-    for (int64_t i = threads.lane(); i < n; i += Threads::kStep) y[r * n + i] = x[r * n + i] - lse;
+    const float top = row_max(threads, x + r * n, n), log = log_sum_exp(threads, x + r * n, n, top);
+    for (int64_t i = threads.lane(); i < n; i += Threads::kStep) y[r * n + i] = x[r * n + i] - top - log;
   }
 };
 bool log_softmax(const Call& call) {
@@ -102,19 +102,19 @@ bool log_softmax_grad(const Call& call) {
                   LogSoftmaxGrad{call.in[0].f32(), call.in[1].f32(), call.out[0].f32(), rows.n});
 }
 
-// cross_entropy: logits [rows, C], labels i32 [rows] -> loss [rows], lse [rows]
+// cross_entropy: logits [rows, C], labels i32 [rows] -> loss [rows], log(sum(exp(x - max(x)))) [rows]
 // numbers: label smoothing, ignore index (its rows have loss 0)
 struct CrossEntropy {
   const float* x;
   const int32_t* labels;
-  float *loss, *lse;
+  float *loss, *logs;
   const Fault* fault;
   int64_t n, ignore;
   float smooth;
   template <class Threads>
   __device__ void operator()(Threads threads, int64_t r) const {
     if (fault->raised) return;
-    const float *row = x + r * n, all = log_sum_exp(threads, row, n);
+    const float *row = x + r * n, top = row_max(threads, row, n), log = log_sum_exp(threads, row, n, top);
     double sum = 0;
     if (smooth != 0) {
       for (int64_t i = threads.lane(); i < n; i += Threads::kStep) sum += row[i];
@@ -123,10 +123,10 @@ struct CrossEntropy {
     if (threads.lane() != 0) return;
     float y = 0;
     if (labels[r] != ignore) {
-      y = (1 - smooth) * (all - row[labels[r]]);
-      if (smooth != 0) y += smooth * static_cast<float>(all - sum / static_cast<double>(n));
+      y = (1 - smooth) * (top - row[labels[r]] + log);
+      if (smooth != 0) y += smooth * static_cast<float>(top - sum / static_cast<double>(n) + log);
     }
-    lse[r] = all;
+    logs[r] = log;
     loss[r] = y;
   }
 };
@@ -139,22 +139,23 @@ bool cross_entropy(const Call& call) {
                                call.integer(1), call.real(0)});
 }
 
-// cross_entropy_grad: upstream [rows], logits, labels, lse -> dlogits; numbers as above
+// cross_entropy_grad: upstream [rows], logits, labels, the second result -> dlogits; numbers as above
 struct CrossEntropyGrad {
   const float *upstream, *x;
   const int32_t* labels;
-  const float* lse;
+  const float* logs;
   float* dx;
   int64_t n, ignore;
   float smooth;
   template <class Threads>
   __device__ void operator()(Threads threads, int64_t r) const {
     const int64_t label = labels[r];
-    const float g = label == ignore ? 0.0f : upstream[r], rest = smooth / static_cast<float>(n), all = lse[r];
+    const float g = label == ignore ? 0.0f : upstream[r], rest = smooth / static_cast<float>(n);
+    const float top = row_max(threads, x + r * n, n), log = logs[r];
     for (int64_t i = threads.lane(); i < n; i += Threads::kStep) {
       float v = 0;
       if (g != 0) {
-        v = g * (exp_f32(x[r * n + i] - all) - rest);
+        v = g * (exp_f32(x[r * n + i] - top - log) - rest);
         if (i == label) v -= g * (1 - smooth);
       }
       dx[r * n + i] = v;

@@ -3,7 +3,7 @@ import { expectRank } from '../graph/op'
 import { arange, embedding, normal, ones, searchsorted, where, zeros } from '../ops'
 import { constant } from '../ops/constant'
 import { expectIndices } from '../ops/indices'
-import { showShape } from '../tensor/shape'
+import { resolveAxis, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
 import { Module } from './module'
@@ -11,7 +11,7 @@ import { Parameter } from './parameter'
 
 /** Options of `Embedding`. */
 export interface EmbeddingOptions {
-  /** A row that does not learn. */
+  /** A row that does not learn, of zeros unless it is assigned others (none). */
   paddingIdx?: number
   /** Standard deviation of the weight (1). */
   std?: number
@@ -33,11 +33,12 @@ export class Embedding extends Module {
     super()
     expectIntegers('Embedding', { rows, features })
     expectOptions('Embedding', options, ['paddingIdx', 'std', 'sparse'])
-    this.weight = new Parameter(normal([rows, features], { std: options.std ?? 1 }), {
-      table: true,
-      sparse: options.sparse,
-    })
-    this.#paddingIdx = options.paddingIdx
+    const { paddingIdx, std = 1, sparse } = options
+    const padding = paddingIdx === undefined ? undefined : resolveAxis('Embedding paddingIdx', paddingIdx, rows)
+    const table = normal([rows, features], { std })
+    if (padding !== undefined) tidy(() => table.select(0, padding).assign(zeros([features])))
+    this.weight = new Parameter(table, { table: true, sparse })
+    this.#paddingIdx = padding
   }
 
   /** i32 [...] to [..., features]. */

@@ -77,6 +77,10 @@ export function focal(
     const p = logits.sigmoid()
     const missed = p.add(targets).sub(p.mul(targets).mul(2)) // 1 - p of the target
     const share = targets.mul(2 * alpha - 1).add(1 - alpha)
-    return reduced(name, losses.mul(share).mul(gamma === 2 ? missed.square() : missed.pow(gamma)), reduction)
+    return reduced(
+      name,
+      losses.mul(share).mul(gamma === 2 ? missed.square() : missed.maximum(2 ** -126).pow(gamma)),
+      reduction,
+    )
   })
 }

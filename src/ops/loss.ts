@@ -81,6 +81,8 @@ export function reduced(name: string, losses: Tensor, reduction: Reduction = 'me
 
 /** Options of `nll`. */
 export interface NllOptions {
+  /** Factor of each class, [classes]; the mean of labels is over the sum of their factors. */
+  weight?: Tensor
   /** Rows with this label have loss 0 and do not count in the mean. */
   ignoreIndex?: number
   /** 'mean' unless given. */
@@ -91,8 +93,6 @@ export interface NllOptions {
 export interface CrossEntropyOptions extends NllOptions {
   /** Share of the target spread evenly over all classes (Szegedy et al. 2016). */
   labelSmoothing?: number
-  /** Factor of each class, [classes]; the mean of labels is over the sum of their factors. */
-  weight?: Tensor
 }
 
 /** Cross entropy of targets that are probabilities, one distribution a row. */
@@ -112,6 +112,15 @@ const counted = (name: string, losses: Tensor, labels: Tensor, o: NllOptions): T
     ? reduced(name, losses, o.reduction)
     : losses.sum().div(labels.ne(o.ignoreIndex).cast('f32').sum().maximum(1))
 
+/** The weights of labels, 0 of those that do not count. */
+function factorsOf(weight: Tensor, labels: Tensor, counts: Tensor | undefined): Tensor {
+  const factors = weight.indexSelect(0, counts ? labels.mul(counts.cast('i32')) : labels)
+  return counts ? factors.mul(counts.cast('f32')) : factors
+}
+
+/** The mean over the sum of factors, which losses have been multiplied by. */
+const shared = (losses: Tensor, factors: Tensor): Tensor => losses.sum().div(factors.sum().maximum(1e-12))
+
 /**
  * Losses of labels times the weights of these, the share that is smoothed of all classes with the weight of each; an
  * ignored label weighs nothing.
@@ -128,14 +137,13 @@ function weighted(
   const { smoothing } = attrs
   const losses = apply(entropyOp, [logits, labels], { ...attrs, smoothing: 0 })[0]
   const counts = ignoreIndex === undefined ? undefined : labels.ne(ignoreIndex)
-  const factors = weight.indexSelect(0, counts ? labels.mul(counts.cast('i32')) : labels)
-  const own = counts ? factors.mul(counts.cast('f32')) : factors
+  const own = factorsOf(weight, labels, counts)
   let each = losses.mul(own)
   if (smoothing) {
     const all = logits.logSoftmax().mul(weight).mean(-1).mul(-smoothing)
     each = each.mul(1 - smoothing).add(counts ? all.mul(counts.cast('f32')) : all)
   }
-  if (reduction === 'mean') return each.sum().div(own.sum().maximum(1e-12))
+  if (reduction === 'mean') return shared(each, own)
   return reduced('crossEntropy', reduction === 'none' ? each.reshape(shape.slice(0, -1)) : each, reduction)
 }
 
@@ -179,18 +187,26 @@ export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntro
 
 /** Negative log-likelihood: log-probabilities [..., classes], labels i32 [...]; otherwise as `crossEntropy`. */
 export function nll(logProbabilities: Tensor, labels: Tensor, options: NllOptions = {}): Tensor {
-  expectOptions('nll', options, ['ignoreIndex', 'reduction'])
+  expectOptions('nll', options, ['weight', 'ignoreIndex', 'reduction'])
   expectTensor('nll', logProbabilities)
   if (logProbabilities.rank < 1)
     fail('AUX_SHAPE_MISMATCH', 'nll: expected log-probabilities [..., classes], got shape []')
+  const { weight, ignoreIndex, reduction = 'mean' } = options
+  if (weight) {
+    expectTensor('nll', weight)
+    expectShape('nll', 'weight', weight, logProbabilities.shape.slice(-1))
+  }
   return tidy(() => {
     const classes = expectIndices('nll', 'labels', labels)
     expectShape('nll', 'labels', classes, logProbabilities.shape.slice(0, -1))
-    const counts = options.ignoreIndex === undefined ? undefined : classes.ne(options.ignoreIndex)
+    const counts = ignoreIndex === undefined ? undefined : classes.ne(ignoreIndex)
     const safe = counts ? classes.mul(counts.cast('i32')) : classes
     const picked = logProbabilities.gather(-1, safe.unsqueeze(-1)).reshape(classes.shape).neg()
     const losses = counts ? where(counts, picked, picked.mul(0).detach()) : picked
-    return counted('nll', losses, classes, options)
+    if (!weight) return counted('nll', losses, classes, options)
+    const own = factorsOf(weight, classes.flatten(), counts?.flatten()).reshape(classes.shape)
+    const each = losses.mul(own)
+    return reduction === 'mean' ? shared(each, own) : reduced('nll', each, reduction)
   })
 }
 

@@ -3,7 +3,7 @@ import { resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { describe, expectOptions, fail } from '../errors'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
-import { ratio } from './binary'
+import { ratio, where } from './binary'
 import { expand } from './shape'
 
 // Reductions over any axes; all axes if none are named.
@@ -176,7 +176,7 @@ declare module '../tensor/tensor' {
     std(axes?: number | readonly number[], options?: VarianceOptions): Tensor
     /** log(sum(exp(x))) over axes, without overflow. */
     logSumExp(axes?: number | readonly number[], keep?: boolean): Tensor
-    /** Vector norm over axes: p is 1, 2 (the default) or Infinity. */
+    /** Vector norm over axes, p from 1 (2) to Infinity; its gradient is 0 where it is 0. */
     norm(axes?: number | readonly number[], options?: { p?: number; keep?: boolean }): Tensor
   }
 }
@@ -223,6 +223,20 @@ Tensor.prototype.norm = function (axes, options = {}) {
   expectOptions('norm', options, ['p', 'keep'])
   const { p = 2, keep = false } = options
   if (p === 2) return reduce(norm2, this, axes, keep)
-  if (p !== 1 && p !== Infinity) fail('AUX_INVALID_ARGUMENT', `norm: expected p to be 1, 2 or Infinity, got ${p}`)
-  return tidy(() => (p === 1 ? this.abs().sum(axes, keep) : this.abs().max(axes, keep)))
+  if (!(typeof p === 'number' && p >= 1))
+    fail('AUX_INVALID_ARGUMENT', `norm: expected p to be a number >= 1, got ${describe(p)}`)
+  return tidy(() => {
+    const sizes = this.abs()
+    if (p === 1) return sizes.sum(axes, keep)
+    if (p === Infinity) return sizes.max(axes, keep)
+    // Powers of shares of the largest, lest they overflow: its own gradient cancels.
+    const top = sizes.max(axes, true).detach()
+    const powers = sizes
+      .div(where(top.gt(0), top, 1))
+      .pow(p)
+      .sum(axes, keep)
+    return where(powers.gt(0), powers, 1)
+      .pow(1 / p)
+      .mul(top.reshape(powers.shape))
+  })
 }

@@ -41,6 +41,19 @@ test.each(functions)('%s and its slope', (_, layer, f) => {
   value.dispose()
 })
 
+test('the padding row of an embedding begins with zeros and stays so', async () => {
+  for (const paddingIdx of [2, -2]) {
+    const model = new nn.Embedding(4, 3, { paddingIdx })
+    const rows = (): number[][] => model.weight.toArray() as number[][]
+    const before = rows()
+    expect(before.map((row) => row.every((v) => v === 0))).toEqual([false, false, true, false])
+    const step = compile({ model, loss: ({ i }) => model.forward(i).sum(), optimizer: new optim.SGD({ lr: 1 }) })
+    await step.run({ i: { data: Int32Array.of(2, 1, 2), shape: [3] } })
+    expect(rows()).toEqual(before.map((row, i) => (i === 1 ? row.map((v) => Math.fround(v - 1)) : row)))
+  }
+  expect(() => new nn.Embedding(4, 3, { paddingIdx: 4 })).toThrow(/paddingIdx.*4/)
+})
+
 test('PReLU learns a slope for each channel', async () => {
   const model = new nn.PReLU(3)
   const step = compile({

@@ -525,7 +525,13 @@ reduction(
   'norm 1',
   (x, a, k) => x.norm(a, { p: 1, keep: k }),
   (v) => sum(v.map(Math.abs)),
-  { atol: 1e-5, bad: [{ what: 'p', run: () => tensor([1]).norm(0, { p: 3 }), code: 'AUX_INVALID_ARGUMENT' }] },
+  { atol: 1e-5, bad: [{ what: 'p', run: () => tensor([1]).norm(0, { p: 0.5 }), code: 'AUX_INVALID_ARGUMENT' }] },
+)
+reduction(
+  'norm 3',
+  (x, a, k) => x.norm(a, { p: 3, keep: k }),
+  (v) => Math.cbrt(sum(v.map((x) => Math.abs(x) ** 3))),
+  { empty: false, ...fused },
 )
 reduction(
   'norm infinity',

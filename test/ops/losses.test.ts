@@ -1,4 +1,4 @@
-import { cosineSimilarity, nn, tensor, valueAndGrad, zeros, type Tensor } from '../../src'
+import { cosineSimilarity, grad, nn, tensor, valueAndGrad, zeros, type Tensor } from '../../src'
 import { pytorch } from '../support/pytorch'
 import { withCode } from '../support/refusals'
 
@@ -47,6 +47,7 @@ const cases: [string, (...x: Tensor[]) => Tensor, number[][], Last | undefined][
     [pair, pair, pair],
     undefined,
   ],
+  ['tripletMargin, cubes', (a, p, n) => nn.tripletMargin(a, p, n, { margin: 2, p: 3 }), [pair, pair, pair], undefined],
   ['marginRanking', (x, y, t) => nn.marginRanking(x, y, t, { margin: 0.5 }), [row, row, row], sign],
   ['multiMargin', (x) => nn.multiMargin(x, labels()), [wide], undefined],
   [
@@ -77,6 +78,8 @@ const cases: [string, (...x: Tensor[]) => Tensor, number[][], Last | undefined][
     [wide],
     undefined,
   ],
+  ['nll, weighted', (x) => nn.nll(x, labels(), { weight: factors(), ignoreIndex: 4 }), [wide], undefined],
+  ['nll, weighted, of each', (x) => nn.nll(x, labels(), { weight: factors(), reduction: 'none' }), [wide], undefined],
   [
     'crossEntropy of weighted probabilities',
     (x, t) => nn.crossEntropy(x, t.softmax().detach(), { weight: factors(), labelSmoothing: 0.1 }),
@@ -123,6 +126,21 @@ test('focal with gamma 0 is half of the binary cross entropy', () => {
   expect(nn.focal(x, t, { alpha: 0.5, gamma: 0 }).item()).toBeCloseTo(nn.bceWithLogits(x, t).item() / 2, 6)
 })
 
+test('bceWithLogits has all digits of small losses', () => {
+  const x = [16, -16, 30, -30, 0.25]
+  const losses = nn.bceWithLogits(tensor(x), tensor([1, 0, 1, 0, 0]), { posWeight: 3, reduction: 'none' }).dataSync()
+  const exact = x.map((v, i) => (i % 2 || i === 4 ? 1 : 3) * Math.log1p(Math.exp(i === 4 ? v : -Math.abs(v))))
+  exact.forEach((v, i) => expect(Math.abs(losses[i] - v)).toBeLessThan(5e-7 * v))
+})
+
+test('focal has gradients where the probability of the target is 1 and gamma below 1', () => {
+  const targets = tensor([1, 0, 1])
+  const [dx] = grad((x) => nn.focal(x, targets, { gamma: 0.5, reduction: 'sum' }))(tensor([40, -40, 0]))
+  // -alpha (1 - p)^gamma (1 - p - gamma p log p), of p = 1/2.
+  const middle = (-0.25 * Math.SQRT1_2 * (1 + 0.5 * Math.LN2)) / 2
+  ;[0, 0, middle].forEach((expected, i) => expect(dx.dataSync()[i]).toBeCloseTo(expected, 6))
+})
+
 test('mistakes are named', () => {
   const [x, y] = [zeros([2, 3]), zeros([2])]
   const shape = (what: RegExp) => withCode('AUX_SHAPE_MISMATCH', what)
@@ -135,7 +153,7 @@ test('mistakes are named', () => {
   expect(() => nn.focal(x, x, { alpha: 2 })).toThrow(wrong(/alpha.*got 2/))
   expect(() => nn.gaussianNll(x, x, x, { eps: 0 })).toThrow(wrong(/eps > 0/))
   expect(() => nn.hingeEmbedding(y, y, { margin: NaN })).toThrow(wrong(/margin.*NaN/))
-  expect(() => nn.tripletMargin(x, x, x, { p: 3 })).toThrow(wrong(/p to be 1, 2 or Infinity/))
+  expect(() => nn.tripletMargin(x, x, x, { p: 0.5 })).toThrow(wrong(/p to be a number >= 1, got 0.5/))
   expect(() => nn.tripletMargin(x, x, x, { marge: 3 } as never)).toThrow(wrong(/no option marge/))
   const two = tensor(Int32Array.of(0, 3))
   expect(() => nn.multiMargin(x, x)).toThrow(withCode('AUX_DTYPE_MISMATCH', /^multiMargin: expected labels/))
@@ -146,5 +164,6 @@ test('mistakes are named', () => {
   expect(() => nn.multilabelSoftMargin(x, y)).toThrow(shape(/^multilabelSoftMargin: expected targets/))
   expect(() => nn.softMargin(x, y)).toThrow(shape(/^softMargin: expected labels/))
   expect(() => nn.crossEntropy(x, two, { weight: y })).toThrow(shape(/^crossEntropy: expected weight of shape \[3\]/))
+  expect(() => nn.nll(x, two, { weight: y })).toThrow(shape(/^nll: expected weight of shape \[3\]/))
   expect(() => nn.poissonNll(x, [1] as never)).toThrow(wrong(/expected a tensor/))
 })

@@ -79,28 +79,28 @@ __attribute__((noinline)) bool write_rows(const Call& call, Writer* f) {
   return true;
 }
 
-// lse[r] = max + log(sum(exp(x - max))) of rows [0, rows), at most kPiece.
-inline void log_sum_exp(const ShortRows& s, const float* x, int64_t rows, float* lse) {
+// The largest number of each of the rows [0, rows), and log(sum(exp(x - top))). Their sum is the logarithm of the sum of
+// exp(x), but of large logits it would be rounded to few digits of the logarithm.
+inline void log_sum_exp(const ShortRows& s, const float* x, int64_t rows, float* tops, float* logs) {
   const int64_t n = s.n;
-  float sums[kPiece];
   if (s) {
     for (int64_t r = 0; r < rows; r += s.together) {
       const int64_t some = min64(rows - r, s.together);
       const Vec v = s.load(x + r * n, some, broadcast(-__builtin_inff())), top = s.largest(v);
-      s.store_first(lse + r, some, top);
-      s.store_first(sums + r, some, s.sum(exp_below(v - top)));
+      s.store_first(tops + r, some, top);
+      s.store_first(logs + r, some, s.sum(exp_below(v - top)));
     }
   } else {
     for (int64_t r = 0; r < rows; r++, x += n) {
-      lse[r] = row_max(x, n);
-      const Vec top = broadcast(lse[r]);
-      sums[r] = static_cast<float>(sum_terms(n, [&](int64_t i, auto lanes) {
+      tops[r] = row_max(x, n);
+      const Vec top = broadcast(tops[r]);
+      logs[r] = static_cast<float>(sum_terms(n, [&](int64_t i, auto lanes) {
         fetch_next(x + i, n);
         return exp_below(lanes.load(x + i) - top);
       }));
     }
   }
-  for (int64_t r = 0; r < rows; r++) lse[r] += log_f32(sums[r]);
+  for (int64_t r = 0; r < rows; r++) logs[r] = log_f32(logs[r]);
 }
 
 // softmax of rows of some length: while exponentials of a row are taken, the row before is scaled and stored, which would
@@ -166,11 +166,11 @@ void softmax_gradient(const Call& call, const ShortRows& s, int64_t first, int64
 // log_softmax: x [..., C] -> y
 void log_softmax_of(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* y, bool past) {
   const float* x = call.in[0].f32() + first * s.n;
-  float lse[kPiece];
-  log_sum_exp(s, x, rows, lse);
+  float tops[kPiece], logs[kPiece];
+  log_sum_exp(s, x, rows, tops, logs);
   for (int64_t r = 0; r < rows; r++, x += s.n, y += s.n) {
-    const Vec shift = broadcast(lse[r]);
-    each_vector(0, s.n, [=](int64_t i, auto lanes) { put(past, lanes, y + i, lanes.load(x + i) - shift); });
+    const Vec top = broadcast(tops[r]), log = broadcast(logs[r]);
+    each_vector(0, s.n, [=](int64_t i, auto lanes) { put(past, lanes, y + i, lanes.load(x + i) - top - log); });
   }
 }
 
@@ -193,7 +193,7 @@ void log_softmax_gradient(const Call& call, const ShortRows& s, int64_t first, i
   }
 }
 
-// cross_entropy: logits [rows, C], labels i32 [rows] -> loss [rows], lse [rows]
+// cross_entropy: logits [rows, C], labels i32 [rows] -> loss [rows], log(sum(exp(x - max(x)))) [rows]
 // numbers: label smoothing, ignore index (its rows have loss 0)
 bool cross_entropy(const Call& call) {
   const View& x = call.in[0];
@@ -205,15 +205,19 @@ bool cross_entropy(const Call& call) {
   }
   const ShortRows s(n);
   each_rows(call, rows, n, [&](int64_t first, int64_t count) {
-    float* lse = call.out[1].f32();
-    log_sum_exp(s, x.f32() + first * n, count, lse + first);
+    float tops[kPiece], *logs = call.out[1].f32();
+    log_sum_exp(s, x.f32() + first * n, count, tops, logs + first);
     for (int64_t r = first; r < first + count; r++) {
       const float* row = x.f32() + r * n;
       const int64_t label = call.in[1].i32()[r];
       float loss = 0;
       if (label != ignore) {
-        loss = (1 - smooth) * (lse[r] - row[label]);
-        if (smooth != 0) loss += smooth * static_cast<float>(lse[r] - row_sum(row, n) / static_cast<double>(n));
+        const float top = tops[r - first];
+        loss = (1 - smooth) * (top - row[label] + logs[r]);
+        if (smooth != 0) {
+          const auto below = [row, top = broadcast(top)](int64_t i, auto lanes) { return top - lanes.load(row + i); };
+          loss += smooth * static_cast<float>(sum_terms(n, below) / static_cast<double>(n) + logs[r]);
+        }
       }
       call.out[0].f32()[r] = loss;
     }
@@ -221,7 +225,7 @@ bool cross_entropy(const Call& call) {
   return true;
 }
 
-// cross_entropy_grad: upstream [rows], logits, labels, lse -> dlogits; numbers as above
+// cross_entropy_grad: upstream [rows], logits, labels, the second result -> dlogits; numbers as above
 void cross_entropy_gradient(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* dx, bool past) {
   const int64_t n = s.n, ignore = call.integer(1);
   const float smooth = call.real(0);
@@ -234,10 +238,11 @@ void cross_entropy_gradient(const Call& call, const ShortRows& s, int64_t first,
       set_zero(dx, n);
       continue;
     }
-    const Vec scale = broadcast(g), shift = broadcast(call.in[3].f32()[r]), own = broadcast(g * (1 - smooth));
+    const Vec top = broadcast(row_max(row, n)), log = broadcast(call.in[3].f32()[r]);
+    const Vec scale = broadcast(g), own = broadcast(g * (1 - smooth));
     each_vector(0, n, [=](int64_t i, auto lanes) {
       fetch_next(row + i, n);
-      const Vec e = exp_below(lanes.load(row + i) - shift), v = scale * (e - less);
+      const Vec e = exp_below(lanes.load(row + i) - top - log), v = scale * (e - less);
       put(past, lanes, dx + i, lane_numbers() == static_cast<int32_t>(label - i) ? v - own : v);
     });
   }

@@ -13,10 +13,14 @@ constexpr int kSideVecs = kSide / kLanes;
 // would rest.
 inline void fetch_next(const float* x, int64_t step) { __builtin_prefetch(x + step); }
 
-// Calls f(number, i, lanes) for the vectors that are left of a row. Numbers are known where it is compiled: an accumulator
-// with one that is not would not stay in a register.
+// Calls f(number, i, lanes) for the vectors that are left of a row. Where vectors are long numbers are known when it is
+// compiled: an accumulator with one that is not would not stay in a register.
 template <int kVecs, class F>
 inline __attribute__((always_inline)) void each_rest(int64_t i, int64_t end, const F& f) {
+  if constexpr (kLanes == 4) {
+    for (int v = 0; i < end; v++, i += kLanes) f(v, i, PartLanes{min64(kLanes, end - i)});
+    return;
+  }
   AUXGRAD_UNROLL
   for (int v = 0; v < kVecs; v++, i += kLanes) {
     if (i >= end) return;

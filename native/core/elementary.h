@@ -169,15 +169,16 @@ AUXGRAD_HOST_DEVICE inline float expm1_f32(float x) {
 }
 
 // log(1 + x) within 4 ULP: x / ((1 + x) - 1) undoes the rounding of 1 + x.
-AUXGRAD_HOST_DEVICE inline float log1p_f32(float x) {
+AUXGRAD_HOST_DEVICE inline float log1p_finite(float x) {
   const float u = 1.0f + x, d = u - 1.0f;
   const float y = log_f32(u) * (x / d);
-  return d == 0 || x == infinity() ? x : y;
+  return d == 0 ? x : y;
 }
+AUXGRAD_HOST_DEVICE inline float log1p_f32(float x) { return x == infinity() ? x : log1p_finite(x); }
 
 // log(1 + exp(x)) without overflow.
 AUXGRAD_HOST_DEVICE inline float softplus_f32(float x) {
-  return (x > 0 ? x : 0.0f) + log1p_f32(exp_f32(-__builtin_fabsf(x)));
+  return (x > 0 ? x : 0.0f) + log1p_finite(exp_f32(-__builtin_fabsf(x)));
 }
 
 // erf^-1(x) from x and log((1 - x)(1 + x)), relative error below 1e-6 (Giles 2010, single precision).

@@ -13,6 +13,21 @@ constexpr int kSideVecs = kSide / kLanes;
 // would rest.
 inline void fetch_next(const float* x, int64_t step) { __builtin_prefetch(x + step); }
 
+// Calls f(number, i, lanes) for the vectors that are left of a row. Where vectors are long numbers are known when it is
+// compiled: an accumulator with one that is not would not stay in a register.
+template <int kVecs, class F>
+inline __attribute__((always_inline)) void each_rest(int64_t i, int64_t end, const F& f) {
+  if constexpr (kLanes == 4) {
+    for (int v = 0; i < end; v++, i += kLanes) f(v, i, PartLanes{min64(kLanes, end - i)});
+    return;
+  }
+  AUXGRAD_UNROLL
+  for (int v = 0; v < kVecs; v++, i += kLanes) {
+    if (i >= end) return;
+    f(v, i, PartLanes{min64(kLanes, end - i)});
+  }
+}
+
 // Sum over i < n of term(i, lanes), a vector of terms from i on.
 template <class Term>
 inline double sum_terms(int64_t n, const Term& term) {
@@ -26,16 +41,7 @@ inline double sum_terms(int64_t n, const Term& term) {
       AUXGRAD_UNROLL
       for (int v = 0; v < kSideVecs; v++) sum[v] += term(i + v * kLanes, WholeLanes());
     }
-    if (i < end) {
-      // Aside: an accumulator with a number that is not known would not stay in a register.
-      Vec last[kSideVecs] = {};
-      for (int v = 0; i < end; v++, i += kLanes) {
-        const PartLanes rest{end - i};
-        last[v] = end - i >= kLanes ? term(i, WholeLanes()) : rest.keep(term(i, rest));
-      }
-      AUXGRAD_UNROLL
-      for (int v = 0; v < kSideVecs; v++) sum[v] += last[v];
-    }
+    each_rest<kSideVecs>(i, end, [&](int v, int64_t at, auto lanes) { sum[v] += lanes.keep(term(at, lanes)); });
     total += fold(sum, [](Vec a, Vec b) { return a + b; });
   }
   return total;
@@ -59,17 +65,11 @@ inline void sum_pairs(int64_t n, const Terms& terms, double* first, double* seco
         b[k] += v;
       }
     }
-    if (i < end) {
-      Vec c[kVecs] = {}, d[kVecs] = {};
-      for (int k = 0; i < end; k++, i += kLanes) {
-        const PartLanes rest{min64(kLanes, end - i)};
-        terms(i, rest, u, v);
-        c[k] = rest.keep(u);
-        d[k] = rest.keep(v);
-      }
-      AUXGRAD_UNROLL
-      for (int k = 0; k < kVecs; k++) a[k] += c[k], b[k] += d[k];
-    }
+    each_rest<kVecs>(i, end, [&](int k, int64_t at, auto lanes) {
+      terms(at, lanes, u, v);
+      a[k] += lanes.keep(u);
+      b[k] += lanes.keep(v);
+    });
     const auto add = [](Vec x, Vec y) { return x + y; };
     *first += fold(a, add);
     *second += fold(b, add);

@@ -155,6 +155,15 @@ TEST(sort_is_stable_and_puts_nan_last) {
             CHECK(descending != 0 ? !less(a, b) : !less(b, a));
             if (!less(a, b) && !less(b, a)) CHECK(at.i32()[k - 1] < at.i32()[k]);
           }
+        for (int64_t few : {0, 1, 5, 16, 17}) {
+          if (few > n) break;
+          Array first = Array::f32({2, few}), place(DType::i32, {2, few});
+          test::call("sort", {x.view()}, {first.view(), place.view()}, {descending});
+          for (int64_t i = 0; i < 2 * few; i++) {
+            const int64_t k = i / few * n + i % few;
+            CHECK(place.i32()[i] == at.i32()[k] && std::memcmp(&first[i], &y[k], 4) == 0);
+          }
+        }
       }
     }
   });

@@ -145,6 +145,12 @@ TEST(norm_and_variance_of_extreme_numbers) {
         for (int64_t r = 0; r < 40; r++) sum += double(x[r * 300 + c]) * x[r * 300 + c];
         CHECK_NEAR(y[c], std::sqrt(sum), 1e-7 * std::sqrt(sum));
       }
+      test::call("norm", {x.view()}, {v.view()}, {1});
+      for (int64_t r = 0; r < 40; r++) {
+        double sum = 0;
+        for (int64_t c = 0; c < 300; c++) sum += double(x[r * 300 + c]) * x[r * 300 + c];
+        CHECK_NEAR(v[r], std::sqrt(sum), 1e-7 * std::sqrt(sum));
+      }
       if (middle == 0) continue;
       test::call("var", {x.view()}, {v.view()}, {0, 1});
       for (int64_t r = 0; r < 40; r++) {
@@ -153,6 +159,22 @@ TEST(norm_and_variance_of_extreme_numbers) {
         for (int64_t c = 0; c < 300; c++) squares += std::pow(x[r * 300 + c] - sum / 300, 2);
         CHECK_NEAR(v[r], squares / 300, 1e-6 * squares / 300);
       }
+    }
+  });
+}
+
+// NaN beats infinity; of infinities alone the sum is one, too.
+TEST(log_sum_exp_of_rows_with_no_numbers) {
+  test::each_isa([] {
+    for (int64_t n : {2, 10, 50}) {
+      test::Array x = test::Array::normal({4, n}, 8), y = test::Array::f32({4});
+      x[0] = INFINITY;
+      x[1] = NAN;
+      x[n] = INFINITY;
+      for (int64_t i = 0; i < n; i++) x[2 * n + i] = -INFINITY;
+      x[3 * n] = -INFINITY;
+      test::call("log_sum_exp", {x.view()}, {y.view()}, {1});
+      CHECK(std::isnan(y[0]) && y[1] == INFINITY && y[2] == -INFINITY && std::isfinite(y[3]));
     }
   });
 }

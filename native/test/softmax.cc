@@ -14,7 +14,8 @@ struct Shape {
 const Shape kShapes[] = {{1, 1, 1},     {5, 2, 3},    {300, 10, 1}, {7, 15, 2},     {3, 16, 30},
                          {4, 17, 1},    {2, 33, 5},   {3, 1000, 1}, {2, 1023, 100}, {2, 1025, 1},
                          {2, 30522, 3}, {1, 2048, 1}, {1100, 1, 1}, {0, 10, 1},     {37, 5, 2},
-                         {29, 8, 1},    {19, 12, 30}, {600, 7, 1},  {11, 50, 1},    {5, 100, 1}};
+                         {29, 8, 1},    {19, 12, 30}, {600, 7, 1},  {11, 50, 1},    {5, 100, 1},
+                         {40, 16, 3},   {35, 9, 2},   {6, 64, 2}};
 
 // Exact log of the sum of exponentials of a row.
 double log_sum_exp(const float* x, int64_t n) {
@@ -54,6 +55,25 @@ TEST(softmax_and_gradients) {
                      1e-6 * (std::fabs(dy[i]) + std::exp(double(l[i])) * size));
         }
       }
+    }
+  });
+}
+
+TEST(softmax_of_rows_with_a_nan_or_an_infinity) {
+  test::each_isa([] {
+    for (int64_t n : {2, 7, 10, 16, 40, 64, 100}) {
+      test::Array x = test::Array::normal({40, n}, 6), y = test::Array::f32({40, n});
+      x[5 * n + 1] = NAN;
+      x[6 * n + 1] = -INFINITY;
+      test::call("softmax", {x.view()}, {y.view()});
+      for (int64_t r = 0; r < 40; r++) {
+        double sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += y[r * n + i];
+        if (r != 5) CHECK_NEAR(sum, 1, 1e-6);
+        else
+          for (int64_t i = 0; i < n; i++) CHECK(std::isnan(y[r * n + i]));
+      }
+      CHECK(y[6 * n + 1] == 0);
     }
   });
 }

@@ -502,8 +502,9 @@ reduction(
   (v) => v.reduce((p, x) => p * x, 1),
   { low: 0.7, high: 1.3, rtol: 2e-6, gtol: 1e-4 },
 )
-reduction('var', (x, a, k) => x.var(a, { keep: k }), variance(1), { empty: false, wanted: [] })
+reduction('var', (x, a, k) => x.var(a, { keep: k }), variance(1), { empty: false, wanted: [], twoPaths: true })
 reduction('biased var', (x, a, k) => x.var(a, { keep: k, correction: 0 }), variance(0), {
+  twoPaths: true,
   low: 99,
   high: 101,
   empty: false,
@@ -513,13 +514,14 @@ reduction(
   'std',
   (x, a, k) => x.std(a, { keep: k, correction: 0 }),
   (v) => Math.sqrt(variance(0)(v)),
-  { empty: false, wanted: [] },
+  { twoPaths: true, empty: false, wanted: [] },
 )
-reduction('logSumExp', (x, a, k) => x.logSumExp(a, k), ref.logSumExp, { low: -60, high: 60, ...fused })
+reduction('logSumExp', (x, a, k) => x.logSumExp(a, k), ref.logSumExp, { low: -60, high: 60, twoPaths: true, ...fused })
 reduction(
   'norm',
   (x, a, k) => x.norm(a, { keep: k }),
   (v) => Math.sqrt(sum(v.map((x) => x * x))),
+  { twoPaths: true },
 )
 reduction(
   'norm 1',

@@ -162,6 +162,7 @@ struct Walk {
     step = s.reduced.rank > 0 ? s.reduced.stride[outer_reduced] : columns;
     const int64_t together = rows * columns >= 1024 ? 256 : 64;
     wide = columns == 1 || step == columns ? max64(1, together / max64(1, columns)) : 1;
+    while (wide >= 2 * rows && wide % 2 == 0) wide /= 2;
     blocks = ceil_div(columns, kColumns);
     units = s.kept.count / max64(1, columns) * blocks;
     // By shape only; enough to share out, few enough to keep their sums small.
@@ -309,6 +310,40 @@ void reduce_rows(const Call& call, const Piece& piece, const Join& join, const E
   }
 }
 
+// y = f(x, n) of the runs, if there are some that are not long.
+template <class F>
+bool each_run(const Call& call, const F& f) {
+  if (!is_row_reduction(call)) return false;
+  const int64_t outputs = call.out[0].count(), terms = call.in[0].count() / outputs;
+  if (terms > kRun) return false;
+  parallel_ranges(call, outputs, max64(1, 32768 / terms), [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; o++)
+      call.out[0].f32()[o] = static_cast<float>(f(call.in[0].f32() + o * terms, terms));
+  });
+  return true;
+}
+
+// The sum of d^2, d = x - shift, and of d in *first: by itself in double where squares are no numbers for a float.
+__attribute__((noinline)) double sum_squares(const float* x, int64_t n, float shift, double* first) {
+  const Vec less = broadcast(shift);
+  double squares;
+  sum_pairs(
+      n,
+      [=](int64_t i, auto lanes, Vec& u, Vec& v) {
+        u = lanes.load(x + i) - less;
+        v = u * u;
+      },
+      first, &squares);
+  if (squares >= 1e-25 && squares <= 1e35) return squares;
+  *first = squares = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const double d = static_cast<double>(x[i]) - shift;
+    *first += d;
+    squares += d * d;
+  }
+  return squares;
+}
+
 int64_t fold_scratch(const Call& call, int) { return walk_scratch(call, 1); }
 
 // Terms as they are, joined by Op.
@@ -426,6 +461,11 @@ bool all(const Call& call) { return reduce_by<Extreme<false>>(call, 1); }
 
 // norm: the Euclidean norm
 bool norm(const Call& call) {
+  if (each_run(call, [](const float* x, int64_t n) {
+        double sum;
+        return __builtin_sqrt(sum_squares(x, n, 0, &sum));
+      }))
+    return true;
   const auto roots = [](const double* sums, const double*, double, void* y, int64_t n) {
     for (int64_t i = 0; i < n; i++) static_cast<float*>(y)[i] = static_cast<float>(__builtin_sqrt(sums[i]));
   };
@@ -446,8 +486,16 @@ int64_t var_scratch(const Call& call, int) { return walk_scratch(without_correct
 bool var(const Call& call) {
   const Call axes = without_correction(call);
   const double n = static_cast<double>(Split(axes, axes.in[0]).reduced.count), rest = n - call.number[0];
+  const double share = 1 / (rest > 0 ? rest : 0.0);
+  if (each_run(axes, [=](const float* x, int64_t terms) {
+        double sum;
+        const double squares = sum_squares(x, terms, static_cast<float>(row_sum(x, terms) / n), &sum);
+        const double about = squares - sum * sum / n;
+        return (about < 0 ? 0 : about) * share;
+      }))
+    return true;
   const Fold folds[] = {{put<Add, float>, put<Add, double>, 0, 1 / n, nullptr},
-                        {put<AddSquare, float>, put<Add, double>, 0, 1 / (rest > 0 ? rest : 0.0), scaled<float>}};
+                        {put<AddSquare, float>, put<Add, double>, 0, share, scaled<float>}};
   reduce(axes, folds, 2);
   return true;
 }
@@ -455,6 +503,17 @@ bool var(const Call& call) {
 int64_t scratch_of_two(const Call& call, int) { return walk_scratch(call, 2); }
 
 bool log_sum_exp(const Call& call) {
+#if defined(__AVX2__)
+  if (each_run(call, [](const float* x, int64_t n) {
+        bool nan;
+        const float most = row_extreme<true>(x, n, &nan);
+        if (nan) return not_a_number();
+        const Vec top = broadcast(most);
+        const double sum = sum_terms(n, [=](int64_t i, auto lanes) { return exp_lanes(lanes.load(x + i) - top); });
+        return most - most == 0 ? most + log_f32(static_cast<float>(sum)) : most;
+      }))
+    return true;
+#endif
   const auto logs = [](const double* sums, const double* top, double, void* y, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
       const float most = static_cast<float>(top[i]);

@@ -128,6 +128,44 @@ inline void softmax_rows(const float* x, float* y, bool past, int64_t rows, int6
   if (before) each_vector(0, n, [&](int64_t i, auto lanes) { scaled(i, lanes, y - n); });
 }
 
+// The same of rows that stay in registers: what is stored in part could not be loaded again until it is in the cache.
+inline void softmax_near(const float* x, float* y, int64_t rows, int64_t n) {
+  for (int64_t r = 0; r < rows; r++, x += n, y += n) {
+    Vec v[kSideVecs], e[kSideVecs] = {};
+    AUXGRAD_UNROLL
+    for (int k = 0; k < kSideVecs; k++) v[k] = broadcast(-__builtin_inff());
+    each_rest<kSideVecs>(0, n, [&](int k, int64_t i, auto lanes) {
+      v[k] = first_lanes(lanes.count()) ? lanes.load(x + i) : v[k];
+    });
+    const Vec top = broadcast(fold(v, [](Vec a, Vec b) { return greater(b, a); }));
+    each_rest<kSideVecs>(0, n, [&](int k, int64_t, auto) { e[k] = exp_below(v[k] - top); });
+    const double sum = fold(e, [](Vec a, Vec b) { return a + b; });
+    const Vec scale = broadcast(static_cast<float>(1 / sum));
+    each_rest<kSideVecs>(0, n, [&](int k, int64_t i, auto lanes) { lanes.store(y + i, e[k] * scale); });
+  }
+}
+
+#if defined(__AVX512F__)
+// The same of kLanes rows that are no longer than a vector: turned, so that one operation serves all of them.
+inline void softmax_turned(const float* x, float* y, int64_t n) {
+  Vec v[kLanes];
+  AUXGRAD_UNROLL
+  for (int k = 0; k < kLanes; k++) v[k] = load_part(x + k * n, n);
+  transpose(v);
+  Vec top = v[0], sum[kLanes] = {};
+  for (int64_t c = 1; c < n; c++) top = greater(top, v[c]);
+  for (int64_t c = 0; c < n; c++) sum[c] = v[c] = exp_below(v[c] - top);
+  AUXGRAD_UNROLL
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int c = 0; c < half; c++) sum[c] = sum[c] + sum[c + half];
+  const Vec scale = inverse(sum[0]);
+  for (int64_t c = 0; c < n; c++) v[c] *= scale;
+  transpose(v);
+  AUXGRAD_UNROLL
+  for (int k = 0; k < kLanes; k++) store_part(y + k * n, v[k], n);
+}
+#endif
+
 // y = f(vectors of some short rows, one of each input), a vector.
 template <int N, class F>
 inline void map_short(const ShortRows& s, const float* const (&in)[N], float none, int64_t rows, float* y, const F& f) {
@@ -142,7 +180,12 @@ inline void map_short(const ShortRows& s, const float* const (&in)[N], float non
 // softmax: x [..., C] -> y
 void softmax_of(const Call& call, const ShortRows& s, int64_t first, int64_t rows, float* y, bool past) {
   const float* x = call.in[0].f32() + first * s.n;
+  if (!s && s.n <= kSide && kLanes >= 8) return softmax_near(x, y, rows, s.n);
   if (!s) return softmax_rows(x, y, past && s.n <= kPiece, rows, s.n);
+#if defined(__AVX512F__)
+  for (; s.n > kLanes / 2 && rows >= kLanes; rows -= kLanes, x += kLanes * s.n, y += kLanes * s.n)
+    softmax_turned(x, y, s.n);
+#endif
   map_short<1>(s, {x}, -__builtin_inff(), rows, y, [&](const Vec(&v)[1]) {
     const Vec e = exp_below(v[0] - s.largest(v[0]));
     return e * inverse(s.sum(e));

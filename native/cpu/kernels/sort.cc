@@ -5,16 +5,17 @@
 namespace auxgrad {
 namespace {
 
+// Puts an item in its place among those of a that come before place j, in order.
+inline void insert(uint64_t* a, int64_t j, uint64_t item) {
+  for (; j > 0 && a[j - 1] > item; j--) a[j] = a[j - 1];
+  a[j] = item;
+}
+
 // Bottom-up merge sort; returns which of the two arrays holds the result. Items are distinct (they end in a position).
 uint64_t* merge_sort(uint64_t* a, uint64_t* b, int64_t n) {
   constexpr int64_t kRun = 16;
   for (int64_t start = 0; start < n; start += kRun)
-    for (int64_t i = start + 1; i < min64(n, start + kRun); i++) {
-      const uint64_t item = a[i];
-      int64_t j = i;
-      for (; j > start && a[j - 1] > item; j--) a[j] = a[j - 1];
-      a[j] = item;
-    }
+    for (int64_t i = start + 1; i < min64(n, start + kRun); i++) insert(a + start, i - start, a[i]);
   for (int64_t width = kRun; width < n; width *= 2) {
     for (int64_t start = 0; start < n; start += 2 * width) {
       const int64_t middle = min64(n, start + width), end = min64(n, start + 2 * width);
@@ -40,13 +41,18 @@ void sort_rows(const Call& call) {
   const View& x = call.in[0];
   const int64_t n = x.shape[x.rank - 1], k = call.out[1].shape[x.rank - 1];
   const uint32_t turn = call.integer(0) ? 0xffffffffu : 0;
-  if (n == 0) return;
+  constexpr int64_t kFew = 16;  // first ones that are found without sorting the others
+  if (k == 0) return;
   parallel_tasks(call, x.count(0, x.rank - 1), [&](int64_t row, int thread) {
     uint64_t* a = static_cast<uint64_t*>(call.scratch) + 2 * thread * n;
     const T* from = static_cast<const T*>(x.data) + row * n;
-    for (int64_t i = 0; i < n; i++)
-      a[i] = static_cast<uint64_t>(sort_key(from[i]) ^ turn) << 32 | static_cast<uint32_t>(i);
-    const uint64_t* sorted = merge_sort(a, a + n, n);
+    const bool few = k <= kFew;
+    for (int64_t i = 0; i < n; i++) {
+      const uint64_t item = static_cast<uint64_t>(sort_key(from[i]) ^ turn) << 32 | static_cast<uint32_t>(i);
+      if (!few) a[i] = item;
+      else if (i < k || item < a[k - 1]) insert(a, min64(i, k - 1), item);
+    }
+    const uint64_t* sorted = few ? a : merge_sort(a, a + n, n);
     for (int64_t i = 0; i < k; i++) {
       const uint32_t at = static_cast<uint32_t>(sorted[i]);
       static_cast<T*>(call.out[0].data)[row * k + i] = from[at];

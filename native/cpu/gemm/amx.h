@@ -30,8 +30,8 @@ struct SplitCut {
 constexpr int64_t kStrip = 32;                       // rows or columns
 constexpr int64_t kHalfStep = kPlanes * kTileBytes;  // bytes of 16 of them, kSplitDepth deep
 constexpr int64_t kStripStep = 2 * kHalfStep;
-constexpr int64_t kSplitBlockK = 256;                                   // 17 strips that stay and 2 that pass: 912 KiB
-constexpr int64_t kSplitGroup = 16, kSplitSide = kSplitGroup * kStrip;  // with them a block of C in the second cache
+constexpr int64_t kSplitBlockK = 256;  // 17 strips that stay and 2 that pass: 912 KiB
+constexpr int64_t kSplitGroup = 16;    // with them a block of C in the second cache
 
 // Whether packing into tiles pays, by shape alone: 64 x 64 x 64 does better in multiply-adds, 128 x 128 x 128 here.
 inline bool fits_amx(const Product& p) { return p.m >= 24 && p.n >= 24 && p.k >= 32 && p.m * p.n >= (1 << 20) / p.k; }

@@ -134,9 +134,8 @@ inline void softmax_near(const float* x, float* y, int64_t rows, int64_t n) {
     Vec v[kSideVecs], e[kSideVecs] = {};
     AUXGRAD_UNROLL
     for (int k = 0; k < kSideVecs; k++) v[k] = broadcast(-__builtin_inff());
-    each_rest<kSideVecs>(0, n, [&](int k, int64_t i, auto lanes) {
-      v[k] = first_lanes(lanes.count()) ? lanes.load(x + i) : v[k];
-    });
+    each_rest<kSideVecs>(
+        0, n, [&](int k, int64_t i, auto lanes) { v[k] = first_lanes(lanes.count()) ? lanes.load(x + i) : v[k]; });
     const Vec top = broadcast(fold(v, [](Vec a, Vec b) { return greater(b, a); }));
     each_rest<kSideVecs>(0, n, [&](int k, int64_t, auto) { e[k] = exp_below(v[k] - top); });
     const double sum = fold(e, [](Vec a, Vec b) { return a + b; });

@@ -251,6 +251,7 @@ async function buildDirectly(o) {
     if (o.sanitize.includes('undefined')) flags.push(...facts.undefinedFlags)
     link.push(`-fsanitize=${o.sanitize}`)
   }
+  const unchecked = o.sanitize.includes('undefined') ? facts.uncheckedFlags : []
   const jobs = []
   const object = (name, source, extra) => {
     const file = path.join(work, `${name}.o`)
@@ -289,11 +290,11 @@ async function buildDirectly(o) {
   }
   if (o.programs) {
     const include = [`-I${native}`, `-I${path.join(work, 'generated')}`]
-    const program = (name, folder, args = windows ? [] : ['-ldl']) => {
-      const objects = sources(folder).map((s) => object(`${name}-${stem(s)}`, s, include))
+    const program = (name, folder, args = windows ? [] : ['-ldl'], extra = []) => {
+      const objects = sources(folder).map((s) => object(`${name}-${stem(s)}`, s, [...extra, ...include]))
       if (objects.length) binaries.push({ file: path.join(output, windows ? `${name}.exe` : name), objects, args })
     }
-    program('auxgrad_test', path.join(native, 'test'))
+    program('auxgrad_test', path.join(native, 'test'), undefined, unchecked)
     program('auxgrad_run', path.join(native, 'run'))
     if (!windows && !o.sanitize && !o.target) program('auxgrad_bench', path.join(root, 'benchmarks/native'))
     if (!windows) program('auxgrad_host_device.so', path.join(native, 'test/library'), loadable)

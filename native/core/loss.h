@@ -12,7 +12,7 @@ struct Bce {
   float weight;
   AUXGRAD_HOST_DEVICE float operator()(float x, float y) const {
     const float size = x > 0 ? (1.0f - y) * x : -weight * y * x;
-    return size + (1.0f + (weight - 1.0f) * y) * log1p_f32(exp_f32(-__builtin_fabsf(x)));
+    return size + (1.0f + (weight - 1.0f) * y) * log1p_finite(exp_f32(-__builtin_fabsf(x)));
   }
 };
 

@@ -1,5 +1,5 @@
 import { expectIntegers } from './errors'
-import { binaryPath, native, platformText, version } from './native'
+import { binaryPath, maxThreads, native, platformText, version } from './native'
 
 /** What computes here: what a bug report needs. */
 export interface Info {
@@ -35,6 +35,6 @@ export function info(): Info {
  * @throws AUX_INVALID_ARGUMENT
  */
 export function setThreads(threads: number): void {
-  expectIntegers('setThreads', { threads }, 1, 256)
+  expectIntegers('setThreads', { threads }, 1, maxThreads)
   native().setThreads(threads)
 }

@@ -158,14 +158,17 @@ export function binaryPath(): string {
   }
 }
 
+/** Threads that kernels may use at most. */
+export const maxThreads = 256
+
 /** What the environment asks for is had or refused: a name misspelt would be no sign that other kernels compute. */
 function expectEnvironment(isaAvailable: string[]): void {
   const { AUXGRAD_ISA: isa, AUXGRAD_THREADS: threads } = process.env
   const refuse = (what: string) => new AuxgradError('AUX_INVALID_ARGUMENT', `environment: expected ${what}`)
   if (isa && !isaAvailable.includes(isa))
     throw refuse(`AUXGRAD_ISA to be one that this machine has (${isaAvailable.join(', ')}), got "${isa}"`)
-  if (threads && !(/^[0-9]+$/.test(threads) && +threads >= 1 && +threads <= 256))
-    throw refuse(`AUXGRAD_THREADS to be a whole number from 1 to 256, got "${threads}"`)
+  if (threads && !(/^[0-9]+$/.test(threads) && +threads >= 1 && +threads <= maxThreads))
+    throw refuse(`AUXGRAD_THREADS to be a whole number from 1 to ${maxThreads}, got "${threads}"`)
 }
 
 function load(): Native {

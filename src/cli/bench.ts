@@ -3,7 +3,7 @@ import { Command, Option } from 'commander'
 import os from 'node:os'
 import { compile } from '../compile'
 import { showBytes } from '../compile/bytes'
-import { native } from '../native'
+import { maxThreads, native } from '../native'
 import { conv2d, conv2dSignWeightGrad, crossEntropy, linearSignWeightGrad, matmul, signPack, uniform } from '../ops'
 import { convWeightGradient } from '../ops/conv'
 import * as optim from '../optim'
@@ -77,7 +77,7 @@ export function bench(): Command {
     .option('--rule <list>', `${rules.join(', ')}, or several with commas (default: all that a model has)`, ruleList)
     .option('--batch <n>', 'images of a step', number(1, true), 128)
     .option('--device <name>', 'where training steps run: cpu, cuda or cuda:1', device, 'cpu')
-    .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true, 256))
+    .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true, maxThreads))
     .option('--no-kernels', 'training steps only')
     .option('--no-steps', 'kernels only')
     .option('--quick', 'less exact: some seconds instead of half a minute')

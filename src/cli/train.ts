@@ -7,7 +7,7 @@ import type { Dataset } from '../data'
 import { fail } from '../errors'
 import { loadCheckpoint, type Json } from '../io'
 import { writeAtomic } from '../io/atomic'
-import { native } from '../native'
+import { maxThreads, native } from '../native'
 import { crossEntropy, seed as seedRandom } from '../ops'
 import * as optim from '../optim'
 import { deviceNamed } from '../tensor/device'
@@ -72,7 +72,7 @@ export function train(): Command {
     .option('--report <file>', 'a page in HTML: curves, what is kept by layer, the arena')
     .option('--events <folder>', 'events for TensorBoard, in a folder for each rule')
     .option('--device <name>', 'where it runs: cpu, cuda or cuda:1', device, 'cpu')
-    .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true, 256))
+    .option('--threads <n>', 'threads for the kernels (default: one for each core)', number(1, true, maxThreads))
     .option('--json', 'one JSON object as the last line of stdout, nothing else there; progress goes to stderr')
     .action(action<Options>(run))
 }

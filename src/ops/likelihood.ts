@@ -77,6 +77,7 @@ export function focal(
     const p = logits.sigmoid()
     const missed = p.add(targets).sub(p.mul(targets).mul(2)) // 1 - p of the target
     const share = targets.mul(2 * alpha - 1).add(1 - alpha)
+    // pow's gradient is infinite at 0 where gamma is below 1.
     return reduced(
       name,
       losses.mul(share).mul(gamma === 2 ? missed.square() : missed.maximum(2 ** -126).pow(gamma)),

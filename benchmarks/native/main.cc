@@ -467,8 +467,7 @@ int run(const Options& o) {
 }  // namespace bench
 
 int main(int argc, char** argv) {
-  const char* isa = std::getenv("AUXGRAD_ISA");
-  if (isa && *isa && !auxgrad::set_isa(isa))
+  if (const char* isa = auxgrad::refused_isa())
     bench::die(std::string("this machine has no kernels for AUXGRAD_ISA=") + isa);
   return bench::run(bench::parse(argc, argv));
 }

@@ -75,14 +75,19 @@ Isa best_isa() {
   return Isa::scalar;
 }
 
-// A name in AUXGRAD_ISA that this machine cannot honour is ignored here: refusing it is for programs and the add-on's loader.
+// That of its name; false if unknown or unavailable.
+bool find_isa(const char* name, Isa* isa) {
+  for (int i = 0; i < kIsaCount; i++) {
+    *isa = static_cast<Isa>(i);
+    if (std::strcmp(isa_name(*isa), name) == 0) return isa_available(*isa);
+  }
+  return false;
+}
+
 Isa first_isa() {
   const char* wanted = std::getenv("AUXGRAD_ISA");
-  if (wanted)
-    for (int i = 0; i < kIsaCount; i++)
-      if (std::strcmp(isa_name(static_cast<Isa>(i)), wanted) == 0 && isa_available(static_cast<Isa>(i)))
-        return static_cast<Isa>(i);
-  return best_isa();
+  Isa isa;
+  return wanted && find_isa(wanted, &isa) ? isa : best_isa();
 }
 
 std::atomic<int>& chosen() {
@@ -118,13 +123,16 @@ bool isa_available(Isa isa) { return families[0].tables[static_cast<int>(isa)] !
 Isa current_isa() { return static_cast<Isa>(chosen().load()); }
 
 bool set_isa(const char* name) {
-  for (int i = 0; i < kIsaCount; i++)
-    if (std::strcmp(isa_name(static_cast<Isa>(i)), name) == 0) {
-      if (!isa_available(static_cast<Isa>(i))) return false;
-      chosen().store(i);
-      return true;
-    }
-  return false;
+  Isa isa;
+  if (!find_isa(name, &isa)) return false;
+  chosen().store(static_cast<int>(isa));
+  return true;
+}
+
+const char* refused_isa() {
+  const char* wanted = std::getenv("AUXGRAD_ISA");
+  Isa isa;
+  return wanted && *wanted && !find_isa(wanted, &isa) ? wanted : nullptr;
 }
 
 int family_count() { return kFamilies; }

@@ -14,8 +14,10 @@ bool isa_available(Isa isa);
 Isa current_isa();
 // Whether processor and operating system have the AMX matrix unit (8-bit integers, bfloat16), and let this process use it.
 bool machine_has_amx();
-// False if unknown or unavailable. AUXGRAD_ISA sets it for a whole process; what it names wrongly, programs refuse.
+// False if unknown or unavailable. AUXGRAD_ISA sets it for a whole process.
 bool set_isa(const char* name);
+// What AUXGRAD_ISA names if this machine has no kernels for it, for programs to refuse; otherwise nullptr.
+const char* refused_isa();
 
 // All kernels, for listings: every family of the table of one instruction set.
 int family_count();

@@ -321,8 +321,7 @@ int run(const Options& o) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const char* isa = std::getenv("AUXGRAD_ISA");
-  if (isa && *isa && !auxgrad::set_isa(isa))
+  if (const char* isa = auxgrad::refused_isa())
     wrong_usage(std::string("this machine has no kernels for AUXGRAD_ISA=") + isa);
   return run(parse(argc, argv));
 }

@@ -107,11 +107,10 @@ export class Session {
         if (next?.ticket < ticket) return current.ended // by when the next one is running
       }
     }
-    const afterThem = async (): Promise<T> => {
+    return this.enqueue(async () => {
       for (let ended; (ended = passing());) await ended
       return body()
-    }
-    return this.enqueue(() => (passing() ? afterThem() : body()))
+    })
   }
 
   get #busy(): boolean {

@@ -112,9 +112,13 @@ const counted = (name: string, losses: Tensor, labels: Tensor, o: NllOptions): T
     ? reduced(name, losses, o.reduction)
     : losses.sum().div(labels.ne(o.ignoreIndex).cast('f32').sum().maximum(1))
 
-/** The weights of labels, 0 of those that do not count. */
+/** Labels with 0 for those that do not count. */
+const safe = (labels: Tensor, counts: Tensor | undefined): Tensor =>
+  counts ? labels.mul(counts.cast('i32')) : labels
+
+/** The weights of safe labels, 0 of those that do not count. */
 function factorsOf(weight: Tensor, labels: Tensor, counts: Tensor | undefined): Tensor {
-  const factors = weight.indexSelect(0, counts ? labels.mul(counts.cast('i32')) : labels)
+  const factors = weight.indexSelect(0, labels)
   return counts ? factors.mul(counts.cast('f32')) : factors
 }
 
@@ -137,7 +141,7 @@ function weighted(
   const { smoothing } = attrs
   const losses = apply(entropyOp, [logits, labels], { ...attrs, smoothing: 0 })[0]
   const counts = ignoreIndex === undefined ? undefined : labels.ne(ignoreIndex)
-  const own = factorsOf(weight, labels, counts)
+  const own = factorsOf(weight, safe(labels, counts), counts)
   let each = losses.mul(own)
   if (smoothing) {
     const all = logits.logSoftmax().mul(weight).mean(-1).mul(-smoothing)
@@ -200,11 +204,11 @@ export function nll(logProbabilities: Tensor, labels: Tensor, options: NllOption
     const classes = expectIndices('nll', 'labels', labels)
     expectShape('nll', 'labels', classes, logProbabilities.shape.slice(0, -1))
     const counts = ignoreIndex === undefined ? undefined : classes.ne(ignoreIndex)
-    const safe = counts ? classes.mul(counts.cast('i32')) : classes
-    const picked = logProbabilities.gather(-1, safe.unsqueeze(-1)).reshape(classes.shape).neg()
+    const labelled = safe(classes, counts)
+    const picked = logProbabilities.gather(-1, labelled.unsqueeze(-1)).reshape(classes.shape).neg()
     const losses = counts ? where(counts, picked, picked.mul(0).detach()) : picked
     if (!weight) return counted('nll', losses, classes, options)
-    const own = factorsOf(weight, classes.flatten(), counts?.flatten()).reshape(classes.shape)
+    const own = factorsOf(weight, labelled.flatten(), counts?.flatten()).reshape(classes.shape)
     const each = losses.mul(own)
     return reduction === 'mean' ? shared(each, own) : reduced('nll', each, reduction)
   })

@@ -286,17 +286,24 @@ __attribute__((noinline)) bool reduce_short(const Call& call, Vec (*join_all)(co
   return true;
 }
 
+// end(output, f(x, n)) of the rows, if they are not long.
+template <class F, class End>
+bool each_row(const Call& call, const F& f, const End& end) {
+  const int64_t outputs = call.out[0].count(), terms = call.in[0].count() / outputs;
+  if (terms > kRun) return false;
+  const float* x = call.in[0].f32();
+  parallel_ranges(call, outputs, max64(1, 32768 / terms), [&](int64_t begin, int64_t finish) {
+    for (int64_t o = begin; o < finish; o++) end(o, f(x + o * terms, terms));
+  });
+  return true;
+}
+
 // piece(x, n) of the runs, joined by join(a, b); end(output, result).
 template <class Piece, class Join, class End>
 void reduce_rows(const Call& call, const Piece& piece, const Join& join, const End& end) {
+  if (each_row(call, piece, end)) return;
   const int64_t outputs = call.out[0].count(), terms = call.in[0].count() / outputs;
   const float* x = call.in[0].f32();
-  if (terms <= kRun) {
-    parallel_ranges(call, outputs, max64(1, 32768 / terms), [&](int64_t begin, int64_t finish) {
-      for (int64_t o = begin; o < finish; o++) end(o, piece(x + o * terms, terms));
-    });
-    return;
-  }
   const int64_t pieces = ceil_div(terms, kRun);
   double* partial = static_cast<double*>(call.scratch);
   parallel_tasks(call, outputs * pieces, [&](int64_t task, int) {
@@ -313,14 +320,9 @@ void reduce_rows(const Call& call, const Piece& piece, const Join& join, const E
 // y = f(x, n) of the runs, if there are some that are not long.
 template <class F>
 bool each_run(const Call& call, const F& f) {
-  if (!is_row_reduction(call)) return false;
-  const int64_t outputs = call.out[0].count(), terms = call.in[0].count() / outputs;
-  if (terms > kRun) return false;
-  parallel_ranges(call, outputs, max64(1, 32768 / terms), [&](int64_t begin, int64_t end) {
-    for (int64_t o = begin; o < end; o++)
-      call.out[0].f32()[o] = static_cast<float>(f(call.in[0].f32() + o * terms, terms));
-  });
-  return true;
+  float* y = call.out[0].f32();
+  return is_row_reduction(call) &&
+         each_row(call, f, [=](int64_t o, double result) { y[o] = static_cast<float>(result); });
 }
 
 // The sum of d^2, d = x - shift, and of d in *first: by itself in double where squares are no numbers for a float.

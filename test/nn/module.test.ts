@@ -17,6 +17,14 @@ class Parts extends nn.Module {
   }
 }
 
+test('a structured clone of tensors, which would be without their memory, is refused in words', () => {
+  const linear = new nn.Linear(2, 2)
+  for (const value of [linear, linear.weight, { x: tensor([1]) }, linear.state()])
+    expect(() => structuredClone(value)).toThrow(/tensors are not cloned: send their values, dataSync\(\)/)
+  const sent = new Map(Array.from(linear.state(), ([name, t]) => [name, t.dataSync()]))
+  expect(structuredClone(sent).get('weight')).toEqual(linear.weight.dataSync())
+})
+
 test.each([[[5, 5]], [[3, 20]], [[20, 3]], [[16, 3, 3, 8]], [[1, 4]]])('orthogonal weights of shape %j', (shape) => {
   seed(4)
   const gain = Math.SQRT2

@@ -65,9 +65,8 @@ export function xavierUniform(shape: Shape, gain = 1): Tensor {
 }
 
 /**
- * Rows, or where there are more of them than columns the columns, that are orthogonal and of length `gain`, at random (Saxe et
- * al. 2014): of the matrix [outputs, all else]. Its time grows with its smaller side squared times the larger: a second for 512 x 512 is
- * much.
+ * Of the matrix [outputs, all else] the rows, or where these are more than the columns the columns, are orthogonal and of
+ * length `gain`, at random (Saxe et al. 2014). Time grows with the smaller side squared times the larger.
  */
 export function orthogonal(shape: Shape, gain = 1): Tensor {
   checkShape('orthogonal', shape)

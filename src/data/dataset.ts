@@ -1,4 +1,4 @@
-import { describe, expectOptions, fail, sign } from '../errors'
+import { describe, expectIntegers, expectOptions, fail, sign } from '../errors'
 import { typedArray, type DType, type TypedArray } from '../tensor/dtype'
 import { isHostArray, toHost, type HostArray, type HostValues } from '../tensor/host'
 import { checkSeed } from '../tensor/philox'
@@ -28,6 +28,14 @@ export type Transform<A extends Batch = Batch, B extends Batch = A> = (
 export interface FieldOptions {
   /** Element types of fields given as plain numbers (f32 otherwise), as in `{ y: 'i32' }`. */
   dtypes?: Readonly<Record<string, DType>>
+}
+
+/** One of the ways in which a cross-validation divides the rows. */
+export interface Fold<B extends Batch = Batch> {
+  /** Rows to train on. */
+  readonly train: Dataset<B>
+  /** All other rows. */
+  readonly validation: Dataset<B>
 }
 
 /** Rows that can be read in any order. Extend it (`size` and `read`) for data that lies elsewhere. */
@@ -93,6 +101,26 @@ export abstract class Dataset<B extends Batch = Batch> {
     const order = permutation(this.size, seed, 0)
     let from = 0
     return sizes.map((n) => this.select(order.subarray(from, (from += n))))
+  }
+
+  /**
+   * The rows for a cross-validation, at random by the seed: `k` times a set to validate on, each row in one of them, and all
+   * other rows to train on.
+   */
+  kFold(k: number, options: { seed?: number } = {}): Fold<B>[] {
+    expectIntegers('Dataset.kFold', { k }, 2, this.size)
+    expectOptions('Dataset.kFold', options, ['seed'])
+    const { seed = 0 } = options
+    checkSeed('Dataset.kFold', seed)
+    const order = permutation(this.size, seed, 0)
+    const place = (fold: number): number => Math.floor((fold * this.size) / k)
+    return Array.from({ length: k }, (_, fold) => {
+      const [from, to] = [place(fold), place(fold + 1)]
+      return {
+        train: this.select([...order.subarray(0, from), ...order.subarray(to)]),
+        validation: this.select(order.subarray(from, to)),
+      }
+    })
   }
 
   /** These rows, then those of other data sets that have the same fields. */

@@ -1,5 +1,5 @@
 export { Dataset, collect, fromArrays } from './dataset'
-export type { Batch, BatchContext, FieldOptions, Sample, Samples, Transform } from './dataset'
+export type { Batch, BatchContext, FieldOptions, Fold, Sample, Samples, Transform } from './dataset'
 export { SampleStream, fromSamples, type Stacked, type StreamOptions } from './stream'
 export { DataLoader, type LoaderOptions, type LoaderState } from './loader'
 export { permutation } from './order'

@@ -2,7 +2,7 @@ import { expectOneOf, expectOptions, fail } from '../errors'
 import type { Alphabet } from '../graph/op'
 import { addSign, claimSigns, signUnpack } from '../ops/sign'
 import type { Tensor } from '../tensor/tensor'
-import type { MemoryPolicy } from './policy'
+import { Policy, type MemoryPolicy } from './policy'
 
 /** Options of `asa`. */
 export interface AsaOptions {
@@ -27,29 +27,26 @@ export function asa(options: AsaOptions = {}): MemoryPolicy {
   if (!(epsilon > 0 && Number.isFinite(epsilon)))
     fail('AUX_INVALID_ARGUMENT', `asa: expected epsilon > 0, got ${epsilon}`)
   if (!Number.isFinite(lambda)) fail('AUX_INVALID_ARGUMENT', `asa: expected a finite lambda, got ${lambda}`)
-  return {
-    name: 'asa',
-    at: () => ({
-      layer({ graph, op, inputs, attrs }) {
-        const weighted = op.weighted!
-        const [x] = inputs as [Tensor]
-        const weight = inputs[weighted.index]!
-        const letters = alphabet === 'auto' ? (isNonNegative(x) ? '01' : 'pm1') : alphabet
-        const node = graph.add(op, inputs, weighted.withSigns(attrs, epsilon, letters))
-        const traced = node.inputs[0]!
-        const signs = claimSigns(traced, node.outputs[1])
-        return {
-          node,
-          weightGradient: (delta) =>
-            weighted.signGradient(delta, signs, attrs, traced, weight, epsilon * lambda, letters),
-          auxiliary: () => ({
-            kept: signUnpack(signs, x.shape, letters, epsilon),
-            operand: addSign(x, epsilon, letters),
-          }),
-        }
-      },
-    }),
-  }
+  return new Policy('asa', () => ({
+    layer({ graph, op, inputs, attrs }) {
+      const weighted = op.weighted!
+      const [x] = inputs as [Tensor]
+      const weight = inputs[weighted.index]!
+      const letters = alphabet === 'auto' ? (isNonNegative(x) ? '01' : 'pm1') : alphabet
+      const node = graph.add(op, inputs, weighted.withSigns(attrs, epsilon, letters))
+      const traced = node.inputs[0]!
+      const signs = claimSigns(traced, node.outputs[1])
+      return {
+        node,
+        weightGradient: (delta) =>
+          weighted.signGradient(delta, signs, attrs, traced, weight, epsilon * lambda, letters),
+        auxiliary: () => ({
+          kept: signUnpack(signs, x.shape, letters, epsilon),
+          operand: addSign(x, epsilon, letters),
+        }),
+      }
+    },
+  }))
 }
 
 /** True if the graph shows that a value has no negative element. */

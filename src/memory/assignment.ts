@@ -1,4 +1,4 @@
-import { describe, fail, listed } from '../errors'
+import { describe, fail, isForeign, listed } from '../errors'
 import type { Call, Node } from '../graph/graph'
 import type { Answers, LayerAnswer, LayerCall, MemoryPolicy } from './policy'
 
@@ -29,6 +29,12 @@ export type MemoryAssignment =
 export const isPolicy = (value: unknown): value is MemoryPolicy =>
   typeof value === 'object' && !Array.isArray(value) && typeof (value as MemoryPolicy | null)?.at === 'function'
 
+function expectPolicy(where: string, policy: unknown): MemoryPolicy {
+  if (!isPolicy(policy) || isForeign(policy))
+    fail('AUX_INVALID_ARGUMENT', `memory: expected a policy such as asa() for ${where}, got ${describe(policy)}`)
+  return policy
+}
+
 /** @internal `*` stands for one part of a path, `**` for any number of parts. */
 export function matcher(pattern: string): RegExp {
   if (typeof pattern !== 'string')
@@ -57,7 +63,7 @@ export function assigned(
   modules: ReadonlyMap<string, object>,
 ): [path: string, policy: MemoryPolicy][] {
   if (!assignment) return []
-  if (isPolicy(assignment)) return [['', assignment]]
+  if (isPolicy(assignment)) return [['', expectPolicy('the model', assignment)]]
   const rows = Array.isArray(assignment)
     ? (assignment as readonly (readonly [string | RegExp | ModuleTest, MemoryPolicy])[])
     : Object.entries(assignment as Record<string, MemoryPolicy>)
@@ -65,11 +71,7 @@ export function assigned(
     if (!Array.isArray(row))
       fail('AUX_INVALID_ARGUMENT', `memory: expected pairs [where, policy] in the list, got ${describe(row)}`)
     const [where, policy] = row as (typeof rows)[number]
-    if (!isPolicy(policy))
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `memory: expected a policy such as asa() for ${String(where)}, got ${describe(policy)}`,
-      )
+    expectPolicy(String(where), policy)
     const range = typeof where === 'string' && isRange(where)
     if (range && !policy.at(where).recompute)
       fail(

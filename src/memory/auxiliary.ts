@@ -1,7 +1,7 @@
 import { describe, expectOptions, fail } from '../errors'
 import { sameShape, showShape } from '../tensor/shape'
 import type { Tensor } from '../tensor/tensor'
-import type { MemoryPolicy } from './policy'
+import { Policy, type MemoryPolicy } from './policy'
 
 /** Options of `auxiliary`: functions of traced tensors, called once for each plan. */
 export interface AuxiliaryOptions {
@@ -27,30 +27,27 @@ export function auxiliary(options: AuxiliaryOptions): MemoryPolicy {
     if (f !== undefined && typeof f !== 'function')
       fail('AUX_INVALID_ARGUMENT', `auxiliary: expected ${what} to be a function, got ${describe(f)}`)
   if (!keep) fail('AUX_INVALID_ARGUMENT', 'auxiliary: expected a function keep, got undefined')
-  return {
-    name,
-    at: () => ({
-      layer({ graph, op, inputs, attrs, module }) {
-        const x = inputs[0]!
-        const made = keep(x.detach())
-        const kept = Array.isArray(made) ? (made as readonly Tensor[]) : [made as Tensor]
-        const operand = add ? x.add(add(x).detach()) : x
-        const node = graph.add(op, [operand, ...inputs.slice(1)], attrs)
-        const stand = (): Tensor => {
-          const a = read(kept, x.shape)
-          if (!sameShape(a.shape, x.shape))
-            fail(
-              'AUX_SHAPE_MISMATCH',
-              `${name}: ${module} expected an auxiliary of shape ${showShape(x.shape)}, got ${showShape(a.shape)}`,
-            )
-          return a
-        }
-        return {
-          node,
-          weightGradient: (delta) => op.weighted!.gradient(delta, stand(), attrs, inputs[op.weighted!.index]!),
-          auxiliary: () => ({ kept: stand(), operand }),
-        }
-      },
-    }),
-  }
+  return new Policy(name, () => ({
+    layer({ graph, op, inputs, attrs, module }) {
+      const x = inputs[0]!
+      const made = keep(x.detach())
+      const kept = Array.isArray(made) ? (made as readonly Tensor[]) : [made as Tensor]
+      const operand = add ? x.add(add(x).detach()) : x
+      const node = graph.add(op, [operand, ...inputs.slice(1)], attrs)
+      const stand = (): Tensor => {
+        const a = read(kept, x.shape)
+        if (!sameShape(a.shape, x.shape))
+          fail(
+            'AUX_SHAPE_MISMATCH',
+            `${name}: ${module} expected an auxiliary of shape ${showShape(x.shape)}, got ${showShape(a.shape)}`,
+          )
+        return a
+      }
+      return {
+        node,
+        weightGradient: (delta) => op.weighted!.gradient(delta, stand(), attrs, inputs[op.weighted!.index]!),
+        auxiliary: () => ({ kept: stand(), operand }),
+      }
+    },
+  }))
 }

@@ -1,5 +1,5 @@
 import { expectOneOf, expectOptions } from '../errors'
-import type { MemoryPolicy } from './policy'
+import { Policy, type MemoryPolicy } from './policy'
 
 /** Options of `checkpoint`. */
 export interface CheckpointOptions {
@@ -19,8 +19,7 @@ export function checkpoint(options: CheckpointOptions = {}): MemoryPolicy {
   expectOptions('checkpoint', options, ['recompute'])
   const { recompute = 'all' } = options
   expectOneOf('checkpoint', { recompute }, 'all', 'cheap')
-  return {
-    name: recompute === 'all' ? 'checkpoint' : 'checkpoint, cheap parts',
-    at: () => ({ recompute: (node) => recompute === 'all' || node.op.weighted === undefined }),
-  }
+  return new Policy(recompute === 'all' ? 'checkpoint' : 'checkpoint, cheap parts', () => ({
+    recompute: (node) => recompute === 'all' || node.op.weighted === undefined,
+  }))
 }

@@ -1,5 +1,5 @@
 import { ofGraph, type Node } from '../graph/graph'
-import type { MemoryPolicy } from './policy'
+import { Policy, type MemoryPolicy } from './policy'
 
 /** Batch norms whose result an activation with an inverse reads first, and those activations. */
 const pairsOf = ofGraph((graph) => {
@@ -19,5 +19,5 @@ const pairsOf = ofGraph((graph) => {
  * backpropagation to within rounding, as long as no scale of a norm comes near 0. Assign it to a module that holds both; others in it are left alone.
  */
 export function inPlaceBatchNorm(): MemoryPolicy {
-  return { name: 'in-place', at: () => ({ inverts: (node) => pairsOf(node.graph).has(node) }) }
+  return new Policy('in-place', () => ({ inverts: (node) => pairsOf(node.graph).has(node) }))
 }

@@ -1,7 +1,7 @@
 import { ofGraph, type Node } from '../graph/graph'
 import { isCoupling } from '../ops/couple'
 import { holds } from './assignment'
-import type { MemoryPolicy } from './policy'
+import { Policy, type MemoryPolicy } from './policy'
 
 /** Modules that hold couplings. */
 const blocksOf = ofGraph((graph) => [...new Set(graph.nodes.filter(isCoupling).map((n) => n.scope))])
@@ -16,8 +16,5 @@ const within = ({ graph, scope }: Node): boolean => blocksOf(graph).some((block)
  * `nn.Momentum` says what its division costs. Modules without couplings are left alone.
  */
 export function invert(): MemoryPolicy {
-  return {
-    name: 'invert',
-    at: () => ({ inverts: isCoupling, recompute: (node) => !isCoupling(node) && within(node) }),
-  }
+  return new Policy('invert', () => ({ inverts: isCoupling, recompute: (node) => !isCoupling(node) && within(node) }))
 }

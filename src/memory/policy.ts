@@ -1,3 +1,4 @@
+import { sign } from '../errors'
 import type { Graph, Node } from '../graph/graph'
 import type { Op } from '../graph/op'
 import type { Tensor } from '../tensor/tensor'
@@ -60,4 +61,16 @@ export interface MemoryPolicy {
   readonly name: string
   /** Fresh answers for one compilation, for the module at `path` ('' is the model itself). */
   at(path: string): Answers
+}
+
+/** @internal A policy of this library: another copy of it, whose operations are others, refuses it. */
+export class Policy implements MemoryPolicy {
+  static {
+    sign(this)
+  }
+
+  constructor(
+    readonly name: string,
+    readonly at: MemoryPolicy['at'],
+  ) {}
 }

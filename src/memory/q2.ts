@@ -1,5 +1,5 @@
 import { codePack, codeUnpack } from '../ops/codes'
-import type { MemoryPolicy } from './policy'
+import { Policy, type MemoryPolicy } from './policy'
 
 /**
  * Backward keeps two bits an element of x and one range a token (linear) or sample (convolution), and takes the weight
@@ -8,20 +8,17 @@ import type { MemoryPolicy } from './policy'
  * Layers that read the same input share its codes.
  */
 export function q2(): MemoryPolicy {
-  return {
-    name: 'q2',
-    at: () => ({
-      layer({ graph, op, inputs, attrs }) {
-        const weighted = op.weighted!
-        const x = inputs[0]!
-        const weight = inputs[weighted.index]!
-        const { codes, ranges } = codePack(x.detach())
-        return {
-          node: graph.add(op, inputs, attrs),
-          weightGradient: (delta) => weighted.codeGradient(delta, codes, ranges, attrs, x, weight),
-          auxiliary: () => ({ kept: codeUnpack(codes, ranges, x.shape), operand: x }),
-        }
-      },
-    }),
-  }
+  return new Policy('q2', () => ({
+    layer({ graph, op, inputs, attrs }) {
+      const weighted = op.weighted!
+      const x = inputs[0]!
+      const weight = inputs[weighted.index]!
+      const { codes, ranges } = codePack(x.detach())
+      return {
+        node: graph.add(op, inputs, attrs),
+        weightGradient: (delta) => weighted.codeGradient(delta, codes, ranges, attrs, x, weight),
+        auxiliary: () => ({ kept: codeUnpack(codes, ranges, x.shape), operand: x }),
+      }
+    },
+  }))
 }

@@ -1,7 +1,7 @@
 import { expectOptions } from '../errors'
 import { checkCodes, dequantize, quantize, type CodeBits, type Quantized } from '../ops/quantize'
 import type { Tensor } from '../tensor/tensor'
-import type { MemoryPolicy } from './policy'
+import { Policy, type MemoryPolicy } from './policy'
 
 /** Options of `quantized`. */
 export interface QuantizedOptions {
@@ -28,16 +28,13 @@ export function quantized(options: QuantizedOptions = {}): MemoryPolicy {
   expectOptions('quantized', options, ['bits', 'rounding'])
   const { bits = 8, rounding = 'stochastic' } = options
   checkCodes('quantized', bits, rounding)
-  return {
-    name: `quantized ${bits}`,
-    at: () => ({
-      compress(value) {
-        if (value.dtype !== 'f32' || value.rank < 2 || value.size < least) return undefined
-        const made = codes.get(value) ?? codes.set(value, new Map()).get(value)!
-        const key = `${bits} ${rounding}`
-        const kept = made.get(key) ?? made.set(key, quantize(value, bits, rounding)).get(key)!
-        return () => dequantize(kept, bits, value.shape)
-      },
-    }),
-  }
+  return new Policy(`quantized ${bits}`, () => ({
+    compress(value) {
+      if (value.dtype !== 'f32' || value.rank < 2 || value.size < least) return undefined
+      const made = codes.get(value) ?? codes.set(value, new Map()).get(value)!
+      const key = `${bits} ${rounding}`
+      const kept = made.get(key) ?? made.set(key, quantize(value, bits, rounding)).get(key)!
+      return () => dequantize(kept, bits, value.shape)
+    },
+  }))
 }

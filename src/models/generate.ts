@@ -41,7 +41,7 @@ export async function* generate(
       fail('AUX_INVALID_ARGUMENT', `generate: expected a prompt of whole numbers, got ${describe(token)}`)
   const whole = compile({ model, forward: ({ tokens, last }) => drawn(model.forward(tokens), last, drawing) })
   let memory = remembers(model, window)
-    ? new Memory(model, model.blocks.length, model.norm.weight.size, window, drawing, ({ tokens }, past) =>
+    ? new Memory(model, model.blocks.length, model.tokens.weight.shape[1], window, drawing, ({ tokens }, past) =>
         model.forward(tokens, past),
       )
     : undefined

@@ -1,7 +1,7 @@
-import { expectOneOf, expectOptions } from '../errors'
-import type { Shape } from '../tensor/shape'
-import { checkShape, sizeOf } from '../tensor/shape'
-import type { Tensor } from '../tensor/tensor'
+import { expectOneOf, expectOptions, fail } from '../errors'
+import { checkShape, showShape, sizeOf, type Shape } from '../tensor/shape'
+import { Tensor } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 import { normal, truncatedNormal, uniform } from '../ops'
 
 // Initial values of weights [outputs, ..., inputs]: the last axis and any kernel axes between are the fan-in.
@@ -62,6 +62,42 @@ export function xavierUniform(shape: Shape, gain = 1): Tensor {
   const { fanIn, fanOut } = fans(shape)
   const bound = gain * Math.sqrt(6 / (fanIn + fanOut))
   return uniform(shape, { low: -bound, high: bound })
+}
+
+/**
+ * Of the matrix [outputs, all else] the rows, or where these are more than the columns the columns, are orthogonal and of
+ * length `gain`, at random (Saxe et al. 2014). Time grows with the smaller side squared times the larger.
+ */
+export function orthogonal(shape: Shape, gain = 1): Tensor {
+  checkShape('orthogonal', shape)
+  if (shape.length < 2)
+    fail('AUX_SHAPE_MISMATCH', `orthogonal: expected a shape of at least 2 axes, got ${showShape(shape)}`)
+  const outputs = shape[0]
+  const rest = sizeOf(shape.slice(1))
+  const [count, length] = [Math.min(outputs, rest), Math.max(outputs, rest)]
+  const drawn = Float64Array.from(tidy(() => normal([count, length]).dataSync()))
+  const rows = Array.from({ length: count }, (_, i) => drawn.subarray(i * length, (i + 1) * length))
+  rows.forEach((row, i) => {
+    // Gram-Schmidt, twice: what rounding has left of the others goes with the second.
+    for (let pass = 0; pass < 2; pass++) for (const q of rows.slice(0, i)) addScaled(row, q, -dot(row, q))
+    const scale = 1 / Math.sqrt(dot(row, row))
+    for (let k = 0; k < length; k++) row[k] *= scale
+  })
+  const values = Float32Array.from(drawn, (v) => gain * v)
+  return tidy(() => {
+    const matrix = Tensor.from(values, [count, length], 'f32')
+    return (outputs > rest ? matrix.transpose() : matrix).reshape(shape)
+  })
+}
+
+function dot(a: Float64Array, b: Float64Array): number {
+  let sum = 0
+  for (let k = 0; k < a.length; k++) sum += a[k] * b[k]
+  return sum
+}
+
+function addScaled(a: Float64Array, b: Float64Array, factor: number): void {
+  for (let k = 0; k < a.length; k++) a[k] += factor * b[k]
 }
 
 /** Normal, cut off at two standard deviations. */

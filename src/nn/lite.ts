@@ -61,7 +61,7 @@ export class LiteResidual extends Module {
     this.norm1 = new BatchNorm2d(inside)
     this.conv2 = new Conv2d(inside, outputs, 1, { bias: false })
     this.norm2 = new BatchNorm2d(outputs)
-    tidy(() => void this.norm2.weight.assign(zeros([outputs])))
+    tidy(() => void this.norm2.weight!.assign(zeros([outputs])))
   }
 
   /** [N, H, W, inputs] to what the block makes of it. */

@@ -297,31 +297,34 @@ const bceOp: Op<{ weight: number }> = defineOp({
 
 /**
  * Binary cross entropy of sigmoid(logits), stable for logits of any size. `posWeight` multiplies the positive class: one
- * number, or a tensor such as [classes] that broadcasts to the logits.
+ * number, or a tensor such as [classes] that broadcasts to the logits. `weight` multiplies each loss, and broadcasts likewise; a
+ * mean is one over all elements all the same.
  */
 export function bceWithLogits(
   logits: Tensor,
   targets: Tensor,
-  options: { posWeight?: number | Tensor; reduction?: Reduction } = {},
+  options: { weight?: Tensor; posWeight?: number | Tensor; reduction?: Reduction } = {},
 ): Tensor {
   const name = 'bceWithLogits'
-  expectOptions(name, options, ['posWeight', 'reduction'])
-  const { posWeight = 1, reduction } = options
+  expectOptions(name, options, ['weight', 'posWeight', 'reduction'])
+  const { weight, posWeight = 1, reduction } = options
   const each = posWeight instanceof Tensor
   if (!each && !(typeof posWeight === 'number' && posWeight >= 0 && Number.isFinite(posWeight)))
     fail(
       'AUX_INVALID_ARGUMENT',
       `${name}: expected posWeight to be a number >= 0 or a tensor, got ${describe(posWeight)}`,
     )
+  if (weight !== undefined) expectTensor(name, weight)
   return tidy(() => {
-    const losses = apply(bceOp, [logits, targets], { weight: each ? 1 : posWeight })[0]
-    if (!each) return reduced(name, losses, reduction)
-    if (!sameShape(broadcastShapes(name, posWeight.shape, logits.shape), logits.shape))
-      fail(
-        'AUX_SHAPE_MISMATCH',
-        `${name}: expected posWeight to broadcast to ${showShape(logits.shape)}, got ${showShape(posWeight.shape)}`,
-      )
-    return reduced(name, losses.add(logits.neg().softplus().mul(targets).mul(posWeight.sub(1))), reduction)
+    let losses = apply(bceOp, [logits, targets], { weight: each ? 1 : posWeight })[0]
+    for (const [what, t] of Object.entries({ posWeight, weight }))
+      if (t instanceof Tensor && !sameShape(broadcastShapes(name, t.shape, logits.shape), logits.shape))
+        fail(
+          'AUX_SHAPE_MISMATCH',
+          `${name}: expected ${what} to broadcast to ${showShape(logits.shape)}, got ${showShape(t.shape)}`,
+        )
+    if (each) losses = losses.add(logits.neg().softplus().mul(targets).mul(posWeight.sub(1)))
+    return reduced(name, weight ? losses.mul(weight) : losses, reduction)
   })
 }
 

@@ -11,7 +11,8 @@ import {
   type Op,
 } from '../graph/op'
 import { showShape, sizeOf } from '../tensor/shape'
-import type { Spec, Tensor } from '../tensor/tensor'
+import { Tensor, type Spec } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 import { fillOp } from './create'
 
 type Specs = Readonly<Record<string, Spec | undefined>>
@@ -161,8 +162,8 @@ export interface BatchNormState {
   runningMean: Tensor
   /** [channels], changed in place in training. */
   runningVar: Tensor
-  /** Share of the batch in the new value. */
-  momentum: number
+  /** Share of the batch in the new value; a tensor [] where it changes from run to run. */
+  momentum: number | Tensor
 }
 
 /**
@@ -180,7 +181,9 @@ export function batchNorm(
   expectEps('batchNorm', eps)
   expectOptions('batchNorm: state', state)
   const { runningMean, runningVar, momentum } = state
-  if (training && !(typeof momentum === 'number' && momentum >= 0 && momentum <= 1))
+  const varies = momentum instanceof Tensor
+  if (varies) expectShape('batchNorm', 'momentum', momentum, [])
+  else if (training && !(typeof momentum === 'number' && momentum >= 0 && momentum <= 1))
     fail('AUX_INVALID_ARGUMENT', `batchNorm: expected momentum in [0, 1], got ${describe(momentum)}`)
   // All is checked before the running statistics change.
   for (const t of [x, gamma, beta, runningMean, runningVar]) expectTensor('batchNorm', t)
@@ -193,10 +196,20 @@ export function batchNorm(
     const rstd = runningVar.add(eps).rsqrt()
     return apply(applyOp, [x, runningMean, rstd, gamma, beta], { own: false })[0]
   }
-  const [mean, variance, rstd] = apply(statsOp, [x], { eps })
   const rows = sizeOf(x.shape.slice(0, -1))
-  apply(runningOp, [runningMean, mean], { momentum, factor: 1 })
-  apply(runningOp, [runningVar, variance], { momentum, factor: rows / Math.max(1, rows - 1) })
+  if (rows === 1)
+    fail(
+      'AUX_SHAPE_MISMATCH',
+      `batchNorm: expected more than one value a channel in training, got ${showShape(x.shape)}, whose every value is its ` +
+        'own mean; a loader with dropLast leaves out a last batch of one row',
+    )
+  const [mean, variance, rstd] = apply(statsOp, [x], { eps })
+  const learn = (running: Tensor, value: Tensor, factor: number): void => {
+    if (varies) tidy(() => void running.assign(running.add(value.mul(factor).sub(running).mul(momentum))))
+    else apply(runningOp, [running, value], { momentum, factor })
+  }
+  learn(runningMean, mean, 1)
+  learn(runningVar, variance, rows / Math.max(1, rows - 1))
   return apply(applyOp, [x, mean, rstd, gamma, beta], { own: true })[0]
 }
 

@@ -4,6 +4,9 @@ import type { Device } from './device'
 
 let made = 0
 
+// What cannot be cloned is shown as its source.
+const tensorsCannotBeCloned = (): string => 'tensors are not cloned: send their values, dataSync()'
+
 /**
  * A counted block of memory that tensors share; freed with its last owner. It lies where it was last used: plans take what
  * they read to the device they run on, eager ops to the processor.
@@ -12,6 +15,8 @@ export class Storage {
   /** Its number: whoever compares tensors field by field (`assert.deepEqual`, `toEqual`) must not find all alike. */
   readonly id = ++made
   readonly bytes: number
+  /** No structured clone (`structuredClone`, `postMessage`) can take it along: it would be without its memory. */
+  readonly uncloneable = tensorsCannotBeCloned
   #handle: Handle | null
   #device: Device | null
   #owners = 1

@@ -1,8 +1,35 @@
-import { CompiledFunction } from '../compile/function'
-import type { Batch } from '../compile'
-import { describe, fail } from '../errors'
+import type { Batch, CompiledFunction } from '../compile'
+import { fail } from '../errors'
 import { toHost } from '../tensor/host'
+import type { TypedArray } from '../tensor/dtype'
 import type { Tensor } from '../tensor/tensor'
+import { outputsOf } from './evaluate'
+
+/** @internal The labels of each batch, its field y, beside the classes that are predicted for its other fields. */
+export async function* classesOf(
+  what: string,
+  predict: CompiledFunction<Tensor>,
+  batches: AsyncIterable<Batch> | Iterable<Batch>,
+): AsyncGenerator<{ labels: TypedArray; predicted: TypedArray }, void> {
+  let labels: TypedArray
+  async function* inputs(): AsyncGenerator<Batch, void> {
+    for await (const { y, ...rest } of batches) {
+      if (y === undefined)
+        fail('AUX_INVALID_ARGUMENT', `${what}: expected batches with labels as the field y; evaluate() takes others`)
+      labels = toHost(`${what}: y`, y).data
+      yield rest
+    }
+  }
+  for await (const { outputs } of outputsOf(what, predict, inputs())) {
+    const [{ data, dtype }] = Object.values(outputs)
+    if (dtype !== 'i32' || data.length !== labels!.length)
+      fail(
+        'AUX_SHAPE_MISMATCH',
+        `${what}: expected ${labels!.length} predicted classes of dtype i32, which argmax() of logits gives, got ${data.length} of ${dtype}`,
+      )
+    yield { labels: labels!, predicted: data }
+  }
+}
 
 /**
  * Share of rows whose predicted class is their label. `predict` gives classes, i32 [N], for the other fields of a batch;
@@ -12,23 +39,10 @@ export async function accuracy(
   predict: CompiledFunction<Tensor>,
   batches: AsyncIterable<Batch> | Iterable<Batch>,
 ): Promise<number> {
-  if (!(predict instanceof CompiledFunction))
-    fail('AUX_INVALID_ARGUMENT', `accuracy: expected compile({ model, forward }), got ${describe(predict)}`)
-  let right = 0
-  let rows = 0
-  for await (const { y, ...inputs } of batches) {
-    if (y === undefined)
-      fail('AUX_INVALID_ARGUMENT', 'accuracy: expected batches with labels as the field y; evaluate() takes others')
-    const labels = toHost('accuracy: y', y).data
-    const { data, dtype } = await predict.run(inputs)
-    if (dtype !== 'i32' || data.length !== labels.length)
-      fail(
-        'AUX_SHAPE_MISMATCH',
-        `accuracy: expected ${labels.length} predicted classes of dtype i32, which argmax() of logits gives, got ${data.length} of ${dtype}`,
-      )
-    for (let i = 0; i < data.length; i++) right += Number(data[i] === labels[i])
-    rows += data.length
+  let [right, all] = [0, 0]
+  for await (const { labels, predicted } of classesOf('accuracy', predict, batches)) {
+    for (let i = 0; i < labels.length; i++) right += Number(predicted[i] === labels[i])
+    all += labels.length
   }
-  if (!rows) fail('AUX_INVALID_ARGUMENT', 'accuracy: expected at least one row, got none')
-  return right / rows
+  return right / all
 }

@@ -9,6 +9,32 @@ import { Tensor } from '../tensor/tensor'
 /** What `evaluate` resolves to: one number for each tensor that the function returns. */
 export type Means<R extends Traceable> = R extends Tensor ? number : { [K in keyof R]: number }
 
+/** @internal What an evaluation gives for each batch, by name ('value' of a sole one), and how many rows the batch has. */
+export async function* outputsOf(
+  what: string,
+  evaluation: unknown,
+  batches: AsyncIterable<Batch> | Iterable<Batch>,
+): AsyncGenerator<{ rows: number; sole: boolean; outputs: Readonly<Record<string, HostArray>> }, void> {
+  if (!(evaluation instanceof CompiledFunction))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${what}: expected an evaluation, compile({ model, forward }), got ${describe(evaluation)}`,
+    )
+  let all = 0
+  for await (const batch of batches) {
+    const fields = valuesOf(batch)
+    const [first] = fields.values()
+    if (!first) fail('AUX_INVALID_ARGUMENT', `${what}: got a batch of no fields`)
+    const result = (await evaluation.run(Object.fromEntries(fields))) as HostArray | Record<string, HostArray>
+    const sole = ArrayBuffer.isView((result as HostArray).data)
+    const outputs = sole ? { value: result as HostArray } : (result as Record<string, HostArray>)
+    const [rows] = first.shape
+    all += rows
+    yield { rows, sole, outputs }
+  }
+  if (!all) fail('AUX_INVALID_ARGUMENT', `${what}: expected at least one row, got none`)
+}
+
 /** Sum over the rows of a batch of an output of one element a row, or of one element: the mean of the batch. */
 function total(name: string, { data, shape }: HostArray, rows: number): number {
   if (data.length === 1) return data[0] * rows
@@ -33,26 +59,14 @@ export async function evaluate<R extends Traceable>(
   evaluation: CompiledFunction<R>,
   batches: AsyncIterable<Batch> | Iterable<Batch>,
 ): Promise<Means<R>> {
-  if (!(evaluation instanceof CompiledFunction))
-    fail(
-      'AUX_INVALID_ARGUMENT',
-      `evaluate: expected an evaluation, compile({ model, forward }), got ${describe(evaluation)}`,
-    )
   const sums: Record<string, number> = {}
   let single = false
-  let rows = 0
-  for await (const batch of batches) {
-    const fields = valuesOf(batch)
-    const [first] = fields.values()
-    if (!first) fail('AUX_INVALID_ARGUMENT', 'evaluate: got a batch of no fields')
-    const result = (await evaluation.run(Object.fromEntries(fields))) as HostArray | Record<string, HostArray>
-    const [count] = first.shape
-    single = ArrayBuffer.isView((result as HostArray).data)
-    const outputs = single ? { value: result as HostArray } : (result as Record<string, HostArray>)
-    for (const [name, output] of Object.entries(outputs)) sums[name] = (sums[name] ?? 0) + total(name, output, count)
-    rows += count
+  let all = 0
+  for await (const { rows, sole, outputs } of outputsOf('evaluate', evaluation, batches)) {
+    for (const [name, output] of Object.entries(outputs)) sums[name] = (sums[name] ?? 0) + total(name, output, rows)
+    single = sole
+    all += rows
   }
-  if (!rows) fail('AUX_INVALID_ARGUMENT', 'evaluate: expected at least one row, got none')
-  for (const name of Object.keys(sums)) sums[name] /= rows
+  for (const name of Object.keys(sums)) sums[name] /= all
   return (single ? sums.value : sums) as Means<R>
 }

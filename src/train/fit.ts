@@ -13,8 +13,8 @@ export interface FitOptions<A extends Batch, B extends Batch, R extends Traceabl
   /** The epoch after the last; training goes on from where the loader stands. */
   epochs: number
   /**
-   * Ends the run after the step at hand, or at once where the loader still waits for its data. The loader stands behind the
-   * last batch that was trained on: another `fit` goes on there.
+   * Ends the run after the step at hand, or at once where the loader still waits for its data or `validate` has not
+   * answered. The loader stands behind the last batch that was trained on: another `fit` goes on there, and asks `validate`.
    */
   signal?: AbortSignal
   /**
@@ -132,6 +132,7 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
     let rows = 0
     let seconds = 0
     let started = performance.now()
+    let trained = loader.state()
     for await (const batch of batchesUntil(signal, loader)) {
       const result = await step.run(batch)
       const size = Object.values(batch)[0].shape[0]
@@ -140,7 +141,8 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
       losses += result.loss
       count++
       const rate = (rowsDone + rows) / (secondsDone + seconds)
-      const { position } = loader.state()
+      trained = loader.state()
+      const { position } = trained
       const left =
         (steps - position + (epochs - epoch - 1) * steps) *
         ((secondsDone + seconds) / Math.max(1, (rowsDone + rows) / size))
@@ -159,7 +161,11 @@ export async function* fit<A extends Batch, B extends Batch, R extends Traceable
       continue
     }
     const next = loader.epoch
-    const validation = await validate()
+    const validation = await unlessAborted(Promise.resolve(validate()), signal)
+    if (signal?.aborted && validation === undefined) {
+      loader.restore(trained)
+      return
+    }
     if (loader.epoch !== next)
       fail('AUX_INVALID_ARGUMENT', 'fit: validate has read the loader that is trained on; expected a loader of its own')
     if (typeof validation !== 'number')

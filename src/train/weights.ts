@@ -13,7 +13,7 @@ export interface WeightsOptions {
   /**
    * `torch`: convolution weights lie as [out, in, kh, kw] ([out, in, k] of `Conv1d`, [out, in, kd, kh, kw] of `Conv3d`),
    * the order of PyTorch and Hugging Face; they are turned to and from ours, [out, kh, kw, in]. Linear weights lie alike in both. Running statistics are
-   * named as there, `running_mean`, and `num_batches_tracked` is passed over.
+   * named as there, `running_mean`, and `num_batches_tracked` is passed over where no norm averages over batches.
    */
   layout?: 'auxgrad' | 'torch'
   /** Name in the file of each tensor of the model; the same name unless given. */
@@ -32,7 +32,10 @@ function check(what: string, model: unknown, options: WeightsOptions, names: rea
 /** Name in the file of each tensor of the model. */
 function naming({ layout, name = (path) => path }: WeightsOptions): (path: string) => string {
   if (layout !== 'torch') return name
-  return (path) => name(path).replace(/\brunning(Mean|Var)$/, (_, what: string) => `running_${what.toLowerCase()}`)
+  return (path) =>
+    name(path).replace(/\b(runningMean|runningVar|numBatchesTracked)$/, (own) =>
+      own.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`),
+    )
 }
 
 // Where the channels of the input, our last axis and PyTorch's second, go.

@@ -34,6 +34,19 @@ test.each<[string, string, () => unknown]>([
   )
 })
 
+test.each<[string, one.MemoryAssignment]>([
+  ['for all', one.invert()],
+  ['by name', { '': one.checkpoint() }],
+  ['by test', [[/^$/, one.auxiliary({ name: 'own', keep: (x) => x })]]],
+])('a policy, %s', (_, memory) => {
+  const model = linear()
+  const optimizer = new other.optim.SGD({ lr: 1 })
+  const step = other.compile({ model, loss: ({ a }: one.Inputs<'a'>) => model.forward(a).sum(), optimizer, memory })
+  expect(() => step.plan({ a: [1, 2] })).toThrow(
+    expect.objectContaining({ code: 'AUX_INVALID_ARGUMENT', message: expect.stringMatching(ofTheOther('Policy')) }),
+  )
+})
+
 test('an optimizer', () => {
   const model = linear()
   const loss = ({ a }: one.Inputs<'a'>) => model.forward(a).sum()

@@ -234,7 +234,7 @@ test('what stands for something of another kind is an error that says so, not on
     [() => new nn.RMSNorm(2, { eps: NaN }).forward(x), /rmsNorm: expected eps/],
     [() => new nn.GroupNorm(1, 2, { eps: -1 }).forward(x), /groupNorm: expected eps to be a number >= 0, got -1/],
     [() => new nn.BatchNorm2d(2, { eps: Infinity }).forward(x), /batchNorm: expected eps/],
-    [() => new nn.BatchNorm2d(2, { momentum: 2 }), /BatchNorm: expected momentum in \[0, 1\], got 2/],
+    [() => new nn.BatchNorm2d(2, { momentum: 2 }), /BatchNorm: expected momentum in \[0, 1\] or null, got 2/],
     [
       () => compile({ model, loss, optimizer, clip: { norm: '1' as never } }),
       /clip.norm: expected a number > 0, got "1"/,

@@ -345,6 +345,24 @@ test('a data set in parts: each row in one of them, by seed', async () => {
   expect(() => rows(5).split([5], { seed: -1 })).toThrow(withCode('AUX_INVALID_ARGUMENT', /seed/))
 })
 
+test('a cross-validation leaves out each row once, and trains on all others', async () => {
+  const rowsOf = async (set: data.Dataset): Promise<number[]> =>
+    Array.from((await set.batch(Array.from({ length: set.size }, (_, i) => i))).x.data)
+  const set = data.fromArrays({ x: Array.from({ length: 11 }, (_, i) => i) })
+  const folds = set.kFold(4, { seed: 3 })
+  expect(folds.map(({ validation }) => validation.size)).toEqual([2, 3, 3, 3])
+  const left: number[] = []
+  for (const { train, validation } of folds) {
+    const out = await rowsOf(validation)
+    left.push(...out)
+    expect([...(await rowsOf(train)), ...out].sort((a, b) => a - b)).toEqual(Array.from({ length: 11 }, (_, i) => i))
+  }
+  expect([...left].sort((a, b) => a - b)).toEqual(Array.from({ length: 11 }, (_, i) => i))
+  expect(left).toEqual(Array.from(data.permutation(11, 3, 0)))
+  expect(() => set.kFold(1)).toThrow(/expected k to be a whole number from 2 to 11, got 1/)
+  expect(() => set.kFold(12)).toThrow(/expected k to be a whole number from 2 to 11, got 12/)
+})
+
 test('weights: rows come as often as they say, a function of seed and epoch, and a loader resumes', async () => {
   const weights = [0, 1, 3, 0, 4, 0]
   const make = (seed = 5) => new data.DataLoader(rows(6), { batchSize: 4, weights, seed })

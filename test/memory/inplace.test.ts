@@ -23,8 +23,8 @@ class Net extends nn.Module {
     const random = generator(width + depth)
     // Scales of either sign, not near 0.
     for (const { weight, bias } of this.norms) {
-      weight.assign(Array.from({ length: width }, () => (random() < 0.3 ? -1 : 1) * (0.5 + random())))
-      bias.assign(Array.from({ length: width }, () => random() - 0.5))
+      weight!.assign(Array.from({ length: width }, () => (random() < 0.3 ? -1 : 1) * (0.5 + random())))
+      bias!.assign(Array.from({ length: width }, () => random() - 0.5))
     }
   }
   forward(x: Tensor): Tensor {
@@ -96,7 +96,7 @@ test('norms before other activations are left alone, to the last bit', async () 
 
 test('a scale of 0 gives no NaN', async () => {
   const model = new Net(3, 1, leaky)
-  model.norms[0].weight.assign([1, 0, -1])
+  model.norms[0].weight!.assign([1, 0, -1])
   const x = host(generator(2), [4, 5, 5, 2])
   const { gradients } = await gradientsOf(model, (b) => model.forward(b.x).sum(), { x }, inPlaceBatchNorm())
   for (const g of Object.values(gradients)) expect(g.every((v) => Number.isFinite(v))).toBe(true)

@@ -113,7 +113,7 @@ test('a lite residual module changes nothing at first, whatever the sizes; then 
       const before = run(block)
       run(lite).forEach((v, i) => expect(v).toBe(before[i] + 0))
       // A factor of ones: what is added is the small image of the lite layers, enlarged.
-      lite.norm2.weight.assign(new Float32Array(4).fill(1))
+      lite.norm2.weight!.assign(new Float32Array(4).fill(1))
       const size = [height, width].map((n) => Math.ceil(n / stride)) as [number, number]
       const low = [height, width].map((n, i) => Math.min(Math.ceil(n / pool), size[i])) as [number, number]
       const small = ({ x }: Record<string, Tensor>): Tensor => {

@@ -1,5 +1,5 @@
 import { inspect } from 'node:util'
-import { backprop, compile, models, nn, optim, tensor, zeros, type Tensor, type TrainingStep } from '../../src'
+import { backprop, compile, models, nn, optim, seed, tensor, zeros, type Tensor, type TrainingStep } from '../../src'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { liveBytes } from '../support/property'
 import { withCode } from '../support/refusals'
@@ -16,6 +16,31 @@ class Parts extends nn.Module {
     return x
   }
 }
+
+test('a structured clone of tensors, which would be without their memory, is refused in words', () => {
+  const linear = new nn.Linear(2, 2)
+  for (const value of [linear, linear.weight, { x: tensor([1]) }, linear.state()])
+    expect(() => structuredClone(value)).toThrow(/tensors are not cloned: send their values, dataSync\(\)/)
+  const sent = new Map(Array.from(linear.state(), ([name, t]) => [name, t.dataSync()]))
+  expect(structuredClone(sent).get('weight')).toEqual(linear.weight.dataSync())
+})
+
+test.each([[[5, 5]], [[3, 20]], [[20, 3]], [[16, 3, 3, 8]], [[1, 4]]])('orthogonal weights of shape %j', (shape) => {
+  seed(4)
+  const gain = Math.SQRT2
+  const w = nn.init.orthogonal(shape, gain)
+  expect(w.shape).toEqual(shape)
+  const values = Float64Array.from(w.dataSync())
+  const [rows, columns] = [shape[0], values.length / shape[0]]
+  const tall = rows > columns
+  const at = (i: number, k: number): number => values[tall ? k * columns + i : i * columns + k]
+  for (let i = 0; i < Math.min(rows, columns); i++)
+    for (let j = 0; j <= i; j++) {
+      let dot = 0
+      for (let k = 0; k < Math.max(rows, columns); k++) dot += at(i, k) * at(j, k)
+      expect(Math.abs(dot - (i === j ? gain ** 2 : 0))).toBeLessThan(4e-7)
+    }
+})
 
 test('names are paths of properties, in the order of definition, each part once', () => {
   const model = new Parts()

@@ -2060,6 +2060,32 @@ add({
   ],
 })
 add({
+  name: 'bceWithLogits, a weight for each loss',
+  f: (x, y, w) => aux.bceWithLogits(x, y, { weight: w, posWeight: 3 }),
+  reference: (x, y, w) => {
+    const losses = make(x.shape, (i) => w.data[i[0]] * bce(get(x, i), get(y, i), 3))
+    return make([], () => losses.data.reduce((a, b) => a + b, 0) / losses.data.length)
+  },
+  samples: [[within(-9, 9, 3, 4), within(0, 1, 3, 4), within(0, 5, 3, 1)]],
+  rtol: 2e-6,
+  wanted: [0],
+  fused: true,
+  bad: [
+    {
+      what: 'a weight for more than there is',
+      run: () => aux.bceWithLogits(aux.zeros([3]), aux.zeros([3]), { weight: aux.zeros([2, 3]) }),
+      code: 'AUX_SHAPE_MISMATCH',
+      message: /weight to broadcast to \[3\], got \[2, 3\]/,
+    },
+    {
+      what: 'a number',
+      run: () => aux.bceWithLogits(aux.zeros([3]), aux.zeros([3]), { weight: 2 as never }),
+      code: 'AUX_INVALID_ARGUMENT',
+      message: /bceWithLogits: expected a tensor, got 2/,
+    },
+  ],
+})
+add({
   name: 'klDivergence',
   f: (x, t) => aux.klDivergence(x, t, { reduction: 'batchmean' }),
   reference: (x, t) => scalar(sum([...zip(x, t, (a, b) => (b > 0 ? b * (Math.log(b) - a) : 0)).data]) / x.shape[0]),

@@ -182,18 +182,20 @@ const makers: Record<string, Maker> = {
     const Pad = [nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d][a % 4]
     return { layer: new Pad(1), shape: out }
   },
-  batchNorm: (shape) =>
-    shape.length > 4
-      ? undefined
-      : {
-          layer: new [nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d][shape.length - 1](last(shape)),
-          shape,
-        },
-  batchNormLeaky: keeps((c) => new nn.Sequential(new nn.BatchNorm2d(c), new nn.LeakyReLU(0.1)), 3, 3),
-  layerNorm: keeps((c) => new nn.LayerNorm(c)),
-  groupNorm: keeps((c, a) => new nn.GroupNorm(divisor(c, 1 + (a % 3)), c)),
+  batchNorm: (shape, a) => {
+    if (shape.length > 4) return undefined
+    const Norm = [nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d][shape.length - 1]
+    return { layer: new Norm(last(shape), { affine: a % 2 === 0, momentum: a % 3 ? 0.1 : null }), shape }
+  },
+  batchNormLeaky: keeps(
+    (c, a) => new nn.Sequential(new nn.BatchNorm2d(c, { affine: a % 3 > 0 }), new nn.LeakyReLU(0.1)),
+    3,
+    3,
+  ),
+  layerNorm: keeps((c, a) => new nn.LayerNorm(c, { affine: a % 4 > 0, bias: a % 2 === 0 })),
+  groupNorm: keeps((c, a) => new nn.GroupNorm(divisor(c, 1 + (a % 3)), c, { affine: a % 2 === 0 })),
   instanceNorm: keeps((c, a) => new nn.InstanceNorm2d(c, { affine: a % 2 === 0 }), 2),
-  rmsNorm: keeps((c) => new nn.RMSNorm(c)),
+  rmsNorm: keeps((c, a) => new nn.RMSNorm(c, { affine: a % 2 === 0 })),
   prelu: keeps((c, a) => new nn.PReLU(a % 2 ? c : 1)),
   dropout: keeps((_, a) => new nn.Dropout(a / 10)),
   dropout2d: keeps((_, a) => new nn.Dropout2d(a / 10), 2),
@@ -369,13 +371,15 @@ const gene: fc.Arbitrary<Gene> = fc.letrec<{ gene: Gene }>((tie) => {
 }).gene
 
 /** A description of a model and its batch. */
-export const description: fc.Arbitrary<Description> = fc.record(
-  {
-    input: fc.constantFrom('rows', 'sequences', 'images', 'volumes', 'tokens'),
-    rows: fc.constantFrom(1, 2, 3, 5, 7, 13, 33),
-    size: fc.nat(29),
-    seed: fc.nat(1000),
-    layers: fc.array(gene, { minLength: 1, maxLength: 6 }),
-  },
-  plain,
-)
+export const description: fc.Arbitrary<Description> = fc
+  .record(
+    {
+      input: fc.constantFrom('rows', 'sequences', 'images', 'volumes', 'tokens'),
+      rows: fc.constantFrom(1, 2, 3, 5, 7, 13, 33),
+      size: fc.nat(29),
+      seed: fc.nat(1000),
+      layers: fc.array(gene, { minLength: 1, maxLength: 6 }),
+    },
+    plain,
+  )
+  .filter(({ rows, layers }) => rows > 1 || !JSON.stringify(layers).includes('batchNorm')) // one value has no deviation

@@ -1,4 +1,5 @@
 import { compile, data, nn, optim, seed, train, type Tensor } from '../../src'
+import { withCode } from '../support/refusals'
 
 const rows = (n: number) =>
   data.fromArrays({
@@ -53,6 +54,90 @@ test('accuracy gives the model all fields but the labels', async () => {
   const set = data.fromArrays({ a: [[0, 1], [2, 1], [1, 1]], b: [[0, 0], [0, 2], [3, 0]], y: [1, 1, 1] }) // prettier-ignore
   const predict = compile(({ a, b }) => a.add(b).argmax())
   expect(await train.accuracy(predict, new data.DataLoader(set, { batchSize: 2 }))).toBeCloseTo(2 / 3)
+})
+
+test('predict gathers what an evaluation gives for every row, in the order of the batches', async () => {
+  const { model, step } = begin()
+  const set = rows(23)
+  const at = (batchSize: number) => new data.DataLoader(set, { batchSize })
+  const all = await set.batch(Array.from({ length: 23 }, (_, i) => i))
+  const sole = compile({ model, forward: ({ x }) => model.forward(x) })
+  const got = await train.predict(sole, at(5))
+  expect([got.shape, got.dtype]).toEqual([[23, 1], 'f32'])
+  expect(got.data).toEqual((await sole.run({ x: all.x })).data)
+  const both = compile({ model, forward: ({ x }) => ({ z: model.forward(x), sign: x.gt(0) }) })
+  const { z, sign } = await train.predict(both, at(4))
+  expect(z.data).toEqual(got.data)
+  expect([sign.shape, sign.dtype]).toEqual([[23, 2], 'bool'])
+  expect(Array.from(sign.data, Boolean)).toEqual(Array.from(all.x.data, (v) => v > 0))
+  const mean = compile({ model, forward: ({ x }) => model.forward(x).mean() })
+  await expect(train.predict(mean, at(5))).rejects.toThrow(
+    withCode('AUX_SHAPE_MISMATCH', /expected value of shape \[5\], a row for each of the batch, got \[\]/),
+  )
+  await expect(train.predict(step as never, at(5))).rejects.toThrow(/predict: expected an evaluation/)
+  await expect(train.predict(sole, [])).rejects.toThrow(/predict: expected at least one row/)
+})
+
+test('a confusion matrix counts labels by what they are taken for', async () => {
+  const set = data.fromArrays({ x: [[0, 1, 0], [2, 1, 0], [0, 3, 0], [1, 0, 0], [0, 0, 1]], y: [1, 1, 1, 0, 1] }) // prettier-ignore
+  const predict = compile(({ x }) => x.argmax())
+  const loader = new data.DataLoader(set, { batchSize: 2 })
+  const matrix = await train.confusionMatrix(predict, loader, { classes: ['cat', 'dog', 'a < b'] })
+  expect(matrix.counts).toEqual([[1, 0, 0], [1, 2, 1], [0, 0, 0]]) // prettier-ignore
+  expect(matrix.accuracy).toBeCloseTo(await train.accuracy(predict, loader), 12)
+  expect(matrix.scores).toEqual([
+    { name: 'cat', precision: 1 / 2, recall: 1, f1: 2 / 3, support: 1 },
+    { name: 'dog', precision: 1, recall: 1 / 2, f1: 2 / 3, support: 4 },
+    { name: 'a < b', precision: 0, recall: 0, f1: 0, support: 0 },
+  ])
+  expect(matrix.macroF1).toBeCloseTo(4 / 9, 12)
+  expect(String(matrix)).toBe(
+    [
+      '       cat  dog  a < b  precision  recall     F1  rows',
+      'cat      1    0      0      0.500   1.000  0.667     1',
+      'dog      1    2      1      1.000   0.500  0.667     4',
+      'a < b    0    0      0      0.000   0.000  0.000     0',
+      'accuracy 0.600, mean F1 0.444',
+    ].join('\n'),
+  )
+  const picture = matrix.toSVG()
+  expect(picture.match(/<title>.*?<\/title>/g)).toEqual([
+    '<title>cat taken for cat: 1 of 1</title>',
+    '<title>dog taken for cat: 1 of 4</title>',
+    '<title>dog taken for dog: 2 of 4</title>',
+    '<title>dog taken for a &lt; b: 1 of 4</title>',
+  ])
+  expect(picture).toMatch(/^<svg[^]*<\/svg>\n$/)
+
+  const counted = new train.ConfusionMatrix(2).add([0, 1], Int32Array.of(1, 1))
+  expect([counted.names, counted.counts]).toEqual([['0', '1'], [[0, 1], [0, 1]]]) // prettier-ignore
+  expect(() => counted.add([0, 1], [0, 2])).toThrow(withCode('AUX_INDEX_OUT_OF_RANGE', /predicted in \[0, 2\), got 2/))
+  expect(() => counted.add([0, 1], [0])).toThrow(withCode('AUX_SHAPE_MISMATCH', /got 2 labels, but 1 predicted/))
+  expect(counted.counts).toEqual([[0, 1], [0, 1]]) // prettier-ignore
+  expect(() => new train.ConfusionMatrix([])).toThrow(/expected names of classes/)
+  expect(() => new train.ConfusionMatrix(0)).toThrow(/expected classes to be a whole number >= 1/)
+})
+
+test('a signal ends a fit whose validate never answers; the next one asks again', async () => {
+  const { step, loader } = begin()
+  const stop = new AbortController()
+  const seen: string[] = []
+  const never = () => new Promise<number>(() => setTimeout(() => stop.abort(), 20))
+  for await (const event of train.fit({ step, loader, epochs: 2, validate: never, signal: stop.signal }))
+    seen.push(event.type)
+  expect(seen).toEqual(['step', 'step', 'step', 'step'])
+  expect([loader.epoch, loader.state().position]).toEqual([0, 4])
+  for await (const event of train.fit({ step, loader, epochs: 2, validate: () => 1 }))
+    seen.push(event.type === 'epoch' ? `epoch ${event.epoch}: ${event.validation}` : event.type)
+  expect(seen.slice(4)).toEqual(['epoch 0: 1', 'step', 'step', 'step', 'step', 'epoch 1: 1'])
+  expect(step.runs).toBe(8)
+
+  // An error that comes after the signal is nobody's.
+  const again = new AbortController()
+  const late = () =>
+    new Promise<number>((_, reject) => setTimeout(() => (again.abort(), reject(new Error('late'))), 20))
+  for await (const event of train.fit({ step, loader, epochs: 3, validate: late, signal: again.signal }))
+    expect(event.type).toBe('step')
 })
 
 test('fit validates after each epoch, tells of the best and stops when none comes', async () => {

@@ -127,6 +127,16 @@ test.each(cases)('%s over 30 steps, in float64', async (_, make, rule) => {
   })
 })
 
+test('Adafactor: a row that has no gradient beside one whose squares are large stays as it is', async () => {
+  const model = new Two(Float32Array.of(1, 2, 3, 4), 2, Float32Array.of(5))
+  const optimizer = new optim.Adafactor({ lr: 0.5 })
+  const step = compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer })
+  await step.run({ g: hostArray(Float32Array.of(0, 0, 1e6, -1e6), [2, 2]), h: Float32Array.of(0) })
+  // Each element over the root of its row times its column over the mean of both: 1, and the mean square is 1/2.
+  expect([...model.w.dataSync(), ...model.b.dataSync()]).toEqual([1, 2, 2.5, 4.5, 5])
+  step.close()
+})
+
 const all: [string, () => optim.Base, bytesOfTwo: number][] = [
   ['AdamW', () => new optim.AdamW({ lr: 1e-3 }), 8 * (300 * 200 + 300)],
   [

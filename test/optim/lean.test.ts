@@ -243,6 +243,44 @@ test.each(learners)('%s learns as Adam does, and a resumed run is bit-identical'
   expect(await learn(make(), 120, `${folder}/${make().name}`)).toEqual({ loss, left })
 })
 
+test.each([...learners, ['Adagrad whose rate decays', () => new optim.Adagrad({ lr: 0.05, lrDecay: 0.1 })]] as [
+  string,
+  () => optim.Base,
+][])('%s: what begins to learn late learns as if from the first update', async (_, make) => {
+  const file = `${folder}/late-${make().name}`
+  const begin = () => {
+    const model = new Two(Float32Array.from({ length: 4096 }, Math.sin), 64, Float32Array.of(1, 2))
+    const optimizer = make()
+    return { model, optimizer, step: compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer }) }
+  }
+  const random = generator(5)
+  const batches = Array.from({ length: 8 }, () => ({
+    g: hostArray(
+      Float32Array.from({ length: 4096 }, () => 2 * random() - 1),
+      [64, 64],
+    ),
+    h: hostArray(Float32Array.of(random(), -random())),
+  }))
+  const run = async ({ step }: ReturnType<typeof begin>, from: number, to: number): Promise<void> => {
+    for (const batch of batches.slice(from, to)) await step.run(batch)
+  }
+  const [early, late, resumed] = [begin(), begin(), begin()]
+  late.model.freeze('w')
+  for (let i = 0; i < 5; i++) await run(late, 0, 8)
+  late.model.unfreeze('w')
+  await run(early, 0, 8)
+  await run(late, 0, 4)
+  await train.saveTraining(file, late)
+  await run(late, 4, 8)
+  expect(bytes(late.model.w.dataSync())).toBe(bytes(early.model.w.dataSync()))
+  await run(resumed, 0, 3) // a plan of before counts otherwise
+  await train.loadTraining(file, resumed)
+  await run(resumed, 4, 8)
+  for (const name of ['w', 'b'] as const)
+    expect(bytes(resumed.model[name].dataSync())).toBe(bytes(late.model[name].dataSync()))
+  for (const { step } of [early, late, resumed]) step.close()
+})
+
 test('eight bits follow whole moments closely', async () => {
   for (const steps of [1, 10, 40]) {
     const [whole, coded] = [

@@ -135,8 +135,11 @@ function restore({ tensors, state: raw, path }: LoadedCheckpoint, training: Trai
   }
   for (const [name, t] of own) t.assign(tensors.get(name)?.data ?? typedArray(t.dtype, t.size))
   const late = new Set(without.map(parameterOf))
-  for (const [name, p] of step.model.namedParameters())
-    step.optimizer.begun?.set(p, late.has(name) ? state.updates : (state.begun?.[name] ?? 0))
+  for (const [name, p] of step.model.namedParameters()) {
+    const before = late.has(name) ? state.updates : state.begun?.[name]
+    if (before) step.optimizer.begun?.set(p, before)
+    else step.optimizer.begun?.delete(p)
+  }
   step.optimizer.steps = state.updates
   step.runs = state.runs
   return state.extra

@@ -356,7 +356,7 @@ test('weights: a row that comes again is cut and mirrored anew, wherever the tra
     })
   const change = data.compose(data.randomCrop([1, 4]), data.randomFlip())
   const weights = Array.from({ length: 64 }, (_, i) => (i === 40 ? 1 : 0))
-  const seen = async (loader: data.DataLoader): Promise<string[]> =>
+  const seen = async (loader: AsyncIterable<data.Batch>): Promise<string[]> =>
     (await all(loader)).flatMap(({ x }) =>
       Array.from({ length: x.shape[0] }, (_, i) => x.data.slice(4 * i, 4 * i + 4).join()),
     )

@@ -1,5 +1,6 @@
 import { fail } from '../errors'
 import type { Tensor } from '../tensor/tensor'
+import type { Trainable } from './trainable'
 
 /** A learning rate: a number, or a function of the number of updates done. */
 export type Schedule = number | ((step: number) => number)
@@ -8,7 +9,7 @@ export type Schedule = number | ((step: number) => number)
 export interface UpdateInputs {
   /** Learning rate, f32 []. */
   lr: Tensor
-  /** Updates done, this one included, f32 []. */
+  /** Updates of the parameter since it was first met, this one included, f32 []. */
   step: Tensor
   /** Factor for the gradient, f32 []; absent: 1. */
   scale?: Tensor
@@ -22,6 +23,8 @@ export interface Optimizer {
   lr: Schedule
   /** Updates done. */
   steps: number
+  /** Updates that were done before a parameter was first met, where there were any; saved with a run. */
+  readonly begun?: Map<Tensor, number>
   /** Throws where its options do not fit a model with these parameters, by path; called when a step is planned. */
   expectFit?(parameters: ReadonlyMap<string, Tensor>): void
   /** State of a parameter, made (as zeros, or as the method wants) at the first call. */
@@ -45,4 +48,12 @@ export function rateAt(lr: Schedule, step: number): number {
   if (!(rate >= 0 && Number.isFinite(rate)))
     fail('AUX_INVALID_ARGUMENT', `lr: expected a number >= 0, got ${String(rate)} after ${step} updates`)
   return rate
+}
+
+/** @internal What `begun` says of the parameters of a model, by path. */
+export function begunOf({ begun }: Optimizer, model: Trainable): Record<string, number> {
+  if (!begun?.size) return {}
+  return Object.fromEntries(
+    Array.from(model.namedParameters(), ([name, p]) => [name, begun.get(p) ?? 0]).filter(([, n]) => n),
+  )
 }

@@ -15,7 +15,7 @@ import { fuseActivations, fuseStatistics } from './fuse'
 import { specsOf, valuesOf, type Batch, type NormalSpec, type Specs } from './inputs'
 import { ModelKey } from './key'
 import { maskActivations } from './masks'
-import { rateAt, type Optimizer } from './optimizer'
+import { begunOf, rateAt, type Optimizer } from './optimizer'
 import { Draft, type Plan } from './plan'
 import { keeping } from './keeping'
 import { inputLr, inputRandom, inputStep, savePlan, type Program } from './save'
@@ -259,7 +259,7 @@ export class TrainingStep<R extends Traceable = Traceable> {
     if (this.#closed) fail('AUX_DISPOSED', 'this training step was closed')
     return this.#updates.planning(() =>
       this.#plans.entry(specs, {
-        variant: () => `${this.#session.variant}${update}|`,
+        variant: () => `${this.#session.variant}${update}|${JSON.stringify(begunOf(this.optimizer, this.model))}|`,
         make: () => this.#fit(specs, update),
         budget: this.#budget?.bytes,
         refusal: ({ unfit }) => ({ before: unfit, alternative: (below) => this.#alternative(specs, below) }),

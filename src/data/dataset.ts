@@ -12,6 +12,8 @@ export type Batch = Record<string, HostArray>
 export interface BatchContext {
   /** The row of the data set that each row of the batch is. */
   readonly indices: Uint32Array
+  /** How many times each has come before in the epoch; of a loader that draws rows by weights. */
+  readonly repeats?: Uint32Array
   /** Seed of the loader. */
   readonly seed: number
   /** Epoch, from 0. */
@@ -197,13 +199,17 @@ class JoinedDataset<B extends Batch> extends Dataset<B> {
     this.size = parts.reduce((n, part) => n + part.size, 0)
   }
 
-  async read({ indices, ...context }: BatchContext): Promise<B> {
+  async read({ indices, repeats, ...context }: BatchContext): Promise<B> {
     const result: Batch = {}
     let from = 0
     for (const part of this.parts) {
       const own = [...indices.keys()].filter((k) => indices[k] >= from && indices[k] < from + part.size)
       if (own.length || !indices.length) {
-        const rows = await part.read({ ...context, indices: Uint32Array.from(own, (k) => indices[k] - from) })
+        const rows = await part.read({
+          ...context,
+          indices: Uint32Array.from(own, (k) => indices[k] - from),
+          repeats: repeats && Uint32Array.from(own, (k) => repeats[k]),
+        })
         placeRows(checkBatch('Dataset.read', rows), own, indices.length, result)
       }
       from += part.size

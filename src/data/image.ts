@@ -50,7 +50,7 @@ function imagesOf(what: string, batch: Batch, name: string): HostArray {
 
 const withField = <B extends Batch>(batch: B, name: string, array: HostArray): B => ({ ...batch, [name]: array })
 
-// Random choices belong to a row of the data set, wherever in a batch it comes.
+// Random choices belong to a row of the data set, wherever in a batch it comes; each time that it does.
 function eachRow(
   context: BatchContext,
   stream: number,
@@ -58,7 +58,8 @@ function eachRow(
   visit: (i: number, random: Random) => void,
 ): void {
   const random = new Random(context.seed)
-  for (let i = 0; i < rows; i++) visit(i, random.seek(context.indices[i], context.epoch, stream))
+  const { indices, repeats, epoch } = context
+  for (let i = 0; i < rows; i++) visit(i, random.seek(indices[i], epoch, stream + (repeats?.[i] ?? 0) * 2 ** 20))
 }
 
 /**

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { describe, expectIntegers, expectOptions, fail } from '../errors'
 import { checkSeed } from '../tensor/philox'
 import { checkBatch, Dataset, range, Stack, type Batch, type BatchContext, type Transform } from './dataset'
-import { drawn, permutation } from './order'
+import { drawn, permutation, repeatsIn } from './order'
 import { SampleStream } from './stream'
 
 /** Options of a `DataLoader`. */
@@ -270,13 +270,13 @@ export class DataLoader<A extends Batch = Batch, B extends Batch = A> implements
     const epoch = this.#epoch
     const sums = this.#sums
     const order = sums ? drawn(sums, seed, epoch) : shuffle ? permutation(data.size, seed, epoch) : range(0, data.size)
+    const repeats = sums && repeatsIn(order)
     let next = this.#position
     return {
       next: async () => {
         if (next >= this.length) return undefined
-        const indices = order.slice(next * batchSize, (next + 1) * batchSize)
-        next++
-        const context = { indices, seed, epoch }
+        const [from, to] = [next * batchSize, ++next * batchSize]
+        const context = { indices: order.slice(from, to), repeats: repeats?.slice(from, to), seed, epoch }
         return this.#finish(checkBatch('Dataset.read', await data.read(context)), context)
       },
       close: async () => {},

@@ -31,3 +31,9 @@ export function drawn(sums: Float64Array, seed: number, epoch: number): Uint32Ar
     return low
   })
 }
+
+/** @internal How many times each row has come before in an order. */
+export function repeatsIn(order: Uint32Array): Uint32Array {
+  const seen = new Uint32Array(order.length)
+  return order.map((row) => seen[row]++)
+}

@@ -75,6 +75,8 @@ export abstract class Base implements Optimizer {
   lr: Schedule
   /** Updates done. */
   steps = 0
+  /** Updates that were done before a parameter was first met: its own are counted from there, as its state begins there. */
+  readonly begun = new Map<Tensor, number>()
   readonly #groups: readonly (ParameterGroup & { test: (path: string, parameter: Tensor) => boolean })[]
   readonly #weightDecay: number
   readonly #state = new Map<Tensor, Record<string, Tensor>>()
@@ -127,6 +129,7 @@ export abstract class Base implements Optimizer {
       throw error
     }
     this.#state.set(parameter, made)
+    if (this.steps) this.begun.set(parameter, this.steps)
     return made
   }
 
@@ -137,6 +140,7 @@ export abstract class Base implements Optimizer {
   forget(parameter: Tensor): void {
     for (const t of Object.values(this.#state.get(parameter) ?? {})) t.dispose()
     this.#state.delete(parameter)
+    this.begun.delete(parameter)
   }
 
   expectFit(parameters: ReadonlyMap<string, Tensor>): void {
@@ -181,7 +185,9 @@ export abstract class Base implements Optimizer {
   ): void {
     const group = this.#groups.find(({ test }) => test(name, parameter))
     const lr = group?.lrScale === undefined ? inputs.lr : inputs.lr.mul(group.lrScale)
-    this.apply(w, state, gradient, { ...inputs, lr }, group?.weightDecay ?? this.#weightDecay)
+    const before = this.begun.get(parameter)
+    const step = before ? inputs.step.sub(before).maximum(1) : inputs.step
+    this.apply(w, state, gradient, { ...inputs, lr, step }, group?.weightDecay ?? this.#weightDecay)
   }
 
   /** Traces the update of a parameter: `w.assign(w.sub(gradient.mul(lr)))`, and its state likewise. */
@@ -197,6 +203,7 @@ export abstract class Base implements Optimizer {
   dispose(): void {
     for (const tensors of this.#state.values()) for (const t of Object.values(tensors)) t.dispose()
     this.#state.clear()
+    this.begun.clear()
   }
 
   /** `dispose()`, for `using`. */

@@ -1,4 +1,5 @@
 import type { TrainingStep } from '../compile'
+import { begunOf } from '../compile/optimizer'
 import { sessionOf } from '../compile/session'
 import { parameterOf } from '../compile/update'
 import type { DataLoader, LoaderState } from '../data'
@@ -24,6 +25,8 @@ export interface Training {
 interface State {
   optimizer: string
   updates: number
+  /** Of `Optimizer`, by path; not there in files of before. */
+  begun?: Record<string, number>
   runs: number
   loader: LoaderState | null
   /** Not there in files of before. */
@@ -66,6 +69,7 @@ export async function saveTraining(
     const state: State = {
       optimizer: step.optimizer.name,
       updates: step.optimizer.steps,
+      begun: begunOf(step.optimizer, step.model),
       runs: step.runs,
       loader: loader?.state() ?? null,
       stopping: stopping?.state() ?? null,
@@ -102,7 +106,8 @@ function restore({ tensors, state: raw, path }: LoadedCheckpoint, training: Trai
   const own = new Map(tensorsOf(training, tensors.keys()))
   const frozen = new Set(Array.from(step.model.namedParameters(), ([name, p]) => (p.trainable ? undefined : name)))
   // What had not learnt yet has no state in the file: zeros.
-  const missing = [...own.keys()].filter((name) => !tensors.has(name) && !frozen.has(parameterOf(name) ?? ''))
+  const without = [...own.keys()].filter((name) => !tensors.has(name))
+  const missing = without.filter((name) => !frozen.has(parameterOf(name) ?? ''))
   const extra = [...tensors.keys()].filter((name) => !own.has(name))
   if (missing.length || extra.length)
     fail(
@@ -117,7 +122,7 @@ function restore({ tensors, state: raw, path }: LoadedCheckpoint, training: Trai
         `${path}: expected ${name} as ${t.dtype} ${showShape(t.shape)}, got ${value.dtype} ${showShape(value.shape)}`,
       )
   }
-  for (const count of [state.updates, state.runs])
+  for (const count of [state.updates, state.runs, ...Object.values(state.begun ?? {})])
     if (!Number.isSafeInteger(count) || count < 0)
       fail('AUX_BAD_FILE', `${path}: expected whole numbers of updates and runs, got ${String(count)}`)
   const before = stopping?.state()
@@ -129,6 +134,12 @@ function restore({ tensors, state: raw, path }: LoadedCheckpoint, training: Trai
     throw badFile(path, (cause as Error).message, cause)
   }
   for (const [name, t] of own) t.assign(tensors.get(name)?.data ?? typedArray(t.dtype, t.size))
+  const late = new Set(without.map(parameterOf))
+  for (const [name, p] of step.model.namedParameters()) {
+    const before = late.has(name) ? state.updates : state.begun?.[name]
+    if (before) step.optimizer.begun?.set(p, before)
+    else step.optimizer.begun?.delete(p)
+  }
   step.optimizer.steps = state.updates
   step.runs = state.runs
   return state.extra

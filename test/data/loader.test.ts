@@ -363,6 +363,32 @@ test('a cross-validation leaves out each row once, and trains on all others', as
   expect(() => set.kFold(12)).toThrow(/expected k to be a whole number from 2 to 11, got 12/)
 })
 
+test('weights: a row that comes again is cut and mirrored anew, wherever the transform stands', async () => {
+  const image = (first: number, count: number) =>
+    data.fromArrays({
+      x: {
+        data: Float32Array.from({ length: count * 9 }, (_, i) => first * 9 + i),
+        shape: [count, 1, 9, 1],
+        dtype: 'f32',
+      },
+    })
+  const change = data.compose(data.randomCrop([1, 4]), data.randomFlip())
+  const weights = Array.from({ length: 64 }, (_, i) => (i === 40 ? 1 : 0))
+  const seen = async (loader: AsyncIterable<data.Batch>): Promise<string[]> =>
+    (await all(loader)).flatMap(({ x }) =>
+      Array.from({ length: x.shape[0] }, (_, i) => x.data.slice(4 * i, 4 * i + 4).join()),
+    )
+  const options = { batchSize: 7, weights, seed: 3 }
+  const first = () => new data.DataLoader(image(0, 64), { ...options, transform: change })
+  const whole = await seen(first())
+  expect(new Set(whole).size).toBe(12) // 6 places, 2 ways round
+  const parts = image(0, 30).map(change).concat(image(30, 34).map(change))
+  expect(new Set(await seen(new data.DataLoader(parts, options))).size).toBe(12)
+  const resumed = first()
+  resumed.restore({ ...resumed.state(), position: 4 })
+  expect(await seen(resumed)).toEqual(whole.slice(28))
+})
+
 test('weights: rows come as often as they say, a function of seed and epoch, and a loader resumes', async () => {
   const weights = [0, 1, 3, 0, 4, 0]
   const make = (seed = 5) => new data.DataLoader(rows(6), { batchSize: 4, weights, seed })

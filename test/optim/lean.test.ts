@@ -127,6 +127,16 @@ test.each(cases)('%s over 30 steps, in float64', async (_, make, rule) => {
   })
 })
 
+test('Adafactor: a row that has no gradient beside one whose squares are large stays as it is', async () => {
+  const model = new Two(Float32Array.of(1, 2, 3, 4), 2, Float32Array.of(5))
+  const optimizer = new optim.Adafactor({ lr: 0.5 })
+  const step = compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer })
+  await step.run({ g: hostArray(Float32Array.of(0, 0, 1e6, -1e6), [2, 2]), h: Float32Array.of(0) })
+  // Each element over the root of its row times its column over the mean of both: 1, and the mean square is 1/2.
+  expect([...model.w.dataSync(), ...model.b.dataSync()]).toEqual([1, 2, 2.5, 4.5, 5])
+  step.close()
+})
+
 const all: [string, () => optim.Base, bytesOfTwo: number][] = [
   ['AdamW', () => new optim.AdamW({ lr: 1e-3 }), 8 * (300 * 200 + 300)],
   [
@@ -231,6 +241,44 @@ test.each(learners)('%s learns as Adam does, and a resumed run is bit-identical'
   expect(loss).toBeLessThan(0.15)
   await learn(make(), 50)
   expect(await learn(make(), 120, `${folder}/${make().name}`)).toEqual({ loss, left })
+})
+
+test.each([...learners, ['Adagrad whose rate decays', () => new optim.Adagrad({ lr: 0.05, lrDecay: 0.1 })]] as [
+  string,
+  () => optim.Base,
+][])('%s: what begins to learn late learns as if from the first update', async (_, make) => {
+  const file = `${folder}/late-${make().name}`
+  const begin = () => {
+    const model = new Two(Float32Array.from({ length: 4096 }, Math.sin), 64, Float32Array.of(1, 2))
+    const optimizer = make()
+    return { model, optimizer, step: compile({ model, loss: ({ g, h }) => model.forward(g, h), optimizer }) }
+  }
+  const random = generator(5)
+  const batches = Array.from({ length: 8 }, () => ({
+    g: hostArray(
+      Float32Array.from({ length: 4096 }, () => 2 * random() - 1),
+      [64, 64],
+    ),
+    h: hostArray(Float32Array.of(random(), -random())),
+  }))
+  const run = async ({ step }: ReturnType<typeof begin>, from: number, to: number): Promise<void> => {
+    for (const batch of batches.slice(from, to)) await step.run(batch)
+  }
+  const [early, late, resumed] = [begin(), begin(), begin()]
+  late.model.freeze('w')
+  for (let i = 0; i < 5; i++) await run(late, 0, 8)
+  late.model.unfreeze('w')
+  await run(early, 0, 8)
+  await run(late, 0, 4)
+  await train.saveTraining(file, late)
+  await run(late, 4, 8)
+  expect(bytes(late.model.w.dataSync())).toBe(bytes(early.model.w.dataSync()))
+  await run(resumed, 0, 3) // a plan of before counts otherwise
+  await train.loadTraining(file, resumed)
+  await run(resumed, 4, 8)
+  for (const name of ['w', 'b'] as const)
+    expect(bytes(resumed.model[name].dataSync())).toBe(bytes(late.model[name].dataSync()))
+  for (const { step } of [early, late, resumed]) step.close()
 })
 
 test('eight bits follow whole moments closely', async () => {

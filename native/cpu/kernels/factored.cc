@@ -141,7 +141,9 @@ void adafactor_matrix(const Call& call, Adafactor a) {
   }
   // The square of element i, j is estimated as row[i] column[j] / middle.
   const auto update_of = [&](int64_t i) {
-    const Vec own = broadcast(a.scale * __builtin_sqrtf(middle / row[i]));
+    // In double: beside a row of zeros, whose squares are eps alone, the quotient can be more than a float holds.
+    const double share = __builtin_sqrt(static_cast<double>(middle) / static_cast<double>(row[i]));
+    const Vec own = broadcast(a.scale * static_cast<float>(share));
     const float* g = grad + i * x.columns;
     return [=](int64_t j, auto lanes) { return lanes.load(g + j) * own * lanes.load(factor + j); };
   };

@@ -85,10 +85,11 @@ class Candidates<Entry extends { readonly draft: Draft }> {
 
 /**
  * Policies for modules by which a step fits its budget: of the first method for as few modules as will do, those first
- * where a byte costs least; where all of them will not do, all of them, and as few as will do of the next method. Where all
- * methods together will not do, the same without the first ones, which may stand in the way of those that save more.
- * Every candidate is drafted, and planned unless it takes too much wherever its values lie: what is estimated is the order
- * alone. Where nothing will do, the smallest plan found. `before` is too large; whatever is passed over is disposed of.
+ * where a byte costs least; where all of them will not do, as many as take least, and as few as will do of the next
+ * method. Where all methods together will not do, the same without the first ones, which may stand in the way of those
+ * that save more. Every candidate is drafted, and planned unless it takes too much wherever its values lie: what is
+ * estimated is the order alone. Where nothing will do, the smallest plan found. `before` is too large; whatever is
+ * passed over is disposed of.
  */
 export function fit<Entry extends { readonly draft: Draft }>(
   before: { readonly entry: Entry; readonly chosen: readonly ModulePolicy[] },

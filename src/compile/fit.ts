@@ -25,7 +25,7 @@ export interface Fitting<Entry> {
 /** To move an element takes a kernel about as long as this many multiplications and additions. */
 const operationsPerElement = 40
 
-/** A choice and the step under it, made when it is asked for; its bytes are remembered where it is not. */
+/** A choice and the step under it: made when it is asked for, again if it was let go; its bytes are remembered. */
 class Candidate<Entry extends { readonly draft: Draft }> {
   #entry: Entry | undefined
   #bytes = 0

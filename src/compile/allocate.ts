@@ -13,7 +13,7 @@ export interface Block {
 const alignment = 64
 
 /** Blocks of which all orders are tried, however little is to be gained. */
-const many = 2000
+const many = 10000
 
 export const aligned = (bytes: number): number => Math.ceil(bytes / alignment) * alignment
 

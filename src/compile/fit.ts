@@ -25,46 +25,78 @@ export interface Fitting<Entry> {
 /** To move an element takes a kernel about as long as this many multiplications and additions. */
 const operationsPerElement = 40
 
-/** A step and the choice it is under. */
-interface Candidate<Entry> {
-  readonly entry: Entry
-  readonly chosen: readonly ModulePolicy[]
+/** A choice and the step under it: made when it is asked for, again if it was let go; its bytes are remembered. */
+class Candidate<Entry extends { readonly draft: Draft }> {
+  #entry: Entry | undefined
+  #bytes = 0
+  #exact = false
+
+  constructor(
+    readonly chosen: readonly ModulePolicy[],
+    readonly make: (chosen: readonly ModulePolicy[]) => Entry,
+  ) {}
+
+  get entry(): Entry {
+    return (this.#entry ??= this.make(this.chosen))
+  }
+
+  /** Bytes that it takes; where they exceed `limit` in any case, perhaps fewer than it takes. */
+  bytes(limit = Infinity): number {
+    if (!this.#exact && this.#bytes <= limit) {
+      const { draft } = this.entry
+      this.#bytes = draft.bytes(limit)
+      this.#exact = draft.leastBytes <= limit
+    }
+    return this.#bytes
+  }
+
+  dispose(): void {
+    this.#entry?.draft.dispose()
+    this.#entry = undefined
+  }
 }
 
-/** The drafts made for a choice, of which few are there at a time. */
+/** The candidates so far, of which few are made at a time. */
 class Candidates<Entry extends { readonly draft: Draft }> {
-  readonly #made = new Set<Entry>()
+  readonly #known = new Map<string, Candidate<Entry>>()
+  readonly #policies = new Map<MemoryPolicy, number>()
 
   constructor(readonly fitting: Fitting<Entry>) {}
 
   under(chosen: readonly ModulePolicy[]): Candidate<Entry> {
-    const entry = this.fitting.make(chosen)
-    this.#made.add(entry)
-    return { entry, chosen }
+    const key = JSON.stringify(chosen.map(([path, policy]) => [path, this.#number(policy)]))
+    const known = this.#known.get(key)
+    if (known) return known
+    const candidate = new Candidate(chosen, this.fitting.make)
+    this.#known.set(key, candidate)
+    return candidate
   }
 
   /** Disposes of all others. */
   keep(...candidates: readonly (Candidate<Entry> | undefined)[]): void {
-    for (const entry of this.#made)
-      if (candidates.every((c) => c?.entry !== entry)) {
-        this.#made.delete(entry)
-        entry.draft.dispose()
-      }
+    for (const candidate of this.#known.values()) if (!candidates.includes(candidate)) candidate.dispose()
+  }
+
+  #number(policy: MemoryPolicy): number {
+    if (!this.#policies.has(policy)) this.#policies.set(policy, this.#policies.size)
+    return this.#policies.get(policy)!
   }
 }
 
 /**
  * Policies for modules by which a step fits its budget: of the first method for as few modules as will do, those first
- * where a byte costs least; where all of them will not do, all of them, and as few as will do of the next method. Where all
- * methods together will not do, the same without the first ones, which may stand in the way of those that save more.
- * Every candidate is drafted, and planned unless it takes too much wherever its values lie: what is estimated is the order
- * alone. Where nothing will do, the smallest plan found. `first` is too large; whatever is passed over is disposed of.
+ * where a byte costs least; where all of them will not do, as many as take least, and as few as will do of the next
+ * method. Where all methods together will not do, the same without the first ones, which may stand in the way of those
+ * that save more. Every candidate is drafted, and planned unless it takes too much wherever its values lie: what is
+ * estimated is the order alone. Where nothing will do, the smallest plan found. `before` is too large; whatever is
+ * passed over is disposed of.
  */
 export function fit<Entry extends { readonly draft: Draft }>(
-  first: Candidate<Entry>,
+  before: { readonly entry: Entry; readonly chosen: readonly ModulePolicy[] },
   fitting: Fitting<Entry>,
-): Candidate<Entry> {
+): { readonly entry: Entry; readonly chosen: readonly ModulePolicy[] } {
   const { budget, methods, given } = fitting
+  const first = new Candidate(before.chosen, () => before.entry)
   const candidates = new Candidates(fitting)
   let best: Candidate<Entry> | undefined
   try {
@@ -77,19 +109,16 @@ export function fit<Entry extends { readonly draft: Draft }>(
     for (let left = methods; left.length; left = left.slice(1))
       for (const units of left.some(again) && lists.length ? lists : [[]]) {
         const tried = search(first, smallest, left, units, free, candidates)
-        if (bytesOf(tried, bytesOf(smallest)) < bytesOf(smallest)) smallest = tried
+        if (tried.bytes(smallest.bytes()) < smallest.bytes()) smallest = tried
         candidates.keep(smallest)
-        if (bytesOf(smallest) <= budget) return (best = smallest)
+        if (smallest.bytes() <= budget) return (best = smallest)
       }
     return (best = smallest)
   } finally {
     candidates.keep(best)
-    if (best?.entry !== first.entry) first.entry.draft.dispose()
+    if (best !== first) first.dispose()
   }
 }
-
-/** Bytes under a choice; where they exceed `limit` in any case, perhaps fewer than it takes. */
-const bytesOf = ({ entry }: Candidate<{ readonly draft: Draft }>, limit?: number): number => entry.draft.bytes(limit)
 
 function search<Entry extends { readonly draft: Draft }>(
   first: Candidate<Entry>,
@@ -100,7 +129,7 @@ function search<Entry extends { readonly draft: Draft }>(
   candidates: Candidates<Entry>,
 ): Candidate<Entry> {
   const { budget, modules } = candidates.fitting
-  const fits = (candidate: Candidate<Entry>): boolean => bytesOf(candidate, budget) <= budget
+  const fits = (candidate: Candidate<Entry>): boolean => candidate.bytes(budget) <= budget
   const again = checkpoint()
   const policies = new Policies(
     units.map((path) => [path, again] as const),
@@ -118,13 +147,17 @@ function search<Entry extends { readonly draft: Draft }>(
     if (!steps.length) continue
     const { chosen } = base
     const after = (count: number): Candidate<Entry> => candidates.under(joined(chosen, steps.slice(0, count)))
-    let best = after(steps.length)
-    let [few, enough, most] = [0, steps.length, bytesOf(base)]
-    if (!fits(best) && enough > 1) {
-      const fewer = after(enough - 1)
-      if (bytesOf(fewer, bytesOf(best)) <= bytesOf(best)) [best, enough] = [fewer, enough - 1]
+    let [best, few, enough, most] = [after(steps.length), 0, steps.length, base.bytes()]
+    // What is made again takes room of its own: where all of them will not do, some of them may take less.
+    for (let without = 1; !fits(best) && without < enough;) {
+      const fewer = after(enough - without)
+      const least = best.bytes(most)
+      const change = fewer.bytes(least) - least
+      if (change <= 0) [best, enough] = [fewer, enough - without]
+      without = change < 0 ? 1 : 2 * without
+      candidates.keep(kept, base, best)
     }
-    if (bytesOf(best, bytesOf(base)) >= bytesOf(base)) continue
+    if (best.bytes(most) >= most) continue
     if (!fits(best)) {
       base = best
       candidates.keep(kept, base)
@@ -132,12 +165,12 @@ function search<Entry extends { readonly draft: Draft }>(
     }
     for (let tries = 1; enough - few > 1; tries++) {
       // Where the bytes should be right, by what the steps between save; by halves where they are not.
-      const share = (most - budget) / (most - bytesOf(best))
+      const share = (most - budget) / (most - best.bytes())
       const between = steps.slice(few, enough)
       const count = few + (tries <= 3 ? partOf(between, share) : between.length >> 1)
       const tried = after(count)
       if (fits(tried)) [best, enough] = [tried, count]
-      else [few, most] = [count, bytesOf(tried, budget)]
+      else [few, most] = [count, tried.bytes(budget)]
       candidates.keep(kept, best)
     }
     return best

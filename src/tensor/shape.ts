@@ -47,9 +47,9 @@ export function broadcastShapes(what: string, a: Shape, b: Shape): number[] {
 
 /** An axis in [0, rank) from one that may be negative. */
 export function resolveAxis(what: string, axis: number, rank: number): number {
-  const resolved = axis < 0 ? axis + rank : axis
-  if (!Number.isInteger(axis) || resolved < 0 || resolved >= rank)
-    fail('AUX_INVALID_ARGUMENT', `${what}: expected an axis in [${-rank}, ${rank - 1}], got ${axis}`)
+  const resolved = Number.isInteger(axis) ? (axis < 0 ? axis + rank : axis) : -1
+  if (resolved < 0 || resolved >= rank)
+    fail('AUX_INVALID_ARGUMENT', `${what}: expected an axis in [${-rank}, ${rank - 1}], got ${describe(axis)}`)
   return resolved
 }
 

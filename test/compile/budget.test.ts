@@ -4,7 +4,9 @@ import {
   backprop,
   checkpoint,
   compile,
+  concat,
   hostArray,
+  interpolate,
   models,
   nn,
   optim,
@@ -155,6 +157,65 @@ test('methods are used in their order, the next one where all of the first will 
   expect(names(lists, all)).toContain('checkpoint')
   expect(names(lists, all)).not.toContain('quantized 8')
   expect(names(packing, packed)).toContain('quantized 8')
+})
+
+test('where all parts computed again would take more than some of them, some are taken, and nothing less was missed', () => {
+  class Block extends nn.Module {
+    norm1: nn.GroupNorm
+    conv1: nn.Conv2d
+    norm2: nn.GroupNorm
+    conv2: nn.Conv2d
+    constructor(from: number, to: number) {
+      super()
+      this.norm1 = new nn.GroupNorm(4, from)
+      this.conv1 = new nn.Conv2d(from, to, 3, { padding: 1 })
+      this.norm2 = new nn.GroupNorm(4, to)
+      this.conv2 = new nn.Conv2d(to, to, 3, { padding: 1 })
+    }
+    forward(x: Tensor): Tensor {
+      return this.conv2.forward(this.norm2.forward(this.conv1.forward(this.norm1.forward(x).silu())).silu())
+    }
+  }
+  class UNet extends nn.Module {
+    stem = new nn.Conv2d(3, 8, 3, { padding: 1 })
+    down = [new Block(8, 8), new Block(8, 16), new Block(16, 16)]
+    up = [new Block(32, 16), new Block(32, 8), new Block(16, 8)]
+    out = new nn.Conv2d(8, 3, 3, { padding: 1 })
+    forward(x: Tensor): Tensor {
+      const a = this.down[0].forward(this.stem.forward(x))
+      const b = this.down[1].forward(a.avgPool2d(2))
+      const c = this.down[2].forward(b.avgPool2d(2))
+      const beside = (low: Tensor, high: Tensor): Tensor => concat([interpolate(low, { scale: 2 }), high], -1)
+      const d = this.up[1].forward(beside(this.up[0].forward(concat([c, c], -1)), b))
+      return this.out.forward(this.up[2].forward(beside(d, a)))
+    }
+  }
+  const model = new UNet()
+  open.push(model)
+  const plan = (options: { memory?: MemoryAssignment; budget?: Bytes } = {}): number => {
+    const optimizer = new optim.SGD({ lr: 0.1 })
+    const loss = ({ x, y }: Record<string, Tensor>): Tensor => nn.mse(model.forward(x), y)
+    const step = compile({ model, loss, optimizer, ...options })
+    open.push({ dispose: () => (step.close(), optimizer.dispose()) })
+    return step.plan({ x: [4, 32, 32, 3], y: [4, 32, 32, 3] }).bytes.total
+  }
+  const reached = (budget: number): number => {
+    try {
+      return plan({ budget })
+    } catch (error) {
+      return Number(/\((\d+) bytes\) at least/.exec((error as Error).message)?.[1])
+    }
+  }
+  const fewest = reached(1)
+  expect(fewest).toBeLessThan(0.75 * plan({ memory: { 'down.*': checkpoint(), 'up.*': checkpoint() } }))
+  const whole = plan()
+  for (const share of [-0.02, 0, 0.1]) {
+    const budget = Math.floor(fewest + share * (whole - fewest))
+    const bytes = reached(budget)
+    if (share < 0) expect(bytes).toBe(fewest)
+    else expect(bytes).toBeLessThanOrEqual(budget)
+    expect(bytes).toBeGreaterThanOrEqual(fewest)
+  }
 })
 
 test('a method that saves little does not stand in the way of one behind it that saves more', () => {

@@ -1086,6 +1086,12 @@ add({
       /gather: index 3 at position 1 is not in \[0, 2\)/,
     ),
     { what: 'rank', run: () => tensor([[1, 2]]).gather(1, tensor(Int32Array.of(0))), code: 'AUX_SHAPE_MISMATCH' },
+    {
+      what: 'no axis',
+      run: () => tensor([1, 2]).gather(...([tensor(Int32Array.of(0))] as unknown as [number, Tensor])),
+      code: 'AUX_INVALID_ARGUMENT',
+      message: /gather: expected an axis in \[-1, 0\], got Tensor/,
+    },
   ],
 })
 add({

@@ -169,32 +169,37 @@ __attribute__((noinline)) void sum_exceptional(const SplitBlock& b, float* sums)
   do {                                      \
     if (M > 1 && N > 1) {                   \
       _tile_dpbf16ps(0, 4, 6);              \
+      AUXGRAD_APART;                        \
       _tile_dpbf16ps(1, 4, 7);              \
+      AUXGRAD_APART;                        \
       _tile_dpbf16ps(2, 5, 6);              \
+      AUXGRAD_APART;                        \
       _tile_dpbf16ps(3, 5, 7);              \
     } else if (N > 1) {                     \
       if (odd) _tile_dpbf16ps(2, 4, 6);     \
       else _tile_dpbf16ps(0, 4, 6);         \
+      AUXGRAD_APART;                        \
       if (odd) _tile_dpbf16ps(3, 4, 7);     \
       else _tile_dpbf16ps(1, 4, 7);         \
     } else if (M > 1) {                     \
       if (odd) _tile_dpbf16ps(1, 4, 6);     \
       else _tile_dpbf16ps(0, 4, 6);         \
+      AUXGRAD_APART;                        \
       if (odd) _tile_dpbf16ps(3, 5, 6);     \
       else _tile_dpbf16ps(2, 5, 6);         \
     } else {                                \
       _tile_dpbf16ps(quarter, 4, 6);        \
     }                                       \
   } while (0)
-#define AUXGRAD_LOAD_LEFT(plane)                                                                   \
-  do {                                                                                             \
-    _tile_loadd(4, left0 + at + (plane)*b.left_plane, static_cast<size_t>(b.left_row));            \
-    if (M > 1) _tile_loadd(5, left1 + at + (plane)*b.left_plane, static_cast<size_t>(b.left_row)); \
+#define AUXGRAD_LOAD_LEFT(plane)                                                                         \
+  do {                                                                                                   \
+    AUXGRAD_TILE_LOAD(4, left0 + at + (plane)*b.left_plane, static_cast<size_t>(b.left_row));            \
+    if (M > 1) AUXGRAD_TILE_LOAD(5, left1 + at + (plane)*b.left_plane, static_cast<size_t>(b.left_row)); \
   } while (0)
-#define AUXGRAD_LOAD_RIGHT(plane)                                            \
-  do {                                                                       \
-    _tile_loadd(6, right + (plane)*kTileBytes, 64);                          \
-    if (N > 1) _tile_loadd(7, right + (kPlanes + (plane)) * kTileBytes, 64); \
+#define AUXGRAD_LOAD_RIGHT(plane)                                                  \
+  do {                                                                             \
+    AUXGRAD_TILE_LOAD(6, right + (plane)*kTileBytes, 64);                          \
+    if (N > 1) AUXGRAD_TILE_LOAD(7, right + (kPlanes + (plane)) * kTileBytes, 64); \
   } while (0)
 
 template <int Lines>

@@ -17,6 +17,16 @@
 
 #define AUXGRAD_AMX __attribute__((target("amx-tile,amx-int8,amx-bf16,avx512vbmi")))
 
+// On a machine shared with others, tile instructions less than seven others apart are at times executed one by one, at 40 %
+// of the speed (measured; as it seems, while the core's other thread is in use). So these go between them.
+#define AUXGRAD_APART __asm__ volatile("nop\n nop\n nop\n nop\n nop\n nop\n nop")
+// A load is several instructions by itself.
+#define AUXGRAD_TILE_LOAD(tile, from, stride) \
+  do {                                        \
+    _tile_loadd(tile, from, stride);          \
+    __asm__ volatile("nop\n nop");            \
+  } while (0)
+
 namespace auxgrad {
 namespace {
 

@@ -225,23 +225,32 @@ struct MatrixCall {
   int64_t steps;              // of a line
 };
 
-#define AUXGRAD_TILE_PRODUCTS()                  \
-  do {                                           \
-    _tile_dpbf16ps(0, 4, 6);                     \
-    if (N > 1) _tile_dpbf16ps(1, 4, 7);          \
-    if (M > 1) _tile_dpbf16ps(2, 5, 6);          \
-    if (M > 1 && N > 1) _tile_dpbf16ps(3, 5, 7); \
-    finish.some();                               \
+#define AUXGRAD_TILE_PRODUCTS() \
+  do {                          \
+    _tile_dpbf16ps(0, 4, 6);    \
+    if (N > 1) {                \
+      AUXGRAD_APART;            \
+      _tile_dpbf16ps(1, 4, 7);  \
+    }                           \
+    if (M > 1) {                \
+      AUXGRAD_APART;            \
+      _tile_dpbf16ps(2, 5, 6);  \
+    }                           \
+    if (M > 1 && N > 1) {       \
+      AUXGRAD_APART;            \
+      _tile_dpbf16ps(3, 5, 7);  \
+    }                           \
+    finish.some();              \
   } while (0)
-#define AUXGRAD_LOAD_LEFT(plane)                                            \
-  do {                                                                      \
-    _tile_loadd(4, left + (plane)*kTileBytes, 64);                          \
-    if (M > 1) _tile_loadd(5, left + (kPlanes + (plane)) * kTileBytes, 64); \
+#define AUXGRAD_LOAD_LEFT(plane)                                                  \
+  do {                                                                            \
+    AUXGRAD_TILE_LOAD(4, left + (plane)*kTileBytes, 64);                          \
+    if (M > 1) AUXGRAD_TILE_LOAD(5, left + (kPlanes + (plane)) * kTileBytes, 64); \
   } while (0)
-#define AUXGRAD_LOAD_RIGHT(plane)                               \
-  do {                                                          \
-    _tile_loadd(6, right0 + (plane)*64, kPairBytes);            \
-    if (N > 1) _tile_loadd(7, right1 + (plane)*64, kPairBytes); \
+#define AUXGRAD_LOAD_RIGHT(plane)                                     \
+  do {                                                                \
+    AUXGRAD_TILE_LOAD(6, right0 + (plane)*64, kPairBytes);            \
+    if (N > 1) AUXGRAD_TILE_LOAD(7, right1 + (plane)*64, kPairBytes); \
   } while (0)
 
 // sums [16 * M outputs][16 * N channels]; the block before is finished in the shadow of the tile products.

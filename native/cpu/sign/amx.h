@@ -212,23 +212,26 @@ inline void add_limbs(const int32_t (*sums)[16][16], int from, int to, __m512 un
 }
 
 // Limbs of a tile of deltas with the codes in one tile register; the `next` codes, if any, go into the other.
-#define AUXGRAD_SUM_LIMBS(codes, other, next)     \
-  do {                                            \
-    _tile_loadd(6, delta, 64);                    \
-    _tile_dpbsud(0, codes, 6);                    \
-    _tile_loadd(7, delta + kTileBytes, 64);       \
-    _tile_dpbsud(1, codes, 7);                    \
-    if (next) _tile_loadd(other, next, 64);       \
-    _tile_loadd(6, delta + 2 * kTileBytes, 64);   \
-    if (limbs == 3) {                             \
-      _tile_dpbssd(2, codes, 6);                  \
-    } else {                                      \
-      _tile_dpbsud(2, codes, 6);                  \
-      _tile_loadd(7, delta + 3 * kTileBytes, 64); \
-      _tile_dpbssd(3, codes, 7);                  \
-    }                                             \
-    delta += limbs * kTileBytes;                  \
-    meanwhile();                                  \
+#define AUXGRAD_SUM_LIMBS(codes, other, next)           \
+  do {                                                  \
+    AUXGRAD_TILE_LOAD(6, delta, 64);                    \
+    _tile_dpbsud(0, codes, 6);                          \
+    AUXGRAD_APART;                                      \
+    AUXGRAD_TILE_LOAD(7, delta + kTileBytes, 64);       \
+    _tile_dpbsud(1, codes, 7);                          \
+    AUXGRAD_APART;                                      \
+    if (next) AUXGRAD_TILE_LOAD(other, next, 64);       \
+    AUXGRAD_TILE_LOAD(6, delta + 2 * kTileBytes, 64);   \
+    if (limbs == 3) {                                   \
+      _tile_dpbssd(2, codes, 6);                        \
+    } else {                                            \
+      _tile_dpbsud(2, codes, 6);                        \
+      AUXGRAD_APART;                                    \
+      AUXGRAD_TILE_LOAD(7, delta + 3 * kTileBytes, 64); \
+      _tile_dpbssd(3, codes, 7);                        \
+    }                                                   \
+    delta += limbs * kTileBytes;                        \
+    meanwhile();                                        \
   } while (0)
 
 // Sums limb l of column c and output o of a block into sums[l][c][o]. The first tile of codes was loaded before; that of
@@ -246,7 +249,7 @@ AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const int8_t* next, const
     if (k + 1 == tiles) break;
     AUXGRAD_SUM_LIMBS(5, 4, k + 2 < tiles ? codes + 2 * kTileBytes : nullptr);
   }
-  _tile_loadd(4, next, 64);
+  AUXGRAD_TILE_LOAD(4, next, 64);
   _tile_stored(0, sums[0], 64);
   _tile_stored(1, sums[1], 64);
   _tile_stored(2, sums[2], 64);

@@ -192,7 +192,7 @@ AUXGRAD_AMX __attribute__((noinline)) void sum_bundle(const Places& places, cons
   const auto codes = [&](int64_t i) { return reinterpret_cast<const int8_t*>(places.code(i - task.chunk, step)); };
   int at = 0;
   float(*before)[16] = nullptr;
-  _tile_loadd(4, codes(range.first), 64);
+  AUXGRAD_TILE_LOAD(4, codes(range.first), 64);
   for (int64_t i = range.first; i < range.last; i++) {
     const int32_t(*old)[16][16] = sums[1 - at];
     int done = before ? 0 : 16;

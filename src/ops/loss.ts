@@ -113,8 +113,7 @@ const counted = (name: string, losses: Tensor, labels: Tensor, o: NllOptions): T
     : losses.sum().div(labels.ne(o.ignoreIndex).cast('f32').sum().maximum(1))
 
 /** Labels with 0 for those that do not count. */
-const safe = (labels: Tensor, counts: Tensor | undefined): Tensor =>
-  counts ? labels.mul(counts.cast('i32')) : labels
+const safe = (labels: Tensor, counts: Tensor | undefined): Tensor => (counts ? labels.mul(counts.cast('i32')) : labels)
 
 /** The weights of safe labels, 0 of those that do not count. */
 function factorsOf(weight: Tensor, labels: Tensor, counts: Tensor | undefined): Tensor {

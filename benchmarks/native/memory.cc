@@ -462,9 +462,11 @@ GROUP(memory, "memory") {
       group, "cross entropy gradient", "cross_entropy_grad", 2 * one,
       [] {
         Operands o = {{constant({kRows}, 1), matrix(1), labels(), Array({kRows})}, {matrix(2)}, {0, -100}};
-        for (int64_t r = 0; r < kRows; r++)
+        for (int64_t r = 0; r < kRows; r++) {
+          const float *row = o.x(1) + r * kColumns, top = *std::max_element(row, row + kColumns);
           o.in[3].f32()[r] = static_cast<float>(
-              std::log(row_sum(r * kColumns, [&](int64_t j) { return std::exp(double{o.x(1)[j]}); })));
+              std::log(row_sum(r * kColumns, [&](int64_t j) { return std::exp(double{o.x(1)[j]} - top); })));
+        }
         return o;
       },
       [](const Operands& o, int64_t i) {

@@ -23,8 +23,8 @@ AUXGRAD_HOST_DEVICE inline To same_bits(From from) {
   return to;
 }
 
-// m and r so that all elements of a group lie in [m, m + r], given the bits of the least and of the largest; of several
-// groups, where Word and Float are vectors.
+// m and r so that all elements of a group lie in [m, m + r], given the bits of the least and of the largest, where zeros
+// have no sign; of several groups, where Word and Float are vectors.
 template <class Float, class Word>
 AUXGRAD_HOST_DEVICE inline Word range_of(Word least, Word most) {
   // The bfloat16 next to it towards minus infinity.

@@ -30,6 +30,15 @@ constexpr int kWordLanes = sizeof(Lanes) / 8;
 // Vectors of blocks side by side, as many as registers hold: a round waits for the one before.
 constexpr int kSets = kWordLanes == 8 ? 4 : 2;
 
+// The upper words to the lower places: where there are shuffles, another port than that of products does them.
+#if defined(__AVX512F__)
+inline Lanes upper_words(Lanes a) { return (Lanes)_mm512_maskz_shuffle_epi32(0xffff, (__m512i)a, _MM_PERM_DDBB); }
+#elif defined(__AVX2__)
+inline Lanes upper_words(Lanes a) { return (Lanes)_mm256_shuffle_epi32((__m256i)a, 0xf5); }
+#else
+inline Lanes upper_words(Lanes a) { return a >> 32; }
+#endif
+
 // Of each 128 bits, the even words of a and behind them those of b; and the odd ones.
 #if defined(__AVX512F__)
 inline Lanes even_words(Lanes a, Lanes b) { return (Lanes)_mm512_maskz_shuffle_ps(0xffff, (__m512)a, (__m512)b, 0x88); }
@@ -65,8 +74,8 @@ struct Stream {
       for (int s = 0; s < kSets; s++) {
         const Lanes counter = lane + static_cast<uint64_t>(first / 4 + i + s * kWordLanes);
         const Lanes p0 = (Lanes)word_product((WordLanes)counter, kPhiloxMultiplier0);
-        c1[s] = (Lanes)word_product((WordLanes)((p0 >> 32) ^ same[0]), kPhiloxMultiplier1);
-        c0[s] = (c1[s] >> 32) ^ same[1];
+        c1[s] = (Lanes)word_product((WordLanes)(upper_words(p0) ^ same[0]), kPhiloxMultiplier1);
+        c0[s] = upper_words(c1[s]) ^ same[1];
         c2[s] = p0 ^ same[2];
         c3[s] = Lanes{} + same[3];
       }
@@ -76,8 +85,8 @@ struct Stream {
         for (int s = 0; s < kSets; s++) {
           const Lanes p0 = (Lanes)word_product((WordLanes)c0[s], kPhiloxMultiplier0);
           const Lanes p1 = (Lanes)word_product((WordLanes)c2[s], kPhiloxMultiplier1);
-          c0[s] = (c1[s] ^ key0) ^ (p1 >> 32);
-          c2[s] = (c3[s] ^ key1) ^ (p0 >> 32);
+          c0[s] = (c1[s] ^ key0) ^ upper_words(p1);
+          c2[s] = (c3[s] ^ key1) ^ upper_words(p0);
           c1[s] = p1;
           c3[s] = p0;
         }

@@ -31,7 +31,7 @@ __global__ void encode(const float* x, int64_t n, Stream stream, bool random, ui
     low = warp_reduce(low, [](float a, float b) { return fminf(a, b); });
     high = warp_reduce(high, [](float a, float b) { return fmaxf(a, b); });
     const uint32_t word =
-        __any_sync(0xffffffffu, odd) ? kNoRange : range_of<float, uint32_t>(bits_of(low), bits_of(high));
+        __any_sync(0xffffffffu, odd) ? kNoRange : range_of<float, uint32_t>(bits_of(low + 0.0f), bits_of(high + 0.0f));
     if (lane == 0) ranges[g] = word;
     const float minimum = minimum_of(word), scale = Codes<kBits>::scale(width_of(word));
     const bool far = Codes<kBits>::far(minimum, scale);

@@ -96,13 +96,13 @@ void check_codes(test::Array& x, Packed& p, const uint32_t* key) {
     float low = x[first], high = low;
     bool odd = false;
     for (int64_t i = first; i < end; i++) {
-      const auto bits = [](float f) { return auxgrad::bits_of(f); };
       odd = odd || !std::isfinite(x[i]);
-      if (x[i] < low || (x[i] == low && bits(x[i]) > bits(low))) low = x[i];
-      if (x[i] > high || (x[i] == high && bits(x[i]) < bits(high))) high = x[i];
+      low = std::min(low, x[i]);
+      high = std::max(high, x[i]);
     }
+    const auto unsigned_zero = [](float f) { return auxgrad::bits_of(f + 0.0f); };
     const uint32_t range =
-        odd ? auxgrad::kNoRange : auxgrad::range_of<float, uint32_t>(auxgrad::bits_of(low), auxgrad::bits_of(high));
+        odd ? auxgrad::kNoRange : auxgrad::range_of<float, uint32_t>(unsigned_zero(low), unsigned_zero(high));
     CHECK(p.ranges.u32()[g] == range);
     const float minimum = auxgrad::minimum_of(range), scale = Codes<kBits>::scale(auxgrad::width_of(range));
     const bool far = Codes<kBits>::far(minimum, scale);

@@ -12,9 +12,8 @@ __attribute__((noinline)) void measure_groups(const float* x, int64_t count, int
   FourExtremes groups[4] = {};
   for (int64_t i = 0; i < count; i++) groups[i] = extremes_of(x + i * n, n);
   const FourExtremes e = each_to_one(groups);
-  const Four nan = e.reach(0x7f800001u);
-  const FourFloats low = (FourFloats)(e.least() | nan), width = (FourFloats)e.largest() - low;
-  for (int i = 0; i < count; i++) ranges[2 * i] = low[i], ranges[2 * i + 1] = width[i];
+  const FourFloats width = e.largest - e.least;
+  for (int i = 0; i < count; i++) ranges[2 * i] = e.least[i], ranges[2 * i + 1] = width[i];
 }
 
 // code2_pack: x [..., C] -> codes [ceil(T/16), C], ranges [G, 2]. A group with a NaN has the range NaN, NaN.

@@ -91,32 +91,44 @@ bool batch_norm_grad(const Call& call) {
 }
 
 // layer_norm: x [..., C], gamma [C], beta [C] -> y, mean [rows], rstd [rows]; numbers: eps
+// Short rows are taken some at a time, each step for all of them: else all that is done with a row would wait for its sums.
+// From memory there are fewer, as it rests while they are summed.
 bool layer_norm(const Call& call) {
+  constexpr int64_t kRows = 16;
   const View& x = call.in[0];
   const int64_t channels = x.shape[x.rank - 1], rows = x.count(0, x.rank - 1);
   const float *gamma = call.in[1].f32(), *beta = call.in[2].f32();
   const bool past = too_large(call.out[0], channels);
-  parallel_ranges(call, rows, max64(1, 16384 / max64(channels, 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; r++) {
-      const float* in = x.f32() + r * channels;
-      float* y = call.out[0].f32() + r * channels;
-      const double n = static_cast<double>(channels);
-      const float mean = static_cast<float>(row_sum(in, channels) / n);
-      const Vec middle = broadcast(mean);
-      const double squares = sum_terms(channels, [&](int64_t c, auto lanes) {
-        fetch_next(in + c / 2, channels);
-        const Vec d = lanes.load(in + c) - middle;
-        return d * d;
-      });
-      const float rstd = static_cast<float>(1 / __builtin_sqrt(squares / n + call.number[0]));
-      call.out[1].f32()[r] = mean;
-      call.out[2].f32()[r] = rstd;
-      const Vec scale = broadcast(rstd);
-      each_vector(0, channels, [&](int64_t c, auto lanes) {
-        fetch_next(in + (channels + c) / 2, channels);
-        if (!past) fetch_next(y + c, channels);
-        put(past, lanes, y + c, (lanes.load(in + c) - middle) * scale * lanes.load(gamma + c) + lanes.load(beta + c));
-      });
+  const int64_t together = max64(1, min64(kRows, (past ? 512 : 2048) / max64(channels, 1))), step = together * channels;
+  const double n = static_cast<double>(channels), eps = call.number[0];
+  const int64_t grain = ceil_div(max64(1, 16384 / max64(channels, 1)), together) * together;
+  parallel_ranges(call, rows, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += together) {
+      const int64_t some = min64(together, end - first);
+      const float* in = x.f32() + first * channels;
+      float *y = call.out[0].f32() + first * channels, *mean = call.out[1].f32() + first,
+            *rstd = call.out[2].f32() + first;
+      double sums[kRows];
+      for (int64_t r = 0; r < some; r++) sums[r] = row_sum(in + r * channels, channels);
+      for (int64_t r = 0; r < some; r++) mean[r] = static_cast<float>(sums[r] / n);
+      for (int64_t r = 0; r < some; r++) {
+        const Vec middle = broadcast(mean[r]);
+        sums[r] = sum_terms(channels, [=, row = in + r * channels](int64_t c, auto lanes) {
+          fetch_next(row + c / 2, step);
+          const Vec d = lanes.load(row + c) - middle;
+          return d * d;
+        });
+      }
+      for (int64_t r = 0; r < some; r++) rstd[r] = static_cast<float>(1 / __builtin_sqrt(sums[r] / n + eps));
+      for (int64_t r = 0; r < some; r++) {
+        const Vec middle = broadcast(mean[r]), scale = broadcast(rstd[r]);
+        each_vector(0, channels, [=, row = in + r * channels, to = y + r * channels](int64_t c, auto lanes) {
+          fetch_next(row + (channels + c) / 2, step);
+          if (!past) fetch_next(to + c, step);
+          put(past, lanes, to + c,
+              (lanes.load(row + c) - middle) * scale * lanes.load(gamma + c) + lanes.load(beta + c));
+        });
+      }
     }
     if (past) end_bypass();
   });

@@ -16,8 +16,8 @@ typedef uint16_t HalfVec __attribute__((vector_size(4 * kLanes)));
 // m and r of four groups.
 __attribute__((noinline)) Four ranges_of(const FourExtremes (&groups)[4]) {
   const FourExtremes e = each_to_one(groups);
-  const Four odd = e.reach(0x7f800000u);
-  return (range_of<FourFloats>(e.least(), e.largest()) & ~odd) | (odd & kNoRange);
+  const Four finite = (Four)(e.least > -__builtin_inff()) & (Four)(e.largest < __builtin_inff());
+  return (range_of<FourFloats>((Four)e.least, (Four)e.largest) & finite) | (kNoRange & ~finite);
 }
 
 // The lower half of each word of `low`, the upper one of `high`.
@@ -107,12 +107,13 @@ bool quantize_bits(const Call& call) {
       const float* x = call.in[0].f32() + g * kElements;
       return n - g * kElements >= kElements ? x : repeated(x, n - g * kElements, moved);
     };
+    const auto look = [&](int64_t g) {
+      if (g < end) extremes[g % kTogether] = extremes_of(group(g), kElements);
+    };
+    for (int64_t g = begin; g < begin + kTogether; g++) look(g);
     for (int64_t first = begin; first < end; first += kTogether) {
       const int64_t last = min64(first + kTogether, end);
       uint32_t* ranges = call.out[1].u32() + first;
-      for (int64_t g = first; g < last; g++) extremes[g - first] = extremes_of(group(g), kElements);
-      // The first lines of the next page: processors read on from them while this one is encoded.
-      fetch(call.in[0].f32() + last * kElements, 4 * kLineFloats * static_cast<int64_t>(sizeof(float)));
       const Four made = ranges_of(extremes);
       if (last - first == kTogether) memcpy(ranges, &made, sizeof(made));
       else memcpy(ranges, &made, static_cast<size_t>(last - first) * sizeof(uint32_t));
@@ -124,6 +125,7 @@ bool quantize_bits(const Call& call) {
       for (int64_t g = first; g < last; g++) {
         uint32_t* words = call.out[0].u32() + g * Coder::kWords;
         const int64_t i = g - first;
+        look(g + kTogether);  // from memory, while another group is encoded
         if (random && g % kDrawn == 0) stream.words(g * kDrawWords, random_words);
         if (made[i] == kNoRange) {
           set_zero(reinterpret_cast<float*>(words), Coder::kWords);

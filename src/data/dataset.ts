@@ -83,7 +83,8 @@ export abstract class Dataset<B extends Batch = Batch> {
     const total = (sizes: readonly number[]): number => sizes.reduce((n, size) => n + size, 0)
     const given: readonly number[] = Array.isArray(parts) ? parts : []
     const shares = Math.abs(total(given) - 1) < 1e-9 && this.size !== 1
-    const sizes = given.map((part) => (shares ? Math.floor(part * this.size) : part))
+    // 0.57 of 100 is a little less than 57 in binary.
+    const sizes = given.map((part) => (shares ? Math.floor(part * this.size * (1 + Number.EPSILON)) : part))
     for (let i = 0, left = shares ? this.size - total(sizes) : 0; i < left; i++) sizes[i % sizes.length]++
     if (!given.length || !sizes.every((n) => Number.isInteger(n) && n >= 0) || total(sizes) !== this.size)
       fail(

@@ -43,10 +43,10 @@ export async function evaluate<R extends Traceable>(
   let rows = 0
   for await (const batch of batches) {
     const fields = valuesOf(batch)
-    const [first] = fields.values()
-    if (!first) fail('AUX_INVALID_ARGUMENT', 'evaluate: got a batch of no fields')
+    const rowwise = [...fields.values()].find(({ shape }) => shape.length) // others are single numbers
+    if (!rowwise) fail('AUX_INVALID_ARGUMENT', 'evaluate: expected a batch with a field of rows, got none')
     const result = (await evaluation.run(Object.fromEntries(fields))) as HostArray | Record<string, HostArray>
-    const [count] = first.shape
+    const [count] = rowwise.shape
     single = ArrayBuffer.isView((result as HostArray).data)
     const outputs = single ? { value: result as HostArray } : (result as Record<string, HostArray>)
     for (const [name, output] of Object.entries(outputs)) sums[name] = (sums[name] ?? 0) + total(name, output, count)

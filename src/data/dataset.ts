@@ -47,7 +47,8 @@ export abstract class Dataset<B extends Batch = Batch> {
 
   /**
    * The rows with these indices, in this order.
-   * @param options.into a batch of the same shapes to write to; without it the arrays are new.
+   * @param options.into a batch of the same shapes, whose memory may be used for the result (mapped and joined data sets make
+   * new arrays all the same); without it the arrays are new.
    * @throws AUX_INDEX_OUT_OF_RANGE
    */
   async batch(indices: ArrayLike<number>, options: { seed?: number; epoch?: number; into?: B } = {}): Promise<B> {

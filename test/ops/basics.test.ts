@@ -1,6 +1,8 @@
 import { grad } from '../../src/compile'
 import { crossEntropy, tensor, linear, conv2d, full, zeros } from '../../src/ops'
+import * as nn from '../../src/nn'
 import { memory } from '../../src/tensor/memory'
+import type { Tensor } from '../../src/tensor/tensor'
 import { withCode } from '../support/refusals'
 
 test('eager ops compute', () => {
@@ -78,5 +80,29 @@ test('an op that refuses its input leaves nothing of it behind', () => {
   const x = zeros([100, 100], 'i32').transpose()
   const { live } = memory() // at once: garbage collection would free it later
   for (let i = 0; i < 3; i++) expect(() => x.cumsum(0)).toThrow(withCode('AUX_DTYPE_MISMATCH'))
+  expect(memory().live).toBe(live)
+})
+
+test('eager ops leave their results and nothing else', () => {
+  const layers: [nn.Module & { forward(x: Tensor): Tensor }, number[]][] = [
+    [new nn.Linear(4, 3), [2, 5, 4]],
+    [new nn.Linear(4, 3), [4]],
+    [new nn.LayerNorm(4), [2, 4]],
+    [new nn.RMSNorm(4), [2, 4]],
+    [new nn.GroupNorm(2, 4), [2, 3, 4]],
+    [new nn.BatchNorm1d(4), [2, 4]],
+    [new nn.BatchNorm1d(4).eval(), [2, 4]],
+    [new nn.MaxPool2d(2), [1, 4, 4, 2]],
+  ]
+  for (const [layer, shape] of layers) {
+    const { live } = memory()
+    const x = zeros(shape)
+    layer.forward(x).dispose()
+    x.dispose()
+    expect([layer.constructor.name, memory().live - live]).toEqual([layer.constructor.name, 0])
+  }
+  const { live } = memory()
+  const [a, b] = [zeros([2, 3, 4]), zeros([4, 5])]
+  for (const t of [a.matmul(b), a, b]) t.dispose() // b lies in memory once, for both products
   expect(memory().live).toBe(live)
 })

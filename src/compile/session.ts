@@ -95,9 +95,9 @@ export class Session {
   }
 
   /**
-   * The same for a run, which also lets pass what was asked for before of models that are running now: many predictions
-   * of one would otherwise take turns with the steps of another. It waits for no more than the ends of runs that the
-   * executor's thread has, and those wait for nothing.
+   * The same for a run. One thread executes the runs of all models, so this one also waits for runs of other models that
+   * were asked for before it: many predictions of one model would otherwise take turns with the steps of another. It cannot
+   * wait for ever, because it only waits for runs that the thread has already been given, and those wait for nothing.
    */
   enqueueRun<T>(body: () => Promise<T>): Promise<T> {
     const ticket = asked + 1

@@ -262,6 +262,16 @@ function gather(source: TypedArray, indices: Uint32Array, row: number, out: Type
     for (let i = 0; i < indices.length; i++) out.set(source.subarray(indices[i] * row, (indices[i] + 1) * row), i * row)
 }
 
+/** Throws unless every dtype is that of a field: of one that is misspelled the field would be f32. */
+function expectFields(what: string, { dtypes = {} }: FieldOptions, fields: object): void {
+  for (const name of Object.keys(dtypes))
+    if (!(name in fields))
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${what}: dtypes names ${name}, but the fields are ${Object.keys(fields).join(', ')}`,
+      )
+}
+
 /**
  * A data set of arrays with equal first axes: typed arrays, host arrays, tensors (copied) or nested numbers. Typed and
  * host arrays are not copied, so do not change them while the data set is in use.
@@ -274,12 +284,7 @@ export function fromArrays<F extends Record<string, HostValues>>(
   if (typeof fields !== 'object' || fields === null || Array.isArray(fields))
     fail('AUX_INVALID_ARGUMENT', `fromArrays: expected fields { x, y, ... }, got ${describe(fields)}`)
   expectOptions('fromArrays', options, ['dtypes'])
-  for (const name of Object.keys(options.dtypes ?? {}))
-    if (!(name in fields))
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `fromArrays: dtypes names ${name}, but the fields are ${Object.keys(fields).join(', ')}`,
-      )
+  expectFields('fromArrays', options, fields)
   const arrays: Batch = {}
   let size: number | undefined
   for (const [name, values] of Object.entries(fields)) {
@@ -329,6 +334,7 @@ export class Stack {
     if (typeof sample !== 'object' || sample === null || Array.isArray(sample))
       fail('AUX_INVALID_ARGUMENT', `${this.what}: expected samples { field: values }, got ${describe(sample)}`)
     const entries = Object.entries(sample)
+    if (!this.#rows) expectFields(this.what, this.options, sample)
     if (this.#rows > 0 && entries.length !== this.#fields.size)
       fail(
         'AUX_SHAPE_MISMATCH',

@@ -283,6 +283,11 @@ test('samples that do not match are refused', async () => {
   await fails([{ x: 1 }, { x: 1, y: 1 }], 'AUX_SHAPE_MISMATCH')
   await fails([3], 'AUX_INVALID_ARGUMENT')
   await expect(data.collect([])).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
+  const misspelt = { dtypes: { lable: 'i32' } } as const // the labels would be f32
+  const refused = /dtypes names lable, but the fields are x, label/
+  await expect(data.collect([{ x: 1, label: 1 }], misspelt)).rejects.toThrow(refused)
+  const stream = data.fromSamples([{ x: 1, label: 1 }], misspelt)
+  await expect(all(new data.DataLoader(stream, { batchSize: 4 }))).rejects.toThrow(refused)
 })
 
 test('data sets map, slice and select', async () => {

@@ -144,7 +144,7 @@ export function apply<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], att
   const graph = graphOf(inputs)
   const ready: (Tensor | undefined)[] = []
   try {
-    inputs.forEach((t, i) => ready.push(t && readyFor(op, t, i, graph)))
+    inputs.forEach((t, i) => ready.push(t === undefined ? t : readyFor(op, t, i, graph)))
     if (!graph) return op.view ? [eagerView(op, ready[0]!, attrs)] : eagerCall(op, ready, attrs)
     if (op.weighted && graph.onWeightedOp && graph.phase === 'forward') return graph.onWeightedOp(op, ready, attrs)
     return graph.add(op, ready, attrs).outputs

@@ -268,7 +268,7 @@ function expectFields(what: string, { dtypes = {} }: FieldOptions, fields: objec
     if (!(name in fields))
       fail(
         'AUX_INVALID_ARGUMENT',
-        `${what}: dtypes names ${name}, but the fields are ${Object.keys(fields).join(', ')}`,
+        `${what}: expected dtypes of the fields ${Object.keys(fields).join(', ')}, got one of ${name}`,
       )
 }
 

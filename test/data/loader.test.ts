@@ -284,7 +284,7 @@ test('samples that do not match are refused', async () => {
   await fails([3], 'AUX_INVALID_ARGUMENT')
   await expect(data.collect([])).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
   const misspelt = { dtypes: { lable: 'i32' } } as const // the labels would be f32
-  const refused = /dtypes names lable, but the fields are x, label/
+  const refused = /expected dtypes of the fields x, label, got one of lable/
   await expect(data.collect([{ x: 1, label: 1 }], misspelt)).rejects.toThrow(refused)
   const stream = data.fromSamples([{ x: 1, label: 1 }], misspelt)
   await expect(all(new data.DataLoader(stream, { batchSize: 4 }))).rejects.toThrow(refused)

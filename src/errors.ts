@@ -76,9 +76,12 @@ export function expectOptions(what: string, options: unknown, names?: readonly s
       fail('AUX_INVALID_ARGUMENT', `${what}: there is no option ${name}; there are ${names!.join(', ')}`)
 }
 
-/** Those of the options that have these names. */
+/** Those of the options that are given and have these names: what is undefined must not take the place of a default. */
 export const picked = <O extends object, K extends keyof O>(options: O, names: readonly K[]): Pick<O, K> =>
-  Object.fromEntries(names.flatMap((name) => (name in options ? [[name, options[name]]] : []))) as Pick<O, K>
+  Object.fromEntries(names.flatMap((name) => (options[name] === undefined ? [] : [[name, options[name]]]))) as Pick<
+    O,
+    K
+  >
 
 /** Throws unless each of the named values is a whole number from `least` to `most`. */
 export function expectIntegers(

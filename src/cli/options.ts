@@ -13,7 +13,7 @@ import { rules, type Rule } from './recipes'
 export const number =
   (least: number, whole: boolean, most = Infinity) =>
   (text: string): number => {
-    const n = Number(text)
+    const n = text.trim() === '' ? NaN : Number(text) // of nothing it would be 0
     if (!(n >= least && n <= most) || !Number.isFinite(n) || (whole && !Number.isInteger(n)))
       throw new InvalidArgumentError(
         `expected ${whole ? 'a whole number' : 'a number'} ${most < Infinity ? `from ${least} to ${most}` : `of at least ${least}`}`,

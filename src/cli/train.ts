@@ -57,7 +57,7 @@ export function train(): Command {
       "highest learning rate, of Adam; others take a multiple of it (default: the model's)",
       number(0, false),
     )
-    .option('--seed <n>', 'seed of weights and of the order of images', number(0, true), 1)
+    .option('--seed <n>', 'seed of weights and of the order of images', number(0, true, Number.MAX_SAFE_INTEGER), 1)
     .option(
       '--budget <bytes>',
       'what to keep within, such as 64MiB: parts of the model are run again where it takes that, or refused before the first step',

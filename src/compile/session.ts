@@ -95,9 +95,9 @@ export class Session {
   }
 
   /**
-   * The same for a run, which also lets pass what was asked for before of models that are running now: many predictions
-   * of one would otherwise take turns with the steps of another. It waits for no more than the ends of runs that the
-   * executor's thread has, and those wait for nothing.
+   * The same for a run. One thread executes the runs of all models, so this one also waits for runs of other models that
+   * were asked for before it: many predictions of one model would otherwise take turns with the steps of another. It cannot
+   * wait for ever, because it only waits for runs that the thread has already been given, and those wait for nothing.
    */
   enqueueRun<T>(body: () => Promise<T>): Promise<T> {
     const ticket = asked + 1
@@ -131,6 +131,7 @@ export class Session {
     signal?.throwIfAborted()
     const handle = plan.handle()
     const arena = this.#write(plan, values)
+    const outputs = emptyOutputs(plan)
     const { storages } = plan.program
     for (const s of storages) s.pin()
     running.add(this)
@@ -148,17 +149,18 @@ export class Session {
       running.delete(this)
       for (const s of storages) s.unpin()
     })
-    return this.#read(plan, arena)
+    return read(plan, arena, outputs)
   }
 
   /** The same on the calling thread, of an idle session. */
   executeSync(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>): HostArray[] {
     const handle = plan.handle()
     const arena = this.#write(plan, values)
+    const outputs = emptyOutputs(plan)
     const { status, stats } = native().runSync(handle, arena.handle)
     this.measuredArena = Math.max(this.measuredArena, stats.arenaPeak, plan.inputEnd)
     check(status)
-    return this.#read(plan, arena)
+    return read(plan, arena, outputs)
   }
 
   #write(plan: Plan, values: ReadonlyMap<string, HostArray | Tensor>): Storage {
@@ -174,14 +176,6 @@ export class Session {
     return this.#arena
   }
 
-  #read(plan: Plan, arena: Storage): HostArray[] {
-    return plan.outputs.map((slot) => {
-      const out = emptyHost(slot.shape, slot.dtype)
-      native().read(arena.handle, slot.offset, out.data)
-      return out
-    })
-  }
-
   /** Lets the arena go when the runs asked for so far have ended. */
   dispose(): void {
     if (this.#busy) void this.enqueue(async () => this.#release())
@@ -192,6 +186,14 @@ export class Session {
     this.#arena?.release()
     this.#arena = null
   }
+}
+
+/** Where the values of a run go: made before it, since what there is no room for must not be found out when weights have changed. */
+const emptyOutputs = (plan: Plan): HostArray[] => plan.outputs.map(({ shape, dtype }) => emptyHost(shape, dtype))
+
+function read(plan: Plan, arena: Storage, outputs: HostArray[]): HostArray[] {
+  outputs.forEach(({ data }, i) => native().read(arena.handle, plan.outputs[i].offset, data))
+  return outputs
 }
 
 const sessions = new WeakMap<object, Session>()

@@ -329,6 +329,12 @@ export class TrainingStep<R extends Traceable = Traceable> {
         'AUX_SHAPE_MISMATCH',
         `expected a loss of one f32 element, got ${loss.dtype} ${showShape(loss.shape)}; reduce it with mean() or sum()`,
       )
+    for (const name of ['gradNorm', 'indicators'])
+      if (outputs.has(name))
+        fail(
+          'AUX_INVALID_ARGUMENT',
+          `the loss function returns "${name}", which a step has itself; give it another name`,
+        )
     outputs.delete(soleOutput)
     outputs.delete('loss')
     const all = new Map([['loss', loss], ...outputs])

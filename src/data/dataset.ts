@@ -57,7 +57,8 @@ export abstract class Dataset<B extends Batch = Batch> {
 
   /**
    * The rows with these indices, in this order.
-   * @param options.into a batch of the same shapes to write to; without it the arrays are new.
+   * @param options.into a batch of the same shapes, whose memory may be used for the result (mapped and joined data sets make
+   * new arrays all the same); without it the arrays are new.
    * @throws AUX_INDEX_OUT_OF_RANGE
    */
   async batch(indices: ArrayLike<number>, options: { seed?: number; epoch?: number; into?: B } = {}): Promise<B> {
@@ -93,7 +94,8 @@ export abstract class Dataset<B extends Batch = Batch> {
     const total = (sizes: readonly number[]): number => sizes.reduce((n, size) => n + size, 0)
     const given: readonly number[] = Array.isArray(parts) ? parts : []
     const shares = Math.abs(total(given) - 1) < 1e-9 && this.size !== 1
-    const sizes = given.map((part) => (shares ? Math.floor(part * this.size) : part))
+    // 0.57 of 100 is a little less than 57 in binary.
+    const sizes = given.map((part) => (shares ? Math.floor(part * this.size * (1 + Number.EPSILON)) : part))
     for (let i = 0, left = shares ? this.size - total(sizes) : 0; i < left; i++) sizes[i % sizes.length]++
     if (!given.length || !sizes.every((n) => Number.isInteger(n) && n >= 0) || total(sizes) !== this.size)
       fail(
@@ -294,6 +296,16 @@ function gather(source: TypedArray, indices: Uint32Array, row: number, out: Type
     for (let i = 0; i < indices.length; i++) out.set(source.subarray(indices[i] * row, (indices[i] + 1) * row), i * row)
 }
 
+/** Throws unless every dtype is that of a field: of one that is misspelled the field would be f32. */
+function expectFields(what: string, { dtypes = {} }: FieldOptions, fields: object): void {
+  for (const name of Object.keys(dtypes))
+    if (!(name in fields))
+      fail(
+        'AUX_INVALID_ARGUMENT',
+        `${what}: expected dtypes of the fields ${Object.keys(fields).join(', ')}, got one of ${name}`,
+      )
+}
+
 /**
  * A data set of arrays with equal first axes: typed arrays, host arrays, tensors (copied) or nested numbers. Typed and
  * host arrays are not copied, so do not change them while the data set is in use.
@@ -306,12 +318,7 @@ export function fromArrays<F extends Record<string, HostValues>>(
   if (typeof fields !== 'object' || fields === null || Array.isArray(fields))
     fail('AUX_INVALID_ARGUMENT', `fromArrays: expected fields { x, y, ... }, got ${describe(fields)}`)
   expectOptions('fromArrays', options, ['dtypes'])
-  for (const name of Object.keys(options.dtypes ?? {}))
-    if (!(name in fields))
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `fromArrays: dtypes names ${name}, but the fields are ${Object.keys(fields).join(', ')}`,
-      )
+  expectFields('fromArrays', options, fields)
   const arrays: Batch = {}
   let size: number | undefined
   for (const [name, values] of Object.entries(fields)) {
@@ -361,6 +368,7 @@ export class Stack {
     if (typeof sample !== 'object' || sample === null || Array.isArray(sample))
       fail('AUX_INVALID_ARGUMENT', `${this.what}: expected samples { field: values }, got ${describe(sample)}`)
     const entries = Object.entries(sample)
+    if (!this.#rows) expectFields(this.what, this.options, sample)
     if (this.#rows > 0 && entries.length !== this.#fields.size)
       fail(
         'AUX_SHAPE_MISMATCH',

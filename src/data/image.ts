@@ -1,5 +1,5 @@
 import { expectIntegers, expectOptions, fail } from '../errors'
-import { typedArray, type TypedArray } from '../tensor/dtype'
+import { encode, typedArray, type TypedArray } from '../tensor/dtype'
 import type { HostArray } from '../tensor/host'
 import { Random } from '../tensor/philox'
 import { showShape } from '../tensor/shape'
@@ -87,7 +87,7 @@ export function randomCrop(
         `randomCrop: expected images of at least [${height}, ${width}] with padding ${padding}, got [${h}, ${w}]`,
       )
     const out = typedArray(dtype, rows * height * width * c)
-    if (fill !== 0 && padding > 0) out.fill(fill)
+    if (fill !== 0 && padding > 0) out.fill(encode('randomCrop: fill', [fill], dtype)[0])
     eachRow(context, stream, rows, (i, random) => {
       const top = random.below(room[0] + 1) - padding
       const left = random.below(room[1] + 1) - padding

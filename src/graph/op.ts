@@ -142,27 +142,30 @@ export function graphOf(inputs: readonly (Tensor | undefined)[]): Graph | undefi
  */
 export function apply<A>(op: Op<A>, inputs: readonly (Tensor | undefined)[], attrs: A): Tensor[] {
   const graph = graphOf(inputs)
-  const ready = inputs.map((t, i) => {
-    if (t === undefined) return undefined
-    expectTensor(op.name, t)
-    if (!t.node) t.liveStorage()
-    if (t.packed && op.mutates?.includes(i))
-      fail(
-        'AUX_INVALID_ARGUMENT',
-        `${op.name}: what is stored in ${t.packed.format} cannot be changed by a step; store('f32') brings it back to float32`,
-      )
-    if (t.packed && !graph) return t.packed.read()
-    const strided = op.view || op.strided === 'all' || op.strided?.includes(i) || op.mutates?.includes(i)
-    return strided ? t : contiguous(t)
-  })
-  if (graph) {
+  const ready: (Tensor | undefined)[] = []
+  try {
+    inputs.forEach((t, i) => ready.push(t === undefined ? t : readyFor(op, t, i, graph)))
+    if (!graph) return op.view ? [eagerView(op, ready[0]!, attrs)] : eagerCall(op, ready, attrs)
     if (op.weighted && graph.onWeightedOp && graph.phase === 'forward') return graph.onWeightedOp(op, ready, attrs)
     return graph.add(op, ready, attrs).outputs
+  } finally {
+    // Copies are temporaries of this call, and so is what was stored in fewer bytes.
+    ready.forEach((t, i) => t && t !== inputs[i] && t.dispose())
   }
-  const results = op.view ? [eagerView(op, ready[0]!, attrs)] : eagerCall(op, ready, attrs)
-  // Copies made above are temporaries of this call, and so is what was stored in fewer bytes.
-  ready.forEach((t, i) => t && t !== inputs[i] && t.dispose())
-  return results
+}
+
+/** Input i as the op takes it: row-major unless it takes any strides and, eagerly, f32 where it is stored in fewer bytes. */
+function readyFor<A>(op: Op<A>, t: Tensor, i: number, graph: Graph | undefined): Tensor {
+  expectTensor(op.name, t)
+  if (!t.node) t.liveStorage()
+  if (t.packed && op.mutates?.includes(i))
+    fail(
+      'AUX_INVALID_ARGUMENT',
+      `${op.name}: what is stored in ${t.packed.format} cannot be changed by a step; store('f32') brings it back to float32`,
+    )
+  if (t.packed && !graph) return t.packed.read()
+  const strided = op.view || op.strided === 'all' || op.strided?.includes(i) || op.mutates?.includes(i)
+  return strided ? t : contiguous(t)
 }
 
 function eagerView<A>(op: Op<A>, x: Tensor, attrs: A): Tensor {

@@ -298,8 +298,9 @@ async function readIndex(index: string): Promise<Map<string, string[]>> {
         // A plain name: no way up, no way out, on no system.
         if (!/^[^/\\:\0]+$/.test(shard) || shard === '.' || shard === '..')
           throw new JsonError(`expected the name of a file beside the index, got ${quote(shard)}`)
-        shards.set(shard, [...(shards.get(shard) ?? [])])
-        shards.get(shard)!.push(name)
+        const names = shards.get(shard)
+        if (names) names.push(name)
+        else shards.set(shard, [name])
       })
     })
     json.end(/^[ \t\r\n]*$/)

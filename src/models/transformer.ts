@@ -52,7 +52,7 @@ export class GPT extends nn.Module {
     const { vocabulary, length, features } = options
     this.tokens = new nn.Embedding(vocabulary, features, { std: 0.02 })
     this.positions = new nn.Embedding(length, features, { std: 0.02 })
-    this.blocks = makeBlocks({ causal: true, ...options })
+    this.blocks = makeBlocks({ ...options, causal: options.causal ?? true })
     this.norm = new nn.LayerNorm(features)
     this.head = new nn.Linear(features, vocabulary, { bias: false })
   }

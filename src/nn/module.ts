@@ -124,6 +124,7 @@ export abstract class Module implements Trainable {
           'AUX_INVALID_ARGUMENT',
           `loadState: expected ${name} to be a tensor, got ${describe(value)}; tensor() makes one`,
         )
+      for (const read of [t, value]) read.liveStorage()
       if (!sameShape(value.shape, t.shape))
         fail(
           'AUX_SHAPE_MISMATCH',
@@ -195,7 +196,10 @@ export abstract class Module implements Trainable {
         `store: every parameter that is meant learns, and what is stored in ${format} cannot; freeze() it first, ` +
           'nn.adapt() the model, or take bf16',
       )
-    sessionOf(this).expectIdle('weights were stored otherwise while a run of their model')
+    const what = 'weights were stored otherwise while a run of their model'
+    sessionOf(this).expectIdle(what)
+    // A part of a model has a session of its own: what runs is the model's.
+    if (meant.some((p) => p.liveStorage().inUse)) fail('AUX_INVALID_ARGUMENT', `${what} is under way; await it first`)
     for (const p of meant) p.store(format)
     return this
   }

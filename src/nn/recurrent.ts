@@ -159,7 +159,7 @@ export class RNNCell extends Cell<[Tensor]> {
   readonly #nonlinearity: 'tanh' | 'relu'
 
   constructor(inputs: number, hidden: number, options: RNNCellOptions = {}) {
-    expectOptions(new.target.name, options)
+    expectOptions(new.target.name, options, ['bias', 'nonlinearity'])
     super(inputs, hidden, 1, options.bias ?? true)
     this.#nonlinearity = options.nonlinearity ?? 'tanh'
     if (!['tanh', 'relu'].includes(this.#nonlinearity))
@@ -304,6 +304,8 @@ export class GRU extends Recurrent<GRUCell> {
 /** The plain recurrent layer (Elman 1990): [N, T, inputs] to [N, T, hidden]. */
 export class RNN extends Recurrent<RNNCell> {
   constructor(inputs: number, hidden: number, options: RecurrentOptions & RNNCellOptions = {}) {
-    super(inputs, hidden, (n) => new RNNCell(n, hidden, options), options, ['nonlinearity'])
+    const make = (n: number): RNNCell =>
+      new RNNCell(n, hidden, { bias: options.bias, nonlinearity: options.nonlinearity })
+    super(inputs, hidden, make, options, ['nonlinearity'])
   }
 }

@@ -27,7 +27,7 @@ declare module '../tensor/tensor' {
      * Overwrites the values in place: of a parameter, a buffer, the state of an optimizer. Numbers are rounded to its dtype.
      * With values that are traced, every run does so, when all that it held before has been read; what reads it later in
      * the trace gets the new values, through which no gradient flows. What is stored in bf16 then holds them rounded
-     * stochastically.
+     * stochastically. Not while a run reads or changes the tensor: what is assigned may be lost; await the run first.
      * @throws AUX_SHAPE_MISMATCH if the number of values differs (of traced ones, the shape).
      */
     assign(values: Tensor | TypedArray | readonly number[]): this

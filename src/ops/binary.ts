@@ -1,6 +1,7 @@
 import { fail } from '../errors'
 import { apply, defineOp, expectDType, expectTensor, type Derivation, type Op } from '../graph/op'
 import type { DType } from '../tensor/dtype'
+import { storeAll } from '../tensor/host'
 import { broadcastShapes, showShape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 import { tidy } from '../tensor/tidy'
@@ -30,6 +31,7 @@ const comparison = (name: string): Op<undefined> =>
   defineOp({
     name,
     infer: ([a, b]) => {
+      expectDType(name, 'first operand', a!, 'f32', 'i32', 'u8', 'bool')
       expectDType(name, 'second operand', b!, a!.dtype)
       return [{ shape: a!.shape, dtype: 'bool' }]
     },
@@ -149,10 +151,8 @@ export type Operand = Tensor | number
 
 type Like = Pick<Tensor, 'dtype'>
 
-function numberOf(dtype: DType, value: number): Tensor {
-  const data = dtype === 'f32' ? Float32Array.of(value) : dtype === 'i32' ? Int32Array.of(value) : Uint8Array.of(value)
-  return Tensor.from(data, [], dtype)
-}
+const numberOf = (dtype: DType, value: number): Tensor =>
+  Tensor.from(storeAll(`a number beside a tensor of ${dtype}`, [value], dtype), [], dtype)
 
 function scalar({ dtype }: Like, value: number): Tensor {
   if (dtype !== 'f32' && !Number.isInteger(value))

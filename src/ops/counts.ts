@@ -43,7 +43,10 @@ export function searchsorted(sorted: Tensor, values: Tensor, options: { right?: 
     for (let leap = 2 ** Math.floor(Math.log2(n)); leap >= 1; leap /= 2) {
       const next = at.add(leap)
       const last = sorted.indexSelect(0, next.minimum(n).sub(1))
-      const behind = options.right ? last.gt(values) : last.ge(values)
+      const larger = options.right ? last.gt(values) : last.ge(values)
+      const behind = larger.logicalOr(
+        options.right ? last.isNaN().logicalAnd(values.isNaN().logicalNot()) : last.isNaN(),
+      )
       at = where(next.le(n).logicalAnd(behind.logicalNot()), next, at)
     }
     return at

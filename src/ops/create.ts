@@ -63,10 +63,14 @@ export const fillOp = defineOp<{ shape: Shape; dtype: DType; value: number }>({
 function filled(what: string, shape: Shape, value: number, dtype: DType): Tensor {
   checkShape(what, shape)
   checkDType(what, dtype)
-  return apply(fillOp, [], { shape, dtype, value })[0]
+  return apply(fillOp, [], { shape, dtype, value: asStored(what, value, dtype) })[0]
 }
 
-/** A tensor with one value everywhere. */
+/** @internal What a tensor of this dtype holds for a number: whole ones are cut off behind the point. Throws where it is beyond. */
+export const asStored = (what: string, value: number, dtype: DType): number =>
+  dtype === 'f32' || dtype === 'bf16' ? value : encode(what, [value], dtype)[0]
+
+/** A tensor with one value everywhere. @throws AUX_INVALID_ARGUMENT for one that the dtype cannot hold. */
 export const full = (shape: Shape, value: number, dtype: DType = 'f32'): Tensor => filled('full', shape, value, dtype)
 /** Zeros. */
 export const zeros = (shape: Shape, dtype: DType = 'f32'): Tensor => filled('zeros', shape, 0, dtype)

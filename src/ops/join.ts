@@ -4,7 +4,7 @@ import { tidy } from '../tensor/tidy'
 import { checkShape, resolveAxis, showShape, type Shape } from '../tensor/shape'
 import { Tensor } from '../tensor/tensor'
 import { constant } from './constant'
-import { tensor } from './create'
+import { asStored, tensor } from './create'
 import { alias } from './shape'
 
 // Windows into a tensor (zero-copy) and their opposites: joins, paddings, repetitions.
@@ -339,7 +339,7 @@ Tensor.prototype.pad = function (pairs, value = 0) {
       shape,
       starts,
       shape.map(() => 1),
-      value,
+      asStored('pad', value, this.dtype),
     )
   })
 }

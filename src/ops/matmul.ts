@@ -38,11 +38,14 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
       `matmul: expected inner sizes to match, got ${showShape(a.shape)} x ${showShape(b.shape)}`,
     )
   const batch = broadcastShapes('matmul', a.shape.slice(0, -2), b.shape.slice(0, -2))
-  return apply(
-    matmulOp,
-    [expand(a, [...batch, ...a.shape.slice(-2)]), expand(b, [...batch, ...b.shape.slice(-2)])],
-    undefined,
-  )[0]
+  return tidy(
+    () =>
+      apply(
+        matmulOp,
+        [a, b].map((t) => expand(t, [...batch, ...t.shape.slice(-2)])),
+        undefined,
+      )[0],
+  )
 }
 
 /** @internal */
@@ -78,9 +81,11 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor): Tensor {
   expectTensor('linear', weight)
   if (x.rank === 0 || x.shape[x.rank - 1] !== weight.shape[1])
     fail('AUX_SHAPE_MISMATCH', `linear: expected input of shape [..., ${weight.shape[1]}], got ${showShape(x.shape)}`)
-  const flat = x.rank === 2 ? x : x.reshape([-1, x.shape[x.rank - 1]])
-  const y = apply(linearOp, [flat, weight, bias], {})[0]
-  return x.rank === 2 ? y : y.reshape([...x.shape.slice(0, -1), weight.shape[0]])
+  return tidy(() => {
+    const flat = x.rank === 2 ? x : x.reshape([-1, x.shape[x.rank - 1]])
+    const y = apply(linearOp, [flat, weight, bias], {})[0]
+    return x.rank === 2 ? y : y.reshape([...x.shape.slice(0, -1), weight.shape[0]])
+  })
 }
 
 declare module '../tensor/tensor' {

@@ -192,25 +192,27 @@ export function batchNorm(
     'the running mean': runningMean,
     'the running variance': runningVar,
   })
-  if (!training) {
-    const rstd = runningVar.add(eps).rsqrt()
-    return apply(applyOp, [x, runningMean, rstd, gamma, beta], { own: false })[0]
-  }
   const rows = sizeOf(x.shape.slice(0, -1))
-  if (rows === 1)
+  if (training && rows === 1)
     fail(
       'AUX_SHAPE_MISMATCH',
       `batchNorm: expected more than one value a channel in training, got ${showShape(x.shape)}, whose every value is its ` +
         'own mean; a loader with dropLast leaves out a last batch of one row',
     )
-  const [mean, variance, rstd] = apply(statsOp, [x], { eps })
-  const learn = (running: Tensor, value: Tensor, factor: number): void => {
-    if (varies) tidy(() => void running.assign(running.add(value.mul(factor).sub(running).mul(momentum))))
-    else apply(runningOp, [running, value], { momentum, factor })
-  }
-  learn(runningMean, mean, 1)
-  learn(runningVar, variance, rows / Math.max(1, rows - 1))
-  return apply(applyOp, [x, mean, rstd, gamma, beta], { own: true })[0]
+  return tidy(() => {
+    if (!training) {
+      const rstd = runningVar.add(eps).rsqrt()
+      return apply(applyOp, [x, runningMean, rstd, gamma, beta], { own: false })[0]
+    }
+    const [mean, variance, rstd] = apply(statsOp, [x], { eps })
+    const learn = (running: Tensor, value: Tensor, factor: number): void => {
+      if (varies) running.assign(running.add(value.mul(factor).sub(running).mul(momentum)))
+      else apply(runningOp, [running, value], { momentum, factor })
+    }
+    learn(runningMean, mean, 1)
+    learn(runningVar, variance, rows / Math.max(1, rows - 1))
+    return apply(applyOp, [x, mean, rstd, gamma, beta], { own: true })[0]
+  })
 }
 
 const layerGradOp: Op<undefined> = defineOp({
@@ -245,7 +247,7 @@ const layerOp: Op<{ eps: number }> = defineOp({
 /** Layer normalisation over the last axis (Ba et al. 2016). */
 export function layerNorm(x: Tensor, gamma: Tensor, beta: Tensor, eps = 1e-5): Tensor {
   expectEps('layerNorm', eps)
-  return apply(layerOp, [x, gamma, beta], { eps })[0]
+  return tidy(() => apply(layerOp, [x, gamma, beta], { eps })[0])
 }
 
 const groupGradOp: Op<{ groups: number }> = defineOp({
@@ -295,7 +297,7 @@ const groupOp: Op<{ groups: number; eps: number }> = defineOp({
 /** Group normalisation of x [N, ..., C]: statistics per sample and group of neighbouring channels (Wu & He 2018). */
 export function groupNorm(x: Tensor, groups: number, gamma: Tensor, beta: Tensor, eps = 1e-5): Tensor {
   expectEps('groupNorm', eps)
-  return apply(groupOp, [x, gamma, beta], { groups, eps })[0]
+  return tidy(() => apply(groupOp, [x, gamma, beta], { groups, eps })[0])
 }
 
 const rmsGradOp: Op<undefined> = defineOp({
@@ -330,5 +332,5 @@ const rmsOp: Op<{ eps: number }> = defineOp({
 /** x / √(mean(x²) + eps) · gamma over the last axis (Zhang & Sennrich 2019). */
 export function rmsNorm(x: Tensor, gamma: Tensor, eps = 1e-6): Tensor {
   expectEps('rmsNorm', eps)
-  return apply(rmsOp, [x, gamma], { eps })[0]
+  return tidy(() => apply(rmsOp, [x, gamma], { eps })[0])
 }

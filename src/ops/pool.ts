@@ -2,6 +2,7 @@ import { apply, defineOp, expectRank, type Op } from '../graph/op'
 import { expectOptions, fail } from '../errors'
 import { showShape, type Shape } from '../tensor/shape'
 import { Tensor, type Spec } from '../tensor/tensor'
+import { tidy } from '../tensor/tidy'
 import { pair, windows, type Pair } from './geometry'
 
 interface PoolAttrs {
@@ -97,7 +98,7 @@ declare module '../tensor/tensor' {
 }
 
 Tensor.prototype.maxPool2d = function (kernel, options = {}) {
-  return apply(maxPool, [this], attrsOf('maxPool2d', kernel, options))[0]
+  return tidy(() => apply(maxPool, [this], attrsOf('maxPool2d', kernel, options))[0])
 }
 Tensor.prototype.avgPool2d = function (kernel, options = {}) {
   return apply(avgPool, [this], attrsOf('avgPool2d', kernel, options))[0]

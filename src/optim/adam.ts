@@ -76,6 +76,6 @@ export class AdamW extends Adam {
   protected override readonly decoupled = true
 
   constructor(options: AdamOptions) {
-    super({ weightDecay: 0.01, ...options })
+    super({ ...options, weightDecay: options?.weightDecay ?? 0.01 })
   }
 }

@@ -1,4 +1,4 @@
-import { fail } from '../errors'
+import { AuxgradError, fail } from '../errors'
 
 /**
  * Element types. `bf16` is for storage; `u32` holds bit-packed data, 32 rows a word.
@@ -33,10 +33,18 @@ export function checkDType(what: string, dtype: DType): void {
     fail('AUX_DTYPE_MISMATCH', `${what}: expected a dtype, one of ${dtypes.join(', ')}, got ${String(dtype)}`)
 }
 
-/** A typed array of the kind that holds a dtype (bf16 as raw 16-bit patterns, bool as 0 and 1). */
+/**
+ * A typed array of the kind that holds a dtype (bf16 as raw 16-bit patterns, bool as 0 and 1).
+ * @throws AUX_OUT_OF_MEMORY
+ */
 export function typedArray(dtype: DType, length: number): TypedArray {
   checkDType('values', dtype)
-  return new arrays[dtype](length)
+  try {
+    return new arrays[dtype](length)
+  } catch (cause) {
+    const message = `JavaScript has no room for ${length} values of ${dtype}`
+    throw new AuxgradError('AUX_OUT_OF_MEMORY', message, { cause })
+  }
 }
 
 /** bf16 patterns of numbers, rounded to nearest, ties to even; NaN stays NaN. */

@@ -57,7 +57,7 @@ export class Storage {
    */
   place(device: Device | null): this {
     if (device === this.#device) return this
-    if (this.#users > 0)
+    if (this.inUse)
       fail(
         'AUX_INVALID_ARGUMENT',
         `a run on ${this.#device?.name ?? 'the processor'} reads this tensor; await it before the tensor is used on ` +
@@ -66,6 +66,11 @@ export class Storage {
     check(native().move(this.handle, device?.handle))
     this.#device = device
     return this
+  }
+
+  /** Whether a run reads it or writes to it at this moment. */
+  get inUse(): boolean {
+    return this.#users > 0
   }
 
   /** Keeps it where it is until `unpin`. */

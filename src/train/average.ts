@@ -60,15 +60,13 @@ export class WeightAverage<M extends Module = Module> {
 
   /** Moves the average; after the runs of both that were asked for before. Off the event loop, as steps are. */
   update(): Promise<void> {
-    return sessionOf(this.model).enqueue(() =>
-      sessionOf(this.average).enqueue(async () => {
-        const decay = checkDecay(this.#decay(this.updates))
-        sessionOf(this.#move).device = sessionOf(this.model).device
-        if (decay) await this.#move.run({ rate: { data: Float32Array.of(1 - decay), shape: [] } })
-        for (const [t, target] of decay ? this.#copied : this.#pairs) t.assign(target)
-        this.updates++
-      }),
-    )
+    return betweenRunsOf(this.model, this.average, async () => {
+      const decay = checkDecay(this.#decay(this.updates))
+      sessionOf(this.#move).device = sessionOf(this.model).device
+      if (decay) await this.#move.run({ rate: { data: Float32Array.of(1 - decay), shape: [] } })
+      for (const [t, target] of decay ? this.#copied : this.#pairs) t.assign(target)
+      this.updates++
+    })
   }
 
   /** Frees the plan of the updates; both modules stay. Safe to call twice. */
@@ -80,6 +78,19 @@ export class WeightAverage<M extends Module = Module> {
   [Symbol.dispose](): void {
     this.close()
   }
+}
+
+/**
+ * Runs `body` when neither module runs. Its place in both queues is taken at once: were it that in the second one only when
+ * the first is free, two averages of each other could each have one and wait for the other.
+ */
+async function betweenRunsOf(a: Module, b: Module, body: () => Promise<void>): Promise<void> {
+  let ended!: () => void
+  const whole = new Promise<void>((resolve) => (ended = resolve))
+  const free = new Promise<void>((resolve) => {
+    void sessionOf(a).enqueue(() => (resolve(), whole))
+  })
+  await sessionOf(b).enqueue(() => free.then(body).finally(ended))
 }
 
 /** What is averaged; codes, which stand for what is frozen, and whole numbers are copied. */

@@ -122,6 +122,8 @@ function restore({ tensors, state: raw, path }: LoadedCheckpoint, training: Trai
         `${path}: expected ${name} as ${t.dtype} ${showShape(t.shape)}, got ${value.dtype} ${showShape(value.shape)}`,
       )
   }
+  if (loader && !state.loader)
+    fail('AUX_BAD_FILE', `${path}: expected the place of a loader, got a run that was saved without one`)
   for (const count of [state.updates, state.runs, ...Object.values(state.begun ?? {})])
     if (!Number.isSafeInteger(count) || count < 0)
       fail('AUX_BAD_FILE', `${path}: expected whole numbers of updates and runs, got ${String(count)}`)

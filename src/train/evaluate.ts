@@ -23,12 +23,12 @@ export async function* outputsOf(
   let all = 0
   for await (const batch of batches) {
     const fields = valuesOf(batch)
-    const [first] = fields.values()
-    if (!first) fail('AUX_INVALID_ARGUMENT', `${what}: got a batch of no fields`)
+    const rowwise = [...fields.values()].find(({ shape }) => shape.length) // others are single numbers
+    if (!rowwise) fail('AUX_INVALID_ARGUMENT', `${what}: expected a batch with a field of rows, got none`)
     const result = (await evaluation.run(Object.fromEntries(fields))) as HostArray | Record<string, HostArray>
     const sole = ArrayBuffer.isView((result as HostArray).data)
     const outputs = sole ? { value: result as HostArray } : (result as Record<string, HostArray>)
-    const [rows] = first.shape
+    const [rows] = rowwise.shape
     all += rows
     yield { rows, sole, outputs }
   }

@@ -66,7 +66,7 @@ const narrow = { bf16: 'BF16', f16: 'F16' } as const
  * Writes parameters and buffers to a safetensors file, atomically: those after the runs of the model's step that were asked
  * for so far, whole. With `dtype` what is float32 is rounded to 2 bytes an element (the model is not); `loadWeights` and
  * other programs read that.
- * @throws AUX_WRITE_FAILED; AUX_INVALID_ARGUMENT for a value beyond the range of f16.
+ * @throws AUX_WRITE_FAILED; AUX_INVALID_ARGUMENT for a value beyond the range of f16, and where two tensors have one name.
  */
 export async function saveWeights(
   file: string,
@@ -85,6 +85,8 @@ export async function saveWeights(
       const held = t.packed?.parts.get('') ?? t // bf16 as such
       const host = { data: held.rawSync(), shape: t.shape, dtype: held.dtype }
       const laid = layout === 'torch' && isConvolution(t) ? turned(host, [0, ...outermost(t.rank)]) : host
+      if (tensors.has(name(path)))
+        fail('AUX_INVALID_ARGUMENT', `saveWeights: expected a name for each tensor, got ${name(path)} for ${path} too`)
       tensors.set(name(path), dtype === 'f32' || laid.dtype !== 'f32' ? laid : narrowed(laid, narrow[dtype], path))
     }
   })

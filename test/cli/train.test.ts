@@ -66,6 +66,8 @@ test('wrong use exits with 2', async () => {
   expect((await cli('train', '--rule', 'nothing')).code).toBe(2)
   expect((await cli('train', '--epochs', '0')).code).toBe(2)
   expect((await cli('train', '--budget', 'much')).code).toBe(2)
+  expect((await cli('train', '--lr', '')).code).toBe(2) // not 0
+  expect((await cli('train', '--seed', '1e300')).code).toBe(2)
   expect((await cli('train', '--resume')).code).toBe(2)
   expect((await cli('train', '--model', 'constructor')).code).toBe(2)
   expect(await cli('train', '--threads', '257')).toMatchObject({

@@ -82,6 +82,7 @@ const wrong: Record<string, (bad: never) => unknown> = {
   InvertedResidual: (bad) => new models.InvertedResidual(2, 2, bad),
   LSTMCell: (bad) => new nn.LSTMCell(2, 2, bad),
   GRUCell: (bad) => new nn.GRUCell(2, 2, bad),
+  RNNCell: (bad) => new nn.RNNCell(2, 2, bad),
   LSTM: (bad) => new nn.LSTM(2, 2, bad),
   GRU: (bad) => new nn.GRU(2, 2, bad),
   RNN: (bad) => new nn.RNN(2, 2, bad),

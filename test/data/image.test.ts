@@ -72,6 +72,9 @@ test('all places of a crop come up, and depend on row and epoch only', () => {
   ).not.toBe(crop(images(32, 8, 8, 1), context(rows)).x.data.join())
   const filled = data.randomCrop(5, { padding: 1, fill: 77 })(one, context([0])).x.data
   expect(filled.filter((v) => v === 77).length).toBe(16)
+  expect(() => data.randomCrop(5, { padding: 1, fill: 300 })(one, context([0]))).toThrow(
+    /randomCrop: fill: expected values that u8 can hold, got 300/,
+  )
 })
 
 test('a flip mirrors whole images, about half of them', () => {

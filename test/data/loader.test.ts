@@ -283,6 +283,11 @@ test('samples that do not match are refused', async () => {
   await fails([{ x: 1 }, { x: 1, y: 1 }], 'AUX_SHAPE_MISMATCH')
   await fails([3], 'AUX_INVALID_ARGUMENT')
   await expect(data.collect([])).rejects.toEqual(withCode('AUX_INVALID_ARGUMENT'))
+  const misspelt = { dtypes: { lable: 'i32' } } as const // the labels would be f32
+  const refused = /expected dtypes of the fields x, label, got one of lable/
+  await expect(data.collect([{ x: 1, label: 1 }], misspelt)).rejects.toThrow(refused)
+  const stream = data.fromSamples([{ x: 1, label: 1 }], misspelt)
+  await expect(all(new data.DataLoader(stream, { batchSize: 4 }))).rejects.toThrow(refused)
 })
 
 test('data sets map, slice and select', async () => {
@@ -336,6 +341,8 @@ test('a data set in parts: each row in one of them, by seed', async () => {
   const parts = await Promise.all(rows(11).split([0.7, 0.2, 0.1], { seed: 3 }).map(of))
   expect(parts.map((p) => p.length)).toEqual([8, 2, 1]) // 7, 2 and 1, and one that is left over
   expect(parts.flat()).toEqual([...data.permutation(11, 3, 0)])
+  const shares = [[0.71, 0.29], [0.43, 0.57]] // prettier-ignore
+  expect(shares.map((p) => rows(100).split(p).map((set) => set.size))).toEqual([[71, 29], [43, 57]]) // prettier-ignore
   expect(rows(5).split([2, 0, 3]).map((set) => set.size)).toEqual([2, 0, 3]) // prettier-ignore
   expect(rows(1).split([1]).map((set) => set.size)).toEqual([1]) // prettier-ignore
   for (const wrong of [[2, 2], [0.5, 0.4], [-1, 6], [NaN], [], 3])

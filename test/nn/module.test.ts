@@ -120,6 +120,9 @@ test('loadState copies all or nothing', () => {
   expect(() => b.loadState(other('chain.1.bias', tensor(Int32Array.of(1))))).toThrow(
     withCode('AUX_DTYPE_MISMATCH', /chain\.1\.bias.*f32.*i32/),
   )
+  const gone = tensor([1])
+  gone.dispose()
+  expect(() => b.loadState(other('chain.1.bias', gone))).toThrow(withCode('AUX_DISPOSED'))
   expect([...b.state()].map(([, t]) => [...t.dataSync()])).toEqual(before)
   b.loadState(other('more', tensor([1])), { strict: false })
   expect(b.first.weight.dataSync()[0]).toBe(9)

@@ -347,6 +347,16 @@ test('what cannot be is refused, and nothing changes', async () => {
   expect(view.stored).toBe('f32')
 })
 
+test('a part of a model is not stored otherwise while a step of the model runs: what it learns then would be lost', async () => {
+  const model = new nn.Sequential(new nn.Linear(64, 64), new nn.Linear(64, 64))
+  const step = compile({ model, loss: ({ x }) => model.forward(x).sum(), optimizer: new optim.SGD({ lr: 1 }) })
+  const running = step.run({ x: host(generator(1), [2, 64]) })
+  expect(() => model[0].store('bf16')).toThrow(withCode('AUX_INVALID_ARGUMENT', /run of their model is under way/))
+  await running
+  model[0].store('bf16')
+  expect(model[0].parameters()[0].stored).toBe('bf16')
+})
+
 test('a step that reads another model notices that it is stored otherwise', async () => {
   seed(9)
   const [student, teacher] = [new nn.Linear(64, 64), new nn.Linear(64, 64).freeze()]

@@ -69,6 +69,9 @@ test("what is counted and searched for is PyTorch's", async () => {
   const right = compile(({ x }) => searchsorted(sorted, x, { right: true }))
   expect([...(await right.run({ x: asked })).data]).toEqual(counts['searchsorted, right'])
   expect([...searchsorted(sorted, tensor([NaN])).dataSync()]).toEqual([5])
+  const numbers = [tensor([1, 2, NaN, NaN]), tensor([0, 2, 5, NaN, Infinity])] as const // NumPy
+  expect([...searchsorted(...numbers).dataSync()]).toEqual([0, 1, 2, 2, 2])
+  expect([...searchsorted(...numbers, { right: true }).dataSync()]).toEqual([0, 2, 2, 4, 2])
   const ids = tensor(labels)
   expect([...bincount(ids).dataSync()]).toEqual(counts.bincount)
   near(bincount(ids, { weights: wave([7], 0.3) }).dataSync(), counts['bincount, weights'])

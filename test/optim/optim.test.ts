@@ -88,7 +88,7 @@ const cases: [string, () => optim.Base, Rule, Settings][] = [
   ['AdamW', () => new optim.AdamW({ lr, weightDecay: 0.2 }), adam(0.9, 0.999, 1e-8, true), { lr, decay: 0.2 }],
   [
     'AdamW, its own weight decay',
-    () => new optim.AdamW({ lr: 0.01 }),
+    () => new optim.AdamW({ lr: 0.01, weightDecay: undefined }),
     adam(0.9, 0.999, 1e-8, true),
     { lr: () => 0.01, decay: 0.01 },
   ],

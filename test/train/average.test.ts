@@ -67,6 +67,14 @@ test('without decay it is a copy, bit for bit, made between the runs of both', a
   expect(values(average.average)).toEqual(values(model))
 })
 
+test('averages of each other wait for the runs of both, not for one another', async () => {
+  const { model, average, step } = begin(0.5)
+  const back = new train.WeightAverage(model, average.average, { decay: 0.5 })
+  const predict = compile({ model: average.average, forward: ({ x }) => average.average.forward(x) })
+  await Promise.all([predict.run({ x }), step.run({ x }), average.update(), back.update(), step.run({ x })])
+  expect([average.updates, back.updates, step.runs]).toEqual([1, 1, 2])
+})
+
 test('many updates take no more memory; mistakes are named', async () => {
   const { model, average } = begin(0.5)
   await average.update()

@@ -235,6 +235,10 @@ test('a file that does not fit changes nothing', async () => {
     withCode('AUX_BAD_FILE', /misfit: DataLoader.restore: expected a state with batchSize 8 as in this loader, got 7/),
   )
   expect(stopping.state()).toEqual({ best: 1, waited: 0 })
+  await train.saveTraining(file, { step: saved.step })
+  await expect(train.loadTraining(file, saved)).rejects.toEqual(
+    withCode('AUX_BAD_FILE', /misfit: expected the place of a loader, got a run that was saved without one/),
+  )
   writeFileSync(file, 'no checkpoint')
   await expect(train.loadTraining(file, saved)).rejects.toMatchObject({ code: 'AUX_BAD_FILE' })
 })

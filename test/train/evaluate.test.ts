@@ -45,7 +45,10 @@ test('evaluate gives means over rows, whatever the batches', async () => {
   const wide = compile({ model, forward: ({ x }) => ({ x: x.mul(2) }) })
   await expect(train.evaluate(wide, at(5))).rejects.toThrow(/expected x to be one number or one a row, of 5 rows/)
   expect(await train.evaluate(validation, [{ x: [[0, 1]], y: [[2]] }])).toBeGreaterThan(0) // plain numbers
-  await expect(train.evaluate(both, [{}])).rejects.toThrow(/no fields/)
+  const scaled = compile({ model, forward: ({ k, x, y }) => nn.mse(model.forward(x), y).mul(k) })
+  const twice = await train.evaluate(scaled, [{ k: 2, ...(await rows(23).batch([0, 1])) }]) // a number is no row
+  expect(twice).toBeCloseTo(2 * (await train.evaluate(validation, [await rows(23).batch([0, 1])])), 5)
+  await expect(train.evaluate(both, [{}])).rejects.toThrow(/a field of rows, got none/)
   await expect(train.evaluate(step as never, at(5))).rejects.toThrow(/expected an evaluation.*got TrainingStep/)
   await expect(train.evaluate(both, [])).rejects.toThrow(/at least one row/)
 })

@@ -84,4 +84,5 @@ test('what saveWeights cannot write is refused', async () => {
   await expect(train.saveWeights(file, layer, { dtype: 'f16' })).rejects.toThrow(
     /bias: expected values that F16 can hold, got 65520 at 0/,
   )
+  await expect(train.saveWeights(file, layer, { name: () => 'w' })).rejects.toThrow(/got w for bias too/)
 })

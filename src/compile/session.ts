@@ -107,10 +107,11 @@ export class Session {
         if (next?.ticket < ticket) return current.ended // by when the next one is running
       }
     }
-    return this.enqueue(async () => {
+    const afterThem = async (): Promise<T> => {
       for (let ended; (ended = passing());) await ended
       return body()
-    })
+    }
+    return this.enqueue(() => (passing() ? afterThem() : body())) // what need not wait begins at once, and ends no later
   }
 
   get #busy(): boolean {

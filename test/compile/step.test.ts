@@ -226,7 +226,7 @@ test('dropping plans, closing steps and disposing models give every byte back', 
   await step.run(batchOf(40))
   await step.run(batchOf(40))
   const full = native().memory()
-  for (let n = 1; n < 40; n++) {
+  for (let n = 2; n < 40; n++) {
     await step.run(batchOf(n))
     await step.run(batchOf(n))
   }

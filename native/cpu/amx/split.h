@@ -322,20 +322,6 @@ inline void multiply_split(int m, int n, const SplitBlock& b, float* before, con
   else n > 1 ? multiply_split<1, 2, Lines>(b, before, meanwhile) : multiply_split<1, 1, Lines>(b, before, meanwhile);
 }
 
-// All in one: simple, and some 300 cycles of waiting a block.
-template <int M, int N>
-AUXGRAD_AMX __attribute__((noinline)) void sum_split(const SplitBlock& b, float* sums) {
-  multiply_split<M, N>(b, sums, [] {});
-  store_sums(sums);
-  settle<M, N>(b, sums);
-}
-
-// sum_split<rows, columns> for 1 or 2 tiles of each.
-inline void sum_split(int m, int n, const SplitBlock& b, float* sums) {
-  if (m > 1) n > 1 ? sum_split<2, 2>(b, sums) : sum_split<2, 1>(b, sums);
-  else n > 1 ? sum_split<1, 2>(b, sums) : sum_split<1, 1>(b, sums);
-}
-
 }  // namespace
 }  // namespace auxgrad
 #endif

@@ -211,9 +211,9 @@ inline void add_limbs(const int32_t (*sums)[16][16], int from, int to, __m512 un
   }
 }
 
-// Sums limb l of column c and output o of each block into sums[block][l][c][o]: two blocks at once, for products of three
-// tiles alone would wait for each other, or one of four limbs. meanwhile() runs once a tile: the matrix unit leaves the
-// others idle.
+// Sums limb l of column c and output o of each block into sums[block][l][c][o]. Of three limbs two blocks at once: products
+// that add to three tiles alone would wait for each other; of four there is room for one. meanwhile() runs once a tile:
+// the matrix unit leaves the others idle.
 template <int limbs, int blocks, class F>
 AUXGRAD_AMX inline void sum_tiles(const int8_t* first, const int8_t* second, const uint8_t* delta, int tiles,
                                   int32_t (*sums)[limbs][16][16], const F& meanwhile) {

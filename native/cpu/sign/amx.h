@@ -211,64 +211,53 @@ inline void add_limbs(const int32_t (*sums)[16][16], int from, int to, __m512 un
   }
 }
 
-// Sums limb l of column c and output o of each block into sums[block][l][c][o]. Of three limbs two blocks at once: products
-// that add to three tiles alone would wait for each other; of four there is room for one. meanwhile() runs once a tile:
-// the matrix unit leaves the others idle.
-template <int limbs, int blocks, class F>
-AUXGRAD_AMX inline void sum_tiles(const int8_t* first, const int8_t* second, const uint8_t* delta, int tiles,
-                                  int32_t (*sums)[limbs][16][16], const F& meanwhile) {
-  static_assert(limbs * blocks <= 6, "two of the eight tiles are for operands");
+// Limbs of a tile of deltas with the codes in one tile register; the `next` codes, if any, go into the other.
+#define AUXGRAD_SUM_LIMBS(codes, other, next)           \
+  do {                                                  \
+    AUXGRAD_TILE_LOAD(6, delta, 64);                    \
+    _tile_dpbsud(0, codes, 6);                          \
+    AUXGRAD_APART;                                      \
+    AUXGRAD_TILE_LOAD(7, delta + kTileBytes, 64);       \
+    _tile_dpbsud(1, codes, 7);                          \
+    AUXGRAD_APART;                                      \
+    if (next) AUXGRAD_TILE_LOAD(other, next, 64);       \
+    AUXGRAD_TILE_LOAD(6, delta + 2 * kTileBytes, 64);   \
+    if (limbs == 3) {                                   \
+      _tile_dpbssd(2, codes, 6);                        \
+    } else {                                            \
+      _tile_dpbsud(2, codes, 6);                        \
+      AUXGRAD_APART;                                    \
+      AUXGRAD_TILE_LOAD(7, delta + 3 * kTileBytes, 64); \
+      _tile_dpbssd(3, codes, 7);                        \
+    }                                                   \
+    delta += limbs * kTileBytes;                        \
+    meanwhile();                                        \
+  } while (0)
+
+// Sums limb l of column c and output o of a block into sums[l][c][o]. The first tile of codes was loaded before; that of
+// `next` is loaded ahead. meanwhile() runs once a tile: the matrix unit leaves the others idle.
+template <int limbs, class F>
+AUXGRAD_AMX inline void sum_tiles(const int8_t* codes, const int8_t* next, const uint8_t* delta, int tiles,
+                                  int32_t (*sums)[16][16], const F& meanwhile) {
   memory_barrier();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
-  if (limbs * blocks > 3) _tile_zero(3);
-  if (blocks == 2) _tile_zero(4);
-  if (blocks == 2) _tile_zero(5);
-  // In an order that changes one operand at a time.
-  for (int k = 0; k < tiles; k++, first += kTileBytes, second += kTileBytes, delta += limbs * kTileBytes) {
-    AUXGRAD_TILE_LOAD(6, first, 64);
-    AUXGRAD_TILE_LOAD(7, delta, 64);
-    _tile_dpbsud(0, 6, 7);
-    AUXGRAD_APART;
-    if (blocks == 2) {
-      AUXGRAD_TILE_LOAD(6, second, 64);
-      _tile_dpbsud(3, 6, 7);
-      AUXGRAD_APART;
-    }
-    AUXGRAD_TILE_LOAD(7, delta + kTileBytes, 64);
-    if (blocks == 2) {
-      _tile_dpbsud(4, 6, 7);
-      AUXGRAD_APART;
-      AUXGRAD_TILE_LOAD(6, first, 64);
-    }
-    _tile_dpbsud(1, 6, 7);
-    AUXGRAD_APART;
-    AUXGRAD_TILE_LOAD(7, delta + 2 * kTileBytes, 64);
-    if (limbs == 3) {
-      _tile_dpbssd(2, 6, 7);
-    } else {
-      _tile_dpbsud(2, 6, 7);
-      AUXGRAD_APART;
-      AUXGRAD_TILE_LOAD(7, delta + 3 * kTileBytes, 64);
-      _tile_dpbssd(3, 6, 7);
-    }
-    if (blocks == 2) {
-      AUXGRAD_APART;
-      AUXGRAD_TILE_LOAD(6, second, 64);
-      _tile_dpbssd(5, 6, 7);
-    }
-    meanwhile();
+  if (limbs == 4) _tile_zero(3);
+  for (int k = 0; k < tiles; k += 2, codes += 2 * kTileBytes) {
+    AUXGRAD_SUM_LIMBS(4, 5, k + 1 < tiles ? codes + kTileBytes : nullptr);
+    if (k + 1 == tiles) break;
+    AUXGRAD_SUM_LIMBS(5, 4, k + 2 < tiles ? codes + 2 * kTileBytes : nullptr);
   }
-  int32_t(*tile)[16][16] = sums[0];
-  _tile_stored(0, tile[0], 64);
-  _tile_stored(1, tile[1], 64);
-  _tile_stored(2, tile[2], 64);
-  if (limbs * blocks > 3) _tile_stored(3, tile[3], 64);
-  if (blocks == 2) _tile_stored(4, tile[4], 64);
-  if (blocks == 2) _tile_stored(5, tile[5], 64);
+  AUXGRAD_TILE_LOAD(4, next, 64);
+  _tile_stored(0, sums[0], 64);
+  _tile_stored(1, sums[1], 64);
+  _tile_stored(2, sums[2], 64);
+  if (limbs == 4) _tile_stored(3, sums[3], 64);
   memory_barrier();
 }
+
+#undef AUXGRAD_SUM_LIMBS
 
 // dw[o][column] (+)= total[column][o] for outputs [first, last) of the sixteen.
 inline void add_total(const float (*total)[16], float* dw, int64_t stride, int first, int last, int64_t columns,

@@ -187,34 +187,26 @@ AUXGRAD_AMX __attribute__((noinline)) void sum_bundle(const Places& places, cons
                                                       int64_t step, int tiles, const uint8_t* delta, __m512 unit,
                                                       const float* start, int64_t bundle,
                                                       float (*total)[kBundle][16][16], Ahead& ahead) {
-  constexpr int kBlocks = limbs == 3 ? 2 : 1;
-  alignas(64) int32_t sums[2][kBlocks][limbs][16][16];
+  alignas(64) int32_t sums[2][limbs][16][16];
   const __m512 high_unit = _mm512_mul_ps(unit, _mm512_set1_ps(65536.0f));
   const auto codes = [&](int64_t i) { return reinterpret_cast<const int8_t*>(places.code(i - task.chunk, step)); };
   int at = 0;
-  int64_t done = 0, summed = 0;  // columns, counted from the first block's
-  const auto finish = [&](int64_t columns) {
-    for (const int64_t end = min64(done + columns, summed); done < end; done += 4) {
-      const int64_t block = done / 16;
-      const int c = static_cast<int>(done % 16);
-      add_limbs<limbs>(sums[1 - at][block % kBlocks], c, c + 4, unit, high_unit, start,
-                       total[range.first - task.begin + block][bundle]);
-    }
-  };
-  const auto meanwhile = [&] {
-    finish(4 * kBlocks);
-    ahead(3 * kBlocks);
-  };
-  for (int64_t i = range.first, n; i < range.last; i += n) {
-    n = min64(kBlocks, range.last - i);
-    const int8_t *first = codes(i), *second = codes(i + n - 1);
-    if (n == kBlocks) sum_tiles<limbs, kBlocks>(first, second, delta, tiles, sums[at], meanwhile);
-    else sum_tiles<limbs, 1>(first, second, delta, tiles, sums[at], meanwhile);
-    finish(summed);
-    summed += 16 * n;
+  float(*before)[16] = nullptr;
+  AUXGRAD_TILE_LOAD(4, codes(range.first), 64);
+  for (int64_t i = range.first; i < range.last; i++) {
+    const int32_t(*old)[16][16] = sums[1 - at];
+    int done = before ? 0 : 16;
+    const auto meanwhile = [&] {
+      if (done < 16) add_limbs<limbs>(old, done, done + 2, unit, high_unit, start, before);
+      done += 2;
+      ahead(3);
+    };
+    sum_tiles<limbs>(codes(i), codes(i + 1 < range.last ? i + 1 : i), delta, tiles, sums[at], meanwhile);
+    while (done < 16) meanwhile();
+    before = total[i - task.begin][bundle];
     at = 1 - at;
   }
-  finish(summed);
+  add_limbs<limbs>(sums[1 - at], 0, 16, unit, high_unit, start, before);
 }
 
 AUXGRAD_AMX __attribute__((noinline)) void amx_task(const CodeGradient& g, const Places& places, const Task& task) {

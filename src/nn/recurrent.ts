@@ -1,4 +1,4 @@
-import { describe, expectIntegers, expectOptions, fail } from '../errors'
+import { describe, expectIntegers, expectOptions, fail, picked } from '../errors'
 import { expectShape, expectTensor } from '../graph/op'
 import { arange, concat, dropout, stack, where, zeros } from '../ops'
 import { constant } from '../ops/constant'
@@ -304,8 +304,7 @@ export class GRU extends Recurrent<GRUCell> {
 /** The plain recurrent layer (Elman 1990): [N, T, inputs] to [N, T, hidden]. */
 export class RNN extends Recurrent<RNNCell> {
   constructor(inputs: number, hidden: number, options: RecurrentOptions & RNNCellOptions = {}) {
-    const make = (n: number): RNNCell =>
-      new RNNCell(n, hidden, { bias: options.bias, nonlinearity: options.nonlinearity })
-    super(inputs, hidden, make, options, ['nonlinearity'])
+    const own = picked(options, ['bias', 'nonlinearity'])
+    super(inputs, hidden, (n) => new RNNCell(n, hidden, own), options, ['nonlinearity'])
   }
 }

@@ -24,13 +24,14 @@ import { constant } from '../../src/ops/constant'
 import { Tensor as Eager } from '../../src/tensor/tensor'
 import { check, liveBytes } from '../support/property'
 import { snapshot } from '../support/record'
+import { sizeOf } from '../support/reference'
 import { generator } from '../support/run'
 import { withCode } from '../support/refusals'
 
 const random = generator(1)
 const host = (shape: number[]) =>
   hostArray(
-    Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 2 * random() - 1),
+    Float32Array.from({ length: sizeOf(shape) }, () => 2 * random() - 1),
     shape,
   )
 const batchOf = (n: number) => ({ x: host([n, 6]), y: Int32Array.from({ length: n }, (_, i) => i % 3) })

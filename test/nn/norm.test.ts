@@ -16,13 +16,14 @@ import {
 } from '../../src'
 import { scratchFolder } from '../support/folder'
 import { withCode } from '../support/refusals'
+import { sizeOf } from '../support/reference'
 import { generator } from '../support/run'
 
 const folder = scratchFolder()
 const random = generator(18)
 const values = (...shape: number[]): Tensor =>
   tensor(
-    Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 3 * random() - 1),
+    Float32Array.from({ length: sizeOf(shape) }, () => 3 * random() - 1),
     shape,
   )
 
